@@ -1,0 +1,66 @@
+"""Runs TensorFlow's converter in a process of its own; started by `converter.py`, never imported by it.
+
+A conversion can crash the process, leak memory and print to stdout. So this script reads one JSON request a
+line from stdin, writes its result to a file, and answers with one JSON line on what was stdout; everything
+that TensorFlow prints goes to stderr.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+
+def convert(tf, request: dict) -> bytes:
+    """SavedModel -> float `.tflite`; `float16` stores the weights in 16 bits."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(request["directory"], signature_keys=[request["signature"]])
+    if request["float16"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+def quantize(tf, request: dict) -> bytes:
+    """Float `.tflite` whose tensors carry ranges -> integer `.tflite`."""
+    from tensorflow.lite.python import convert as engine
+
+    with open(request["source"], "rb") as file:
+        content = file.read()
+    activations = {"int8": tf.int8, "int16x8": tf.int16}[request["precision"]]
+    border = tf.float32 if request["float_io"] else activations
+    return engine.mlir_quantize(
+        content,
+        fully_quantize=not request["keep"],
+        inference_type=engine.convert_tensor_tf_type_to_tflite_type(activations),
+        input_data_type=border,
+        output_data_type=border,
+        denylisted_nodes=request["keep"] or None,
+    )
+
+
+def serve(requests, answers) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    actions = {"convert": convert, "quantize": quantize}
+    for line in requests:
+        request = json.loads(line)
+        try:
+            content = actions[request["action"]](tf, request)
+            with open(request["target"], "wb") as file:
+                file.write(content)
+            answer = {"ok": True}
+        except Exception as error:
+            answer = {
+                "ok": False,
+                "error": f"{type(error).__name__}: {error}",
+                "trace": traceback.format_exc(),
+            }
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(sys.stdin, channel)

@@ -1,0 +1,152 @@
+"""The parent's side of the converter process: start it, hand it work, and turn what goes wrong into one error."""
+
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+
+from tfstruct.errors import ConversionError
+
+_CHILD = os.path.join(os.path.dirname(__file__), "child.py")
+
+
+class ConverterProcess:
+    """A process that runs TensorFlow's converter; a context manager that leaves neither process nor file.
+
+    It starts at once, so that it loads TensorFlow while the caller exports the model. After a crash or a
+    time-out the next request starts a fresh one.
+
+    Args:
+        timeout: seconds one request may take before the process is killed.
+        resolve: graph node name -> name of the Keras layer, for error messages.
+    """
+
+    def __init__(self, timeout: float = 600.0, resolve: Callable[[str], str | None] = lambda name: None):
+        self.timeout = timeout
+        self.resolve = resolve
+        self._folder = tempfile.TemporaryDirectory(prefix="tfstruct-")
+        self._process: subprocess.Popen | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+
+    def __enter__(self) -> "ConverterProcess":
+        self._start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._stop()
+        self._folder.cleanup()
+
+    @property
+    def folder(self) -> str:
+        """A temporary folder that lives as long as the context."""
+        return self._folder.name
+
+    def convert(self, directory: str, signature: str, *, float16: bool = False) -> bytes:
+        """Converts a SavedModel to `.tflite`, float32 or with 16-bit weights."""
+        return self._request({"action": "convert", "directory": directory, "signature": signature, "float16": float16})
+
+    def quantize(self, content: bytes, precision: str, *, float_io: bool, keep: list[str]) -> bytes:
+        """Quantizes a float `.tflite` whose tensors carry ranges; tensors named in `keep` stay float."""
+        source = os.path.join(self.folder, "ranged.tflite")
+        with open(source, "wb") as file:
+            file.write(content)
+        return self._request(
+            {
+                "action": "quantize",
+                "source": source,
+                "precision": precision,
+                "float_io": float_io,
+                "keep": keep,
+            }
+        )
+
+    def _start(self) -> None:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"}
+        self._log = open(os.path.join(self.folder, "log"), "w+b")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, _CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+        )
+        self._answers = queue.Queue()
+        threading.Thread(target=self._listen, args=(self._process.stdout, self._answers), daemon=True).start()
+
+    @staticmethod
+    def _listen(stream, answers: queue.Queue) -> None:
+        for line in stream:
+            answers.put(line)
+        answers.put(None)
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            stream.close()
+        self._process = None
+
+    def _request(self, request: dict) -> bytes:
+        if self._process is None:
+            self._start()
+        target = os.path.join(self.folder, "result.tflite")
+        what = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer"}[request["action"]]
+        try:
+            self._process.stdin.write(json.dumps({**request, "target": target}) + "\n")
+            self._process.stdin.flush()
+            answer = self._answers.get(timeout=self.timeout)
+        except queue.Empty:
+            self._stop()
+            raise ConversionError(
+                f"{what} did not finish within {self.timeout:g} s and was stopped. "
+                "Give it more time (Recipe(timeout=...), --timeout), or unroll fewer recurrent steps."
+            ) from None
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            code = self._process.wait()
+            log = self._tail()
+            self._stop()
+            raise ConversionError(
+                f"{what} crashed (exit status {code}){f': {log}' if log else ''}. For recurrent layers with a fixed "
+                "batch set unroll=True; otherwise convert in float32 to see whether the model or its quantization "
+                "is the cause."
+            )
+        answer = json.loads(answer)
+        if not answer["ok"]:
+            raise self._error(what, answer["error"])
+        with open(target, "rb") as file:
+            content = file.read()
+        os.remove(target)
+        return content
+
+    def _tail(self) -> str:
+        self._log.flush()
+        with open(self._log.name, "rb") as file:
+            lines = file.read().decode(errors="replace").splitlines()
+        signs = [line.strip() for line in lines if re.search(r"error|fatal|check failed|abort", line, re.IGNORECASE)]
+        return signs[-1][:300] if signs else ""
+
+    def _error(self, what: str, text: str) -> ConversionError:
+        """One line that names the operators and the Keras layers behind a converter message."""
+        operators = sorted(set(re.findall(r"\btf\.[A-Z]\w*", text)))
+        named = re.findall(r'(?:loc\(|callsite\(|fused\[|")\s*"?([\w./:-]+?)(?:@[\w.]+)?"', text)
+        layers = tuple(dict.fromkeys(filter(None, (self.resolve(name.rstrip(":")) for name in named))))
+        where = f" in layer {', '.join(layers)}" if layers else ""
+        if operators:
+            message = (
+                f"TensorFlow Lite has no operator for {', '.join(operators)}{where}. "
+                "Replace the layer, or express it in operators that TensorFlow Lite has."
+            )
+        else:
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}"
+        return ConversionError(message, layers)

@@ -1,0 +1,84 @@
+"""Does the calibration data have the scale that the model was trained on?"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.convert.export import Signature, intercepted, layer_paths
+from tfstruct.errors import DataError
+from tfstruct.samples import Sample
+
+# How far the spread that a batch norm sees may be from the one it was trained on. Data in 0..1 for a model
+# trained on 0..255 is off by 255; another data set of the same scale rarely by more than 5.
+_FACTOR = 30.0
+
+
+def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Sample]) -> None:
+    """Refuses data whose scale contradicts the model's own statistics.
+
+    The first trained BatchNormalization says what spread its input had in training; a leading Rescaling by
+    1/255 or 1/127.5 says that pixels are expected. A model with neither is not judged.
+
+    Raises:
+        DataError: with both spreads, and what to do.
+    """
+    inputs = {name: np.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
+    floats = {k: v for k, v in inputs.items() if v.dtype.kind == "f"}
+    if not floats:
+        return
+    span = ", ".join(f"{k} in [{v.min():.4g}, {v.max():.4g}]" for k, v in floats.items())
+    for path, layer in layer_paths(model).items():
+        if isinstance(layer, keras.layers.Rescaling) and len(floats) == 1:
+            expected = 1.0 / float(np.max(np.abs(layer.scale)))
+            largest = float(np.abs(next(iter(floats.values()))).max())
+            if 100 < expected < 300 and 0 < largest <= 1.0:
+                raise DataError(
+                    f"The layer {path!r} rescales inputs by 1/{expected:g}, so the model expects pixels up to 255. "
+                    f"Received {span}. Use --scale 255 (Preprocess(scale=255)), or --no-range-check if this is meant."
+                )
+    found = _spread_at_first_batch_norm(model, signature, inputs)
+    if found is None:
+        return
+    path, trained, seen = found
+    ratio = seen / trained
+    if not 1 / _FACTOR <= ratio <= _FACTOR:
+        raise DataError(
+            f"The samples do not have the scale the model was trained on: at {path!r} their spread is {seen:.3g}, in "
+            f"training it was {trained:.3g}. Received {span}. Scale them as in training (--scale, --mean, --std), or "
+            "use --no-range-check (Recipe(check_range=False)) if this is meant."
+        )
+
+
+def _spread_at_first_batch_norm(model, signature, inputs) -> tuple[str, float, float] | None:
+    """(path, trained standard deviation, the batch's) at the first trained batch norm that is called."""
+    seen: list[tuple[str, float, float]] = []
+
+    def route(path, layer, call):
+        def run(x, *args, **kwargs):
+            mean, variance = (np.asarray(v) for v in (layer.moving_mean, layer.moving_variance))
+            trained = not (np.all(mean == 0) and np.all(variance == 1))
+            if not seen and trained:
+                axes = tuple(i for i in range(len(x.shape)) if i != layer.axis % len(x.shape))
+                live = variance > 1e-12
+                if live.any():
+                    # Around the trained mean: constant data has no spread, but still a place.
+                    shape = [-1 if i not in axes else 1 for i in range(len(x.shape))]
+                    away = np.square(np.asarray(x, np.float64) - mean.reshape(shape)).mean(axis=axes)
+                    ratio = float(np.sqrt(np.median(away[live] / variance[live])))
+                    spread = float(np.sqrt(np.median(variance[live])))
+                    seen.append((path, spread, spread * ratio))
+            return call(x, *args, **kwargs)
+
+        return run
+
+    norms = {p: op for p, op in layer_paths(model).items() if isinstance(op, keras.layers.BatchNormalization)}
+    if norms:
+        if signature.batch is not None:
+            size = len(next(iter(inputs.values())))
+            inputs = {
+                k: np.repeat(v, -(-signature.batch // size), axis=0)[: signature.batch] for k, v in inputs.items()
+            }
+        with intercepted(norms, route):
+            signature.call({k: keras.ops.convert_to_tensor(v) for k, v in inputs.items()})
+    return seen[0] if seen else None

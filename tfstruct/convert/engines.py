@@ -1,0 +1,144 @@
+"""The two quantizers behind one call: litert-quantizer, and TensorFlow's own for operators the first lacks."""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.converter import ConverterProcess
+from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.runtime import Runtime
+from tfstruct.errors import ConversionError
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def quantize(
+    content: bytes,
+    recipe: Recipe,
+    layers: Mapping[str, tuple[str, ...]],
+    ranges: Ranges,
+    process: Callable[[], ConverterProcess],
+) -> tuple[bytes, str]:
+    """Quantizes a float `.tflite` as the recipe says.
+
+    Args:
+        layers: tensor name -> Keras layers, from `flatbuffer.rename`.
+        ranges: (low, high) by tensor name.
+        process: gives the converter process for TensorFlow's quantizer, where it is needed.
+
+    Returns:
+        The file and the name of the engine that wrote it.
+    """
+    if recipe.engine == "tensorflow":
+        return _tensorflow(content, recipe, layers, ranges, process()), "tensorflow"
+    first, problem = _attempt(lambda: _litert(content, recipe, layers, ranges))
+    # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
+    second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
+    if recipe.engine == "auto" and second_fits and (first is None or _floats(first, layers, recipe)):
+        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process()))
+        if second and (not first or len(_floats(second, layers, recipe)) < len(_floats(first, layers, recipe))):
+            return second, "tensorflow"
+    if first is None:
+        raise problem
+    return first, "litert"
+
+
+def _attempt(quantizer: Callable[[], bytes]) -> tuple[bytes | None, ConversionError | None]:
+    """The file of a quantizer if the interpreter loads it, else the error."""
+    try:
+        content = quantizer()
+        Runtime(content)
+    except ConversionError as error:
+        return None, error
+    return content, None
+
+
+def unwanted_floats(found: list[flatbuffer.Operator], recipe: Recipe) -> list[flatbuffer.Operator]:
+    """Operators that compute in float though the recipe does not ask for it."""
+    floats = flatbuffer.float_operators(found)
+    return [op for op in floats if recipe.precision_of(op.layers) in ("int8", "int16x8", "int4")]
+
+
+def _floats(content: bytes, layers, recipe: Recipe) -> list[flatbuffer.Operator]:
+    return unwanted_floats(flatbuffer.operators(content, layers), recipe)
+
+
+def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges) -> bytes:
+    from litert_quantizer import qtyping, quantizer
+
+    engine = quantizer.Quantizer(bytearray(content))
+    names: dict[str, list[str]] = {}
+    for op in flatbuffer.operators(content, layers):
+        precision = recipe.precision_of(op.layers)
+        if precision != recipe.precision:
+            # litert-quantizer knows an operator by its outputs, each followed by a semicolon.
+            names.setdefault(precision, []).append(re.escape("".join(f"{name};" for name in op.outputs)))
+    _add_rules(engine, ".*", recipe.precision, recipe)
+    for precision, scopes in names.items():
+        _add_rules(engine, f"^({'|'.join(scopes)})$", precision, recipe)
+    if recipe.quantizes_activations:
+        # Nobody sees the values inside a loop, so its body has no ranges and stays float.
+        _add_rules(engine, f"^{flatbuffer.SUBGRAPH_PREFIX}", "float32", recipe)
+    if recipe.float_io or recipe.precision in ("dynamic", "float32"):
+        for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
+    calibration = {
+        name: {"min": np.float32(low), "max": np.float32(max(high, low + 1e-8))} for name, (low, high) in ranges.items()
+    }
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # its interpreter warns about its own options, and it has a progress bar
+            result = engine.quantize(
+                calibration if engine.need_calibration else None,
+                enable_progress_bar=False,
+                enable_progress_report=False,
+            )
+    except (ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
+        tensor = re.search(r"tensor: (\S+?)\.", str(error))
+        where = layers.get(tensor[1], ()) if tensor else ()
+        place = f" at layer {', '.join(where)}" if where else ""
+        raise ConversionError(
+            f"litert-quantizer cannot quantize this model to {recipe.precision}{place}: "
+            f"{' '.join(str(error).split())[:300]}. Keep that layer in float32 "
+            "(Recipe(layers={pattern: 'float32'}), --keep-float), or use another precision.",
+            where,
+        ) from error
+    return bytes(result.quantized_model)
+
+
+def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
+    """The rules that give the operators matching `regex` a precision; later rules win."""
+    from litert_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer.qtyping import TFLOperationName as Op
+
+    has_int4 = (Op.CONV_2D, Op.FULLY_CONNECTED)
+    if precision == "float32":
+        engine.update_quantization_recipe(regex, Op.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    elif precision == "float16":
+        engine.add_weight_only_config(regex, Op.ALL_SUPPORTED, 16, algorithm_key=AlgorithmName.FLOAT_CASTING)
+    elif precision in ("int8", "int16x8"):
+        engine.add_static_config(regex, Op.ALL_SUPPORTED, 8 if precision == "int8" else 16, 8)
+    elif precision == "int4" and recipe.activations == "int8":
+        engine.add_static_config(regex, Op.ALL_SUPPORTED, 8, 8)
+        for op in has_int4:
+            engine.add_static_config(regex, op, 8, 4)
+    else:
+        engine.add_dynamic_config(regex, Op.ALL_SUPPORTED, 8)
+        for op in has_int4 if precision == "int4" else ():
+            engine.add_dynamic_config(regex, op, 4)
+
+
+def _tensorflow(content: bytes, recipe: Recipe, layers, ranges: Ranges, process: ConverterProcess) -> bytes:
+    keep = [
+        name
+        for op in flatbuffer.operators(content, layers)
+        if recipe.precision_of(op.layers) == "float32"
+        for name in op.outputs
+    ]
+    ranged = flatbuffer.set_ranges(content, ranges)
+    return process.quantize(ranged, recipe.precision, float_io=recipe.float_io, keep=keep)

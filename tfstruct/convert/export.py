@@ -1,0 +1,315 @@
+"""A Keras model written as a SavedModel, with the way back from graph names to Keras layers."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import keras
+import tensorflow as tf
+
+from tfstruct.errors import ConversionError, ModelError, RecipeError
+from tfstruct.samples import TensorSpec
+
+SIGNATURE = "serve"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """How to call a Keras model by names.
+
+    Attributes:
+        inputs: the inputs, in the order the model flattens them.
+        batch: the batch size that the model itself fixes; None where it leaves it open.
+        call: `{name: batch of samples} -> {name: batch of outputs}`, at inference.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    batch: int | None
+    call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A SavedModel on disk and where its graph came from.
+
+    Attributes:
+        directory: the SavedModel.
+        inputs: the inputs with the shapes that the file will have.
+        outputs: the names of the outputs.
+        scopes: name scope of the graph -> path of the Keras layer, in the order of the calls.
+        output_layers: name of an output -> path of the layer that makes it.
+        batch: the batch size of the graph; None is open.
+    """
+
+    directory: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    scopes: Mapping[str, str]
+    output_layers: Mapping[str, str]
+    batch: int | None
+
+
+def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Signature:
+    """Reads names, shapes and dtypes of a model's inputs; `input_shapes` fills in dimensions left open."""
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a keras.Model. Received: {type(model).__module__}.{type(model).__name__}.")
+    structure = _input_structure(model)
+    flat = keras.tree.flatten(structure)
+    names = _unique([spec.name for spec in flat])
+    batches = {spec.batch for spec in flat} - {None}
+    if len(batches) > 1:
+        raise ModelError(f"The inputs of {model.name!r} fix different batch sizes: {sorted(batches)}.")
+    inputs = _with_shapes([spec.tensor(name) for spec, name in zip(flat, names, strict=True)], input_shapes or {})
+
+    def call(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        packed = keras.tree.pack_sequence_as(structure, [batch[name] for name in names])
+        outputs = model(*packed, training=False) if isinstance(packed, _Arguments) else model(packed, training=False)
+        return _named_outputs(model, outputs)
+
+    return Signature(tuple(inputs), batches.pop() if batches else None, call)
+
+
+def export(
+    model: keras.Model,
+    directory: str,
+    batch_size: int | None = 1,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Exported:
+    """Writes `model` as a SavedModel for inference, computing in float32, into `directory`.
+
+    While the graph is traced every layer's `call` notes the name scope it runs in, so that a name in the
+    graph leads back to the Keras layer; afterwards the model is as it was.
+    """
+    signature = signature_of(model, input_shapes)
+    if signature.batch is not None:
+        if batch_size not in (1, signature.batch):
+            raise RecipeError(
+                f"`batch_size` is {batch_size}, but the model's inputs fix the batch size at {signature.batch}. "
+                "Leave `batch_size` out or rebuild the model."
+            )
+        batch_size = signature.batch
+    specs = [tf.TensorSpec((batch_size, *s.shape), s.dtype, name=s.name) for s in signature.inputs]
+
+    @tf.function(autograph=False)
+    def serve(*flat):
+        return signature.call({s.name: x for s, x in zip(signature.inputs, flat, strict=True)})
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    try:
+        with _float32_compute(model), _recorded_scopes(model) as scopes:
+            concrete = serve.get_concrete_function(*specs)
+            archive.add_endpoint(SIGNATURE, serve)
+        archive.write_out(directory, verbose=False)
+    except (ModelError, RecipeError):
+        raise
+    except Exception as error:
+        raise ConversionError(f"Tracing {model.name!r} failed: {_first_lines(error)}") from error
+    outputs = concrete.structured_outputs
+    layer_of = {name: layer_at(_producer(concrete, name), scopes) for name in outputs}
+    return Exported(
+        directory,
+        signature.inputs,
+        tuple(outputs),
+        dict(scopes),
+        {name: layer for name, layer in layer_of.items() if layer},
+        batch_size,
+    )
+
+
+def layer_at(node_name: str, scopes: Mapping[str, str]) -> str | None:
+    """The path of the Keras layer in whose scope a graph node stands, the innermost one; None outside all."""
+    parts = node_name.split("/")
+    for end in range(len(parts), 0, -1):
+        path = scopes.get("/".join(parts[:end]))
+        if path is not None:
+            return path
+    return None
+
+
+def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Operation]:
+    """Path -> layer or operation, for every one in the model, those inside nested models and layers too."""
+    found: dict[str, keras.Operation] = {}
+    seen: set[int] = {id(model)}
+
+    def visit(parent, prefix):
+        inner = list(getattr(parent, "_layers", []))
+        if isinstance(parent, keras.Model) and hasattr(parent, "operations"):
+            inner = [*parent.operations, *inner]
+        for op in inner:
+            if id(op) in seen or isinstance(op, keras.layers.InputLayer):
+                continue
+            seen.add(id(op))
+            # A Sequential keeps a functional twin of itself; it is no layer of its own.
+            path = prefix if isinstance(op, keras.Model) and op.name == parent.name else f"{prefix}{op.name}/"
+            if path != prefix:
+                found.setdefault(path[:-1], op)
+            visit(op, path)
+
+    visit(model, "")
+    return found
+
+
+class _Arguments(list):
+    """Inputs of a subclassed model whose `call` takes them as separate arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    @property
+    def batch(self) -> int | None:
+        return self.shape[0]
+
+    def tensor(self, name: str) -> TensorSpec:
+        return TensorSpec(name, tuple(self.shape[1:]), self.dtype)
+
+
+def _input_structure(model: keras.Model):
+    if hasattr(model, "inputs") and model.inputs:  # functional and built Sequential
+
+        def spec(x):
+            if getattr(x, "sparse", False) or getattr(x, "ragged", False):
+                raise ModelError(f"Input {x.name!r} is sparse or ragged; TensorFlow Lite has dense tensors only.")
+            return _Input(x.name, tuple(x.shape), str(x.dtype))
+
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        return keras.tree.map_structure(spec, structure)
+    build = model.get_build_config() if model.built else None
+    if not build:
+        raise ModelError(
+            f"The model {model.name!r} does not know the shape of its input yet. Call it once on a batch of data "
+            "(model(x)), or build it, before the conversion."
+        )
+    shapes = list(build["shapes_dict"].values()) if "shapes_dict" in build else [build["input_shape"]]
+    dtype = "float32" if "float" in str(model.input_dtype) else str(model.input_dtype)
+    counter = iter(range(10**6))
+
+    def from_shape(shape, name=None):
+        if isinstance(shape, Mapping):
+            return {key: from_shape(value, key) for key, value in shape.items()}
+        if all(d is None or isinstance(d, int) for d in shape):
+            index = next(counter)
+            # The batch of a subclassed model is whatever it was first called with, not a promise.
+            return _Input(name or (f"input_{index}" if index else "input"), (None, *shape[1:]), dtype)
+        return [from_shape(s) for s in shape]
+
+    structure = [from_shape(shape) for shape in shapes]
+    return structure[0] if len(structure) == 1 else _Arguments(structure)
+
+
+def _with_shapes(specs: list[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
+    names = [s.name for s in specs]
+    for name in shapes:
+        if name not in names:
+            raise RecipeError(f"`input_shapes` names the input {name!r}. The model has {names}.")
+    out = []
+    for spec in specs:
+        shape = tuple(shapes.get(spec.name, spec.shape))
+        if not spec.accepts(shape):
+            raise RecipeError(f"`input_shapes` gives {shape} for {spec}, which does not fit.")
+        out.append(dataclasses.replace(spec, shape=shape))
+    return out
+
+
+def _named_outputs(model: keras.Model, outputs) -> dict[str, tf.Tensor]:
+    if isinstance(outputs, Mapping):
+        flat = {str(k): v for k, v in outputs.items()}
+        if all(tf.is_tensor(v) for v in flat.values()):
+            return flat
+    tensors = keras.tree.flatten(outputs)
+    names = list(getattr(model, "output_names", None) or [])
+    if len(names) != len(tensors):
+        symbolic = getattr(model, "outputs", None) or []
+        names = [x._keras_history.operation.name for x in symbolic]
+    if len(names) != len(tensors):
+        names = ["output"] * len(tensors)
+    return dict(zip(_unique(names), tensors, strict=True))
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names that a SavedModel signature takes, no two alike."""
+    out: list[str] = []
+    for name in names:
+        clean = base = re.sub(r"\W", "_", name) or "input"
+        if clean[0].isdigit():
+            clean = base = f"_{base}"
+        n = 1
+        while clean in out:
+            clean, n = f"{base}_{n}", n + 1
+        out.append(clean)
+    return out
+
+
+def _producer(concrete, output: str) -> str:
+    """Name of the graph node that computes an output, behind the identities that only pass it on."""
+    node = concrete.structured_outputs[output]
+    name = node.name.split(":")[0]
+    op = concrete.graph.get_operation_by_name(name)
+    while op.type == "Identity" and op.inputs:
+        op = op.inputs[0].op
+    return op.name
+
+
+@contextlib.contextmanager
+def intercepted(
+    ops: Mapping[str, keras.Operation], route: Callable[[str, keras.Operation, Callable], Callable]
+) -> Iterator[None]:
+    """While it is open, each operation's `call` is `route(path, operation, call)`; afterwards as before."""
+    try:
+        for path, op in ops.items():
+            object.__setattr__(op, "call", route(path, op, op.call))
+        yield
+    finally:
+        for op in ops.values():
+            op.__dict__.pop("call", None)
+
+
+@contextlib.contextmanager
+def _recorded_scopes(model: keras.Model) -> Iterator[dict[str, str]]:
+    """While it is open, every call of a layer or operation notes the name scope it runs in."""
+    scopes: dict[str, str] = {}
+
+    def route(path, op, call):
+        def run(*args, **kwargs):
+            # Layers open a scope of their own; operations such as `x + 1` do not.
+            scope = contextlib.nullcontext() if isinstance(op, keras.layers.Layer) else tf.name_scope(op.name)
+            with scope:
+                scopes.setdefault(tf.get_current_name_scope(), path)
+                return call(*args, **kwargs)
+
+        return run
+
+    with intercepted(layer_paths(model), route):
+        yield scopes
+
+
+@contextlib.contextmanager
+def _float32_compute(model: keras.Model) -> Iterator[None]:
+    """Layers with a mixed policy compute in float32 while it is open: the file has no mixed arithmetic."""
+    layers = [model, *(op for op in layer_paths(model).values() if isinstance(op, keras.layers.Layer))]
+    changed = []
+    try:
+        for layer in layers:
+            policy = layer.dtype_policy
+            if policy.compute_dtype in ("float16", "bfloat16", "float64"):
+                if policy.variable_dtype != "float32" and layer.weights:
+                    raise ModelError(
+                        f"The weights of layer {layer.name!r} are {policy.variable_dtype}. Expected float32 (or the "
+                        "policy 'mixed_float16'): rebuild the model in float32 and copy the weights."
+                    )
+                changed.append((layer, policy))
+                layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+def _first_lines(error: Exception, lines: int = 3) -> str:
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(text[:lines]) or type(error).__name__

@@ -1,0 +1,251 @@
+"""The inside of a `.tflite` file: its operators and tensors, with the Keras layers they came from."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfstruct.errors import ConversionError
+
+_OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+_FLOAT_TYPES = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
+_DTYPE_NAMES = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+# They change the number format only: an integer file has them at its border, or around a float operator.
+BORDER_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
+# Which input of an operator holds its kernel or table.
+WEIGHT_INPUT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+    "CONV_3D": 1,
+    "GATHER": 0,
+    "EMBEDDING_LOOKUP": 1,
+}
+# Begins the name of every tensor in the body of a loop or branch.
+SUBGRAPH_PREFIX = "subgraph"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """One operator of a `.tflite` file.
+
+    Attributes:
+        index: its place in the subgraph.
+        subgraph: 0 is the main graph; others are bodies of WHILE and IF.
+        name: TensorFlow Lite's name, e.g. `"CONV_2D"`.
+        layers: paths of the Keras layers it came from, in the order of their calls; empty where unknown.
+        inputs: names of the tensors read that are no constants.
+        outputs: names of the tensors written.
+        dtype: of the first output.
+        weights: dtype of a constant kernel or table; empty where there is none.
+        is_float: True if a tensor it reads or writes, constants left out, holds floats.
+    """
+
+    index: int
+    subgraph: int
+    name: str
+    layers: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dtype: str
+    weights: str
+    is_float: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.layers) or 'no layer known'})"
+
+
+def read(content: bytes) -> schema.ModelT:
+    """Parses a `.tflite` file into objects that can be edited."""
+    if content[4:8] != b"TFL3":
+        raise ConversionError("Expected a .tflite file, which carries 'TFL3' at byte 4. Received other bytes.")
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def write(model: schema.ModelT) -> bytes:
+    """The inverse of `read`."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """`"CONV_2D"`; a custom operator by its own name; a TensorFlow operator as `"Flex..."`."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if kind == schema.BuiltinOperator.CUSTOM:
+        return code.customCode.decode()
+    return _OPERATOR_NAMES[kind]
+
+
+def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    buffer = model.buffers[tensor.buffer]
+    return tensor.buffer != 0 and ((buffer.data is not None and len(buffer.data) > 0) or bool(buffer.offset))
+
+
+def constant(model: schema.ModelT, tensor: schema.TensorT, dtype=np.float32) -> np.ndarray:
+    """The value of a constant tensor; a view that cannot be written."""
+    return np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape)
+
+
+def set_constant(model: schema.ModelT, tensor: schema.TensorT, value: np.ndarray) -> None:
+    """Gives a constant a new value; where equal constants share a buffer, in a buffer of its own."""
+    users = sum(t.buffer == tensor.buffer for graph in model.subgraphs for t in graph.tensors)
+    if users > 1:
+        model.buffers.append(schema.BufferT())
+        tensor.buffer = len(model.buffers) - 1
+    model.buffers[tensor.buffer].data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+
+
+def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ...]] | None = None) -> list[Operator]:
+    """All operators in order, those of subgraphs too; `layers` maps a tensor's name to Keras layers."""
+    model = read(content) if isinstance(content, bytes) else content
+    layers = layers or {}
+    found = []
+    for number, graph in enumerate(model.subgraphs):
+        for index, operator in enumerate(graph.operators):
+            tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+            live = [t for t in tensors if not is_constant(model, t)]
+            outputs = tuple(graph.tensors[i].name.decode() for i in operator.outputs)
+            inputs = tuple(
+                graph.tensors[i].name.decode()
+                for i in operator.inputs
+                if i >= 0 and not is_constant(model, graph.tensors[i])
+            )
+            origin = next((layers[name] for name in (*outputs, *inputs) if layers.get(name)), ())
+            dtype = _DTYPE_NAMES[graph.tensors[operator.outputs[0]].type] if len(operator.outputs) else ""
+            found.append(
+                Operator(
+                    index,
+                    number,
+                    operator_name(model, operator),
+                    origin,
+                    inputs,
+                    outputs,
+                    dtype,
+                    _weights_dtype(model, graph, operator),
+                    any(t.type in _FLOAT_TYPES for t in live),
+                )
+            )
+    return _with_neighbours(found)
+
+
+def _weights_dtype(model, graph, operator) -> str:
+    name = operator_name(model, operator)
+    place = WEIGHT_INPUT.get(name)
+    if place is None or len(operator.inputs) <= place or operator.inputs[place] < 0:
+        return ""
+    tensor = graph.tensors[operator.inputs[place]]
+    return _DTYPE_NAMES[tensor.type] if is_constant(model, tensor) else ""
+
+
+def _with_neighbours(found: list[Operator]) -> list[Operator]:
+    """Gives operators of unknown origin, which quantizers insert, the layers of the one before or after them."""
+    known: dict[str, tuple[str, ...]] = {}
+    for op in found:
+        known.update({name: op.layers for name in op.outputs if op.layers})
+    for op in reversed(found):
+        known.update({name: op.layers for name in op.inputs if op.layers and name not in known})
+    out = []
+    for op in found:
+        layers = op.layers or next((known[n] for n in (*op.inputs, *op.outputs) if n in known), ())
+        known.update({name: layers for name in op.outputs if layers and name not in known})
+        out.append(op if layers == op.layers else dataclasses.replace(op, layers=layers))
+    return out
+
+
+def float_operators(found: Iterable[Operator]) -> list[Operator]:
+    """The operators that compute in float; those that only convert numbers are not among them."""
+    return [op for op in found if op.is_float and op.name not in BORDER_OPERATORS]
+
+
+def rename(
+    content: bytes,
+    layer_at: Callable[[str], str | None],
+    output_layers: Mapping[str, str],
+) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+    """Gives every tensor a short, unique name after its Keras layer.
+
+    The converter's own names join all graph nodes that were fused into a tensor; they take kilobytes of a
+    small file. Inputs and outputs get their signature names, an operator's result the path of its last layer,
+    a constant the path of the layer that reads it.
+
+    Args:
+        layer_at: graph node name -> layer path or None.
+        output_layers: signature name of an output -> layer path.
+
+    Returns:
+        The new file, and for every tensor that holds an activation the layers that were fused into it.
+    """
+    model = read(content)
+    origin: dict[str, tuple[str, ...]] = {}
+    taken: set[str] = set()
+
+    def unique(name: str, number: int) -> bytes:
+        name = f"{SUBGRAPH_PREFIX}{number}/{name}" if number else name
+        candidate, n = name, 1
+        while candidate in taken:
+            candidate, n = f"{name}:{n}", n + 1
+        taken.add(candidate)
+        return candidate.encode()
+
+    for number, graph in enumerate(model.subgraphs):
+        signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == number), None)
+        border: dict[int, str] = {}
+        for maps in (signature.outputs, signature.inputs) if signature else ():
+            border.update({m.tensorIndex: m.name.decode() for m in maps})
+        fused: dict[int, tuple[str, ...]] = {}
+        for operator in graph.operators:
+            layers = _fused_layers(graph, operator, layer_at, border, output_layers)
+            # An operator without a trace of its own belongs to the layer whose result it works on.
+            layers = layers or next((fused[i] for i in operator.inputs if fused.get(i)), ())
+            fused.update(dict.fromkeys(operator.outputs, layers))
+        for index, name in border.items():
+            graph.tensors[index].name = unique(name, number)
+        for operator in graph.operators:
+            layers = fused[operator.outputs[0]] if len(operator.outputs) else ()
+            base = layers[0] if layers else operator_name(model, operator).lower()
+            for index in operator.outputs:
+                if index not in border:
+                    graph.tensors[index].name = unique(base, number)
+                origin[graph.tensors[index].name.decode()] = layers
+            kernel = WEIGHT_INPUT.get(operator_name(model, operator))
+            for place, index in enumerate(operator.inputs):
+                tensor = graph.tensors[index] if index >= 0 else None
+                if tensor is not None and is_constant(model, tensor) and tensor.name.decode() not in taken:
+                    suffix = "constant" if kernel is None else {0: "kernel", 1: "bias"}.get(place - kernel, "constant")
+                    # In a fused operator the weights are those of the layer first in the chain.
+                    tensor.name = unique(f"{layers[-1] if layers else base}/{suffix}", number)
+        for tensor in graph.tensors:
+            if tensor.name.decode() not in taken:
+                tensor.name = unique("tensor", number)
+    return write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}
+
+
+def _fused_layers(graph, operator, layer_at, border, output_layers) -> tuple[str, ...]:
+    """Paths of the layers behind an operator, the last one first."""
+    layers: list[str] = []
+    for index in operator.outputs:
+        names = graph.tensors[index].name.decode().split(";")
+        layers += [path for path in map(layer_at, names) if path]
+        if index in border and not layers:
+            # The converter renames a graph output, and with it loses where it came from.
+            layers += [output_layers[border[index]]] if border[index] in output_layers else []
+    for index in operator.inputs[1:] if len(operator.inputs) > 1 else ():
+        if index >= 0 and not layers:
+            names = graph.tensors[index].name.decode().split(";")
+            layers += [path for path in map(layer_at, names) if path]
+    return tuple(dict.fromkeys(layers))
+
+
+def set_ranges(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
+    """Writes (min, max) into the activation tensors of the main graph, where a quantizer looks for them."""
+    model = read(content)
+    for tensor in model.subgraphs[0].tensors:
+        name = tensor.name.decode()
+        if name in ranges and not is_constant(model, tensor):
+            quantization = schema.QuantizationParametersT()
+            quantization.min, quantization.max = [float(ranges[name][0])], [float(ranges[name][1])]
+            tensor.quantization = quantization
+    return write(model)

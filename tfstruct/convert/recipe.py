@@ -1,0 +1,203 @@
+"""What a conversion shall do: a frozen, validated `Recipe` with a JSON round trip."""
+
+import dataclasses
+import fnmatch
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tfstruct.errors import RecipeError
+from tfstruct.samples import Preprocess
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
+CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
+ENGINES = ("auto", "litert", "tensorflow")
+ROUNDINGS = ("auto", "nearest", "gptq")
+# What a user can ask of the verification, and on which side of the figure the file has to be.
+REQUIREMENTS = {
+    "accuracy": "at least",
+    "top1_agreement": "at least",
+    "sqnr_db": "at least",
+    "cosine": "at least",
+    "max_abs_error": "at most",
+    "mean_abs_error": "at most",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a Keras model becomes a `.tflite` file.
+
+    Attributes:
+        precision: `"float32"`; `"float16"` (weights stored in 16 bits, computed in float32); `"dynamic"`
+            (int8 weights, float activations); `"int8"` (weights, activations, input and output);
+            `"int16x8"` (int16 activations, int8 weights); `"int4"` (weights of convolutions and dense
+            layers in 4 bits, the others in 8).
+        calibration: data that gives the activation ranges: a path or an in-memory source, see
+            `tfstruct.samples.open_samples`. Needed where activations are integers, and for
+            `rounding="gptq"`.
+        calibrator: how ranges are found: `"minmax"`, `"moving_average"`, `"percentile"`, `"mse"` or
+            `"entropy"`, see `tfstruct.convert.calibrate`.
+        percentile: share of the values, in percent, that `calibrator="percentile"` keeps on either side.
+        samples: the largest number of calibration samples used.
+        labels: the key, column or file of the labels in `calibration` and `verification`.
+        preprocess: what is done to every sample before the model sees it.
+        verification: data the finished file is compared on; by default the first calibration samples.
+        layers: precision by layer, `{pattern: precision}`. A pattern is a layer's name, its path
+            (`"backbone/conv1"`) or a glob (`"block_*"`); the last one that matches wins.
+        activations: `"int8"` or `"float32"`, for `precision="int4"`.
+        rounding: `"nearest"`, `"gptq"` (second-order, needs calibration data), or `"auto"`: GPTQ for int4
+            where there is data, nearest elsewhere.
+        batch_size: the fixed batch of the file; None leaves it open.
+        input_shapes: shape of one sample by input name, for models that leave dimensions open.
+        float_io: float input and output, quantized inside the file.
+        allow_float: operators that stay in float are a warning in the report, not an error.
+        engine: the quantizer: `"litert"`, `"tensorflow"`, or `"auto"`: litert, and TensorFlow's where that
+            leaves fewer operators in float.
+        require: thresholds for the verification by name (see `REQUIREMENTS`), e.g. `{"sqnr_db": 20}`.
+        check_range: refuse calibration data whose scale contradicts the model's own statistics.
+        timeout: seconds one conversion step may take.
+    """
+
+    precision: str = "float32"
+    calibration: Any = dataclasses.field(default=None, compare=False)
+    calibrator: str = "minmax"
+    percentile: float = 99.99
+    samples: int = 500
+    labels: Any = dataclasses.field(default=None, compare=False)
+    preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
+    verification: Any = dataclasses.field(default=None, compare=False)
+    layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    activations: str = "int8"
+    rounding: str = "auto"
+    batch_size: int | None = 1
+    input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    float_io: bool = False
+    allow_float: bool = False
+    engine: str = "auto"
+    require: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    check_range: bool = True
+    timeout: float = 600.0
+
+    def __post_init__(self):
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("calibrator", self.calibrator, CALIBRATORS)
+        _one_of("activations", self.activations, ("int8", "float32"))
+        _one_of("rounding", self.rounding, ROUNDINGS)
+        _one_of("engine", self.engine, ENGINES)
+        if not 50.0 < self.percentile <= 100.0:
+            raise RecipeError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
+        if not _is_count(self.samples):
+            raise RecipeError(f"`samples` must be a positive integer. Received: {self.samples!r}.")
+        if self.batch_size is not None and not _is_count(self.batch_size):
+            raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
+        if not (_is_number(self.timeout) and self.timeout > 0):
+            raise RecipeError(f"`timeout` must be a positive number of seconds. Received: {self.timeout!r}.")
+        for pattern, precision in dict(self.layers).items():
+            _one_of(f"layers[{pattern!r}]", precision, PRECISIONS)
+        if self.layers and self.precision == "float16":
+            raise RecipeError(
+                "`layers` cannot be combined with precision 'float16', which is all or nothing. "
+                "Use precision='float32' with layers={pattern: 'float16'}."
+            )
+        for name, threshold in dict(self.require).items():
+            _one_of("require", name, tuple(REQUIREMENTS))
+            if not _is_number(threshold):
+                raise RecipeError(f"`require[{name!r}]` must be a number. Received: {threshold!r}.")
+        for name, shape in dict(self.input_shapes).items():
+            if not all(_is_count(d) for d in shape):
+                raise RecipeError(
+                    f"`input_shapes[{name!r}]` must be positive integers, without the batch axis. Received: {shape!r}."
+                )
+        if self.engine == "tensorflow" and self.precision not in ("float32", "float16", "int8", "int16x8"):
+            raise RecipeError(
+                f"`engine='tensorflow'` writes float32, float16, int8 and int16x8. Received: {self.precision!r}."
+            )
+        if self.engine == "tensorflow" and not set(self.layers.values()) <= {"float32"}:
+            raise RecipeError("`engine='tensorflow'` can keep layers in float32 only. Use engine='litert' or 'auto'.")
+        object.__setattr__(self, "layers", dict(self.layers))
+        object.__setattr__(self, "require", dict(self.require))
+        object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """True if ranges of activations are needed, so calibration data too."""
+        static = ("int8", "int16x8") + (("int4",) if self.activations == "int8" else ())
+        return self.precision in static or any(p in static for p in self.layers.values())
+
+    @property
+    def is_integer(self) -> bool:
+        """True if the file promises integer arithmetic throughout."""
+        return self.precision in ("int8", "int16x8") or (self.precision == "int4" and self.activations == "int8")
+
+    def precision_of(self, layers: tuple[str, ...]) -> str:
+        """The precision of an operator that came from `layers` (paths); the last matching pattern wins."""
+        precision = self.precision
+        for pattern, value in self.layers.items():
+            if any(matches(pattern, path) for path in layers):
+                precision = value
+        return precision
+
+    def replace(self, **changes) -> "Recipe":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict:
+        """Plain data. In-memory calibration, labels or verification data has none: RecipeError."""
+        out = dataclasses.asdict(dataclasses.replace(self, calibration=None, labels=None, verification=None))
+        for field in ("calibration", "labels", "verification"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, str | os.PathLike):
+                raise RecipeError(
+                    f"`{field}` is in memory ({type(value).__name__}), which JSON cannot hold. "
+                    f"Save it to a file and give the path, or use recipe.replace({field}=None)."
+                )
+            out[field] = None if value is None else os.fspath(value)
+        return out
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Recipe":
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise RecipeError(f"Unknown recipe fields {unknown}. Expected some of {sorted(known)}.")
+        data = dict(data)
+        if isinstance(data.get("preprocess"), Mapping):
+            steps = {k: tuple(v) if isinstance(v, list) else v for k, v in data["preprocess"].items()}
+            data["preprocess"] = Preprocess(**steps)
+        return cls(**data)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"A recipe must be JSON. Received text that is not: {error}.") from None
+        if not isinstance(data, dict):
+            raise RecipeError(f"A recipe must be a JSON object. Received: {type(data).__name__}.")
+        return cls.from_dict(data)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """True if the glob `pattern` names the layer at `path`: its path, its name, or a block it stands in."""
+    parts = path.split("/")
+    prefixes = ("/".join(parts[: i + 1]) for i in range(len(parts)))
+    return fnmatch.fnmatchcase(parts[-1], pattern) or any(fnmatch.fnmatchcase(p, pattern) for p in prefixes)
+
+
+def _one_of(field: str, value, allowed: tuple[str, ...]):
+    if value not in allowed:
+        raise RecipeError(f"`{field}` must be one of {', '.join(allowed)}. Received: {value!r}.")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

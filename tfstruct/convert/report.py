@@ -1,0 +1,268 @@
+"""What a conversion did, as an object that prints, tabulates, and turns into JSON or one HTML page."""
+
+import collections
+import dataclasses
+import html
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+
+from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.runtime import Latency
+from tfstruct.convert.verification import Verification
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The report of one conversion.
+
+    Attributes:
+        model: name of the Keras model.
+        precision: of the recipe.
+        engine: who wrote the file: `"converter"`, `"litert"` or `"tensorflow"`.
+        recipe: the recipe as plain data; data that was in memory is named, not held.
+        parameters: of the Keras model.
+        size: bytes of the file.
+        gzip_size: bytes of the file after gzip -9.
+        operators: every operator of the file.
+        float_operators: those that compute in float.
+        verification: agreement with the Keras model.
+        latency: one entry a number of threads.
+        processor: where the latency was measured.
+        warnings: what the user should know.
+        seconds: time by stage.
+    """
+
+    model: str
+    precision: str
+    engine: str
+    recipe: dict
+    parameters: int
+    size: int
+    gzip_size: int
+    operators: tuple[Operator, ...]
+    float_operators: tuple[Operator, ...]
+    verification: Verification
+    latency: tuple[Latency, ...]
+    processor: str
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def operator_counts(self) -> dict[str, int]:
+        """Operator name -> how many, the most frequent first."""
+        return dict(collections.Counter(op.name for op in self.operators).most_common())
+
+    def to_dict(self) -> dict:
+        """Plain data, with infinities as None, as JSON has none."""
+        data = dataclasses.asdict(self)
+        data["operator_counts"] = self.operator_counts()
+        return _finite(data)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The report as (what, value) lines."""
+        check = self.verification
+        rows = [
+            ("model", f"{self.model}, {self.parameters:,} parameters"),
+            ("precision", f"{self.precision} (by {self.engine})"),
+            ("size", f"{self.size:,} bytes, {self.gzip_size:,} gzipped"),
+            ("operators", ", ".join(f"{n} {name}" for name, n in self.operator_counts().items())),
+            ("in float", _float_line(self.float_operators)),
+            ("verified on", f"{check.samples:,} samples: {check.source}"),
+        ]
+        for out in check.outputs:
+            top1 = "" if out.top1_agreement is None else f", top-1 equal {out.top1_agreement:.2%}"
+            rows.append(
+                (
+                    f"output {out.name}",
+                    f"max error {out.max_abs_error:.3g}, mean {out.mean_abs_error:.3g}, SQNR {_db(out.sqnr_db)}, "
+                    f"cosine {out.cosine:.6f}{top1}",
+                )
+            )
+        if check.keras is not None and check.tflite is not None:
+            for name in ("accuracy", "recall", "precision", "mean_abs_error"):
+                ours, theirs = getattr(check.tflite, name), getattr(check.keras, name)
+                if ours is not None:
+                    form = ".4g" if name == "mean_abs_error" else ".2%"
+                    rows.append((name.replace("_abs_", " absolute "), f"TFLite {ours:{form}}, Keras {theirs:{form}}"))
+        for one in self.latency:
+            threads = f"{one.threads} thread{'s' if one.threads > 1 else ''}"
+            rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
+        if self.latency:
+            rows.append(("measured on", self.processor))
+        for error in check.layers[:5]:
+            rows.append(
+                (
+                    "loses most",
+                    f"{', '.join(error.layers) or error.tensor}: SQNR {_db(error.sqnr_db)}, "
+                    f"{error.lost_db:+.1f} dB lost there",
+                )
+            )
+        rows += [("warning", text) for text in self.warnings]
+        return rows
+
+    def table(self):
+        """A `rich.table.Table` of the report."""
+        from rich.table import Table
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for what, value in self.rows():
+            table.add_row(what, value, style="yellow" if what == "warning" else None)
+        return table
+
+    def __str__(self) -> str:
+        return "\n".join(f"{what:<14} {value}" for what, value in self.rows())
+
+    def to_html(self) -> str:
+        """One self-contained page, readable without network."""
+        return html_page(f"{self.model}: {self.precision}", [self])
+
+
+def comparison(reports: Sequence[Report], baseline: Report | None = None):
+    """A `rich.table.Table` with one row a report: what each precision costs and gives."""
+    from rich.table import Table
+
+    table = Table(title=None, header_style="bold")
+    header, rows = comparison_rows(reports)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i in (0, len(header) - 1) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def comparison_rows(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of several conversions of one model."""
+    scored = all(r.verification.tflite is not None and r.verification.tflite.accuracy is not None for r in reports)
+    header = ["precision", *(("Keras acc.", "TFLite acc.") if scored else ("SQNR",))]
+    header += ["top-1 equal", "bytes", "gzipped", "latency", "operators"]
+    rows = []
+    for r in reports:
+        figures = r.verification.figures()
+        row = [r.precision]
+        if scored:
+            row += [f"{r.verification.keras.accuracy:.2%}", f"{r.verification.tflite.accuracy:.2%}"]
+        else:
+            row += [_db(figures["sqnr_db"])]
+        row += [f"{figures['top1_agreement']:.2%}" if "top1_agreement" in figures else "-"]
+        row += [f"{r.size:,}", f"{r.gzip_size:,}", _us(r.latency[0].median_us) if r.latency else "-"]
+        total, floats = len(r.operators), len(r.float_operators)
+        row += [f"{total}, all integer" if not floats else f"{total}, {floats} in float"]
+        rows.append(row)
+    return header, rows
+
+
+def render(renderable, width: int = 100) -> str:
+    """A rich table as plain text."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, color_system=None).print(renderable)
+    return buffer.getvalue().rstrip("\n")
+
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#1a1a1a;background:#fff}
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.warning td{background:#fff4d6}
+.bar{background:#4a7fb5;height:.7rem;border-radius:2px}
+footer{color:#666;font-size:.85rem;margin-top:2rem}
+"""
+
+
+def html_page(title: str, reports: Sequence[Report]) -> str:
+    """Reports as one HTML page: the comparison where there are several, then each in full."""
+
+    def table(rows, header=None, classes=()):
+        head = "".join(f"<th>{html.escape(h)}</th>" for h in header) if header else ""
+        lines = [f"<tr>{head}</tr>"] if head else []
+        for i, row in enumerate(rows):
+            kind = f' class="{classes[i]}"' if i < len(classes) and classes[i] else ""
+            lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
+        return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if len(reports) > 1:
+        header, rows = comparison_rows(reports)
+        parts.append(table([[html.escape(c) for c in row] for row in rows], header))
+    for r in reports:
+        parts.append(f"<h2>{html.escape(r.precision)}</h2>")
+        lines = r.rows()
+        parts.append(
+            table(
+                [[f"<b>{html.escape(k)}</b>", html.escape(v)] for k, v in lines],
+                classes=["warning" if k == "warning" else "" for k, _ in lines],
+            )
+        )
+        if r.verification.layers:
+            parts.append("<h3>Signal to noise by layer</h3>")
+            rows = []
+            for e in r.verification.layers:
+                width = max(0.0, min(100.0, e.sqnr_db if math.isfinite(e.sqnr_db) else 100.0))
+                rows.append(
+                    [
+                        html.escape(", ".join(e.layers) or e.tensor),
+                        _db(e.sqnr_db),
+                        f'<div class="bar" style="width:{width:.0f}%"></div>',
+                    ]
+                )
+            parts.append(table(rows, ["layers", "SQNR", ""]))
+        counts = [[html.escape(op.name), html.escape(", ".join(op.layers)), op.dtype] for op in r.operators]
+        parts.append(f"<details><summary>{len(counts)} operators</summary>")
+        parts.append(table(counts, ["operator", "Keras layers", "type"]) + "</details>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}"
+        "<footer>Written by tfstruct.</footer></body></html>\n"
+    )
+
+
+def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+    """Writes beside the target, then renames: whoever looks sees the old file or the whole new one."""
+    path = os.fspath(path)
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
+
+
+def _float_line(floats: Sequence[Operator]) -> str:
+    if not floats:
+        return "none: every compute operator is integer"
+    named = [f"{op.name} ({', '.join(op.layers) or 'no layer known'})" for op in floats]
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    return f"{len(named)}: {', '.join(named[:8])}{more}"
+
+
+def _db(value: float) -> str:
+    return "exact" if value == math.inf else f"{value:.1f} dB"
+
+
+def _us(value: float) -> str:
+    return f"{value:.0f} µs" if value < 10_000 else f"{value / 1000:.1f} ms"
+
+
+def _finite(data):
+    if isinstance(data, dict):
+        return {k: _finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(v) for v in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

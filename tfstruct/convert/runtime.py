@@ -1,0 +1,199 @@
+"""Running a `.tflite` file: float in, float out, intermediate values, and how long it takes."""
+
+import dataclasses
+import os
+import platform
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfstruct.errors import ConversionError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or output of a file.
+
+    Attributes:
+        name: the signature's name.
+        index: the tensor's number in the file.
+        shape: with the batch axis; None is open.
+        dtype: what the file stores.
+        scale, zero_point: real = scale * (stored - zero_point); scale 0 where the tensor is not quantized.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+    scale: float
+    zero_point: int
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Real numbers to what the file stores; beyond its range they are clipped."""
+        if not self.scale:
+            return values.astype(self.dtype, copy=False)
+        limits = np.iinfo(self.dtype)
+        return np.clip(np.round(values / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """What the file stores to real numbers, float32 where it is quantized."""
+        if not self.scale:
+            return stored
+        return ((stored.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
+
+
+class Runtime:
+    """A `.tflite` file in ai-edge-litert's interpreter.
+
+    Args:
+        content: the file.
+        threads: number of threads.
+        intermediates: keep every tensor's value after a run, for `tensor(name)`; slower.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1, intermediates: bool = False):
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._interpreter = Interpreter(
+                    model_content=content,
+                    num_threads=threads,
+                    experimental_preserve_all_tensors=intermediates,
+                )
+                self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConversionError(f"The interpreter cannot load the file: {first}") from error
+        self.inputs, self.outputs = self._ports()
+        self._names: dict[str, dict] = {}
+        self._shapes: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that the file fixes; None if it is open."""
+        return self.inputs[0].shape[0] if self.inputs[0].shape else 1
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One invocation on a batch of the file's own size (any size where it is open)."""
+        moved = False
+        for port in self.inputs:
+            value = inputs[port.name]
+            if None in port.shape and self._shapes.get(port.index) != value.shape:
+                self._interpreter.resize_tensor_input(port.index, value.shape)
+                self._shapes[port.index], moved = value.shape, True
+        if moved:
+            self._interpreter.allocate_tensors()
+        for port in self.inputs:
+            self._interpreter.set_tensor(port.index, port.encode(inputs[port.name]))
+        self._interpreter.invoke()
+        return {port.name: port.decode(self._interpreter.get_tensor(port.index)) for port in self.outputs}
+
+    def run_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs any number of samples, cut into batches as the file asks; the last one is filled up."""
+        count = len(next(iter(inputs.values())))
+        size = self.batch or min(count, 64)
+        pieces: list[dict[str, np.ndarray]] = []
+        for start in range(0, count, size):
+            piece = {name: value[start : start + size] for name, value in inputs.items()}
+            short = size - len(next(iter(piece.values()))) if self.batch else 0
+            if short:
+                piece = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in piece.items()}
+            result = self.run(piece)
+            pieces.append({k: v[: size - short] for k, v in result.items()} if short else result)
+        return {port.name: np.concatenate([p[port.name] for p in pieces]) for port in self.outputs}
+
+    def tensor(self, name: str) -> np.ndarray | None:
+        """The real values of a tensor after a run with `intermediates`; None if it has none."""
+        if not self._names:
+            self._names = {d["name"]: d for d in self._interpreter.get_tensor_details()}
+        detail = self._names.get(name)
+        if detail is None:
+            return None
+        try:
+            return _port(name, detail).decode(self._interpreter.get_tensor(detail["index"]))
+        except ValueError:  # not computed, or of no numeric type
+            return None
+
+    def _ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        signatures = self._interpreter.get_signature_list()
+        if not signatures:
+            ins, outs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            return tuple(_port(d["name"], d) for d in ins), tuple(_port(d["name"], d) for d in outs)
+        key = next(iter(signatures))
+        runner = self._interpreter.get_signature_runner(key)
+        ins, outs = runner.get_input_details(), runner.get_output_details()
+        return (
+            tuple(_port(name, ins[name]) for name in signatures[key]["inputs"]),
+            tuple(_port(name, outs[name]) for name in signatures[key]["outputs"]),
+        )
+
+
+def _port(name: str, detail: Mapping) -> Port:
+    scales = detail["quantization_parameters"]["scales"]
+    per_tensor = len(scales) == 1 and np.issubdtype(detail["dtype"], np.integer)
+    shape = tuple(None if d < 0 else int(d) for d in detail["shape_signature"])
+    return Port(
+        name,
+        detail["index"],
+        shape,
+        np.dtype(detail["dtype"]),
+        float(scales[0]) if per_tensor else 0.0,
+        int(detail["quantization_parameters"]["zero_points"][0]) if per_tensor else 0,
+    )
+
+
+def arrange(inputs, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Inputs as a user gives them (an array, a list, a dict by name) as a dict by name, checked."""
+    if isinstance(inputs, Mapping):
+        if set(inputs) != set(names):
+            raise DataError(f"Expected the inputs {list(names)}. Received {sorted(map(str, inputs))}.")
+        by_name = {name: np.asarray(inputs[name]) for name in names}
+    elif len(names) == 1:
+        by_name = {names[0]: np.asarray(inputs)}
+    elif isinstance(inputs, list | tuple) and len(inputs) == len(names):
+        by_name = {name: np.asarray(value) for name, value in zip(names, inputs, strict=True)}
+    else:
+        raise DataError(f"Expected a dict or a list of {len(names)} arrays for the inputs {list(names)}.")
+    if len({len(v) if v.ndim else -1 for v in by_name.values()}) != 1:
+        shapes = {k: v.shape for k, v in by_name.items()}
+        raise DataError(f"The inputs must have the same number of samples. Received shapes {shapes}.")
+    return by_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Time of one invocation in microseconds."""
+
+    threads: int
+    median_us: float
+    p90_us: float
+    runs: int
+
+
+def latency(content: bytes, inputs: Mapping[str, np.ndarray], threads: int = 1, seconds: float = 0.25) -> Latency:
+    """Times single invocations on one batch after a warm-up, for about `seconds` and at least 10 runs."""
+    runtime = Runtime(content, threads)
+    for _ in range(3):
+        runtime.run(inputs)
+    interpreter, times, end = runtime._interpreter, [], time.perf_counter() + seconds
+    while len(times) < 10 or (time.perf_counter() < end and len(times) < 1000):
+        start = time.perf_counter_ns()
+        interpreter.invoke()
+        times.append(time.perf_counter_ns() - start)
+    micro = np.asarray(times) / 1e3
+    return Latency(threads, float(np.median(micro)), float(np.percentile(micro, 90)), len(times))
+
+
+def processor() -> str:
+    """The name of this machine's processor: a latency means nothing without it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            found = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        found = ""
+    return f"{found or platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,382 @@
+"""From a Keras model to a verified `.tflite` file."""
+
+import contextlib
+import gzip
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import keras
+import numpy as np
+
+from tfstruct.convert import calibrate, engines, flatbuffer, weights
+from tfstruct.convert.converter import ConverterProcess
+from tfstruct.convert.datacheck import check_scale
+from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, layer_at, layer_paths, signature_of
+from tfstruct.convert.recipe import Recipe, matches
+from tfstruct.convert.report import Report, write_atomic
+from tfstruct.convert.runtime import Runtime, arrange, latency, processor
+from tfstruct.convert.verification import compare, layer_errors
+from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
+from tfstruct.samples import Sample, Samples, open_samples
+
+# Samples held in memory: for verification by default, and for second-order rounding.
+_KEPT = 256
+_FEW_SAMPLES = 100
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class TFLiteModel:
+    """A converted model.
+
+    Attributes:
+        content: the bytes of the file.
+        report: what the conversion did.
+        layers: tensor of the file -> Keras layers it came from.
+        reference: the float file that the quantized one was made from.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        report: Report,
+        layers: Mapping[str, tuple[str, ...]],
+        reference: bytes,
+        samples: list[Sample],
+    ):
+        self.content, self.report, self.layers, self.reference = content, report, layers, reference
+        self._samples = samples
+        self._runtime: Runtime | None = None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the file: whole or not at all."""
+        write_atomic(path, self.content)
+
+    def predict(self, x):
+        """Runs the file: float in, float out, quantizing at the border as the file says.
+
+        Args:
+            x: an array, a list or a dict by input name, any number of samples along the first axis.
+
+        Returns:
+            An array, or for several outputs a dict by output name.
+        """
+        self._runtime = self._runtime or Runtime(self.content)
+        names = [port.name for port in self._runtime.inputs]
+        inputs = arrange(x, names)
+        for port in self._runtime.inputs:
+            got, want = inputs[port.name].shape[1:], port.shape[1:]
+            if len(got) != len(want) or any(w is not None and w != g for g, w in zip(got, want, strict=True)):
+                raise DataError(f"Input {port.name!r} expects samples of shape {want}. Received {got}.")
+        outputs = self._runtime.run_all(inputs)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def layer_errors(self):
+        """Which layer loses most: SQNR by tensor against the float file, on the samples of the conversion."""
+        inputs = [{k: v[None] for k, v in s.inputs.items()} for s in self._samples[:64]]
+        return layer_errors(self.reference, self.content, inputs, self.layers)
+
+    def __repr__(self) -> str:
+        return f"TFLiteModel({self.report.model!r}, {self.report.precision}, {len(self.content):,} bytes)"
+
+
+def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Progress | None = None) -> TFLiteModel:
+    """Converts a Keras model to a `.tflite` file, and checks the file against the model.
+
+    Args:
+        model: Sequential, functional or subclassed (built); it is not changed.
+        recipe: what to do; by default float32.
+        progress: called with (stage, done, total), total None where it is unknown.
+
+    Returns:
+        The file with its report.
+
+    Raises:
+        RecipeError: a recipe that does not fit the model.
+        DataError: calibration or verification data that does not fit.
+        ConversionError: an operator without a kernel, a crash, a time-out, or operators left in float.
+        VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
+    """
+    recipe = recipe or Recipe()
+    with Converter(model, recipe.timeout, progress) as converter:
+        return converter.convert(recipe)
+
+
+class Converter(contextlib.AbstractContextManager):
+    """Converts one model by several recipes; what they share is done once: process, export, float file.
+
+        with Converter(model) as converter:
+            files = [converter.convert(Recipe(precision=p)) for p in ("float32", "float16")]
+
+    Args:
+        model: see `to_tflite`.
+        timeout: seconds one step of TensorFlow's converter may take.
+        progress: see `to_tflite`.
+    """
+
+    def __init__(self, model: keras.Model, timeout: float = 600.0, progress: Progress | None = None):
+        self.model, self.progress = model, progress or (lambda stage, done, total: None)
+        self._exported: tuple[tuple, Exported] | None = None
+        self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
+        self._process = ConverterProcess(timeout, self._resolve)
+        self._seconds: dict[str, float] = {}
+
+    def __enter__(self) -> "Converter":
+        self._process.__enter__()
+        return self
+
+    def __exit__(self, *exc):
+        self._process.__exit__(*exc)
+
+    def _resolve(self, node: str) -> str | None:
+        return layer_at(node, self._exported[1].scopes) if self._exported else None
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, total: int | None = None):
+        self.progress(name, 0, total)
+        start = time.perf_counter()
+        try:
+            yield lambda done, total=total: self.progress(name, done, total)
+        finally:
+            self._seconds[name] = time.perf_counter() - start
+
+    def _export(self, recipe: Recipe) -> Exported:
+        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())))
+        if self._exported is None or self._exported[0] != key:
+            with self._stage("export"):
+                directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
+                self._exported = (key, export(self.model, directory, recipe.batch_size, recipe.input_shapes))
+                self._float.clear()
+        return self._exported[1]
+
+    def _converted(self, recipe: Recipe, *, float16: bool) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+        """The float file with readable tensor names."""
+        exported = self._export(recipe)
+        if (float16,) not in self._float:
+            with self._stage("convert"):
+                content = self._process.convert(exported.directory, SIGNATURE, float16=float16)
+                self._float[float16,] = flatbuffer.rename(content, self._resolve, exported.output_layers)
+        return self._float[float16,]
+
+    def convert(self, recipe: Recipe) -> TFLiteModel:
+        """One conversion; see `to_tflite` for what it raises."""
+        signature = signature_of(self.model, recipe.input_shapes)
+        _check_layers(self.model, recipe)
+        _check_data(recipe)
+        self._seconds = {}
+        warnings: list[str] = []
+        exported = self._export(recipe)
+        reference, layers = self._converted(recipe, float16=False)
+        content, engine = reference, "converter"
+        kept: list[Sample] = []
+        if recipe.precision == "float16":
+            content, layers = self._converted(recipe, float16=True)
+        elif recipe.precision != "float32" or recipe.layers:
+            content, engine, kept = self._quantize(recipe, signature, exported, reference, layers, warnings)
+        with self._stage("check"):
+            found = flatbuffer.operators(content, layers)
+            self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings)
+            warnings += _unshrunk_weights(found, recipe)
+        samples, source = self._verification_samples(recipe, signature, kept)
+        with self._stage("verify", getattr(samples, "count", None)) as step:
+            verification = compare(signature, content, samples, source, step)
+        with self._stage("latency"):
+            one = self._one_batch(content, kept, exported)
+            threads = sorted({1, os.cpu_count() or 1})
+            timed = tuple(latency(content, one, n) for n in threads)
+        report = Report(
+            model=self.model.name,
+            precision=recipe.precision,
+            engine=engine,
+            recipe=_describe(recipe),
+            parameters=self.model.count_params(),
+            size=len(content),
+            gzip_size=len(gzip.compress(content, 9, mtime=0)),
+            operators=tuple(found),
+            float_operators=tuple(flatbuffer.float_operators(found)),
+            verification=verification,
+            latency=timed,
+            processor=processor(),
+            warnings=tuple(warnings),
+            seconds=dict(self._seconds),
+        )
+        result = TFLiteModel(content, report, layers, reference, kept)
+        missed = verification.shortfalls(recipe.require)
+        if missed:
+            raise VerificationError(f"The {recipe.precision} file falls short: {'; '.join(missed)}.", result)
+        return result
+
+    def _quantize(self, recipe, signature, exported, reference, layers, warnings):
+        kept: list[Sample] = []
+        ranges: dict[str, tuple[float, float]] = {}
+        if recipe.calibration is not None:
+            # Labels in memory or in a file of their own belong to the verification data where there is any.
+            apart = recipe.verification is not None and not _is_key(recipe.labels)
+            calibration = recipe.replace(labels=None) if apart else recipe
+            data = _open(recipe.calibration, signature, calibration, recipe.samples)
+            with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
+                kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
+        rounded = reference
+        if kept and _rounds(recipe):
+            bits = _bits_of_weights(recipe, reference, layers)
+            inputs = list(_batched(kept, exported.batch))
+            with self._stage("round weights") as step:
+                rounded = weights.round_weights(reference, bits, inputs, step)
+        elif _rounds(recipe):
+            warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
+        with self._stage("quantize"):
+            content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process)
+        return content, engine, kept
+
+    def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):
+        kept: list[Sample] = []
+        seen = 0
+
+        def stream() -> Iterator[Sample]:
+            nonlocal seen
+            for sample in data:
+                seen += 1
+                if len(kept) < _KEPT:
+                    kept.append(sample)
+                yield sample
+
+        source = stream()
+        first = list(itertools.islice(source, 32))
+        if not first:
+            raise DataError(f"The calibration data {data.source} holds no samples. Expected 100 or more.")
+        if recipe.check_range:
+            check_scale(self.model, signature, first)
+        bits = 16 if recipe.precision == "int16x8" else 8
+        make = calibrate.observer(recipe.calibrator, recipe.percentile, bits)
+        batches = _batched(itertools.chain(first, source), exported.batch)
+        ranges = calibrate.ranges(reference, batches, make, step)
+        if seen < _FEW_SAMPLES:
+            warnings.append(
+                f"only {seen} calibration sample{'s' if seen > 1 else ''}: ranges may be too narrow, "
+                f"{_FEW_SAMPLES} or more are usual"
+            )
+        return kept, ranges
+
+    def _refuse_floats(self, unwanted, recipe: Recipe, warnings: list[str]) -> None:
+        if not unwanted:
+            return
+        by_layer: dict[str, list[str]] = {}
+        for op in unwanted:
+            by_layer.setdefault(", ".join(op.layers) or "no layer known", []).append(op.name)
+        named = "; ".join(f"{layer}: {', '.join(dict.fromkeys(ops))}" for layer, ops in by_layer.items())
+        if recipe.allow_float:
+            warnings.append(f"{len(unwanted)} operators stay in float: {named}")
+            return
+        raise ConversionError(
+            f"{len(unwanted)} operators of the {recipe.precision} file would stay in float: {named}. Replace those "
+            "layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
+            "them (allow_float=True, --allow-float).",
+            tuple(dict.fromkeys(layer for op in unwanted for layer in op.layers)),
+        )
+
+    def _verification_samples(self, recipe: Recipe, signature: Signature, kept: list[Sample]):
+        if recipe.verification is not None:
+            data = _open(recipe.verification, signature, recipe, None)
+            return data, data.source
+        if kept:
+            return kept, f"the first {len(kept)} calibration samples"
+        if recipe.calibration is not None:
+            data = _open(recipe.calibration, signature, recipe, _KEPT)
+            return data, f"the first samples of {data.source}"
+        return random_samples(signature, 8), "random inputs (no data was given)"
+
+    def _one_batch(self, content: bytes, kept: list[Sample], exported: Exported) -> dict[str, np.ndarray]:
+        samples = kept or random_samples(Signature(exported.inputs, exported.batch, lambda x: {}), 1)
+        return next(iter(_batched(samples[:1], exported.batch)))
+
+
+def random_samples(signature: Signature, count: int, seed: int = 0) -> list[Sample]:
+    """Normal values for float inputs, zeros and ones for integers; open dimensions become 8."""
+    rng = np.random.default_rng(seed)
+
+    def draw(spec):
+        shape = tuple(8 if d is None else d for d in spec.shape)
+        values = rng.normal(size=shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
+        return values.astype(spec.dtype)
+
+    return [Sample({s.name: draw(s) for s in signature.inputs}, None) for _ in range(count)]
+
+
+def _open(source, signature: Signature, recipe: Recipe, limit: int | None) -> Samples:
+    if isinstance(source, Samples):
+        return source
+    return open_samples(source, signature.inputs, labels=recipe.labels, preprocess=recipe.preprocess, limit=limit)
+
+
+def _is_key(labels) -> bool:
+    """True if `labels` names a key, feature or column of the data, not a file or an array."""
+    return isinstance(labels, str) and not os.path.exists(labels)
+
+
+def _batched(samples: Iterable[Sample], size: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """Dicts by input name with a batch axis: one sample, or as many as the file asks, the last filled up."""
+    stream = iter(samples)
+    while group := list(itertools.islice(stream, size or 1)):
+        group += group[-1:] * ((size or 1) - len(group))
+        yield {name: np.stack([s.inputs[name] for s in group]) for name in group[0].inputs}
+
+
+def _check_layers(model: keras.Model, recipe: Recipe) -> None:
+    paths = list(layer_paths(model))
+    for pattern in recipe.layers:
+        if not any(matches(pattern, path) for path in paths):
+            shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
+            raise RecipeError(f"The pattern {pattern!r} matches no layer of {model.name!r}. Its layers are: {shown}.")
+
+
+def _check_data(recipe: Recipe) -> None:
+    if recipe.calibration is None and recipe.quantizes_activations:
+        raise RecipeError(
+            f"Precision {recipe.precision!r} needs calibration data for the ranges of the activations: "
+            "Recipe(calibration=...), --calibration DATA. Expected some 100 to 500 samples as in training."
+        )
+    if recipe.calibration is None and recipe.rounding == "gptq":
+        raise RecipeError("`rounding='gptq'` needs calibration data: Recipe(calibration=...).")
+
+
+def _rounds(recipe: Recipe) -> bool:
+    """True if some weights are to be rounded by GPTQ."""
+    precisions = {recipe.precision, *recipe.layers.values()}
+    if recipe.rounding == "nearest":
+        return False
+    return "int4" in precisions or (recipe.rounding == "gptq" and bool(precisions & {"int8", "int16x8", "dynamic"}))
+
+
+def _bits_of_weights(recipe: Recipe, content: bytes, layers) -> dict[str, int]:
+    """Output tensor of an operator -> bits of its weights, for those that GPTQ rounds."""
+    bits = {"int4": 4, **({"int8": 8, "int16x8": 8, "dynamic": 8} if recipe.rounding == "gptq" else {})}
+    return {
+        name: bits[precision]
+        for op in flatbuffer.operators(content, layers)
+        if (precision := recipe.precision_of(op.layers)) in bits
+        for name in op.outputs
+    }
+
+
+def _unshrunk_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[str]:
+    """A line on weights that kept more bits than the recipe's precision has, for want of a kernel."""
+    if recipe.precision not in ("int4", "dynamic"):
+        return []
+    allowed = ("int4",) if recipe.precision == "int4" else ("int4", "int8")
+    wide = [op for op in found if op.weights and op.weights not in allowed]
+    wide = [op for op in wide if recipe.precision_of(op.layers) == recipe.precision]
+    named = ", ".join(dict.fromkeys(f"{op} in {op.weights}" for op in wide))
+    return [f"no kernel for {recipe.precision} weights: {named}"] if wide else []
+
+
+def _describe(recipe: Recipe) -> dict:
+    """The recipe as plain data; data in memory by its type."""
+
+    def name(value):
+        return value if value is None or isinstance(value, str | os.PathLike) else f"<{type(value).__name__}>"
+
+    fields = ("calibration", "labels", "verification")
+    return recipe.replace(**{f: name(getattr(recipe, f)) for f in fields}).to_dict()

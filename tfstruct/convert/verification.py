@@ -1,0 +1,251 @@
+"""Does a `.tflite` file do what the Keras model does? Runs both on samples and compares."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores, decibel
+from tfstruct.convert.recipe import REQUIREMENTS
+from tfstruct.convert.runtime import Runtime
+from tfstruct.errors import DataError
+from tfstruct.samples import Preprocess, Sample, Samples, open_samples
+
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerError:
+    """The error of one tensor of the file against the float file.
+
+    Attributes:
+        layers: Keras layers behind the tensor.
+        tensor: its name in the file.
+        sqnr_db: signal to quantization noise; low is bad.
+        lost_db: how much lower than the worst of the operator's own inputs: what this operator loses itself.
+    """
+
+    layers: tuple[str, ...]
+    tensor: str
+    sqnr_db: float
+    lost_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What a comparison of file and Keras model found.
+
+    Attributes:
+        source: what it was compared on.
+        samples: how many.
+        outputs: one agreement an output.
+        keras, tflite: scores of both where labels were given, from the same code.
+        layers: errors by layer where asked for, the greatest loss first.
+    """
+
+    source: str
+    samples: int
+    outputs: tuple[Agreement, ...]
+    keras: Scores | None = None
+    tflite: Scores | None = None
+    layers: tuple[LayerError, ...] = ()
+
+    def figures(self) -> dict[str, float]:
+        """The figures that `Recipe.require` can bound: the worst over the outputs."""
+        found = {
+            "sqnr_db": min(o.sqnr_db for o in self.outputs),
+            "cosine": min(o.cosine for o in self.outputs),
+            "max_abs_error": max(o.max_abs_error for o in self.outputs),
+            "mean_abs_error": max(o.mean_abs_error for o in self.outputs),
+        }
+        top1 = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
+        if top1:
+            found["top1_agreement"] = min(top1)
+        if self.tflite is not None and self.tflite.accuracy is not None:
+            found["accuracy"] = self.tflite.accuracy
+        return found
+
+    def shortfalls(self, require: Mapping[str, float]) -> list[str]:
+        """A line for every threshold that is missed, or that there is no figure for."""
+        figures, lines = self.figures(), []
+        for name, bound in require.items():
+            side = REQUIREMENTS[name]
+            if name not in figures:
+                why = "labels are needed" if name == "accuracy" else "no output has several classes"
+                lines.append(f"{name} {side} {bound:g} was asked for, but cannot be measured: {why}")
+            elif not (figures[name] >= bound if side == "at least" else figures[name] <= bound):
+                lines.append(f"{name} is {figures[name]:.6g}, expected {side} {bound:g}")
+        return lines
+
+
+def verify(
+    model,
+    tflite,
+    samples,
+    labels=None,
+    *,
+    preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
+    limit: int | None = None,
+    per_layer: bool = False,
+    reference: bytes | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Verification:
+    """Compares a `.tflite` file with the Keras model it came from, on real samples.
+
+    Args:
+        model: the Keras model.
+        tflite: a `TFLiteModel`, the bytes of a file, or its path.
+        samples: anything `open_samples` takes, or `Samples` already open.
+        labels: key, column, file or array of labels; by default those that `samples` carries.
+        preprocess: what is done to every sample before both models see it.
+        limit: the largest number of samples.
+        per_layer: also list which layer loses most; needs the float file as `reference`, which a
+            `TFLiteModel` made by `to_tflite` carries.
+        progress: called with the number of samples done.
+
+    Raises:
+        DataError: samples or labels that do not fit.
+    """
+    from tfstruct.convert.export import signature_of
+
+    signature = signature_of(model)
+    reference = reference or getattr(tflite, "reference", None)
+    layers = getattr(tflite, "layers", {})
+    content = read_content(tflite)
+    if not isinstance(samples, Samples):
+        samples = open_samples(samples, signature.inputs, labels=labels, preprocess=preprocess, limit=limit)
+    if per_layer and reference is None:
+        raise DataError(
+            "`per_layer` compares with the float file. Expected a TFLiteModel made by to_tflite, or `reference`, "
+            "the bytes of the float .tflite."
+        )
+    if per_layer:
+        first = samples.take(_BATCH)
+        samples = samples if samples.reiterable else first
+    found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
+    if per_layer:
+        inputs = [{k: v[None] for k, v in s.inputs.items()} for s in first]
+        found = dataclasses.replace(found, layers=layer_errors(reference, content, inputs, layers))
+    return found
+
+
+def read_content(tflite) -> bytes:
+    """The bytes of a file given as a model, as bytes or as a path."""
+    if isinstance(tflite, str | os.PathLike):
+        with open(tflite, "rb") as file:
+            return file.read()
+    return bytes(getattr(tflite, "content", tflite))
+
+
+def compare(
+    signature,
+    content: bytes,
+    samples: Iterable[Sample],
+    source: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Verification:
+    """Runs both models over the samples in batches and adds up; memory does not grow with their number."""
+    import tensorflow as tf
+
+    runtime = Runtime(content)
+    # Tracing a large model takes longer than running a few samples step by step.
+    few = isinstance(samples, Sized) and len(samples) <= _BATCH
+    call = signature.call if few else tf.function(signature.call, autograph=False, reduce_retracing=True)
+    totals: dict[str, AgreementSum] = {}
+    scores = (ScoreCount(), ScoreCount())
+    done = 0
+    for batch in _batches(samples, _BATCH):
+        inputs = {name: np.stack([s.inputs[name] for s in batch]) for name in batch[0].inputs}
+        truth = {k: np.asarray(v) for k, v in _call_in_batches(call, inputs, signature.batch).items()}
+        ours = runtime.run_all(inputs)
+        for name, value in truth.items():
+            totals.setdefault(name, AgreementSum()).add(value, ours[name])
+        if batch[0].label is not None:
+            for name, labels in _labels_of(batch, list(truth)):
+                for count, outputs in zip(scores, (truth, ours), strict=True):
+                    count.add(labels, outputs[name])
+        done += len(batch)
+        progress(done)
+    if not done:
+        raise DataError(f"{source} holds no samples to verify on. Expected at least one.")
+    keras_scores, tflite_scores = (count.scores() for count in scores)
+    return Verification(
+        source,
+        done,
+        tuple(t.agreement(name) for name, t in totals.items()),
+        keras_scores,
+        tflite_scores,
+    )
+
+
+def layer_errors(
+    reference: bytes,
+    content: bytes,
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    layers: Mapping[str, tuple[str, ...]],
+) -> tuple[LayerError, ...]:
+    """SQNR of every tensor that float and quantized file share, the operator that loses most first."""
+    plain, quantized = Runtime(reference, intermediates=True), Runtime(content, intermediates=True)
+    found = [op for op in flatbuffer.operators(reference, layers) if op.subgraph == 0]
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    for sample in inputs:
+        plain.run(sample)
+        quantized.run(sample)
+        for name in {n for op in found for n in (*op.inputs, *op.outputs)}:
+            a, b = plain.tensor(name), quantized.tensor(name)
+            if a is None or b is None or a.shape != b.shape or a.dtype != np.float32:
+                continue
+            signal[name] = signal.get(name, 0.0) + float(np.square(a, dtype=np.float64).sum())
+            noise[name] = noise.get(name, 0.0) + float(np.square(a - b, dtype=np.float64).sum())
+    sqnr = {name: decibel(signal[name], noise[name]) for name in signal}
+    errors = []
+    for op in found:
+        name = op.outputs[0] if op.outputs else ""
+        if name in sqnr:
+            before = min((sqnr[n] for n in op.inputs if n in sqnr), default=math.inf)
+            lost = before - sqnr[name] if math.isfinite(before) else 0.0
+            errors.append(LayerError(op.layers, name, sqnr[name], lost))
+    return tuple(sorted(errors, key=lambda e: -e.lost_db))
+
+
+def _labels_of(batch: Sequence[Sample], outputs: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    first: Any = batch[0].label
+    if isinstance(first, Mapping):
+        for name in first:
+            if name not in outputs:
+                raise DataError(f"Labels are given for {name!r}. The model's outputs are {outputs}.")
+            yield name, np.stack([np.asarray(s.label[name]) for s in batch])
+    elif len(outputs) > 1:
+        raise DataError(f"The model has the outputs {outputs}. Expected labels as a dict by output name.")
+    else:
+        yield outputs[0], np.stack([np.asarray(s.label) for s in batch])
+
+
+def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Lists of up to `size` samples of equal shapes: open dimensions may change from sample to sample."""
+    batch: list[Sample] = []
+    for sample in samples:
+        if batch and any(sample.inputs[k].shape != v.shape for k, v in batch[0].inputs.items()):
+            yield batch
+            batch = []
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _call_in_batches(call, inputs: Mapping[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
+    """Calls a Keras model that may fix its batch size; the last batch is filled up and cut again."""
+    if size is None:
+        return call(dict(inputs))
+    count = len(next(iter(inputs.values())))
+    filled = {k: np.concatenate([v, np.repeat(v[-1:], -count % size, axis=0)]) for k, v in inputs.items()}
+    pieces = [call({k: v[i : i + size] for k, v in filled.items()}) for i in range(0, count, size)]
+    return {name: np.concatenate([np.asarray(p[name]) for p in pieces])[:count] for name in pieces[0]}

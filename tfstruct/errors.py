@@ -1,0 +1,41 @@
+"""The errors tfstruct raises on purpose. Each message says what was expected, what came, and what to do."""
+
+
+class TfstructError(Exception):
+    """Base of all errors raised by tfstruct on purpose."""
+
+
+class ModelError(TfstructError, ValueError):
+    """A model that cannot be read or taken: missing, damaged, unsafe or of an unsupported kind."""
+
+
+class DataError(TfstructError, ValueError):
+    """Samples or labels that do not fit the model: shape, dtype, range, number, or a damaged file."""
+
+
+class RecipeError(TfstructError, ValueError):
+    """A recipe that contradicts itself or the model it is used on."""
+
+
+class ConversionError(TfstructError, RuntimeError):
+    """The conversion failed: an operator, a crash, a time-out, or operators left in float.
+
+    Attributes:
+        layers: names of the Keras layers the failure came from; empty where it is unknown.
+    """
+
+    def __init__(self, message: str, layers: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.layers = tuple(layers)
+
+
+class VerificationError(TfstructError, RuntimeError):
+    """The file was converted, but agrees less with the Keras model than the recipe asks.
+
+    Attributes:
+        model: the `TFLiteModel` that fell short, with its report.
+    """
+
+    def __init__(self, message: str, model=None):
+        super().__init__(message)
+        self.model = model

@@ -1,0 +1,1 @@
+"""Quantization as mathematics: scales and rounding of weights."""

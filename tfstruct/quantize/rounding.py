@@ -1,0 +1,81 @@
+"""Rounding weights to few bits so that a layer's output, not its weights, changes least."""
+
+import numpy as np
+
+
+def symmetric_scale(
+    weights: np.ndarray, hessian: np.ndarray | None, bits: int, steps: int = 60, least: float = 0.3
+) -> np.ndarray:
+    """Chooses one scale an output channel so that rounding to nearest changes the layer's output least.
+
+    For channel o with weights w and q = clip(round(w/s), -Q, Q), Q = 2^(bits-1) - 1, it takes the s among
+    `steps` candidates from `least` times max|w|/Q upwards that minimises (s q - w) H (s q - w)^T. No candidate
+    is so large that max|w| rounds below Q: the largest |q| is Q, and s can be read off the rounded weights.
+
+    Args:
+        weights: (outputs, inputs).
+        hessian: (inputs, inputs), the mean of x x^T over inputs x of the layer; its diagonal (inputs,) where
+            the full matrix is too large; None for the plain squared error of the weights.
+        bits: width of the integers.
+
+    Returns:
+        (outputs,), positive; 1 for a channel that is all zero.
+    """
+    top = 2 ** (bits - 1) - 1
+    weights = weights.astype(np.float64)
+    widest = np.abs(weights).max(axis=1) / top
+    widest[widest == 0] = 1.0
+    best, scale = np.full(len(weights), np.inf), widest.copy()
+    for factor in np.linspace(least, top / (top - 0.499), steps):
+        candidate = widest * factor
+        error = np.clip(np.round(weights / candidate[:, None]), -top, top) * candidate[:, None] - weights
+        if hessian is None:
+            loss = np.square(error).sum(axis=1)
+        elif hessian.ndim == 1:
+            loss = np.square(error) @ hessian
+        else:
+            loss = np.einsum("oi,oi->o", error @ hessian, error)
+        better = loss < best
+        best[better], scale[better] = loss[better], candidate[better]
+    return scale
+
+
+def nearest(weights: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+    """q = clip(round(w / s), -Q, Q) with Q = 2^(bits-1) - 1, one scale an output channel; float64 integers."""
+    top = 2 ** (bits - 1) - 1
+    return np.clip(np.round(weights / scale[:, None]), -top, top)
+
+
+def gptq(weights: np.ndarray, hessian: np.ndarray, scale: np.ndarray, bits: int, damping: float = 0.01) -> np.ndarray:
+    """Rounds one input after the other and lets the inputs still to come make up for the error.
+
+    With H = mean(x x^T) + damping mean(diag H) I and U the upper Cholesky factor of H^-1, for inputs i in
+    order of falling H_ii: q_i = clip(round(w_i / s)), then w_j -= (w_i - s q_i) U_ij / U_ii for all j > i.
+
+    Source: Frantar et al. 2022, "GPTQ", Algorithm 1, arXiv:2210.17323, with its "act-order".
+
+    Args:
+        weights: (outputs, inputs).
+        hessian: (inputs, inputs).
+        scale: (outputs,).
+
+    Returns:
+        The integers q, (outputs, inputs), float64; the new weights are scale[:, None] * q. A channel whose
+        largest |q| would fall below Q is rounded to nearest instead, so that s stays max|s q| / Q.
+    """
+    top = 2 ** (bits - 1) - 1
+    size = weights.shape[1]
+    # An input that is always zero has no say; the damping alone keeps H positive definite there.
+    damped = hessian + np.eye(size) * max(damping * np.trace(hessian) / size, 1e-12)
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    work = weights.astype(np.float64)[:, order]
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    out = np.empty_like(work)
+    for i in range(size):
+        out[:, i] = np.clip(np.round(work[:, i] / scale), -top, top)
+        error = (work[:, i] - out[:, i] * scale) / upper[i, i]
+        work[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+    out = out[:, np.argsort(order)]
+    short = np.abs(out).max(axis=1) < top
+    out[short] = nearest(weights[short], scale[short], bits)
+    return out

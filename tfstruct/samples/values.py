@@ -1,0 +1,148 @@
+"""A value as an array of numbers in the shape and dtype of an input, or the error that says why it is none."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfstruct.errors import DataError
+from tfstruct.samples.rows import one_line
+from tfstruct.samples.spec import TensorSpec
+
+
+def numbers(value: Any, place: str) -> np.ndarray:
+    """`value` as an array of real numbers, without a copy where it is one."""
+    try:
+        array = np.asarray(value)
+    # Any error: the value may be an object of any library.
+    except Exception as error:
+        raise DataError(
+            f"{place}: expected an array of numbers, received {type(value).__name__} that makes none "
+            f"({one_line(error)}). Give samples of one shape."
+        ) from error
+    if _is_extended(array.dtype):
+        return array.astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{place}: expected numbers, received dtype {array.dtype}. Convert to numbers of one shape first."
+        )
+    return array
+
+
+def number_dtype(name: str) -> np.dtype | None:
+    """The dtype of that name, None if it is none of numbers."""
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # it comes with TensorFlow
+
+        dtype = np.dtype(getattr(ml_dtypes, name, object))
+    return dtype if dtype.kind in "biuf" or _is_extended(dtype) else None
+
+
+def _is_extended(dtype: np.dtype) -> bool:
+    """True for bfloat16 and the like, which NumPy knows as void."""
+    return dtype.type.__module__.startswith("ml_dtypes")
+
+
+def map_leaves(function: Callable[[Any], Any], label: Any) -> Any:
+    """Applies `function` to a label, or to each in a dict or tuple of labels for several outputs; None stays."""
+    if isinstance(label, Mapping):
+        return {key: map_leaves(function, value) for key, value in label.items()}
+    if isinstance(label, tuple):
+        return tuple(map_leaves(function, value) for value in label)
+    return None if label is None else function(label)
+
+
+def dims(spec: TensorSpec) -> str:
+    """The shape of an input for a message: `(any, 3)`."""
+    return str(tuple("any" if d is None else d for d in spec.shape)).replace("'", "")
+
+
+def is_image(spec: TensorSpec) -> bool:
+    """True if the input takes images or volumes, by its rank."""
+    return len(spec.shape) in (3, 4)
+
+
+def fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    """True if `shape` is the input's, up to a last axis of 1 that is missing or too many."""
+    return (
+        spec.accepts(shape)
+        or (spec.shape[-1:] == (1,) and spec.accepts((*shape, 1)))
+        or (shape[-1:] == (1,) and spec.accepts(shape[:-1]))
+    )
+
+
+def is_batch(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    """True if a value of `shape` is a batch of samples: by an exact fit, else by a near one, else by rank."""
+    for fitting in (TensorSpec.accepts, fits):
+        if fitting(spec, shape):
+            return False
+        if shape and fitting(spec, shape[1:]):
+            return True
+    return len(shape) == len(spec.shape) + 1
+
+
+def fit(value: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Adds a missing last axis of 1, or drops one or a batch axis of 1, where that makes the value fit."""
+    if spec.accepts(value.shape):
+        return value
+    if value.shape[:1] == (1,) and fits(spec, value.shape[1:]):
+        value = value[0]
+    if spec.shape[-1:] == (1,) and spec.accepts((*value.shape, 1)):
+        return value[..., None]
+    if value.shape[-1:] == (1,) and spec.accepts(value.shape[:-1]):
+        return value[..., 0]
+    return value
+
+
+def unflattened(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Reshapes a flat list of values to the input where their number allows it, else leaves it flat."""
+    with contextlib.suppress(ValueError):
+        return values.reshape([-1 if d is None else d for d in spec.shape])
+    return values
+
+
+def checked(value: np.ndarray, spec: TensorSpec, place: str) -> np.ndarray:
+    """The value in the input's shape and dtype, in memory of its own; DataError if it does not fit."""
+    value = fit(value, spec)
+    if not spec.accepts(value.shape):
+        raise DataError(
+            f"{place}: expected shape {dims(spec)}, received {value.shape}. {_shape_advice(value.shape, spec)}"
+        )
+    dtype = number_dtype(spec.dtype)
+    is_float = value.dtype.kind == "f"
+    if is_float and not np.isfinite(value).all():
+        found = "NaN" if np.isnan(value).any() else "infinity"
+        raise DataError(f"{place}: expected finite values, received {found}. Clean the data.")
+    if dtype.kind in "biu" and value.size:
+        if is_float and (value != np.rint(value)).any():
+            raise DataError(
+                f"{place}: expected whole numbers for {dtype}, received fractions ({value.dtype}). Round the values, "
+                "or leave out `scale`."
+            )
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        least, most = int(value.min()), int(value.max())
+        if least < low or most > high:
+            raise DataError(
+                f"{place}: expected values in [{low}, {high}] for {dtype}, received [{least}, {most}]. Clip or scale "
+                "them."
+            )
+    with np.errstate(over="ignore"):
+        result = np.array(value, dtype, order="C")
+    if is_float and dtype.kind not in "biu" and not np.isfinite(result).all():
+        raise DataError(f"{place}: expected values within {dtype}, received up to {np.abs(value).max():g}. Scale them.")
+    return result
+
+
+def _shape_advice(shape: tuple[int, ...], spec: TensorSpec) -> str:
+    if len(shape) == len(spec.shape) == 3:
+        height, width, channels = spec.shape
+        if channels in (None, shape[2]):
+            size = "H,W" if None in spec.shape else f"{height},{width}"
+            return f"Resize the images: `resize` of Preprocess (`--resize {size}`)."
+        if spec.accepts((shape[2], *shape[:2])) or spec.accepts((*shape[1:], shape[0])):
+            return "The channel axis stands elsewhere: transpose the samples."
+        return "The channels differ: give images of the model's number of channels."
+    return "Reshape the samples, or give a `function` that does."

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# All checks on the environment at hand: lint, format, tests. `tools/check.sh slow` runs the long sweeps as well.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff check .
+ruff format --check .
+pytest
+if [ "${1:-}" = slow ]; then pytest -m slow; fi
