@@ -214,7 +214,7 @@ def build(name, seed=0):
 
 
 def sample_inputs(model, n, seed=0):
-    """A dict of arrays by input name, or one array for a subclassed model, whose inputs carry no names."""
+    """An array, or a dict of arrays by input name where there are several inputs."""
     rng = np.random.default_rng(seed)
 
     def draw(shape, dtype):
@@ -224,4 +224,5 @@ def sample_inputs(model, n, seed=0):
 
     if isinstance(model, Subclassed):
         return draw((8, 8, 3), "float32")
-    return {x.name: draw(x.shape[1:], x.dtype) for x in model.inputs}
+    drawn = {x.name: draw(x.shape[1:], x.dtype) for x in model.inputs}
+    return drawn if len(drawn) > 1 else next(iter(drawn.values()))

@@ -1,5 +1,6 @@
 """The parent's side of the converter process: start it, hand it work, and turn what goes wrong into one error."""
 
+import contextlib
 import json
 import os
 import queue
@@ -23,12 +24,10 @@ class ConverterProcess:
 
     Args:
         timeout: seconds one request may take before the process is killed.
-        resolve: graph node name -> name of the Keras layer, for error messages.
     """
 
-    def __init__(self, timeout: float = 600.0, resolve: Callable[[str], str | None] = lambda name: None):
+    def __init__(self, timeout: float = 600.0):
         self.timeout = timeout
-        self.resolve = resolve
         self._folder = tempfile.TemporaryDirectory(prefix="tfstruct-")
         self._process: subprocess.Popen | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
@@ -46,9 +45,20 @@ class ConverterProcess:
         """A temporary folder that lives as long as the context."""
         return self._folder.name
 
-    def convert(self, directory: str, signature: str, *, float16: bool = False) -> bytes:
-        """Converts a SavedModel to `.tflite`, float32 or with 16-bit weights."""
-        return self._request({"action": "convert", "directory": directory, "signature": signature, "float16": float16})
+    def convert(
+        self,
+        directory: str,
+        signature: str,
+        resolve: Callable[[str], str | None] = lambda name: None,
+        *,
+        float16: bool = False,
+    ) -> bytes:
+        """Converts a SavedModel to `.tflite`, float32 or with 16-bit weights.
+
+        `resolve` turns a name in the graph into that of its Keras layer, for error messages.
+        """
+        request = {"action": "convert", "directory": directory, "signature": signature, "float16": float16}
+        return self._request(request, resolve)
 
     def quantize(self, content: bytes, precision: str, *, float_io: bool, keep: list[str]) -> bytes:
         """Quantizes a float `.tflite` whose tensors carry ranges; tensors named in `keep` stay float."""
@@ -91,10 +101,12 @@ class ConverterProcess:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
-            stream.close()
+            # A request that the process never read is still in the pipe's buffer.
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
         self._process = None
 
-    def _request(self, request: dict) -> bytes:
+    def _request(self, request: dict, resolve: Callable[[str], str | None] = lambda name: None) -> bytes:
         if self._process is None:
             self._start()
         target = os.path.join(self.folder, "result.tflite")
@@ -109,7 +121,7 @@ class ConverterProcess:
                 f"{what} did not finish within {self.timeout:g} s and was stopped. "
                 "Give it more time (Recipe(timeout=...), --timeout), or unroll fewer recurrent steps."
             ) from None
-        except BrokenPipeError:
+        except OSError:  # a pipe to a process that is gone
             answer = None
         if answer is None:
             code = self._process.wait()
@@ -122,7 +134,7 @@ class ConverterProcess:
             )
         answer = json.loads(answer)
         if not answer["ok"]:
-            raise self._error(what, answer["error"])
+            raise _error(what, answer["error"], resolve)
         with open(target, "rb") as file:
             content = file.read()
         os.remove(target)
@@ -135,18 +147,19 @@ class ConverterProcess:
         signs = [line.strip() for line in lines if re.search(r"error|fatal|check failed|abort", line, re.IGNORECASE)]
         return signs[-1][:300] if signs else ""
 
-    def _error(self, what: str, text: str) -> ConversionError:
-        """One line that names the operators and the Keras layers behind a converter message."""
-        operators = sorted(set(re.findall(r"\btf\.[A-Z]\w*", text)))
-        named = re.findall(r'(?:loc\(|callsite\(|fused\[|")\s*"?([\w./:-]+?)(?:@[\w.]+)?"', text)
-        layers = tuple(dict.fromkeys(filter(None, (self.resolve(name.rstrip(":")) for name in named))))
-        where = f" in layer {', '.join(layers)}" if layers else ""
-        if operators:
-            message = (
-                f"TensorFlow Lite has no operator for {', '.join(operators)}{where}. "
-                "Replace the layer, or express it in operators that TensorFlow Lite has."
-            )
-        else:
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}"
-        return ConversionError(message, layers)
+
+def _error(what: str, text: str, resolve: Callable[[str], str | None]) -> ConversionError:
+    """One line that names the operators and the Keras layers behind a converter message."""
+    operators = sorted(set(re.findall(r"\btf\.[A-Z]\w*", text)))
+    named = re.findall(r'(?:loc\(|callsite\(|fused\[|")\s*"?([\w./:-]+?)(?:@[\w.]+)?"', text)
+    layers = tuple(dict.fromkeys(filter(None, (resolve(name.rstrip(":")) for name in named))))
+    where = f" in layer {', '.join(layers)}" if layers else ""
+    if operators:
+        message = (
+            f"TensorFlow Lite has no operator for {', '.join(operators)}{where}. "
+            "Replace the layer, or express it in operators that TensorFlow Lite has."
+        )
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}"
+    return ConversionError(message, layers)

@@ -61,13 +61,14 @@ def _spread_at_first_batch_norm(model, signature, inputs) -> tuple[str, float, f
             if not seen and trained:
                 axes = tuple(i for i in range(len(x.shape)) if i != layer.axis % len(x.shape))
                 live = variance > 1e-12
+                spread = np.asarray(x, np.float64).std(axis=axes)
+                # Channels without any spread, as in constant data, say nothing about its scale.
+                live &= spread > 0
                 if live.any():
-                    # Around the trained mean: constant data has no spread, but still a place.
-                    shape = [-1 if i not in axes else 1 for i in range(len(x.shape))]
-                    away = np.square(np.asarray(x, np.float64) - mean.reshape(shape)).mean(axis=axes)
-                    ratio = float(np.sqrt(np.median(away[live] / variance[live])))
-                    spread = float(np.sqrt(np.median(variance[live])))
-                    seen.append((path, spread, spread * ratio))
+                    usual = np.sqrt(variance)
+                    ratio = float(np.median(spread[live] / usual[live]))
+                    place = float(np.median(usual[live]))
+                    seen.append((path, place, place * ratio))
             return call(x, *args, **kwargs)
 
         return run

@@ -60,8 +60,8 @@ def _attempt(quantizer: Callable[[], bytes]) -> tuple[bytes | None, ConversionEr
 
 def unwanted_floats(found: list[flatbuffer.Operator], recipe: Recipe) -> list[flatbuffer.Operator]:
     """Operators that compute in float though the recipe does not ask for it."""
-    floats = flatbuffer.float_operators(found)
-    return [op for op in floats if recipe.precision_of(op.layers) in ("int8", "int16x8", "int4")]
+    integer = ("int8", "int16x8", *(("int4",) if recipe.activations == "int8" else ()))
+    return [op for op in flatbuffer.float_operators(found) if recipe.precision_of(op.layers) in integer]
 
 
 def _floats(content: bytes, layers, recipe: Recipe) -> list[flatbuffer.Operator]:

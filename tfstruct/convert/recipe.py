@@ -127,11 +127,6 @@ class Recipe:
         static = ("int8", "int16x8") + (("int4",) if self.activations == "int8" else ())
         return self.precision in static or any(p in static for p in self.layers.values())
 
-    @property
-    def is_integer(self) -> bool:
-        """True if the file promises integer arithmetic throughout."""
-        return self.precision in ("int8", "int16x8") or (self.precision == "int4" and self.activations == "int8")
-
     def precision_of(self, layers: tuple[str, ...]) -> str:
         """The precision of an operator that came from `layers` (paths); the last matching pattern wins."""
         precision = self.precision

@@ -1,11 +1,12 @@
 """Running a `.tflite` file: float in, float out, intermediate values, and how long it takes."""
 
+import contextlib
 import dataclasses
 import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -57,21 +58,19 @@ class Runtime:
     def __init__(self, content: bytes, threads: int = 1, intermediates: bool = False):
         from ai_edge_litert.interpreter import Interpreter
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._interpreter = Interpreter(
-                    model_content=content,
-                    num_threads=threads,
-                    experimental_preserve_all_tensors=intermediates,
-                )
-                self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ConversionError(f"The interpreter cannot load the file: {first}") from error
+        with _loading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._interpreter = Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_preserve_all_tensors=intermediates,
+            )
         self.inputs, self.outputs = self._ports()
         self._names: dict[str, dict] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
+        # A file with open dimensions may be valid for some sizes only: it waits for its first input.
+        if not any(None in port.shape for port in self.inputs):
+            self._allocate()
 
     @property
     def batch(self) -> int | None:
@@ -87,7 +86,7 @@ class Runtime:
                 self._interpreter.resize_tensor_input(port.index, value.shape)
                 self._shapes[port.index], moved = value.shape, True
         if moved:
-            self._interpreter.allocate_tensors()
+            self._allocate()
         for port in self.inputs:
             self._interpreter.set_tensor(port.index, port.encode(inputs[port.name]))
         self._interpreter.invoke()
@@ -119,6 +118,10 @@ class Runtime:
         except ValueError:  # not computed, or of no numeric type
             return None
 
+    def _allocate(self) -> None:
+        with _loading():
+            self._interpreter.allocate_tensors()
+
     def _ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         signatures = self._interpreter.get_signature_list()
         if not signatures:
@@ -131,6 +134,16 @@ class Runtime:
             tuple(_port(name, ins[name]) for name in signatures[key]["inputs"]),
             tuple(_port(name, outs[name]) for name in signatures[key]["outputs"]),
         )
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """The interpreter's complaints about a file, as one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"The interpreter cannot load the file: {first}") from error
 
 
 def _port(name: str, detail: Mapping) -> Port:

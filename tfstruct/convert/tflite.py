@@ -115,21 +115,31 @@ class Converter(contextlib.AbstractContextManager):
         model: see `to_tflite`.
         timeout: seconds one step of TensorFlow's converter may take.
         progress: see `to_tflite`.
+        process: a converter process that is running already and goes on afterwards; by default an own one.
     """
 
-    def __init__(self, model: keras.Model, timeout: float = 600.0, progress: Progress | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        timeout: float = 600.0,
+        progress: Progress | None = None,
+        process: ConverterProcess | None = None,
+    ):
         self.model, self.progress = model, progress or (lambda stage, done, total: None)
         self._exported: tuple[tuple, Exported] | None = None
         self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
-        self._process = ConverterProcess(timeout, self._resolve)
+        self._process = process or ConverterProcess(timeout)
+        self._owned = process is None
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> "Converter":
-        self._process.__enter__()
+        if self._owned:
+            self._process.__enter__()
         return self
 
     def __exit__(self, *exc):
-        self._process.__exit__(*exc)
+        if self._owned:
+            self._process.__exit__(*exc)
 
     def _resolve(self, node: str) -> str | None:
         return layer_at(node, self._exported[1].scopes) if self._exported else None
@@ -157,7 +167,7 @@ class Converter(contextlib.AbstractContextManager):
         exported = self._export(recipe)
         if (float16,) not in self._float:
             with self._stage("convert"):
-                content = self._process.convert(exported.directory, SIGNATURE, float16=float16)
+                content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
                 self._float[float16,] = flatbuffer.rename(content, self._resolve, exported.output_layers)
         return self._float[float16,]
 
@@ -181,7 +191,8 @@ class Converter(contextlib.AbstractContextManager):
             self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings)
             warnings += _unshrunk_weights(found, recipe)
         samples, source = self._verification_samples(recipe, signature, kept)
-        with self._stage("verify", getattr(samples, "count", None)) as step:
+        count = len(samples) if isinstance(samples, list) else samples.count
+        with self._stage("verify", count) as step:
             verification = compare(signature, content, samples, source, step)
         with self._stage("latency"):
             one = self._one_batch(content, kept, exported)

@@ -1,0 +1,43 @@
+import os
+import pathlib
+import sys
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real data and trained models that lies beside some checkouts."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the shared data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def process():
+    """One converter process for all tests: starting TensorFlow takes seconds."""
+    from tfstruct.convert.converter import ConverterProcess
+
+    with ConverterProcess(timeout=120) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    """The network of the demonstration, trained for a few epochs."""
+    from tfstruct import demo
+
+    (x, y), _ = demo.digits()
+    return demo.train(x, y, epochs=6)
+
+
+@pytest.fixture(autouse=True)
+def _no_module_leak():
+    before = list(sys.path)
+    yield
+    sys.path[:] = before

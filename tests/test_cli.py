@@ -1,0 +1,168 @@
+"""The command on good input: what it writes, prints and returns."""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tfstruct import cli, demo
+from tfstruct.convert.recipe import PRECISIONS
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, digits_model):
+    """A model, training and test data as a user would have them."""
+    path = tmp_path_factory.mktemp("cli")
+    (x, y), (test, labels) = demo.digits()
+    digits_model.save(path / "digits.keras")
+    np.savez(path / "train.npz", x=x, y=y)
+    np.savez(path / "test.npz", x=test, y=labels)
+    return path
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+
+    def go(*arguments, model="digits.keras"):
+        out = tmp_path / "out.tflite"
+        status = cli.main([model, "-o", str(out), *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err, out
+
+    return go
+
+
+INT8 = ("--precision", "int8", "--calibration", "train.npz")
+
+
+def test_int8(run):
+    status, said, error, out = run(*INT8, "--verify", "test.npz", "--per-layer")
+    assert (status, error) == (0, "")
+    assert out.read_bytes()[4:8] == b"TFL3"
+    assert "none: every compute operator is integer" in said
+    assert re.search(r"accuracy +TFLite 9\d\.\d\d%, Keras 9\d\.\d\d%", said)
+    assert "loses most" in said and f"wrote {out}" in said.replace("\n", "")
+
+
+def test_all_precisions(run):
+    status, said, error, out = run("--all-precisions", "--calibration", "train.npz", "--verify", "test.npz")
+    assert (status, error) == (0, "")
+    assert sorted(p.name for p in out.parent.iterdir()) == sorted(f"out.{p}.tflite" for p in PRECISIONS)
+    for precision in PRECISIONS:
+        assert re.search(rf"{precision} .*9\d\.\d\d%", said)
+
+
+def test_below_a_threshold_writes_the_file_and_returns_1(run):
+    status, _, error, out = run(*INT8, "--verify", "test.npz", "--min-accuracy", "0.9999", "--min-sqnr", "1")
+    assert status == 1
+    assert out.exists()
+    assert len(error.splitlines()) == 1
+    assert "accuracy is 0." in error and "expected at least 0.9999" in error and "sqnr" not in error
+
+
+def test_reports_as_json_and_html(run, tmp_path):
+    status, said, _, _ = run(*INT8, "--json", "--report", str(tmp_path / "r.json"))
+    data = json.loads(said)
+    assert status == 0 and data["precision"] == "int8" and data == json.loads((tmp_path / "r.json").read_text())
+    status, said, _, _ = run(*INT8, "--overwrite", "--quiet", "--per-layer", "--report", str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    assert (status, said) == (0, "")
+    assert "Signal to noise by layer" in page and "conv2" in page
+
+
+def test_keep_float_and_layer_options(run):
+    status, said, _, _ = run(*INT8, "--keep-float", "classes", "--layer", "conv1=int16x8", "--allow-float", "--json")
+    types = {op["layers"][-1]: op["dtype"] for op in json.loads(said)["operators"] if op["name"] == "CONV_2D"}
+    assert status == 0
+    assert types == {"relu1": "int16", "relu2": "int8", "relu3": "int8"}
+    assert {op["name"] for op in json.loads(said)["float_operators"]} == {"FULLY_CONNECTED", "SOFTMAX"}
+
+
+def test_preprocessing_and_shape_options(run, folder, tmp_path):
+    (x, _), _ = demo.digits()
+    np.save(tmp_path / "small.npy", (x[:100] / 16 - 0.5))
+    status, said, error, _ = run(
+        "--precision", "int8", "--calibration", str(tmp_path / "small.npy"), "--mean", "-0.5", "--std", "0.0625",
+        "--input-shape", "8,8,1", "--batch-size", "2", "--calibrator", "entropy", "--json",
+    )  # fmt: skip
+    assert (status, error) == (0, "")
+    assert json.loads(said)["recipe"]["batch_size"] == 2
+
+
+def test_as_a_user_runs_it(folder, tmp_path):
+    """A process of its own, in a pipe: no progress bar, no TensorFlow chatter."""
+    command = [
+        sys.executable,
+        "-c",
+        "from tfstruct.cli import run; run()",
+        "digits.keras",
+        "-o",
+        str(tmp_path / "o.tflite"),
+    ]
+    done = subprocess.run([*command, *INT8], capture_output=True, text=True, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wrote" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert again.returncode == 2 and again.stdout == ""
+    assert again.stderr.startswith("tfstruct-convert: ") and again.stderr.count("\n") == 1
+
+
+def test_progress_bar_on_a_terminal(folder, tmp_path):
+    master, terminal = pty.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        "from tfstruct.cli import run; run()",
+        "digits.keras",
+        "-o",
+        str(tmp_path / "o.tflite"),
+    ]
+    with subprocess.Popen([*command, *INT8], stdout=subprocess.PIPE, stderr=terminal, cwd=folder) as process:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:
+                break
+            if not chunk:
+                break
+            shown += chunk
+        said = process.stdout.read().decode()
+    os.close(master)
+    assert process.returncode == 0, shown.decode()
+    assert b"calibrate" in shown
+    assert "calibrate" not in said
+
+
+def test_help_shows_three_examples(capsys):
+    with pytest.raises(SystemExit) as status:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert status.value.code == 0
+    assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 3
+    assert "exit status: 0 fine, 1 converted but below what was asked, 2 bad input" in text
+
+
+def test_demo(capsys, monkeypatch, digits_model):
+    monkeypatch.setattr(demo, "train", lambda x, y: digits_model)
+    assert cli.main(["--demo"]) == 0
+    said = capsys.readouterr().out
+    assert "540 unseen ones" in said
+    assert all(f"│ {precision} " in said for precision in PRECISIONS)
+
+
+def test_readme_set_up_has_two_commands():
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    (.+)$", text.split("## Set up")[1].split("\n## ")[0], re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0].endswith("tfstruct-convert --demo") and commands[1].endswith("pytest")

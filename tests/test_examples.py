@@ -1,0 +1,37 @@
+"""Every example runs as it stands, in seconds."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_convert_int8(tmp_path, capsys):
+    _load("convert_int8").main(str(tmp_path / "digits.tflite"), epochs=6)
+    said = capsys.readouterr().out
+    assert "none: every compute operator is integer" in said
+    assert "Which layer loses most" in said
+    assert (tmp_path / "digits.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+def test_mixed_precision_file(capsys):
+    _load("mixed_precision_file").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "'conv1': 'int8'" in said.replace("\n", " ")
+    assert json.loads(said[said.rindex('{\n "precision"') :])["calibration"] == "train.npz"
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda f: f.stem)
+def test_examples_are_short_and_tested(file):
+    assert len(file.read_text().splitlines()) < 120
+    assert f'_load("{file.stem}")' in pathlib.Path(__file__).read_text()

@@ -1,0 +1,71 @@
+"""The rules of ARCHITECTURE.md about imports."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "tfstruct"
+# What each room may import of ours, besides itself. Imports run one way.
+ALLOWED = {
+    "errors": set(),
+    "quantize": set(),
+    "samples": {"errors"},
+    "convert": {"errors", "samples", "quantize"},
+    "legacy": {"errors"},
+    "demo": set(),
+    "cli": {"errors", "samples", "convert", "legacy", "demo"},
+}
+
+
+def _imports(file: pathlib.Path):
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "tfstruct" and len(parts) > 1:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_run_one_way(room):
+    place = ROOT / room
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    found = {name for file in files for name in _imports(file)} - {room}
+    assert files
+    assert found <= ALLOWED[room], f"{room} imports {sorted(found - ALLOWED[room])}"
+
+
+def test_every_room_has_a_rule():
+    rooms = {
+        p.stem if p.is_file() else p.name for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} == set(ALLOWED)
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_tfstruct_loads_nothing_heavy():
+    loaded = _modules_after("import tfstruct, tfstruct.convert, tfstruct.samples, tfstruct.cli")
+    heavy = {"tensorflow", "keras", "tensorflow_model_optimization", "matplotlib", "ai_edge_litert", "litert_quantizer"}
+    assert not loaded & heavy
+    assert "tfstruct.convert.tflite" not in loaded
+
+
+def test_public_names_exist():
+    import tfstruct
+
+    for name in tfstruct.__all__:
+        assert getattr(tfstruct, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = tfstruct.nonsense
