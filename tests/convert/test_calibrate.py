@@ -97,11 +97,23 @@ def test_histogram_doubles_its_interval():
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9])
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_percentile_within_one_bin(percentile, one_sided):
-    x = np.random.default_rng(2).normal(size=(20, 10_000)).astype(np.float32)
+    # So many values that next to these percentiles several fall into a bin.
+    x = np.random.default_rng(2).normal(size=(40, 50_000)).astype(np.float32)
     x = np.abs(x) if one_sided else x
     seen = fed(Percentile(percentile), x)
     expected = np.percentile(x, [100 - percentile, percentile])
     np.testing.assert_allclose(seen.range(), expected, rtol=0, atol=width(seen))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_percentile_between_two_values(sign):
+    # Exactly one value in a thousand is an outlier: NumPy's percentile stays with the 999 others, on either side.
+    x = np.linspace(-1, 1, 1000)
+    x[499] = sign * 100
+    seen = fed(Percentile(99.9), [x])
+    expected = np.percentile(x, [0.1, 99.9])
+    assert np.abs(expected).max() < 1.1  # a thousandth of the way to the outlier
+    np.testing.assert_allclose(seen.range(), expected, rtol=0, atol=0.2)
 
 
 def test_percentile_counts_zeros():
@@ -263,7 +275,7 @@ def inputs():
 def values(model, inputs):
     """The value of every tensor by sample, from Keras: the input, after the ReLU, the output."""
     inner = keras.Model(model.inputs, [model.inputs[0], model.get_layer("hidden").output, model.outputs[0]])
-    return [[np.asarray(v) for v in inner(x)] for x in inputs]
+    return [[np.asarray(v) for v in inner([x])] for x in inputs]
 
 
 def test_activations_of_a_file(content):

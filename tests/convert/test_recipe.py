@@ -189,23 +189,22 @@ def test_data_is_no_part_of_equality():
 
 
 @pytest.mark.parametrize(
-    ("change", "ranges", "integer"),
+    ("change", "ranges"),
     [
-        ({"precision": "float32"}, False, False),
-        ({"precision": "float16"}, False, False),
-        ({"precision": "dynamic"}, False, False),
-        ({"precision": "int8"}, True, True),
-        ({"precision": "int16x8"}, True, True),
-        ({"precision": "int4"}, True, True),
-        ({"precision": "int4", "activations": "float32"}, False, False),
-        ({"precision": "float32", "layers": {"a": "int8"}}, True, False),
-        ({"precision": "float32", "layers": {"a": "int4"}}, True, False),
-        ({"precision": "dynamic", "layers": {"a": "int4"}, "activations": "float32"}, False, False),
+        ({"precision": "float32"}, False),
+        ({"precision": "float16"}, False),
+        ({"precision": "dynamic"}, False),
+        ({"precision": "int8"}, True),
+        ({"precision": "int16x8"}, True),
+        ({"precision": "int4"}, True),
+        ({"precision": "int4", "activations": "float32"}, False),
+        ({"precision": "float32", "layers": {"a": "int8"}}, True),
+        ({"precision": "float32", "layers": {"a": "int4"}}, True),
+        ({"precision": "dynamic", "layers": {"a": "int4"}, "activations": "float32"}, False),
     ],
 )
-def test_what_needs_ranges(change, ranges, integer):
-    recipe = Recipe(**change)
-    assert (recipe.quantizes_activations, recipe.is_integer) == (ranges, integer)
+def test_what_needs_ranges(change, ranges):
+    assert Recipe(**change).quantizes_activations is ranges
 
 
 def test_the_last_pattern_that_matches_wins():

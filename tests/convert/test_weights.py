@@ -138,7 +138,7 @@ def content():
 
 @pytest.fixture(scope="module")
 def samples():
-    return images(32, seed=0)
+    return images(128, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_weights_lie_on_their_grid(bits, content, rounded):
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_the_output_changes_less_than_by_rounding_to_nearest(bits, content, rounded, samples):
     plain = with_kernels(content, lambda kernel: nearest_of_the_largest(kernel, bits))
-    for held in (samples, images(32, seed=1)):
+    for held in (samples, images(128, seed=1)):
         assert squared_error(content, rounded[bits], held) < 0.7 * squared_error(content, plain, held)
 
 
@@ -267,7 +267,8 @@ def rows(count=24, seed=3):
 def gptq(kernel, x, bits):
     hessian = x.T @ x / len(x)
     scale = rounding.symmetric_scale(kernel, hessian, bits)
-    return rounding.gptq(kernel, hessian, scale, bits) * scale[:, None]
+    damping = max(0.01, 0.4 * kernel.shape[1] / len(x))
+    return rounding.gptq(kernel, hessian, scale, bits, damping) * scale[:, None]
 
 
 @pytest.mark.parametrize("shared", [False, True])

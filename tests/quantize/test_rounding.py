@@ -41,7 +41,8 @@ def test_scale_is_the_best_of_the_candidates(kind, bits):
         matrix = np.eye(5) if hessian is None else np.diag(hessian) if hessian.ndim == 1 else hessian
         got = symmetric_scale(weights, hessian, bits, steps=40, least=0.4)
         for channel, scale in zip(weights, got, strict=True):
-            candidates = np.linspace(0.4, q / (q - 0.499), 40) * np.abs(channel).max() / q
+            factors = np.array([1.0, *np.linspace(0.4, q / (q - 0.499), 40)])
+            candidates = factors * np.abs(channel).max() / q
             losses = []
             for s in candidates:
                 error = np.array([min(max(round(w / s), -q), q) * s - w for w in channel])
@@ -85,17 +86,22 @@ def test_a_diagonal_says_the_same_as_its_matrix():
 
 
 @pytest.mark.parametrize("kind", ["none", "diagonal", "full"])
-def test_an_all_zero_channel_has_scale_one(kind):
+def test_an_all_zero_channel_leaves_the_others_alone(kind):
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(3, 6)).astype(np.float32)
     weights[1] = 0
     hessian = hessians(rng, 6)[kind]
     scale = symmetric_scale(weights, hessian, 4)
     assert scale.shape == (3,) and (scale > 0).all()
-    assert not (nearest(weights, scale, 4)[1] * scale[1]).any()
-    others = symmetric_scale(weights[[0, 2]], hessian, 4)
-    np.testing.assert_array_equal(scale[[0, 2]], others)
-    assert scale[1] == 1.0
+    assert not nearest(weights, scale, 4)[1].any()
+    np.testing.assert_array_equal(scale[[0, 2]], symmetric_scale(weights[[0, 2]], hessian, 4))
+
+
+@pytest.mark.parametrize("kind", ["none", "diagonal", "full"])
+def test_an_all_zero_channel_has_scale_one(kind):
+    rng = np.random.default_rng(2)
+    weights = np.stack([rng.normal(size=6), np.zeros(6)])
+    assert symmetric_scale(weights, hessians(rng, 6)[kind], 4)[1] == 1.0
 
 
 def test_gptq_leaves_an_all_zero_channel_zero():

@@ -58,7 +58,7 @@ class AgreementSum:
             raise DataError(f"The outputs differ in shape: Keras {k.shape}, TFLite {t.shape}.")
         error = np.abs(k - t)
         self.count += k.size
-        self.largest = max(self.largest, float(error.max(initial=0.0)))
+        self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))  # unlike max, it keeps NaN
         self.absolute += float(error.sum())
         self.squared += float(np.square(error).sum())
         self.kk, self.tt, self.kt = (
@@ -89,26 +89,32 @@ class ScoreCount:
     def __init__(self):
         self.pairs: dict[tuple[int, int], int] = {}
         self.error, self.values = 0.0, 0
+        self.regression = False
 
     def add(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+        labels = labels[:, None] if labels.ndim == 1 and outputs.shape[1:] == (1,) else labels
         classes = _class_labels(labels, outputs)
-        if classes is None:
-            if labels.reshape(len(labels), -1).shape != outputs.reshape(len(outputs), -1).shape:
+        fits = labels.shape == outputs.shape
+        # A batch may hold 0 and 1 only by chance: the first label that is no class makes it a regression.
+        self.regression |= classes is None
+        if fits or classes is None:
+            if not fits:
                 raise DataError(
                     f"Labels of shape {labels.shape[1:]} do not fit an output of shape {outputs.shape[1:]}. "
                     "Expected one integer a sample, or the output's own shape."
                 )
-            difference = outputs.reshape(len(outputs), -1) - labels.reshape(len(labels), -1)
-            self.error += float(np.abs(difference, dtype=np.float64).sum())
+            self.error += float(np.abs(outputs.astype(np.float64) - labels).sum())
             self.values += labels.size
+        if classes is None:
             return
         one = outputs.shape[-1] == 1
-        predicted = (outputs.reshape(len(outputs), -1) > 0.5)[:, 0].astype(int) if one else outputs.argmax(-1)
+        predicted = (outputs[..., 0] > 0.5).astype(int) if one else outputs.argmax(-1)
         for pair in zip(classes.ravel().tolist(), predicted.ravel().tolist(), strict=True):
             self.pairs[pair] = self.pairs.get(pair, 0) + 1
 
     def scores(self) -> Scores | None:
-        if self.values:
+        if self.regression:
             return Scores(mean_abs_error=self.error / self.values)
         if not self.pairs:
             return None
@@ -154,4 +160,6 @@ def _class_labels(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
 def decibel(signal: float, noise: float) -> float:
     if noise == 0.0:
         return math.inf
+    if math.isinf(noise):
+        return -math.inf
     return 10.0 * math.log10(signal / noise) if signal > 0 else -math.inf

@@ -43,6 +43,8 @@ class MovingAverage:
         self.weight = keep * self.weight + (1 - keep)
 
     def range(self) -> tuple[float, float]:
+        if not self.weight:
+            return np.inf, -np.inf
         return self.low / self.weight, self.high / self.weight
 
 
@@ -74,7 +76,11 @@ class Histogram:
             self.counts = np.pad(self.counts.reshape(-1, 2).sum(axis=1), quarter)
             self.limit *= 2.0
         if flat.size > _MOST_VALUES:
-            flat = flat[:: -(-flat.size // _MOST_VALUES)]
+            # A step that shares no factor with the size does not fall on the same channels again and again.
+            step = -(-flat.size // _MOST_VALUES)
+            while np.gcd(step, flat.size) > 1:
+                step += 1
+            flat = flat[::step]
         seen = flat[flat != 0]
         self.zeros += flat.size - seen.size
         place = ((seen.astype(np.float64) + self.limit) * (self.bins / (2 * self.limit))).astype(np.int64)
@@ -94,13 +100,20 @@ class Percentile(Histogram):
 
     def range(self) -> tuple[float, float]:
         if not self.limit:
-            return 0.0, 0.0
+            return self.low, self.high
         counts = self.counts.copy()
         counts[self.bins // 2] += self.zeros
+        low = self._cut(counts) - self.limit
+        high = self.limit - self._cut(counts[::-1])
+        return max(low, self.low), min(high, self.high)
+
+    def _cut(self, counts: np.ndarray) -> float:
+        """How far from the first edge the outer share of the values ends; at a tie, where the others begin."""
+        outer = 1 - self.percentile / 100
         share = np.cumsum(counts) / counts.sum()
-        edges = -self.limit + 2 * self.limit / self.bins * np.arange(1, self.bins + 1)
-        low, high = np.interp([1 - self.percentile / 100, self.percentile / 100], share, edges)
-        return max(float(low), self.low), min(float(high), self.high)
+        first = min(int(np.searchsorted(share, outer + 1e-12, side="right")), self.bins - 1)
+        before = share[first - 1] if first else 0.0
+        return (first + (outer - before) / (share[first] - before)) * 2 * self.limit / self.bins
 
 
 class MeanSquaredError(Histogram):
@@ -115,7 +128,7 @@ class MeanSquaredError(Histogram):
 
     def range(self) -> tuple[float, float]:
         if not self.limit:
-            return 0.0, 0.0
+            return self.low, self.high
         used = self.counts > 0
         values, counts = self.centers()[used], self.counts[used]
         low, high = min(self.low, 0.0), max(self.high, 0.0)
@@ -149,7 +162,7 @@ class Entropy(Histogram):
 
     def range(self) -> tuple[float, float]:
         if not self.limit:
-            return 0.0, 0.0
+            return self.low, self.high
         centers = self.centers()
         largest = max(-self.low, self.high)
         best = (np.inf, largest)

@@ -87,14 +87,22 @@ class Recipe:
         _one_of("activations", self.activations, ("int8", "float32"))
         _one_of("rounding", self.rounding, ROUNDINGS)
         _one_of("engine", self.engine, ENGINES)
-        if not 50.0 < self.percentile <= 100.0:
-            raise RecipeError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
+        if not (_is_number(self.percentile) and 50.0 < self.percentile <= 100.0):
+            raise RecipeError(f"`percentile` must be in (50, 100]. Received: {self.percentile!r}.")
         if not _is_count(self.samples):
             raise RecipeError(f"`samples` must be a positive integer. Received: {self.samples!r}.")
         if self.batch_size is not None and not _is_count(self.batch_size):
             raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
         if not (_is_number(self.timeout) and self.timeout > 0):
             raise RecipeError(f"`timeout` must be a positive number of seconds. Received: {self.timeout!r}.")
+        if not isinstance(self.preprocess, Preprocess):
+            raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
+        for field in ("float_io", "allow_float", "check_range"):
+            if not isinstance(getattr(self, field), bool):
+                raise RecipeError(f"`{field}` must be True or False. Received: {getattr(self, field)!r}.")
+        for field in ("layers", "require", "input_shapes"):
+            if not isinstance(getattr(self, field), Mapping):
+                raise RecipeError(f"`{field}` must be a dict. Received: {getattr(self, field)!r}.")
         for pattern, precision in dict(self.layers).items():
             _one_of(f"layers[{pattern!r}]", precision, PRECISIONS)
         if self.layers and self.precision == "float16":
@@ -107,7 +115,7 @@ class Recipe:
             if not _is_number(threshold):
                 raise RecipeError(f"`require[{name!r}]` must be a number. Received: {threshold!r}.")
         for name, shape in dict(self.input_shapes).items():
-            if not all(_is_count(d) for d in shape):
+            if not (isinstance(shape, tuple | list) and all(_is_count(d) for d in shape)):
                 raise RecipeError(
                     f"`input_shapes[{name!r}]` must be positive integers, without the batch axis. Received: {shape!r}."
                 )
@@ -163,6 +171,9 @@ class Recipe:
             raise RecipeError(f"Unknown recipe fields {unknown}. Expected some of {sorted(known)}.")
         data = dict(data)
         if isinstance(data.get("preprocess"), Mapping):
+            unknown = sorted(set(data["preprocess"]) - {f.name for f in dataclasses.fields(Preprocess)})
+            if unknown:
+                raise RecipeError(f"Unknown preprocess fields {unknown}.")
             steps = {k: tuple(v) if isinstance(v, list) else v for k, v in data["preprocess"].items()}
             data["preprocess"] = Preprocess(**steps)
         return cls(**data)
@@ -181,8 +192,8 @@ class Recipe:
 def matches(pattern: str, path: str) -> bool:
     """True if the glob `pattern` names the layer at `path`: its path, its name, or a block it stands in."""
     parts = path.split("/")
-    prefixes = ("/".join(parts[: i + 1]) for i in range(len(parts)))
-    return fnmatch.fnmatchcase(parts[-1], pattern) or any(fnmatch.fnmatchcase(p, pattern) for p in prefixes)
+    prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (*parts, *prefixes))
 
 
 def _one_of(field: str, value, allowed: tuple[str, ...]):

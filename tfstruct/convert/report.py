@@ -108,12 +108,13 @@ class Report:
     def table(self):
         """A `rich.table.Table` of the report."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for what, value in self.rows():
-            table.add_row(what, value, style="yellow" if what == "warning" else None)
+            table.add_row(what, Text(value), style="yellow" if what == "warning" else None)
         return table
 
     def __str__(self) -> str:
@@ -124,7 +125,7 @@ class Report:
         return html_page(f"{self.model}: {self.precision}", [self])
 
 
-def comparison(reports: Sequence[Report], baseline: Report | None = None):
+def comparison(reports: Sequence[Report]):
     """A `rich.table.Table` with one row a report: what each precision costs and gives."""
     from rich.table import Table
 
@@ -208,7 +209,7 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
             parts.append("<h3>Signal to noise by layer</h3>")
             rows = []
             for e in r.verification.layers:
-                width = max(0.0, min(100.0, e.sqnr_db if math.isfinite(e.sqnr_db) else 100.0))
+                width = 0.0 if math.isnan(e.sqnr_db) else max(0.0, min(100.0, e.sqnr_db))
                 rows.append(
                     [
                         html.escape(", ".join(e.layers) or e.tensor),

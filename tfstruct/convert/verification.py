@@ -55,12 +55,12 @@ class Verification:
     layers: tuple[LayerError, ...] = ()
 
     def figures(self) -> dict[str, float]:
-        """The figures that `Recipe.require` can bound: the worst over the outputs."""
+        """The figures that `Recipe.require` can bound: the worst over the outputs, NaN where one is NaN."""
         found = {
-            "sqnr_db": min(o.sqnr_db for o in self.outputs),
-            "cosine": min(o.cosine for o in self.outputs),
-            "max_abs_error": max(o.max_abs_error for o in self.outputs),
-            "mean_abs_error": max(o.mean_abs_error for o in self.outputs),
+            "sqnr_db": float(np.min([o.sqnr_db for o in self.outputs])),
+            "cosine": float(np.min([o.cosine for o in self.outputs])),
+            "max_abs_error": float(np.max([o.max_abs_error for o in self.outputs])),
+            "mean_abs_error": float(np.max([o.mean_abs_error for o in self.outputs])),
         }
         top1 = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
         if top1:

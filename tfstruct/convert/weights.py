@@ -1,5 +1,6 @@
 """Second-order rounding of the weights in a float `.tflite`, before a quantizer stores them."""
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -48,7 +49,11 @@ def round_weights(
         and graph.tensors[op.inputs[1]].type == schema.TensorType.FLOAT32
     ]
     # A kernel used twice (a shared layer) is rounded once, on its first use.
-    todo = list({op.inputs[1]: op for op in reversed(todo)}.values())[::-1]
+    first: dict[int, schema.OperatorT] = {}
+    for op in todo:
+        first.setdefault(op.inputs[1], op)
+    _part_ways(graph, [op for op in graph.operators if not any(op is other for other in todo)], set(first))
+    todo = list(first.values())
     chunk = max(1, -(-len(todo) // MOST_PASSES))
     samples = samples[: _affordable(graph, -(-len(todo) // chunk))]
     for start in range(0, len(todo), chunk):
@@ -58,10 +63,21 @@ def round_weights(
             tensor = graph.tensors[op.inputs[1]]
             kernel = flatbuffer.constant(model, tensor)
             width = bits[graph.tensors[op.outputs[0]].name.decode()]
-            rounded = _round(kernel.reshape(len(kernel), -1), hessians[op.inputs[1]], width)
+            rounded = _round(kernel.reshape(len(kernel), -1), *hessians[op.inputs[1]], width)
             flatbuffer.set_constant(model, tensor, rounded.reshape(kernel.shape))
         progress(min(start + chunk, len(todo)), len(todo))
     return flatbuffer.write(model)
+
+
+def _part_ways(graph, others: Iterable[schema.OperatorT], kernels: Collection[int]) -> None:
+    """Gives operators that are not rounded a tensor of their own where they read a kernel that is."""
+    for op in others:
+        for place, index in enumerate(op.inputs):
+            if index in kernels:
+                twin = copy.copy(graph.tensors[index])
+                twin.name += b":plain"
+                graph.tensors.append(twin)
+                op.inputs[place] = len(graph.tensors) - 1
 
 
 def _affordable(graph, passes: int) -> int:
@@ -70,7 +86,7 @@ def _affordable(graph, passes: int) -> int:
     return max(FEWEST_SAMPLES, int(MOST_VALUES / max(values * passes, 1)))
 
 
-def _round(weights: np.ndarray, hessians: list[np.ndarray], bits: int) -> np.ndarray:
+def _round(weights: np.ndarray, hessians: list[np.ndarray], rows: int, bits: int) -> np.ndarray:
     """Rounds a kernel (outputs, inputs); with several groups each has its own share of outputs and Hessian."""
     out = []
     for part, hessian in zip(np.split(weights, len(hessians)), hessians, strict=True):
@@ -78,13 +94,15 @@ def _round(weights: np.ndarray, hessians: list[np.ndarray], bits: int) -> np.nda
         if hessian.ndim == 1:
             integers = rounding.nearest(part, scale, bits)
         else:
-            integers = rounding.gptq(part, hessian, scale, bits)
+            # A Hessian from few rows is trusted less: it would fit the weights to those very samples.
+            damping = max(0.01, 0.4 * len(hessian) / rows)
+            integers = rounding.gptq(part, hessian, scale, bits, damping)
         out.append((integers * scale[:, None].astype(np.float32)).astype(np.float32))
     return np.concatenate(out)
 
 
-def _hessians(model, group: Collection, samples: Iterable[dict]) -> dict[int, list[np.ndarray]]:
-    """mean(x x^T) over the inputs of each operator's kernel, by kernel tensor and convolution group."""
+def _hessians(model, group: Collection, samples: Iterable[dict]) -> dict[int, tuple[list[np.ndarray], int]]:
+    """By kernel tensor: mean(x x^T) over the kernel's inputs x, one a convolution group, and the number of x."""
     graph = model.subgraphs[0]
     runtime = Runtime(flatbuffer.write(model), intermediates=True)
     sums: dict[int, list] = {op.inputs[1]: [] for op in group}
@@ -104,7 +122,7 @@ def _hessians(model, group: Collection, samples: Iterable[dict]) -> dict[int, li
             held = sums[op.inputs[1]]
             sums[op.inputs[1]] = [a + b for a, b in zip(held, new, strict=True)] if held else new
             rows[op.inputs[1]] += len(parts[0])
-    return {index: [s / rows[index] for s in parts] for index, parts in sums.items()}
+    return {index: ([s / rows[index] for s in parts], rows[index]) for index, parts in sums.items()}
 
 
 def _patches(images: np.ndarray, kernel: Sequence[int], options) -> list[np.ndarray]:

@@ -26,7 +26,8 @@ def symmetric_scale(
     widest = np.abs(weights).max(axis=1) / top
     widest[widest == 0] = 1.0
     best, scale = np.full(len(weights), np.inf), widest.copy()
-    for factor in np.linspace(least, top / (top - 0.499), steps):
+    # The full range comes first: where nothing depends on a channel, it stays whole.
+    for factor in (1.0, *np.linspace(least, top / (top - 0.499), steps)):
         candidate = widest * factor
         error = np.clip(np.round(weights / candidate[:, None]), -top, top) * candidate[:, None] - weights
         if hessian is None:
