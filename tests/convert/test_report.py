@@ -40,7 +40,7 @@ def make(**changes):
             (Agreement("y", 0.25, 0.0125, 31.24, 0.99951, 0.987),),
             Scores(0.9, 0.8, 0.85),
             Scores(0.89, 0.79, 0.84),
-            (LayerError(("conv", "relu"), "relu", 35.5, 12.25), LayerError((), "bare", 40.0, 0.0)),
+            (LayerError(("conv", "relu"), "relu", 35.5, 0.1225), LayerError((), "bare", 40.0, 0.0)),
         ),
         latency=(Latency(1, 123.4, 150.0, 1000), Latency(2, 12_345.0, 15_000.0, 20)),
         processor="A processor, 2 cores",
@@ -130,7 +130,7 @@ def test_json_has_no_infinities(bad):
         "cosine": 1.0,
         "top1_agreement": None,
     }
-    assert data["verification"]["layers"][0]["lost_db"] is None
+    assert data["verification"]["layers"][0]["added_noise"] is None
     assert data["recipe"]["timeout"] is None and data["seconds"] == {"convert": None}
 
 
@@ -150,8 +150,8 @@ def test_text():
         "123 µs median, 150 µs p90, 1 thread\n",
         "12.3 ms median, 15.0 ms p90, 2 threads\n",
         "A processor, 2 cores",
-        "conv, relu: SQNR 35.5 dB, +12.2 dB lost there",
-        "bare: SQNR 40.0 dB, +0.0 dB lost there",
+        "conv, relu: SQNR 35.5 dB, 12.25% noise added there",
+        "bare: SQNR 40.0 dB, 0.00% noise added there",
     ):
         assert part in text, part
 
@@ -172,7 +172,7 @@ def test_text_of_a_file_that_is_exact():
 
 def test_text_of_a_regression():
     text = str(make(verification=verified(keras=Scores(mean_abs_error=0.5), tflite=Scores(mean_abs_error=0.515625))))
-    assert "mean absolute error TFLite 0.5156, Keras 0.5" in text and "accuracy" not in text
+    assert "mean error     TFLite 0.5156, Keras 0.5" in text and "accuracy" not in text
 
 
 def test_text_names_eight_float_operators_at_most():
@@ -183,8 +183,8 @@ def test_text_names_eight_float_operators_at_most():
 
 
 def test_text_lists_the_five_layers_that_lose_most():
-    layers = tuple(LayerError((f"layer_{i}",), f"t{i}", 30.0, 9.0 - i) for i in range(7))
-    lines = [line for line in str(make(verification=verified(layers=layers))).splitlines() if "lost there" in line]
+    layers = tuple(LayerError((f"layer_{i}",), f"t{i}", 30.0, 0.9 - i / 10) for i in range(7))
+    lines = [line for line in str(make(verification=verified(layers=layers))).splitlines() if "added there" in line]
     assert len(lines) == 5 and "layer_0" in lines[0] and "layer_4" in lines[4]
 
 

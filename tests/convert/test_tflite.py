@@ -175,7 +175,7 @@ def test_report_says_what_was_done(int8, digits_model):
 def test_layer_errors_list_the_worst_first(int8):
     errors = int8.layer_errors()
     assert {e.layers[0] for e in errors if e.layers} >= {"conv1", "conv2", "conv3", "classes"}
-    assert [e.lost_db for e in errors] == sorted((e.lost_db for e in errors), reverse=True)
+    assert [e.added_noise for e in errors] == sorted((e.added_noise for e in errors), reverse=True)
     assert all(e.sqnr_db > 15 for e in errors)
 
 

@@ -13,6 +13,13 @@ from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import Verification
 
+_SCORE_NAMES = {
+    "accuracy": "accuracy",
+    "recall": "mean recall",
+    "precision": "mean precision",
+    "mean_abs_error": "mean error",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -84,11 +91,11 @@ class Report:
                 )
             )
         if check.keras is not None and check.tflite is not None:
-            for name in ("accuracy", "recall", "precision", "mean_abs_error"):
+            for name in _SCORE_NAMES:
                 ours, theirs = getattr(check.tflite, name), getattr(check.keras, name)
                 if ours is not None:
                     form = ".4g" if name == "mean_abs_error" else ".2%"
-                    rows.append((name.replace("_abs_", " absolute "), f"TFLite {ours:{form}}, Keras {theirs:{form}}"))
+                    rows.append((_SCORE_NAMES[name], f"TFLite {ours:{form}}, Keras {theirs:{form}}"))
         for one in self.latency:
             threads = f"{one.threads} thread{'s' if one.threads > 1 else ''}"
             rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
@@ -99,7 +106,7 @@ class Report:
                 (
                     "loses most",
                     f"{', '.join(error.layers) or error.tensor}: SQNR {_db(error.sqnr_db)}, "
-                    f"{error.lost_db:+.1f} dB lost there",
+                    f"{error.added_noise:.2%} noise added there",
                 )
             )
         rows += [("warning", text) for text in self.warnings]

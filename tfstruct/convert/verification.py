@@ -1,7 +1,6 @@
 """Does a `.tflite` file do what the Keras model does? Runs both on samples and compares."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -26,13 +25,14 @@ class LayerError:
         layers: Keras layers behind the tensor.
         tensor: its name in the file.
         sqnr_db: signal to quantization noise; low is bad.
-        lost_db: how much lower than the worst of the operator's own inputs: what this operator loses itself.
+        added_noise: noise power over signal power here, less that of the operator's worst input: what this operator
+            adds itself.
     """
 
     layers: tuple[str, ...]
     tensor: str
     sqnr_db: float
-    lost_db: float
+    added_noise: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def layer_errors(
     inputs: Sequence[Mapping[str, np.ndarray]],
     layers: Mapping[str, tuple[str, ...]],
 ) -> tuple[LayerError, ...]:
-    """SQNR of every tensor that float and quantized file share, the operator that loses most first."""
+    """SQNR of every tensor that float and quantized file share, the operator that adds most noise first."""
     plain, quantized = Runtime(reference, intermediates=True), Runtime(content, intermediates=True)
     found = [op for op in flatbuffer.operators(reference, layers) if op.subgraph == 0]
     signal: dict[str, float] = {}
@@ -202,15 +202,14 @@ def layer_errors(
                 continue
             signal[name] = signal.get(name, 0.0) + float(np.square(a, dtype=np.float64).sum())
             noise[name] = noise.get(name, 0.0) + float(np.square(a - b, dtype=np.float64).sum())
-    sqnr = {name: decibel(signal[name], noise[name]) for name in signal}
+    share = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in signal}
     errors = []
     for op in found:
         name = op.outputs[0] if op.outputs else ""
-        if name in sqnr:
-            before = min((sqnr[n] for n in op.inputs if n in sqnr), default=math.inf)
-            lost = before - sqnr[name] if math.isfinite(before) else 0.0
-            errors.append(LayerError(op.layers, name, sqnr[name], lost))
-    return tuple(sorted(errors, key=lambda e: -e.lost_db))
+        if name in share:
+            before = max((share[n] for n in op.inputs if n in share), default=0.0)
+            errors.append(LayerError(op.layers, name, decibel(signal[name], noise[name]), share[name] - before))
+    return tuple(sorted(errors, key=lambda e: -e.added_noise))
 
 
 def _labels_of(batch: Sequence[Sample], outputs: list[str]) -> Iterator[tuple[str, np.ndarray]]:
