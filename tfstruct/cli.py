@@ -336,11 +336,12 @@ def _batch_size(text: str) -> int | None:
 
 
 def _import(modules: list[str]) -> None:
-    sys.path.insert(0, os.getcwd())
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RecipeError(f"--import {name} failed: {type(error).__name__}: {error}.") from error
 
 

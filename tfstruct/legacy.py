@@ -1,9 +1,12 @@
 """Reads a model file without running code from it: `.keras`, and the Keras 2 `.h5` that Keras 3 reads."""
 
 import json
+import lzma
 import os
 import pathlib
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 from tfstruct.errors import ModelError
@@ -20,8 +23,8 @@ def load(path: str | os.PathLike, *, trust: bool = False):
 
     Args:
         path: a `.keras` file, or an `.h5` / `.hdf5` file that holds a whole model.
-        trust: let the file run code: Lambda layers, and classes imported by the module path the file names.
-            Classes registered with `keras.saving.register_keras_serializable` need no trust.
+        trust: let the file run code: Lambda layers. Classes of your own need no trust, but have to be registered
+            with `keras.saving.register_keras_serializable`: import their module first.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -49,6 +52,8 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     if file.is_dir():
         kind = "a SavedModel folder, which is not read yet" if (file / "saved_model.pb").exists() else "a folder"
         raise ModelError(f"{file} is {kind}. Expected a .keras or .h5 file: model.save('model.keras').")
+    if not file.is_file():
+        raise ModelError(f"{file} is no regular file. Expected a .keras or .h5 file.")
     if file.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelError(f"{file} has the suffix {file.suffix or '(none)'!r}. Expected .keras, .h5 or .hdf5.")
     try:
@@ -92,11 +97,18 @@ def _keras_config(file: pathlib.Path) -> dict:
                 raise ModelError(f"{file} lacks {', '.join(sorted(missing))}, which a .keras model has.")
             if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
                 raise ModelError(f"{file} holds a config.json of more than {_LARGEST_CONFIG:,} bytes. Refused.")
-            return json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{file} is damaged or cut short ({error}). Download or save it again.") from None
-    except ValueError as error:
-        raise _unless_ours(error, f"{file} holds a config.json that is no JSON: {error}.") from None
+            text = archive.read("config.json")
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise ModelError(f"{file} is damaged or cut short ({_reason(error)}). Download or save it again.") from None
+    return _description(text, file)
 
 
 def _h5_config(file: pathlib.Path) -> dict:
@@ -110,15 +122,26 @@ def _h5_config(file: pathlib.Path) -> dict:
     except (OSError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} is damaged or cut short ({_reason(error)}). Download or save it again.") from None
     if text is None:
-        what = "weights only" if "layer_names" in names or "model_weights" in names or names else "no model"
         raise ModelError(
-            f"{file} holds {what}, no model. Expected a file written by model.save: build the model, "
-            "model.load_weights(...), then model.save('model.keras')."
+            f"{file} holds {'weights only, ' if names else ''}no model. Expected a file written by model.save: build "
+            "the model, model.load_weights(...), then model.save('model.keras')."
         )
+    return _description(text, file)
+
+
+def _description(text, file: pathlib.Path) -> dict:
+    """The description of a model as data."""
+    if not isinstance(text, str | bytes):
+        raise ModelError(f"{file} holds a model description that is no text. Expected JSON. Save it again.")
     try:
-        return json.loads(text)
+        data = json.loads(text)
+    except RecursionError:
+        raise ModelError(f"{file} holds a description that nests too deep for any model. Refused.") from None
     except ValueError as error:
         raise ModelError(f"{file} holds a model description that is no JSON: {error}.") from None
+    if not isinstance(data, dict) or "class_name" not in data:
+        raise ModelError(f"{file} describes no model. Expected a JSON object with a class_name. Save it again.")
+    return data
 
 
 def _refuse_code(config, file: pathlib.Path) -> None:
@@ -135,11 +158,11 @@ def _refuse_code(config, file: pathlib.Path) -> None:
         if kind in ("__lambda__", "function") and not _is_named_function(part):
             raise ModelError(f"{file} holds a serialized function, which would run on loading. Use --trust if known.")
         module = part.get("module")
-        known = not module or module.split(".")[0] in _TRUSTED_MODULES or _is_registered(part)
-        if isinstance(kind, str) and not known:
+        known = module is None or (isinstance(module, str) and module.split(".")[0] in _TRUSTED_MODULES)
+        if isinstance(kind, str) and not known and not _is_registered(part):
             raise ModelError(
                 f"{file} needs the custom class {module}.{kind}, which is not registered. Import the module that "
-                "registers it (--import MODULE), or use --trust if you know where the file comes from."
+                "registers it (--import MODULE)."
             )
 
 
@@ -163,17 +186,17 @@ def _is_registered(part: dict) -> bool:
     import keras
 
     name = part.get("registered_name")
-    return bool(name) and keras.saving.get_registered_object(name) is not None
-
-
-def _unless_ours(error: Exception, message: str) -> ModelError:
-    return error if isinstance(error, ModelError) else ModelError(message)
+    return isinstance(name, str) and keras.saving.get_registered_object(name) is not None
 
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "DepthwiseConv2D" in text and "groups" in text:
         return "Keras 2 saved it with a DepthwiseConv2D that Keras 3 refuses ('groups'). Save it again with Keras 3."
-    if "Unknown layer" in text or "Could not locate class" in text or "Could not deserialize class" in text:
-        return f"{text[:200]} Import the module that registers the class (--import MODULE)."
+    if "TFOpLambda" in text or "SlicingOpLambda" in text:
+        return (
+            "Keras 2 saved it with operators outside layers (TFOpLambda), which Keras 3 refuses. Save it with Keras 3."
+        )
+    if missing := re.search(r"(?:Unknown layer|locate class|deserialize class|locate function)\W+([\w.>]+)", text):
+        return f"'{missing[1]}' is not registered. Import the module that registers it (--import MODULE)."
     return text[:300] or type(error).__name__

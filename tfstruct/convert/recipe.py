@@ -5,6 +5,7 @@ import fnmatch
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +94,8 @@ class Recipe:
             raise RecipeError(f"`samples` must be a positive integer. Received: {self.samples!r}.")
         if self.batch_size is not None and not _is_count(self.batch_size):
             raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
-        if not (_is_number(self.timeout) and self.timeout > 0):
-            raise RecipeError(f"`timeout` must be a positive number of seconds. Received: {self.timeout!r}.")
+        if not (_is_number(self.timeout) and 0 < self.timeout <= threading.TIMEOUT_MAX):
+            raise RecipeError(f"`timeout` must be a positive, finite number of seconds. Received: {self.timeout!r}.")
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
         for field in ("float_io", "allow_float", "check_range"):
@@ -114,6 +115,8 @@ class Recipe:
             _one_of("require", name, tuple(REQUIREMENTS))
             if not _is_number(threshold):
                 raise RecipeError(f"`require[{name!r}]` must be a number. Received: {threshold!r}.")
+            if name in ("accuracy", "top1_agreement") and not 0 <= threshold <= 1:
+                raise RecipeError(f"`require[{name!r}]` is a share in [0, 1]. Received: {threshold!r}.")
         for name, shape in dict(self.input_shapes).items():
             if not (isinstance(shape, tuple | list) and all(_is_count(d) for d in shape)):
                 raise RecipeError(

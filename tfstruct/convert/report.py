@@ -246,9 +246,12 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(beside):
             os.remove(beside)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk does not say whose.
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

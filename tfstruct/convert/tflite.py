@@ -176,6 +176,7 @@ class Converter(contextlib.AbstractContextManager):
         signature = signature_of(self.model, recipe.input_shapes)
         _check_layers(self.model, recipe)
         _check_data(recipe)
+        _peek(recipe, signature)
         self._seconds = {}
         warnings: list[str] = []
         exported = self._export(recipe)
@@ -320,6 +321,15 @@ def _open(source, signature: Signature, recipe: Recipe, limit: int | None) -> Sa
     if isinstance(source, Samples):
         return source
     return open_samples(source, signature.inputs, labels=recipe.labels, preprocess=recipe.preprocess, limit=limit)
+
+
+def _peek(recipe: Recipe, signature: Signature) -> None:
+    """Reads one sample of each source that can be read again: seconds of conversion are lost on bad data."""
+    for source in (recipe.calibration, recipe.verification):
+        if source is not None:
+            data = _open(source, signature, recipe.replace(labels=None) if not _is_key(recipe.labels) else recipe, 1)
+            if data.reiterable:
+                data.take(1)
 
 
 def _is_key(labels) -> bool:

@@ -127,7 +127,7 @@ def blamed(code: str, where: str) -> Iterator[None]:
     """Turns whatever the user's code raises in the block into a DataError that says where."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = one_line(error).rstrip(".")
         raise DataError(f"{code} raised {type(error).__name__} on {where}: {said}. Correct it.") from error
 
