@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--layer", metavar="PATTERN=PRECISION", action="append", default=[], help="layers in another precision"
     )
     how.add_argument("--allow-float", action="store_true", help="operators left in float are no error")
+    how.add_argument("--no-rewrite", action="store_true", help="leave layers without integer kernels as they are")
     how.add_argument("--engine", choices=ENGINES, default="auto", help="the quantizer")
     how.add_argument("--batch-size", metavar="N", default="1", help="fixed batch, or 'dynamic'")
     how.add_argument(
@@ -250,6 +251,7 @@ def _recipes(options) -> list[Recipe]:
         batch_size=_batch_size(options.batch_size),
         float_io=options.float_io,
         allow_float=options.allow_float,
+        rewrite=not options.no_rewrite,
         engine=options.engine,
         require={k: v for k, v in require.items() if v is not None},
         check_range=not options.no_range_check,

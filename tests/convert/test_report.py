@@ -44,6 +44,7 @@ def make(**changes):
         ),
         latency=(Latency(1, 123.4, 150.0, 1000), Latency(2, 12_345.0, 15_000.0, 20)),
         processor="A processor, 2 cores",
+        rewrites=("norm in integer operators",),
         warnings=WARNINGS,
         seconds={"convert": 1.5},
     )
@@ -61,6 +62,7 @@ def exact():
         precision="float32",
         engine="converter",
         verification=Verification("data.npz", 8, outputs, layers=(LayerError(("conv",), "relu", math.inf, 0.0),)),
+        rewrites=(),
         warnings=(),
         latency=(),
         float_operators=(),

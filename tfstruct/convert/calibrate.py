@@ -237,8 +237,25 @@ def ranges(
             if value is not None and value.size:
                 seen.update(value)
         progress(done)
-    return {
+    found = {
         name: (min(low, 0.0), max(high, 0.0))
         for name, (low, high) in ((n, w.range()) for n, w in watch.items())
         if np.isfinite(low) and np.isfinite(high)
     }
+    return found | _of_unused(content, names, found)
+
+
+def _of_unused(
+    content: bytes, names: list[str], found: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Ranges of outputs that nobody reads, which the interpreter does not compute: those of the other outputs.
+
+    A quantizer that misses one of a SPLIT's ranges leaves the whole operator in float.
+    """
+    lent = {}
+    for operator in flatbuffer.operators(content):
+        known = [found[name] for name in operator.outputs if name in found]
+        if operator.subgraph == 0 and known:
+            whole = (min(low for low, _ in known), max(high for _, high in known))
+            lent.update({name: whole for name in operator.outputs if name in names and name not in found})
+    return lent

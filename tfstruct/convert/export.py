@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import keras
 import tensorflow as tf
 
+from tfstruct.convert import rewrites
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.samples import TensorSpec
 
@@ -40,6 +41,7 @@ class Exported:
         scopes: name scope of the graph -> path of the Keras layer, in the order of the calls.
         output_layers: name of an output -> path of the layer that makes it.
         batch: the batch size of the graph; None is open.
+        rewrites: a line for every layer that was traced in another form.
     """
 
     directory: str
@@ -48,6 +50,7 @@ class Exported:
     scopes: Mapping[str, str]
     output_layers: Mapping[str, str]
     batch: int | None
+    rewrites: tuple[str, ...] = ()
 
 
 def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Signature:
@@ -75,11 +78,14 @@ def export(
     directory: str,
     batch_size: int | None = 1,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    rewrite: bool = False,
 ) -> Exported:
     """Writes `model` as a SavedModel for inference, computing in float32, into `directory`.
 
     While the graph is traced every layer's `call` notes the name scope it runs in, so that a name in the
-    graph leads back to the Keras layer; afterwards the model is as it was.
+    graph leads back to the Keras layer; with `rewrite`, layers without integer kernels are traced in their form of
+    `rewrites`. Afterwards the model is as it was.
     """
     signature = signature_of(model, input_shapes)
     if signature.batch is not None:
@@ -98,7 +104,12 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     try:
-        with _float32_compute(model), _recorded_scopes(model) as scopes:
+        changes = rewrites.ALL if rewrite else ()
+        with (
+            _float32_compute(model),
+            rewrites.applied(layer_paths(model), changes) as rewritten,
+            _recorded_scopes(model) as scopes,
+        ):
             concrete = serve.get_concrete_function(*specs)
             archive.add_endpoint(SIGNATURE, serve)
         archive.write_out(directory, verbose=False)
@@ -115,6 +126,7 @@ def export(
         dict(scopes),
         {name: layer for name, layer in layer_of.items() if layer},
         batch_size,
+        rewritten,
     )
 
 

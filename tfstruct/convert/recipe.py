@@ -55,6 +55,8 @@ class Recipe:
         input_shapes: shape of one sample by input name, for models that leave dimensions open.
         float_io: float input and output, quantized inside the file.
         allow_float: operators that stay in float are a warning in the report, not an error.
+        rewrite: trace layers without integer kernels (LSTM, LayerNormalization, ELU, ...) in a form that has them,
+            where activations are integers; see `tfstruct.convert.rewrites`.
         engine: the quantizer: `"litert"`, `"tensorflow"`, or `"auto"`: litert, and TensorFlow's where that
             leaves fewer operators in float.
         require: thresholds for the verification by name (see `REQUIREMENTS`), e.g. `{"sqnr_db": 20}`.
@@ -77,6 +79,7 @@ class Recipe:
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     float_io: bool = False
     allow_float: bool = False
+    rewrite: bool = True
     engine: str = "auto"
     require: Mapping[str, float] = dataclasses.field(default_factory=dict)
     check_range: bool = True
@@ -98,7 +101,7 @@ class Recipe:
             raise RecipeError(f"`timeout` must be a positive, finite number of seconds. Received: {self.timeout!r}.")
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
-        for field in ("float_io", "allow_float", "check_range"):
+        for field in ("float_io", "allow_float", "rewrite", "check_range"):
             if not isinstance(getattr(self, field), bool):
                 raise RecipeError(f"`{field}` must be True or False. Received: {getattr(self, field)!r}.")
         for field in ("layers", "require", "input_shapes"):

@@ -38,6 +38,7 @@ class Report:
         verification: agreement with the Keras model.
         latency: one entry a number of threads.
         processor: where the latency was measured.
+        rewrites: layers that compute in another form in the file, for want of integer kernels.
         warnings: what the user should know.
         seconds: time by stage.
     """
@@ -54,6 +55,7 @@ class Report:
     verification: Verification
     latency: tuple[Latency, ...]
     processor: str
+    rewrites: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -109,6 +111,8 @@ class Report:
                     f"{error.added_noise:.2%} noise added there",
                 )
             )
+        if self.rewrites:
+            rows.append(("rewritten", "; ".join(self.rewrites)))
         rows += [("warning", text) for text in self.warnings]
         return rows
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 import numpy as np
 
-from tfstruct.convert import calibrate, engines, flatbuffer, weights
+from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, weights
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, layer_at, layer_paths, signature_of
@@ -154,11 +154,15 @@ class Converter(contextlib.AbstractContextManager):
             self._seconds[name] = time.perf_counter() - start
 
     def _export(self, recipe: Recipe) -> Exported:
-        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())))
+        rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(self.model))
+        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite)
         if self._exported is None or self._exported[0] != key:
             with self._stage("export"):
                 directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
-                self._exported = (key, export(self.model, directory, recipe.batch_size, recipe.input_shapes))
+                self._exported = (
+                    key,
+                    export(self.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
+                )
                 self._float.clear()
         return self._exported[1]
 
@@ -212,6 +216,7 @@ class Converter(contextlib.AbstractContextManager):
             verification=verification,
             latency=timed,
             processor=processor(),
+            rewrites=exported.rewrites,
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )

@@ -1,0 +1,249 @@
+"""Layers rewritten into operators that have integer kernels, computing the same.
+
+A rewrite changes how a layer computes, never its weights: while a model is traced for an integer file, the layer's
+class is one whose `call` uses other operators. It works on any model, subclassed ones too. Each rewrite also is a
+function model -> model on a copy, for functional and Sequential models.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
+from keras import ops
+
+from tfstruct.errors import ModelError
+
+# Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
+MOST_STEPS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrite:
+    """One way to compute a layer in integer operators.
+
+    Attributes:
+        name: what it does, for the report.
+        applies: says whether a layer is to be rewritten.
+        change: attributes of the layer while it is, `__class__` among them.
+    """
+
+    name: str
+    applies: Callable[[keras.Operation], bool]
+    change: Callable[[keras.Operation], dict]
+
+
+class LayerNormalization(keras.layers.LayerNormalization):
+    """y = d * rsqrt(mean(d^2) + eps) * gamma + beta with d = x - mean(x): Keras's own has NEG, which has no kernel."""
+
+    def call(self, x):
+        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
+        shape = [1] * len(x.shape)
+        for axis in axes:
+            shape[axis] = x.shape[axis]
+        if not getattr(self, "rms_scaling", False):
+            x = x - ops.mean(x, axis=axes, keepdims=True)
+        y = x * ops.rsqrt(ops.mean(x * x, axis=axes, keepdims=True) + self.epsilon)
+        return _scaled(y, self.gamma, self.beta, shape)
+
+
+class RMSNormalization(keras.layers.RMSNormalization):
+    """y = x * rsqrt(mean(x^2) + eps) * scale, the square as a product: SQUARE has no integer kernel."""
+
+    def call(self, x):
+        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
+        shape = [1] * len(x.shape)
+        for axis in axes:
+            shape[axis] = x.shape[axis]
+        return x * ops.rsqrt(ops.mean(x * x, axis=axes, keepdims=True) + self.epsilon) * ops.reshape(self.scale, shape)
+
+
+class UnitNormalization(keras.layers.UnitNormalization):
+    """y = x * rsqrt(max(sum(x^2), 1e-12)), the square as a product."""
+
+    def call(self, inputs):
+        total = ops.sum(inputs * inputs, axis=self.axis, keepdims=True)
+        return inputs * ops.rsqrt(ops.maximum(total, 1e-12))
+
+
+class GroupNormalization(keras.layers.GroupNormalization):
+    """Layer normalization of each group of channels, the square as a product."""
+
+    def call(self, x):
+        axis = self.axis % len(x.shape)
+        channels = x.shape[axis]
+        grouped = ops.reshape(x, (-1, *x.shape[1:axis], self.groups, channels // self.groups, *x.shape[axis + 1 :]))
+        axes = [i for i in range(1, len(grouped.shape)) if i != axis]
+        d = grouped - ops.mean(grouped, axis=axes, keepdims=True)
+        y = d * ops.rsqrt(ops.mean(d * d, axis=axes, keepdims=True) + self.epsilon)
+        shape = [1] * len(x.shape)
+        shape[axis] = channels
+        return _scaled(ops.reshape(y, (-1, *x.shape[1:])), self.gamma, self.beta, shape)
+
+
+class PReLU(keras.layers.PReLU):
+    """y = relu(x) + alpha (x - relu(x)): without NEG."""
+
+    def call(self, x):
+        positive = ops.relu(x)
+        return positive + self.alpha * (x - positive)
+
+
+class ELU(keras.layers.ELU):
+    """See `elu`."""
+
+    def call(self, x):
+        return elu(x, self.alpha)
+
+
+class Conv3D(keras.layers.Conv3D):
+    """The depth taps of the kernel side by side on the channel axis, and one CONV_2D over all depths as a batch.
+
+    CONV_3D has a float kernel only. For depth taps k = 0..K-1: x'[.., (k, c)] = x[d s + k r, .., c] with stride s and
+    dilation r, and the kernel reshaped from (K, h, w, c, f) to (h, w, (k, c), f).
+    """
+
+    def call(self, x):
+        depth, height, width, channels = x.shape[1:]
+        taps, stride, dilation = self.kernel_size[0], self.strides[0], self.dilation_rate[0]
+        span = (taps - 1) * dilation + 1
+        if self.padding == "same":
+            steps = -(-depth // stride)
+            missing = max((steps - 1) * stride + span - depth, 0)
+            x = ops.pad(x, [[0, 0], [missing // 2, missing - missing // 2], [0, 0], [0, 0], [0, 0]])
+        else:
+            steps = (depth - span) // stride + 1
+        reach = (steps - 1) * stride + 1
+        slices = [x[:, k * dilation : k * dilation + reach : stride] for k in range(taps)]
+        stacked = ops.reshape(ops.concatenate(slices, axis=-1), (-1, height, width, taps * channels))
+        kernel = ops.transpose(self.kernel, (1, 2, 0, 3, 4))
+        kernel = ops.reshape(kernel, (*self.kernel_size[1:], taps * channels, self.filters))
+        y = ops.conv(stacked, kernel, self.strides[1:], self.padding, dilation_rate=self.dilation_rate[1:])
+        if self.use_bias:
+            y = y + self.bias
+        y = ops.reshape(y, (-1, steps, *y.shape[1:]))
+        return y if self.activation is None else self.activation(y)
+
+
+def elu(x, alpha=1.0):
+    """relu(x) + alpha (e^m - 1) with m = min(x, 0), and e^m - 1 = 2 t / (1 - t) for t = tanh(m / 2).
+
+    ELU has no integer kernel; RELU, SUB, TANH and DIV have, and 1 - t lies in [1, 2].
+    """
+    positive = ops.relu(x)
+    t = ops.tanh(0.5 * (x - positive))
+    return positive + (2.0 * alpha) * t / (1.0 - t)
+
+
+def selu(x):
+    """scale * elu(x, alpha) with the constants of Klambauer et al. 2017, arXiv:1706.02515."""
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+def mish(x):
+    """x (1 - q^2) / (1 + q^2) with q = 1 - sigmoid(x), which is x tanh(softplus(x)): 1 + q^2 lies in [1, 2]."""
+    q = 1.0 - ops.sigmoid(x)
+    square = q * q
+    return x * (1.0 - square) / (1.0 + square)
+
+
+_ACTIVATIONS = {keras.activations.elu: elu, keras.activations.selu: selu, keras.activations.mish: mish}
+_OWN = (LayerNormalization, RMSNormalization, UnitNormalization, GroupNormalization, PReLU, ELU, Conv3D)
+_CLASSES = {own.__bases__[0]: own for own in _OWN}
+
+
+def _scaled(y, gamma, beta, shape):
+    y = y if gamma is None else y * ops.reshape(gamma, shape)
+    return y if beta is None else y + ops.reshape(beta, shape)
+
+
+def _steps(layer) -> int | None:
+    build = layer.get_build_config() if layer.built else None
+    shape = (build or {}).get("input_shape")
+    return shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
+
+
+def _unrolls(layer) -> bool:
+    return isinstance(layer, keras.layers.RNN) and not layer.unroll and (_steps(layer) or MOST_STEPS + 1) <= MOST_STEPS
+
+
+def _recomputes(layer) -> bool:
+    if isinstance(layer, keras.layers.Conv3D):
+        return layer.groups == 1 and layer.data_format == "channels_last" and type(layer) in _CLASSES
+    return type(layer) in _CLASSES
+
+
+def _activates(layer) -> bool:
+    return getattr(layer, "activation", None) in _ACTIVATIONS and not isinstance(layer, keras.layers.RNN)
+
+
+UNROLL = Rewrite("unrolled", _unrolls, lambda layer: {"unroll": True})
+RECOMPUTE = Rewrite("in integer operators", _recomputes, lambda layer: {"__class__": _CLASSES[type(layer)]})
+ACTIVATE = Rewrite(
+    "activation in integer operators", _activates, lambda layer: {"activation": _ACTIVATIONS[layer.activation]}
+)
+ALL = (UNROLL, RECOMPUTE, ACTIVATE)
+
+
+def any_apply(layers: dict[str, keras.Operation]) -> bool:
+    """True if some layer would be rewritten."""
+    return any(rewrite.applies(layer) for layer in layers.values() for rewrite in ALL)
+
+
+@contextlib.contextmanager
+def applied(layers: dict[str, keras.Operation], rewrites: Iterable[Rewrite] = ALL) -> Iterator[tuple[str, ...]]:
+    """While it is open, the layers compute in their rewritten form; gives a line a rewritten layer.
+
+    Args:
+        layers: path -> layer, from `export.layer_paths`.
+    """
+    undo: list[tuple[keras.Operation, dict]] = []
+    lines = []
+    try:
+        for path, layer in layers.items():
+            for rewrite in rewrites:
+                if rewrite.applies(layer):
+                    change = rewrite.change(layer)
+                    undo.append((layer, {key: getattr(layer, key) for key in change}))
+                    _set(layer, change)
+                    lines.append(f"{path} {rewrite.name}")
+        yield tuple(lines)
+    finally:
+        for layer, before in reversed(undo):
+            _set(layer, before)
+
+
+def unroll_recurrent(model: keras.Model) -> keras.Model:
+    """A copy whose LSTM, GRU, SimpleRNN and RNN layers, those in Bidirectional too, are unrolled: no WHILE."""
+    return _copy(model, [UNROLL])
+
+
+def integer_layers(model: keras.Model) -> keras.Model:
+    """A copy whose normalizations, PReLU, ELU and Conv3D layers compute in operators with integer kernels."""
+    return _copy(model, [RECOMPUTE])
+
+
+def integer_activations(model: keras.Model) -> keras.Model:
+    """A copy whose layers with an ELU, SELU or Mish activation compute it in operators with integer kernels."""
+    return _copy(model, [ACTIVATE])
+
+
+def _copy(model: keras.Model, rewrites: list[Rewrite]) -> keras.Model:
+    from tfstruct.convert.export import layer_paths
+
+    if not getattr(model, "inputs", None):
+        raise ModelError(f"{model.name!r} is subclassed and cannot be copied; to_tflite rewrites it in place.")
+    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    copy = keras.models.clone_model(model, recursive=True) if nested else keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for layer in layer_paths(copy).values():
+        for rewrite in rewrites:
+            if rewrite.applies(layer):
+                _set(layer, rewrite.change(layer))
+    return copy
+
+
+def _set(layer, values: dict) -> None:
+    for key, value in values.items():
+        # Past Keras's tracking: nothing of this belongs to the layer's state.
+        object.__setattr__(layer, key, value)
