@@ -214,6 +214,14 @@ def activation_names(content: bytes) -> list[str]:
     ]
 
 
+def _unread(content: bytes) -> set[str]:
+    """Names of the tensors of the main graph that no operator reads and that are no output."""
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+    read = {int(i) for operator in graph.operators for i in operator.inputs} | {int(i) for i in graph.outputs}
+    return {tensor.name.decode() for index, tensor in enumerate(graph.tensors) if index not in read}
+
+
 def ranges(
     content: bytes,
     samples: Iterable[dict[str, np.ndarray]],
@@ -228,8 +236,9 @@ def ranges(
         progress: called with the number of samples done.
     """
     names = activation_names(content)
+    unused = _unread(content) & set(names)
     runtime = Runtime(content, intermediates=True)
-    watch = {name: make() for name in names}
+    watch = {name: make() for name in names if name not in unused}
     for done, inputs in enumerate(samples, 1):
         runtime.run(inputs)
         for name, seen in watch.items():
@@ -242,13 +251,13 @@ def ranges(
         for name, (low, high) in ((n, w.range()) for n, w in watch.items())
         if np.isfinite(low) and np.isfinite(high)
     }
-    return found | _of_unused(content, names, found)
+    return found | _of_unused(content, unused, found)
 
 
 def _of_unused(
-    content: bytes, names: list[str], found: dict[str, tuple[float, float]]
+    content: bytes, unused: set[str], found: dict[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """Ranges of outputs that nobody reads, which the interpreter does not compute: those of the other outputs.
+    """Ranges of outputs that nobody reads, whose memory holds anything: those of the operator's other outputs.
 
     A quantizer that misses one of a SPLIT's ranges leaves the whole operator in float.
     """
@@ -257,5 +266,5 @@ def _of_unused(
         known = [found[name] for name in operator.outputs if name in found]
         if operator.subgraph == 0 and known:
             whole = (min(low for low, _ in known), max(high for _, high in known))
-            lent.update({name: whole for name in operator.outputs if name in names and name not in found})
+            lent.update({name: whole for name in operator.outputs if name in unused})
     return lent
