@@ -214,14 +214,6 @@ def activation_names(content: bytes) -> list[str]:
     ]
 
 
-def _unread(content: bytes) -> set[str]:
-    """Names of the tensors of the main graph that no operator reads and that are no output."""
-    model = flatbuffer.read(content)
-    graph = model.subgraphs[0]
-    read = {int(i) for operator in graph.operators for i in operator.inputs} | {int(i) for i in graph.outputs}
-    return {tensor.name.decode() for index, tensor in enumerate(graph.tensors) if index not in read}
-
-
 def ranges(
     content: bytes,
     samples: Iterable[dict[str, np.ndarray]],
@@ -235,10 +227,8 @@ def ranges(
         make: makes the observer of one tensor.
         progress: called with the number of samples done.
     """
-    names = activation_names(content)
-    unused = _unread(content) & set(names)
     runtime = Runtime(content, intermediates=True)
-    watch = {name: make() for name in names if name not in unused}
+    watch = {name: make() for name in activation_names(content)}
     for done, inputs in enumerate(samples, 1):
         runtime.run(inputs)
         for name, seen in watch.items():
@@ -246,25 +236,8 @@ def ranges(
             if value is not None and value.size:
                 seen.update(value)
         progress(done)
-    found = {
+    return {
         name: (min(low, 0.0), max(high, 0.0))
         for name, (low, high) in ((n, w.range()) for n, w in watch.items())
         if np.isfinite(low) and np.isfinite(high)
     }
-    return found | _of_unused(content, unused, found)
-
-
-def _of_unused(
-    content: bytes, unused: set[str], found: dict[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    """Ranges of outputs that nobody reads, whose memory holds anything: those of the operator's other outputs.
-
-    A quantizer that misses one of a SPLIT's ranges leaves the whole operator in float.
-    """
-    lent = {}
-    for operator in flatbuffer.operators(content):
-        known = [found[name] for name in operator.outputs if name in found]
-        if operator.subgraph == 0 and known:
-            whole = (min(low for low, _ in known), max(high for _, high in known))
-            lent.update({name: whole for name in operator.outputs if name in unused})
-    return lent

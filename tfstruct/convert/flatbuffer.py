@@ -179,6 +179,7 @@ def rename(
         The new file, and for every tensor that holds an activation the layers that were fused into it.
     """
     model = read(content)
+    _slice_half_read_splits(model)
     origin: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
 
@@ -221,6 +222,60 @@ def rename(
             if tensor.name.decode() not in taken:
                 tensor.name = unique("tensor", number)
     return write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}
+
+
+def _slice_half_read_splits(model: schema.ModelT) -> None:
+    """Replaces each SPLIT of which not all parts are read by a SLICE a part that is.
+
+    An unrolled LSTM has one: its first step has no state to forget. Nobody computes the part that is not read, so
+    it has no range, and without that quantizers leave the operator in float or write a file that does not load.
+    """
+    graph = model.subgraphs[0]
+    read_by_some = {int(i) for op in graph.operators for i in op.inputs} | {int(i) for i in graph.outputs}
+    operators = []
+    for op in graph.operators:
+        parts = [int(i) for i in op.outputs]
+        wanted = [i for i in parts if i in read_by_some]
+        if operator_name(model, op) != "SPLIT" or wanted == parts:
+            operators.append(op)
+            continue
+        rank = len(graph.tensors[op.inputs[1]].shape)
+        axis = int(constant(model, graph.tensors[op.inputs[0]], np.int32).ravel()[0]) % rank
+        for number, index in enumerate(parts):
+            if index in wanted:
+                shape = np.asarray(graph.tensors[index].shape, np.int32)
+                begin = np.zeros(rank, np.int32)
+                begin[axis] = number * shape[axis]
+                bounds = [_add_constant(model, graph, value, op) for value in (begin, shape)]
+                operators.append(_slice(model, int(op.inputs[1]), bounds, index))
+    graph.operators = operators
+
+
+def _add_constant(model, graph, value: np.ndarray, like: schema.OperatorT) -> int:
+    tensor = schema.TensorT()
+    tensor.name = graph.tensors[like.outputs[0]].name
+    tensor.shape, tensor.type = list(value.shape), schema.TensorType.INT32
+    model.buffers.append(schema.BufferT())
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    set_constant(model, tensor, value)
+    return len(graph.tensors) - 1
+
+
+def _slice(model, source: int, bounds: list[int], target: int) -> schema.OperatorT:
+    code = schema.BuiltinOperator.SLICE
+    known = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    if code not in known:
+        entry = schema.OperatorCodeT()
+        entry.builtinCode = entry.deprecatedBuiltinCode = code
+        entry.version = 1
+        model.operatorCodes.append(entry)
+        known.append(code)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = known.index(code)
+    operator.inputs, operator.outputs = [source, *bounds], [target]
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.SliceOptions, schema.SliceOptionsT()
+    return operator
 
 
 def _fused_layers(graph, operator, layer_at, border, output_layers) -> tuple[str, ...]:
