@@ -16,7 +16,8 @@ ALLOWED = {
     "convert": {"errors", "samples", "quantize"},
     "legacy": {"errors"},
     "demo": set(),
-    "cli": {"errors", "samples", "convert", "legacy", "demo"},
+    "terminal": set(),
+    "cli": {"errors", "samples", "convert", "legacy", "demo", "terminal"},
 }
 
 

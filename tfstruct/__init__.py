@@ -13,6 +13,7 @@ _HOME = {
     "TFLiteModel": "convert",
     "to_tflite": "convert",
     "verify": "convert",
+    "check_target": "convert",
     "TfstructError": "errors",
     "ConversionError": "errors",
     "DataError": "errors",

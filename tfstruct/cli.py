@@ -1,18 +1,17 @@
 """The command `tfstruct-convert`."""
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
 
 import tfstruct
 from tfstruct.convert.recipe import CALIBRATORS, ENGINES, PRECISIONS, ROUNDINGS, Recipe
 from tfstruct.errors import ConversionError, RecipeError, TfstructError, VerificationError
 from tfstruct.samples import Preprocess
+from tfstruct.terminal import console, progress_bar, without_native_chatter
 
 FINE, BELOW, BAD_INPUT = 0, 1, 2
 
@@ -92,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
+    device = parser.add_argument_group("device")
+    device.add_argument("--target", metavar="NAME", help="mobile, micro, ethos-u or edgetpu; exit status 1 if unfit")
+    device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
+    device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
+    device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
+    device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
+
     safe = parser.add_argument_group("custom code")
     safe.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help="custom layers")
     safe.add_argument("--trust", action="store_true", help="let the model file run code (Lambda layers)")
@@ -115,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> None:
     """The console entry: what TensorFlow's libraries print to stderr themselves is dropped."""
-    with _without_native_chatter():
+    with without_native_chatter():
         status = main()
     sys.exit(status)
 
@@ -125,21 +131,24 @@ def _convert(options) -> int:
 
     if options.model is None:
         raise RecipeError("No model was given. Expected: tfstruct-convert MODEL -o OUT.tflite (or --demo).")
+    recipes = _recipes(options)
+    _check_device(options)
+    if options.check_only:
+        return _check_only(options, recipes)
     if options.output is None:
         raise RecipeError("No output was given. Expected: -o OUT.tflite.")
-    recipes = _recipes(options)
     targets = _targets(options, recipes)
     legacy.check_path(options.model)
     _check_sources(options)
-    _import(options.imports)
-    model = legacy.load(options.model, trust=options.trust)
+    model, recipes = _load(options, recipes)
 
     from tfstruct.convert import Converter
 
-    if options.input_shape:
-        recipes = [r.replace(input_shapes=_input_shapes(options.input_shape, model)) for r in recipes]
     made, written, status = [], [], FINE
-    with _progress(options) as progress, Converter(model, options.timeout, progress) as converter:
+    with (
+        progress_bar(not (options.quiet or options.json)) as progress,
+        Converter(model, options.timeout, progress) as converter,
+    ):
         for recipe, target in zip(recipes, targets, strict=True):
             try:
                 result = converter.convert(recipe)
@@ -152,26 +161,99 @@ def _convert(options) -> int:
                 status = _fail(f"{recipe.precision}: {error}", BELOW)
                 continue
             result.save(target)
-            made.append(result)
-            written.append(target)
+            made.append(_annotated(options, result))
+            written += [target, *_c_array(options, result, target)]
+            unfit = made[-1].target and made[-1].target.problem()
+            if unfit:
+                status = _fail(unfit, BELOW)
     if made:
         _tell(options, made, written)
     return status
 
 
-def _tell(options, made, written) -> None:
-    """Prints and writes the reports."""
+def _load(options, recipes: list[Recipe]):
+    """The model, and the recipes with the shapes of its inputs."""
+    from tfstruct import legacy
+
+    _import(options.imports)
+    model = legacy.load(options.model, trust=options.trust)
+    if options.input_shape:
+        recipes = [r.replace(input_shapes=_input_shapes(options.input_shape, model)) for r in recipes]
+    return model, recipes
+
+
+def _check_device(options) -> None:
+    """Looks at what is said of the device before TensorFlow loads."""
+    if options.check_only and options.target is None:
+        raise RecipeError("--check-only needs a device to check for: --target micro.")
+    if options.target is not None:
+        from tfstruct.convert.targets import target
+
+        target(options.target)
+    if options.latency_table is not None:
+        from tfstruct.convert.latency import LatencyTable
+
+        LatencyTable.read(options.latency_table)
+
+
+def _check_only(options, recipes: list[Recipe]) -> int:
+    """Prints what fits and what does not, of a Keras model or a .tflite file; writes nothing."""
+    from tfstruct import legacy
+    from tfstruct.convert.targets import check_target
+
+    model = options.model
+    if model.endswith(".tflite"):
+        reports = [check_target(model, options.target)]
+    else:
+        legacy.check_path(model)
+        model, recipes = _load(options, recipes)
+        try:
+            reports = [check_target(model, options.target, recipe=recipe) for recipe in recipes]
+        except ConversionError as error:
+            return _fail(str(error), BELOW)
+    data = [report.to_dict() for report in reports]
+    if options.json:
+        print(json.dumps(data if options.all_precisions else data[0], indent=1))
+    for report in reports:
+        if not options.json and not options.quiet:
+            console(sys.stdout).print(report.table())
+        if not report.fits:
+            _fail(report.problem())
+    return FINE if all(report.fits for report in reports) else BELOW
+
+
+def _annotated(options, result):
+    """The report with what was asked for besides: errors by layer, times by operator, an estimate, the target."""
     import dataclasses
 
-    from tfstruct.convert.report import comparison, html_page, write_atomic
+    from tfstruct.convert.latency import LatencyTable, profile_operators
+    from tfstruct.convert.targets import check_target
 
-    reports = []
-    for result in made:
-        report = result.report
-        if options.per_layer:
-            check = dataclasses.replace(report.verification, layers=result.layer_errors())
-            report = dataclasses.replace(report, verification=check)
-        reports.append(report)
+    report = result.report
+    if options.per_layer:
+        check = dataclasses.replace(report.verification, layers=result.layer_errors())
+        report = dataclasses.replace(report, verification=check)
+    if options.profile:
+        report = dataclasses.replace(report, profile=profile_operators(result.content, result.layers))
+    if options.latency_table:
+        table = LatencyTable.read(options.latency_table)
+        report = dataclasses.replace(report, estimate=table.estimate(result.content, result.layers))
+    if options.target:
+        report = dataclasses.replace(report, target=check_target(result, options.target))
+    return report
+
+
+def _c_array(options, result, target: pathlib.Path) -> tuple[str, ...]:
+    from tfstruct.convert.micro import write_c_array
+
+    return write_c_array(result.content, target) if options.c_array else ()
+
+
+def _tell(options, reports, written) -> None:
+    """Prints and writes the reports."""
+    from tfstruct.convert.files import write_atomic
+    from tfstruct.convert.report import comparison, html_page
+
     data = [r.to_dict() for r in reports]
     text = json.dumps(data if options.all_precisions else data[0], indent=1)
     if options.report:
@@ -180,15 +262,15 @@ def _tell(options, made, written) -> None:
     if options.json:
         print(text)
     elif not options.quiet:
-        console = _console(sys.stdout)
+        screen = console(sys.stdout)
         if len(reports) > 1:
-            console.print(comparison(reports))
+            screen.print(comparison(reports))
             for warning in dict.fromkeys(f"{r.precision}: {w}" for r in reports for w in r.warnings):
-                console.print(f"warning: {warning}", style="yellow", markup=False)
+                screen.print(f"warning: {warning}", style="yellow", markup=False)
         else:
-            console.print(reports[0].table())
+            screen.print(reports[0].table())
         for target in written:
-            console.print(f"wrote {target}", markup=False, highlight=False)
+            screen.print(f"wrote {target}", markup=False, highlight=False)
 
 
 def _demo(options) -> int:
@@ -198,7 +280,7 @@ def _demo(options) -> int:
     from tfstruct.convert.report import comparison
 
     (x, y), test = demo.digits()
-    with _progress(options) as progress:
+    with progress_bar(not (options.quiet or options.json)) as progress:
         progress("train", 0, None)
         model = demo.train(x, y)
         recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
@@ -207,14 +289,14 @@ def _demo(options) -> int:
     if options.json:
         print(json.dumps([r.to_dict() for r in reports], indent=1))
     elif not options.quiet:
-        console = _console(sys.stdout)
-        console.print(
+        screen = console(sys.stdout)
+        screen.print(
             f"UCI digits: {len(x):,} images to train and calibrate, {len(test[0]):,} unseen ones to verify; "
             f"{model.count_params():,} parameters",
             highlight=False,
         )
-        console.print(comparison(reports))
-        console.print(f"latency: median, one thread, {reports[0].processor}", highlight=False)
+        screen.print(comparison(reports))
+        screen.print(f"latency: median, one thread, {reports[0].processor}", highlight=False)
     return FINE
 
 
@@ -273,7 +355,8 @@ def _targets(options, recipes: list[Recipe]) -> list[pathlib.Path]:
     reports = [pathlib.Path(options.report)] if options.report else []
     if reports and reports[0].suffix not in (".html", ".json"):
         raise RecipeError(f"--report expects a name that ends in .html or .json. Received: {options.report!r}.")
-    for path in (*targets, *reports):
+    arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
+    for path in (*targets, *arrays, *reports):
         folder = path.parent
         if not folder.is_dir():
             raise RecipeError(f"The folder {folder} for {path.name} does not exist. Create it first.")
@@ -345,55 +428,6 @@ def _import(modules: list[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             raise RecipeError(f"--import {name} failed: {type(error).__name__}: {error}.") from error
-
-
-def _console(stream):
-    from rich.console import Console
-
-    # In a pipe a table must not be cut at 80 columns.
-    return Console(file=stream, width=None if stream.isatty() else 140)
-
-
-@contextlib.contextmanager
-def _progress(options) -> Iterator:
-    """A progress bar on a terminal; nothing in a pipe."""
-    if options.quiet or options.json or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("load", total=None)
-        shown = ""
-
-        def progress(stage: str, done: int, total: int | None) -> None:
-            nonlocal shown
-            if stage != shown:
-                bar.reset(task, description=stage, total=total)
-                shown = stage
-            bar.update(task, completed=done, total=total)
-
-        yield progress
-
-
-@contextlib.contextmanager
-def _without_native_chatter() -> Iterator[None]:
-    """Python's stderr goes on; what C++ libraries write to file descriptor 2 does not reach the user."""
-    real = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    python_stderr = sys.stderr
-    try:
-        sys.stderr = os.fdopen(os.dup(real), "w", buffering=1)
-        os.dup2(null, 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(real, 2)
-        sys.stderr = python_stderr
-        os.close(real)
-        os.close(null)
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> int:

@@ -8,11 +8,12 @@ import os
 
 import pytest
 
-from tfstruct.convert import report as report_module
+from tfstruct.convert import files
 from tfstruct.convert.agreement import Agreement, Scores
+from tfstruct.convert.files import write_atomic
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.report import Report, comparison, comparison_rows, html_page, render, write_atomic
+from tfstruct.convert.report import Report, comparison, comparison_rows, html_page, render
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import LayerError, Verification
 
@@ -348,7 +349,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch, tmp_path, step, error, 
         assert len([f for f in os.listdir(tmp_path) if f.endswith(".part")]) == 1
         raise error
 
-    monkeypatch.setattr(report_module.os, step, fail)
+    monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(type(error)):
         write_atomic(path, b"new")
     monkeypatch.undo()

@@ -15,6 +15,9 @@ _HOME = {
     "verify": "verification",
     "Verification": "verification",
     "Report": "report",
+    "check_target": "targets",
+    "TargetReport": "targets",
+    "TARGETS": "targets",
 }
 
 __all__ = ["ConversionError", "VerificationError", *_HOME]

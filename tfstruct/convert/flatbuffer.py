@@ -1,6 +1,7 @@
 """The inside of a `.tflite` file: its operators and tensors, with the Keras layers they came from."""
 
 import dataclasses
+import struct
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -62,7 +63,10 @@ def read(content: bytes) -> schema.ModelT:
     """Parses a `.tflite` file into objects that can be edited."""
     if content[4:8] != b"TFL3":
         raise ConversionError("Expected a .tflite file, which carries 'TFL3' at byte 4. Received other bytes.")
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    try:
+        return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    except (struct.error, IndexError, ValueError, TypeError) as error:
+        raise ConversionError(f"The .tflite file is damaged: {error}.") from error
 
 
 def write(model: schema.ModelT) -> bytes:
@@ -77,6 +81,11 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     if kind == schema.BuiltinOperator.CUSTOM:
         return code.customCode.decode()
     return _OPERATOR_NAMES[kind]
+
+
+def dtype_name(tensor: schema.TensorT) -> str:
+    """`"int8"`, `"float32"`, ..."""
+    return _DTYPE_NAMES[tensor.type]
 
 
 def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:

@@ -6,11 +6,12 @@ import html
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 
 from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
 from tfstruct.convert.runtime import Latency
+from tfstruct.convert.targets import TargetReport
 from tfstruct.convert.verification import Verification
 
 _SCORE_NAMES = {
@@ -41,6 +42,9 @@ class Report:
         rewrites: layers that compute in another form in the file, for want of integer kernels.
         warnings: what the user should know.
         seconds: time by stage.
+        profile: time of every operator alone, where it was asked for.
+        estimate: what a table of latencies says of the file, where one was given.
+        target: whether the file fits the target that was asked for.
     """
 
     model: str
@@ -58,6 +62,9 @@ class Report:
     rewrites: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    profile: tuple[OperatorLatency, ...] = ()
+    estimate: Estimate | None = None
+    target: TargetReport | None = None
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -67,6 +74,7 @@ class Report:
         """Plain data, with infinities as None, as JSON has none."""
         data = dataclasses.asdict(self)
         data["operator_counts"] = self.operator_counts()
+        data["target"] = self.target.to_dict() if self.target else None
         return _finite(data)
 
     def to_json(self) -> str:
@@ -113,6 +121,16 @@ class Report:
             )
         if self.rewrites:
             rows.append(("rewritten", "; ".join(self.rewrites)))
+        for one in by_time(self.profile)[:8]:
+            place = ", ".join(one.layers) or "no layer known"
+            rows.append(("operator", f"{one.microseconds:.1f} µs {one.operator} ({place}), alone"))
+        if self.profile:
+            total = sum(one.microseconds for one in self.profile)
+            rows.append(
+                ("operators' sum", f"{total:.1f} µs, {len(self.profile)} timed alone: {self.profile[0].processor}")
+            )
+        rows += self.estimate.rows() if self.estimate else []
+        rows += self.target.summary() if self.target else []
         rows += [("warning", text) for text in self.warnings]
         return rows
 
@@ -238,25 +256,6 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}"
         "<footer>Written by tfstruct.</footer></body></html>\n"
     )
-
-
-def write_atomic(path: str | os.PathLike, content: bytes) -> None:
-    """Writes beside the target, then renames: whoever looks sees the old file or the whole new one."""
-    path = os.fspath(path)
-    beside = f"{path}.{os.getpid()}.part"
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException as error:
-        if os.path.exists(beside):
-            os.remove(beside)
-        if isinstance(error, OSError) and error.filename is None:
-            # A full disk does not say whose.
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
 
 
 def _float_line(floats: Sequence[Operator]) -> str:

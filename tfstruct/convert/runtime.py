@@ -202,6 +202,16 @@ def latency(content: bytes, inputs: Mapping[str, np.ndarray], threads: int = 1, 
     return Latency(threads, float(np.median(micro)), float(np.percentile(micro, 90)), len(times))
 
 
+def is_delegated(content: bytes) -> bool:
+    """True if XNNPACK takes a file of one operator; False if a builtin kernel runs it.
+
+    Raises:
+        ConversionError: nothing runs it.
+    """
+    runtime = Runtime(content)
+    return any(op["op_name"] == "DELEGATE" for op in runtime._interpreter._get_ops_details())
+
+
 def processor() -> str:
     """The name of this machine's processor: a latency means nothing without it."""
     try:

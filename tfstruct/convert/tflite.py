@@ -15,8 +15,9 @@ from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, weights
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, layer_at, layer_paths, signature_of
+from tfstruct.convert.files import write_atomic
 from tfstruct.convert.recipe import Recipe, matches
-from tfstruct.convert.report import Report, write_atomic
+from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime, arrange, latency, processor
 from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
@@ -175,14 +176,16 @@ class Converter(contextlib.AbstractContextManager):
                 self._float[float16,] = flatbuffer.rename(content, self._resolve, exported.output_layers)
         return self._float[float16,]
 
-    def convert(self, recipe: Recipe) -> TFLiteModel:
-        """One conversion; see `to_tflite` for what it raises."""
-        signature = signature_of(self.model, recipe.input_shapes)
+    def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+        """The file alone, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
+        made = self._make(recipe, signature_of(self.model, recipe.input_shapes), [])
+        return made[0], made[1]
+
+    def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
+        """(file, layers by tensor, float file, engine, calibration samples)."""
         _check_layers(self.model, recipe)
         _check_data(recipe)
         _peek(recipe, signature)
-        self._seconds = {}
-        warnings: list[str] = []
         exported = self._export(recipe)
         reference, layers = self._converted(recipe, float16=False)
         content, engine = reference, "converter"
@@ -191,6 +194,15 @@ class Converter(contextlib.AbstractContextManager):
             content, layers = self._converted(recipe, float16=True)
         elif recipe.precision != "float32" or recipe.layers:
             content, engine, kept = self._quantize(recipe, signature, exported, reference, layers, warnings)
+        return content, layers, reference, engine, kept
+
+    def convert(self, recipe: Recipe) -> TFLiteModel:
+        """One conversion; see `to_tflite` for what it raises."""
+        signature = signature_of(self.model, recipe.input_shapes)
+        self._seconds = {}
+        warnings: list[str] = []
+        content, layers, reference, engine, kept = self._make(recipe, signature, warnings)
+        exported = self._export(recipe)
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
             self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings)

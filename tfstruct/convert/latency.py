@@ -1,0 +1,294 @@
+"""Latency by operator: measured on this machine, or read from a table that was measured on a device.
+
+`litert-benchmark` of ai-edge-litert 2.3 times whole models only. So each operator is cut out of the file and timed
+alone in the same interpreter; the time of an invocation, about a microsecond, is part of every figure.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from tfstruct.convert import cutout, flatbuffer
+from tfstruct.convert.runtime import Runtime, processor
+from tfstruct.convert.runtime import latency as time_file
+from tfstruct.errors import DataError
+
+Shapes = tuple[tuple[int, ...], ...]
+_SCHEMA = "tfstruct-latency-1"
+# The name under which the time of a whole model stands in a table.
+WHOLE = "MODEL"
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorLatency:
+    """The time of one operator.
+
+    Attributes:
+        operator: TensorFlow Lite's name, or `WHOLE`.
+        shapes: of its inputs, weights too, in order, and of its first output last.
+        dtype: of its first output.
+        microseconds: median.
+        processor: where it was measured.
+        layers: Keras layers it came from, where they are known.
+        macs: multiply-accumulates; for operators that have none, elements.
+    """
+
+    operator: str
+    shapes: Shapes
+    dtype: str
+    microseconds: float
+    processor: str
+    layers: tuple[str, ...] = ()
+    macs: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimated:
+    """One operator of a file with its estimated time.
+
+    Attributes:
+        operator, layers, shapes: the operator.
+        microseconds: the estimate; None where the table has no such operator.
+        how: `"measured"`, `"scaled from ..."` or `"not in the table"`.
+    """
+
+    operator: str
+    layers: tuple[str, ...]
+    shapes: Shapes
+    microseconds: float | None
+    how: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a table says of a file.
+
+    Attributes:
+        microseconds: sum over the operators that the table knows.
+        operators: one entry an operator, in the order of the file.
+        processors: where the table was measured.
+        whole: times of whole models that the table holds, which are no part of the sum.
+    """
+
+    microseconds: float
+    operators: tuple[Estimated, ...]
+    processors: tuple[str, ...]
+    whole: tuple[OperatorLatency, ...] = ()
+
+    @property
+    def missing(self) -> tuple[Estimated, ...]:
+        """The operators that the table does not know: the sum is too small by them."""
+        return tuple(one for one in self.operators if one.microseconds is None)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(what, value) lines."""
+        exact = sum(one.how == "measured" for one in self.operators)
+        scaled = len(self.operators) - exact - len(self.missing)
+        text = f"{self.microseconds:,.1f} µs: {exact} operators as measured, {scaled} scaled from the nearest"
+        rows = [("estimate", text), ("measured on", "; ".join(self.processors))]
+        names = ", ".join(dict.fromkeys(one.operator for one in self.missing))
+        if names:
+            rows.append(("not estimated", f"{len(self.missing)} operators that the table lacks: {names}"))
+        rows += [("whole model", f"{w.microseconds:,.1f} µs on {w.processor}") for w in self.whole]
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join(f"{what:<14} {value}" for what, value in self.rows())
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTable:
+    """Times of operators, measured somewhere.
+
+    Attributes:
+        rows: one an operator and shape.
+    """
+
+    rows: tuple[OperatorLatency, ...]
+
+    @property
+    def processors(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.processor for row in self.rows))
+
+    def to_json(self) -> str:
+        """`{"schema": "tfstruct-latency-1", "processor": ..., "rows": [{"operator", "shapes", ...}]}`."""
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return json.dumps({"schema": _SCHEMA, "rows": rows}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, processor: str | None = None) -> "LatencyTable":
+        """Reads our own schema, or what `litert-benchmark --result_json` wrote.
+
+        A row needs `operator`, `shapes` and `microseconds`; `processor` may stand once for all rows.
+
+        Args:
+            processor: where it was measured, if the file does not say: litert-benchmark's does not.
+
+        Raises:
+            DataError: no JSON, or not such a table.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"A latency table must be JSON. Received text that is not: {error}.") from None
+        if isinstance(data, Mapping) and isinstance(data.get("latency"), Mapping):
+            return cls((_benchmark_row(data, processor),))
+        if not isinstance(data, Mapping) or not isinstance(data.get("rows"), list):
+            raise DataError(
+                'A latency table must be a JSON object with "rows", or the result of litert-benchmark. Received: '
+                f"{'an object with ' + str(sorted(data)) if isinstance(data, Mapping) else type(data).__name__}."
+            )
+        place = processor or data.get("processor")
+        return cls(tuple(_row(row, number, place) for number, row in enumerate(data["rows"])))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, processor: str | None = None) -> "LatencyTable":
+        """`from_json` of a file."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_json(file.read(), processor)
+        except UnicodeDecodeError:
+            raise DataError(f"{os.fspath(path)} is not a latency table: it is not text.") from None
+
+    def estimate(self, content: bytes, layers: Mapping[str, tuple[str, ...]] | None = None) -> Estimate:
+        """What a file takes by this table.
+
+        An operator of the same name, type and shapes counts as measured. Else the row of that operator and type
+        whose number of multiply-accumulates is nearest, by their ratio, is scaled by it.
+        """
+        model = flatbuffer.read(content)
+        found = []
+        for op in flatbuffer.operators(model, layers):
+            shapes, macs = shapes_of(model, op), macs_of(model, op)
+            time, how = self._time(op, shapes, macs)
+            found.append(Estimated(op.name, op.layers, shapes, time, how))
+        total = sum(one.microseconds or 0.0 for one in found)
+        whole = tuple(row for row in self.rows if row.operator == WHOLE)
+        return Estimate(total, tuple(found), self.processors, whole)
+
+    def _time(self, op: flatbuffer.Operator, shapes: Shapes, macs: int) -> tuple[float | None, str]:
+        alike = [row for row in self.rows if row.operator == op.name and row.dtype in (op.dtype, "")]
+        same = [row.microseconds for row in alike if row.shapes == shapes]
+        if same:
+            return statistics.median(same), "measured"
+        sized = [row for row in alike if row.macs > 0]
+        if not sized or macs <= 0:
+            return None, "not in the table"
+        near = min(sized, key=lambda row: abs(math.log(row.macs / macs)))
+        return near.microseconds * macs / near.macs, f"scaled from {near.macs:,} to {macs:,} MACs"
+
+
+def profile_operators(
+    content: bytes, layers: Mapping[str, tuple[str, ...]] | None = None, threads: int = 1, seconds: float = 0.02
+) -> tuple[OperatorLatency, ...]:
+    """Times every operator of a file alone, on zeros, on this machine.
+
+    Operators that do not stand alone (loops, resources, open shapes) are left out.
+
+    Args:
+        layers: tensor -> Keras layers, as `TFLiteModel.layers`.
+        seconds: for each operator.
+    """
+    model = flatbuffer.read(content)
+    here, rows = processor(), []
+    for op in flatbuffer.operators(model, layers):
+        alone = cutout.cut(model, op.subgraph, op.index)
+        shapes = shapes_of(model, op)
+        if alone is None or any(d < 0 for shape in shapes for d in shape):
+            continue
+        ports = Runtime(alone).inputs
+        if any(d is None for port in ports for d in port.shape):
+            continue
+        zeros = {port.name: np.zeros(port.shape, port.dtype) for port in ports}
+        timed = time_file(alone, zeros, threads, seconds)
+        rows.append(OperatorLatency(op.name, shapes, op.dtype, timed.median_us, here, op.layers, macs_of(model, op)))
+    return tuple(rows)
+
+
+def by_time(rows: Iterable[OperatorLatency]) -> list[OperatorLatency]:
+    """The slowest first."""
+    return sorted(rows, key=lambda row: -row.microseconds)
+
+
+def shapes_of(model, op: flatbuffer.Operator) -> Shapes:
+    """Shapes of an operator's inputs, weights too, and of its first output."""
+    graph = model.subgraphs[op.subgraph]
+    operator = graph.operators[op.index]
+    places = [i for i in operator.inputs if i >= 0] + list(operator.outputs)[:1]
+    return tuple(_shape(graph.tensors[i]) for i in places)
+
+
+def macs_of(model, op: flatbuffer.Operator) -> int:
+    """Multiply-accumulates of an operator; for one that has none, the elements it reads or writes."""
+    shapes = shapes_of(model, op)
+    if len(shapes) < 2:
+        return math.prod(shapes[0]) if shapes else 0
+    return macs(op.name, shapes)
+
+
+def macs(name: str, shapes: Shapes) -> int:
+    """`macs_of` from shapes alone: inputs in order, the output last."""
+    given, result = shapes[0], math.prod(shapes[-1])
+    weights = shapes[1] if len(shapes) > 2 else ()
+    if name in ("CONV_2D", "CONV_3D") and weights:
+        return result * math.prod(weights[1:] if name == "CONV_2D" else weights[:-1])
+    if name == "DEPTHWISE_CONV_2D" and weights:
+        return result * math.prod(weights[1:3])
+    if name == "FULLY_CONNECTED" and weights:
+        return result * weights[-1]
+    if name == "TRANSPOSE_CONV" and len(shapes) > 3:
+        return math.prod(shapes[2][:-1]) * math.prod(weights[:3])
+    if name == "BATCH_MATMUL" and given:
+        return result * given[-1]
+    return max(result, *(math.prod(shape) for shape in shapes[:-1]))
+
+
+def _shape(tensor) -> tuple[int, ...]:
+    signature = tensor.shapeSignature
+    values = signature if signature is not None and len(signature) else tensor.shape
+    return () if values is None else tuple(int(d) for d in values)
+
+
+def _benchmark_row(data: Mapping, processor: str | None) -> OperatorLatency:
+    figures = data["latency"]
+    middle = figures.get("median_ms", figures.get("avg_ms"))
+    if not _is_time(middle):
+        raise DataError(
+            f"latency.median_ms of litert-benchmark must be above 0. Received: {middle!r}. It rounds to 0.01 ms: a "
+            "model that is faster needs a table of its own."
+        )
+    place = processor or "a processor that litert-benchmark does not name"
+    return OperatorLatency(WHOLE, (), "", middle * 1000.0, place, (os.path.basename(str(data.get("model", ""))),))
+
+
+def _row(row, number: int, processor: str | None) -> OperatorLatency:
+    def wrong(what: str):
+        return DataError(f"Row {number} of the latency table {what}. Received: {str(row)[:200]}.")
+
+    if not isinstance(row, Mapping):
+        raise wrong("must be an object")
+    if not isinstance(row.get("operator"), str) or not row["operator"]:
+        raise wrong("needs `operator`, a name such as CONV_2D")
+    if not _is_time(row.get("microseconds")):
+        raise wrong("needs `microseconds`, a number above 0")
+    place = row.get("processor") or processor
+    if not isinstance(place, str):
+        raise wrong("needs `processor`, where it was measured: in the row, or once for the whole table")
+    try:
+        shapes = tuple(tuple(int(d) for d in shape) for shape in row.get("shapes", ()))
+    except (TypeError, ValueError):
+        raise wrong("needs `shapes`, a list of lists of numbers") from None
+    work = row.get("macs") or (macs(row["operator"], shapes) if len(shapes) > 1 else 0)
+    layers = tuple(str(layer) for layer in row.get("layers", ()))
+    return OperatorLatency(
+        row["operator"], shapes, str(row.get("dtype", "")), float(row["microseconds"]), place, layers, int(work)
+    )
+
+
+def _is_time(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
