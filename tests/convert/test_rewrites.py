@@ -59,6 +59,10 @@ CASES = {
         rewrites.integer_layers,
         lambda: _model(layers.Conv3D(4, (3, 2, 2), dilation_rate=(2, 1, 2)), shape=(7, 6, 5, 3)),
     ),
+    "up1": (rewrites.integer_layers, lambda: _model(layers.UpSampling1D(3), shape=(6, 4))),
+    "up2": (rewrites.integer_layers, lambda: _model(layers.UpSampling2D((2, 3)))),
+    "up3": (rewrites.integer_layers, lambda: _model(layers.UpSampling3D((2, 1, 3)), shape=(3, 2, 4, 2))),
+    "embedding": (rewrites.integer_layers, lambda: zoo.build("embedding")),
     "elu": (rewrites.integer_activations, lambda: _model(layers.Conv2D(4, 3, activation="elu"))),
     "selu": (rewrites.integer_activations, lambda: _model(layers.Dense(4, activation="selu"))),
     "mish": (rewrites.integer_activations, lambda: _model(layers.Conv2D(4, 3), layers.Activation("mish"))),
@@ -106,6 +110,18 @@ def test_activations_over_their_whole_range(own):
     x = np.concatenate([np.linspace(-20, 20, 2001), [-1e-6, 0, 1e-6]]).astype("float32")
     want = np.asarray(getattr(keras.activations, own.__name__)(x))
     np.testing.assert_allclose(np.asarray(own(x)), want, rtol=1e-5, atol=2e-6)
+
+
+def test_no_tile_and_no_select_in_the_file(process):
+    for model, gone in (
+        (_model(layers.UpSampling2D(2)), "TILE"),
+        (_model(layers.UpSampling1D(2), shape=(6, 4)), "TILE"),
+        (zoo.build("embedding"), "SELECT"),
+    ):
+        recipe = Recipe(precision="int8", calibration=zoo.sample_inputs(model, 100), check_range=False)
+        with Converter(model, process=process) as converter:
+            counts = [converter.convert(recipe.replace(rewrite=r)).report.operator_counts() for r in (True, False)]
+        assert gone not in counts[0] and gone in counts[1]
 
 
 def test_float_files_are_not_rewritten(process):

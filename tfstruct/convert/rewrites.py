@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfstruct.errors import ModelError
@@ -96,6 +97,45 @@ class ELU(keras.layers.ELU):
         return elu(x, self.alpha)
 
 
+class Embedding(keras.layers.Embedding):
+    """GATHER alone: Keras's own also takes negative indices, by LESS, ADD and SELECT. Indices must be in range."""
+
+    def call(self, inputs):
+        return ops.cast(tf.gather(self.embeddings, ops.cast(inputs, "int32")), self.compute_dtype)
+
+
+class UpSampling1D(keras.layers.UpSampling1D):
+    """RESIZE_NEAREST_NEIGHBOR in place of TILE."""
+
+    def call(self, inputs):
+        steps, channels = inputs.shape[1:]
+        if steps is None:
+            return super().call(inputs)
+        return ops.reshape(_repeated(inputs[:, :, None], self.size, 1), (-1, steps * self.size, channels))
+
+
+class UpSampling2D(keras.layers.UpSampling2D):
+    """RESIZE_NEAREST_NEIGHBOR in place of TILE."""
+
+    def call(self, inputs):
+        if self.interpolation != "nearest" or self.data_format != "channels_last" or None in inputs.shape[1:]:
+            return super().call(inputs)
+        return _repeated(inputs, *self.size)
+
+
+class UpSampling3D(keras.layers.UpSampling3D):
+    """RESIZE_NEAREST_NEIGHBOR in place of TILE: over height and width of each depth, then over depth."""
+
+    def call(self, inputs):
+        if self.data_format != "channels_last" or None in inputs.shape[1:]:
+            return super().call(inputs)
+        depth, height, width, channels = inputs.shape[1:]
+        flat = _repeated(ops.reshape(inputs, (-1, height, width, channels)), *self.size[1:])
+        height, width = flat.shape[1:3]
+        flat = _repeated(ops.reshape(flat, (-1, depth, 1, height * width * channels)), self.size[0], 1)
+        return ops.reshape(flat, (-1, depth * self.size[0], height, width, channels))
+
+
 class Conv3D(keras.layers.Conv3D):
     """The depth taps of the kernel side by side on the channel axis, and one CONV_2D over all depths as a batch.
 
@@ -148,8 +188,26 @@ def mish(x):
 
 
 _ACTIVATIONS = {keras.activations.elu: elu, keras.activations.selu: selu, keras.activations.mish: mish}
-_OWN = (LayerNormalization, RMSNormalization, UnitNormalization, GroupNormalization, PReLU, ELU, Conv3D)
+_OWN = (
+    LayerNormalization,
+    RMSNormalization,
+    UnitNormalization,
+    GroupNormalization,
+    PReLU,
+    ELU,
+    Embedding,
+    UpSampling1D,
+    UpSampling2D,
+    UpSampling3D,
+    Conv3D,
+)
 _CLASSES = {own.__bases__[0]: own for own in _OWN}
+
+
+def _repeated(images, rows: int, columns: int):
+    """Each pixel of (batch, height, width, channels) repeated along height and width."""
+    height, width = images.shape[1:3]
+    return ops.image.resize(images, (height * rows, width * columns), interpolation="nearest")
 
 
 def _scaled(y, gamma, beta, shape):
@@ -170,6 +228,8 @@ def _unrolls(layer) -> bool:
 def _recomputes(layer) -> bool:
     if isinstance(layer, keras.layers.Conv3D):
         return layer.groups == 1 and layer.data_format == "channels_last" and type(layer) in _CLASSES
+    if isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation != "nearest":
+        return False
     return type(layer) in _CLASSES
 
 
