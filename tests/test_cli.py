@@ -98,6 +98,62 @@ def test_preprocessing_and_shape_options(run, folder, tmp_path):
     assert json.loads(said)["recipe"]["batch_size"] == 2
 
 
+def test_target_c_array_and_latency(run, tmp_path):
+    rows = [{"operator": "CONV_2D", "shapes": [[1, 4], [1, 4]], "macs": 9216, "microseconds": 50}]
+    (tmp_path / "board.json").write_text(json.dumps({"processor": "Cortex-M4", "rows": rows}))
+    device = ("--target", "micro", "--c-array", "--profile", "--latency-table", str(tmp_path / "board.json"))
+    status, said, error, out = run(*INT8, *device)
+    assert (status, error) == (0, "")
+    assert re.search(r"fits +yes: 6 of 6 operators", said) and "AddConv2D" in said
+    assert "CONV_2D (conv1, norm1, relu1), alone" in said and "Cortex-M4" in said
+    assert "out_add_operators" in out.with_suffix(".h").read_text()
+    assert "alignas(16)" in out.with_suffix(".cc").read_text()
+    out.unlink()
+    status, _, error, _ = run(*INT8, "--c-array")
+    assert status == 2 and "out.h exists already. Use --overwrite" in error
+
+
+@pytest.fixture
+def odd(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="gelu", name="odd")], name="net")
+    model.save(tmp_path / "odd.keras")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
+    return tmp_path
+
+
+def test_an_operator_outside_the_target_is_status_1_before_and_after(run, odd, capsys):
+    """Of the untrained model, of the conversion, and of the file."""
+    model, named = str(odd / "odd.keras"), "GELU (layer odd): "
+    status, said, error, out = run("--target", "edgetpu", "--check-only", "--precision", "int8", model=model)
+    assert status == 1 and named in error and "Use ReLU" in error and len(error.splitlines()) == 1
+    assert "does not fit" in said and not out.exists()
+    data = ("--precision", "int8", "--calibration", str(odd / "x.npy"), "--no-range-check")
+    status, said, error, out = run(*data, "--target", "edgetpu", model=model)
+    assert status == 1 and named in error and out.exists()
+    status = cli.main([str(out), "--target", "edgetpu", "--check-only", "--json"])
+    said = capsys.readouterr()
+    assert status == 1 and "GELU (layer odd" in said.err
+    assert json.loads(said.out)["fits"] is False
+    status = cli.main([str(out), "--target", "mobile", "--check-only"])
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        (["--check-only"], "--check-only needs a device"),
+        (["--check-only", "--target", "toaster"], "must be one of mobile, micro"),
+        (["--latency-table", "missing.json"], "No such file"),
+        (["--latency-table", "train.npz"], "not a latency table"),
+    ],
+)
+def test_bad_device_options(run, arguments, match):
+    status, said, error, out = run(*arguments)
+    assert (status, said) == (2, "") and match in error and not out.exists() and len(error.splitlines()) == 1
+
+
 def test_as_a_user_runs_it(folder, tmp_path):
     """A process of its own, in a pipe: no progress bar, no TensorFlow chatter."""
     command = [

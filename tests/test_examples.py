@@ -31,6 +31,18 @@ def test_mixed_precision_file(capsys):
     assert json.loads(said[said.rindex('{\n "precision"') :])["calibration"] == "train.npz"
 
 
+def test_microcontroller(tmp_path, capsys):
+    from tfstruct.convert import ethos_u, micro
+
+    _load("microcontroller").main(str(tmp_path / "digits.tflite"), epochs=2)
+    said = capsys.readouterr().out
+    assert "GELU (layer features)" in said and "hard_swish fits: True" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits.cc", "digits.h", "digits.tflite"]
+    assert "AddConv2D, AddMean, AddFullyConnected, AddSoftmax" in said
+    assert ("bytes of arena" in said) == (micro.version() is not None)
+    assert ("100% of the operators" in said) == (ethos_u.version() is not None)
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda f: f.stem)
 def test_examples_are_short_and_tested(file):
     assert len(file.read_text().splitlines()) < 120

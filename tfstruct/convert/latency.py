@@ -242,7 +242,7 @@ def macs(name: str, shapes: Shapes) -> int:
     if name == "FULLY_CONNECTED" and weights:
         return result * weights[-1]
     if name == "TRANSPOSE_CONV" and len(shapes) > 3:
-        return math.prod(shapes[2][:-1]) * math.prod(weights[:3])
+        return math.prod(shapes[2]) * math.prod(weights[:3])
     if name == "BATCH_MATMUL" and given:
         return result * given[-1]
     return max(result, *(math.prod(shape) for shape in shapes[:-1]))

@@ -183,7 +183,7 @@ def target(name: str) -> Target:
 TARGETS = ("mobile", "micro", "ethos-u", "edgetpu")
 
 
-def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=None) -> TargetReport:
+def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=None, process=None) -> TargetReport:
     """Checks every operator of a file, or of the file that a Keras model would become.
 
     Args:
@@ -192,13 +192,14 @@ def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=
         name: see `target`.
         precision: of the file made from a Keras model.
         recipe: in its place, a `Recipe` for that file; its data is not read.
+        process: a `ConverterProcess` that is running already, for many checks in a row.
 
     Raises:
         RecipeError: no such target.
         ConversionError: the model has an operator that TensorFlow Lite lacks; the Keras layer is named.
     """
     wanted = target(name)
-    content, layers = _file(model_or_tflite, precision, recipe)
+    content, layers = _file(model_or_tflite, precision, recipe, process)
     found = flatbuffer.operators(content, layers)
     if not layers:
         found = [dataclasses.replace(op, layers=op.layers or _named_after(op)) for op in found]
@@ -264,7 +265,7 @@ def replacement(op: Operator, wanted: Target, float_file: bool = False) -> str:
     return ""
 
 
-def _file(given, precision: str, recipe) -> tuple[bytes, Mapping[str, tuple[str, ...]]]:
+def _file(given, precision: str, recipe, process) -> tuple[bytes, Mapping[str, tuple[str, ...]]]:
     """The bytes to judge, and tensor -> Keras layers where it is known."""
     if isinstance(given, str | os.PathLike):
         with open(given, "rb") as file:
@@ -290,7 +291,7 @@ def _file(given, precision: str, recipe) -> tuple[bytes, Mapping[str, tuple[str,
         rounding="nearest",
         require={},
     )
-    with Converter(given, recipe.timeout) as converter:
+    with Converter(given, recipe.timeout, process=process) as converter:
         return converter.draft(recipe)
 
 
