@@ -220,7 +220,7 @@ def ranges(
     make: Callable[[], MinMax | MovingAverage | Histogram],
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, tuple[float, float]]:
-    """Runs a float `.tflite` on samples and returns (low, high) by tensor name; every range includes 0.
+    """Runs a float `.tflite` on samples and returns (low, high) by tensor name; every range includes 0 and is wider.
 
     Args:
         samples: dicts by input name, each with a batch axis of the file's own size.
@@ -236,8 +236,10 @@ def ranges(
             if value is not None and value.size:
                 seen.update(value)
         progress(done)
+    found = {name: seen.range() for name, seen in watch.items()}
     return {
-        name: (min(low, 0.0), max(high, 0.0))
-        for name, (low, high) in ((n, w.range()) for n, w in watch.items())
+        # A tensor that is always zero gets a range all the same: kernels divide by its scale.
+        name: (min(low, 0.0), max(high, 0.0)) if low or high else (0.0, 1.0)
+        for name, (low, high) in found.items()
         if np.isfinite(low) and np.isfinite(high)
     }

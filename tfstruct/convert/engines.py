@@ -87,9 +87,7 @@ def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges) -> bytes:
     if recipe.float_io or recipe.precision in ("dynamic", "float32"):
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
-    calibration = {
-        name: {"min": np.float32(low), "max": np.float32(max(high, low + 1e-8))} for name, (low, high) in ranges.items()
-    }
+    calibration = {name: {"min": np.float32(low), "max": np.float32(high)} for name, (low, high) in ranges.items()}
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")  # its interpreter warns about its own options, and it has a progress bar
