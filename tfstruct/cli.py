@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
     parser.add_argument("--demo", action="store_true", help="train and convert a small network on shipped data")
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
