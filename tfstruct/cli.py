@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tfstruct
 from tfstruct.convert.recipe import CALIBRATORS, ENGINES, PRECISIONS, ROUNDINGS, Recipe
@@ -131,7 +131,10 @@ def _convert(options) -> int:
     legacy.check_path(options.model)
     _check_sources(options)
     _import(options.imports)
-    model = legacy.load(options.model, trust=options.trust)
+    source = legacy.read(options.model, trust=options.trust)
+    model = source.model
+    _check_calibration(options, source.ranges)
+    recipes = [r.replace(ranges=source.ranges) for r in recipes]
 
     from tfstruct.convert import Converter
 
@@ -295,8 +298,12 @@ def _check_sources(options) -> None:
     for flag, source in (("--calibration", options.calibration), ("--verify", options.verify)):
         if source is not None and not glob.glob(source) and not os.path.exists(source):
             raise DataError(f"{flag}: there is no file or folder {source}.")
+
+
+def _check_calibration(options, ranges: Mapping) -> None:
+    """Integer activations need data, unless the model brings the ranges that it was trained with."""
     needs = options.precision in ("int8", "int16x8") or (options.precision == "int4" and options.activations == "int8")
-    if options.calibration is None and (needs or options.all_precisions):
+    if options.calibration is None and not ranges and (needs or options.all_precisions):
         what = "--all-precisions" if options.all_precisions else f"--precision {options.precision}"
         raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")
 

@@ -153,7 +153,7 @@ def _h5_config(file: pathlib.Path) -> tuple[dict, str]:
     try:
         version = version.decode() if isinstance(version, bytes) else str(version)
         return json.loads(text), version
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{file} holds a model description that is no JSON: {error}.") from None
 
 

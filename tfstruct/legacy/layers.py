@@ -139,8 +139,8 @@ def _clean(cls, kind: str, layer, config: Config, notes: Notes) -> Config:
         if key not in accepted:
             if key in _REFUSED and value != _REFUSED[key] and not (key == "groups" and "Depthwise" in kind):
                 raise ModelError(
-                    f"Layer {config['name']!r} has {key}={value!r}, which Keras 3 cannot do. Expected {_REFUSED[key]!r}: "
-                    "rebuild that layer without it in tf_keras and save again."
+                    f"Layer {config['name']!r} has {key}={value!r}, which Keras 3 cannot do. "
+                    f"Expected {_REFUSED[key]!r}: rebuild that layer without it in tf_keras and save again."
                 )
             if key not in _DROPPED and key not in _REFUSED and value is not None:
                 notes.add(config["name"], f"dropped {key}={value!r}, which Keras 3 does not have")

@@ -96,7 +96,7 @@ class _Builder:
         """Repeats one call of a Keras 2 layer on Keras 3 tensors."""
 
         def swap(value):
-            return tensors[id(value)] if id(value) in tensors else value
+            return tensors.get(id(value), value)
 
         args = list(_plain_structure(tf.nest.map_structure(swap, node.call_args)))
         kwargs = _plain_structure(tf.nest.map_structure(swap, dict(node.call_kwargs)))
@@ -137,8 +137,8 @@ class _Builder:
     def _operator(self, layer, args, kwargs):
         if not operators.is_known(layer.symbol):
             raise ModelError(
-                f"Layer {layer.name!r} is the TensorFlow function {layer.symbol!r}, which has no counterpart in Keras 3 "
-                "here. Replace it by a Keras layer in tf_keras, or save the model as a SavedModel and give the folder."
+                f"Layer {layer.name!r} is TensorFlow's function {layer.symbol!r}, which has no counterpart in Keras 3. "
+                "Replace it by a Keras layer in tf_keras, or save the model as a SavedModel and give the folder."
             )
         try:
             outputs = operators.call(layer.symbol, layer.name, tuple(args), kwargs)

@@ -108,6 +108,9 @@ def _quantized(wrapper) -> Plain:
         weight = _find(weights, variable)
         weight.range = _arrays(state)
         _preserved(weight, state or {})
+        if weight.range and weight.centroids is None:
+            # The quantizer clips to the range of its last step; the optimizer has moved the weights since.
+            weight.value = np.clip(weight.value, *weight.range)
     before = output = None
     for act in wrapper._quantize_activations:
         before = _range(getattr(act, "_pre_activation_vars", None)) or before
