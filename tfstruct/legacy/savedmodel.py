@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import keras
+
 from tfstruct.errors import ModelError
 from tfstruct.legacy.files import parts, reason_of, refuse_code
 
@@ -18,6 +20,14 @@ _OUTSIDE = {
     "RpcCall",
 }
 _SIGNATURES = ("serving_default", "serve")
+
+
+@keras.saving.register_keras_serializable("tfstruct")
+class GraphLayer(keras.layers.TFSMLayer):
+    """Runs a signature of a SavedModel on a dict of inputs by name; Keras's own passes one input only."""
+
+    def call(self, inputs, training=False):
+        return self.call_endpoint_fn(**inputs)
 
 
 def open_folder(folder: pathlib.Path, *, trust: bool = False):
@@ -96,7 +106,6 @@ def _open_keras2(folder: pathlib.Path, nodes: list[dict]):
 
 
 def _graph_model(folder: pathlib.Path):
-    import keras
     import tensorflow as tf
 
     try:
@@ -111,6 +120,6 @@ def _graph_model(folder: pathlib.Path):
         )
     specs = signatures[name].structured_input_signature[1]
     inputs = {n: keras.Input(batch_shape=tuple(s.shape), dtype=s.dtype.name, name=n) for n, s in specs.items()}
-    layer = keras.layers.TFSMLayer(str(folder), call_endpoint=name, name="graph")
+    layer = GraphLayer(str(folder), call_endpoint=name, name="graph")
     outputs = layer(inputs)
     return keras.Model(inputs, outputs, name=folder.resolve().name.replace(" ", "_"))
