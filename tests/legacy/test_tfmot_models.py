@@ -147,3 +147,15 @@ def test_ranges_that_are_missing_are_named():
 def test_a_keras2_model_is_pointed_to_legacy():
     with pytest.raises(ModelError, match=r"tfstruct\.legacy\.read"):
         to_tflite(network())
+
+
+def test_the_command_takes_the_trained_ranges(tmp_path, capsys):
+    from tfstruct import cli
+
+    trained(tfmot.quantization.keras.quantize_model(network())).save(tmp_path / "aware.h5")
+    network().save(tmp_path / "plain.h5")
+    out = ["-o", str(tmp_path / "out.tflite"), "--precision", "int8"]
+    assert cli.main([str(tmp_path / "aware.h5"), *out]) == 0
+    assert "every compute operator is integer" in capsys.readouterr().out
+    assert cli.main([str(tmp_path / "plain.h5"), *out, "--overwrite"]) == 2
+    assert "--precision int8 needs calibration data" in capsys.readouterr().err
