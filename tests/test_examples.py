@@ -43,6 +43,13 @@ def test_microcontroller(tmp_path, capsys):
     assert ("100% of the operators" in said) == (ethos_u.version() is not None)
 
 
+def test_legacy_model(capsys, tmp_path):
+    _load("legacy_model").main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert "took off the quantizers, kept their trained ranges" in said
+    assert "none: every compute operator is integer" in said
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda f: f.stem)
 def test_examples_are_short_and_tested(file):
     assert len(file.read_text().splitlines()) < 120

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import tfstruct
 from tfstruct.convert.recipe import CALIBRATORS, ENGINES, PRECISIONS, ROUNDINGS, Recipe
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
     parser.add_argument("--demo", action="store_true", help="train and convert a small network on shipped data")
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
@@ -141,6 +142,7 @@ def _convert(options) -> int:
     legacy.check_path(options.model)
     _check_sources(options)
     model, recipes = _load(options, recipes)
+    _check_calibration(options, recipes[0].ranges)
 
     from tfstruct.convert import Converter
 
@@ -172,11 +174,13 @@ def _convert(options) -> int:
 
 
 def _load(options, recipes: list[Recipe]):
-    """The model, and the recipes with the shapes of its inputs."""
+    """The model, and the recipes with the shapes of its inputs and the ranges that it was trained with."""
     from tfstruct import legacy
 
     _import(options.imports)
-    model = legacy.load(options.model, trust=options.trust)
+    source = legacy.read(options.model, trust=options.trust)
+    model = source.model
+    recipes = [r.replace(ranges=source.ranges) for r in recipes]
     if options.input_shape:
         recipes = [r.replace(input_shapes=_input_shapes(options.input_shape, model)) for r in recipes]
     return model, recipes
@@ -380,8 +384,12 @@ def _check_sources(options) -> None:
     for flag, source in (("--calibration", options.calibration), ("--verify", options.verify)):
         if source is not None and not glob.glob(source) and not os.path.exists(source):
             raise DataError(f"{flag}: there is no file or folder {source}.")
+
+
+def _check_calibration(options, ranges: Mapping) -> None:
+    """Integer activations need data, unless the model brings the ranges that it was trained with."""
     needs = options.precision in ("int8", "int16x8") or (options.precision == "int4" and options.activations == "int8")
-    if options.calibration is None and (needs or options.all_precisions):
+    if options.calibration is None and not ranges and (needs or options.all_precisions):
         what = "--all-precisions" if options.all_precisions else f"--precision {options.precision}"
         raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")
 

@@ -31,6 +31,7 @@ FULL = {
     "engine": "litert",
     "require": {"sqnr_db": 20.0, "max_abs_error": 0.25},
     "check_range": False,
+    "ranges": {"stem": (-1.0, 2.0)},
     "timeout": 12.5,
 }
 

@@ -56,7 +56,10 @@ class Exported:
 def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Signature:
     """Reads names, shapes and dtypes of a model's inputs; `input_shapes` fills in dimensions left open."""
     if not isinstance(model, keras.Model):
-        raise ModelError(f"Expected a keras.Model. Received: {type(model).__module__}.{type(model).__name__}.")
+        hint = ""
+        if type(model).__module__.startswith("tf_keras"):
+            hint = " tfstruct.legacy.read(model) makes a Keras 3 model of a Keras 2 one, with its trained ranges."
+        raise ModelError(f"Expected a keras.Model. Received: {type(model).__module__}.{type(model).__name__}.{hint}")
     structure = _input_structure(model)
     flat = keras.tree.flatten(structure)
     names = _unique([spec.name for spec in flat])

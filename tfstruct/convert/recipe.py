@@ -61,6 +61,9 @@ class Recipe:
             leaves fewer operators in float.
         require: thresholds for the verification by name (see `REQUIREMENTS`), e.g. `{"sqnr_db": 20}`.
         check_range: refuse calibration data whose scale contradicts the model's own statistics.
+        ranges: (low, high) of activations by layer path or input name, used as they are, e.g. those that
+            quantization-aware training found; `"path/pre_activation"` is what enters a softmax or another
+            activation of that layer. Others come from calibration, which is not needed if none is missing.
         timeout: seconds one conversion step may take.
     """
 
@@ -83,6 +86,7 @@ class Recipe:
     engine: str = "auto"
     require: Mapping[str, float] = dataclasses.field(default_factory=dict)
     check_range: bool = True
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     timeout: float = 600.0
 
     def __post_init__(self):
@@ -125,6 +129,10 @@ class Recipe:
                 raise RecipeError(
                     f"`input_shapes[{name!r}]` must be positive integers, without the batch axis. Received: {shape!r}."
                 )
+        for name, pair in dict(self.ranges).items():
+            pair = tuple(pair) if isinstance(pair, list | tuple) else (pair,)
+            if not (len(pair) == 2 and all(map(_is_number, pair)) and pair[0] < pair[1]):
+                raise RecipeError(f"`ranges[{name!r}]` must be two numbers (low, high), low first. Received: {pair!r}.")
         if self.engine == "tensorflow" and self.precision not in ("float32", "float16", "int8", "int16x8"):
             raise RecipeError(
                 f"`engine='tensorflow'` writes float32, float16, int8 and int16x8. Received: {self.precision!r}."
@@ -133,6 +141,7 @@ class Recipe:
             raise RecipeError("`engine='tensorflow'` can keep layers in float32 only. Use engine='litert' or 'auto'.")
         object.__setattr__(self, "layers", dict(self.layers))
         object.__setattr__(self, "require", dict(self.require))
+        object.__setattr__(self, "ranges", {k: tuple(map(float, v)) for k, v in dict(self.ranges).items()})
         object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
 
     @property

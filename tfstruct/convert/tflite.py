@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 import numpy as np
 
-from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, weights
+from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, trained, weights
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, layer_at, layer_paths, signature_of
@@ -248,6 +248,8 @@ class Converter(contextlib.AbstractContextManager):
             data = _open(recipe.calibration, signature, calibration, recipe.samples)
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
+        if recipe.ranges and recipe.quantizes_activations:
+            ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe)
         rounded = reference
         if kept and _rounds(recipe):
             bits = _bits_of_weights(recipe, reference, layers)
@@ -368,10 +370,14 @@ def _check_layers(model: keras.Model, recipe: Recipe) -> None:
         if not any(matches(pattern, path) for path in paths):
             shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
             raise RecipeError(f"The pattern {pattern!r} matches no layer of {model.name!r}. Its layers are: {shown}.")
+    known = {*paths, *(p + trained.BEFORE for p in paths), *(s.name for s in signature_of(model).inputs)}
+    unknown = [name for name in recipe.ranges if name not in known]
+    if unknown:
+        raise RecipeError(f"`ranges` names {unknown}, which are no layers or inputs of {model.name!r}.")
 
 
 def _check_data(recipe: Recipe) -> None:
-    if recipe.calibration is None and recipe.quantizes_activations:
+    if recipe.calibration is None and recipe.quantizes_activations and not recipe.ranges:
         raise RecipeError(
             f"Precision {recipe.precision!r} needs calibration data for the ranges of the activations: "
             "Recipe(calibration=...), --calibration DATA. Expected some 100 to 500 samples as in training."

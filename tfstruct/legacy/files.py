@@ -1,5 +1,6 @@
-"""Reads a model file without running code from it: `.keras`, and the Keras 2 `.h5` that Keras 3 reads."""
+"""Opens a model file without running code from it: `.keras` and `.h5`, of Keras 3 and of Keras 2."""
 
+import contextlib
 import json
 import lzma
 import os
@@ -16,44 +17,74 @@ _LARGEST_CONFIG = 256 << 20
 _LARGEST_RATIO = 100
 _HARMLESS_SIZE = 1 << 30
 _TRUSTED_MODULES = ("keras", "builtins", "tfstruct")
+_TRUSTED_KERAS2 = (*_TRUSTED_MODULES, "tf_keras", "tensorflow_model_optimization")
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_EXPECTED = "Expected a .keras or .h5 file or a SavedModel folder"
 
 
-def load(path: str | os.PathLike, *, trust: bool = False):
-    """Loads a trained Keras model for inference.
-
-    Args:
-        path: a `.keras` file, or an `.h5` / `.hdf5` file that holds a whole model.
-        trust: let the file run code: Lambda layers. Classes of your own need no trust, but have to be registered
-            with `keras.saving.register_keras_serializable`: import their module first.
-
-    Returns:
-        A `keras.Model`, not compiled.
+def open_model(path: str | os.PathLike, *, trust: bool = False):
+    """The model in a file or folder: a `keras.Model`, or a `tf_keras` model where Keras 2 wrote it.
 
     Raises:
         ModelError: a missing, unreadable, damaged or unsafe file, or one of a kind that is not read.
     """
     file = check_path(path)
-    config = _keras_config(file) if file.suffix == ".keras" else _h5_config(file)
+    if file.is_dir():
+        from tfstruct.legacy import savedmodel
+
+        return savedmodel.open_folder(file, trust=trust)
+    config, version = _keras_config(file) if file.suffix == ".keras" else _h5_config(file)
+    keras2 = not version.startswith("3")
     if not trust:
-        _refuse_code(config, file)
+        refuse_code(config, file, keras2=keras2)
+    if keras2:
+        return _open_keras2(file, config, trust)
+    return _open_keras3(file, trust)
+
+
+def _open_keras3(file: pathlib.Path, trust: bool):
     import keras
 
     try:
         return keras.models.load_model(file, compile=False, safe_mode=not trust)
     except Exception as error:
-        raise ModelError(f"Keras cannot load {file}: {_reason(error)}") from error
+        raise ModelError(f"Keras cannot load {file}: {reason_of(error)}") from error
+
+
+def _open_keras2(file: pathlib.Path, config, trust: bool):
+    """By tf_keras, which reads what Keras 3 refuses; by Keras 3 where only that one knows a custom class."""
+    import tf_keras
+
+    from tfstruct.legacy import tfmot
+
+    wrapped = any(part.get("class_name") in tfmot.CLASSES for part in parts(config))
+    with tfmot.scope() if wrapped else contextlib.nullcontext():
+        try:
+            return tf_keras.models.load_model(file, compile=False, safe_mode=not trust)
+        except Exception as error:
+            reason = reason_of(error)
+            if "Unknown layer" not in str(error) and "Unknown activation" not in str(error):
+                hint = (
+                    " TFMOT often cannot read its own files: give the model object, or a SavedModel." if wrapped else ""
+                )
+                raise ModelError(f"Keras 2 cannot load {file}: {reason}{hint}") from error
+    try:
+        return _open_keras3(file, trust)
+    except ModelError as error:
+        raise ModelError(f"Keras cannot load {file}: {reason}") from error
 
 
 def check_path(path: str | os.PathLike) -> pathlib.Path:
     """Checks what can be said of a model file without reading it as a model; imports nothing heavy."""
     file = pathlib.Path(path)
     if not file.exists():
-        raise ModelError(f"There is no file {file}. Expected a .keras or .h5 model.")
+        raise ModelError(f"There is no file {file}. {_EXPECTED}.")
     if file.is_dir():
-        kind = "a SavedModel folder, which is not read yet" if (file / "saved_model.pb").exists() else "a folder"
-        raise ModelError(f"{file} is {kind}. Expected a .keras or .h5 file: model.save('model.keras').")
+        if not (file / "saved_model.pb").exists():
+            raise ModelError(f"{file} is a folder without saved_model.pb. {_EXPECTED}: model.save('model.keras').")
+        return file
     if not file.is_file():
-        raise ModelError(f"{file} is no regular file. Expected a .keras or .h5 file.")
+        raise ModelError(f"{file} is no regular file. {_EXPECTED}.")
     if file.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelError(f"{file} has the suffix {file.suffix or '(none)'!r}. Expected .keras, .h5 or .hdf5.")
     try:
@@ -78,8 +109,8 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     return file
 
 
-def _keras_config(file: pathlib.Path) -> dict:
-    """The description in a `.keras` archive, after a look at the archive itself."""
+def _keras_config(file: pathlib.Path) -> tuple[dict, str]:
+    """The description in a `.keras` archive and the version of Keras, after a look at the archive itself."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -98,67 +129,73 @@ def _keras_config(file: pathlib.Path) -> dict:
             if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
                 raise ModelError(f"{file} holds a config.json of more than {_LARGEST_CONFIG:,} bytes. Refused.")
             text = archive.read("config.json")
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise ModelError(f"{file} is damaged or cut short ({_reason(error)}). Download or save it again.") from None
-    return _description(text, file)
+            about = archive.read("metadata.json") if "metadata.json" in archive.namelist() else b"{}"
+    except (*_DAMAGED_ZIP, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{file} is damaged or cut short ({reason_of(error)}). Download or save it again.") from None
+    return _description(text, file), str(_json(about, file, "metadata").get("keras_version") or "3")
 
 
-def _h5_config(file: pathlib.Path) -> dict:
-    """The description in a legacy `.h5` file."""
+def _h5_config(file: pathlib.Path) -> tuple[dict, str]:
+    """The description in a legacy `.h5` file and the version of Keras that wrote it."""
     import h5py
 
     try:
         with h5py.File(file, "r") as stream:
             text = stream.attrs.get("model_config")
+            version = stream.attrs.get("keras_version", "2")
             names = list(stream)
     except (OSError, RuntimeError, KeyError) as error:
-        raise ModelError(f"{file} is damaged or cut short ({_reason(error)}). Download or save it again.") from None
+        raise ModelError(f"{file} is damaged or cut short ({reason_of(error)}). Download or save it again.") from None
     if text is None:
         raise ModelError(
             f"{file} holds {'weights only, ' if names else ''}no model. Expected a file written by model.save: build "
             "the model, model.load_weights(...), then model.save('model.keras')."
         )
-    return _description(text, file)
+    return _description(text, file), version.decode() if isinstance(version, bytes) else str(version)
 
 
 def _description(text, file: pathlib.Path) -> dict:
     """The description of a model as data."""
-    if not isinstance(text, str | bytes):
-        raise ModelError(f"{file} holds a model description that is no text. Expected JSON. Save it again.")
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ModelError(f"{file} holds a description that nests too deep for any model. Refused.") from None
-    except ValueError as error:
-        raise ModelError(f"{file} holds a model description that is no JSON: {error}.") from None
-    if not isinstance(data, dict) or "class_name" not in data:
+    data = _json(text, file, "description")
+    if "class_name" not in data:
         raise ModelError(f"{file} describes no model. Expected a JSON object with a class_name. Save it again.")
     return data
 
 
-def _refuse_code(config, file: pathlib.Path) -> None:
+def _json(text, file: pathlib.Path, what: str) -> dict:
+    if not isinstance(text, str | bytes):
+        raise ModelError(f"{file} holds a model {what} that is no text. Expected JSON. Save it again.")
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ModelError(f"{file} holds a model {what} that nests too deep for any model. Refused.") from None
+    except ValueError as error:
+        raise ModelError(f"{file} holds a model {what} that is no JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} describes no model. Expected a JSON object. Save it again.")
+    return data
+
+
+def refuse_code(config, file: pathlib.Path, *, keras2: bool = False) -> None:
     """Refuses what would run code on loading; Keras itself does not enforce this for `.h5` files."""
-    for part in _parts(config):
+    trusted = _TRUSTED_KERAS2 if keras2 else _TRUSTED_MODULES
+    for part in parts(config):
         kind = part.get("class_name")
-        if kind == "Lambda":
-            inner = part.get("config")
-            name = inner.get("name", "") if isinstance(inner, dict) else ""
+        inner = part.get("config")
+        name = inner.get("name", "") if isinstance(inner, dict) else ""
+        # A class may be named with what stands before it: "keras.layers>Lambda", "layers.Lambda".
+        plain = kind.replace(">", ".").rpartition(".")[2] if isinstance(kind, str) else kind
+        if plain == "Lambda":
             raise ModelError(
                 f"{file} holds the Lambda layer {name!r}, which runs code from the file. Use --trust "
                 "(load(..., trust=True)) if you know where the file comes from."
             )
         if kind in ("__lambda__", "function") and not _is_named_function(part):
             raise ModelError(f"{file} holds a serialized function, which would run on loading. Use --trust if known.")
+        if plain in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"):
+            _refuse_function(file, name, plain, inner)
         module = part.get("module")
-        known = module is None or (isinstance(module, str) and module.split(".")[0] in _TRUSTED_MODULES)
+        known = module is None or (isinstance(module, str) and module.split(".")[0] in trusted)
         if isinstance(kind, str) and not known and not _is_registered(part):
             raise ModelError(
                 f"{file} needs the custom class {module}.{kind}, which is not registered. Import the module that "
@@ -166,7 +203,19 @@ def _refuse_code(config, file: pathlib.Path) -> None:
             )
 
 
-def _parts(config) -> Iterator[dict]:
+def _refuse_function(file: pathlib.Path, name: str, kind: str, config) -> None:
+    """A file may name any function of TensorFlow, `io.write_file` too; only those with a counterpart are taken."""
+    from tfstruct.legacy import operators
+
+    function = config.get("function", "") if isinstance(config, dict) else ""
+    if kind not in ("TFOpLambda", "SlicingOpLambda") or not operators.is_known(function):
+        raise ModelError(
+            f"{file} holds the layer {name!r}, the TensorFlow function {function or kind!r}, which has no counterpart "
+            "in Keras 3 here. Replace it by a Keras layer in tf_keras, or save the model as a SavedModel."
+        )
+
+
+def parts(config) -> Iterator[dict]:
     """All dicts in a description, however deep; a loop, as a hostile file may nest deeper than the stack."""
     todo = [config]
     while todo:
@@ -189,14 +238,8 @@ def _is_registered(part: dict) -> bool:
     return isinstance(name, str) and keras.saving.get_registered_object(name) is not None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if "DepthwiseConv2D" in text and "groups" in text:
-        return "Keras 2 saved it with a DepthwiseConv2D that Keras 3 refuses ('groups'). Save it again with Keras 3."
-    if "TFOpLambda" in text or "SlicingOpLambda" in text:
-        return (
-            "Keras 2 saved it with operators outside layers (TFOpLambda), which Keras 3 refuses. Save it with Keras 3."
-        )
     if missing := re.search(r"(?:Unknown layer|locate class|deserialize class|locate function)\W+([\w.>]+)", text):
         return f"'{missing[1]}' is not registered. Import the module that registers it (--import MODULE)."
     return text[:300] or type(error).__name__

@@ -1,0 +1,106 @@
+"""Ranges that training found, given by layer, put on the tensors of a `.tflite` file."""
+
+from collections.abc import Mapping
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.recipe import Recipe
+from tfstruct.errors import RecipeError
+
+Range = tuple[float, float]
+# What ends such a key is the value that enters an activation which is an operator of its own.
+BEFORE = "/pre_activation"
+# Operators that only move values: what goes in and what comes out have one range.
+_MOVERS = {
+    "BATCH_TO_SPACE_ND",
+    "CONCATENATION",
+    "DEPTH_TO_SPACE",
+    "EXPAND_DIMS",
+    "GATHER",
+    "MAX_POOL_2D",
+    "PACK",
+    "PAD",
+    "PADV2",
+    "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "REVERSE_V2",
+    "SLICE",
+    "SPACE_TO_BATCH_ND",
+    "SPACE_TO_DEPTH",
+    "SPLIT",
+    "SPLIT_V",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TILE",
+    "TRANSPOSE",
+    "UNPACK",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+}
+# Operators whose result lies in a range that the int8 specification fixes.
+_FIXED = {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128)}
+
+
+def by_tensor(
+    content: bytes,
+    layers: Mapping[str, tuple[str, ...]],
+    given: Mapping[str, Range],
+    observed: Mapping[str, Range],
+    recipe: Recipe,
+) -> dict[str, Range]:
+    """(low, high) by tensor of a float file.
+
+    A layer's range goes to the last tensor that the layer makes; a layer whose result was fused into a later
+    layer's has no tensor, so its range is not needed. Other tensors take what calibration observed; where there
+    is none, the range of the tensor that a moving operator (RESHAPE, PAD, CONCATENATION, ...) read or wrote.
+
+    Args:
+        content: the float file, with the names of `flatbuffer.rename`.
+        layers: tensor -> layers fused into it, the last one last.
+        given: layer path or input name -> (low, high); see `Recipe.ranges`.
+        observed: tensor -> (low, high) from calibration.
+
+    Raises:
+        RecipeError: an unknown layer, or tensors left without a range; it lists their layers.
+    """
+    operators = [op for op in flatbuffer.operators(content, layers) if op.subgraph == 0]
+    made = {name: op for op in operators for name in op.outputs}
+    inputs = {name for op in operators for name in op.inputs if name not in made}
+    out: dict[str, Range] = {name: given[name] for name in inputs if name in given}
+    by_layer: dict[str, list[str]] = {}
+    for name in made:
+        if layers.get(name):
+            by_layer.setdefault(layers[name][-1], []).append(name)
+    for path, names in by_layer.items():
+        if path in given:
+            out[names[-1]] = given[path]
+        if path + BEFORE in given:
+            out.update({name: given[path + BEFORE] for name in names[:-1]})
+    for name, op in made.items():
+        if op.name in _FIXED:
+            out.setdefault(name, _FIXED[op.name])
+    out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
+    _spread(operators, out)
+    integer = [op for op in operators if op.is_float and recipe.precision_of(op.layers) in ("int8", "int16x8", "int4")]
+    missing = [op for op in integer if any(name not in out for name in (*op.inputs, *op.outputs))]
+    if missing:
+        places = dict.fromkeys(str(op) for op in missing if any(name not in out for name in op.outputs))
+        raise RecipeError(
+            f"`ranges` says nothing about {len(places)} results that become integers: {'; '.join(list(places)[:8])}. "
+            "Give calibration data for them (Recipe(calibration=...), --calibration DATA), add their layers to "
+            "`ranges`, or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
+        )
+    return out
+
+
+def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> None:
+    """Passes ranges on through moving operators, forwards and backwards, until nothing is added."""
+    before = -1
+    while before != len(ranges):
+        before = len(ranges)
+        for op in operators:
+            if op.name in _MOVERS:
+                known = [ranges[name] for name in (*op.outputs, *op.inputs) if name in ranges]
+                if known:
+                    widest = (min(low for low, _ in known), max(high for _, high in known))
+                    for name in (*op.inputs, *op.outputs):
+                        ranges.setdefault(name, widest)

@@ -1,0 +1,105 @@
+"""Models of Keras 2 and of TFMOT as Keras 3 models, and any model file without running code from it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfstruct.errors import ModelError
+from tfstruct.legacy.files import check_path
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+__all__ = ["Legacy", "check_path", "explain", "load", "read"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Legacy:
+    """A model as Keras 3 has it, with what its source knew besides.
+
+    Attributes:
+        model: the Keras 3 model, not compiled; plain layers without TFMOT's wrappers.
+        changes: what was changed, a line each: layer, what, why. Empty for a Keras 3 model.
+        masks: weight path -> True where a pruned weight may be other than zero.
+        centroids: weight path -> the values a clustered weight may take.
+        ranges: layer path or input name -> (low, high) that quantization-aware training found for the output;
+            `"path/pre_activation"` for the values that enter an activation which is quantized apart.
+    """
+
+    model: "keras.Model"
+    changes: tuple[str, ...] = ()
+    masks: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
+    centroids: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def explain(self) -> str:
+        """What was changed, in lines."""
+        head = f"{self.model.name}: {self.model.count_params():,} parameters"
+        kept = [
+            f"{len(found)} {what}"
+            for found, what in (
+                (self.masks, "pruned weights"),
+                (self.centroids, "clustered weights"),
+                (self.ranges, "trained ranges"),
+            )
+            if found
+        ]
+        head += f"; kept {', '.join(kept)}" if kept else ""
+        return "\n".join([head, *(f"  {line}" for line in self.changes or ("nothing was changed",))])
+
+
+def load(path_or_model: Any, *, trust: bool = False) -> "keras.Model":
+    """Loads a trained model for inference, as Keras 3 has it; see `read`."""
+    return read(path_or_model, trust=trust).model
+
+
+def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
+    """Reads a model of Keras 3, Keras 2 or TFMOT.
+
+    Args:
+        path_or_model: a `.keras` or `.h5` file, a SavedModel folder, or a model object: of Keras 3, of
+            `tf_keras`, or one that TFMOT wrapped for pruning, clustering or quantization-aware training.
+        trust: let the file run code: Lambda layers, and classes imported by the module path the file names.
+            Classes registered with `keras.saving.register_keras_serializable` need no trust. A model object
+            has run its code already.
+
+    Returns:
+        The Keras 3 model with equal outputs and names (without TFMOT's `quant_`, `prune_low_magnitude_` and
+        `cluster_`), the masks, centroids and ranges of TFMOT, and what was changed. Of a quantization-aware
+        model it is the float model with the trained weights.
+
+    Raises:
+        ModelError: a missing, unreadable, damaged or unsafe file, one of a kind that is not read, or a layer
+            that Keras 3 does not have; the message names it.
+    """
+    source = path_or_model
+    if isinstance(source, str | os.PathLike):
+        from tfstruct.legacy import files
+
+        source = files.open_model(source, trust=trust)
+    import keras
+
+    if isinstance(source, keras.Model):
+        return Legacy(source)
+    if is_tf_keras(source):
+        from tfstruct.legacy.rebuild import rebuild
+
+        model, found = rebuild(source)
+        return Legacy(model, tuple(dict.fromkeys(found.changes)), found.masks, found.centroids, found.ranges)
+    raise ModelError(
+        f"Expected a path, a keras.Model or a tf_keras model. Received: {type(source).__module__}."
+        f"{type(source).__name__}."
+    )
+
+
+def explain(path_or_model: Any, *, trust: bool = False) -> str:
+    """What `load` changes in a model, in lines: layer, what, why."""
+    return read(path_or_model, trust=trust).explain()
+
+
+def is_tf_keras(model: Any) -> bool:
+    """True for a Keras 2 model; looks at its classes' modules, so that tf_keras is not imported for it."""
+    names = {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(model).__mro__}
+    return "tf_keras.Model" in names
