@@ -28,6 +28,7 @@ FULL = {
     "input_shapes": {"image": (8, 9, 3)},
     "float_io": True,
     "allow_float": True,
+    "rewrite": False,
     "engine": "litert",
     "require": {"sqnr_db": 20.0, "max_abs_error": 0.25},
     "check_range": False,
