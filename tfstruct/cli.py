@@ -180,7 +180,7 @@ def _load(options, recipes: list[Recipe]):
     _import(options.imports)
     source = legacy.read(options.model, trust=options.trust)
     model = source.model
-    recipes = [r.replace(ranges=source.ranges) for r in recipes]
+    recipes = [r.replace(ranges=source.ranges, weight_limits=source.weight_limits) for r in recipes]
     if options.input_shape:
         recipes = [r.replace(input_shapes=_input_shapes(options.input_shape, model)) for r in recipes]
     return model, recipes

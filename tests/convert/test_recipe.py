@@ -33,6 +33,7 @@ FULL = {
     "require": {"sqnr_db": 20.0, "max_abs_error": 0.25},
     "check_range": False,
     "ranges": {"stem": (-1.0, 2.0)},
+    "weight_limits": {"stem/kernel": (0.5, 0.25)},
     "timeout": 12.5,
 }
 

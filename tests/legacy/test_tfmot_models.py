@@ -103,7 +103,8 @@ def test_quantization_aware_to_a_file_with_the_trained_scales(form, tmp_path, pr
     assert set(found.ranges) == {"image", "relu", "dw", "add", "conv", "gap", "head/pre_activation"}
     if form == "net":
         return
-    result = to_tflite(found.model, Recipe(precision="int8", ranges=found.ranges, verification=X))
+    recipe = Recipe(precision="int8", ranges=found.ranges, weight_limits=found.weight_limits, verification=X)
+    result = to_tflite(found.model, recipe)
     scales = {
         tensor.name.decode(): tensor.quantization.scale
         for tensor in flatbuffer.read(result.content).subgraphs[0].tensors
@@ -113,6 +114,13 @@ def test_quantization_aware_to_a_file_with_the_trained_scales(form, tmp_path, pr
         name = "head:1" if path == "head/pre_activation" else path
         np.testing.assert_allclose(scales[name], [(high - low) / 255], rtol=1e-6)
     np.testing.assert_allclose(scales["pool"], scales["add"])
+    # Kernels: the trained limit of each channel over 127, times what folding batch norm multiplies the channel by.
+    assert set(found.weight_limits) == {"stem/kernel", "dw/kernel", "conv/kernel", "head/kernel"}
+    bn = found.model.get_layer("bn")
+    factor = np.abs(bn.gamma / np.sqrt(np.asarray(bn.moving_variance) + bn.epsilon))
+    for path, limit in found.weight_limits.items():
+        want = np.array(limit) / 127 * (factor if path == "stem/kernel" else 1.0)
+        np.testing.assert_allclose(scales[path], np.broadcast_to(want, len(scales[path])), rtol=1e-5)
     # The fake-quantized model and the integer file see the same grid.
     assert np.abs(result.predict(X) - source(X, training=False).numpy()).max() < 0.05
 

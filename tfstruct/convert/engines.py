@@ -23,12 +23,14 @@ def quantize(
     layers: Mapping[str, tuple[str, ...]],
     ranges: Ranges,
     process: Callable[[], ConverterProcess],
+    limits: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[bytes, str]:
     """Quantizes a float `.tflite` as the recipe says.
 
     Args:
         layers: tensor name -> Keras layers, from `flatbuffer.rename`.
         ranges: (low, high) by tensor name.
+        limits: kernel tensor -> largest magnitude by channel, see `trained.weight_limits`; litert-quantizer only.
         process: gives the converter process for TensorFlow's quantizer, where it is needed.
 
     Returns:
@@ -36,10 +38,10 @@ def quantize(
     """
     if recipe.engine == "tensorflow":
         return _tensorflow(content, recipe, layers, ranges, process()), "tensorflow"
-    first, problem = _attempt(lambda: _litert(content, recipe, layers, ranges))
+    first, problem = _attempt(lambda: _litert(content, recipe, layers, ranges, limits or {}))
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
-    if recipe.engine == "auto" and second_fits and (first is None or _floats(first, layers, recipe)):
+    if recipe.engine == "auto" and second_fits and not limits and (first is None or _floats(first, layers, recipe)):
         second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process()))
         if second and (not first or len(_floats(second, layers, recipe)) < len(_floats(first, layers, recipe))):
             return second, "tensorflow"
@@ -68,7 +70,7 @@ def _floats(content: bytes, layers, recipe: Recipe) -> list[flatbuffer.Operator]
     return unwanted_floats(flatbuffer.operators(content, layers), recipe)
 
 
-def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges) -> bytes:
+def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray]) -> bytes:
     from litert_quantizer import qtyping, quantizer
 
     engine = quantizer.Quantizer(bytearray(content))
@@ -88,6 +90,7 @@ def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges) -> bytes:
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
     calibration = {name: {"min": np.float32(low), "max": np.float32(high)} for name, (low, high) in ranges.items()}
+    calibration |= {name: {"min": -largest, "max": largest} for name, largest in limits.items()}
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")  # its interpreter warns about its own options, and it has a progress bar

@@ -64,6 +64,8 @@ class Recipe:
         ranges: (low, high) of activations by layer path or input name, used as they are, e.g. those that
             quantization-aware training found; `"path/pre_activation"` is what enters a softmax or another
             activation of that layer. Others come from calibration, which is not needed if none is missing.
+        weight_limits: the largest magnitude that the integers of a kernel stand for, by `"layer path/kernel"`: one
+            number, or one an output channel. Its scale is limit / 127, of the kernel before batch norm is folded.
         timeout: seconds one conversion step may take.
     """
 
@@ -87,6 +89,7 @@ class Recipe:
     require: Mapping[str, float] = dataclasses.field(default_factory=dict)
     check_range: bool = True
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    weight_limits: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     timeout: float = 600.0
 
     def __post_init__(self):
@@ -108,7 +111,7 @@ class Recipe:
         for field in ("float_io", "allow_float", "rewrite", "check_range"):
             if not isinstance(getattr(self, field), bool):
                 raise RecipeError(f"`{field}` must be True or False. Received: {getattr(self, field)!r}.")
-        for field in ("layers", "require", "input_shapes"):
+        for field in ("layers", "require", "input_shapes", "weight_limits"):
             if not isinstance(getattr(self, field), Mapping):
                 raise RecipeError(f"`{field}` must be a dict. Received: {getattr(self, field)!r}.")
         for pattern, precision in dict(self.layers).items():
@@ -133,6 +136,12 @@ class Recipe:
             pair = tuple(pair) if isinstance(pair, list | tuple) else (pair,)
             if not (len(pair) == 2 and all(map(_is_number, pair)) and pair[0] < pair[1]):
                 raise RecipeError(f"`ranges[{name!r}]` must be two numbers (low, high), low first. Received: {pair!r}.")
+        for name, limits in dict(self.weight_limits).items():
+            limits = tuple(limits) if isinstance(limits, list | tuple) else (limits,)
+            if not (limits and all(_is_number(v) and v > 0 for v in limits)):
+                raise RecipeError(f"`weight_limits[{name!r}]` must be positive numbers. Received: {limits!r}.")
+        if self.weight_limits and self.engine == "tensorflow":
+            raise RecipeError("`weight_limits` are kept by litert-quantizer only. Use engine='litert' or 'auto'.")
         if self.engine == "tensorflow" and self.precision not in ("float32", "float16", "int8", "int16x8"):
             raise RecipeError(
                 f"`engine='tensorflow'` writes float32, float16, int8 and int16x8. Received: {self.precision!r}."
@@ -142,6 +151,8 @@ class Recipe:
         object.__setattr__(self, "layers", dict(self.layers))
         object.__setattr__(self, "require", dict(self.require))
         object.__setattr__(self, "ranges", {k: tuple(map(float, v)) for k, v in dict(self.ranges).items()})
+        limits = {k: tuple(map(float, v)) for k, v in dict(self.weight_limits).items()}
+        object.__setattr__(self, "weight_limits", limits)
         object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
 
     @property

@@ -258,8 +258,9 @@ class Converter(contextlib.AbstractContextManager):
                 rounded = weights.round_weights(reference, bits, inputs, step)
         elif _rounds(recipe):
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
+        limits = trained.weight_limits(reference, layers, layer_paths(self.model), recipe.weight_limits)
         with self._stage("quantize"):
-            content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process)
+            content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process, limits)
         return content, engine, kept
 
     def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):
@@ -374,6 +375,9 @@ def _check_layers(model: keras.Model, recipe: Recipe) -> None:
     unknown = [name for name in recipe.ranges if name not in known]
     if unknown:
         raise RecipeError(f"`ranges` names {unknown}, which are no layers or inputs of {model.name!r}.")
+    unknown = [name for name in recipe.weight_limits if name.removesuffix("/kernel") not in paths]
+    if unknown:
+        raise RecipeError(f"`weight_limits` names {unknown}, which are no kernels of {model.name!r}.")
 
 
 def _check_data(recipe: Recipe) -> None:

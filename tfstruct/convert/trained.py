@@ -1,6 +1,9 @@
-"""Ranges that training found, given by layer, put on the tensors of a `.tflite` file."""
+"""Ranges of activations and limits of weights that training found, by layer, put on the tensors of a file."""
 
 from collections.abc import Mapping
+
+import keras
+import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
@@ -89,6 +92,47 @@ def by_tensor(
             "Give calibration data for them (Recipe(calibration=...), --calibration DATA), add their layers to "
             "`ranges`, or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
         )
+    return out
+
+
+def weight_limits(
+    content: bytes,
+    layers: Mapping[str, tuple[str, ...]],
+    paths: Mapping[str, keras.Operation],
+    given: Mapping[str, tuple[float, ...]],
+) -> dict[str, np.ndarray]:
+    """Largest magnitude by kernel tensor of a float file, one an output channel, the other axes of length 1.
+
+    Folding batch norm multiplies each channel of a kernel, and its trained limit with it: what stays is the ratio
+    of the limit to the channel's largest weight.
+
+    Args:
+        content, layers: as in `by_tensor`.
+        paths: layer path -> layer, from `export.layer_paths`.
+        given: see `Recipe.weight_limits`.
+    """
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+    out: dict[str, np.ndarray] = {}
+    for op in flatbuffer.operators(content, layers):
+        place = flatbuffer.WEIGHT_INPUT.get(op.name)
+        path = op.layers[0] if op.layers else ""
+        if op.subgraph or place is None or f"{path}/kernel" not in given:
+            continue
+        kernel = np.asarray(paths[path].kernel)
+        if op.name == "DEPTHWISE_CONV_2D":
+            kernel = kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
+        elif op.name == "TRANSPOSE_CONV":
+            kernel = np.moveaxis(kernel, -2, -1)
+        largest = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(axis=0)
+        limit = np.broadcast_to(given[f"{path}/kernel"], largest.shape)
+        room = np.divide(limit, largest, out=np.ones_like(largest), where=largest > 0)
+        tensor = graph.tensors[graph.operators[op.index].inputs[place]]
+        stored = np.abs(flatbuffer.constant(model, tensor))
+        axis = stored.ndim - 1 if op.name == "DEPTHWISE_CONV_2D" else 0
+        others = tuple(i for i in range(stored.ndim) if i != axis)
+        shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
+        out[tensor.name.decode()] = stored.max(axis=others, keepdims=True) * room.reshape(shape).astype(np.float32)
     return out
 
 

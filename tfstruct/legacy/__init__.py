@@ -26,6 +26,8 @@ class Legacy:
         centroids: weight path -> the values a clustered weight may take.
         ranges: layer path or input name -> (low, high) that quantization-aware training found for the output;
             `"path/pre_activation"` for the values that enter an activation which is quantized apart.
+        weight_limits: `"path/kernel"` -> the largest magnitude that quantization-aware training quantized the kernel
+            to, one number or one an output channel; see `Recipe.weight_limits`.
     """
 
     model: "keras.Model"
@@ -33,6 +35,7 @@ class Legacy:
     masks: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
     centroids: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    weight_limits: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def explain(self) -> str:
         """What was changed, in lines."""
@@ -87,7 +90,9 @@ def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
         from tfstruct.legacy.rebuild import rebuild
 
         model, found = rebuild(source)
-        return Legacy(model, tuple(dict.fromkeys(found.changes)), found.masks, found.centroids, found.ranges)
+        return Legacy(
+            model, tuple(dict.fromkeys(found.changes)), found.masks, found.centroids, found.ranges, found.weight_limits
+        )
     raise ModelError(
         f"Expected a path, a keras.Model or a tf_keras model. Received: {type(source).__module__}."
         f"{type(source).__name__}."

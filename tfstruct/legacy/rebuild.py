@@ -23,6 +23,7 @@ class Rebuilt:
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     centroids: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ranges: dict[str, Range] = dataclasses.field(default_factory=dict)
+    weight_limits: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 def rebuild(model) -> tuple[keras.Model, Rebuilt]:
@@ -201,6 +202,9 @@ class _Builder:
         weights = self._unwrapped(layer).weights
         for variable, weight in _aligned(made, weights):
             variable.assign(weight.value)
+            if weight.range is not None and variable.name == "kernel":
+                largest = np.maximum(-weight.range[0], weight.range[1]).ravel()
+                self.found.weight_limits[f"{self._prefix}{made.name}/kernel"] = tuple(map(float, largest))
             if weight.mask is not None:
                 self.found.masks[variable.path] = weight.mask
             if weight.centroids is not None:
