@@ -44,7 +44,8 @@ def main(folder: str = ".") -> None:
     source = legacy.read(aware)
     print(source.explain())
 
-    result = to_tflite(source.model, Recipe(precision="int8", ranges=source.ranges, verification=images))
+    recipe = Recipe(precision="int8", ranges=source.ranges, weight_limits=source.weight_limits, verification=images)
+    result = to_tflite(source.model, recipe)
     print(result.report)
     result.save(pathlib.Path(folder) / "net.tflite")
 
