@@ -577,6 +577,7 @@ OPTIONS = [
     ("percentile", option("--percentile", "10"), r"`percentile` must be in \(50, 100\]. Received: 10"),
     ("samples-0", option("--samples", "0"), "`samples` must be a positive integer. Received: 0"),
     ("samples-text", option("--samples", "many"), "--samples: invalid int value: 'many'"),
+    ("demo-and-target", lambda t: ["--demo", "--target", "micro"], "--demo brings its own model"),
     ("timeout", option("--timeout", "-1"), "`timeout` must be a positive, finite number of seconds"),
     ("accuracy-nan", option("--min-accuracy", "nan"), "accuracy.* must be a number"),
     ("accuracy-in-percent", option("--min-accuracy", "83"), r"accuracy.*(0\.\.1|\[0, 1\])"),

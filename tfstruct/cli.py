@@ -281,6 +281,9 @@ def _demo(options) -> int:
     """Trains on the shipped digits, converts in every precision, verifies on unseen images, prints one table."""
     from tfstruct import demo
     from tfstruct.convert import Converter
+
+    if options.model or options.output or options.calibration or options.target or options.all_precisions:
+        raise RecipeError("--demo brings its own model and data and writes no file. Use it alone, or with --json.")
     from tfstruct.convert.report import comparison
 
     (x, y), test = demo.digits()

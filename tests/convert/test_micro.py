@@ -271,3 +271,14 @@ def test_nothing_of_the_runtime_loads_with_the_library():
     code = f"import sys, tfstruct.convert.targets; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_custom_operator_has_no_resolver_method(digits):
+    model = flatbuffer.read(digits)
+    code = model.operatorCodes[model.subgraphs[0].operators[0].opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = flatbuffer.schema.BuiltinOperator.CUSTOM
+    code.customCode = b"MyOwn"
+    for op in model.subgraphs[0].operators[:3]:
+        op.builtinOptions, op.builtinOptionsType = None, 0
+    with pytest.raises(ConversionError, match=r"MyOwn .*is a custom operator.*AddCustom"):
+        micro.c_array(flatbuffer.write(model), "digits")

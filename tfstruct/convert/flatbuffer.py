@@ -88,6 +88,11 @@ def dtype_name(tensor: schema.TensorT) -> str:
     return _DTYPE_NAMES[tensor.type]
 
 
+def is_builtin(name: str) -> bool:
+    """True if an operator's name is one of TensorFlow Lite's own."""
+    return name in _OPERATOR_NAMES.values()
+
+
 def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
     buffer = model.buffers[tensor.buffer]
     return tensor.buffer != 0 and ((buffer.data is not None and len(buffer.data) > 0) or bool(buffer.offset))

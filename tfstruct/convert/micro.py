@@ -95,7 +95,17 @@ def c_array(content: bytes, name: str, arena_bytes: int | None = None) -> tuple[
     Args:
         name: of the array; what C++ does not allow in an identifier becomes an underscore.
         arena_bytes: a measured arena, written into the header.
+
+    Raises:
+        ConversionError: an operator that `MicroMutableOpResolver` has no method for.
     """
+    found = flatbuffer.operators(content)
+    own = [op for op in found if not flatbuffer.is_builtin(op.name) and op.name not in _METHODS]
+    if own:
+        raise ConversionError(
+            f"{own[0]} is a custom operator, which TensorFlow Lite Micro has no resolver method for. Replace the layer, "
+            "or register a kernel of your own by AddCustom."
+        )
     name = identifier(name)
     guard = f"{name.upper()}_H_"
     methods = resolver_methods(content)
