@@ -7,7 +7,8 @@ import tensorflow as tf
 import zoo
 from keras import layers
 
-from tfstruct.convert.export import export, layer_at, layer_paths, signature_of
+from tfstruct.convert.export import export, signature_of
+from tfstruct.convert.layer_tree import layer_at, layer_paths
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 
 

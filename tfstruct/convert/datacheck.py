@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tfstruct.convert.export import Signature, intercepted, layer_paths
+from tfstruct.convert.export import Signature
+from tfstruct.convert.layer_tree import intercepted, layer_paths
 from tfstruct.errors import DataError
 from tfstruct.samples import Sample
 

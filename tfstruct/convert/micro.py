@@ -103,7 +103,7 @@ def c_array(content: bytes, name: str, arena_bytes: int | None = None) -> tuple[
     own = [op for op in found if not flatbuffer.is_builtin(op.name) and op.name not in _METHODS]
     if own:
         raise ConversionError(
-            f"{own[0]} is a custom operator, which TensorFlow Lite Micro has no resolver method for. Replace the layer, "
+            f"{own[0]} is a custom operator, which TensorFlow Lite Micro has no method for. Replace the layer, "
             "or register a kernel of your own by AddCustom."
         )
     name = identifier(name)

@@ -7,12 +7,15 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
 from tfstruct.convert.runtime import Latency
-from tfstruct.convert.targets import TargetReport
 from tfstruct.convert.verification import Verification
+
+if TYPE_CHECKING:
+    from tfstruct.convert.targets import TargetReport
 
 _SCORE_NAMES = {
     "accuracy": "accuracy",
@@ -64,7 +67,7 @@ class Report:
     seconds: dict[str, float]
     profile: tuple[OperatorLatency, ...] = ()
     estimate: Estimate | None = None
-    target: TargetReport | None = None
+    target: "TargetReport | None" = None
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""

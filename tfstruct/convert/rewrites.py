@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfstruct.convert.layer_tree import layer_paths
 from tfstruct.errors import ModelError
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
@@ -255,7 +256,7 @@ def applied(layers: dict[str, keras.Operation], rewrites: Iterable[Rewrite] = AL
     """While it is open, the layers compute in their rewritten form; gives a line a rewritten layer.
 
     Args:
-        layers: path -> layer, from `export.layer_paths`.
+        layers: path -> layer, from `layer_tree.layer_paths`.
     """
     undo: list[tuple[keras.Operation, dict]] = []
     lines = []
@@ -289,8 +290,6 @@ def integer_activations(model: keras.Model) -> keras.Model:
 
 
 def _copy(model: keras.Model, rewrites: list[Rewrite]) -> keras.Model:
-    from tfstruct.convert.export import layer_paths
-
     if not getattr(model, "inputs", None):
         raise ModelError(f"{model.name!r} is subclassed and cannot be copied; to_tflite rewrites it in place.")
     nested = any(isinstance(layer, keras.Model) for layer in model.layers)

@@ -108,7 +108,7 @@ def weight_limits(
 
     Args:
         content, layers: as in `by_tensor`.
-        paths: layer path -> layer, from `export.layer_paths`.
+        paths: layer path -> layer, from `layer_tree.layer_paths`.
         given: see `Recipe.weight_limits`.
     """
     model = flatbuffer.read(content)
