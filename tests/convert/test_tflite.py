@@ -103,6 +103,13 @@ def test_gptq_loses_less_than_nearest(converter, digits):
     assert gptq.sqnr_db > nearest.sqnr_db + 3
 
 
+def test_trained_limits_leave_rounded_weights_on_their_grid(converter, digits):
+    (x, _), _ = digits
+    recipe = Recipe(precision="int4", calibration=x)
+    limits = {"conv1/kernel": (9.0,), "conv2/kernel": (9.0,)}
+    assert converter.convert(recipe.replace(weight_limits=limits)).content == converter.convert(recipe).content
+
+
 def test_int4_without_data_says_what_is_lost(converter):
     file = converter.convert(Recipe(precision="int4", activations="float32"))
     assert any("rounded to nearest" in warning for warning in file.report.warnings)

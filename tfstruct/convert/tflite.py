@@ -252,14 +252,15 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.ranges and recipe.quantizes_activations:
             ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe)
         rounded = reference
+        limits = trained.weight_limits(reference, layers, layer_paths(self.model), recipe.weight_limits)
         if kept and _rounds(recipe):
+            limits = {}  # rounded weights lie on grids of their own
             bits = _bits_of_weights(recipe, reference, layers)
             inputs = list(_batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
         elif _rounds(recipe):
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
-        limits = trained.weight_limits(reference, layers, layer_paths(self.model), recipe.weight_limits)
         with self._stage("quantize"):
             content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process, limits)
         return content, engine, kept
