@@ -13,6 +13,7 @@ ALLOWED = {
     "errors": set(),
     "quantize": set(),
     "samples": {"errors"},
+    "graph": {"errors"},
     "convert": {"errors", "samples", "quantize"},
     "legacy": {"errors"},
     "demo": set(),

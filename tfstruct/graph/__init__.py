@@ -1,0 +1,13 @@
+"""A Keras model seen as tensors, operations and coupled channels."""
+
+from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out
+from tfstruct.graph.groups import Group, groups
+from tfstruct.graph.labels import FIXED, Units
+from tfstruct.graph.rebuild import kept_by, rebuild
+from tfstruct.graph.rules import rule
+from tfstruct.graph.trace import Graph, fingerprint, trace
+
+__all__ = [
+    "FIXED", "Axes", "Call", "Channels", "Each", "Graph", "Group", "In", "Out", "Units", "fingerprint", "groups",
+    "kept_by", "rebuild", "rule", "trace",
+]  # fmt: skip

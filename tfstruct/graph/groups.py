@@ -1,0 +1,90 @@
+"""The coupled channels of a graph as groups: who makes them, who reads them, and whether they can go."""
+
+import dataclasses
+
+import numpy as np
+
+from tfstruct.graph.call import Each, In, Out
+from tfstruct.graph.trace import Graph
+
+_ROLES = {In: "reads", Out: "makes", Each: "carries"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One axis of one weight. `places`: for each unit of the group, the positions on the axis that go with it."""
+
+    path: str
+    weight: str
+    axis: int
+    role: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Channels that belong together: each unit of it can be removed, from all members at once.
+
+    Attributes:
+        name: of the first layer that makes its channels (`layer.what` where a layer makes several kinds).
+        makers: all that make its channels.
+        units: the numbers of its units in `Graph.units`; `width` counts them.
+        members: every axis of every weight that shrinks with it.
+        free: the units that can go.
+        reason: why the others cannot; empty if all can.
+        lossy: not empty if removing a channel changes the others, and why.
+        blocks: shape (count, units in a block) each: equal numbers have to stay in each row.
+    """
+
+    name: str
+    makers: tuple[str, ...]
+    units: np.ndarray
+    members: tuple[Member, ...]
+    free: np.ndarray
+    reason: str
+    lossy: str
+    blocks: tuple[np.ndarray, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.units)
+
+    @property
+    def prunable(self) -> bool:
+        return len(self.free) > 0
+
+
+def groups(graph: Graph) -> tuple[Group, ...]:
+    """Every group of coupled channels, in the order in which the model makes them."""
+    units = graph.units
+    makers: dict[int, list[str]] = {}
+    for path, labels in graph.makes.items():
+        for number in np.unique(units.bundle[units.of(labels)]).tolist():
+            makers.setdefault(number, []).append(path)
+    members: dict[int, list[Member]] = {number: [] for number in makers}
+    for slot in graph.slots:
+        for axis, along in enumerate(slot.axes):
+            if along is None:
+                continue
+            for number in np.unique(units.bundle[units.of(along.labels)]).tolist():
+                member = Member(slot.path, slot.variable.name, axis, _ROLES[type(along)], len(along.labels))
+                members.setdefault(number, []).append(member)
+    blocks: dict[int, list[np.ndarray]] = {}
+    for block in units.blocks:
+        blocks.setdefault(int(units.bundle[block.flat[0]]), []).append(block)
+    numbers: dict[int, list[int]] = {}
+    for unit, number in enumerate(units.bundle.tolist()):
+        if unit:
+            numbers.setdefault(number, []).append(unit)
+    found = []
+    for number, paths in makers.items():
+        own = np.array(numbers[number])
+        why = [units.frozen[u] for u in own.tolist() if u in units.frozen]
+        free = np.array([u for u in own.tolist() if u not in units.frozen], int)
+        bound = tuple(blocks.get(number, ()))
+        if len(own) == 1 and not why:
+            why, free = ["its channels can only all go together"], free[:0]
+        lossy = next((units.lossy[u] for u in own.tolist() if u in units.lossy), "")
+        reason = why[0] if why else ""
+        found.append(Group(paths[0], tuple(paths), own, tuple(members[number]), free, reason, lossy, bound))
+    return tuple(found)

@@ -1,0 +1,141 @@
+"""A graph and what stays of it as a new Keras model, weights copied."""
+
+import copy
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional, functional_like_constructor
+
+from tfstruct.errors import ModelError
+from tfstruct.graph.call import Call, Kept, Slot
+from tfstruct.graph.trace import Body, Graph
+
+
+def kept_by(graph: Graph, keep: np.ndarray) -> Kept:
+    """From labels to the positions that stay; `keep` is by unit."""
+    stays = graph.units.kept(keep)
+    return lambda labels: np.flatnonzero(stays[labels])
+
+
+def rebuild(graph: Graph, keep: np.ndarray) -> tuple[keras.Model, dict[int, tuple[keras.Variable, Slot | None]]]:
+    """A new model of the kept units; the original is not touched.
+
+    Args:
+        graph: from `trace`.
+        keep: boolean, by unit.
+
+    Returns:
+        The model, uncompiled, and by id of each weight of the original: the new weight, and how it was cut.
+    """
+    work = _Rebuild(graph, kept_by(graph, keep))
+    model = work.model(graph.body)
+    return model, work.copy_weights()
+
+
+class _Rebuild:
+    def __init__(self, graph: Graph, kept: Kept):
+        self._graph, self._kept = graph, kept
+        self._made: dict[int, tuple[object, object]] = {}  # id of an operation -> (it, its successor)
+
+    def model(self, body: Body) -> keras.Model:
+        functional = body.functional
+        tensors = {}
+        for old, channels in zip(functional.inputs, body.inputs, strict=True):
+            shape = [n if x is None else len(self._kept(x)) for n, x in zip(channels.shape, channels.axes, strict=True)]
+            config = {**old._keras_history.operation.get_config(), "batch_shape": (old.shape[0], *shape[1:])}
+            tensors[id(old)] = keras.layers.InputLayer(**config).output
+        for node, step in body.steps:
+            self._step(node, step, tensors)
+        outputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional._outputs_struct)
+        inputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional._inputs_struct)
+        return self._assemble(body, inputs, outputs)
+
+    def _step(self, node, step: "Call | Body", tensors) -> None:
+        args, kwargs = node.arguments.fill_in(tensors)
+        if isinstance(step, Body):
+            made = self._successor(step.model, lambda: self.model(self._graph.bodies[id(step.model)]))
+            outputs = made(*args, **kwargs)
+        elif step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
+            outputs = rewritten
+        else:
+            made = self._successor(step.op, lambda: self.operation(step))
+            args = list(args)
+            for key, edit in step.argument_edits.items():
+                if isinstance(key, int) and key < len(args):
+                    args[key] = edit(self._kept)
+                else:
+                    kwargs[key] = edit(self._kept)
+            outputs = made(*args, **kwargs)
+        tensors.update({id(x): y for x, y in zip(node.outputs, keras.tree.flatten(outputs), strict=True)})
+
+    def _successor(self, op, make):
+        if id(op) not in self._made:
+            self._made[id(op)] = (op, make())
+        return self._made[id(op)][1]
+
+    def operation(self, call: Call):
+        """A new operation of the same type and name, its configuration edited."""
+        op = call.op
+        edits = {path: edit(self._kept) for path, edit in call.edits.items()}
+        if isinstance(op, keras.layers.Lambda):
+            # Its configuration would carry code; the function is already here.
+            return keras.layers.Lambda(
+                op.function, op._output_shape, op.mask, op.arguments, name=op.name, dtype=op.dtype_policy
+            )
+        try:
+            config = op.get_config()
+            if edits:
+                config = copy.deepcopy(config)
+                for path, value in edits.items():
+                    _put(config, path, value)
+            made = type(op).from_config(config)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{call.path} ({type(op).__name__}) cannot be made again from its configuration: "
+                f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
+            ) from error
+        if isinstance(op, keras.layers.Layer):
+            made.trainable = op.trainable
+        return made
+
+    def _assemble(self, body: Body, inputs, outputs) -> keras.Model:
+        model = body.model
+        if isinstance(model, keras.Sequential):
+            layers = [self._made[id(layer)][1] for layer in model.layers]
+            first = keras.tree.flatten(inputs)[0]
+            made = keras.Sequential(name=model.name, trainable=model.trainable)
+            made.add(first._keras_history.operation)
+            for layer in layers:
+                made.add(layer)
+            return made
+        kind = type(model) if functional_like_constructor(type(model)) else Functional
+        kind = keras.Model if kind is Functional else kind
+        made = kind(inputs, outputs, name=model.name)
+        made.trainable = model.trainable
+        return made
+
+    def copy_weights(self) -> dict[int, tuple[keras.Variable, Slot | None]]:
+        slots = {id(slot.variable): slot for slot in self._graph.slots}
+        pairs: dict[int, tuple[keras.Variable, Slot | None]] = {}
+        for old, new in self._made.values():
+            if not isinstance(old, keras.layers.Layer) or id(old) in self._graph.bodies:
+                continue
+            if len(old.weights) != len(new.weights):
+                raise ModelError(
+                    f"{old.name} ({type(old).__name__}) has {len(old.weights)} weights, but {len(new.weights)} after "
+                    "it was made again from its configuration."
+                )
+            for before, after in zip(old.weights, new.weights, strict=True):
+                slot = slots.get(id(before))
+                value = before.numpy()
+                if slot is not None:
+                    value = slot.take(value, self._kept)
+                after.assign(value)
+                pairs[id(before)] = (after, slot)
+        return pairs
+
+
+def _put(config: dict, path: tuple[str, ...], value) -> None:
+    for key in path[:-1]:
+        config = config[key]
+    config[path[-1]] = value

@@ -1,0 +1,11 @@
+"""How channels pass through each kind of operation: one rule a function, registered by type."""
+
+from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
+    contractions,
+    elementwise,
+    movement,
+    normalization,
+)
+from tfstruct.graph.rules.registry import apply_rule, rule, rule_of
+
+__all__ = ["apply_rule", "rule", "rule_of"]

@@ -1,0 +1,80 @@
+"""Layers that treat every element alone, or join tensors element by element."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfstruct.graph.call import Axes, Call, Each
+from tfstruct.graph.rules.registry import rule
+
+_ACTIVATIONS = [layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU]
+_NOISE = [
+    layers.Dropout, layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout, layers.SpatialDropout1D,
+    layers.SpatialDropout2D, layers.SpatialDropout3D, layers.ActivityRegularization, layers.Identity,
+]  # fmt: skip
+# Activations that look at more than one element: where, and over how much.
+_OVER_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
+
+
+@rule(*_ACTIVATIONS, *_NOISE)
+def alone(call: Call) -> Axes:
+    activation(call, getattr(call.op, "activation", None), call.input.axes[-1])
+    shape = getattr(call.op, "noise_shape", None)
+    if shape is not None:
+        for n, labels in zip(shape, call.input.axes, strict=True):
+            if n not in (None, 1):
+                call.freeze(labels, f"{call.path} has a fixed noise_shape")
+    call.in_place = True
+    return call.input.axes
+
+
+def activation(call: Call, function, last: np.ndarray | None) -> None:
+    """Notes what an activation function does to the channels of the last axis."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if name in _OVER_THE_LAST_AXIS:
+        call.statistics(last)
+    elif name == "glu":
+        call.freeze(last, f"{call.path} gates one half of the channels by the other (glu)")
+    elif function is not None and getattr(keras.activations, name, None) is None:
+        call.freeze(last, f"{call.path} has an activation of its own ({name}), which may look across channels")
+
+
+@rule(layers.Softmax)
+def softmax(call: Call) -> Axes:
+    axes = call.op.axis if isinstance(call.op.axis, (list, tuple)) else (call.op.axis,)
+    for axis in axes:
+        call.statistics(call.input.axes[axis])
+    return call.input.axes
+
+
+@rule(layers.PReLU)
+def prelu(call: Call) -> Axes:
+    shared = call.op.shared_axes or []
+    own = [None if i in shared else labels for i, labels in enumerate(call.input.axes)]
+    call.weight(call.op.alpha, *(Each(labels) for labels in own[1:]))
+    call.in_place = True
+    return call.input.axes
+
+
+@rule(layers.Rescaling)
+def rescaling(call: Call) -> Axes:
+    for name in ("scale", "offset"):
+        value = np.asarray(getattr(call.op, name))
+        last = call.input.axes[-1]
+        if value.ndim == 1 and value.size > 1 and last is not None:
+            call.set(name, lambda kept, value=value, last=last: value[kept(last)].tolist())
+        elif value.ndim > 1:
+            call.freeze_inputs(f"{call.path} rescales by an array of {value.ndim} axes")
+    call.in_place = True
+    return call.input.axes
+
+
+@rule(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
+def merge(call: Call) -> Axes:
+    return call.elementwise()
+
+
+@rule(layers.Masking)
+def masking(call: Call) -> Axes:
+    call.freeze(call.input.axes[-1], f"{call.path} compares whole vectors with a value")
+    return call.input.axes

@@ -1,0 +1,73 @@
+"""Normalization layers: per channel, or by statistics over channels."""
+
+from keras import layers
+
+from tfstruct.graph.call import Axes, Call, Each
+from tfstruct.graph.rules.registry import rule
+
+
+@rule(layers.BatchNormalization)
+def batch_normalization(call: Call) -> Axes:
+    layer = call.op
+    channels = call.input.axes[layer.axis]
+    for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
+        call.weight(variable, Each(channels))
+    call.in_place = True
+    return call.input.axes
+
+
+def _axes_of(layer) -> tuple[int, ...]:
+    axis = layer.axis
+    return tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
+
+
+@rule(layers.LayerNormalization, layers.RMSNormalization)
+def layer_normalization(call: Call) -> Axes:
+    layer = call.op
+    over = [call.input.axes[axis] for axis in _axes_of(layer)]
+    for labels in over:
+        call.statistics(labels)
+    for name in ("gamma", "beta", "scale"):
+        variable = getattr(layer, name, None)
+        if variable is not None and hasattr(variable, "shape"):
+            call.weight(variable, *(Each(labels) for labels in over))
+    call.in_place = True
+    return call.input.axes
+
+
+@rule(layers.UnitNormalization)
+def unit_normalization(call: Call) -> Axes:
+    for axis in _axes_of(call.op):
+        call.statistics(call.input.axes[axis])
+    return call.input.axes
+
+
+@rule(layers.GroupNormalization)
+def group_normalization(call: Call) -> Axes:
+    layer = call.op
+    channels = call.input.axes[layer.axis]
+    width = call.input.shape[layer.axis]
+    groups = width if layer.groups == -1 else layer.groups
+    if channels is not None:
+        if groups == width:
+            # One channel a group: its statistics are its own.
+            call.set("groups", channels)
+        else:
+            call.blocks(channels, groups)
+            call.statistics(channels)
+    for variable in (layer.gamma, layer.beta):
+        call.weight(variable, Each(channels))
+    return call.input.axes
+
+
+@rule(layers.SpectralNormalization)
+def spectral_normalization(call: Call) -> Axes:
+    call.freeze_inputs(f"{call.path} divides by a norm over all channels of the kernel")
+    return call.untouched()[0]
+
+
+@rule(layers.Normalization)
+def normalization(call: Call) -> Axes:
+    for labels in call.input.axes:
+        call.freeze(labels, f"{call.path} holds statistics of its input")
+    return call.input.axes

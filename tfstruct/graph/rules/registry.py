@@ -1,0 +1,74 @@
+"""Which rule an operation follows."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.graph.call import Axes, Call
+
+_RULES: dict[type, Callable[[Call], object]] = {}
+
+
+def rule(*types: type):
+    """Registers how channels pass through layers or operations of these types.
+
+    The decorated function gets a `tfstruct.graph.Call` and returns the axes of its output, a tuple with one entry an
+    axis: an array of labels, or None where the axis carries no channels; a list of such tuples for several outputs.
+    On the way it notes what depends on the channels::
+
+        @tfstruct.graph.rule(Scale)            # y = x * weight + bias, over the last axis
+        def scale(call):
+            channels = call.input.axes[-1]
+            call.weight(call.op.kernel, Each(channels))
+            call.weight(call.op.bias, Each(channels))
+            return call.input.axes
+
+        @tfstruct.graph.rule(Project)          # y = x @ kernel, `units` in its configuration
+        def project(call):
+            made = call.fresh(call.op.units)
+            call.weight(call.op.kernel, In(call.input.axes[-1]), Out(made))
+            call.set("units", made)
+            call.macs(call.positions((*call.input.axes[:-1], made)), call.input.axes[-1], made)
+            return (*call.input.axes[:-1], made)
+
+    A type inherits the rule of its base class as long as it keeps that class's `call`.
+    """
+
+    def register(function):
+        for kind in types:
+            _RULES[kind] = function
+        return function
+
+    return register
+
+
+def rule_of(op) -> Callable[[Call], object] | None:
+    """The rule for an operation: its own type's, or that of a base class whose `call` it keeps."""
+    for kind in type(op).__mro__:
+        if kind in _RULES:
+            return _RULES[kind] if type(op).call is kind.call else None
+    return None
+
+
+def apply_rule(call: Call) -> list[Axes]:
+    """Runs the rule; an operation without one freezes what enters it. Returns the axes of every output."""
+    found = rule_of(call.op)
+    name = type(call.op).__name__
+    if found is None:
+        what = "layer" if isinstance(call.op, keras.layers.Layer) else "operation"
+        call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}); tfstruct.graph.rule adds one")
+        return call.untouched()
+    result = found(call)
+    outputs: Sequence[Axes] = result if isinstance(result, list) else [result]
+    if len(outputs) != len(call.shapes):
+        raise TypeError(
+            f"The rule for {name} has to return the axes of {len(call.shapes)} outputs. Received: {len(outputs)}."
+        )
+    checked = []
+    for shape, axes in zip(call.shapes, outputs, strict=True):
+        sizes = [None if labels is None else len(labels) for labels in axes]
+        if len(axes) != len(shape) or any(n is not None and n != m for n, m in zip(sizes, shape, strict=True)):
+            raise TypeError(f"The rule for {name} labelled axes of sizes {sizes}; the output's shape is {shape}.")
+        checked.append(tuple(None if labels is None else np.asarray(labels) for labels in axes))
+    return checked

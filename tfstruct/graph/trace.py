@@ -1,0 +1,168 @@
+"""From a Keras model to its graph of channels."""
+
+import dataclasses
+import hashlib
+import json
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional
+
+from tfstruct.errors import ModelError
+from tfstruct.graph.call import Call, Channels
+from tfstruct.graph.labels import Labels, Units
+from tfstruct.graph.rules import apply_rule
+
+
+@dataclasses.dataclass
+class Body:
+    """A functional model walked once: its nodes in order of execution, each with its call, or the nested body."""
+
+    model: keras.Model
+    functional: Functional
+    path: str
+    inputs: list[Channels]
+    steps: list[tuple[object, "Call | Body"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A model seen as calls, tensors and labelled channels.
+
+    Attributes:
+        body: the model itself; nested ones hang below it.
+        bodies: by id of a (nested) model, its first walk.
+        calls: every call in order of execution, those of nested models in their place.
+        units: what can go; see `Units`.
+    """
+
+    model: keras.Model
+    body: Body
+    bodies: dict[int, Body]
+    calls: tuple[Call, ...]
+    outputs: tuple[Channels, ...]
+    units: Units
+
+    @property
+    def slots(self):
+        return [slot for call in self.calls for slot in call.slots]
+
+    @property
+    def makes(self) -> dict[str, np.ndarray]:
+        """The labels of the channels that each layer makes, by its path."""
+        found: dict[str, np.ndarray] = {}
+        for call in self.calls:
+            found.update(call.makes)
+        return found
+
+
+def functional_of(model) -> Functional | None:
+    """The functional graph inside a model, or None where a `call` method of its own hides it."""
+    if isinstance(model, keras.Sequential):
+        inner = model._functional if type(model).call is keras.Sequential.call else None
+        return inner
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
+def fingerprint(model) -> str:
+    """A hash of a model's structure: names of its layers and shapes of its weights."""
+    said = [(w.path, tuple(w.shape)) for w in model.weights]
+    names = [(op.name, type(op).__name__) for op in getattr(model, "operations", model.layers)]
+    return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
+
+
+def trace(model: keras.Model) -> Graph:
+    """Walks a Sequential or functional model and labels the channels of every tensor in it.
+
+    Raises:
+        ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
+    functional = functional_of(model)
+    if functional is None:
+        if isinstance(model, keras.Sequential):
+            raise ModelError(
+                f"`{model.name}` is a Sequential model that has not been built. Give it a keras.Input, or call "
+                "model.build(input_shape), first."
+            )
+        raise ModelError(
+            f"`{model.name}` is a subclassed model ({type(model).__name__}): its graph is hidden in its `call`, so its "
+            "channels cannot be followed. Write it as a functional model; a subclassed model's weights can still be "
+            "masked, clustered and quantized."
+        )
+    walk = _Walk()
+    inputs = [walk.channels(x.shape, (None,) * len(x.shape)) for x in functional.inputs]
+    body, outputs = walk.body(model, functional, "", inputs)
+    for tensor in outputs:
+        for labels in tensor.axes:
+            if labels is not None:
+                walk.labels.freeze(labels, "the model's own output")
+    return Graph(model, body, walk.bodies, tuple(walk.calls), tuple(outputs), walk.labels.resolve())
+
+
+class _Walk:
+    def __init__(self):
+        self.labels = Labels()
+        self.calls: list[Call] = []
+        self.bodies: dict[int, Body] = {}
+        self._shared: dict = {}
+        self._first: dict[int, Call] = {}
+        self._tensors = 0
+
+    def channels(self, shape, axes) -> Channels:
+        self._tensors += 1
+        return Channels(tuple(shape), tuple(axes), self._tensors)
+
+    def body(self, model, functional, prefix, inputs):
+        known: dict[int, Channels] = {id(x): c for x, c in zip(functional.inputs, inputs, strict=True)}
+        body = Body(model, functional, prefix, list(inputs), [])
+        first = self.bodies.setdefault(id(model), body)
+        if first is not body:
+            self._tie(first.inputs, inputs, f"{prefix.rstrip('/')} is called on tensors of other shapes too")
+        for depth in sorted(functional._nodes_by_depth, reverse=True):
+            for node in functional._nodes_by_depth[depth]:
+                if not node.operation or node.is_input or any(id(x) not in known for x in node.input_tensors):
+                    continue
+                arrived = [known[id(x)] for x in node.arguments.keras_tensors]
+                op = node.operation
+                inner = functional_of(op) if isinstance(op, keras.Model) else None
+                if inner is not None and _plain_call(node, inner):
+                    ordered = [known[id(x)] for x in node.input_tensors]
+                    step, outputs = self.body(op, inner, f"{prefix}{op.name}/", ordered)
+                else:
+                    step = self._call(op, f"{prefix}{op.name}", node, arrived)
+                    outputs = step.outputs
+                body.steps.append((node, step))
+                known.update({id(x): c for x, c in zip(node.outputs, outputs, strict=True)})
+        return body, [known[id(x)] for x in functional.outputs]
+
+    def _call(self, op, path, node, inputs):
+        call = Call(op, path, node, inputs, [x.shape for x in node.outputs], self.labels, self._shared)
+        axes = apply_rule(call)
+        call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
+        first = self._first.setdefault(id(op), call)
+        if first is not call and (first.edits or call.edits or first.slots):
+            # One configuration has to serve every call.
+            reason = f"{path} is called on tensors of other shapes too"
+            self._tie(first.inputs, inputs, reason)
+            self._tie(first.outputs, call.outputs, reason)
+        self.calls.append(call)
+        return call
+
+    def _tie(self, before, now, reason):
+        for a, b in zip(before, now, strict=False):
+            for x, y in zip(a.axes, b.axes, strict=False):
+                if x is not None and y is not None and len(x) == len(y):
+                    self.labels.unite(x, y)
+                else:
+                    for labels in (x, y):
+                        if labels is not None:
+                            self.labels.freeze(labels, reason)
+
+
+def _plain_call(node, inner) -> bool:
+    """A nested model called on tensors alone: one for each of its inputs."""
+    return len(node.input_tensors) == len(inner.inputs)
