@@ -205,6 +205,9 @@ def randomise(model, seed=0):
         else:
             value = rng.normal(0.0, 0.3, shape)
         variable.assign(value.astype(variable.dtype))
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # it computes with constants made from its weights
     return model
 
 
