@@ -309,7 +309,7 @@ _OVER_SPACE = (
 def _over_space(given):
     kind, n = given
     layer = getattr(layers, f"{kind}{n}D")
-    return _between(_SHAPES[n], layer(1) if kind == "Cropping" else layer())
+    return _between(_SHAPES[n], layer(*{"AveragePooling": [2], "Cropping": [1]}.get(kind, [])))
 
 
 _family("space", {f"{kind}{n}d".lower(): (kind, n) for kind in _OVER_SPACE for n in _SHAPES}, _over_space)
@@ -347,9 +347,13 @@ _RESHAPES = {
     "split": [(4, 3, 2, 4)],
     "split_and_joined": [(4, 3, 2, 4), (4, 3, 8)],
     "minus_one": [(-1, 8)],
-    "across": [(3, 4, 8), (24, 4)],
 }
 _family("reshape", _RESHAPES, lambda targets: _between((4, 3, 2), *[layers.Reshape(t) for t in targets]))
+
+
+@_add(whole="rows of the new axis mix channels of several positions, so all hang together")
+def reshape_across():
+    return _between((4, 3, 2), layers.Reshape((3, 4, 8)), layers.Reshape((24, 4)))
 
 
 @_add

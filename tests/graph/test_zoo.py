@@ -16,6 +16,8 @@ LOSSY = {
     "norm_group_1", "norm_group_2", "norm_group_4", "norm_softmax", "norm_softmax_over_all", "norm_log_softmax",
     "norm_sparsemax", "softmax_inside", "softmax_in_a_convolution", "merge_dot_normalised",
 }  # fmt: skip
+# Keras cannot load what it saved, the original of these as little as the smaller one.
+UNSAVABLE = {"nested_whose_layer_is_called_outside_too"}
 LOSSLESS = {
     "dense", "conv2d", "residuals", "norm_batch", "norm_layer_over_space", "norm_group_instance",
     "norm_softmax_over_space", "squeeze_excite", "grouped_4", "channel_shuffle", "flatten", "merge_dot_channels",
@@ -51,6 +53,8 @@ def test_graph_zoo(name, tmp_path):
     for group in graphs.groups(graph):
         assert group.reason or len(group.free) == group.width
 
+    if name in UNSAVABLE:
+        return
     x = inputs_of(model)
     before = [np.asarray(y) for y in keras.tree.flatten(smaller(x))]
     smaller.save(tmp_path / "smaller.keras")

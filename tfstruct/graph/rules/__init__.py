@@ -3,8 +3,10 @@
 from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
     contractions,
     elementwise,
+    indexing,
     movement,
     normalization,
+    operations,
 )
 from tfstruct.graph.rules.registry import apply_rule, rule, rule_of
 
