@@ -74,10 +74,13 @@ def _one(call, node, known, kept):
     else:
         args, kwargs = node.arguments.fill_in(known)
         made = call.op(*args, **kwargs)
-    made = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
-    return [
-        keras.ops.convert_to_tensor(_mask(channels, kept, x)) for channels, x in zip(call.outputs, made, strict=True)
-    ]
+    result = []
+    for channels, x in zip(call.outputs, keras.tree.flatten(made), strict=True):
+        y = keras.ops.convert_to_tensor(_mask(channels, kept, keras.ops.convert_to_numpy(x)))
+        if getattr(x, "_keras_mask", None) is not None:
+            y._keras_mask = x._keras_mask  # attention layers read the mask of padded positions from there
+        result.append(y)
+    return result
 
 
 def _moments_over(call, x, axes, kept, weights):

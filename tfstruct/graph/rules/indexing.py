@@ -369,5 +369,7 @@ def broadcast_to(call: Call) -> Axes:
             axes[i] = None
     shape = call.op.shape
     if any(labels is not None for labels in axes):
-        call.set("shape", lambda kept: tuple(n if x is None else len(kept(x)) for n, x in zip(shape, axes, strict=True)))
+        call.set(
+            "shape", lambda kept: tuple(n if x is None else len(kept(x)) for n, x in zip(shape, axes, strict=True))
+        )
     return tuple(axes)

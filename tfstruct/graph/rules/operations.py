@@ -286,5 +286,3 @@ def dot_product_attention(call: Call) -> Axes:
         for labels in extra.axes if isinstance(extra, Channels) else ():
             call.freeze(labels, f"{call.path} takes it as a mask or bias")
     return (None, None, heads, value.axes[3])
-
-
