@@ -73,6 +73,8 @@ def _one(call, node, known, kept):
         made = reference(call, [np.asarray(known[id(x)]) for x in node.arguments.keras_tensors], kept)
     else:
         args, kwargs = node.arguments.fill_in(known)
+        if getattr(call.op, "_call_has_training_arg", False) and len(args) < 2:
+            kwargs = {"training": False, **kwargs}
         made = call.op(*args, **kwargs)
     result = []
     for channels, x in zip(call.outputs, keras.tree.flatten(made), strict=True):
@@ -165,7 +167,7 @@ def _over_what_stays():
         Softmax LogSoftmax Sparsemax Normalize Mean Max Min Amax Amin Std Var Prod All Median Ptp Logsumexp Nanmean
         Nanmax Nanmin Nanstd Nanvar Nanprod Nanmedian Norm Moments
     """
-    return dict.fromkeys(named(*names.split()), over_what_stays)
+    return dict.fromkeys(named(names), over_what_stays)
 
 
 REFERENCES.update(_over_what_stays())

@@ -83,7 +83,8 @@ def test_glu_pairs_halves():
 
 
 OVER_OTHER_AXES = {
-    "mean": lambda x: ops.mean(x, axis=1), "max": lambda x: ops.max(x, axis=[1, 2]), "std": lambda x: ops.std(x, axis=1),
+    "mean": lambda x: ops.mean(x, axis=1), "max": lambda x: ops.max(x, axis=[1, 2]),
+    "std": lambda x: ops.std(x, axis=1),
     "sum": lambda x: ops.sum(x, axis=2, keepdims=True), "softmax": lambda x: ops.softmax(x, axis=1),
     "argmax": lambda x: ops.cast(ops.argmax(x, axis=1), "float32"), "logsumexp": lambda x: ops.logsumexp(x, axis=2),
     "norm": lambda x: ops.norm(x, axis=1), "variance": lambda x: ops.moments(x, axes=[1, 2])[1],
@@ -156,7 +157,8 @@ def test_einsum_with_a_constant(equation):
 PRODUCTS = {
     "matmul": lambda x, k: ops.matmul(x, k), "vector": lambda x, k: ops.expand_dims(ops.matmul(x, k[:, 0]), -1),
     "dot": lambda x, k: ops.dot(x, k), "tensordot": lambda x, k: ops.tensordot(x, k, axes=1),
-    "axes": lambda x, k: ops.tensordot(x, k, axes=[[3], [0]]), "left": lambda x, k: ops.matmul(k.T, ops.swapaxes(x, 2, 3)),
+    "axes": lambda x, k: ops.tensordot(x, k, axes=[[3], [0]]),
+    "left": lambda x, k: ops.matmul(k.T, ops.swapaxes(x, 2, 3)),
 }  # fmt: skip
 
 
@@ -204,11 +206,13 @@ MOVES = {
     "split at": lambda x: ops.concatenate(ops.split(x, [3, 5], axis=-1)[1:], axis=-1),
     "split rows": lambda x: ops.split(x, 2, axis=1)[0], "slice": lambda x: x[..., 2:9], "row": lambda x: x[:, 1],
     "step": lambda x: x[:, :, ::2, ::2], "backward": lambda x: x[..., ::-1], "negative": lambda x: x[..., -5:-1],
-    "new axis": lambda x: x[:, None, ..., 1:], "one": lambda x: x[..., 4] + x[..., -1], "channel": lambda x: x[..., 4:5] * x,
+    "new axis": lambda x: x[:, None, ..., 1:], "one": lambda x: x[..., 4] + x[..., -1],
+    "channel": lambda x: x[..., 4:5] * x,
     "core slice": lambda x: ops.slice(x, (0, 1, 0, 3), (2, 2, 6, 7)),
     "take": lambda x: ops.take(x, [1, 5, 3, 3, -1], axis=-1), "take one": lambda x: ops.take(x, 4, axis=-1) + x[..., 0],
     "take rows": lambda x: ops.take(x, [[0, 1]], axis=1), "pad": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [2, 1]]),
-    "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]], mode="reflect"), "flip": lambda x: ops.flip(x, -1),
+    "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]], mode="reflect"),
+    "flip": lambda x: ops.flip(x, -1),
     "roll": lambda x: ops.roll(x, 1, axis=2), "tile": lambda x: ops.tile(x, [1, 1, 2, 2]),
     "tile more": lambda x: ops.tile(x, [1, 1, 1, 1, 2])[0], "repeat": lambda x: ops.repeat(x, 2, axis=-1),
     "repeat rows": lambda x: ops.repeat(x, 3, axis=1),
@@ -224,9 +228,11 @@ def test_moves(name):
 
 
 HELD = {
-    "roll": (lambda x: ops.roll(x, 1, axis=-1), "rolls"), "reflect": (lambda x: ops.pad(x, [[0, 0]] * 3 + [[1, 1]], "reflect"), "pads"),
+    "roll": (lambda x: ops.roll(x, 1, axis=-1), "rolls"),
+    "reflect": (lambda x: ops.pad(x, [[0, 0]] * 3 + [[1, 1]], "reflect"), "pads"),
     "repeats": (lambda x: ops.repeat(x, [1] * 11 + [2], axis=-1), "another number"),
-    "unstack": (lambda x: ops.unstack(x, axis=-1)[0], "takes it apart"), "all": (lambda x: ops.take(x, [1, 2]), "looks up"),
+    "unstack": (lambda x: ops.unstack(x, axis=-1)[0], "takes it apart"),
+    "all": (lambda x: ops.take(x, [1, 2]), "looks up"),
     "indices": (lambda x: ops.take(x, [[1, 2]], axis=-1), "indices"), "ravel": (ops.ravel, "no rule"),
 }  # fmt: skip
 

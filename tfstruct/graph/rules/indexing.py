@@ -135,7 +135,7 @@ def unstack(call: Call) -> list[Axes]:
     return [tuple(x for i, x in enumerate(call.input.axes) if i != axis)] * len(call.shapes)
 
 
-@rule(*named("Split", "ArraySplit"))
+@rule(*named("Split ArraySplit"))
 def split(call: Call) -> list[Axes]:
     axis = call.op.axis % call.input.rank
     labels, axes = call.input.axes[axis], list(call.input.axes)
