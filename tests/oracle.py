@@ -74,7 +74,7 @@ def _one(call, node, known, kept):
     else:
         args, kwargs = node.arguments.fill_in(known)
         if getattr(call.op, "_call_has_training_arg", False) and len(args) < 2:
-            kwargs = {"training": False, **kwargs}
+            kwargs = {**kwargs, "training": False}
         made = call.op(*args, **kwargs)
     result = []
     for channels, x in zip(call.outputs, keras.tree.flatten(made), strict=True):

@@ -7,6 +7,9 @@ from keras import layers, ops
 from keras.src.ops import numpy
 from rule_cases import assert_held, assert_shrinks, groups_of
 
+from tfstruct import graph as graphs
+from tfstruct.errors import ModelError
+
 CONSTANT = np.random.default_rng(5).normal(size=12).astype("float32")
 
 
@@ -260,6 +263,34 @@ def test_unknown_height_and_width():
     inputs, x = stem(shape=(None, None, 3))
     x = ops.reshape(x, (-1, 4, 3))
     assert_shrinks(inputs, head(ops.sum(x, axis=2)), "stem")
+
+
+WITHOUT_CONFIGURATION = {
+    "reshape": lambda x: ops.reshape(x, (np.int64(-1), np.int64(24), np.int64(12))),
+    "repeat": lambda x: ops.repeat(x, np.array([1, 2, 1, 1]), axis=1),
+    "split": lambda x: ops.split(x, np.array([3, 5]), axis=-1)[1],
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONFIGURATION)
+def test_operations_that_keras_cannot_configure(name):
+    """NumPy values among the arguments of an operation leave it without `get_config`."""
+    inputs, x = stem()
+    assert_shrinks(inputs, head(WITHOUT_CONFIGURATION[name](x)), "stem", share=0.3)
+
+
+def test_clipping_at_arrays_holds_channels():
+    inputs, x = stem()
+    assert_held(inputs, head(ops.clip(x, np.zeros(12, "float32"), np.ones(12, "float32"))), "stem", "clips at arrays")
+
+
+def test_a_part_of_a_split_cannot_go_as_a_whole():
+    inputs, x = stem()
+    graph = graphs.trace(keras.Model(inputs, head(ops.concatenate([x[..., 2:], x[..., :2]], -1))))
+    keep = np.ones(graph.units.count, bool)
+    keep[graph.units.of(graph.makes["stem"][:2])] = False
+    with pytest.raises(ModelError, match="Keep at least one"):
+        graphs.rebuild(graph, keep)
 
 
 def test_depth_to_space_made_of_moves():
