@@ -78,13 +78,18 @@ def _one(call, node, known, kept):
         made = _with_its_activation(call, node, known, kept)
     else:
         args, kwargs = node.arguments.fill_in(known)
+        if getattr(call.op, "_call_has_training_arg", False) and len(args) < 2:
+            kwargs = {**kwargs, "training": False}
         made = call.op(*args, **kwargs)
-    made = [np.asarray(keras.ops.convert_to_numpy(x)) for x in keras.tree.flatten(made)]
-    # The references count in float64: back to the type that the model has there.
-    made = [x.astype(keras.backend.standardize_dtype(y.dtype)) for x, y in zip(made, node.outputs, strict=True)]
-    return [
-        keras.ops.convert_to_tensor(_mask(channels, kept, x)) for channels, x in zip(call.outputs, made, strict=True)
-    ]
+    result = []
+    for channels, x, y in zip(call.outputs, keras.tree.flatten(made), node.outputs, strict=True):
+        value = _mask(channels, kept, keras.ops.convert_to_numpy(x))
+        # The references count in float64: back to the type that the model has there.
+        value = keras.ops.convert_to_tensor(value.astype(keras.backend.standardize_dtype(y.dtype)))
+        if getattr(x, "_keras_mask", None) is not None:
+            value._keras_mask = x._keras_mask  # attention layers read the mask of padded positions from there
+        result.append(value)
+    return result
 
 
 # Operations that take statistics over channels: NumPy's word on what they do to the channels that stay.
@@ -201,6 +206,8 @@ def _over_own_axis(function):
 
 
 def _name_of_activation(op):
+    if isinstance(getattr(type(op), "activation", None), property):
+        return None  # a recurrent layer's, which acts inside its loop
     return getattr(getattr(op, "activation", None), "__name__", None)
 
 
