@@ -10,9 +10,9 @@ import dataclasses
 
 import keras
 import numpy as np
-import scipy.optimize
 from keras.src import ops as operations
 
+from tfstruct.graph.blocks import atoms
 from tfstruct.graph.trace import Body
 
 
@@ -78,13 +78,18 @@ def _one(call, node, known, kept):
         made = _with_its_activation(call, node, known, kept)
     else:
         args, kwargs = node.arguments.fill_in(known)
+        if getattr(call.op, "_call_has_training_arg", False) and len(args) < 2:
+            kwargs = {**kwargs, "training": False}
         made = call.op(*args, **kwargs)
-    made = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
-    # The references count in float64: back to the type that the model has there.
-    made = [x.astype(keras.backend.standardize_dtype(y.dtype)) for x, y in zip(made, node.outputs, strict=True)]
-    return [
-        keras.ops.convert_to_tensor(_mask(channels, kept, x)) for channels, x in zip(call.outputs, made, strict=True)
-    ]
+    result = []
+    for channels, x, y in zip(call.outputs, keras.tree.flatten(made), node.outputs, strict=True):
+        value = _mask(channels, kept, keras.ops.convert_to_numpy(x))
+        # The references count in float64: back to the type that the model has there.
+        value = keras.ops.convert_to_tensor(value.astype(keras.backend.standardize_dtype(y.dtype)))
+        if getattr(x, "_keras_mask", None) is not None:
+            value._keras_mask = x._keras_mask  # attention layers read the mask of padded positions from there
+        result.append(value)
+    return result
 
 
 # Operations that take statistics over channels: NumPy's word on what they do to the channels that stay.
@@ -183,13 +188,10 @@ def _log_softmax(part, axes):
 
 
 def _sparsemax(part, axes):
-    """The point of the simplex nearest to `part`."""
+    # Keras's own: it is not the projection onto the simplex that its documentation says (its threshold sums all
+    # cumulative sums of the support instead of taking the last), so NumPy has no word on it.
     (axis,) = axes
-    falling = -np.sort(-part, axis=axis)
-    count = np.arange(1, part.shape[axis] + 1).reshape([-1 if i == axis else 1 for i in range(part.ndim)])
-    sums = falling.cumsum(axis) - 1
-    support = (falling * count > sums).sum(axis, keepdims=True)
-    return np.maximum(part - np.take_along_axis(sums, support - 1, axis) / support, 0)
+    return keras.ops.convert_to_numpy(keras.activations.sparsemax(part, axis=axis))
 
 
 OVER_THE_LAST_AXIS = {"softmax": _softmax, "log_softmax": _log_softmax, "sparsemax": _sparsemax}
@@ -204,6 +206,8 @@ def _over_own_axis(function):
 
 
 def _name_of_activation(op):
+    if isinstance(getattr(type(op), "activation", None), property):
+        return None  # a recurrent layer's, which acts inside its loop
     return getattr(getattr(op, "activation", None), "__name__", None)
 
 
@@ -250,9 +254,21 @@ def _normalize(call, tensors, kept):
     return _in_place(call, tensors[0], call.op.axis, kept, divide)
 
 
+def _moments(call, tensors, kept):
+    (x,) = tensors
+    axes = _axes(x, call.op.axes)
+    part = x[_staying(x, call.input.axes, axes, kept)].astype("float64")
+    return [f(axis=axes, keepdims=call.op.keepdims) for f in (part.mean, part.var)]
+
+
 def _log_sum_exp(part, axis, keepdims):
     return np.log(np.exp(part).sum(axis=axis, keepdims=keepdims))
 
+
+_REDUCTIONS = (
+    "Mean", "Max", "Min", "Amax", "Amin", "Var", "Std", "Prod", "Median", "Any", "All", "Ptp", "Nanmean", "Nanmax",
+    "Nanmin", "Nanvar", "Nanstd", "Nanprod", "Nanmedian",
+)  # fmt: skip
 
 REFERENCES = {
     keras.layers.LayerNormalization: layer_normalization,
@@ -266,10 +282,8 @@ REFERENCES = {
     operations.nn.Normalize: _normalize,
     operations.linalg.Norm: _norm,
     operations.math.Logsumexp: _reduced(_log_sum_exp),
-    **{
-        getattr(operations.numpy, name): _reduced(getattr(np, name.lower()))
-        for name in ("Mean", "Max", "Min", "Amax", "Amin", "Var", "Std", "Prod", "Median", "Any", "All", "Ptp")
-    },
+    **{getattr(operations.numpy, name): _reduced(getattr(np, name.lower())) for name in _REDUCTIONS},
+    operations.nn.Moments: _moments,
 }
 
 
@@ -290,35 +304,10 @@ def choose(graph, share, rng):
 
 
 def removable(group, share, rng):
-    """Units to remove from a group: `share` of the free ones, balanced over its blocks, never all."""
-    count = min(round(len(group.free) * share), group.width - 1)
-    if count < 1:
-        return []
-    if not group.blocks:
-        return rng.permutation(group.free)[:count].tolist()
-    # Partitions may cross, so: the most of randomly weighed units, as many from each row of a partition.
-    width, partitions = group.width, group.blocks
-    rows = [(np.isin(group.units, row), p) for p, partition in enumerate(partitions) for row in partition]
-    balance = np.zeros((len(rows), width + len(partitions)))
-    for i, (row, p) in enumerate(rows):
-        balance[i, :width] = row
-        balance[i, width + p] = -1
-    total = np.concatenate([np.ones(width), np.zeros(len(partitions))])
-    found = scipy.optimize.milp(
-        np.concatenate([-rng.uniform(1, 2, width), np.zeros(len(partitions))]),
-        integrality=np.ones(width + len(partitions)),
-        bounds=scipy.optimize.Bounds(
-            0, [*np.isin(group.units, group.free), *(partition.shape[1] - 1 for partition in partitions)]
-        ),
-        constraints=[
-            scipy.optimize.LinearConstraint(balance, 0, 0),
-            scipy.optimize.LinearConstraint(total, 0, count),
-        ],
-        options={"time_limit": 10.0},
-    )
-    if found.x is None:
-        return []
-    return group.units[found.x[:width].round().astype(bool)].tolist()
+    """Units to remove from a group: `share` of what can go, one at least, never all, balanced over its blocks."""
+    sets = atoms(group.free, group.blocks, rng.normal(size=group.units.max() + 1))
+    count = min(max(round(len(sets) * share), 1), len(sets) - 1)
+    return [unit for atom in sets[: max(count, 0)] for unit in atom]
 
 
 def assert_pruned_equals_masked(model, share=0.3, seed=0, inputs=None, tolerance=1e-5):

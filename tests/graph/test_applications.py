@@ -27,7 +27,7 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def float64():
-    """Rounding adds up to 1e-4 over a deep net in float32, whatever the channels: so count in float64, and strictly."""
+    """Rounding adds up to 1e-4 over a deep net in float32, whatever the channels: so count in float64."""
     saved = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -43,7 +43,8 @@ def _made(name, **options):
     size = SIZES.get(name, 32)
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None, **options)
-    x = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype(keras.config.floatx())
+    # As images are: some of the models begin by scaling them.
+    x = np.random.default_rng(0).uniform(0, 255, (4, size, size, 3))
     settle(randomise(model), x)
     y = keras.ops.convert_to_numpy(model(x))
     assert np.isfinite(y).all() and (y.std(axis=0) > 0.01 * np.abs(y).max(axis=0)).all(), "its outputs say nothing"
@@ -52,7 +53,7 @@ def _made(name, **options):
 
 def _check(name, path, **options):
     model, x = _made(name, **options)
-    graph, _, smaller = assert_pruned_equals_masked(model, inputs=x, tolerance=1e-8)
+    graph, _, smaller = assert_pruned_equals_masked(model, inputs=x, tolerance=1e-7)
     assert smaller.count_params() < 0.75 * model.count_params()
     for group in graphs.groups(graph):
         assert group.reason or len(group.free) == group.width, group.name

@@ -91,6 +91,8 @@ class _Rebuild:
                     _put(config, path, value)
             made = type(op).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
+            if isinstance(error, NotImplementedError) and not isinstance(op, keras.layers.Layer):
+                return _copied(op, edits)
             raise ModelError(
                 f"{call.path} ({type(op).__name__}) cannot be made again from its configuration: "
                 f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
@@ -146,6 +148,15 @@ def _carry_adapted(old, new) -> None:
     elif isinstance(new, keras.layers.Normalization):
         # It computes with constants that it makes from its weights.
         new.finalize_state()
+
+
+def _copied(op, edits):
+    """An operation whose arguments are no plain values, such as a shape of NumPy integers, has no configuration."""
+    made = object.__new__(type(op))
+    vars(made).update(vars(op), _inbound_nodes=[], _outbound_nodes=[])
+    for (name,), value in edits.items():
+        setattr(made, name, value)
+    return made
 
 
 def _put(config: dict, path: tuple[str, ...], value) -> None:
