@@ -133,12 +133,7 @@ def assert_pruned_equals_masked(model, share=0.3, seed=0, inputs=None, tolerance
 
 def removable(group, share, rng):
     """Units to remove from a group: `share` of the free ones, balanced over its blocks, never all."""
-    if not group.prunable:
-        return []
-    if not group.blocks:
-        return rng.permutation(group.free)[: min(round(len(group.free) * share), group.width - 1)].tolist()
-    (rows,) = group.blocks[:1]
-    if len(group.blocks) > 1 or not np.isin(rows, group.free).all():
-        return []
-    count = min(round(rows.shape[1] * share), rows.shape[1] - 1)
-    return [u for row in rows for u in rng.permutation(row)[:count].tolist()]
+    from tfstruct.graph.blocks import atoms
+
+    sets = atoms(group.free, group.blocks, rng.normal(size=group.units.max() + 1))
+    return [unit for atom in sets[: min(round(len(sets) * share), len(sets) - 1)] for unit in atom]
