@@ -115,7 +115,7 @@ def test_open_sizes_ask_for_an_input_shape():
     inner = keras.Sequential([keras.Input((None, None, 4)), layers.Conv2D(2, 1, name="inside")], name="inner")
     x = layers.Conv2D(4, 3, padding="same", name="conv")(inputs := keras.Input((None, None, 3), name="image"))
     model = keras.Model(inputs, inner(x), name="open")
-    with pytest.raises(ModelError, match="leaves sizes open at conv.*Give input_shape"):
+    with pytest.raises(ModelError, match=r"leaves sizes open at conv.*Give input_shape"):
         profile(model)
     for shape in ((10, 8, 3), {"image": (10, 8, 3)}, [(10, 8, 3)]):
         assert [(r.path, r.macs) for r in profile(model, shape).rows] == [

@@ -74,8 +74,8 @@ class Costs:
             value = self.timeline(keep).max() if name == "peak_memory" else self._terms[name].values(counts).sum()
             if np.isnan(value):
                 raise ModelError(
-                    f"`{self.graph.model.name}` leaves spatial sizes open, so its {name} are unknown. Give input_shape, "
-                    "or build the model on inputs of a fixed shape."
+                    f"`{self.graph.model.name}` leaves spatial sizes open, so its {name} are unknown. Give "
+                    "input_shape, or build the model on inputs of a fixed shape."
                 )
             found[name] = round(float(value))
         return found

@@ -92,7 +92,7 @@ class Profile:
             table.add_row(
                 row.path,
                 row.type,
-                "×".join("?" if n is None else str(n) for n in row.shape) or "-",
+                "×".join("?" if n is None else str(n) for n in row.shape) or "-",  # noqa: RUF001
                 f"{row.params:,}",
                 "?" if row.macs is None else f"{row.macs:,}",
                 f"{row.weight_bytes:,}",
@@ -189,8 +189,8 @@ def profile(model, input_shape=None) -> Profile:
         macs, weights, out = by_call["macs"][i], by_call["weight_bytes"][i], moved(call.outputs)
         if math.isnan(macs) or math.isnan(out):
             raise ModelError(
-                f"`{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. Give input_shape, the shape "
-                "of one sample."
+                f"`{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. Give input_shape, "
+                "the shape of one sample."
             )
         known = rule_of(call.op) is not None
         total = weights + moved(call.inputs) + out
