@@ -137,3 +137,32 @@ def removable(group, share, rng):
 
     sets = atoms(group.free, group.blocks, rng.normal(size=group.units.max() + 1))
     return [unit for atom in sets[: min(round(len(sets) * share), len(sets) - 1)] for unit in atom]
+
+
+def over_what_stays(call, tensors, kept):
+    """The operation on the channels that stay, put back in their places among zeros."""
+    (x,) = tensors
+    for axis, labels in enumerate(call.input.axes):
+        if labels is not None:
+            x = np.take(x, kept(labels), axis=axis)
+    made = [np.asarray(keras.ops.convert_to_numpy(y)) for y in keras.tree.flatten(call.op(x))]
+    for n, channels in enumerate(call.outputs):
+        for axis, labels in enumerate(channels.axes):
+            if labels is not None:
+                wide = np.zeros((*made[n].shape[:axis], len(labels), *made[n].shape[axis + 1 :]), made[n].dtype)
+                wide[(slice(None),) * axis + (kept(labels),)] = made[n]
+                made[n] = wide
+    return made
+
+
+def _over_what_stays():
+    from tfstruct.graph.rules.arguments import named
+
+    names = """
+        Softmax LogSoftmax Sparsemax Normalize Mean Max Min Amax Amin Std Var Prod All Median Ptp Logsumexp Nanmean
+        Nanmax Nanmin Nanstd Nanvar Nanprod Nanmedian Norm Moments
+    """
+    return dict.fromkeys(named(*names.split()), over_what_stays)
+
+
+REFERENCES.update(_over_what_stays())

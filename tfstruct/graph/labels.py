@@ -175,7 +175,7 @@ class Labels:
             # Otherwise `_factors` has tied equal places of the blocks together, which needs no constraint.
         ties = []
         for group in [parts[labels] for labels in self._bundles if len(labels)] + [u.reshape(-1, 1) for u in blocks]:
-            if not group[:, 1:].any() and group.all():
+            if not group[:, 1:].any() and group[:, 0].all():
                 ties.append((group[:1, 0].repeat(len(group)), group[:, 0]))
         bundle = _components(count, ties)
         bundle[0] = -1

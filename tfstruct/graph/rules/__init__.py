@@ -1,10 +1,15 @@
 """How channels pass through each kind of operation: one rule a function, registered by type."""
 
 from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
+    applications,
+    attention,
     contractions,
     elementwise,
+    indexing,
     movement,
     normalization,
+    operations,
+    recurrent,
 )
 from tfstruct.graph.rules.registry import apply_rule, rule, rule_of
 

@@ -13,7 +13,7 @@ _NOISE = [
     layers.SpatialDropout2D, layers.SpatialDropout3D, layers.ActivityRegularization, layers.Identity,
 ]  # fmt: skip
 # Activations that look at more than one element: where, and over how much.
-_OVER_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
+OVER_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
 
 
 @rule(*_ACTIVATIONS, *_NOISE)
@@ -31,7 +31,7 @@ def alone(call: Call) -> Axes:
 def activation(call: Call, function, last: np.ndarray | None) -> None:
     """Notes what an activation function does to the channels of the last axis."""
     name = getattr(function, "__name__", type(function).__name__)
-    if name in _OVER_THE_LAST_AXIS:
+    if name in OVER_THE_LAST_AXIS:
         call.statistics(last)
     elif name == "glu":
         call.freeze(last, f"{call.path} gates one half of the channels by the other (glu)")

@@ -1,0 +1,127 @@
+"""The layers that `keras.applications` define for themselves, and the rarer layers of Keras."""
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.applications import convnext, inception_resnet_v2
+
+from tfstruct.graph.call import Axes, Call, Each, In, Out
+from tfstruct.graph.rules.arguments import named
+from tfstruct.graph.rules.movement import keep_only
+from tfstruct.graph.rules.registry import rule
+
+
+def _layers(*names: str) -> list[type]:
+    """The layers of these names that this Keras has."""
+    return [getattr(layers, name) for name in names if hasattr(layers, name)]
+
+
+@rule(convnext.StochasticDepth)
+def stochastic_depth(call: Call) -> Axes:
+    call.in_place = True
+    return call.input.axes
+
+
+@rule(convnext.LayerScale)
+def layer_scale(call: Call) -> Axes:
+    channels = call.input.axes[-1]
+    call.weight(call.op.gamma, Each(channels))
+    if channels is not None:
+        call.set("projection_dim", channels)
+    call.in_place = True
+    return call.input.axes
+
+
+@rule(inception_resnet_v2.CustomScaleLayer)
+def scaled_sum(call: Call) -> Axes:
+    return call.elementwise()
+
+
+# Images: what moves pixels leaves channels alone.
+
+_ADAPTIVE = [f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)]
+_PIXELS = """
+    Resizing CenterCrop RandomCrop RandomFlip RandomRotation RandomZoom RandomTranslation RandomShear RandomPerspective
+    RandomElasticTransform RandomGaussianBlur
+""".split()
+
+
+def _channel_axis(data_format: str | None, rank: int) -> int:
+    first = (data_format or keras.config.image_data_format()) == "channels_first"
+    return 1 if first else rank - 1
+
+
+@rule(*_layers(*_ADAPTIVE, *_PIXELS))
+def pixels(call: Call) -> Axes:
+    image_without_batch = call.input.rank == 3 and type(call.op).__name__ in _PIXELS
+    if image_without_batch or len(call.inputs) != 1:
+        call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
+        return call.untouched()[0]
+    return tuple(keep_only(call, _channel_axis(getattr(call.op, "data_format", None), call.input.rank)))
+
+
+_PIXEL_OPERATIONS = """
+    Resize AffineTransform PadImages CropImages PerspectiveTransform GaussianBlur
+    MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool
+""".split()
+
+
+@rule(*named(*_PIXEL_OPERATIONS))
+def pixel_operation(call: Call) -> Axes:
+    image_without_batch = call.input.rank == 3 and not type(call.op).__name__.endswith("Pool")
+    if image_without_batch or len(call.inputs) != 1:
+        call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
+        return call.untouched()[0]
+    return tuple(keep_only(call, _channel_axis(call.op.data_format, call.input.rank)))
+
+
+@rule(*named("ExtractPatches"))
+def extract_patches(call: Call) -> Axes:
+    """Every pixel of a patch brings all channels."""
+    axis = _channel_axis(call.op.data_format, call.input.rank)
+    labels = keep_only(call, axis)[axis]
+    if labels is None or call.input.rank != 4:
+        call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
+        return call.untouched()[0]
+    labels = np.tile(labels, call.shapes[0][axis] // len(labels))
+    return tuple(labels if i == axis else None for i in range(4))
+
+
+@rule(*named("DepthToSpace"))
+def depth_to_space(call: Call) -> Axes:
+    """Channel (place in the block, channel): the copies of a channel go together."""
+    axis = _channel_axis(call.op.data_format, 4)
+    labels = keep_only(call, axis)[axis]
+    if labels is not None:
+        copies = labels.reshape(call.op.block_size**2, -1)
+        for copy in copies[1:]:
+            call.unite(copies[0], copy)
+        labels = copies[0]
+    return tuple(labels if i == axis else None for i in range(4))
+
+
+@rule(*named("SpaceToDepth"))
+def space_to_depth(call: Call) -> Axes:
+    axis = _channel_axis(call.op.data_format, 4)
+    labels = keep_only(call, axis)[axis]
+    labels = None if labels is None else np.tile(labels, call.op.block_size**2)
+    return tuple(labels if i == axis else None for i in range(4))
+
+
+@rule(*_layers("ReversibleEmbedding"))
+def reversible_embedding(call: Call) -> Axes:
+    """From tokens to vectors, or, with `reverse`, from vectors to the scores of tokens."""
+    layer = call.op
+    made = call.fresh(layer.output_dim)
+    call.weight(layer._embeddings, None, Out(made))
+    own = getattr(layer, "reverse_embeddings", None)
+    if own is not None:
+        call.weight(own, In(made), None)
+    call.set("output_dim", made)
+    if not call.argument("reverse", False):
+        return (*call.input.axes, made)
+    call.unite(made, call.input.axes[-1])
+    axes = (*call.input.axes[:-1], None)
+    positions = call.positions(axes)
+    call.macs(positions, made, *(labels for labels in axes if labels is not None))
+    return axes
