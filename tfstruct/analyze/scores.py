@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.analyze import weight_criteria as by_weights
 from tfstruct.analyze.batches import arrays, loss_function
+from tfstruct.analyze.names import by_name
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 
@@ -24,7 +25,7 @@ class Importance:
 
     Attributes:
         criterion: its name.
-        groups: by name of the group, one score for each of `Group.units`.
+        groups: by name of the group (see `names.by_name`), one score for each of `Group.units`.
         by_unit: one score for each unit of the graph; infinite for unit 0, which never goes.
     """
 
@@ -91,7 +92,7 @@ def importance(
         probes=probes, seed=seed,
     )  # fmt: skip
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-    return Importance(name, {g.name: scores[g.units] for g in groups(graph)}, scores)
+    return Importance(name, {group: scores[g.units] for group, g in by_name(graph).items()}, scores)
 
 
 def unit_scores(
