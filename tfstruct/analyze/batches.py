@@ -46,6 +46,8 @@ def arrays(data, labels=None) -> tuple[object, object]:
         x, y = data, None
     if labels is not None:
         y = labels
+    if isinstance(y, list) and all(np.ndim(one) == 0 for one in y):
+        y = np.asarray(y)  # labels, not outputs
     x = keras.tree.map_structure(np.asarray, x)
     y = None if y is None else keras.tree.map_structure(np.asarray, y)
     sizes = {

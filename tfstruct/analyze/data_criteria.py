@@ -147,7 +147,7 @@ def gradient_members(graph: Graph, x, y, loss):
     def step(batch, label):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
-            value = loss(label, model(_like(model, graph, batch), training=False))
+            value = loss(label, model(structured(graph, batch), training=False))
         slopes = tape.gradient(value, [v.value for v in variables], unconnected_gradients="zero")
         product = {
             id(v): tf.cast(v.value * tf.convert_to_tensor(g), tf.float32)
@@ -174,7 +174,7 @@ def hessian_members(graph: Graph, x, y, loss, probes: int, seed: int, batch_size
             outer.watch(tensors)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(tensors)
-                value = loss(label, model(_like(model, graph, batch), training=False))
+                value = loss(label, model(structured(graph, batch), training=False))
             slopes = inner.gradient(value, tensors, unconnected_gradients="zero")
             along = tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g) * z) for g, z in zip(slopes, signs, strict=True)])
         curved = outer.gradient(along, tensors, unconnected_gradients="zero")
@@ -197,7 +197,7 @@ def hessian_members(graph: Graph, x, y, loss, probes: int, seed: int, batch_size
     return members
 
 
-def _like(model, graph: Graph, flat):
+def structured(graph: Graph, flat):
     """A flat list of inputs in the structure the model takes."""
     functional = graph.body.functional
     struct = functional._inputs_struct

@@ -28,6 +28,8 @@ _TENSORS = {
     "ZeroPadding1D": 2, "UpSampling2D": 2, "Cropping2D": 4, "Rescaling": 4, "Normalization": 6,
     "LayerNormalization": 19, "GroupNormalization": 34, "MultiHeadAttention": 38,
 }  # fmt: skip
+# Tensors of an activation function that its layer does not fuse.
+_ACTIVATION = {"relu": 0, "relu6": 0, "softmax": 1, "sigmoid": 1, "tanh": 1, "gelu": 1, "hard_swish": 1}
 _BY_STEP = {"LSTM": 21, "GRU": 25, "SimpleRNN": 9, "Bidirectional": 42}  # unrolled: tensors a time step
 
 
@@ -51,7 +53,10 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
                 terms.add(row, None if factor is None else 2 * factor, held)
                 terms.add(row, 4 * TENSOR)
             continue
-        if not (kind == "ReLU" and alone and type(before.op).__name__ in _FUSES):
+        relu = kind == "ReLU" or (
+            kind == "Activation" and getattr(call.op.activation, "__name__", "") in ("relu", "relu6")
+        )
+        if not (relu and alone and type(before.op).__name__ in _FUSES):
             terms.add(row, TENSOR * _tensors(call, kind))
         slots = {id(slot.variable): slot for slot in call.slots}
         for variable in getattr(call.op, "weights", ()):
@@ -66,10 +71,11 @@ def _tensors(call, kind: str) -> float:
         return _BY_STEP[kind] * steps + 20
     if kind in ("Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Dot"):
         return 1 + len(call.inputs)
+    if kind == "Activation":
+        return 1 if _linear(call.op) else _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3) or 1
     count = _TENSORS.get(kind, 6 + 2 * len(getattr(call.op, "weights", ())))
     if kind in _FOLDS and not _linear(call.op):
-        name = getattr(call.op.activation, "__name__", "")
-        count += {"relu": 0, "relu6": 0, "softmax": 1, "sigmoid": 1, "tanh": 1, "gelu": 1, "hard_swish": 1}.get(name, 3)
+        count += _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3)
     if kind == "Dense" and call.input.rank > 2:
         count += 4  # reshaped to a matrix and back
     return count
