@@ -133,7 +133,7 @@ def draw(picture: Picture, path) -> None:
     from matplotlib.figure import Figure
 
     depth = 1 + max((b.depth for b in picture.boxes), default=0)
-    columns = max(6, min(11, round((depth * 1.6) ** 0.5))) if depth > 8 else depth
+    columns = -(-depth // -(-depth // 11))  # rows of equal length, of 11 boxes at most
     rows = -(-depth // columns)
     lanes = [1] * rows
     for box in picture.boxes:
@@ -204,6 +204,13 @@ def _arrows(axis, picture: Picture, corner, columns: int, wide: float) -> None:
             if not skips:
                 points = [(ax + _BOX, ay + middle), (bx, by + middle)]
                 codes = [Path.MOVETO, Path.LINETO]
+            elif source.lane > target.lane:
+                points = [(ax + _BOX, ay + middle), (bx + _BOX / 2, ay + middle), (bx + _BOX / 2, by + _HIGH)]
+                codes = [Path.MOVETO, Path.LINETO, Path.LINETO]
+            elif source.lane < target.lane:
+                aside = ax + _BOX + _GAP * 0.4
+                points = [(ax + _BOX, ay + middle), (aside, ay + middle), (aside, by + middle), (bx, by + middle)]
+                codes = [Path.MOVETO] + [Path.LINETO] * 3
             else:
                 over = min(ay, by) - 0.16 - 0.05 * (n % 3)
                 start, end = (ax + _BOX - 0.12, ay), (bx + 0.12, by)
@@ -218,7 +225,7 @@ def _arrows(axis, picture: Picture, corner, columns: int, wide: float) -> None:
                 (bx, by + middle),
             ]  # fmt: skip
             codes = [Path.MOVETO] + [Path.LINETO] * 5
-        axis.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, fill=False, zorder=2, **head))
+        axis.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, zorder=2, **head))
 
 
 def _legend(axis, picture: Picture, shown: int, across: int, top: float, wide: float) -> None:
