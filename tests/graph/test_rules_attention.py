@@ -142,7 +142,7 @@ def test_grouped_queries(form):
 
 def test_grouped_queries_across_with_scores():
     a, b = keras.Input((6, 5)), keras.Input((7, 4))
-    q, v = layers.Dense(8, name="q")(a), layers.Dense(9, name="v")(b)
+    q, v = layers.Dense(8, name="q")(a), layers.Dense(8, name="v")(b)
     y, scores = layers.GroupQueryAttention(5, 6, 3, name="attention")(q, v, return_attention_scores=True)
     z = layers.Dense(2)(ops.transpose(scores, (0, 2, 3, 1)))
     assert_shrinks([a, b], [head(y), z], "q", "v", "attention.heads", "attention.head_dim")

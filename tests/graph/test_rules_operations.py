@@ -7,6 +7,9 @@ from keras import layers, ops
 from keras.src.ops import numpy
 from rule_cases import assert_held, assert_shrinks, groups_of
 
+from tfstruct import graph as graphs
+from tfstruct.errors import ModelError
+
 CONSTANT = np.random.default_rng(5).normal(size=12).astype("float32")
 
 
@@ -83,7 +86,8 @@ def test_glu_pairs_halves():
 
 
 OVER_OTHER_AXES = {
-    "mean": lambda x: ops.mean(x, axis=1), "max": lambda x: ops.max(x, axis=[1, 2]), "std": lambda x: ops.std(x, axis=1),
+    "mean": lambda x: ops.mean(x, axis=1), "max": lambda x: ops.max(x, axis=[1, 2]),
+    "std": lambda x: ops.std(x, axis=1),
     "sum": lambda x: ops.sum(x, axis=2, keepdims=True), "softmax": lambda x: ops.softmax(x, axis=1),
     "argmax": lambda x: ops.cast(ops.argmax(x, axis=1), "float32"), "logsumexp": lambda x: ops.logsumexp(x, axis=2),
     "norm": lambda x: ops.norm(x, axis=1), "variance": lambda x: ops.moments(x, axes=[1, 2])[1],
@@ -156,7 +160,8 @@ def test_einsum_with_a_constant(equation):
 PRODUCTS = {
     "matmul": lambda x, k: ops.matmul(x, k), "vector": lambda x, k: ops.expand_dims(ops.matmul(x, k[:, 0]), -1),
     "dot": lambda x, k: ops.dot(x, k), "tensordot": lambda x, k: ops.tensordot(x, k, axes=1),
-    "axes": lambda x, k: ops.tensordot(x, k, axes=[[3], [0]]), "left": lambda x, k: ops.matmul(k.T, ops.swapaxes(x, 2, 3)),
+    "axes": lambda x, k: ops.tensordot(x, k, axes=[[3], [0]]),
+    "left": lambda x, k: ops.matmul(k.T, ops.swapaxes(x, 2, 3)),
 }  # fmt: skip
 
 
@@ -204,11 +209,13 @@ MOVES = {
     "split at": lambda x: ops.concatenate(ops.split(x, [3, 5], axis=-1)[1:], axis=-1),
     "split rows": lambda x: ops.split(x, 2, axis=1)[0], "slice": lambda x: x[..., 2:9], "row": lambda x: x[:, 1],
     "step": lambda x: x[:, :, ::2, ::2], "backward": lambda x: x[..., ::-1], "negative": lambda x: x[..., -5:-1],
-    "new axis": lambda x: x[:, None, ..., 1:], "one": lambda x: x[..., 4] + x[..., -1], "channel": lambda x: x[..., 4:5] * x,
+    "new axis": lambda x: x[:, None, ..., 1:], "one": lambda x: x[..., 4] + x[..., -1],
+    "channel": lambda x: x[..., 4:5] * x,
     "core slice": lambda x: ops.slice(x, (0, 1, 0, 3), (2, 2, 6, 7)),
     "take": lambda x: ops.take(x, [1, 5, 3, 3, -1], axis=-1), "take one": lambda x: ops.take(x, 4, axis=-1) + x[..., 0],
     "take rows": lambda x: ops.take(x, [[0, 1]], axis=1), "pad": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [2, 1]]),
-    "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]], mode="reflect"), "flip": lambda x: ops.flip(x, -1),
+    "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]], mode="reflect"),
+    "flip": lambda x: ops.flip(x, -1),
     "roll": lambda x: ops.roll(x, 1, axis=2), "tile": lambda x: ops.tile(x, [1, 1, 2, 2]),
     "tile more": lambda x: ops.tile(x, [1, 1, 1, 1, 2])[0], "repeat": lambda x: ops.repeat(x, 2, axis=-1),
     "repeat rows": lambda x: ops.repeat(x, 3, axis=1),
@@ -224,9 +231,11 @@ def test_moves(name):
 
 
 HELD = {
-    "roll": (lambda x: ops.roll(x, 1, axis=-1), "rolls"), "reflect": (lambda x: ops.pad(x, [[0, 0]] * 3 + [[1, 1]], "reflect"), "pads"),
+    "roll": (lambda x: ops.roll(x, 1, axis=-1), "rolls"),
+    "reflect": (lambda x: ops.pad(x, [[0, 0]] * 3 + [[1, 1]], "reflect"), "pads"),
     "repeats": (lambda x: ops.repeat(x, [1] * 11 + [2], axis=-1), "another number"),
-    "unstack": (lambda x: ops.unstack(x, axis=-1)[0], "takes it apart"), "all": (lambda x: ops.take(x, [1, 2]), "looks up"),
+    "unstack": (lambda x: ops.unstack(x, axis=-1)[0], "takes it apart"),
+    "all": (lambda x: ops.take(x, [1, 2]), "looks up"),
     "indices": (lambda x: ops.take(x, [[1, 2]], axis=-1), "indices"), "ravel": (ops.ravel, "no rule"),
 }  # fmt: skip
 
@@ -254,6 +263,34 @@ def test_unknown_height_and_width():
     inputs, x = stem(shape=(None, None, 3))
     x = ops.reshape(x, (-1, 4, 3))
     assert_shrinks(inputs, head(ops.sum(x, axis=2)), "stem")
+
+
+WITHOUT_CONFIGURATION = {
+    "reshape": lambda x: ops.reshape(x, (np.int64(-1), np.int64(24), np.int64(12))),
+    "repeat": lambda x: ops.repeat(x, np.array([1, 2, 1, 1]), axis=1),
+    "split": lambda x: ops.split(x, np.array([3, 5]), axis=-1)[1],
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONFIGURATION)
+def test_operations_that_keras_cannot_configure(name):
+    """NumPy values among the arguments of an operation leave it without `get_config`."""
+    inputs, x = stem()
+    assert_shrinks(inputs, head(WITHOUT_CONFIGURATION[name](x)), "stem", share=0.3)
+
+
+def test_clipping_at_arrays_holds_channels():
+    inputs, x = stem()
+    assert_held(inputs, head(ops.clip(x, np.zeros(12, "float32"), np.ones(12, "float32"))), "stem", "clips at arrays")
+
+
+def test_a_part_of_a_split_cannot_go_as_a_whole():
+    inputs, x = stem()
+    graph = graphs.trace(keras.Model(inputs, head(ops.concatenate([x[..., 2:], x[..., :2]], -1))))
+    keep = np.ones(graph.units.count, bool)
+    keep[graph.units.of(graph.makes["stem"][:2])] = False
+    with pytest.raises(ModelError, match="Keep at least one"):
+        graphs.rebuild(graph, keep)
 
 
 def test_depth_to_space_made_of_moves():

@@ -101,6 +101,8 @@ class Call:
         inputs: the `Channels` of every tensor among its arguments, in their order.
         shapes: the shape of every output.
         slots, edits, costs, makes: what the rule noted.
+        independent: set by a rule whose layer can be called on tensors of several shapes: its calls share nothing but
+            its weights and the labels that it makes.
     """
 
     def __init__(self, op, path: str, node, inputs: Sequence[Channels], shapes, labels: Labels, shared: dict):
@@ -115,6 +117,7 @@ class Call:
         self.makes: dict[str, np.ndarray] = {}
         self.rewrite: Callable | None = None
         self.in_place = False
+        self.independent = False
         self._shared = shared  # id of a variable -> its slot, over all calls of the trace
         self._inside: tuple[str, ...] = ()
 

@@ -1,6 +1,7 @@
 """A graph and what stays of it as a new Keras model, weights copied."""
 
 import copy
+import tempfile
 
 import keras
 import numpy as np
@@ -90,6 +91,8 @@ class _Rebuild:
                     _put(config, path, value)
             made = type(op).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
+            if isinstance(error, NotImplementedError) and not isinstance(op, keras.layers.Layer):
+                return _copied(op, edits)
             raise ModelError(
                 f"{call.path} ({type(op).__name__}) cannot be made again from its configuration: "
                 f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
@@ -132,7 +135,28 @@ class _Rebuild:
                     value = slot.take(value, self._kept)
                 after.assign(value)
                 pairs[id(before)] = (after, slot)
+            _carry_adapted(old, new)
         return pairs
+
+
+def _copied(op, edits):
+    """An operation whose arguments are no plain values, such as a shape of NumPy integers, has no configuration."""
+    made = object.__new__(type(op))
+    vars(made).update(vars(op), _inbound_nodes=[], _outbound_nodes=[])
+    for (name,), value in edits.items():
+        setattr(made, name, value)
+    return made
+
+
+def _carry_adapted(old, new) -> None:
+    """What `adapt` taught a preprocessing layer, which its configuration and weights do not tell."""
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+    elif isinstance(new, keras.layers.Normalization):
+        # It computes with constants that it makes from its weights.
+        new.finalize_state()
 
 
 def _put(config: dict, path: tuple[str, ...], value) -> None:

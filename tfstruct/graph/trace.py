@@ -153,7 +153,7 @@ class _Walk:
         axes = apply_rule(call)
         call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
         first = self._first.setdefault(id(op), call)
-        if first is not call and (first.edits or call.edits or first.slots):
+        if first is not call and not call.independent and (first.edits or call.edits or first.slots):
             # One configuration has to serve every call.
             reason = f"{path} is called on tensors of other shapes too"
             self._tie(first.inputs, inputs, reason)

@@ -11,9 +11,9 @@ from tfstruct.graph.rules.movement import keep_only
 from tfstruct.graph.rules.registry import rule
 
 
-def _layers(*names: str) -> list[type]:
+def _layers(names: str) -> list[type]:
     """The layers of these names that this Keras has."""
-    return [getattr(layers, name) for name in names if hasattr(layers, name)]
+    return [getattr(layers, name) for name in names.split() if hasattr(layers, name)]
 
 
 @rule(convnext.StochasticDepth)
@@ -39,11 +39,11 @@ def scaled_sum(call: Call) -> Axes:
 
 # Images: what moves pixels leaves channels alone.
 
-_ADAPTIVE = [f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)]
+_ADAPTIVE = " ".join(f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3))
 _PIXELS = """
     Resizing CenterCrop RandomCrop RandomFlip RandomRotation RandomZoom RandomTranslation RandomShear RandomPerspective
     RandomElasticTransform RandomGaussianBlur
-""".split()
+"""
 
 
 def _channel_axis(data_format: str | None, rank: int) -> int:
@@ -51,9 +51,9 @@ def _channel_axis(data_format: str | None, rank: int) -> int:
     return 1 if first else rank - 1
 
 
-@rule(*_layers(*_ADAPTIVE, *_PIXELS))
+@rule(*_layers(_ADAPTIVE), *_layers(_PIXELS))
 def pixels(call: Call) -> Axes:
-    image_without_batch = call.input.rank == 3 and type(call.op).__name__ in _PIXELS
+    image_without_batch = call.input.rank == 3 and type(call.op).__name__ in _PIXELS.split()
     if image_without_batch or len(call.inputs) != 1:
         call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
         return call.untouched()[0]
@@ -63,10 +63,10 @@ def pixels(call: Call) -> Axes:
 _PIXEL_OPERATIONS = """
     Resize AffineTransform PadImages CropImages PerspectiveTransform GaussianBlur
     MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool
-""".split()
+"""
 
 
-@rule(*named(*_PIXEL_OPERATIONS))
+@rule(*named(_PIXEL_OPERATIONS))
 def pixel_operation(call: Call) -> Axes:
     image_without_batch = call.input.rank == 3 and not type(call.op).__name__.endswith("Pool")
     if image_without_batch or len(call.inputs) != 1:
@@ -112,6 +112,7 @@ def space_to_depth(call: Call) -> Axes:
 def reversible_embedding(call: Call) -> Axes:
     """From tokens to vectors, or, with `reverse`, from vectors to the scores of tokens."""
     layer = call.op
+    call.independent = True
     made = call.fresh(layer.output_dim)
     call.weight(layer._embeddings, None, Out(made))
     own = getattr(layer, "reverse_embeddings", None)

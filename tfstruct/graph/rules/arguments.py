@@ -12,9 +12,9 @@ from tfstruct.graph.call import Call, Channels, Kept
 _MODULES = (numpy, nn, core, image, linalg, math)
 
 
-def named(*names: str) -> list[type]:
-    """The operation classes of these names, as far as this Keras has them."""
-    found = (getattr(module, name, None) for name in names for module in _MODULES)
+def named(names: str) -> list[type]:
+    """The operation classes of these names, parted by spaces, as far as this Keras has them."""
+    found = (getattr(module, name, None) for name in names.split() for module in _MODULES)
     return [kind for kind in dict.fromkeys(found) if isinstance(kind, type) and issubclass(kind, Operation)]
 
 

@@ -140,7 +140,8 @@ def grouped_query_attention(call: Call) -> list[Axes]:
     gate = getattr(layer, "_gate_dense", None) if getattr(layer, "use_gate", False) else None
     if gate is not None:
         _project(call, gate, In(query.axes[-1]), *many, bias=many)
-    # The result is always as wide as the query.
+    # The result is always as wide as the query, and so is the value.
+    call.unite(query.axes[-1], value.axes[-1])
     made = call.unite(call.fresh(layer.feature_dim), query.axes[-1])
     _project(call, layer._output_dense, In(sharing), In(width), Out(made), bias=(Out(made),))
     call.set("num_query_heads", sharing)

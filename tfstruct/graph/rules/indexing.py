@@ -135,7 +135,7 @@ def unstack(call: Call) -> list[Axes]:
     return [tuple(x for i, x in enumerate(call.input.axes) if i != axis)] * len(call.shapes)
 
 
-@rule(*named("Split", "ArraySplit"))
+@rule(*named("Split ArraySplit"))
 def split(call: Call) -> list[Axes]:
     axis = call.op.axis % call.input.rank
     labels, axes = call.input.axes[axis], list(call.input.axes)
@@ -369,5 +369,7 @@ def broadcast_to(call: Call) -> Axes:
             axes[i] = None
     shape = call.op.shape
     if any(labels is not None for labels in axes):
-        call.set("shape", lambda kept: tuple(n if x is None else len(kept(x)) for n, x in zip(shape, axes, strict=True)))
+        call.set(
+            "shape", lambda kept: tuple(n if x is None else len(kept(x)) for n, x in zip(shape, axes, strict=True))
+        )
     return tuple(axes)

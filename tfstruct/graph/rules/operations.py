@@ -16,17 +16,17 @@ _UNARY = """
     Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu
     HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold
     StopGradient Cast SaturateCast ConvertToTensor
-""".split()
+"""
 _JOINING = """
     Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Mod Fmod Power Maximum Minimum Fmax Fmin Arctan2
     Hypot Heaviside Ldexp Logaddexp Logaddexp2 Nextafter Gcd Lcm BitwiseAnd BitwiseOr BitwiseXor BitwiseLeftShift
     LeftShift BitwiseRightShift RightShift Equal NotEqual Greater GreaterEqual Less LessEqual Isclose LogicalAnd
     LogicalOr LogicalXor Where
-""".split()
+"""
 _ACTIVATIONS = [getattr(own_activations, name) for name in ("ReLU", "Mish") if hasattr(own_activations, name)]
 
 
-@rule(*named(*_UNARY), *_ACTIVATIONS)
+@rule(*named(_UNARY), *_ACTIVATIONS)
 def alone(call: Call) -> Axes:
     for name in ("x_min", "x_max"):
         bound = array_of(getattr(call.op, name, None))
@@ -44,7 +44,7 @@ def _resized(call: Call) -> bool:
     return tuple(call.shapes[0]) != tuple(call.input.shape)
 
 
-@rule(*named(*_JOINING))
+@rule(*named(_JOINING))
 def joining(call: Call) -> Axes:
     found = operands(call, given(call))
     if found is None or len(call.node.arguments.args) + len(call.node.arguments.kwargs) < 2:
@@ -67,7 +67,7 @@ def _labels_at(tensors: list[Channels], axis: int, size: int):
     return next((labels for labels in met if labels is not None), None)
 
 
-@rule(*named("Softmax", "LogSoftmax", "Sparsemax", "Normalize"))
+@rule(*named("Softmax LogSoftmax Sparsemax Normalize"))
 def over_an_axis(call: Call) -> Axes:
     for axis in axes_of(call.op.axis, call.input.rank):
         call.statistics(call.input.axes[axis])
@@ -85,7 +85,7 @@ def glu(call: Call) -> Axes:
     return (*call.input.axes[:axis], labels, *call.input.axes[axis + 1 :])
 
 
-@rule(*named("Cumsum", "Nancumsum"))
+@rule(*named("Cumsum Nancumsum"))
 def running_sum(call: Call) -> Axes:
     if call.op.axis is None:
         call.freeze_inputs(f"{call.path} flattens it")
@@ -93,7 +93,7 @@ def running_sum(call: Call) -> Axes:
     return call.input.axes
 
 
-@rule(*named("Cumprod", "Nancumprod", "Sort", "Argsort"))
+@rule(*named("Cumprod Nancumprod Sort Argsort"))
 def along_an_axis(call: Call) -> Axes:
     """What happens to a channel depends on all before it, so those of the axis stay; the others pass."""
     if call.op.axis is None:
@@ -115,7 +115,7 @@ def _reduced(call: Call, note) -> Axes:
     return tuple(labels for i, labels in enumerate(call.input.axes) if i not in over)
 
 
-@rule(*named("Sum", "Nansum", "Any", "CountNonzero"))
+@rule(*named("Sum Nansum Any CountNonzero"))
 def total(call: Call) -> Axes:
     """A channel at zero adds nothing."""
     return _reduced(call, lambda labels: None)
@@ -124,10 +124,10 @@ def total(call: Call) -> Axes:
 _STATISTICS = """
     Mean Max Min Amax Amin Std Var Prod All Median Ptp Logsumexp
     Nanmean Nanmax Nanmin Nanstd Nanvar Nanprod Nanmedian
-""".split()
+"""
 
 
-@rule(*named(*_STATISTICS))
+@rule(*named(_STATISTICS))
 def statistic(call: Call) -> Axes:
     return _reduced(call, call.statistics)
 
@@ -138,7 +138,7 @@ def norm(call: Call) -> Axes:
     return _reduced(call, (lambda labels: None) if exact else call.statistics)
 
 
-@rule(*named("Argmax", "Argmin", "Nanargmax", "Nanargmin"))
+@rule(*named("Argmax Argmin Nanargmax Nanargmin"))
 def place(call: Call) -> Axes:
     return _reduced(call, lambda labels: call.freeze(labels, f"{call.path} counts its positions"))
 
@@ -286,5 +286,3 @@ def dot_product_attention(call: Call) -> Axes:
         for labels in extra.axes if isinstance(extra, Channels) else ():
             call.freeze(labels, f"{call.path} takes it as a mask or bias")
     return (None, None, heads, value.axes[3])
-
-

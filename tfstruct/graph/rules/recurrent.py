@@ -44,6 +44,11 @@ def _cell(call: Call, cell, came: np.ndarray | None, width: int, made: np.ndarra
     call.macs(factor, made, made)
 
 
+def _unbuilt(call: Call, *place: str | int) -> None:
+    """A layer inside another is made from its configuration, which also says for what shape it was built."""
+    call.edits[(*call._inside, *place, "build_config")] = lambda kept: None
+
+
 def _hold_time(call: Call, also: tuple[int, ...] = ()) -> None:
     for axis in (0, 1, *also):
         call.freeze(call.input.axes[axis], f"{call.path} runs along it")
@@ -115,13 +120,15 @@ def rnn(call: Call) -> list[Axes]:
         call.freeze_inputs(f"{call.path} returns its states in a way that no rule knows")
         return call.untouched()
     _hold_time(call)
+    _unbuilt(call, "cell")
     came, width = call.input.axes[-1], call.input.shape[-1]
     states: list[np.ndarray] = []
     for n, cell in enumerate(cells):
         made = call.fresh(cell.units, f"cell{n}" if len(cells) > 1 else "")
         _cell(call, cell, came, width, made)
-        place = ("cell", "config", "cells", n, "config", "units") if stacked else ("cell", "config", "units")
-        call.edits[(*call._inside, *place)] = lambda kept, made=made: len(kept(made))
+        place = ("cell", "config", "cells", n) if stacked else ("cell",)
+        call.edits[(*call._inside, *place, "config", "units")] = lambda kept, made=made: len(kept(made))
+        _unbuilt(call, *place)
         states += [made] * _STATES[_cell_kind(cell)]
         came, width = made, cell.units
     _join_states(call, layer, states, _given(call))
@@ -156,24 +163,32 @@ def conv_lstm(call: Call) -> list[Axes]:
 
 @rule(layers.Bidirectional)
 def bidirectional(call: Call) -> list[Axes]:
-    """Two layers side by side; a merge element by element ties their units together."""
+    """Two layers side by side; a merge element by element ties their units together.
+
+    Otherwise equally many stay in both, as Keras takes the shape of the second for that of the first.
+    """
     wrapper = call.op
     pair = (wrapper.forward_layer, wrapper.backward_layer)
     if not all(isinstance(layer, _LAYERS) and type(layer).call in [k.call for k in _LAYERS] for layer in pair):
         call.freeze_inputs(f"no rule knows the layers inside {call.path} ({type(pair[0]).__name__})")
         return call.untouched()
+    states = [_STATES[_cell_kind(layer.cell)] for layer in pair]
+    if pair[0].units != pair[1].units or (wrapper.return_state and states[0] != states[1]):
+        call.freeze_inputs(f"{call.path} has two layers of different shapes, of which Keras knows only one")
+        return call.untouched()
     _hold_time(call)
     given = _given(call)
     half = len(given) // 2
     made, states = [], []
-    for name, layer, part in zip(
-        ("layer", "backward_layer"), pair, (given[:half], given[half:]), strict=True
-    ):
+    for name, layer, part in zip(("layer", "backward_layer"), pair, (given[:half], given[half:]), strict=True):
         units, own = _simple(call, layer, "forward" if name == "layer" else "backward")
         call.edits[(*call._inside, name, "config", "units")] = lambda kept, units=units: len(kept(units))
+        _unbuilt(call, name)
         _join_states(call, layer, own, part)
         made.append(units)
         states += own
+    if wrapper.merge_mode in ("concat", None):
+        call.blocks(np.concatenate(made), 2)
     before = (None, None) if wrapper.return_sequences else (None,)
     if wrapper.merge_mode is None:
         outputs = [(*before, units) for units in made]
@@ -197,6 +212,7 @@ def time_distributed(call: Call) -> Axes | list[Axes]:
     call.freeze(came.axes[1], f"{call.path} runs along it")
     step = Channels((came.shape[0], *came.shape[2:]), (came.axes[0], *came.axes[2:]), came.key)
     within = call.inside("layer", inner, [step], [(shape[0], *shape[2:])])
+    _unbuilt(call, "layer")
     costs = len(call.costs)
     made = found(within)
     made = made[0] if isinstance(made, list) else made
