@@ -14,6 +14,7 @@ ALLOWED = {
     "quantize": set(),
     "samples": {"errors"},
     "graph": {"errors"},
+    "analyze": {"errors", "graph"},
     "convert": {"errors", "samples", "quantize"},
     "legacy": {"errors"},
     "demo": set(),
@@ -58,7 +59,7 @@ def _modules_after(statement: str) -> set[str]:
 
 
 def test_import_tfstruct_loads_nothing_heavy():
-    loaded = _modules_after("import tfstruct, tfstruct.convert, tfstruct.samples, tfstruct.cli")
+    loaded = _modules_after("import tfstruct, tfstruct.analyze, tfstruct.convert, tfstruct.samples, tfstruct.cli")
     heavy = {"tensorflow", "keras", "tensorflow_model_optimization", "matplotlib", "ai_edge_litert", "litert_quantizer"}
     assert not loaded & heavy
     assert "tfstruct.convert.tflite" not in loaded

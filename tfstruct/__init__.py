@@ -7,13 +7,15 @@ import importlib
 
 __version__ = "0.1.0"
 
-_ROOMS = ("convert", "errors", "legacy", "quantize", "samples")
+_ROOMS = ("analyze", "convert", "errors", "graph", "legacy", "quantize", "samples")
 _HOME = {
     "Recipe": "convert",
     "TFLiteModel": "convert",
     "to_tflite": "convert",
     "verify": "convert",
     "check_target": "convert",
+    "profile": "analyze",
+    "explain": "analyze",
     "TfstructError": "errors",
     "ConversionError": "errors",
     "DataError": "errors",

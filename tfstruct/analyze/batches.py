@@ -1,0 +1,129 @@
+"""What a user gives as data, as arrays that fit the model."""
+
+from collections.abc import Iterator, Mapping
+
+import keras
+import numpy as np
+
+from tfstruct.errors import DataError
+
+
+def arrays(data, labels=None) -> tuple[object, object]:
+    """Samples and labels (None where there are none) as NumPy arrays, whole in memory.
+
+    Args:
+        data: an array, or a dict or list of arrays for several inputs; a pair (x, y); or anything that yields batches
+            of these, such as a `tf.data.Dataset` or a generator.
+        labels: where `data` does not hold them.
+    """
+    if data is None:
+        raise DataError("Expected data: arrays, a pair (x, y), a tf.data.Dataset or a generator. Received: None.")
+    if not (isinstance(data, Mapping | list | tuple) or hasattr(data, "shape")):
+        if not hasattr(data, "__iter__"):
+            raise DataError(
+                f"Expected arrays, (x, y), a tf.data.Dataset or a generator. Received: {type(data).__name__}."
+            )
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise DataError("Expected finite data. Received a dataset without end: give dataset.take(batches).")
+        pairs = [batch if isinstance(batch, tuple) else (batch,) for batch in data]
+        if not pairs:
+            raise DataError("Expected at least one batch. Received none.")
+        x = keras.tree.map_structure(
+            lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *(p[0] for p in pairs)
+        )
+        y = None
+        if all(len(p) > 1 for p in pairs):
+            y = keras.tree.map_structure(
+                lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *(p[1] for p in pairs)
+            )
+    elif isinstance(data, tuple):
+        if len(data) not in (1, 2):
+            raise DataError(
+                f"Expected a pair (x, y); several inputs are a list or a dict. Received {len(data)} entries."
+            )
+        x, y = data if len(data) == 2 else (data[0], None)
+    else:
+        x, y = data, None
+    if labels is not None:
+        y = labels
+    if isinstance(y, list) and all(np.ndim(one) == 0 for one in y):
+        y = np.asarray(y)  # labels, not outputs
+    x = keras.tree.map_structure(np.asarray, x)
+    y = None if y is None else keras.tree.map_structure(np.asarray, y)
+    sizes = {
+        len(a) if a.ndim else 0 for a in [*keras.tree.flatten(x), *(keras.tree.flatten(y) if y is not None else [])]
+    }
+    if len(sizes) != 1 or sizes == {0}:
+        raise DataError(f"Expected equally many samples and labels, at least one. Received: {sorted(sizes)}.")
+    return x, y
+
+
+def inputs_of(functional, x) -> list[np.ndarray]:
+    """The samples as a list in the order of the model's inputs, in their dtypes."""
+    names = [tensor._keras_history.operation.name for tensor in functional.inputs]
+    if isinstance(x, Mapping):
+        keys = list(functional._inputs_struct) if isinstance(functional._inputs_struct, Mapping) else names
+        if set(x) not in (set(names), set(keys)):
+            raise DataError(f"Expected arrays for the inputs {names}. Received: {sorted(x)}.")
+        if set(x) == set(names):
+            flat = [x[name] for name in names]
+        else:
+            by_tensor = {id(t): x[key] for key, t in functional._inputs_struct.items()}
+            flat = [by_tensor[id(t)] for t in functional.inputs]
+    else:
+        flat = keras.tree.flatten(x)
+    if len(flat) != len(names):
+        raise DataError(f"Expected arrays for the inputs {names}. Received: {len(flat)} arrays.")
+    for name, tensor, value in zip(names, functional.inputs, flat, strict=True):
+        wanted = tuple(tensor.shape[1:])
+        fits = len(wanted) == value.ndim - 1 and all(
+            a in (None, b) for a, b in zip(wanted, value.shape[1:], strict=True)
+        )
+        if not fits:
+            raise DataError(f"Expected samples of shape {wanted} for {name}. Received: {value.shape[1:]}.")
+    return [value.astype(tensor.dtype) for value, tensor in zip(flat, functional.inputs, strict=True)]
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Consecutive batches of `count` samples."""
+    return (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+
+def loss_function(model, loss, what: str):
+    """`(labels, outputs) -> scalar`, the mean over the batch, summed over the outputs.
+
+    Raises:
+        DataError: no loss was given and the model is not compiled with one.
+    """
+    weights = None
+    if loss is None:
+        loss, weights = getattr(model, "loss", None), getattr(model, "loss_weights", None)
+    if loss is None:
+        raise DataError(f"{what} needs a loss. Give loss=..., or compile the model with one.")
+
+    def one(function, y, out):
+        return keras.ops.mean(keras.losses.get(function)(y, out))
+
+    def whole(y, out):
+        outs, ys = keras.tree.flatten(out), keras.tree.flatten(y)
+        if isinstance(out, Mapping) and isinstance(y, Mapping):
+            ys = [y[key] for key in sorted(out)]
+            outs = [out[key] for key in sorted(out)]
+        if len(ys) != len(outs):
+            raise DataError(f"Expected labels for {len(outs)} outputs. Received: {len(ys)}.")
+        given, share = _by_output(loss, out, len(outs)), _by_output(1.0 if weights is None else weights, out, len(outs))
+        total = 0.0
+        for function, weight, label, value in zip(given, share, ys, outs, strict=True):
+            if function is not None:
+                total = total + one(function, label, value) * (1.0 if weight is None else weight)
+        return total
+
+    return whole
+
+
+def _by_output(given, out, count: int) -> list:
+    if isinstance(given, Mapping):
+        if not isinstance(out, Mapping):
+            raise DataError("Losses by name need a model whose outputs are a dict. Give a list, in their order.")
+        return [given.get(key) for key in sorted(out)]
+    return list(given) if isinstance(given, list | tuple) else [given] * count

@@ -1,0 +1,96 @@
+"""What a model costs with any choice of its units, counted on the graph: nothing is rebuilt."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfstruct.analyze.counts import Counter, Terms, axis_sizes
+from tfstruct.analyze.memory import Memory
+from tfstruct.analyze.tflite_size import add_tflite_bytes
+from tfstruct.errors import ModelError
+from tfstruct.graph import Graph
+
+COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
+
+
+class Costs:
+    """The costs of what stays of a graph, a millisecond or so a question.
+
+    - `macs`: multiply-accumulates for one sample, `sum of factor * product of kept channels` over all calls.
+    - `params`: entries of all weights, a shared layer's once.
+    - `tflite_bytes`: at least the size of the int8 file that `to_tflite` writes, see `tflite_size`.
+    - `peak_memory`: bytes of live activations at the worst moment, one byte an element, see `Memory`.
+
+    Args:
+        graph: from `tfstruct.graph.trace`.
+        names: the costs that are wanted; those of unknown spatial sizes raise only where they are.
+    """
+
+    def __init__(self, graph: Graph, names: Sequence[str] = COSTS):
+        unknown = set(names) - set(COSTS)
+        if unknown:
+            raise ValueError(f"`names` must be of {', '.join(COSTS)}. Received: {', '.join(sorted(unknown))}.")
+        self.graph, self.names = graph, tuple(names)
+        self._counter = Counter(graph.units)
+        rows = max(len(graph.calls), 1)
+        self._terms = {name: Terms(self._counter, rows) for name in ("macs", "params", "weight_bytes", "tflite_bytes")}
+        for row, call in enumerate(graph.calls):
+            for factor, labels in call.costs:
+                self._terms["macs"].add(row, factor, labels)
+        self._add_weights()
+        add_tflite_bytes(self._terms["tflite_bytes"], graph)
+        self._memory = Memory(graph, self._counter, lambda call, i: 1)
+
+    def _add_weights(self) -> None:
+        slots = {id(slot.variable): slot for slot in self.graph.slots}
+        seen: set[int] = set()
+
+        def add(row, variable):
+            if id(variable) in seen:
+                return
+            seen.add(id(variable))
+            slot = slots.get(id(variable))
+            axes = [None] * len(variable.shape) if slot is None else [a and a.labels for a in slot.axes]
+            factor, held = axis_sizes(variable.shape, axes)
+            factor /= 1 if slot is None else slot.groups
+            self._terms["params"].add(row, factor, held)
+            self._terms["weight_bytes"].add(row, factor * itemsize(variable.dtype), held)
+
+        for row, call in enumerate(self.graph.calls):
+            for variable in getattr(call.op, "weights", ()):
+                add(row, variable)
+        for variable in self.graph.model.weights:
+            add(0, variable)
+
+    def __call__(self, keep: np.ndarray | None = None) -> dict[str, int]:
+        """The costs by name; `keep` is boolean, by unit, by default all.
+
+        Raises:
+            ModelError: a cost depends on a spatial size that the model leaves open.
+        """
+        counts = self._counter.counts(keep)
+        found = {}
+        for name in self.names:
+            value = self.timeline(keep).max() if name == "peak_memory" else self._terms[name].values(counts).sum()
+            if np.isnan(value):
+                raise ModelError(
+                    f"`{self.graph.model.name}` leaves spatial sizes open, so its {name} are unknown. Give "
+                    "input_shape, or build the model on inputs of a fixed shape."
+                )
+            found[name] = round(float(value))
+        return found
+
+    def by_call(self, keep: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """`macs`, `params`, `weight_bytes` (in their dtype) and `tflite_bytes` of each call; NaN where unknown."""
+        counts = self._counter.counts(keep)
+        return {name: terms.values(counts)[: len(self.graph.calls)] for name, terms in self._terms.items()}
+
+    def timeline(self, keep: np.ndarray | None = None) -> np.ndarray:
+        """Live activation bytes during each call, one byte an element."""
+        return self._memory.timeline(self._counter.counts(keep))
+
+
+def itemsize(dtype) -> int:
+    """Bytes of one element."""
+    name = str(dtype)
+    return {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "string": 8}.get(name) or np.dtype(name).itemsize

@@ -1,0 +1,177 @@
+"""Which channels of a model go together, whether they can go, and why not."""
+
+import dataclasses
+import io
+
+import numpy as np
+
+from tfstruct.analyze.drawing import Picture, draw, picture_of
+from tfstruct.analyze.names import by_name
+from tfstruct.analyze.weight_criteria import is_kernel
+from tfstruct.graph import Graph, Group, Out, trace
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRow:
+    """One group of coupled channels.
+
+    Attributes:
+        name: of the first layer that makes its channels.
+        makers: all that make them.
+        members: (layer, weight, axis, role) of every axis of every weight that shrinks with it; the role is `"makes"`,
+            `"reads"` or `"carries"`.
+        width: how many units it has.
+        free: how many of them can go.
+        reason: why the others cannot; empty if all can.
+        lossy: why removing one changes what the others compute; empty if it does not.
+        blocks: (blocks, units a block) for each constraint: equally many have to stay in each block.
+    """
+
+    name: str
+    makers: tuple[str, ...]
+    members: tuple[tuple[str, str, int, str], ...]
+    width: int
+    free: int
+    reason: str
+    lossy: str
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def prunable(self) -> bool:
+        return self.free > 0
+
+    @property
+    def lossless(self) -> bool:
+        return not self.lossy
+
+    def state(self) -> str:
+        """One line: what can go, and why not more."""
+        if not self.prunable:
+            return f"frozen: {self.reason}"
+        parts = [f"{self.free} of {self.width} can go" + (f"; {self.reason}" if self.reason else "")]
+        parts += [f"equally many of each of {count} blocks of {size}" for count, size in self.blocks]
+        return "; ".join([*parts, *([f"not lossless: {self.lossy}"] if self.lossy else [])])
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupReport:
+    """Every group of coupled channels of a model.
+
+    Attributes:
+        model: its name.
+        groups: in the order in which the model makes them.
+        channels: that kernels make (convolutions, dense, recurrent and attention layers), in all.
+        prunable_channels: those of them that can go.
+        picture: what `plot` draws.
+    """
+
+    model: str
+    groups: tuple[GroupRow, ...]
+    channels: int
+    prunable_channels: int
+    picture: Picture = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def share(self) -> float:
+        """Share of the channels that can go."""
+        return self.prunable_channels / self.channels if self.channels else 0.0
+
+    def to_dict(self) -> dict:
+        """Plain data, fit for JSON."""
+        rows = [{**dataclasses.asdict(row), "prunable": row.prunable, "lossless": row.lossless} for row in self.groups]
+        for row in rows:
+            row["members"] = [dict(zip(("layer", "weight", "axis", "role"), m, strict=True)) for m in row["members"]]
+        return {
+            "model": self.model,
+            "channels": self.channels,
+            "prunable_channels": self.prunable_channels,
+            "share": self.share,
+            "groups": rows,
+        }
+
+    def summary(self) -> str:
+        """The share of channels that can go, in one line."""
+        prunable = sum(row.prunable for row in self.groups)
+        return (
+            f"{self.model}: {self.prunable_channels:,} of {self.channels:,} channels ({self.share:.0%}) can go, in "
+            f"{prunable} of {len(self.groups)} groups"
+        )
+
+    def table(self):
+        """A `rich.table.Table`, one row a group."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.summary(), header_style="bold")
+        table.add_column("group", overflow="fold")
+        table.add_column("width", justify="right")
+        for name in ("made by", "carried by", "read by", "state"):
+            table.add_column(name, overflow="fold")
+        for row in self.groups:
+            carried, read = ([m[0] for m in row.members if m[3] == role] for role in ("carries", "reads"))
+            cells = [_names(row.makers), _names(carried), _names(read), row.state()]
+            style = None if row.prunable else "dim"
+            table.add_row(row.name, str(row.width), *(Text(c) for c in cells), style=style)
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        buffer = io.StringIO()
+        Console(file=buffer, width=140, color_system=None).print(self.table())
+        return buffer.getvalue().rstrip("\n")
+
+    def plot(self, path) -> None:
+        """Writes a picture of the network: operations as boxes in the colour of the group that they carry, hatched
+        where it cannot shrink. Needs matplotlib."""
+        draw(self.picture, path)
+
+
+def _names(paths) -> str:
+    unique = list(dict.fromkeys(paths))
+    return ", ".join(unique[:4]) + (f" and {len(unique) - 4} more" if len(unique) > 4 else "")
+
+
+def explain(model) -> GroupReport:
+    """Traces a model and lists its groups of coupled channels: prunable, or frozen and why.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`; or an already traced `Graph`.
+
+    Raises:
+        ModelError: a subclassed model, whose graph is hidden in its `call`.
+    """
+    graph = model if isinstance(model, Graph) else trace(model)
+    named = by_name(graph)
+    free = np.zeros(graph.units.count, bool)
+    for group in named.values():
+        free[group.free] = True
+    made, can_go = _channels(graph, free)
+    rows = tuple(_row(name, group) for name, group in named.items())
+    return GroupReport(graph.model.name, rows, made, can_go, picture_of(graph, named))
+
+
+def _row(name: str, group: Group) -> GroupRow:
+    members = dict.fromkeys((m.path, m.weight, m.axis, m.role) for m in group.members)
+    return GroupRow(
+        name=name,
+        makers=group.makers,
+        members=tuple(members),
+        width=group.width,
+        free=len(group.free),
+        reason=group.reason,
+        lossy=group.lossy,
+        blocks=tuple((len(b), int(b.shape[1])) for b in group.blocks),
+    )
+
+
+def _channels(graph: Graph, free: np.ndarray) -> tuple[int, int]:
+    """How many channels kernels make, and how many of them can go: those behind which a unit can."""
+    labels: set[int] = set()
+    for slot in graph.slots:
+        if is_kernel(slot.variable):
+            for along in slot.axes:
+                if isinstance(along, Out):
+                    labels.update(along.labels.tolist())
+    numbers = np.array(sorted(labels), int)
+    return len(numbers), int(free[graph.units.parts[numbers]].any(axis=1).sum())

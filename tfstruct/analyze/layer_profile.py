@@ -1,0 +1,220 @@
+"""What each operation of a model costs: parameters, multiply-accumulates, bytes."""
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+
+from tfstruct.analyze.costs import Costs, itemsize
+from tfstruct.analyze.counts import Counter
+from tfstruct.analyze.memory import Memory
+from tfstruct.analyze.shapes import on_input_shape
+from tfstruct.errors import ModelError
+from tfstruct.graph import trace
+from tfstruct.graph.rules import rule_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One call of one layer or operation, for one sample.
+
+    Attributes:
+        path: its name, after the names of the nested models it is in.
+        type: its class.
+        shape: of its output, without the batch; the first where there are several.
+        params: entries of its weights; 0 where an earlier call has counted them.
+        macs: multiply-accumulates; None where no rule knows the operation.
+        weight_bytes: in the dtype they are held in.
+        activation_bytes: of its outputs, in the dtype the layer computes in.
+        intensity: operations a byte moved, `2 macs / (weight + input + output bytes)`.
+    """
+
+    path: str
+    type: str
+    shape: tuple[int | None, ...]
+    params: int
+    macs: int | None
+    weight_bytes: int
+    activation_bytes: int
+    intensity: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a model costs, by operation and in all; for one sample.
+
+    Attributes:
+        model: its name.
+        rows: every call in order of execution.
+        params, macs, weight_bytes: the totals.
+        peak_activation_bytes: live activations at the worst moment, operations running in order, see `Memory`.
+        peak_at: path of the operation where that is.
+        unknown: paths of operations whose MACs no rule knows: the total leaves them out.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    params: int
+    macs: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    peak_at: str
+    unknown: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Plain data, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The totals as (what, value) lines."""
+        lines = [
+            ("model", f"{self.model}, {len(self.rows)} operations"),
+            ("parameters", f"{self.params:,}, {self.weight_bytes:,} bytes"),
+            ("MACs", f"{self.macs:,}" + (" and those of the operations below" if self.unknown else "")),
+            ("peak activations", f"{self.peak_activation_bytes:,} bytes at {self.peak_at or 'no operation'}"),
+        ]
+        if self.unknown:
+            more = f" and {len(self.unknown) - 8} more" if len(self.unknown) > 8 else ""
+            lines.append(("not counted", f"no rule knows {', '.join(self.unknown[:8])}{more}"))
+        return lines
+
+    def table(self):
+        """A `rich.table.Table`, one row an operation."""
+        from rich.table import Table
+
+        table = Table(header_style="bold", title=None, show_footer=True)
+        footers = ("total", "", "", f"{self.params:,}", f"{self.macs:,}", f"{self.weight_bytes:,}", "", "")
+        names = ("layer", "type", "output", "params", "MACs", "weight bytes", "activation bytes", "flop/byte")
+        for i, (name, footer) in enumerate(zip(names, footers, strict=True)):
+            table.add_column(name, footer, justify="left" if i < 3 else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(
+                row.path,
+                row.type,
+                "×".join("?" if n is None else str(n) for n in row.shape) or "-",  # noqa: RUF001
+                f"{row.params:,}",
+                "?" if row.macs is None else f"{row.macs:,}",
+                f"{row.weight_bytes:,}",
+                f"{row.activation_bytes:,}",
+                f"{row.intensity:.1f}",
+            )
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        buffer = io.StringIO()
+        Console(file=buffer, width=140, color_system=None).print(self.table())
+        return buffer.getvalue() + "\n".join(f"{what:<18}{value}" for what, value in self.summary())
+
+    def plot(self, path) -> None:
+        """Writes a picture of MACs, weight bytes and activation bytes by operation. Needs matplotlib.
+
+        Of more than 60 operations those without MACs are left out, unless they hold weights and are no batch norm.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        few = len(self.rows) <= 60
+        rows = [r for r in self.rows if few or r.macs or (r.weight_bytes and r.type != "BatchNormalization")]
+        figure = Figure(figsize=(13, 1.4 + 0.19 * len(rows)), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, 3, sharey=True)
+        y = np.arange(len(rows))
+        columns = [
+            ("MACs", [r.macs or 0 for r in rows], "#4a7fb5"),
+            ("weight bytes", [r.weight_bytes for r in rows], "#c9783c"),
+            ("activation bytes", [r.activation_bytes for r in rows], "#5b9a68"),
+        ]
+        for axis, (title, values, colour) in zip(panels, columns, strict=True):
+            axis.barh(y, values, color=colour, height=0.75)
+            axis.set_title(f"{title}, {_short(sum(values))} in all" if "act" not in title else title, fontsize=10)
+            axis.xaxis.set_major_formatter(lambda value, _: _short(value))
+            axis.tick_params(axis="x", labelsize=8)
+            axis.grid(axis="x", linewidth=0.4, alpha=0.6)
+            axis.set_axisbelow(True)
+            for spine in ("top", "right"):
+                axis.spines[spine].set_visible(False)
+            most = max(values, default=0)
+            for i, value in enumerate(values):
+                if value >= 0.02 * most > 0:
+                    axis.text(value, i, f" {_short(value)}", va="center", fontsize=6.5, color="#444444")
+            axis.set_xlim(0, most * 1.14 or 1)
+        panels[0].set_yticks(y, [r.path for r in rows], fontsize=7)
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
+        figure.suptitle(f"{self.model}: {_short(self.macs)} MACs, {_short(self.params)} parameters", fontsize=12)
+        figure.savefig(path, dpi=110)
+
+
+def _short(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def profile(model, input_shape=None) -> Profile:
+    """Counts what each operation of a model costs for one sample.
+
+    A shared layer's parameters count once, its MACs in every call. Additions of biases, activations, pooling and
+    normalization count no MACs.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`.
+        input_shape: of one sample, for models that leave sizes open; a dict by name or a list for several inputs.
+
+    Raises:
+        ModelError: a subclassed model, or sizes are open and no `input_shape` was given.
+    """
+    graph = trace(model if input_shape is None else on_input_shape(model, input_shape))
+    costs = Costs(graph)
+    by_call = costs.by_call()
+    counter = Counter(graph.units)
+    dtypes = {t.key: x.dtype for t, x in zip(graph.body.inputs, graph.body.functional.inputs, strict=True)}
+    for call in graph.calls:
+        dtypes |= {t.key: x.dtype for t, x in zip(call.outputs, call.node.outputs, strict=True)}
+
+    def moved(tensors) -> float:
+        sizes = [
+            math.prod(math.nan if n is None else n for n in t.shape[1:]) * itemsize(dtypes[t.key]) for t in tensors
+        ]
+        return sum(sizes)
+
+    def width(call, i):
+        return itemsize(dtypes[(graph.body.inputs if call is None else call.outputs)[i].key])
+
+    rows = []
+    for i, call in enumerate(graph.calls):
+        macs, weights, out = by_call["macs"][i], by_call["weight_bytes"][i], moved(call.outputs)
+        if math.isnan(macs) or math.isnan(out):
+            raise ModelError(
+                f"`{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. Give input_shape, "
+                "the shape of one sample."
+            )
+        known = rule_of(call.op) is not None
+        total = weights + moved(call.inputs) + out
+        rows.append(
+            Row(
+                path=call.path,
+                type=type(call.op).__name__,
+                shape=tuple(call.shapes[0][1:]) if call.shapes else (),
+                params=int(by_call["params"][i]),
+                macs=round(macs) if known else None,
+                weight_bytes=int(weights),
+                activation_bytes=int(out),
+                intensity=round(2 * macs / total, 3) if total and not math.isnan(total) else 0.0,
+            )
+        )
+    timeline = Memory(graph, counter, width).timeline(counter.counts())
+    worst = int(np.argmax(timeline))
+    return Profile(
+        model=model.name,
+        rows=tuple(rows),
+        params=sum(r.params for r in rows),
+        macs=sum(r.macs or 0 for r in rows),
+        weight_bytes=sum(r.weight_bytes for r in rows),
+        peak_activation_bytes=int(timeline[worst]),
+        peak_at=graph.calls[worst].path if graph.calls else "",
+        unknown=tuple(r.path for r in rows if r.macs is None),
+    )

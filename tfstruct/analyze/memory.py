@@ -1,0 +1,73 @@
+"""Activation memory of a model whose operations run one after another."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tfstruct.analyze.counts import Counter, Terms, axis_sizes
+from tfstruct.graph import Call, Channels, Graph
+
+# They hand on their input, at inference, whatever else still reads it.
+VIEWS = {
+    "Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization", "Dropout", "SpatialDropout1D",
+    "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
+}  # fmt: skip
+
+
+class Memory:
+    """Bytes of live activations: at each operation its inputs, its outputs, and what is still needed later.
+
+    `bytes(t) = sum of size(s) over the storages s with birth(s) <= t <= last use(s)`. A view (Flatten, Reshape,
+    Dropout at inference) shares its input's storage; so does an operation that works in place (activations, batch
+    norm) where nothing reads the input afterwards. The model's inputs live from the start, its outputs to the end.
+
+    Args:
+        itemsize: bytes of one element, from `(None, i)` for the i-th input of the model or `(call, i)` for the i-th
+            output of a call.
+    """
+
+    def __init__(self, graph: Graph, counter: Counter, itemsize: Callable[[Call | None, int], int]):
+        calls, end = graph.calls, max(len(graph.calls) - 1, 0)
+        last = {tensor.key: t for t, call in enumerate(calls) for tensor in call.inputs}
+        last.update({tensor.key: end for tensor in graph.outputs})
+        self._steps = end + 1
+        self._birth: list[int] = []
+        self._death: list[int] = []
+        sizes: list[tuple[float | None, list[np.ndarray]]] = []
+        storage: dict[int, int] = {}
+
+        def fresh(tensor: Channels, t: int, width: int) -> None:
+            # The batch is one sample.
+            factor, held = axis_sizes(tensor.shape[1:], tensor.axes[1:])
+            if tensor.rank and tensor.axes[0] is not None:
+                held = [tensor.axes[0], *held]
+            sizes.append((None if factor is None else factor * width, held))
+            storage[tensor.key] = len(self._birth)
+            self._birth.append(t)
+            self._death.append(max(t, last.get(tensor.key, t)))
+
+        for i, tensor in enumerate(graph.body.inputs):
+            fresh(tensor, 0, itemsize(None, i))
+        for t, call in enumerate(calls):
+            came = storage.get(call.inputs[0].key) if call.inputs else None
+            view = type(call.op).__name__ in VIEWS
+            shares = came is not None and (view or (call.in_place and self._death[came] <= t))
+            for i, tensor in enumerate(call.outputs):
+                if tensor.key in storage:
+                    continue
+                if shares and i == 0:
+                    storage[tensor.key] = came
+                    self._death[came] = max(self._death[came], last.get(tensor.key, t))
+                else:
+                    fresh(tensor, t, itemsize(call, i))
+        self._sizes = Terms(counter, len(sizes))
+        for i, (factor, held) in enumerate(sizes):
+            self._sizes.add(i, factor, held)
+
+    def timeline(self, counts: np.ndarray) -> np.ndarray:
+        """Live bytes during each call."""
+        sizes = self._sizes.values(counts)
+        change = np.zeros(self._steps + 1)
+        np.add.at(change, self._birth, sizes)
+        np.add.at(change, np.array(self._death) + 1, -sizes)
+        return np.cumsum(change)[:-1]

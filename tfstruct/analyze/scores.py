@@ -1,0 +1,234 @@
+"""How important each unit of each group is, by one of several criteria."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from tfstruct.analyze import weight_criteria as by_weights
+from tfstruct.analyze.batches import arrays, loss_function
+from tfstruct.analyze.names import by_name
+from tfstruct.errors import DataError, ModelError
+from tfstruct.graph import Graph, groups, trace
+
+CRITERIA = (
+    "l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", "gradient", "gradient_abs", "hessian",
+    "activation", "apoz", "entropy", "random",
+)  # fmt: skip
+REDUCTIONS = ("sum", "mean", "max", "product")
+NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """Scores of the units of a model; a larger score is a more important unit.
+
+    Attributes:
+        criterion: its name.
+        groups: by name of the group (see `names.by_name`), one score for each of `Group.units`.
+        by_unit: one score for each unit of the graph; infinite for unit 0, which never goes.
+    """
+
+    criterion: str
+    groups: dict[str, np.ndarray]
+    by_unit: np.ndarray
+
+    def to_dict(self) -> dict:
+        """Plain data; infinity, of units that never go, is None, as JSON has none."""
+        plain = {k: [float(x) if np.isfinite(x) else None for x in v] for k, v in self.groups.items()}
+        return {"criterion": self.criterion, "groups": plain}
+
+
+def importance(
+    model,
+    criterion: str | Callable = "l2",
+    data=None,
+    *,
+    loss=None,
+    reduction: str = "sum",
+    normalization: str = "none",
+    missing: str = "raise",
+    probes: int = 8,
+    seed: int = 0,
+) -> Importance:
+    """Scores every unit (a channel with all that is coupled to it) of a model.
+
+    Each weight that makes a unit, or carries it through a depthwise kernel, gives one score, a member; members are
+    reduced to the unit's score, and scores normalized within each group. A unit behind several channels of one weight
+    (the head of an attention layer, a channel before Flatten) gets their sum (`l1`, gradient, hessian, lamp's energy),
+    root of squares (`l2`) or mean (all others).
+
+    - `l1`, `l2`: norm of the kernel weights.
+    - `geometric_median`: sum of distances to the layer's other filters, arXiv:1811.00250.
+    - `lamp`: energy over the sum of the layer's energies that are not smaller, arXiv:2010.07611, by channel.
+    - `sparsity`: 1 - share of weights within a thousandth of the layer's largest.
+    - `bn_scale`: |gamma| of the batch norms, arXiv:1708.06519.
+    - `gradient`: mean over samples of `(sum over members of w * dL/dw)^2`, arXiv:1906.10771; `gradient_abs`: of the
+      absolute value. Members: kernels, biases, gamma, beta.
+    - `hessian`: `1/2 sum of w^2 * H_ww`, H by Hutchinson's estimate with `probes` random signs. Can be negative.
+    - `activation`, `apoz`, `entropy`: of the maker's output behind its batch norm and activation: mean absolute value;
+      1 - share of zeros (arXiv:1607.03250); entropy of the samples' means (arXiv:1706.05791).
+    - `random`: uniform in [0, 1), by `seed`.
+    - a function `(slot, rows) -> scores`: `rows` of shape (channels, weights) are the kernel of `slot`
+      (`tfstruct.graph.call.Slot`) with one row a channel; it returns one score a channel.
+
+    Args:
+        model: Sequential or functional; or an already traced `Graph`.
+        criterion: one of the above.
+        data: for the criteria that look at data: arrays, (x, y), a `tf.data.Dataset` or a generator of batches.
+        loss: for `gradient` and `hessian`; by default the one the model is compiled with.
+        reduction: `"sum"`, `"mean"`, `"max"` or `"product"` over a unit's members.
+        normalization: `"none"`; divided by the group's `"mean"`, `"max"` or `"sum"`; `"standard"`: mean 0, variance 1.
+        missing: units of prunable groups that the criterion cannot see, such as those without batch norm for
+            `bn_scale`: `"raise"`, or `"keep"`: their score is infinite.
+
+    Raises:
+        DataError: a criterion lacks data, labels or a loss.
+        ModelError: the criterion cannot see a prunable group.
+    """
+    graph = model if isinstance(model, Graph) else trace(model)
+    scores = unit_scores(
+        graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing=missing,
+        probes=probes, seed=seed,
+    )  # fmt: skip
+    name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+    return Importance(name, {group: scores[g.units] for group, g in by_name(graph).items()}, scores)
+
+
+def unit_scores(
+    graph: Graph,
+    criterion: str | Callable = "l2",
+    *,
+    data=None,
+    loss=None,
+    reduction: str = "sum",
+    normalization: str = "none",
+    missing: str = "raise",
+    probes: int = 8,
+    seed: int = 0,
+) -> np.ndarray:
+    """The scores of `importance` for a traced graph, by unit: shape (units.count,); infinite for unit 0."""
+    _check("criterion", criterion, CRITERIA, "or a function")
+    _check("reduction", reduction, REDUCTIONS)
+    _check("normalization", normalization, NORMALIZATIONS)
+    _check("missing", missing, ("raise", "keep"))
+    if not isinstance(probes, int) or probes < 1:
+        raise ValueError(f"`probes` must be a positive integer. Received: {probes!r}.")
+    if criterion == "random":
+        scores = np.random.default_rng(seed).random(graph.units.count)
+    elif criterion in ("gradient", "gradient_abs"):
+        scores = _gradient(graph, criterion, data, loss, reduction)
+    else:
+        members = [
+            _by_unit(graph, labels, values, how)
+            for labels, values, how in _members(graph, criterion, data, loss, probes, seed)
+        ]
+        if criterion == "lamp":
+            members = [_lamp(m) for m in members]
+        scores = _reduce(members, reduction, graph.units.count)
+    scores[0] = np.inf
+    _missing(graph, criterion, scores, missing)
+    return _normalize(graph, scores, normalization)
+
+
+def _check(what: str, value, known, more: str = "") -> None:
+    if not (isinstance(value, str) and value in known) and not (more and callable(value)):
+        raise ValueError(f"`{what}` must be one of {', '.join(known)} {more}".rstrip() + f". Received: {value!r}.")
+
+
+def _members(graph, criterion, data, loss, probes, seed):
+    if callable(criterion) or criterion in by_weights.BY_KERNEL:
+        how = "mean" if callable(criterion) else by_weights.BY_KERNEL[criterion][1]
+        return [(*member, how) for member in by_weights.kernel_members(graph, criterion)]
+    if criterion == "bn_scale":
+        return [(*member, "mean") for member in by_weights.bn_scale_members(graph)]
+    from tfstruct.analyze import data_criteria
+
+    if criterion == "hessian":
+        x, y, loss = _labelled(graph, criterion, data, loss)
+        return [(*member, "sum") for member in data_criteria.hessian_members(graph, x, y, loss, probes, seed)]
+    x, _ = arrays(data)
+    return [(*member, "mean") for member in data_criteria.activation_members(graph, criterion, x)]
+
+
+def _labelled(graph, criterion, data, loss):
+    loss = loss_function(graph.model, loss, f"The criterion {criterion}")
+    x, y = arrays(data)
+    if y is None:
+        raise DataError(f"The criterion {criterion} needs labels. Give data=(x, y), or batches of such pairs.")
+    return x, y, loss
+
+
+def _gradient(graph, criterion, data, loss, reduction) -> np.ndarray:
+    from tfstruct.analyze import data_criteria
+
+    x, y, loss = _labelled(graph, criterion, data, loss)
+    total, count = np.zeros(graph.units.count), 0
+    for members in data_criteria.gradient_members(graph, x, y, loss):
+        vectors = [_by_unit(graph, labels, values, "sum") for labels, values in members]
+        if reduction in ("max", "product"):
+            vectors = [np.abs(v) for v in vectors]
+        effect = _reduce(vectors, reduction, graph.units.count)
+        total += np.abs(effect) if criterion == "gradient_abs" else effect**2
+        count += 1
+    return total / count
+
+
+def _by_unit(graph: Graph, labels, values, how: str) -> np.ndarray:
+    """A member's score of each unit; NaN where it holds none of its channels."""
+    parts = graph.units.parts[labels]
+    unit, value = parts.ravel(), np.repeat(values, parts.shape[1])
+    value, unit = value[unit > 0], unit[unit > 0]
+    held = np.bincount(unit, minlength=graph.units.count)
+    total = np.bincount(unit, value**2 if how == "root" else value, graph.units.count)
+    total = np.sqrt(total) if how == "root" else total / (np.maximum(held, 1) if how == "mean" else 1)
+    return np.where(held > 0, total, np.nan)
+
+
+def _lamp(energy: np.ndarray) -> np.ndarray:
+    held = ~np.isnan(energy)
+    energy[held] = by_weights.lamp(energy[held])
+    return energy
+
+
+def _reduce(members: list[np.ndarray], reduction: str, count: int) -> np.ndarray:
+    total = np.full(count, {"max": -np.inf, "product": 1.0}.get(reduction, 0.0))
+    held = np.zeros(count, int)
+    for member in members:
+        here = ~np.isnan(member)
+        held += here
+        value = np.where(here, member, {"max": -np.inf, "product": 1.0}.get(reduction, 0.0))
+        total = {"max": np.maximum, "product": np.multiply}.get(reduction, np.add)(total, value)
+    if reduction == "mean":
+        total = total / np.maximum(held, 1)
+    return np.where(held > 0, total, np.nan)
+
+
+def _missing(graph, criterion, scores, missing) -> None:
+    unseen = np.isnan(scores)
+    if unseen.any() and missing == "raise":
+        names = [g.name for g in groups(graph) if unseen[g.free].any()]
+        if names:
+            raise ModelError(
+                f"The criterion {criterion} cannot see the channels of {', '.join(names[:8])}"
+                f"{f' and {len(names) - 8} more' if len(names) > 8 else ''}. Use missing='keep' to leave them as they "
+                "are, or another criterion."
+            )
+    scores[unseen] = np.inf
+
+
+def _normalize(graph, scores, normalization) -> np.ndarray:
+    if normalization == "none":
+        return scores
+    for number in np.unique(graph.units.bundle[1:]).tolist():
+        own = np.flatnonzero((graph.units.bundle == number) & np.isfinite(scores))
+        values = scores[own]
+        if not len(own):
+            continue
+        if normalization == "standard":
+            spread = values.std()
+            scores[own] = (values - values.mean()) / (spread if spread > 0 else 1)
+        else:
+            by = getattr(values, normalization)()
+            scores[own] = values / (by if by != 0 else 1)
+    return scores

@@ -1,0 +1,299 @@
+"""How much a model loses when a group gives up a share of its channels, one group at a time."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.batches import arrays, inputs_of, loss_function, slices
+from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.masking import masked
+from tfstruct.analyze.names import by_name
+from tfstruct.analyze.scores import unit_scores
+from tfstruct.errors import DataError, ModelError
+from tfstruct.graph import Graph, Group, fingerprint, trace
+from tfstruct.graph.blocks import atoms
+
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """What masking a share of one group's channels does to a model.
+
+    Attributes:
+        model: its name.
+        metric: what was measured: `"accuracy"`, `"loss"` or the name of the user's function.
+        baseline: of the unmasked model.
+        ratios: the shares that were asked for.
+        groups: by name of the group, one value for each ratio.
+        removed: by name, how many units were masked at each ratio.
+    """
+
+    model: str
+    metric: str
+    baseline: float
+    ratios: tuple[float, ...]
+    groups: dict[str, tuple[float, ...]]
+    removed: dict[str, tuple[int, ...]]
+
+    def to_dict(self) -> dict:
+        """Plain data; a value that is not finite is None, as JSON has none."""
+        data = dataclasses.asdict(self)
+        data["groups"] = {k: [v if math.isfinite(v) else None for v in values] for k, values in self.groups.items()}
+        return json.loads(json.dumps(data))
+
+    def ranked(self) -> list[str]:
+        """Names of the groups, those first whose masking changes the metric least, in the mean over the ratios."""
+        return sorted(self.groups, key=lambda name: np.mean(np.abs(np.array(self.groups[name]) - self.baseline)))
+
+    def table(self):
+        """A `rich.table.Table`, one row a group."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.metric}, {self.baseline:.4g} unmasked", header_style="bold")
+        table.add_column("group", overflow="fold")
+        for ratio in self.ratios:
+            table.add_column(f"-{ratio:.0%}", justify="right")
+        for name, values in self.groups.items():
+            table.add_row(name, *(f"{v:.4g}" for v in values))
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        buffer = io.StringIO()
+        Console(file=buffer, width=40 + 10 * len(self.ratios), color_system=None).print(self.table())
+        return buffer.getvalue().rstrip("\n")
+
+    def plot(self, path) -> None:
+        """Writes a picture: a row a group, a column a ratio, coloured by the metric. Needs matplotlib."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        values = np.array(list(self.groups.values()), float).reshape(len(self.groups), len(self.ratios))
+        figure = Figure(figsize=(3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(values)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        # Yellow is the unmasked model, whichever way the metric runs.
+        far = np.abs(values - self.baseline)
+        most = float(np.nanmax(far, initial=0.0)) or 1.0
+        axis.imshow(far, aspect="auto", cmap="viridis_r", vmin=0, vmax=most)
+        for (i, j), value in np.ndenumerate(values):
+            colour = "white" if far[i, j] > 0.45 * most else "black"
+            axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+        axis.set_xticks(range(len(self.ratios)), [f"{r:.0%}" for r in self.ratios], fontsize=8)
+        axis.set_yticks(range(len(values)), list(self.groups), fontsize=7)
+        axis.set_xlabel("share of the group's channels masked", fontsize=9)
+        axis.set_title(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", fontsize=10)
+        figure.savefig(path, dpi=120)
+
+
+def sensitivity(
+    model,
+    data,
+    labels=None,
+    *,
+    loss=None,
+    metric: str | Callable | None = None,
+    ratios: Sequence[float] = RATIOS,
+    criterion: str | Callable = "l2",
+    groups: Sequence[str] | None = None,
+    path: str | os.PathLike | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Sensitivity:
+    """Masks, group by group and ratio by ratio, the least important units, and measures what is left of the model.
+
+    Of a group of n units, `round(ratio * n)` are masked, at least one and never all; where blocks have to stay equal,
+    the nearest number that keeps them so. Masked channels are zero in all weights that make, carry or read them; the
+    weights are put back afterwards, also after an error. Statistics over channels (LayerNormalization) still count
+    the masked ones.
+
+    Args:
+        model: Sequential or functional.
+        data, labels: samples with labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches.
+        loss: for `metric="loss"` and criteria that need one; by default the one the model is compiled with.
+        metric: `"accuracy"` (share of samples whose largest output, or output beyond 0.5, is right), `"loss"`, or a
+            function (labels, outputs) -> float over all samples; by default accuracy where labels are classes, that is
+            integers or one-hot rows, and loss otherwise.
+        ratios: shares in (0, 1).
+        criterion: which units go first, see `importance`.
+        groups: names of the groups to look at; by default all that are prunable.
+        path: a JSON file that holds the results so far, written whole after every group. If it is there, only what is
+            missing is computed.
+        progress: show a progress bar on the terminal.
+
+    Raises:
+        DataError: data without labels, or that do not fit; a `path` written for another model or other options.
+        ModelError: an unknown group, or none that is prunable.
+    """
+    graph = trace(model)
+    ratios = tuple(float(r) for r in ratios)
+    if not ratios or not all(0 < r < 1 for r in ratios):
+        raise ValueError(f"`ratios` must be numbers in (0, 1). Received: {ratios}.")
+    x, y = arrays(data, labels)
+    if y is None:
+        raise DataError("sensitivity needs labels. Give data=(x, y), labels=..., or batches of pairs.")
+    chosen = _chosen(graph, groups)
+    name, measure = _measure(graph, x, y, loss, metric, batch_size)
+    names = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+    header = {"model": fingerprint(model), "weights": _digest(model), "metric": name, "criterion": names}
+    header |= {"samples": len(keras.tree.flatten(x)[0])}
+    state = _read(path, header)
+    if "baseline" not in state:
+        state |= {"baseline": measure(), "groups": {}}
+    missing = [(g, r) for g in chosen for r in ratios if str(r) not in state["groups"].get(g, {})]
+    if missing:
+        scores = unit_scores(graph, criterion, data=(x, y), loss=loss, missing="keep")
+    with _bar(progress and bool(missing), len(missing)) as advance:
+        for group in dict.fromkeys(g for g, _ in missing):
+            for ratio in [r for g, r in missing if g == group]:
+                gone = _least_important(chosen[group], scores, ratio)
+                keep = np.ones(graph.units.count, bool)
+                keep[gone] = False
+                with masked(graph, keep):
+                    value = measure()
+                state["groups"].setdefault(group, {})[str(ratio)] = [value, len(gone)]
+                advance(group)
+            _write(path, {**header, **state})
+    results = {g: [state["groups"][g][str(r)] for r in ratios] for g in chosen}
+    return Sensitivity(
+        model=model.name,
+        metric=name,
+        baseline=state["baseline"],
+        ratios=ratios,
+        groups={g: tuple(v for v, _ in values) for g, values in results.items()},
+        removed={g: tuple(n for _, n in values) for g, values in results.items()},
+    )
+
+
+def _chosen(graph: Graph, names) -> dict[str, Group]:
+    named = by_name(graph)
+    prunable = {name: group for name, group in named.items() if group.prunable}
+    if names is None:
+        if not prunable:
+            raise ModelError(f"`{graph.model.name}` has no prunable group. explain(model) says why.")
+        return prunable
+    unknown = [name for name in names if name not in prunable]
+    if unknown:
+        why = f" ({named[unknown[0]].reason})" if unknown[0] in named else ""
+        raise ModelError(f"Expected prunable groups of {', '.join(prunable)}. Received: {unknown[0]}{why}.")
+    return {name: prunable[name] for name in names}
+
+
+def _least_important(group: Group, scores: np.ndarray, ratio: float) -> list[int]:
+    """Sets of units that can go together, until `ratio` of the group is reached; never all."""
+    wanted = min(max(round(ratio * group.width), 1), group.width - 1)
+    gone: list[int] = []
+    for atom in atoms(group.free, group.blocks, scores):
+        if len(gone) + len(atom) >= group.width or (gone and len(gone) + len(atom) / 2 > wanted):
+            break
+        gone += atom
+    return gone
+
+
+def _measure(graph: Graph, x, y, loss, metric, batch_size) -> tuple[str, Callable[[], float]]:
+    import tensorflow as tf
+
+    flat = inputs_of(graph.body.functional, x)
+    if metric is None:
+        metric = "accuracy" if _classes(y, graph) else "loss"
+    if not callable(metric) and metric not in ("accuracy", "loss"):
+        raise ValueError(f"`metric` must be 'accuracy', 'loss' or a function. Received: {metric!r}.")
+    if metric == "accuracy" and (not hasattr(y, "shape") or len(graph.outputs) != 1):
+        raise DataError("metric='accuracy' needs one output. Give a function (labels, outputs) -> float.")
+    if metric == "loss":
+        function = loss_function(graph.model, loss, "metric='loss'")
+
+    @tf.function(reduce_retracing=True)
+    def predict(batch):
+        return graph.model(structured(graph, batch), training=False)
+
+    def outputs():
+        parts = [predict([v[s] for v in flat]) for s in slices(len(flat[0]), batch_size)]
+        return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
+
+    def measure() -> float:
+        found = outputs()
+        if metric == "accuracy":
+            return _accuracy(y, found)
+        return float(function(y, found) if metric == "loss" else metric(y, found))
+
+    return (metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")), measure
+
+
+def _classes(y, graph: Graph) -> bool:
+    if not hasattr(y, "shape") or len(graph.outputs) != 1:
+        return False
+    width = graph.outputs[0].shape[-1]
+    one_hot = y.ndim > 1 and y.shape[-1] == width and width > 1
+    return bool(np.isin(y, (0, 1)).all()) if one_hot else np.issubdtype(y.dtype, np.integer) or y.dtype == bool
+
+
+def _accuracy(y: np.ndarray, out) -> float:
+    out = keras.tree.flatten(out)[0]
+    if out.shape[-1] == 1:
+        return float(np.mean((out.ravel() > 0.5) == (y.ravel() > 0.5)))
+    if y.shape == out.shape:
+        y = y.argmax(-1)
+    return float(np.mean(out.argmax(-1).ravel() == y.ravel()))
+
+
+def _digest(model) -> str:
+    """Tells trained weights from other weights of the same shapes."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(path, header: dict) -> dict:
+    if path is None or not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no file of sensitivity: {error}. Give another path, or delete it.") from error
+    held = {key: state.get(key) for key in header} if isinstance(state, dict) else {}
+    different = [key for key in header if held.get(key) != header[key]]
+    if different:
+        raise DataError(f"{path} was written for another {' and '.join(different)}. Give another path, or delete it.")
+    return {key: state[key] for key in ("baseline", "groups") if key in state}
+
+
+def _write(path, state: dict) -> None:
+    """Whole or not at all: beside the target, then renamed."""
+    if path is None:
+        return
+    beside = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(state, file, indent=1)
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool, total: int):
+    """A progress bar, moved on by what it yields: a function of the group's name."""
+    if not wanted:
+        yield lambda group: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sensitivity", total=total)
+        yield lambda group: bar.update(task, advance=1, description=group)
