@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_microcontroller(tmp_path, capsys):
     assert "AddConv2D, AddMean, AddFullyConnected, AddSoftmax" in said
     assert ("bytes of arena" in said) == (micro.version() is not None)
     assert ("100% of the operators" in said) == (ethos_u.version() is not None)
+
+
+def test_prune_channels(capsys):
+    _load("prune_channels").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "stem" in said and "prunable" in said
+    whole, smaller = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", said))
+    assert smaller <= 0.6 * whole
+    assert re.search(r"int8 file: [\d,]+ bytes", said)
 
 
 def test_legacy_model(capsys, tmp_path):

@@ -17,7 +17,8 @@ ALLOWED = {
     "analyze": {"errors", "graph"},
     "convert": {"errors", "samples", "quantize"},
     "legacy": {"errors"},
-    "demo": set(),
+    "surgery": {"errors", "graph", "analyze"},
+    "demo": {"surgery"},
     "terminal": set(),
     "cli": {"errors", "samples", "convert", "legacy", "demo", "terminal"},
 }

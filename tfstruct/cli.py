@@ -278,7 +278,7 @@ def _tell(options, reports, written) -> None:
 
 
 def _demo(options) -> int:
-    """Trains on the shipped digits, converts in every precision, verifies on unseen images, prints one table."""
+    """Trains on the shipped digits, prunes channels, converts in every precision, verifies on unseen images."""
     from tfstruct import demo
     from tfstruct.convert import Converter
 
@@ -289,7 +289,9 @@ def _demo(options) -> int:
     (x, y), test = demo.digits()
     with progress_bar(not (options.quiet or options.json)) as progress:
         progress("train", 0, None)
-        model = demo.train(x, y)
+        whole = demo.train(x, y)
+        progress("prune", 0, None)
+        model, plan = demo.prune(whole, x, y)
         recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
         with Converter(model, options.timeout, progress) as converter:
             reports = [converter.convert(recipe).report for recipe in recipes]
@@ -299,7 +301,12 @@ def _demo(options) -> int:
         screen = console(sys.stdout)
         screen.print(
             f"UCI digits: {len(x):,} images to train and calibrate, {len(test[0]):,} unseen ones to verify; "
-            f"{model.count_params():,} parameters",
+            f"{whole.count_params():,} parameters, {plan.before['macs']:,} multiply-accumulates",
+            highlight=False,
+        )
+        screen.print(
+            f"without {sum(plan.removed.values())} of {sum(plan.widths.values())} channels: {model.count_params():,} "
+            f"parameters, {plan.after['macs']:,} multiply-accumulates; this is what the files below hold",
             highlight=False,
         )
         screen.print(comparison(reports))

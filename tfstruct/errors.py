@@ -39,3 +39,19 @@ class VerificationError(TfstructError, RuntimeError):
     def __init__(self, message: str, model=None):
         super().__init__(message)
         self.model = model
+
+
+class PlanError(TfstructError, ValueError):
+    """A plan that does not fit the model: made for another one, an unknown layer, or channels that contradict."""
+
+
+class BudgetError(TfstructError, ValueError):
+    """A budget that cannot be read, or that no plan within the given limits meets.
+
+    Attributes:
+        least: the least that is reachable, by figure; empty where the budget could not be read.
+    """
+
+    def __init__(self, message: str, least: dict[str, float] | None = None):
+        super().__init__(message)
+        self.least = dict(least or {})

@@ -1,6 +1,8 @@
 """Benchmarks. Each prints ratios of medians over interleaved rounds of one run, as single times mean little.
 
 python tools/bench.py convert [--rounds 5]
+python tools/bench.py surgery [--rounds 5]
+python tools/bench.py criteria      # needs ../shared/data; half an hour
 """
 
 import argparse
@@ -66,12 +68,145 @@ def _digits():
     return demo.train(x, y, epochs=1)
 
 
+def surgery(rounds: int) -> None:
+    """Trace, plan and apply against clone_model and a copy of the weights; and time a layer from 50 to 5,000 layers."""
+    import keras
+    from rich.console import Console
+    from rich.table import Table
+
+    from tfstruct.surgery import apply, plan_channels
+
+    def ours(model):
+        apply(model, plan_channels(model, {"macs": 0.5}))
+
+    def theirs(model):
+        keras.models.clone_model(model).set_weights(model.get_weights())
+
+    def seconds(work, model) -> float:
+        start = time.perf_counter()
+        work(model)
+        return time.perf_counter() - start
+
+    table = Table(title=f"half of the MACs removed, {rounds} interleaved rounds")
+    for column in ("model", "clone_model and weights", "trace, plan, apply", "ratio of medians"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name in ("NASNetLarge", "EfficientNetB7"):
+        model = getattr(keras.applications, name)(weights=None)
+        times = [(seconds(theirs, model), seconds(ours, model)) for _ in range(rounds)]
+        a, b = (statistics.median(column) for column in zip(*times, strict=True))
+        table.add_row(name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}")
+        del model
+        keras.backend.clear_session()
+    Console().print(table)
+
+    table = Table(title="a chain of convolutions with residuals")
+    for column in ("layers", "clone_model and weights", "trace, plan, apply", "ms a layer"):
+        table.add_column(column, justify="right")
+    for count in (50, 500, 5000):
+        model = _chain(keras, count)
+        a, b = seconds(theirs, model), seconds(ours, model)
+        table.add_row(f"{count:,}", f"{a:.2f} s", f"{b:.2f} s", f"{1000 * b / count:.2f}")
+    Console().print(table)
+
+
+def _chain(keras, count: int):
+    """`count` layers: convolution, batch norm, activation, and every fourth an addition."""
+    x = inputs = keras.Input((8, 8, 8))
+    made = 0
+    while made < count:
+        skip = x
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1)(x)))
+        x = keras.layers.Add()([x, skip])
+        made += 4
+    return keras.Model(inputs, x)
+
+
+CRITERIA = (
+    "l1", "l2", "geometric_median", "bn_scale", "lamp", "gradient", "hessian", "activation", "apoz", "entropy",
+    "sparsity", "random",
+)  # fmt: skip
+
+
+def criteria(rounds: int) -> None:
+    """ResNet8 at half of its MACs by every criterion: as it is, with batch norm recalibrated, after one epoch.
+
+    Planned, calibrated and trained on the first 40,000 training images; compared on the other 10,000. The best one
+    after an epoch is evaluated on the test set, once.
+    """
+    import pathlib
+
+    import keras
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from tfstruct import legacy
+    from tfstruct.surgery import apply, plan_channels, recalibrate_batch_norm
+
+    data = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
+    model = legacy.load(data / "models" / "resnet8_cifar10_jpeg.h5")
+    x, y = _cifar(data / "cifar10" / "train.tfrecord")
+    train, held = (x[:40_000], y[:40_000]), (x[40_000:], y[40_000:])
+
+    def accuracy(net, images, labels) -> float:
+        return float(np.mean(net.predict(images, batch_size=500, verbose=0).argmax(1) == labels))
+
+    def tuned(net):
+        keras.utils.set_random_seed(0)
+        pipeline = keras.Sequential(
+            [keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(0.0625, 0.0625)]
+        )
+        import tensorflow as tf
+
+        batches = tf.data.Dataset.from_tensor_slices(train).shuffle(40_000, seed=0).batch(64, drop_remainder=True)
+        batches = batches.map(lambda a, b: (pipeline(a, training=True), b), num_parallel_calls=2).prefetch(4)
+        schedule = keras.optimizers.schedules.CosineDecay(1e-3, 625)
+        net.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        net.fit(batches, epochs=1, verbose=0)
+        return net
+
+    table = Table(title=f"ResNet8, macs 0.5, 10,000 held-out training images; whole: {accuracy(model, *held):.2%}")
+    for column in ("criterion", "scope", "as it is", "recalibrated", "one epoch", "params"):
+        table.add_column(column, justify="left" if column in ("criterion", "scope") else "right")
+    best = (0.0, "", None)
+    for scope in ("global", "local"):
+        for criterion in CRITERIA:
+            plan = plan_channels(
+                model, {"macs": 0.5}, criterion, scope, data=(train[0][:1000], train[1][:1000]),
+                loss="sparse_categorical_crossentropy",
+            )  # fmt: skip
+            net = apply(model, plan)
+            plain = accuracy(net, *held)
+            recalibrate_batch_norm(net, train[0][:5000], batch_size=500)
+            again = accuracy(net, *held)
+            after = accuracy(tuned(net), *held)
+            table.add_row(criterion, scope, *(f"{v:.2%}" for v in (plain, again, after)), f"{net.count_params():,}")
+            best = max(best, (after, f"{criterion}, {scope}", net), key=lambda b: b[0])
+    Console().print(table)
+    x, y = _cifar(data / "cifar10" / "test.tfrecord")
+    Console().print(f"best on the held-out images: {best[1]}; test accuracy {accuracy(best[2], x, y):.2%}")
+
+
+def _cifar(path):
+    import tensorflow as tf
+
+    def parse(record):
+        shape = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+        found = tf.io.parse_single_example(record, shape)
+        image = tf.io.decode_jpeg(found["image"], 3, dct_method="INTEGER_ACCURATE")
+        return tf.cast(image, tf.float32), found["label"]
+
+    batches = tf.data.TFRecordDataset(str(path)).map(parse, num_parallel_calls=2).batch(100_000)
+    x, y = next(iter(batches))
+    return x.numpy(), y.numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["convert"])
+    parser.add_argument("what", choices=["convert", "surgery", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    {"convert": convert}[options.what](options.rounds)
+    {"convert": convert, "surgery": surgery, "criteria": criteria}[options.what](options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -111,8 +112,16 @@ class _Rebuild:
             for layer in layers:
                 made.add(layer)
             return made
-        kind = type(model) if functional_like_constructor(type(model)) else Functional
-        kind = keras.Model if kind is Functional else kind
+        kind = type(model)
+        if kind is Functional:
+            kind = keras.Model
+        elif not functional_like_constructor(kind):
+            warnings.warn(
+                f"`{model.name}` is a {kind.__name__}, whose constructor takes more than inputs and outputs: the new "
+                "model is a plain keras.Model, without its own methods such as train_step.",
+                stacklevel=2,
+            )
+            kind = keras.Model
         made = kind(inputs, outputs, name=model.name)
         made.trainable = model.trainable
         return made

@@ -1,0 +1,108 @@
+"""Batch-norm statistics measured anew, as surgery shifts them."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+from tfstruct.errors import DataError, ModelError
+
+
+def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
+    """Sets the moving mean and variance of every batch normalization to those of the data, in place.
+
+    The data runs through once; batch normalizations use the statistics of the batch, as in training, everything else
+    runs as in inference. With the mean m_b, variance v_b and share p_b of each batch b:
+    `mean = sum p_b m_b`, `variance = sum p_b (v_b + m_b^2) - mean^2`.
+
+    Args:
+        model: any built Keras model; layers that are not trainable take part too.
+        data: an array (or dict or list of arrays), a `tf.data.Dataset`, or any iterable of batches; labels are ignored.
+        batch_size: for arrays.
+        steps: at most so many batches.
+
+    Returns:
+        The number of batch normalizations.
+
+    Raises:
+        ModelError: the model has no batch normalization.
+        DataError: there is no batch.
+    """
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
+    totals = [_Total() for _ in norms]
+    batches = 0
+    with _in_training(norms, totals):
+        for batch in itertools.islice(_batches(data, batch_size), steps):
+            model(batch, training=False)
+            batches += 1
+    if not batches:
+        raise DataError("`data` holds no batch. Give at least one.")
+    for norm, total in zip(norms, totals, strict=True):
+        if total.count:
+            mean = total.first / total.count
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(np.maximum(total.second / total.count - mean**2, 0.0))
+    return len(norms)
+
+
+@dataclasses.dataclass
+class _Total:
+    """Sums over all calls of a layer, a shared one's too."""
+
+    count: int = 0
+    first: np.ndarray | float = 0.0
+    second: np.ndarray | float = 0.0
+
+
+@contextlib.contextmanager
+def _in_training(norms, totals):
+    """While it is open, these layers normalize by their batch; its statistics are summed and nothing is kept."""
+    before = [
+        (norm, norm.momentum, norm.trainable, norm.moving_mean.numpy(), norm.moving_variance.numpy()) for norm in norms
+    ]
+    try:
+        for norm, total in zip(norms, totals, strict=True):
+            norm.momentum, norm.trainable = 0.0, True
+            object.__setattr__(norm, "call", _summing(norm, total))
+        yield
+    finally:
+        for norm, momentum, trainable, mean, variance in before:
+            norm.__dict__.pop("call", None)
+            norm.momentum, norm.trainable = momentum, trainable
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(variance)
+
+
+def _summing(norm, total: _Total):
+    call = norm.call
+
+    def summing(inputs, training=None, mask=None):
+        result = call(inputs, training=True, mask=mask)
+        mean = norm.moving_mean.numpy().astype("float64")
+        count = inputs.shape[0]
+        total.count += count
+        total.first = total.first + count * mean
+        total.second = total.second + count * (norm.moving_variance.numpy().astype("float64") + mean**2)
+        return result
+
+    return summing
+
+
+def _batches(data, batch_size: int) -> Iterable:
+    if isinstance(data, (np.ndarray, dict, list)) or hasattr(data, "__array__"):
+        arrays = keras.tree.map_structure(np.asarray, data)
+        lengths = {len(a) for a in keras.tree.flatten(arrays)}
+        if len(lengths) != 1:
+            raise DataError(f"The arrays of `data` must have one length. Received: {sorted(lengths)}.")
+        for start in range(0, lengths.pop(), batch_size):
+            yield keras.tree.map_structure(lambda a, start=start: a[start : start + batch_size], arrays)
+        return
+    if not isinstance(data, Iterable):
+        raise DataError(f"`data` must be arrays or an iterable of batches. Received: {type(data).__name__}.")
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch

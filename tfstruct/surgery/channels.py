@@ -1,0 +1,181 @@
+"""Planning which channels go, and the smaller model."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.costs import Costs
+from tfstruct.analyze.scores import unit_scores
+from tfstruct.errors import BudgetError, ModelError, PlanError
+from tfstruct.graph import fingerprint, groups, rebuild, trace
+from tfstruct.surgery import budget as budgets
+from tfstruct.surgery.compiled import carry_compiled
+from tfstruct.surgery.plan import Plan, keep_of, units_of
+
+
+def plan_channels(
+    model: keras.Model,
+    budget: float | Mapping[str, float],
+    criterion: str | Callable = "l2",
+    scope: str = "global",
+    *,
+    round_to: int | Mapping[str, int] | None = None,
+    min_channels: int | Mapping[str, int] = 1,
+    max_ratio: float | Mapping[str, float] = 1.0,
+    exclude: Sequence[str] = (),
+    data=None,
+    loss=None,
+    reduction: str = "mean",
+    normalization: str = "mean",
+    latency: Callable[[keras.Model], float] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Decides which channels of a model go so that it meets a budget; builds nothing.
+
+    The channels of every coupled group are ranked by importance. Steps, each one allowed width less in one group, are
+    put in one order (`scope="global"`: by importance across groups; `"local"`: all groups lose the same share), and the
+    shortest prefix that meets the whole budget is found by bisection on the virtual graph. So the budget is met, and
+    one step fewer would not meet it.
+
+    Args:
+        model: a Sequential or functional model.
+        budget: a share in (0, 1): that share of the channels of every prunable group goes. Or a dict over `macs`,
+            `params`, `tflite_bytes` (of the int8 file, an upper bound), `peak_memory` (bytes of int8 activations) and
+            `latency_us`: up to 1 the fraction of the original that may stay, above 1 an absolute figure; all are met.
+        criterion, data, loss, reduction, normalization, seed: of `tfstruct.analyze.importance`.
+        scope: `"global"` or `"local"`.
+        round_to: kept widths are multiples of it, for example 8; a dict by type of layer, `{"Conv2D": 8, "Dense": 4}`.
+        min_channels: at least so many channels stay in a layer; a dict by layer.
+        max_ratio: at most this share of a group goes; a dict by layer.
+        exclude: names of layers whose channels stay; `*` and `?` match.
+        latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
+
+    Raises:
+        ModelError: the model has no graph, such as a subclassed one.
+        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable.
+        PlanError: an option that is out of range or names no layer.
+    """
+    _check_options(scope, round_to, min_channels, max_ratio)
+    shared = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if shared and not 0 < budget < 1:
+        raise BudgetError(f"A share as `budget` must be in (0, 1). Received: {budget}.")
+    names = () if shared else tuple(budgets.named(budget))
+    if "latency_us" in names and latency is None:
+        raise BudgetError(
+            "A budget of `latency_us` needs `latency=`: a function from a model to its microseconds on the device, for "
+            "example tfstruct.convert.measured_latency. Widths decide latency, not a formula."
+        )
+    graph = trace(model)
+    found = groups(graph)
+    scores = unit_scores(
+        graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
+        seed=seed,
+    )  # fmt: skip
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    steps = budgets.steps_of(graph, found, scores, round_to, min_channels, max_ratio, exclude)
+    everything, whole = Costs(graph), np.ones(graph.units.count, bool)
+    before = _known_costs(everything, whole)
+    if shared:
+        chosen = budgets.local_share(found, steps, float(budget))
+    else:
+        costs = Costs(graph, [name for name in names if name in budgets.COSTS])
+        before.update(costs(whole))
+        if "latency_us" in names:
+            before["latency_us"] = float(latency(model))
+        chosen = _chosen(graph, budgets.ordered(steps, scope), budget, before, costs, latency)
+    keep = _without(graph, chosen)
+    after = _known_costs(everything, keep)
+    if "latency_us" in before:
+        after["latency_us"] = float(latency(rebuild(graph, keep)[0]))
+    settings = {
+        "budget": float(budget) if shared else dict(budget),
+        "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
+        "scope": scope, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
+        "exclude": list(exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
+    }  # fmt: skip
+    widths = {path: len(labels) for path, labels in graph.makes.items()}
+    return Plan(fingerprint(model), keep_of(graph, keep), widths, before, after, settings)
+
+
+def _known_costs(costs: Costs, keep: np.ndarray) -> dict[str, float]:
+    """The costs, for information: without those that depend on sizes the model leaves open."""
+    try:
+        return costs(keep)
+    except ModelError:
+        return Costs(costs.graph, ("params",))(keep)
+
+
+def _chosen(graph, order, budget, before, costs, latency):
+    wanted = budgets.targets(budget, before)
+
+    def figures(count: int) -> dict[str, float]:
+        keep = _without(graph, order[:count])
+        figure = dict(costs(keep))
+        if "latency_us" in wanted and all(figure[name] <= wanted[name] for name in wanted if name != "latency_us"):
+            figure["latency_us"] = float(latency(rebuild(graph, keep)[0]))
+        return figure
+
+    def fits(count: int) -> bool:
+        figure = figures(count)
+        return all(figure.get(name, float("inf")) <= limit for name, limit in wanted.items())
+
+    count = budgets.first_that_fits(order, fits)
+    if count is None:
+        least = figures(len(order))
+        missed = [
+            f"{name} {limit:,.0f} (least reachable: {least[name]:,.0f} of {before[name]:,.0f})"
+            for name, limit in wanted.items()
+            if name in least and least[name] > limit
+        ]
+        raise BudgetError(
+            f"No plan within these limits meets {' and '.join(missed)}. Raise the budget, or relax min_channels, "
+            "max_ratio, round_to or exclude.",
+            {name: least[name] for name in wanted if name in least},
+        )
+    return order[:count]
+
+
+def _without(graph, steps) -> np.ndarray:
+    keep = np.ones(graph.units.count, bool)
+    for step in steps:
+        keep[list(step.units)] = False
+    return keep
+
+
+def _check_options(scope, round_to, min_channels, max_ratio) -> None:
+    if scope not in ("global", "local"):
+        raise PlanError(f'`scope` must be "global" or "local". Received: {scope!r}.')
+    for name, value in (("round_to", round_to), ("min_channels", min_channels)):
+        values = value.values() if isinstance(value, Mapping) else [1 if value is None else value]
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise PlanError(f"`{name}` must be a whole number above 0, or a dict of them. Received: {value!r}.")
+    values = max_ratio.values() if isinstance(max_ratio, Mapping) else [max_ratio]
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in values):
+        raise PlanError(f"`max_ratio` must be in [0, 1], or a dict of such. Received: {max_ratio!r}.")
+
+
+def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Model:
+    """A new model without the channels that the plan gives up; the original is not touched.
+
+    Weights are copied, names of inputs, outputs and layers are kept. The new model computes what the original computes
+    with those channels at zero; layers that take statistics over channels (`explain` marks them) take them over those
+    that stay.
+
+    Args:
+        model: the model that the plan was made for, or one of the same structure, such as a later checkpoint.
+        plan: from `plan_channels`, or read from a file, or edited.
+        compiled: whether loss, metrics and the optimizer come along, the optimizer's slots cut like their weights.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+        ModelError: `compiled` with a model that is not, or with an optimizer whose slots cannot be cut.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanError(f"Expected a tfstruct.surgery.Plan. Received: {type(plan).__name__}.")
+    graph = trace(model)
+    keep = units_of(graph, plan)
+    smaller, pairs = rebuild(graph, keep)
+    if compiled:
+        carry_compiled(graph, keep, smaller, pairs)
+    return smaller

@@ -1,0 +1,221 @@
+"""A plan of which channels stay: plain data that can be saved, read, edited and applied again."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tfstruct.errors import PlanError
+from tfstruct.graph import Graph, fingerprint
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which output channels of each layer stay.
+
+    `keep` may be edited in place; coupled layers follow, and `apply` refuses a plan whose layers contradict each other.
+
+    Attributes:
+        model: fingerprint of the model that the plan is for.
+        keep: layer -> sorted indices of its output channels that stay. A layer inside a nested model is `block/conv`;
+            other things that a layer makes are `attention.heads`, `attention.key_dim`. A layer that is not listed
+            follows those it is coupled with, and stays whole otherwise.
+        widths: layer -> number of its output channels before.
+        before, after: `macs`, `params`, `tflite_bytes`, `peak_memory` as far as they are known, at planning time.
+        settings: the arguments the plan was made with.
+    """
+
+    model: str
+    keep: dict[str, list[int]]
+    widths: dict[str, int]
+    before: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: dict[str, float] = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
+    planned: str = ""  # digest of `keep` when the figures were computed
+
+    def __post_init__(self):
+        if not isinstance(self.keep, dict) or not all(isinstance(name, str) for name in self.keep):
+            raise PlanError(f"`keep` must map names of layers to indices. Received: {type(self.keep).__name__}.")
+        if not self.planned:
+            object.__setattr__(self, "planned", self._digest())
+
+    def _digest(self) -> str:
+        plain = {name: [int(i) for i in indices] for name, indices in sorted(self.keep.items())}
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+
+    @property
+    def edited(self) -> bool:
+        """Whether `keep` was changed since the figures were computed."""
+        return self._digest() != self.planned
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Layer -> number of its channels that go, for those that lose some."""
+        lost = {name: self.widths[name] - len(indices) for name, indices in self.keep.items() if name in self.widths}
+        return {name: n for name, n in lost.items() if n}
+
+    def to_dict(self) -> dict:
+        """Plain data, for JSON."""
+        keep = {name: [int(i) for i in indices] for name, indices in self.keep.items()}
+        return {"format": _FORMAT, **{**dataclasses.asdict(self), "keep": keep}}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Plan":
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(data, dict) or data.get("format") != _FORMAT or not {"model", "keep", "widths"} <= set(data):
+            raise PlanError(
+                "This is not a plan of channels: expected a JSON object with format 1, model, keep and widths."
+            )
+        return cls(**{key: value for key, value in data.items() if key in names})
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"This is not a plan of channels: {error}.") from None
+        return cls.from_dict(data)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON, whole or not at all."""
+        path = Path(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_text(self.to_json(), encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def __str__(self) -> str:
+        layers = self.removed
+        lines = [f"Plan: {sum(layers.values())} of {sum(self.widths.values())} channels go, from {len(layers)} layers"]
+        for name, before in self.before.items():
+            after = self.after.get(name)
+            if after is not None and before:
+                lines.append(
+                    f"  {name:<12} {_number(before):>12} -> {_number(after):>12}  ({after / before:.1%} stays)"
+                )
+        if self.edited:
+            lines.append("  edited since: the figures are those of the plan before")
+        width = max((len(name) for name in layers), default=0)
+        for name, gone in layers.items():
+            lines.append(f"  {name:<{width}}  {self.widths[name]:>5} -> {self.widths[name] - gone}")
+        return "\n".join(lines)
+
+    def table(self):
+        """A rich table of the layers that lose channels."""
+        from rich.table import Table
+
+        title = ", ".join(
+            f"{name} {_number(before)} → {_number(self.after[name])}"
+            for name, before in self.before.items()
+            if name in self.after
+        )
+        table = Table(title=title + (" (before it was edited)" if self.edited else ""))
+        for column in ("layer", "channels", "stay", "share"):
+            table.add_column(column, justify="left" if column == "layer" else "right")
+        for name, gone in self.removed.items():
+            width = self.widths[name]
+            table.add_row(name, str(width), str(width - gone), f"{1 - gone / width:.0%}")
+        return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
+    """`Plan.keep` for a boolean array of the units that stay."""
+    stays = graph.units.kept(units)
+    return {path: np.flatnonzero(stays[labels]).tolist() for path, labels in graph.makes.items()}
+
+
+def units_of(graph: Graph, plan: Plan) -> np.ndarray:
+    """The units that stay, by a plan that may have been edited.
+
+    Raises:
+        PlanError: the plan is for another model, names an unknown layer, lists indices that do not exist, removes what
+            has to stay, or contradicts itself.
+    """
+    if plan.model != fingerprint(graph.model):
+        raise PlanError(
+            f"The plan was made for a model with fingerprint {plan.model}; `{graph.model.name}` has "
+            f"{fingerprint(graph.model)}: layers or shapes differ. Plan again with this model."
+        )
+    parts, makes = graph.units.parts, graph.makes
+    stays_for: dict[int, str] = {}
+    goes_for: dict[int, str] = {}
+    for path, indices in plan.keep.items():
+        if path not in makes:
+            close = [name for name in makes if name.rsplit("/", 1)[-1] == path] or list(makes)
+            raise PlanError(
+                f"The plan keeps channels of `{path}`, but no layer of that name makes channels. Those that do: "
+                f"{', '.join(close[:8])}{', ...' if len(close) > 8 else ''}."
+            )
+        labels = makes[path]
+        chosen = _checked(path, indices, len(labels))
+        kept = np.zeros(len(labels), bool)
+        kept[chosen] = True
+        staying = set(parts[labels[kept]].ravel().tolist())
+        for unit in staying - {0}:
+            stays_for.setdefault(unit, path)
+        for unit in set(parts[labels].ravel().tolist()) - staying - {0}:
+            goes_for.setdefault(unit, path)
+    for unit in sorted(set(stays_for) & set(goes_for)):
+        raise PlanError(
+            f"The plan contradicts itself: `{goes_for[unit]}` gives up a channel that `{stays_for[unit]}`, which is "
+            "coupled with it, keeps. Remove it in both, or delete one of the two entries: coupled layers follow."
+        )
+    keep = np.ones(graph.units.count, bool)
+    for unit, path in goes_for.items():
+        if unit in graph.units.frozen:
+            raise PlanError(f"The plan removes a channel of `{path}` that has to stay: {graph.units.frozen[unit]}.")
+        keep[unit] = False
+    _check_result(graph, plan, keep)
+    return keep
+
+
+def _checked(path: str, indices, width: int) -> np.ndarray:
+    chosen = np.asarray(indices)
+    if chosen.size == 0:
+        raise PlanError(f"The plan keeps no channel of `{path}`. At least one has to stay.")
+    whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
+    if not whole or len(set(chosen.tolist())) != chosen.size or chosen.min() < 0 or chosen.max() >= width:
+        raise PlanError(
+            f"`keep[{path!r}]` must list different integers in 0..{width - 1}. Received: {str(indices)[:80]}."
+        )
+    return chosen
+
+
+def _check_result(graph: Graph, plan: Plan, keep: np.ndarray) -> None:
+    stays = graph.units.kept(keep)
+    for path, indices in plan.keep.items():
+        if np.flatnonzero(stays[graph.makes[path]]).tolist() != sorted(indices):
+            raise PlanError(
+                f"The channels of `{path}` are rows times columns (heads and widths inside heads): whole rows or whole "
+                "columns go. The list keeps neither."
+            )
+    for call in graph.calls:
+        for channels in call.outputs:
+            for labels in channels.axes:
+                if labels is not None and len(labels) and not stays[labels].any():
+                    raise PlanError(f"The plan leaves `{call.path}` without a channel. At least one has to stay.")
+    for block in graph.units.blocks:
+        counts = keep[block].sum(axis=1)
+        if counts.min() != counts.max():
+            raise PlanError(
+                f"Grouped layers need equally many channels in each of {len(block)} groups. The plan leaves "
+                f"{counts.tolist()}."
+            )
