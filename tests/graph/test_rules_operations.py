@@ -150,6 +150,17 @@ def test_einsum_with_heads():
     assert_shrinks(inputs, layers.Dense(3)(x), "q", "k", "v")
 
 
+def test_a_transformer_block_of_operations():
+    """One projection split into queries, keys and values: heads go in all three, the widths of values alone."""
+    inputs, x = stem()
+    parts = ops.split(layers.Dense(24, name="qkv")(ops.reshape(x, (-1, 24, 12))), 3, axis=-1)
+    q, k, v = (ops.transpose(ops.reshape(part, (-1, 24, 2, 4)), (0, 2, 1, 3)) for part in parts)
+    scores = ops.softmax(ops.matmul(q * 0.5, ops.transpose(k, (0, 1, 3, 2))))
+    x = ops.reshape(ops.transpose(ops.matmul(scores, v), (0, 2, 1, 3)), (-1, 24, 8))
+    model, _, _ = assert_shrinks(inputs, head(x), "stem", "qkv")
+    assert sorted(len(g.free) for g in groups_of(model, "qkv")) == [2, 4, 4]
+
+
 @pytest.mark.parametrize("equation", ["bhwc,cd->bhwd", "...c,cd->...d", "bhwc,cd->bhw"])
 def test_einsum_with_a_constant(equation):
     inputs, x = stem()

@@ -191,6 +191,14 @@ def test_time_distributed_lstm_and_model():
     assert_held(inputs, head(layers.TimeDistributed(inner)(x)), "before", "a model")
 
 
+def test_wrappers_inside_wrappers():
+    inputs = keras.Input((3, 4, 5))
+    x = layers.TimeDistributed(layers.TimeDistributed(layers.Dense(7)), name="each")(inputs)
+    assert_shrinks(inputs, head(x), "each")
+    x = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(6)), name="both")(inputs)
+    assert_shrinks(inputs, head(x), "both.forward", "both.backward")
+
+
 def test_one_layer_for_two_inputs():
     a, b = keras.Input((5, 4)), keras.Input((7, 4))
     shared = layers.LSTM(6, name="lstm")
