@@ -16,6 +16,7 @@ ALLOWED = {
     "graph": {"errors"},
     "convert": {"errors", "samples", "quantize"},
     "legacy": {"errors"},
+    "surgery": {"errors", "graph", "analyze", "quantize"},
     "demo": set(),
     "terminal": set(),
     "cli": {"errors", "samples", "convert", "legacy", "demo", "terminal"},
