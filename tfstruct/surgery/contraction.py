@@ -73,7 +73,7 @@ class Contraction:
     def kernel(self, read: Weights) -> np.ndarray:
         """Shape (taps, in, out); `in` is that of one group."""
         op = self.call.op
-        value = read(op.pointwise_kernel if isinstance(op, SEPARABLE) else op._kernel)
+        value = read(op.pointwise_kernel if isinstance(op, SEPARABLE) else op.kernel)
         value = value.reshape(-1, *value.shape[-2:])
         return np.swapaxes(value, 1, 2) if isinstance(op, TRANSPOSED) else value
 

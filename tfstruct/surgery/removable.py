@@ -212,7 +212,7 @@ def _stays_too(graph: Graph, goes: np.ndarray, score: np.ndarray) -> bool:
         gone = goes[rows]
         fewest = int(gone.sum(1).min())
         for row in rows:
-            surplus = [u for u in row[np.argsort(score[row], kind="stable")[::-1]].tolist() if goes[u]][fewest:]
+            surplus = [u for u in row[np.argsort(-score[row], kind="stable")].tolist() if goes[u]][fewest:]
             goes[surplus] = False
             changed |= bool(surplus)
     return changed

@@ -176,7 +176,7 @@ def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list
         if gone.any():
             added = summed.view.summed(np.where(gone, summed.x, np.nan), Weights())
             into = _put(graph, summed, added)
-            folds.append(Fold(summed.calls[0].path, into, int(gone.sum())))
+            folds.append(Fold(summed.calls[0].path, into, int(gone.reshape(-1, summed.view.repeat).any(1).sum())))
     return folds
 
 

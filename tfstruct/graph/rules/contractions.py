@@ -141,7 +141,7 @@ def transposed_conv(call: Call) -> Axes:
     came = call.input.axes[axis]
     made = call.fresh(layer.filters)
     axes = _spatial(call, made)
-    call.weight(layer._kernel, *(None,) * layer.rank, Out(made), In(came))
+    call.weight(layer.kernel, *(None,) * layer.rank, Out(made), In(came))
     call.weight(layer.bias, Out(made))
     call.set("filters", made)
     activation(call, layer.activation, axes[-1])
