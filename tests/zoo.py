@@ -205,6 +205,45 @@ def randomise(model, seed=0):
         else:
             value = rng.normal(0.0, 0.3, shape)
         variable.assign(value.astype(variable.dtype))
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # it computes with constants made from its weights
+    return model
+
+
+def settle(model, inputs, seed=0):
+    """Scales a randomised functional model, layer by layer, so that its signal neither fades nor explodes on its way.
+
+    Without it a deep model's output is a constant of its biases, and every equality luck. The statistics of batch
+    norms are those of `inputs`, shaken a little; the kernels before them are left random.
+    """
+    rng = np.random.default_rng(seed)
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    known = {
+        id(x): keras.ops.convert_to_tensor(y)
+        for x, y in zip(functional.inputs, keras.tree.flatten(inputs), strict=True)
+    }
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            if node.is_input or any(id(x) not in known for x in node.input_tensors):
+                continue
+            layer = node.operation
+            args, kwargs = node.arguments.fill_in(known)
+            if isinstance(layer, layers.BatchNormalization):
+                x = keras.ops.convert_to_numpy(args[0])
+                over = tuple(i for i in range(x.ndim) if i != layer.axis % x.ndim)
+                mean, variance = x.mean(over), x.var(over)
+                # A channel that is almost constant would be blown up.
+                variance = np.maximum(variance, 0.1 * variance.mean() + 1e-6)
+                layer.moving_mean.assign(mean + rng.normal(0.0, 0.2, mean.shape) * np.sqrt(variance))
+                layer.moving_variance.assign(variance * rng.uniform(0.5, 2.0, mean.shape))
+            outputs = layer(*args, **kwargs)
+            kernel = getattr(layer, "kernel", None)
+            if isinstance(kernel, keras.Variable):
+                spread = keras.ops.convert_to_numpy(outputs).std(axis=0 if len(outputs) > 1 else None).mean()
+                kernel.assign(kernel / max(spread, 1e-3))
+                outputs = layer(*args, **kwargs)
+            known.update({id(x): y for x, y in zip(node.outputs, keras.tree.flatten(outputs), strict=True)})
     return model
 
 

@@ -1,5 +1,6 @@
 """`shrink`: the same function from fewer channels, and nothing removed that counts."""
 
+import importlib
 import json
 
 import keras
@@ -8,8 +9,10 @@ import pytest
 from keras import layers
 from zoo import MODELS, build, randomise
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, TfstructError
+from tfstruct.graph import trace
 from tfstruct.surgery import shrink
+from tfstruct.surgery.certificate import difference, draw
 
 
 def kill(layer, channels, bias=0.0):
@@ -402,6 +405,22 @@ def test_multiplying_by_zero():
     check(model, {"conv": (1,), "gate": (1,)})
 
 
+def test_operators_and_operations():
+    inputs = keras.Input((9, 9, 3))
+    first, gate = layers.Conv2D(6, 3, name="first"), layers.Dense(6, name="gate")
+    x = keras.ops.relu(first(inputs)) * 2.0 + 1.0
+    x = x * keras.ops.sigmoid(gate(keras.ops.mean(x, axis=(1, 2), keepdims=True)))
+    x = keras.ops.transpose(keras.ops.reshape(x, (-1, 49, 6)), (0, 2, 1))
+    x = keras.ops.concatenate(keras.ops.split(keras.ops.swapaxes(x, 1, 2), 2, axis=-1)[::-1], axis=-1)
+    model = randomise(keras.Model(inputs, layers.Dense(3, name="last")(x[:, 1:])))
+    kill(first, [1], bias=0.5)
+    kill(gate, [1])
+    unread(gate, [2])
+    unread(model.get_layer("last"), [5])  # channel 2 before the halves are swapped
+    kill(first, [4], bias=-1.0)  # the constant 1, but its gate depends on other channels
+    check(model, {"first": (1, 2), "gate": (1, 2)})
+
+
 # Whole layers and branches.
 
 
@@ -519,6 +538,28 @@ def test_saved_loaded_and_trained(tmp_path):
     before = again.get_weights()
     again.fit(x, np.zeros((3, 3)), verbose=0)
     assert any(np.abs(a - b).max() > 0 for a, b in zip(before, again.get_weights(), strict=True))
+
+
+def test_a_wrong_model_is_never_handed_out(monkeypatch):
+    first = layers.Conv2D(6, 1, name="first")
+    model = chain(first, layers.Conv2D(4, 3, name="next"))
+    kill(first, [1, 2, 4], bias=0.01)
+    module = importlib.import_module("tfstruct.surgery.shrink")
+    monkeypatch.setattr(module, "_fold", lambda *given: [])  # constants that nobody adds
+    with pytest.raises(TfstructError, match=r"The smaller `sequential.*differs from the original by"):
+        shrink(model)
+
+
+def test_two_models_are_compared_on_ids_within_their_tables():
+    ids, image = keras.Input((5,), dtype="int32", name="ids"), keras.Input((None, None, 3), name="image")
+    x = layers.Embedding(4, 3)(layers.Reshape((5,))(ids))
+    x = layers.Concatenate()([layers.Flatten()(x), layers.GlobalMaxPooling2D()(image)])
+    graph = trace(keras.Model({"ids": ids, "image": image}, layers.Dense(2)(x)))
+    drawn = draw(graph, np.random.default_rng(0))
+    by_shape = {x.ndim: x for x in drawn}
+    assert by_shape[2].max() == 3 and by_shape[2].dtype == np.int32
+    assert by_shape[4].shape == (4, 32, 32, 3)
+    assert difference(graph, graph.model).absolute == 0.0
 
 
 def test_the_report():

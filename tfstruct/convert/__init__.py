@@ -18,6 +18,8 @@ _HOME = {
     "check_target": "targets",
     "TargetReport": "targets",
     "TARGETS": "targets",
+    "measured_latency": "draft",
+    "LatencyTable": "latency",
 }
 
 __all__ = ["ConversionError", "VerificationError", *_HOME]

@@ -14,8 +14,6 @@ from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.runtime import is_delegated
 from tfstruct.errors import ConversionError, RecipeError
 
-_SAMPLES = 8
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -274,25 +272,9 @@ def _file(given, precision: str, recipe, process) -> tuple[bytes, Mapping[str, t
         return bytes(given), {}
     if hasattr(given, "content"):
         return given.content, given.layers
-    from tfstruct.convert.export import signature_of
-    from tfstruct.convert.recipe import Recipe
-    from tfstruct.convert.tflite import Converter, random_samples
+    from tfstruct.convert.draft import draft
 
-    recipe = recipe or Recipe(precision=precision)
-    samples = random_samples(signature_of(given, recipe.input_shapes), _SAMPLES)
-    recipe = recipe.replace(
-        calibration=lambda: (s.inputs for s in samples),
-        calibrator="minmax",
-        labels=None,
-        verification=None,
-        preprocess=type(recipe.preprocess)(),
-        check_range=False,
-        allow_float=True,
-        rounding="nearest",
-        require={},
-    )
-    with Converter(given, recipe.timeout, process=process) as converter:
-        return converter.draft(recipe)
+    return draft(given, precision, recipe=recipe, process=process)
 
 
 def _named_after(op: Operator) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tfstruct.graph import blocks as partitions
 from tfstruct.graph.call import Each, In, Out
 from tfstruct.graph.trace import Graph
 
@@ -81,9 +82,11 @@ def groups(graph: Graph) -> tuple[Group, ...]:
         own = np.array(numbers[number])
         why = [units.frozen[u] for u in own.tolist() if u in units.frozen]
         free = np.array([u for u in own.tolist() if u not in units.frozen], int)
-        bound = tuple(blocks.get(number, ()))
+        bound = partitions.distinct(tuple(blocks.get(number, ())))
         if len(own) == 1 and not why:
             why, free = ["its channels can only all go together"], free[:0]
+        if not partitions.solvable(bound):
+            why, free = [*why, "bound into blocks of several kinds at once"], free[:0]
         lossy = next((units.lossy[u] for u in own.tolist() if u in units.lossy), "")
         reason = why[0] if why else ""
         found.append(Group(paths[0], tuple(paths), own, tuple(members[number]), free, reason, lossy, bound))

@@ -1,6 +1,7 @@
 """A graph and what stays of it as a new Keras model, weights copied."""
 
 import copy
+import tempfile
 
 import keras
 import numpy as np
@@ -140,7 +141,19 @@ class _Rebuild:
                 variable.assign(np.zeros(variable.shape))
             for name, value in added.items():
                 getattr(new, name).assign_add(value(self._kept))
+            _carry_adapted(old, new)
         return pairs
+
+
+def _carry_adapted(old, new) -> None:
+    """What `adapt` taught a preprocessing layer, which its configuration and weights do not tell."""
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+    elif isinstance(new, keras.layers.Normalization):
+        # It computes with constants that it makes from its weights.
+        new.finalize_state()
 
 
 def _put(config: dict, path: tuple[str, ...], value) -> None:

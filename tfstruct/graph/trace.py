@@ -12,6 +12,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Channels
 from tfstruct.graph.labels import Labels, Units
 from tfstruct.graph.rules import apply_rule
+from tfstruct.graph.shuffle import find as find_shuffle
 
 
 @dataclasses.dataclass
@@ -122,9 +123,17 @@ class _Walk:
         first = self.bodies.setdefault(id(model), body)
         if first is not body:
             self._tie(first.inputs, inputs, f"{prefix.rstrip('/')} is called on tensors of other shapes too")
+        readers = _readers(functional)
+        inside_shuffle: set[int] = set()
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.operation or node.is_input or any(id(x) not in known for x in node.input_tensors):
+                    continue
+                shuffle = find_shuffle(node, readers)
+                if shuffle is not None:
+                    node, parts = shuffle
+                    inside_shuffle.update(id(x) for part in parts for x in part.outputs)
+                elif id(node.outputs[0]) in inside_shuffle:
                     continue
                 arrived = [known[id(x)] for x in node.arguments.keras_tensors]
                 op = node.operation
@@ -161,6 +170,17 @@ class _Walk:
                     for labels in (x, y):
                         if labels is not None:
                             self.labels.freeze(labels, reason)
+
+
+def _readers(functional) -> dict[int, list]:
+    """By id of a tensor, the nodes that read it, and None for an output of the model."""
+    readers: dict[int, list] = {}
+    for node in (node for nodes in functional._nodes_by_depth.values() for node in nodes):
+        for x in node.input_tensors:
+            readers.setdefault(id(x), []).append(node)
+    for x in functional.outputs:
+        readers.setdefault(id(x), []).append(None)
+    return readers
 
 
 def _plain_call(node, inner) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 from keras import layers
+from keras.src.activations import activations as own_activations
+from keras.src.ops import core as core_ops
 from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
@@ -191,28 +193,39 @@ def _activation_layer(call, arrived, read):
     return _applied(call.op.call, arrived[0])
 
 
-_FUNCTIONS = [
-    getattr(nn_ops, name) for name in (
-        "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
-        "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu",
-        "TanhShrink", "HardTanh", "HardShrink", "Threshold",
-    )
-] + [
-    getattr(numpy_ops, name) for name in ("Absolute", "Exp", "Negative", "Sqrt", "Square", "Tanh", "Sign", "Clip")
-]  # fmt: skip
+_FUNCTIONS = (
+    "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
+    "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink",
+    "HardTanh", "HardShrink", "Threshold", "ReLU", "Mish", "Absolute", "Exp", "Negative", "Sqrt", "Square", "Tanh",
+)  # fmt: skip
 
 
-@_handles(*_FUNCTIONS)
+def _named(*names: str) -> list[type]:
+    """The operations of these names, where this version of Keras has them."""
+    homes = (nn_ops, numpy_ops, core_ops, own_activations)
+    return [getattr(home, name) for name in names for home in homes if hasattr(home, name)]
+
+
+@_handles(*_named(*_FUNCTIONS))
 def _function(call, arrived, read):
     if len(arrived) != 1:
         return None
-    given = call.node.arguments
-    return _applied(lambda x: call.op.call(x, *given.args[1:], **given.kwargs), arrived[0])
+    return _applied(lambda x: _run(call, [x]), arrived[0])
+
+
+def _run(call, tensors):
+    """The operation itself on other tensors."""
+    given, tensors = call.node.arguments, iter(tensors)
+    args, kwargs = keras.tree.map_structure(
+        lambda x: next(tensors) if isinstance(x, keras.KerasTensor) else x, (given.args, given.kwargs)
+    )
+    return call.op.call(*args, **kwargs)
 
 
 @_handles(
     layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianNoise,
     layers.GaussianDropout, layers.AlphaDropout, layers.ActivityRegularization, layers.Identity,
+    *_named("StopGradient", "Copy"),
 )  # fmt: skip
 def _same(call, arrived, read):
     return arrived[0]
@@ -342,3 +355,45 @@ def _reshaped(call, arrived, read):
     if None in shape[1:] or None in target[1:] or np.prod(shape[1:], dtype=float) > _MANY:
         return None
     return np.broadcast_to(values, (1, *shape[1:])).reshape(1, *target[1:])
+
+
+@_handles(
+    *_named(
+        "Reshape", "Transpose", "Swapaxes", "Moveaxis", "ExpandDims", "Squeeze", "Stack", "Split", "ArraySplit",
+        "GetItem", "Take", "Flip", "Tile", "Repeat", "BroadcastTo",
+    )
+)  # fmt: skip
+def _moved(call, arrived, read):
+    """By moving the values as the operation moves the data; None where it mixes in axes of unknown size."""
+    if all(np.isnan(x).all() for x in arrived):
+        return None
+    wide = []
+    for values, channels in zip(arrived, call.inputs, strict=True):
+        sizes = [m if n is None else n for n, m in zip(channels.shape, values.shape, strict=True)]
+        if np.prod(sizes, dtype=float) > _MANY:
+            return None
+        # A batch of one stands for any.
+        sizes[0] = values.shape[0]
+        wide.append(keras.ops.convert_to_tensor(np.broadcast_to(values, sizes), "float64"))
+    try:
+        made = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(_run(call, wide))]
+    except Exception:
+        return None
+    fits = len(made) == len(call.shapes) and all(
+        x.ndim == len(shape) and all(n in ((1,) if m is None else (1, m)) for n, m in zip(x.shape, shape, strict=True))
+        for x, shape in zip(made, call.shapes, strict=True)
+    )
+    return made if fits else None
+
+
+@_handles(*_named("Mean", "Max", "Min", "Amax", "Amin"))
+def _reduced(call, arrived, read):
+    """The graph marks reductions over channels as statistics; over other axes a constant stays what it is."""
+    rank = call.input.rank
+    axes = call.op.axis
+    axes = range(rank) if axes is None else [axes] if isinstance(axes, int) else axes
+    axes = tuple(axis % rank for axis in axes)
+    values = arrived[0]
+    first = values[tuple(slice(0, 1) if i in axes else slice(None) for i in range(rank))]
+    made = np.where((values == first).all(axes, keepdims=True), first, np.nan)
+    return made if call.op.keepdims else made.squeeze(axes)

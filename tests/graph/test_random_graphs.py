@@ -1,0 +1,68 @@
+"""The oracle over random graphs: a handful always, hundreds by `pytest -m slow`."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from oracle import assert_pruned_equals_masked
+from random_models import random_model
+from zoo import randomise, sample_inputs
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Rounding is not what is looked for."""
+    saved = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(saved[0])
+    keras.config.set_dtype_policy(saved[1])
+    keras.backend.clear_session()
+
+
+def check(seed, share):
+    note(f"random_model({seed}), share {share}")
+    model = randomise(random_model(seed), seed)
+    x = sample_inputs(model, 3, seed)
+    assert_pruned_equals_masked(model, share, seed, x, tolerance=1e-8)
+
+
+SEEDS = st.integers(0, 10**6)
+SHARES = st.sampled_from([0.2, 0.5, 0.9])
+FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+@FEW
+@given(SEEDS, SHARES)
+def test_random_graphs(seed, share):
+    check(seed, share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", range(10))
+def test_many_random_graphs(batch):
+    @settings(FEW, max_examples=60)
+    @given(SEEDS, SHARES)
+    def run(seed, share):
+        check(seed + 10**6 * batch, share)
+
+    run()
+    keras.backend.clear_session()
+
+
+def test_random_models_are_the_same_for_a_seed_and_differ_otherwise():
+    first, again, other = random_model(3), random_model(3), random_model(4)
+    assert [tuple(w.shape) for w in first.weights] == [tuple(w.shape) for w in again.weights]
+    assert [tuple(w.shape) for w in first.weights] != [tuple(w.shape) for w in other.weights]
+
+
+def test_random_models_lose_channels():
+    """Otherwise the equalities above would compare models with themselves."""
+    lost = []
+    for seed in range(12):
+        model = randomise(random_model(seed), seed)
+        *_, smaller = assert_pruned_equals_masked(model, 0.4, seed, sample_inputs(model, 2), tolerance=1e-8)
+        lost.append(smaller.count_params() < model.count_params())
+    assert np.mean(lost) > 0.6

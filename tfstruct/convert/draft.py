@@ -1,0 +1,76 @@
+"""A model's file before anybody has trained or calibrated it: for questions about operators, size and latency."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfstruct.convert import runtime
+from tfstruct.convert.export import signature_of
+from tfstruct.convert.latency import LatencyTable
+from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.tflite import Converter, random_samples
+from tfstruct.errors import DataError
+
+_SAMPLES = 4
+
+
+def draft(
+    model, precision: str = "int8", *, recipe: Recipe | None = None, process=None
+) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+    """The file of a Keras model, and tensor -> Keras layers. Calibrated with random samples: its operators, shapes and
+    size are those of the real file, its values are not.
+
+    Args:
+        recipe: what else shall be done; its data is replaced.
+        process: a running `ConverterProcess` to use.
+    """
+    recipe = recipe or Recipe(precision=precision)
+    samples = random_samples(signature_of(model, recipe.input_shapes), _SAMPLES)
+    recipe = recipe.replace(
+        calibration=lambda: (s.inputs for s in samples),
+        calibrator="minmax",
+        labels=None,
+        verification=None,
+        preprocess=type(recipe.preprocess)(),
+        check_range=False,
+        allow_float=True,
+        rounding="nearest",
+        require={},
+    )
+    with Converter(model, recipe.timeout, process=process) as converter:
+        return converter.draft(recipe)
+
+
+def measured_latency(
+    model,
+    precision: str = "int8",
+    *,
+    table: LatencyTable | str | os.PathLike | None = None,
+    threads: int = 1,
+    seconds: float = 0.5,
+    process=None,
+) -> float:
+    """The microseconds of one inference of a Keras model's file: the median of single invocations on this machine, or
+    the sum over its operators by a table of times measured on a device.
+
+    For a budget of a device: `plan_channels(model, {"latency_us": 0.5}, latency=lambda m: measured_latency(m,
+    table="board.json"))`.
+
+    Raises:
+        DataError: the table lacks an operator of the file.
+    """
+    content, layers = draft(model, precision, process=process)
+    if table is None:
+        return runtime.latency(content, _zeros(content), threads, seconds).median_us
+    table = table if isinstance(table, LatencyTable) else LatencyTable.read(table)
+    estimate = table.estimate(content, layers)
+    if estimate.missing:
+        names = ", ".join(dict.fromkeys(one.operator for one in estimate.missing))
+        raise DataError(f"The latency table lacks {names}. Measure them on the device too.")
+    return estimate.microseconds
+
+
+def _zeros(content: bytes) -> Mapping[str, np.ndarray]:
+    ports = runtime.Runtime(content).inputs
+    return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}
