@@ -406,6 +406,7 @@ def test_multiplying_by_zero():
 
 
 def test_operators_and_operations():
+    pytest.importorskip("tfstruct.graph.rules.operations")
     inputs = keras.Input((9, 9, 3))
     first, gate = layers.Conv2D(6, 3, name="first"), layers.Dense(6, name="gate")
     x = keras.ops.relu(first(inputs)) * 2.0 + 1.0
