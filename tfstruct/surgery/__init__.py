@@ -6,8 +6,8 @@ The names here load on first use: `import tfstruct.surgery` costs nothing.
 import importlib
 
 _HOME = {
-    "shrink": "shrink",
-    "Shrunk": "shrink",
+    "shrink": "shrinking",
+    "Shrunk": "shrinking",
 }
 
 __all__ = [*_HOME]
