@@ -457,6 +457,7 @@ def test_an_empty_residual_branch():
     kill(model.get_layer("stem"), [5], bias=-1.0)
     result = check(model, {"stem": (5,)})
     assert len(result.branches) == 3 and len(result.model.layers) == 7
+    assert ": 1 channel removed, 3 branches cut, 12 layers gone." in str(result)
     json.dumps(result.to_dict())
 
 
@@ -486,6 +487,23 @@ def test_joins_of_three_operators_and_outputs():
     model = randomise(keras.Model(inputs, layers.Conv2D(3, 1)(layers.Multiply(name="by")([c(inputs), one(inputs)]))))
     kill(one, slice(None), bias=9.0)
     assert set(check(model, {}, images(9, 9, 6)).vanished) == {"one", "by"}
+
+
+def test_a_branch_that_takes_a_mask_away_stays():
+    ids, other = keras.Input((7,), dtype="int32", name="ids"), keras.Input((7, 5), name="other")
+    zero = layers.Dense(5, name="zero")
+    x = layers.Embedding(3, 5, mask_zero=True, name="table")(ids)
+    model = randomise(keras.Model([ids, other], layers.GlobalAveragePooling1D()(layers.Add()([x, zero(other)]))))
+    kill(zero, slice(None))
+    result = shrink(model)
+    inputs = [np.random.default_rng(0).integers(0, 3, (4, 7)), images(7, 5, n=4)]
+    equal(model, result.model, inputs)
+    kept = layers.Add()([x, zero(x)])
+    model = randomise(keras.Model(ids, layers.GlobalAveragePooling1D()(kept)))
+    kill(zero, slice(None))
+    result = shrink(model)
+    assert "zero" in result.vanished
+    equal(model, result.model, inputs[0])
 
 
 def test_an_empty_branch_in_a_nested_model():
@@ -567,7 +585,7 @@ def test_the_report():
     model = chain(first, layers.Conv2D(4, 3, name="next"))
     kill(first, [1, 2, 4], bias=0.7)
     result = shrink(model)
-    assert "3 channels of 1 layer gone, 3 constants folded" in str(result)
+    assert ": 3 channels removed, 3 constants folded." in str(result)
     table = result.table()
     assert table.row_count == 2
     assert next(iter(table.columns[3].cells)) == "removed 1-2, 4"
@@ -628,9 +646,9 @@ def shrink_random(seeds):
 
 
 def test_random_graphs():
-    assert shrink_random(range(5)) >= 2
+    assert shrink_random(range(3)) >= 1
 
 
 @pytest.mark.slow
 def test_many_random_graphs():
-    assert shrink_random(range(5, 200)) >= 60
+    assert shrink_random(range(3, 200)) >= 60

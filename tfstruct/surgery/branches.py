@@ -77,10 +77,11 @@ def _neutral_inputs(call: Call, values, neutral: float) -> list[int]:
 
 
 def _same_kind(call: Call, i: int) -> bool:
-    """Whether an input could stand for the result: its shape and dtype."""
+    """Whether an input could stand for the result: its shape, its dtype, and whether it has a mask."""
     (made,) = call.node.outputs
     given = call.node.arguments.keras_tensors[i]
-    return tuple(given.shape) == tuple(made.shape) and given.dtype == made.dtype
+    masked = [getattr(x, "_keras_mask", None) is not None for x in (given, made)]
+    return tuple(given.shape) == tuple(made.shape) and given.dtype == made.dtype and masked[0] == masked[1]
 
 
 def _passing(call: Call, stays: list[int], named: bool):

@@ -59,12 +59,13 @@ class Shrunk:
         before, after = self.parameters
         if not self.removed and not self.branches:
             return f"Nothing to shrink: {before:,} parameters. Largest difference {self.max_difference}."
-        count = sum(len(gone) for gone in self.removed.values())
-        parts = [f"{count} channel{'s'[: count != 1]} of {len(self.removed)} layer{'s'[: len(self.removed) != 1]} gone"]
-        if self.branches:
-            parts.append(f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} cut")
-        if self.folded:
-            parts.append(f"{sum(fold.channels for fold in self.folded)} constants folded")
+        counts = (
+            (sum(len(gone) for gone in self.removed.values()), "channel{} removed"),
+            (len(self.branches), "branch{} cut"),
+            (len(self.vanished), "layer{} gone"),
+            (sum(fold.channels for fold in self.folded), "constant{} folded"),
+        )
+        parts = [f"{n} {what.format('' if n == 1 else 'es' if 'ch{}' in what else 's')}" for n, what in counts if n]
         return (
             f"Parameters {before:,} -> {after:,}: {', '.join(parts)}. Largest difference on random inputs "
             f"{self.max_difference}."
