@@ -103,6 +103,7 @@ class Call:
         slots, edits, costs, makes: what the rule noted.
         independent: set by a rule whose layer can be called on tensors of several shapes: its calls share nothing but
             its weights and the labels that it makes.
+        offsets: what surgery adds to the layer's weights, by the attribute that holds the weight.
     """
 
     def __init__(self, op, path: str, node, inputs: Sequence[Channels], shapes, labels: Labels, shared: dict):
@@ -115,6 +116,7 @@ class Call:
         self.argument_edits: dict[object, Callable[[Kept], object]] = {}
         self.costs: list[tuple[float, tuple[np.ndarray, ...]]] = []
         self.makes: dict[str, np.ndarray] = {}
+        self.offsets: dict[str, Callable[[Kept], np.ndarray]] = {}
         self.rewrite: Callable | None = None
         self.in_place = False
         self.independent = False
@@ -180,6 +182,11 @@ class Call:
     def set_argument(self, key: int | str, value) -> None:
         """The same for an argument of the call, by position or name."""
         self.argument_edits[key] = _as_function(value)
+
+    def offset(self, name: str, value: Callable[[Kept], np.ndarray]) -> None:
+        """After surgery, the weight `op.name` has `value(kept)` added to what was copied; a weight that only the
+        successor has, as its configuration was edited, starts from zero."""
+        self.offsets[name] = value
 
     def macs(self, factor: float | None, *labels: np.ndarray | None) -> None:
         """Notes `factor * product of the numbers of labels` multiply-accumulates for one sample."""

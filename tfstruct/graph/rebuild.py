@@ -128,22 +128,30 @@ class _Rebuild:
 
     def copy_weights(self) -> dict[int, tuple[keras.Variable, Slot | None]]:
         slots = {id(slot.variable): slot for slot in self._graph.slots}
+        offsets = {id(call.op): call.offsets for call in self._graph.calls if call.offsets}
         pairs: dict[int, tuple[keras.Variable, Slot | None]] = {}
         for old, new in self._made.values():
             if not isinstance(old, keras.layers.Layer) or id(old) in self._graph.bodies:
                 continue
-            if len(old.weights) != len(new.weights):
+            added = offsets.get(id(old), {})
+            gained = [getattr(new, name) for name in added if getattr(old, name) is None]
+            copied = [w for w in new.weights if not any(w is g for g in gained)]
+            if len(old.weights) != len(copied):
                 raise ModelError(
-                    f"{old.name} ({type(old).__name__}) has {len(old.weights)} weights, but {len(new.weights)} after "
+                    f"{old.name} ({type(old).__name__}) has {len(old.weights)} weights, but {len(copied)} after "
                     "it was made again from its configuration."
                 )
-            for before, after in zip(old.weights, new.weights, strict=True):
+            for before, after in zip(old.weights, copied, strict=True):
                 slot = slots.get(id(before))
                 value = before.numpy()
                 if slot is not None:
                     value = slot.take(value, self._kept)
                 after.assign(value)
                 pairs[id(before)] = (after, slot)
+            for variable in gained:
+                variable.assign(np.zeros(variable.shape))
+            for name, value in added.items():
+                getattr(new, name).assign_add(value(self._kept))
             _carry_adapted(old, new)
         return pairs
 

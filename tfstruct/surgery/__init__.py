@@ -7,6 +7,8 @@ _HOME = {
     "plan_channels": "channels",
     "apply": "channels",
     "recalibrate_batch_norm": "batch_norm",
+    "shrink": "shrinking",
+    "Shrunk": "shrinking",
 }
 __all__ = list(_HOME)
 

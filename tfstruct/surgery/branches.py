@@ -1,0 +1,95 @@
+"""Branches that add nothing: an input of an Add that is zero, a factor that is one."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.ops import numpy as numpy_ops
+
+from tfstruct.graph import Call, Graph
+from tfstruct.surgery.removable import by_layer
+
+# Of each kind of join: the value that leaves the others as they are, and what that is called.
+_NEUTRAL = {
+    layers.Add: (0.0, "added zero"),
+    numpy_ops.Add: (0.0, "added zero"),
+    layers.Subtract: (0.0, "took away zero"),
+    numpy_ops.Subtract: (0.0, "took away zero"),
+    layers.Multiply: (1.0, "multiplied by one"),
+    numpy_ops.Multiply: (1.0, "multiplied by one"),
+}
+_DIFFERENCES = (layers.Subtract, numpy_ops.Subtract)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """An input of a join that went, with the layers that only it needed.
+
+    Attributes:
+        join: the layer or operation that joined it.
+        index: which of its inputs.
+        why: what it did there.
+    """
+
+    join: str
+    index: int
+    why: str
+
+
+def cut_branches(graph: Graph, values: dict[int, np.ndarray]) -> list[Branch]:
+    """Notes on every join which of its inputs it passes on instead; returns those it leaves out."""
+    seen = _observed(graph)
+    cut = []
+    for calls in by_layer(graph):
+        if type(calls[0].op) not in _NEUTRAL:
+            continue
+        neutral, why = _NEUTRAL[type(calls[0].op)]
+        left_out = [set(_neutral_inputs(call, values, neutral)) for call in calls]
+        gone = set.intersection(*left_out)
+        if len({len(call.inputs) for call in calls}) > 1 or not gone:
+            continue
+        stays = [i for i in range(len(calls[0].inputs)) if i not in gone] or [0]
+        gone = [i for i in range(len(calls[0].inputs)) if i not in stays]
+        if not all(_same_kind(call, stays[0]) for call in calls) or (len(stays) > 1 and len(calls) > 1):
+            continue
+        for call in calls:
+            call.rewrite = _passing(call, stays, any(id(x) in seen for x in call.node.outputs))
+        cut += [Branch(calls[0].path, i, why) for i in gone]
+    return cut
+
+
+def _observed(graph: Graph) -> set[int]:
+    """The tensors that a model, also a nested one, hands out: their names are kept."""
+    return {id(x) for body in graph.bodies.values() for x in body.functional.outputs}
+
+
+def _neutral_inputs(call: Call, values, neutral: float) -> list[int]:
+    if len(call.inputs) < 2 or len(call.inputs) != len(call.node.arguments.keras_tensors):
+        return []
+    found = []
+    for i, tensor in enumerate(call.inputs):
+        known = values.get(tensor.key)
+        first = isinstance(call.op, _DIFFERENCES) and i == 0
+        if known is not None and (known == neutral).all() and not first:
+            found.append(i)
+    return found
+
+
+def _same_kind(call: Call, i: int) -> bool:
+    """Whether an input could stand for the result: its shape, its dtype, and whether it has a mask."""
+    (made,) = call.node.outputs
+    given = call.node.arguments.keras_tensors[i]
+    masked = [getattr(x, "_keras_mask", None) is not None for x in (given, made)]
+    return tuple(given.shape) == tuple(made.shape) and given.dtype == made.dtype and masked[0] == masked[1]
+
+
+def _passing(call: Call, stays: list[int], named: bool):
+    def rewrite(kept, *args, **kwargs):
+        tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        left = [tensors[i] for i in stays]
+        if len(left) > 1:
+            return type(call.op).from_config(call.op.get_config())(left)
+        return layers.Identity(name=call.op.name, dtype=left[0].dtype)(left[0]) if named else left[0]
+
+    return rewrite

@@ -1,0 +1,118 @@
+"""How far two models are apart on random inputs."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from tfstruct.errors import TfstructError
+from tfstruct.graph import Graph
+
+_UNKNOWN_SIZE = 32
+_SAMPLES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The largest difference between two models' outputs.
+
+    Attributes:
+        absolute: max |a - b|.
+        relative: max |a - b| / max |a|, of the output where that is largest.
+        allowed: the relative difference that rounding explains: 1e-5, or more where the model computes in half
+            precision or answers to a rounding of its inputs by more.
+    """
+
+    absolute: float
+    relative: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return f"{self.absolute:.2g} ({self.relative:.1e} of the output's largest magnitude)"
+
+
+def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
+    """Runs the traced model and another on random inputs: standard normal, and large ones; ids within their tables."""
+    rng = np.random.default_rng(seed)
+    eps = _coarsest(graph)
+    scales = (1.0, 100.0) if eps < 1e-6 else (1.0, 10.0)
+    absolute = relative = 0.0
+    allowed = max(1e-5, 32 * eps)
+    for scale in scales:
+        inputs = draw(graph, rng, scale)
+        expected, got = (_run(model, inputs) for model in (graph.model, other))
+        nudged = [x * (1 + eps) if np.issubdtype(x.dtype, np.floating) else x for x in inputs]
+        rounded = _run(graph.model, [x.astype(y.dtype) for x, y in zip(nudged, inputs, strict=True)])
+        for a, b, c in zip(expected, got, rounded, strict=True):
+            one, other_one = _apart(a, b), _apart(a, c)
+            absolute, relative = max(absolute, one[0]), max(relative, one[1])
+            allowed = max(allowed, min(32 * other_one[1], 0.05))
+    return Difference(absolute, relative, allowed)
+
+
+def certify(found: Difference, name: str) -> None:
+    """Raises TfstructError where a model that shall be equal is not."""
+    if not found.relative <= found.allowed:
+        raise TfstructError(
+            f"The smaller `{name}` differs from the original by {found}, where rounding explains "
+            f"{found.allowed:.1e}. It is not handed out; please report this as a bug of tfstruct."
+        )
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    if a.shape != b.shape:
+        return float("inf"), float("inf")
+    told = np.isfinite(a)
+    if not told.any():
+        return 0.0, 0.0
+    gap = np.abs(a - b)[told]
+    gap = float(np.where(np.isfinite(gap), gap, np.inf).max())
+    return gap, gap / max(float(np.abs(a[told]).max()), 1e-30) if gap else 0.0
+
+
+def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
+    structure = getattr(model, "_functional", model)._inputs_struct
+    given = keras.tree.pack_sequence_as(structure, [keras.ops.convert_to_tensor(x) for x in flat])
+    outputs = keras.tree.flatten(model(given, training=False))
+    return [keras.ops.convert_to_numpy(x).astype(np.float64) for x in outputs]
+
+
+def _coarsest(graph: Graph) -> float:
+    """The rounding step of the least precise number that the model computes with."""
+    steps = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
+    used = {getattr(call.op, "compute_dtype", None) for call in graph.calls}
+    return max((steps[x] for x in used if x in steps), default=2.0**-52)
+
+
+def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.ndarray]:
+    """One array for each input: normal numbers times `scale`, or ids where the input reaches a table."""
+    ids = _ids(graph)
+    drawn = []
+    for tensor, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
+        first, *rest = tensor.shape
+        shape = (first or _SAMPLES, *(n or _UNKNOWN_SIZE for n in rest))
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        bound = ids.get(channels.key)
+        if dtype == "string":
+            value = rng.choice(["a", "b", "c"], shape)
+        elif dtype == "bool":
+            value = rng.random(shape) < 0.5
+        elif bound is not None or "int" in dtype:
+            value = rng.integers(0, bound or 8, shape).astype(dtype)
+        else:
+            value = (rng.normal(size=shape) * scale).astype("float32" if dtype == "bfloat16" else dtype)
+        drawn.append(value)
+    return drawn
+
+
+def _ids(graph: Graph) -> dict[int, int]:
+    """By tensor: how many ids the smallest table takes that the tensor reaches untouched by other weights."""
+    bounds: dict[int, int] = {}
+    for call in reversed(graph.calls):
+        own = [getattr(call.op, name, None) for name in ("input_dim", "num_tokens")]
+        found = [n for n in own if isinstance(n, int)]
+        if not found and not getattr(call.op, "weights", ()):
+            found = [bounds[x.key] for x in call.outputs if x.key in bounds]
+        for tensor in call.inputs if found else ():
+            bounds[tensor.key] = min(*found, bounds.get(tensor.key, found[0]))
+    return bounds

@@ -1,0 +1,218 @@
+"""Which units can go without changing what the model computes."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from keras import layers
+
+from tfstruct.graph import Call, Graph, In
+from tfstruct.graph.rules.contractions import _subscripts as subscripts
+from tfstruct.surgery.constants import along, is_local, summed_over, unknown
+from tfstruct.surgery.contraction import Contraction, Weights, contraction, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Summed:
+    """A contraction over all calls of its layer, and the constants that every one of them sums over."""
+
+    view: Contraction
+    calls: tuple[Call, ...]
+    x: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Channels that a weight reads; `needed` tells which, given by label what stays."""
+
+    labels: np.ndarray
+    needed: Callable[[np.ndarray], np.ndarray]
+
+
+def by_layer(graph: Graph) -> list[list[Call]]:
+    """The calls of each layer or operation together: one configuration serves them all."""
+    found: dict[int, list[Call]] = {}
+    for call in graph.calls:
+        found.setdefault(id(call.op), []).append(call)
+    return list(found.values())
+
+
+def contractions(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> Iterator[Summed]:
+    """Every dense layer and convolution whose input carries channels."""
+    for calls in by_layer(graph):
+        views = [contraction(call) for call in calls]
+        if None in views or views[0].labels is None or any(v.groups != views[0].groups for v in views):
+            continue
+        each = [summed_over(call, values.get(call.input.key, unknown(call.input.rank)), read) for call in calls]
+        if any(len(x) != len(each[0]) for x in each):
+            continue
+        same = np.all([x == each[0] for x in each], axis=0)
+        yield Summed(views[0], tuple(calls), np.where(same, each[0], np.nan))
+
+
+def removable(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> np.ndarray:
+    """By unit, whether it goes: the largest set whose members no reader misses.
+
+    A contraction does not miss a channel that is constant, as its bias can hold what it adds, nor one that it reads
+    with weights of zero, or only for outputs that go too. A layer that treats channels apart misses none. Any other
+    layer misses all but channels that are zero. Of every axis one channel stays, and equally many of each block.
+    """
+    units = graph.units
+    goes = _candidates(graph)
+    readers = []
+    known = {id(call.op): summed for summed in contractions(graph, values, read) for call in summed.calls[:1]}
+    for calls in by_layer(graph):
+        summed = known.get(id(calls[0].op))
+        if summed is not None:
+            readers.append(_contraction_reader(summed, read))
+        elif all(is_local(call) or _reads_no_channels(call) for call in calls):
+            continue
+        elif all(plain(call, layers.EinsumDense) for call in calls):
+            readers += [reader for call in calls for reader in _einsum_readers(graph, call, values, read)]
+        else:
+            for call in calls:
+                _hold_what_is_inside(graph, call, goes)
+                for labels, zero in _arrivals(call, values):
+                    _hold(units, goes, labels[~zero])
+    score = _scores(graph, values)
+    while True:
+        _settle(units, goes, readers)
+        if not _stays_too(graph, goes, score):
+            return goes
+
+
+def _candidates(graph: Graph) -> np.ndarray:
+    """Units that appear in a tensor and that nothing freezes."""
+    units = graph.units
+    goes = np.zeros(units.count, bool)
+    for call in graph.calls:
+        for labels in _labels_of(call):
+            goes[units.of(labels)] = True
+    goes[[0, *units.frozen, *units.lossy]] = False
+    return goes
+
+
+def _labels_of(call: Call) -> list[np.ndarray]:
+    return [labels for tensor in (*call.inputs, *call.outputs) for labels in tensor.axes if labels is not None]
+
+
+def _hold(units, goes: np.ndarray, labels: np.ndarray) -> None:
+    goes[units.parts[labels]] = False
+
+
+def _reads_no_channels(call: Call) -> bool:
+    view = contraction(call)
+    return view is not None and view.labels is None
+
+
+def _hold_what_is_inside(graph: Graph, call: Call, goes: np.ndarray) -> None:
+    """What a layer makes or carries inside, where nothing is known of its values."""
+    for tensor in call.outputs:
+        for labels in tensor.axes:
+            if labels is not None:
+                _hold(graph.units, goes, labels)
+    variables = {id(v) for v in getattr(call.op, "weights", ())}
+    for slot in graph.slots:
+        if id(slot.variable) in variables:
+            for axis in slot.axes:
+                if axis is not None and not isinstance(axis, In):
+                    _hold(graph.units, goes, axis.labels)
+
+
+def _arrivals(call: Call, values, with_none: bool = False) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+    """The labels of each axis that arrives, and whether they are zero throughout."""
+    for tensor in call.inputs:
+        for axis, labels in enumerate(tensor.axes):
+            if labels is not None:
+                yield labels, along(values.get(tensor.key, unknown(tensor.rank)), axis, len(labels)) == 0
+            elif with_none:
+                yield None, None
+
+
+def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
+    view = summed.view
+    missed = np.flatnonzero(np.isnan(summed.x))
+    reaches = view.reads(missed, read)
+    made = view.call.outputs[0].axes[view.out_axis]
+
+    def needed(stays: np.ndarray) -> np.ndarray:
+        return reaches[:, stays[made]].any(1) if made is not None else reaches.any(1)
+
+    return _Reader(view.labels[missed], needed)
+
+
+def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
+    """One for each axis that an einsum sums over."""
+    came, letters, out = subscripts(call.op.equation, call.input.rank)
+    axes = next((s.axes for s in graph.slots if s.variable is call.op._kernel), (None,) * len(letters))
+    readers = []
+    for letter, (labels, zero) in zip(came, _arrivals(call, values, with_none=True), strict=True):
+        if labels is None or letter in out:
+            continue
+        missed = np.flatnonzero(~zero)
+        kernel = read(call.op._kernel) != 0
+        axis = letters.find(letter)
+        if axis >= 0:
+            kernel = np.take(kernel, missed, axis)
+        others = [(i, other.labels) for i, other in enumerate(axes) if other is not None and i != axis]
+
+        def needed(stays, kernel=kernel, others=others, axis=axis, missed=missed):
+            if axis < 0:
+                return np.ones(len(missed), bool)
+            for i, own in others:
+                kernel = np.compress(stays[own], kernel, i)
+            return kernel.any(tuple(i for i in range(kernel.ndim) if i != axis))
+
+        readers.append(_Reader(labels[missed], needed))
+    return readers
+
+
+def _settle(units, goes: np.ndarray, readers: list[_Reader]) -> None:
+    """Takes back what a reader would miss, until none misses any."""
+    while True:
+        before = goes.sum()
+        for reader in readers:
+            stays = units.kept(~goes)
+            _hold(units, goes, reader.labels[reader.needed(stays)])
+        if goes.sum() == before:
+            return
+
+
+def _scores(graph: Graph, values) -> np.ndarray:
+    """By unit: 2 where it is zero in every tensor, 1 where constant, else 0. What is kept in vain is best zero."""
+    units = graph.units
+    score = np.full(units.count, 2)
+    for call in graph.calls:
+        for tensor in (*call.inputs, *call.outputs):
+            for axis, labels in enumerate(tensor.axes):
+                if labels is not None:
+                    here = along(values.get(tensor.key, unknown(tensor.rank)), axis, len(labels))
+                    own = np.where(np.isnan(here), 0, np.where(here == 0, 2, 1))
+                    np.minimum.at(score, units.parts[labels], own[:, None])
+    return score
+
+
+def _stays_too(graph: Graph, goes: np.ndarray, score: np.ndarray) -> bool:
+    """Takes back one unit of an axis that would be empty, and the surplus of a block; tells whether it did."""
+    units = graph.units
+    axes = [labels for call in graph.calls for labels in _labels_of(call)]
+    axes += [axis.labels for slot in graph.slots for axis in slot.axes if axis is not None]
+    seen: set[int] = set()
+    changed = False
+    for labels in axes:
+        if id(labels) in seen:
+            continue
+        seen.add(id(labels))
+        parts = units.parts[labels]
+        if len(labels) and goes[parts].any(1).all():
+            best = int(np.argmax(score[parts].min(1)))
+            goes[parts[best]] = False
+            changed = True
+    for rows in units.blocks:
+        gone = goes[rows]
+        fewest = int(gone.sum(1).min())
+        for row in rows:
+            surplus = [u for u in row[np.argsort(-score[row], kind="stable")].tolist() if goes[u]][fewest:]
+            goes[surplus] = False
+            changed |= bool(surplus)
+    return changed

@@ -1,0 +1,225 @@
+"""`shrink`: what a model computes in vain is removed, and the equality measured."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfstruct.errors import ModelError
+from tfstruct.graph import Call, Graph, rebuild, trace
+from tfstruct.surgery.branches import Branch, cut_branches
+from tfstruct.surgery.certificate import Difference, certify, difference
+from tfstruct.surgery.constants import constants
+from tfstruct.surgery.contraction import Weights
+from tfstruct.surgery.removable import Summed, contractions, removable
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Constant channels that became part of a bias.
+
+    Attributes:
+        layer: that read them; `into`: what holds them now: `bias`, `new bias`, or `NAME's moving mean`.
+        channels: how many.
+    """
+
+    layer: str
+    into: str
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """A smaller model, and what was done to get it.
+
+    Attributes:
+        model: the smaller model, uncompiled; the original is untouched.
+        tolerance: weights up to it counted as zero; 0.0 is lossless.
+        removed: by layer, the channels that went, numbered as in the original.
+        kept: by layer that lost channels, those that stay.
+        folded: constants that moved into biases, in the order of the steps.
+        branches: residual branches that went, with their join.
+        vanished: the layers that are no longer in the model.
+        parameters: before and after.
+        max_difference: between both models on random inputs.
+    """
+
+    model: keras.Model
+    tolerance: float
+    removed: dict[str, tuple[int, ...]]
+    kept: dict[str, tuple[int, ...]]
+    folded: tuple[Fold, ...]
+    branches: tuple[Branch, ...]
+    vanished: tuple[str, ...]
+    parameters: tuple[int, int]
+    max_difference: Difference
+
+    def __str__(self) -> str:
+        before, after = self.parameters
+        if not self.removed and not self.branches:
+            return f"Nothing to shrink: {before:,} parameters. Largest difference {self.max_difference}."
+        counts = (
+            (sum(len(gone) for gone in self.removed.values()), "channel{} removed"),
+            (len(self.branches), "branch{} cut"),
+            (len(self.vanished), "layer{} gone"),
+            (sum(fold.channels for fold in self.folded), "constant{} folded"),
+        )
+        parts = [f"{n} {what.format('' if n == 1 else 'es' if 'ch{}' in what else 's')}" for n, what in counts if n]
+        return (
+            f"Parameters {before:,} -> {after:,}: {', '.join(parts)}. Largest difference on random inputs "
+            f"{self.max_difference}."
+        )
+
+    def table(self):
+        """A rich table: by layer what went, where constants went, which branches."""
+        from rich.table import Table
+
+        table = Table(title=str(self), title_justify="left")
+        for name in ("layer", "before", "after", "what was done"):
+            table.add_column(name, justify="right" if name in ("before", "after") else "left")
+        for layer, gone in self.removed.items():
+            width = len(gone) + len(self.kept[layer])
+            table.add_row(layer, str(width), str(width - len(gone)), f"removed {_listed(gone)}")
+        for fold in self.folded:
+            table.add_row(fold.layer, "", "", f"{fold.channels} constants that it read are in its {fold.into}")
+        for branch in self.branches:
+            table.add_row(branch.join, "", "", f"input {branch.index} {branch.why}")
+        if self.vanished:
+            table.add_row("", "", "", f"no longer in the model: {', '.join(self.vanished)}")
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON, without the model."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        for name in ("folded", "branches"):
+            data[name] = [dataclasses.asdict(x) for x in data[name]]
+        for name in ("removed", "kept"):
+            data[name] = {layer: list(numbers) for layer, numbers in data[name].items()}
+        return {
+            **data,
+            "vanished": list(self.vanished),
+            "parameters": list(self.parameters),
+            "max_difference": dataclasses.asdict(self.max_difference),
+        }
+
+
+def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
+    """Removes what has no effect on the outputs, in inference, and measures that it has none.
+
+    Channels that are constant whatever the input go: `b[o] <- b[o] + sum over taps t and channels c gone of
+    k[t, c, o] * constant[c]` in the layer that reads them, where that is exact (dense layers and convolutions that do
+    not reach over a border); zeros go everywhere. So do channels that are read with weights of zero only, and inputs
+    of an Add that are zero, with the layers behind them. Repeated until nothing is left to do. Every layer keeps one
+    channel; statistics over channels (layer normalization, softmax) keep all of theirs.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+        tolerance: weights with |w| <= tolerance, and constants as small, count as zero. Above 0.0 the result is not
+            lossless, and `max_difference` tells by how much.
+        seed: of the random inputs.
+
+    Returns:
+        `Shrunk`: `.model`, what was done to it, and the difference measured on random inputs.
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model), or `tolerance` is negative.
+        TfstructError: at tolerance 0.0 the models differ by more than rounding explains; no model is handed out.
+    """
+    if not tolerance >= 0.0:
+        raise ModelError(f"`tolerance` must be 0.0 or larger. Received: {tolerance}.")
+    read = Weights(float(tolerance))
+    graph = original = trace(model)
+    kept = {path: np.arange(len(labels)) for path, labels in graph.makes.items()}
+    folded: list[Fold] = []
+    branches: list[Branch] = []
+    smaller = None
+    while True:
+        values = constants(graph, read)
+        goes = removable(graph, values, read)
+        cut = cut_branches(graph, values)
+        if smaller is not None and not goes.any() and not cut:
+            break
+        folded += _fold(graph, values, goes)
+        branches += cut
+        stays = graph.units.kept(~goes)
+        kept = {path: kept[path][stays[labels]] for path, labels in graph.makes.items() if path in kept}
+        smaller, _ = rebuild(graph, ~goes)
+        if not goes.any() and not cut:
+            break
+        graph = trace(smaller)
+    found = difference(original, smaller, seed)
+    if not tolerance:
+        certify(found, model.name)
+    left = {call.path for call in graph.calls}
+    widths = {path: len(labels) for path, labels in original.makes.items()}
+    lost = {path: numbers for path, numbers in kept.items() if len(numbers) < widths[path] and path in graph.makes}
+    return Shrunk(
+        smaller,
+        float(tolerance),
+        {path: tuple(np.setdiff1d(np.arange(widths[path]), numbers).tolist()) for path, numbers in lost.items()},
+        {path: tuple(numbers.tolist()) for path, numbers in lost.items()},
+        tuple(fold for fold in folded if fold.layer in left),
+        tuple(branches),
+        tuple(dict.fromkeys(call.path for call in original.calls if call.path not in left)),
+        (model.count_params(), smaller.count_params()),
+        found,
+    )
+
+
+def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list[Fold]:
+    """Notes, on the calls that read constants which go, what is added to which weight."""
+    stays = graph.units.kept(~goes)
+    folds = []
+    # The constants themselves are folded with the weights as they are.
+    for summed in contractions(graph, values, Weights()):
+        gone = ~stays[summed.view.labels] & ~np.isnan(summed.x) & (summed.x != 0)
+        if gone.any():
+            added = summed.view.summed(np.where(gone, summed.x, np.nan), Weights())
+            into = _put(graph, summed, added)
+            folds.append(Fold(summed.calls[0].path, into, int(gone.reshape(-1, summed.view.repeat).any(1).sum())))
+    return folds
+
+
+def _put(graph: Graph, summed: Summed, added: np.ndarray) -> str:
+    layer, made = summed.calls[0].op, summed.view.call.outputs[0].axes[summed.view.out_axis]
+
+    def by_channel(kept, sign=1.0):
+        return sign * (added if made is None else added[kept(made)])
+
+    norm = _normalized_next(graph, summed) if layer.bias is None else None
+    if norm is not None:
+        norm.offset("moving_mean", lambda kept: by_channel(kept, -1.0))
+        return f"{norm.path}'s moving mean"
+    for call in summed.calls:
+        call.offset("bias", by_channel)
+        if layer.bias is None:
+            call.set("use_bias", lambda kept: True)
+    return "bias" if layer.bias is not None else "new bias"
+
+
+def _normalized_next(graph: Graph, summed: Summed) -> Call | None:
+    """The batch normalization that alone reads the contraction's output: it can subtract what is missing."""
+    (call, *others), layer = summed.calls, summed.calls[0].op
+    tensor = call.outputs[0]
+    if others or layer.activation not in (None, keras.activations.linear):
+        return None
+    if any(tensor.key == x.key for x in graph.outputs):
+        return None
+    readers = [c for c in graph.calls if any(x.key == tensor.key for x in c.inputs)]
+    if len(readers) != 1 or type(readers[0].op) is not layers.BatchNormalization:
+        return None
+    norm = readers[0]
+    alone = sum(c.op is norm.op for c in graph.calls) == 1
+    return norm if alone and norm.op.axis % tensor.rank == summed.view.out_axis else None
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    """Runs as ranges: 0-3, 7."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
