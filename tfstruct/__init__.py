@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analyze", "convert", "errors", "graph", "legacy", "quantize", "samples")
+_ROOMS = ("analyze", "convert", "errors", "graph", "legacy", "quantize", "samples", "surgery")
 _HOME = {
     "Recipe": "convert",
     "TFLiteModel": "convert",
@@ -16,6 +16,13 @@ _HOME = {
     "check_target": "convert",
     "profile": "analyze",
     "explain": "analyze",
+    "Plan": "surgery",
+    "plan_channels": "surgery",
+    "apply": "surgery",
+    "shrink": "surgery",
+    "recalibrate_batch_norm": "surgery",
+    "BudgetError": "errors",
+    "PlanError": "errors",
     "TfstructError": "errors",
     "ConversionError": "errors",
     "DataError": "errors",

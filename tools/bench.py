@@ -166,22 +166,21 @@ def criteria(rounds: int) -> None:
         return net
 
     table = Table(title=f"ResNet8, macs 0.5, 10,000 held-out training images; whole: {accuracy(model, *held):.2%}")
-    for column in ("criterion", "scope", "as it is", "recalibrated", "one epoch", "params"):
-        table.add_column(column, justify="left" if column in ("criterion", "scope") else "right")
+    for column in ("criterion", "as it is", "recalibrated", "one epoch", "params"):
+        table.add_column(column, justify="left" if column == "criterion" else "right")
     best = (0.0, "", None)
-    for scope in ("global", "local"):
-        for criterion in CRITERIA:
-            plan = plan_channels(
-                model, {"macs": 0.5}, criterion, scope, data=(train[0][:1000], train[1][:1000]),
-                loss="sparse_categorical_crossentropy",
-            )  # fmt: skip
-            net = apply(model, plan)
-            plain = accuracy(net, *held)
-            recalibrate_batch_norm(net, train[0][:5000], batch_size=500)
-            again = accuracy(net, *held)
-            after = accuracy(tuned(net), *held)
-            table.add_row(criterion, scope, *(f"{v:.2%}" for v in (plain, again, after)), f"{net.count_params():,}")
-            best = max(best, (after, f"{criterion}, {scope}", net), key=lambda b: b[0])
+    for criterion in CRITERIA:
+        plan = plan_channels(
+            model, {"macs": 0.5}, criterion, data=(train[0][:1000], train[1][:1000]),
+            loss="sparse_categorical_crossentropy",
+        )  # fmt: skip
+        net = apply(model, plan)
+        plain = accuracy(net, *held)
+        recalibrate_batch_norm(net, train[0][:5000], batch_size=500)
+        again = accuracy(net, *held)
+        after = accuracy(tuned(net), *held)
+        table.add_row(criterion, *(f"{v:.2%}" for v in (plain, again, after)), f"{net.count_params():,}")
+        best = max(best, (after, criterion, net), key=lambda b: b[0])
     Console().print(table)
     x, y = _cifar(data / "cifar10" / "test.tfrecord")
     Console().print(f"best on the held-out images: {best[1]}; test accuracy {accuracy(best[2], x, y):.2%}")
