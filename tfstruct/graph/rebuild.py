@@ -1,8 +1,10 @@
 """A graph and what stays of it as a new Keras model, weights copied."""
 
 import copy
+import dataclasses
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -11,6 +13,8 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.trace import Body, Graph
+
+Edit = Callable[..., object]
 
 
 def kept_by(graph: Graph, keep: np.ndarray) -> Kept:
@@ -34,9 +38,43 @@ def rebuild(graph: Graph, keep: np.ndarray) -> tuple[keras.Model, dict[int, tupl
     return model, work.copy_weights()
 
 
+@dataclasses.dataclass(frozen=True)
+class Rewired:
+    """A model made by `rewire`.
+
+    Attributes:
+        model: the new model, uncompiled.
+        weights: by id of a weight of the original, its copy, and None.
+        made: by id of an operation (or nested model) of the original, its successor; those that an edit did not run
+            have none.
+    """
+
+    model: keras.Model
+    weights: dict[int, tuple[keras.Variable, Slot | None]]
+    made: dict[int, keras.Operation]
+
+
+def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
+    """A new model in which some operations are run in another way; everything else is copied, weights too.
+
+    What no longer reaches an output vanishes. Edits of configurations go into `call.edits` of the graph, as surgery on
+    channels does it.
+
+    Args:
+        edits: by id of an operation or nested model of the original: `edit(step, run, *args, **kwargs) -> outputs`,
+            called for each of its calls in their order, on the new model's symbolic tensors. `run(*args, **kwargs)`
+            calls the successor. For example, `lambda step, run, x: x` deletes a layer, and
+            `lambda step, run, x: layer(run(x))` puts another behind it.
+    """
+    work = _Rebuild(graph, kept_by(graph, np.ones(graph.units.count, bool)), edits)
+    model = work.model(graph.body)
+    weights = work.copy_weights()
+    return Rewired(model, weights, {key: new for key, (_, new) in work._made.items()})
+
+
 class _Rebuild:
-    def __init__(self, graph: Graph, kept: Kept):
-        self._graph, self._kept = graph, kept
+    def __init__(self, graph: Graph, kept: Kept, edits: Mapping[int, Edit] | None = None):
+        self._graph, self._kept, self._edits = graph, kept, edits or {}
         self._made: dict[int, tuple[object, object]] = {}  # id of an operation -> (it, its successor)
 
     def model(self, body: Body) -> keras.Model:
@@ -54,21 +92,26 @@ class _Rebuild:
 
     def _step(self, node, step: "Call | Body", tensors) -> None:
         args, kwargs = node.arguments.fill_in(tensors)
-        if isinstance(step, Body):
-            made = self._successor(step.model, lambda: self.model(self._graph.bodies[id(step.model)]))
-            outputs = made(*args, **kwargs)
-        elif step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
-            outputs = rewritten
+        edit = self._edits.get(id(node.operation))
+        if edit is None:
+            outputs = self._run(step, *args, **kwargs)
         else:
-            made = self._successor(step.op, lambda: self.operation(step))
-            args = list(args)
-            for key, edit in step.argument_edits.items():
-                if isinstance(key, int) and key < len(args):
-                    args[key] = edit(self._kept)
-                else:
-                    kwargs[key] = edit(self._kept)
-            outputs = made(*args, **kwargs)
+            outputs = edit(step, lambda *a, **k: self._run(step, *a, **k), *args, **kwargs)
         tensors.update({id(x): y for x, y in zip(node.outputs, keras.tree.flatten(outputs), strict=True)})
+
+    def _run(self, step: "Call | Body", *args, **kwargs):
+        if isinstance(step, Body):
+            return self._successor(step.model, lambda: self.model(self._graph.bodies[id(step.model)]))(*args, **kwargs)
+        if step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
+            return rewritten
+        made = self._successor(step.op, lambda: self.operation(step))
+        args = list(args)
+        for key, edit in step.argument_edits.items():
+            if isinstance(key, int) and key < len(args):
+                args[key] = edit(self._kept)
+            else:
+                kwargs[key] = edit(self._kept)
+        return made(*args, **kwargs)
 
     def _successor(self, op, make):
         if id(op) not in self._made:
@@ -105,15 +148,13 @@ class _Rebuild:
     def _assemble(self, body: Body, inputs, outputs) -> keras.Model:
         model = body.model
         if isinstance(model, keras.Sequential):
-            layers = [self._made[id(layer)][1] for layer in model.layers]
-            first = keras.tree.flatten(inputs)[0]
-            made = keras.Sequential(name=model.name, trainable=model.trainable)
-            made.add(first._keras_history.operation)
-            for layer in layers:
-                made.add(layer)
-            return made
+            chain = _chain(keras.tree.flatten(outputs)[0])
+            if all(isinstance(layer, keras.layers.Layer) for layer in chain):
+                made = keras.Sequential(chain, name=model.name)
+                made.trainable = model.trainable
+                return made
         kind = type(model)
-        if kind is Functional:
+        if kind is Functional or isinstance(model, keras.Sequential):
             kind = keras.Model
         elif not functional_like_constructor(kind):
             warnings.warn(
@@ -154,6 +195,18 @@ class _Rebuild:
                 getattr(new, name).assign_add(value(self._kept))
             _carry_adapted(old, new)
         return pairs
+
+
+def _chain(x) -> list[keras.Operation]:
+    """The operations of a chain, from the input layer to the one that made `x`."""
+    operations = []
+    while True:
+        made_by, index, _ = x._keras_history
+        operations.append(made_by)
+        inputs = made_by._inbound_nodes[index].input_tensors
+        if not inputs:
+            return operations[::-1]
+        (x,) = inputs
 
 
 def _carry_adapted(old, new) -> None:

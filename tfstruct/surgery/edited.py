@@ -1,0 +1,111 @@
+"""What an edit of layers hands back: the new model and what was changed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+
+from tfstruct.analyze.costs import Costs
+from tfstruct.errors import ModelError
+from tfstruct.graph import Graph, trace
+from tfstruct.surgery.certificate import Difference, certify, difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """A new model, and what was done to get it.
+
+    Attributes:
+        model: the new model, uncompiled; the original is untouched.
+        changes: (layer, what was done to it), in order.
+        skipped: (layer, why nothing was done), for those that were meant and could not be.
+        parameters: before and after.
+        macs: before and after; None where the model leaves sizes open.
+        max_difference: between both models' outputs on random inputs; None where their shapes differ.
+        details: figures of the edit by layer, plain data.
+    """
+
+    model: keras.Model
+    changes: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int] | None
+    max_difference: Difference | None
+    details: dict = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.changes)} changes: {self._figures()}"]
+        width = max((len(layer) for layer, _ in (*self.changes, *self.skipped)), default=0)
+        lines += [f"  {layer:<{width}}  {what}" for layer, what in self.changes]
+        lines += [f"  {layer:<{width}}  left alone: {why}" for layer, why in self.skipped]
+        return "\n".join(lines)
+
+    def _figures(self) -> str:
+        parts = [f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,}"]
+        if self.macs is not None:
+            parts.append(f"MACs {self.macs[0]:,} -> {self.macs[1]:,}")
+        if self.max_difference is not None:
+            parts.append(f"largest difference on random inputs {self.max_difference}")
+        return ", ".join(parts)
+
+    def table(self):
+        """A rich table of the changes."""
+        from rich.table import Table
+
+        table = Table(title=self._figures(), title_justify="left")
+        table.add_column("layer")
+        table.add_column("what was done")
+        for layer, what in self.changes:
+            table.add_row(layer, what)
+        for layer, why in self.skipped:
+            table.add_row(layer, f"left alone: {why}")
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON, without the model."""
+        return {
+            "changes": [list(change) for change in self.changes],
+            "skipped": [list(skip) for skip in self.skipped],
+            "parameters": list(self.parameters),
+            "macs": None if self.macs is None else list(self.macs),
+            "max_difference": None if self.max_difference is None else dataclasses.asdict(self.max_difference),
+            "details": self.details,
+        }
+
+
+def edited(
+    graph: Graph,
+    model: keras.Model,
+    changes: Sequence[tuple[str, str]],
+    skipped: Sequence[tuple[str, str]] = (),
+    *,
+    exact: bool,
+    details: dict | None = None,
+    seed: int = 0,
+) -> Edited:
+    """Measures the new model against the one that was traced.
+
+    Args:
+        exact: whether the edit promises equal outputs.
+
+    Raises:
+        TfstructError: an exact edit differs by more than rounding explains; the model is not handed out.
+    """
+    before = graph.model
+    alike = [x.shape for x in before.outputs] == [x.shape for x in model.outputs]
+    found = difference(graph, model, seed) if alike else None
+    if exact:
+        certify(found, before.name)
+    try:
+        macs = (Costs(graph, ("macs",))()["macs"], Costs(trace(model), ("macs",))()["macs"])
+    except ModelError:
+        macs = None
+    return Edited(
+        model,
+        tuple(changes),
+        tuple(skipped),
+        (before.count_params(), model.count_params()),
+        macs,
+        found,
+        dict(details or {}),
+    )
