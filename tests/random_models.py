@@ -334,6 +334,50 @@ def matmul(m, x):
     return ops.matmul(scores, x)
 
 
+@operation(3)
+def recurrent(m, x):
+    kind = m.pick(layers.LSTM, layers.GRU, layers.SimpleRNN)
+    layer = kind(m.width(), return_sequences=m.chance(0.6))
+    return m.layer(layers.Bidirectional(layer) if m.chance(0.3) else layer, x)
+
+
+@operation(3)
+def attention(m, x):
+    layer = layers.MultiHeadAttention(m.pick(1, 2, 3), m.pick(2, 4), value_dim=m.pick(None, 3))
+    return layer(x, x)
+
+
+@operation(3, 4)
+def time_distributed(m, x):
+    inner = layers.Conv1D(m.width(), 2, padding="same") if len(x.shape) == 4 else layers.Dense(m.width())
+    return m.layer(layers.TimeDistributed(inner), x)
+
+
+@operation(2, 3)
+def stack(m, x):
+    other = m.other(x, lambda shape: shape == tuple(x.shape))
+    return ops.stack([x, x if other is None else other], axis=m.pick(1, -1, -2) if len(x.shape) > 2 else m.pick(1, -1))
+
+
+@operation(2, 3, 4)
+def moves(m, x):
+    return m.pick(
+        ops.expand_dims(x, 1),
+        ops.squeeze(ops.expand_dims(x, -1), -1),
+        ops.repeat(x, 2, axis=-1),
+        ops.tile(x, [1] * (len(x.shape) - 1) + [2]),
+        ops.pad(x, [[0, 0]] * (len(x.shape) - 1) + [[1, 0]]),
+        ops.take(x, m.rng.permutation(x.shape[-1]).tolist(), axis=-1),
+        ops.where(x > 0, x, 0.1 * x),
+    )
+
+
+@operation(3)
+def einsum(m, x):
+    y = m.layer(layers.Dense(x.shape[-1]), x)
+    return m.pick(ops.einsum("abc,abc->ab", x, y), ops.einsum("abc,adc->abd", x, y), ops.einsum("abc,abd->acd", x, y))
+
+
 @operation(2, 3, 4, weight=2)
 def shared(m, x):
     found = [layer for layer, shape in m.layers if shape == tuple(x.shape[1:])]
