@@ -109,7 +109,13 @@ def _resnet8(width):
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: _digits(4), lambda: _digits(31), lambda: _resnet8(13), lambda: zoo.build("depthwise")]
+    "build",
+    [
+        pytest.param(lambda: _digits(4), marks=pytest.mark.slow),
+        pytest.param(lambda: _digits(31), marks=pytest.mark.slow),
+        lambda: _resnet8(13),
+        lambda: zoo.build("depthwise"),
+    ],
 )
 def test_the_bound_of_the_int8_file_holds_and_is_tight(build, process):
     model = zoo.randomise(build())
