@@ -125,6 +125,16 @@ def test_the_bound_of_the_int8_file_holds_and_is_tight(build, process):
 
 
 @pytest.mark.slow
+def test_a_shared_layer_with_two_batch_norms_is_two_kernels(process):
+    conv = layers.Conv2D(64, 3, padding="same", name="conv")
+    x = layers.BatchNormalization(name="bn1")(conv(inputs := keras.Input((8, 8, 64))))
+    x = layers.BatchNormalization(name="bn2")(conv(x))
+    model = zoo.randomise(keras.Model(inputs, x))
+    size = _int8_size(model, process)
+    assert size <= Costs(trace(model))()["tflite_bytes"] <= 1.05 * size
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_the_bound_holds_on_the_zoo(name, process):
     graph = trace(zoo.build(name))

@@ -132,6 +132,8 @@ def test_a_file_of_another_model_is_refused(model, data, tmp_path):
         sensitivity(zoo.build("conv_bn", 1), data, ratios=(0.5,), path=path, progress=False)
     with pytest.raises(DataError, match="another criterion"):
         sensitivity(model, data, ratios=(0.5,), criterion="l1", path=path, progress=False)
+    with pytest.raises(DataError, match="another data"):
+        sensitivity(model, (data[0] + 1, data[1]), ratios=(0.5,), path=path, progress=False)
     path.write_text("{")
     with pytest.raises(DataError, match="no file of sensitivity"):
         sensitivity(model, data, ratios=(0.5,), path=path, progress=False)
