@@ -109,13 +109,29 @@ def _resnet8(width):
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: _digits(4), lambda: _digits(31), lambda: _resnet8(13), lambda: zoo.build("depthwise")]
+    "build",
+    [
+        pytest.param(lambda: _digits(4), marks=pytest.mark.slow),
+        pytest.param(lambda: _digits(31), marks=pytest.mark.slow),
+        lambda: _resnet8(13),
+        lambda: zoo.build("depthwise"),
+    ],
 )
 def test_the_bound_of_the_int8_file_holds_and_is_tight(build, process):
     model = zoo.randomise(build())
     size = _int8_size(model, process)
     bound = Costs(trace(model))()["tflite_bytes"]
     assert size <= bound <= (1.05 if size > 50_000 else 1.3) * size
+
+
+@pytest.mark.slow
+def test_a_shared_layer_with_two_batch_norms_is_two_kernels(process):
+    conv = layers.Conv2D(64, 3, padding="same", name="conv")
+    x = layers.BatchNormalization(name="bn1")(conv(inputs := keras.Input((8, 8, 64))))
+    x = layers.BatchNormalization(name="bn2")(conv(x))
+    model = zoo.randomise(keras.Model(inputs, x))
+    size = _int8_size(model, process)
+    assert size <= Costs(trace(model))()["tflite_bytes"] <= 1.05 * size
 
 
 @pytest.mark.slow

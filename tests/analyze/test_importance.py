@@ -222,7 +222,18 @@ def test_heads_and_widths_of_a_product_get_scores():
 
 
 def test_groups_of_the_zoo_are_all_scored():
-    for name in ("residual", "concat", "grouped", "depthwise", "several", "nested", "shared", "transposed"):
+    for name in (
+        "residual",
+        "concat",
+        "grouped",
+        "depthwise",
+        "several",
+        "nested",
+        "shared",
+        "transposed",
+        "lstm",
+        "gru",
+    ):
         model = zoo.build(name)
         graph = trace(model)
         for criterion in ("l2", "lamp", "activation", "entropy"):
@@ -231,6 +242,15 @@ def test_groups_of_the_zoo_are_all_scored():
             assert scores.shape == (graph.units.count,)
             for group in groups(graph):
                 assert np.isfinite(scores[group.free]).all(), (name, criterion, group.name)
+
+
+def test_attention_is_scored_by_weights_and_its_inside_is_hidden_from_activations():
+    graph = trace(zoo.build("attention"))
+    scores = unit_scores(graph, "l1")
+    assert all(np.isfinite(scores[g.free]).all() for g in groups(graph))
+    x = zoo.sample_inputs(graph.model, 4)
+    with pytest.raises(ModelError, match=r"activation cannot see the channels of attention.heads"):
+        unit_scores(graph, "activation", data=x)
 
 
 def test_a_group_that_the_criterion_cannot_see():

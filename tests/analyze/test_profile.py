@@ -28,6 +28,12 @@ CLOSED = {
     "separable2d": (lambda: layers.SeparableConv2D(5, 3), (10, 9, 4), 56 * (9 * 4 + 4 * 5)),
     "transposed1d": (lambda: layers.Conv1DTranspose(5, 3), (10, 4), 10 * 3 * 4 * 5),
     "transposed2d": (lambda: layers.Conv2DTranspose(5, 3, 2), (10, 9, 4), 90 * 9 * 4 * 5),
+    "lstm": (lambda: layers.LSTM(5), (6, 4), 6 * 4 * (4 * 5 + 5 * 5)),
+    "gru": (lambda: layers.GRU(5), (6, 4), 6 * 3 * (4 * 5 + 5 * 5)),
+    "simple_rnn": (lambda: layers.SimpleRNN(5), (6, 4), 6 * (4 * 5 + 5 * 5)),
+    "bidirectional": (lambda: layers.Bidirectional(layers.LSTM(5)), (6, 4), 2 * 6 * 4 * (4 * 5 + 5 * 5)),
+    "time_distributed": (lambda: layers.TimeDistributed(layers.Dense(5)), (6, 4), 6 * 4 * 5),
+    "conv_lstm2d": (lambda: layers.ConvLSTM2D(5, 3, padding="same"), (6, 8, 7, 4), 6 * 56 * 9 * 4 * (4 * 5 + 5 * 5)),
     "transposed3d": (lambda: layers.Conv3DTranspose(5, 2), (4, 4, 4, 3), 64 * 8 * 3 * 5),
 }
 
@@ -53,6 +59,21 @@ def test_a_depthwise_convolution_by_groups():
     x = layers.Conv2D(4, 1)(inputs := keras.Input((10, 9, 3)))
     row = profile(keras.Model(inputs, layers.Conv2D(8, 3, groups=4)(x))).rows[-1]
     assert row.macs == 8 * 7 * 9 * 8
+
+
+def test_attention():
+    inputs, other = keras.Input((5, 6)), keras.Input((7, 8))
+    y = layers.MultiHeadAttention(2, 3, value_dim=4)(inputs, other)
+    projections = 5 * 6 * 2 * 3 + 7 * 8 * 2 * 3 + 7 * 8 * 2 * 4 + 5 * 2 * 4 * 6
+    products = 5 * 7 * 2 * 3 + 5 * 7 * 2 * 4
+    assert profile(keras.Model([inputs, other], y)).macs == projections + products
+
+
+def test_operations_that_multiply_matrices():
+    a, b = layers.Dense(4)(inputs := keras.Input((5, 3))), layers.Dense(4)(inputs)
+    product = keras.ops.matmul(a, keras.ops.transpose(b, (0, 2, 1)))
+    assert profile(keras.Model(inputs, product)).rows[-1].macs == 5 * 4 * 5
+    assert profile(keras.Model(inputs, keras.ops.einsum("bij,bkj->bik", a, b))).rows[-1].macs == 5 * 4 * 5
 
 
 def test_dot():

@@ -28,14 +28,18 @@ def data():
 
 
 @pytest.mark.parametrize(
-    "name", ["conv_bn", "depthwise", "residual", "concat", "transposed", "conv1d", "grouped", "several", "nested"]
-)
+    "name",
+    [
+        "conv_bn", "depthwise", "residual", "concat", "transposed", "conv1d", "grouped", "several", "nested", "lstm",
+        "gru", "bidirectional", "attention", "embedding",
+    ],
+)  # fmt: skip
 def test_masked_equals_rebuilt(name):
     model = zoo.build(name)
     graph = trace(model)
     keep, rng = np.ones(graph.units.count, bool), np.random.default_rng(0)
     for group in groups(graph):
-        keep[removable(group, 0.4, rng)] = False
+        keep[removable(group, 0.5, rng)] = False
     assert not keep.all()
     x = zoo.sample_inputs(model, 3)
     smaller, _ = rebuild(graph, keep)
@@ -128,6 +132,8 @@ def test_a_file_of_another_model_is_refused(model, data, tmp_path):
         sensitivity(zoo.build("conv_bn", 1), data, ratios=(0.5,), path=path, progress=False)
     with pytest.raises(DataError, match="another criterion"):
         sensitivity(model, data, ratios=(0.5,), criterion="l1", path=path, progress=False)
+    with pytest.raises(DataError, match="another data"):
+        sensitivity(model, (data[0] + 1, data[1]), ratios=(0.5,), path=path, progress=False)
     path.write_text("{")
     with pytest.raises(DataError, match="no file of sensitivity"):
         sensitivity(model, data, ratios=(0.5,), path=path, progress=False)

@@ -145,8 +145,13 @@ def sensitivity(
     chosen = _chosen(graph, groups)
     name, measure = _measure(graph, x, y, loss, metric, batch_size)
     names = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-    header = {"model": fingerprint(model), "weights": _digest(model), "metric": name, "criterion": names}
-    header |= {"samples": len(keras.tree.flatten(x)[0])}
+    header = {
+        "model": fingerprint(model),
+        "weights": _digest(map(keras.ops.convert_to_numpy, model.weights)),
+        "metric": name,
+        "criterion": names,
+    }
+    header |= {"data": _digest(keras.tree.flatten([x, y]))}
     state = _read(path, header)
     if "baseline" not in state:
         state |= {"baseline": measure(), "groups": {}}
@@ -247,11 +252,11 @@ def _accuracy(y: np.ndarray, out) -> float:
     return float(np.mean(out.argmax(-1).ravel() == y.ravel()))
 
 
-def _digest(model) -> str:
-    """Tells trained weights from other weights of the same shapes."""
+def _digest(values) -> str:
+    """Tells arrays from others of the same shapes."""
     digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    for value in values:
+        digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,8 @@ models of the tests): a kernel's output channel costs 28 bytes besides its weigh
 point int64 of kernel and of bias), and all that is not a buffer or a scale 119 to 159 bytes a tensor.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from tfstruct.analyze.counts import Terms, axis_sizes
@@ -38,6 +40,8 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
     terms.add(0, FILE + TENSOR * len(graph.body.inputs))
     made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
     uses: dict[int, int] = {}
+    unfolded = Counter(id(call.op) for call in graph.calls)
+    slots = {id(slot.variable): slot for slot in graph.slots}
     for call in graph.calls:
         for tensor in call.inputs:
             uses[tensor.key] = uses.get(tensor.key, 0) + 1
@@ -52,13 +56,18 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
                 factor, held = axis_sizes([call.input.shape[call.op.axis]], [call.input.axes[call.op.axis]])
                 terms.add(row, None if factor is None else 2 * factor, held)
                 terms.add(row, 4 * TENSOR)
+                continue
+            # Folded, each call of a shared layer has a kernel of its own; the last one has the kernel already counted.
+            unfolded[id(before.op)] -= 1
+            if unfolded[id(before.op)] > 0:
+                for variable in before.op.weights:
+                    _weight(terms, row, type(before.op).__name__, variable, slots.get(id(variable)))
             continue
         relu = kind == "ReLU" or (
             kind == "Activation" and getattr(call.op.activation, "__name__", "") in ("relu", "relu6")
         )
         if not (relu and alone and type(before.op).__name__ in _FUSES):
             terms.add(row, TENSOR * _tensors(call, kind))
-        slots = {id(slot.variable): slot for slot in call.slots}
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
                 seen.add(id(variable))

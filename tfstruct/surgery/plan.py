@@ -115,20 +115,20 @@ class Plan:
         return "\n".join(lines)
 
     def table(self):
-        """A rich table of the layers that lose channels."""
+        """A rich table: the layers that lose channels, then what the model costs."""
         from rich.table import Table
 
-        title = ", ".join(
-            f"{name} {_number(before)} → {_number(self.after[name])}"
-            for name, before in self.before.items()
-            if name in self.after
-        )
-        table = Table(title=title + (" (before it was edited)" if self.edited else ""))
-        for column in ("layer", "channels", "stay", "share"):
+        table = Table(title="before it was edited" if self.edited else None)
+        for column in ("layer", "before", "after", "stays"):
             table.add_column(column, justify="left" if column == "layer" else "right")
         for name, gone in self.removed.items():
             width = self.widths[name]
             table.add_row(name, str(width), str(width - gone), f"{1 - gone / width:.0%}")
+        table.add_section()
+        for name, before in self.before.items():
+            if name in self.after and before:
+                after = self.after[name]
+                table.add_row(name, _number(before), _number(after), f"{after / before:.1%}")
         return table
 
 
