@@ -328,3 +328,44 @@ def test_the_smaller_model_trains(net, images, options):
     smaller.compile(keras.optimizers.SGD(0.01), "mse", **options)
     losses = smaller.fit(images, np.zeros((4, 5), "float32"), epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+def test_a_strategy_takes_the_smaller_model(images):
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    with strategy.scope():
+        net = _net(width=4)
+        smaller = apply(net, plan_channels(net, 0.5))
+        smaller.compile("sgd", "mse")
+    assert np.isfinite(smaller.fit(images, np.zeros((4, 5), "float32"), verbose=0).history["loss"][0])
+
+
+def test_a_tape_trains_the_smaller_model(images):
+    import tensorflow as tf
+
+    net = _net(width=4)
+    smaller = apply(net, plan_channels(net, 0.5))
+    optimizer = keras.optimizers.SGD(0.01)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(smaller(images, training=True) ** 2)
+        optimizer.apply_gradients(zip(tape.gradient(loss, smaller.trainable_variables), smaller.trainable_variables))
+        return loss
+
+    first = float(step())
+    assert float(step()) < first
+
+
+def test_mixed_precision_survives(images):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        net = _net(width=4)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    smaller = apply(net, plan_channels(net, 0.5))
+    assert smaller.get_layer("stem").compute_dtype == "float16"
+    smaller.compile("sgd", "mse")
+    assert np.isfinite(smaller.fit(images, np.zeros((4, 5), "float32"), verbose=0).history["loss"][0])
