@@ -149,8 +149,12 @@ def rms_normalization(call, tensors, kept):
 
 def group_normalization(call, tensors, kept):
     """Each of the original's groups by itself, over what stays of it."""
-    layer, (x,) = call.op, tensors
-    axis = layer.axis % x.ndim
+    layer, (whole,) = call.op, tensors
+    x, axis = whole, layer.axis % whole.ndim
+    # The other axes are averaged over too: where they carry channels, over those that stay.
+    others = {i: kept(labels) for i, labels in enumerate(call.input.axes) if labels is not None and i != axis}
+    for i, places in others.items():
+        x = np.take(x, places, axis=i)
     x = np.moveaxis(x, axis, -1).astype("float64")
     labels, width = call.input.axes[axis], x.shape[-1]
     stays = np.zeros(width, bool)
@@ -167,7 +171,9 @@ def group_normalization(call, tensors, kept):
         made = made * layer.gamma.numpy()
     if layer.beta is not None:
         made = made + layer.beta.numpy()
-    return np.moveaxis(made, -1, axis)
+    result = np.zeros(whole.shape)
+    result[np.ix_(*(others.get(i, np.arange(n)) for i, n in enumerate(whole.shape)))] = np.moveaxis(made, -1, axis)
+    return result
 
 
 def unit_normalization(call, tensors, kept):

@@ -55,6 +55,9 @@ def group_normalization(call: Call) -> Axes:
         else:
             call.blocks(channels, groups)
             call.statistics(channels)
+    for i, labels in enumerate(call.input.axes):
+        if i != layer.axis % call.input.rank:
+            call.statistics(labels)  # every other axis is averaged over
     for variable in (layer.gamma, layer.beta):
         call.weight(variable, Each(channels))
     return call.input.axes
