@@ -352,7 +352,8 @@ def test_a_tape_trains_the_smaller_model(images):
     def step():
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(smaller(images, training=True) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(loss, smaller.trainable_variables), smaller.trainable_variables))
+        weights = smaller.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
     first = float(step())
