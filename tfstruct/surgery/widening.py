@@ -67,6 +67,12 @@ def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: 
     return edited(graph, made, changes, exact=not noise, details={"origins": origins}, seed=seed)
 
 
+def check_growth(graph: Graph, layer: str, to: int) -> None:
+    """Raises PlanError where `widen` would, but for `to` below the present width."""
+    path, labels = _makes(graph, layer)
+    _check_statistics(graph, path, _times(graph, path, labels, to, 0))
+
+
 def _makes(graph: Graph, layer: str) -> tuple[str, np.ndarray]:
     makes = graph.makes
     found = [name for name in makes if name == layer] or [name for name in makes if name.rsplit("/", 1)[-1] == layer]
