@@ -77,7 +77,8 @@ class Slot:
     Attributes:
         groups: above 1 for the kernel of a grouped convolution: axis -2 counts the channels inside a group, while its
             labels are those of all groups.
-        scale: None, or a function of `kept` to a factor on what is left, a number or one for each entry of the last axis.
+        scale: None, or a function of `kept` to a factor on what is left, a number, or one for each
+            entry of the last axis.
     """
 
     variable: keras.Variable

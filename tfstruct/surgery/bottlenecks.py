@@ -20,7 +20,8 @@ from tfstruct.surgery.remedies import delete, prune_group, reuse
 from tfstruct.surgery.widening import check_growth, widen
 
 _SAMPLES = 256  # looked at
-_WIDE = 1 / 3  # principal dimensions / width: no more than that
+_WIDE = 1 / 3  # effective rank / width of a layer that is too wide: no more than that
+_FAR = 1 / 8  # principal dimensions / width, where no neighbour is narrower
 _USED = 0.75  # effective rank / width of a layer that is too narrow: at least that
 _NARROW = 3  # neighbours / width
 _NOTHING = 0.05  # relative change of the outputs that counts as none
@@ -72,7 +73,8 @@ class Bottlenecks:
         findings: the worst first.
         layers: by name of each group of channels: `width`, `principal` (dimensions of its activations that hold 99 %
             of their variance), `effective_rank`, `kernel_rank`, `sensitivity` (the metric's change when a quarter of
-            the channels is masked), `before` and `after` (widths of the neighbours).
+            the channels is masked; `per_channel`, divided by their number), `before` and `after` (widths of the
+            neighbours).
     """
 
     model: str
@@ -82,7 +84,9 @@ class Bottlenecks:
 
     def __str__(self) -> str:
         if not self.findings:
-            return f"{self.model}: nothing too wide, too narrow or redundant among {len(self.layers)} groups of channels"
+            return (
+                f"{self.model}: nothing too wide, too narrow or redundant among {len(self.layers)} groups of channels"
+            )
         width = max(len(f.layer) for f in self.findings)
         lines = [f"{self.model}: {len(self.findings)} findings"]
         lines += [f"  {f.layer:<{width}}  {f.kind:<9}  {f.severity:.2f}  {f.why}: {f.advice}" for f in self.findings]
@@ -110,11 +114,12 @@ class Bottlenecks:
 def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None) -> Bottlenecks:
     """Looks for layers that are too wide, too narrow or without effect, and says which edit mends each.
 
-    - wide: at most a third of the width holds 99 % of the variance of its activations, and masking the quarter of its
-      channels that matters least costs (almost) nothing. Edit: the channels beyond those dimensions go.
-    - narrow: a third or less of the widths on both sides, and its activations' effective rank exp(-sum p log p), p the
-      normalized eigenvalues of their covariance (Roy and Vetterli, 2007), uses the width up. Edit: `widen`, with a
-      noise of 1 % that parts the copies.
+    - wide: the effective rank exp(-sum p log p) of its activations, p the normalized eigenvalues of their covariance
+      (Roy and Vetterli, 2007), is at most a third of the width; it is three times as wide as its neighbours, or an
+      eighth of the width holds 99 % of the variance; and masking the quarter of its channels that matters least costs
+      little, in all or by channel. Edit: channels beyond those dimensions go, half of them at least.
+    - narrow: a third or less of the widths on both sides, and the effective rank of its activations uses it up.
+      Edit: `widen`, with a noise of 1 % that parts the copies.
     - redundant: without the layer (its batch norm and activation with it) the outputs hardly change; or its outputs
       are those of another layer, cosine above 0.999. Edit: it is deleted, or the other's outputs are taken.
 
@@ -135,12 +140,15 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
     rows = _rows(graph, seen, cost)
     findings = _redundant(graph, seen, cost)
     gone = {layer for f in findings for layer in (f.target if f.edit == "delete" else (f.layer,))}
-    narrow = [x for name, group in rows.items() if (x := _narrow(graph, name, *group)) and x.layer not in gone]
+    narrow = [x for name, (_, row, _) in rows.items() if (x := _narrow(graph, name, row)) and x.layer not in gone]
+    # What reads a narrow layer, and what it reads, has its low rank from there.
     starved = {f.layer for f in narrow}
+    starving = {name for f in narrow for name in rows[f.layer][2]}
+    usual = float(np.median([row["per_channel"] for _, row, _ in rows.values()])) if rows else 0.0
     wide = [
         x
-        for name, (group, row, before) in rows.items()
-        if not starved & before and (x := _wide(name, group, row, metric)) and x.layer not in gone
+        for name, (_, row, before) in rows.items()
+        if not (starved & before or name in starving) and (x := _wide(name, row, metric, usual)) and x.layer not in gone
     ]
     findings = sorted([*findings, *narrow, *wide], key=lambda f: (-f.severity, f.layer))
     return Bottlenecks(model.name, metric, tuple(findings), {name: row for name, (_, row, _) in rows.items()})
@@ -211,6 +219,7 @@ def _rows(graph: Graph, seen: Observed, cost):
             "effective_rank": round(effective_rank(matrix), 2),
             "kernel_rank": round(_kernel_rank(graph, group), 2),
             "sensitivity": round(float(sensitivity), 4),
+            "per_channel": float(sensitivity) / max(len(gone), 1),
             "before": before,
             "after": after,
         }
@@ -245,15 +254,17 @@ def _kernel_rank(graph: Graph, group: Group) -> float:
     """The effective rank of the kernel that makes the channels, of the first there is."""
     for slot in graph.slots:
         for axis, along in enumerate(slot.axes):
-            if len(slot.variable.shape) > 1 and isinstance(along, Out) and set(
-                graph.units.of(along.labels).tolist()
-            ) & set(group.units.tolist()):
+            if (
+                len(slot.variable.shape) > 1
+                and isinstance(along, Out)
+                and set(graph.units.of(along.labels).tolist()) & set(group.units.tolist())
+            ):
                 value = np.moveaxis(keras.ops.convert_to_numpy(slot.variable).astype("float64"), axis, -1)
                 return effective_rank(value.reshape(-1, value.shape[-1]), centred=False)
     return 0.0
 
 
-def _narrow(graph: Graph, name: str, group: Group, row: dict, feeds: set[str]) -> Finding | None:
+def _narrow(graph: Graph, name: str, row: dict) -> Finding | None:
     width, sides = row["width"], min(row["before"], row["after"])
     if not width * _NARROW <= sides or row["effective_rank"] < _USED * width or width < 1:
         return None
@@ -267,14 +278,15 @@ def _narrow(graph: Graph, name: str, group: Group, row: dict, feeds: set[str]) -
     return Finding(name, "narrow", severity, why, "widen", f"widen it to {to}", to)
 
 
-def _wide(name: str, group: Group, row: dict, metric: str) -> Finding | None:
-    width, needed = row["width"], row["principal"]
-    free = row["sensitivity"] <= (_SPARE if metric == "accuracy" else 0.25)
-    if needed > _WIDE * width or not free or width < 8:
+def _wide(name: str, row: dict, metric: str, usual: float) -> Finding | None:
+    width, needed, rank = row["width"], row["principal"], row["effective_rank"]
+    apart = width >= _NARROW * max(row["before"], row["after"]) or needed <= _FAR * width
+    spare = row["sensitivity"] <= (_SPARE if metric == "accuracy" else 0.25) or row["per_channel"] <= usual / 2
+    if rank > _WIDE * width or not apart or not spare or width < 8:
         return None
-    to = min(width - 1, max(math.ceil(1.5 * needed), 2))
-    why = f"{needed} dimensions of {width} hold 99 % of its variance"
-    return Finding(name, "wide", 1 - needed / (_WIDE * width) / 2, why, "prune", f"keep {to} of its channels", to)
+    to = min(math.ceil(1.25 * needed), width // 2)
+    why = f"effective rank {rank:.1f} of {width}, {needed} dimensions hold 99 % of the variance"
+    return Finding(name, "wide", 1 - rank / (_WIDE * width) / 2, why, "prune", f"keep {to} of its channels", to)
 
 
 def _redundant(graph: Graph, seen: Observed, cost) -> list[Finding]:

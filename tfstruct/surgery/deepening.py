@@ -100,7 +100,8 @@ def _layer(graph: Graph, after: str) -> tuple[keras.Operation, Call | None]:
         raise ModelError(f"`{after}` may be any of {', '.join(x[0] for x in chosen)}. Name one of them.")
     names = [x[0] for x in found.values()]
     raise ModelError(
-        f"`{graph.model.name}` has no layer `{after}`. It has {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
+        f"`{graph.model.name}` has no layer `{after}`. It has {', '.join(names[:12])}"
+        f"{', ...' if len(names) > 12 else ''}."
     )
 
 
@@ -114,7 +115,8 @@ def _check(op, after: str) -> None:
         dtype = keras.backend.standardize_dtype(x.dtype)
         if not dtype.startswith(("float", "bfloat")) or len(x.shape) < 2 or x.shape[-1] is None:
             raise PlanError(
-                f"A layer can follow floats of shape (batch, ..., channels). `{after}` puts out {dtype} {tuple(x.shape)}."
+                f"A layer can follow floats of shape (batch, ..., channels). `{after}` puts out {dtype} "
+                f"{tuple(x.shape)}."
             )
         if x.shape[1:] != op._inbound_nodes[0].outputs[0].shape[1:]:
             raise PlanError(f"`{after}` is called on tensors of several shapes, which one layer cannot follow.")

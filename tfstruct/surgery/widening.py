@@ -93,7 +93,9 @@ def _times(graph: Graph, path: str, labels: np.ndarray, to: int, seed: int) -> n
     if to == len(labels):
         return times
     if (units.parts[labels][:, 1:] != 0).any():
-        parts = [name for name, own in graph.makes.items() if name != path and set(units.of(own)) & set(units.of(labels))]
+        parts = [
+            name for name, own in graph.makes.items() if name != path and set(units.of(own)) & set(units.of(labels))
+        ]
         raise PlanError(
             f"The channels of `{path}` are taken apart into several axes later on. Widen one of {', '.join(parts)}."
         )
@@ -115,7 +117,8 @@ def _times(graph: Graph, path: str, labels: np.ndarray, to: int, seed: int) -> n
         if width + counts[atom].sum() > to:
             raise PlanError(
                 f"`{path}` grows in steps of {counts[atom].sum()} channels, as what it is coupled with repeats them or "
-                f"binds them into equal blocks. Expected `to` of {width} or {width + counts[atom].sum()}. Received: {to}."
+                f"binds them into equal blocks. Expected `to` of {width} or "
+                f"{width + counts[atom].sum()}. Received: {to}."
             )
         times[atom] += 1
         width, turn = width + int(counts[atom].sum()), turn + 1
