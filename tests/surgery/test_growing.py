@@ -146,8 +146,8 @@ def test_what_cannot_grow_is_refused():
         widen(_built("norm_layer"), "made", 9)
     with pytest.raises(PlanError, match="sums over channels"):
         widen(_built("norm_softmax"), "made", 16)
-    with pytest.raises(ModelError, match=r"attention\.heads"):
-        widen(_built("attention"), "attention", 4)
+    with pytest.raises(ModelError, match=r"both\.forward"):
+        widen(_built("bidirectional"), "both", 6)
     with pytest.raises(ModelError, match="No layer `nonsense`"):
         widen(_built("residual"), "nonsense", 4)
     with pytest.raises(PlanError, match="whole number"):
