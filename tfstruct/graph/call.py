@@ -11,8 +11,29 @@ from tfstruct.graph.labels import FIXED, Labels
 
 # By axis: the labels of its channels, or None for an axis that carries none (batch, height, time, a model's input).
 Axes = tuple[np.ndarray | None, ...]
-# From labels to the positions that stay.
+# From labels to the positions that stay; a position that is there several times is copied.
 Kept = Callable[[np.ndarray], np.ndarray]
+
+
+def copies(places: np.ndarray) -> np.ndarray:
+    """For each position, how many times it is there."""
+    return np.bincount(places)[places] if len(places) else places
+
+
+def followed(kept: Kept, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """For each entry of `labels[places]` that stays: where it is afterwards among those of `labels`."""
+    stays, wanted = kept(labels), kept(labels[places])
+    order = np.argsort(stays, kind="stable")
+    first = np.searchsorted(stays[order], places[wanted])
+    return order[first + _earlier(wanted)]
+
+
+def _earlier(places: np.ndarray) -> np.ndarray:
+    """For each position, how many times it is there before."""
+    order = np.argsort(places, kind="stable")
+    found = np.empty(len(places), int)
+    found[order] = np.arange(len(places)) - np.searchsorted(places[order], places[order])
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +77,18 @@ class Slot:
     Attributes:
         groups: above 1 for the kernel of a grouped convolution: axis -2 counts the channels inside a group, while its
             labels are those of all groups.
-        scale: None, or a function of `kept` to a factor on what is left.
+        scale: None, or a function of `kept` to a factor on what is left, a number, or one for each
+            entry of the last axis.
     """
 
     variable: keras.Variable
     path: str
     axes: tuple[In | Out | Each | None, ...]
     groups: int = 1
-    scale: Callable[[Kept], float] | None = None
+    scale: Callable[[Kept], float | np.ndarray] | None = None
 
     def take(self, value: np.ndarray, kept: Kept) -> np.ndarray:
-        """The part of an array of the weight's shape that stays."""
+        """The part of an array of the weight's shape that stays; copies of a channel share what they add to a sum."""
         axes = [None if axis is None else axis.labels for axis in self.axes]
         if self.groups > 1:
             value = self._take_grouped(value, kept(axes[-2]), kept(axes[-1]), len(axes[-2]))
@@ -76,6 +98,8 @@ class Slot:
                 places = kept(labels)
                 if len(places) != len(labels):
                     value = np.take(value, places, axis=i)
+                    if isinstance(self.axes[i], In):
+                        value = _shared_out(value, copies(places), i)
         if self.scale is not None:
             value = (value * self.scale(kept)).astype(value.dtype)
         return value
@@ -86,8 +110,14 @@ class Slot:
         for group in range(self.groups):
             i = ins[ins // per_in == group] % per_in
             o = outs[outs // per_out == group]
-            parts.append(value[..., i, :][..., o])
+            parts.append(_shared_out(value[..., i, :][..., o], copies(i), value.ndim - 2))
         return np.concatenate(parts, axis=-1)
+
+
+def _shared_out(value: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+    if (counts == 1).all():
+        return value
+    return (value / counts.reshape([-1 if i == axis else 1 for i in range(value.ndim)])).astype(value.dtype)
 
 
 class Call:
@@ -219,6 +249,11 @@ class Call:
         """The operation takes statistics over these channels, so removing some changes the others."""
         if labels is not None:
             self.labels.lossy(labels, f"{self.path} takes statistics over channels")
+
+    def sums(self, labels: np.ndarray | None) -> None:
+        """The operation adds these channels up, or multiplies them, without weights: a copy would count twice."""
+        if labels is not None:
+            self.labels.sums(labels, f"{self.path} sums over channels without weights")
 
     def blocks(self, labels: np.ndarray | None, count: int) -> None:
         """Of each of `count` consecutive blocks of these labels, equally many have to stay."""

@@ -51,6 +51,9 @@ class Units:
         lossy: unit -> reason, for those whose removal changes statistics taken over channels.
         blocks: the block constraints, by unit: shape (count, units in a block) each.
         bundle: unit -> number of the group it belongs to; -1 for unit 0.
+        averages: (labels, reason) of statistics over channels that stay what they are while all of these labels have
+            equally many copies.
+        sums: (labels, reason) of sums over channels in which a copy would count twice.
     """
 
     count: int
@@ -59,6 +62,8 @@ class Units:
     lossy: dict[int, str]
     blocks: tuple[np.ndarray, ...]
     bundle: np.ndarray
+    averages: tuple[tuple[np.ndarray, str], ...] = ()
+    sums: tuple[tuple[np.ndarray, str], ...] = ()
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """All units behind these labels, sorted, without unit 0."""
@@ -79,6 +84,7 @@ class Labels:
         self._products: dict[tuple[int, int], int] = {}
         self._frozen: list[tuple[np.ndarray, str]] = []
         self._lossy: list[tuple[np.ndarray, str]] = []
+        self._sums: list[tuple[np.ndarray, str]] = []
         self._blocks: list[Blocks] = []
         self._bundles: list[np.ndarray] = []
 
@@ -140,6 +146,9 @@ class Labels:
     def lossy(self, labels: np.ndarray, reason: str) -> None:
         self._lossy.append((np.ravel(labels), reason))
 
+    def sums(self, labels: np.ndarray, reason: str) -> None:
+        self._sums.append((np.ravel(labels), reason))
+
     def blocks(self, labels: np.ndarray, count: int, path: str) -> None:
         if count > 1:
             self._blocks.append(Blocks(np.asarray(labels), count, path))
@@ -179,7 +188,16 @@ class Labels:
                 ties.append((group[:1, 0].repeat(len(group)), group[:, 0]))
         bundle = _components(count, ties)
         bundle[0] = -1
-        return Units(count, parts, by_unit(self._frozen), by_unit(self._lossy), tuple(blocks), bundle)
+        return Units(
+            count,
+            parts,
+            by_unit(self._frozen),
+            by_unit(self._lossy),
+            tuple(blocks),
+            bundle,
+            tuple(self._lossy),
+            tuple(self._sums),
+        )
 
     def _factors(self) -> tuple[np.ndarray, dict[int, frozenset[int]]]:
         """Roots, and for the roots that are products, the roots they are made of."""

@@ -23,17 +23,17 @@ def kept_by(graph: Graph, keep: np.ndarray) -> Kept:
     return lambda labels: np.flatnonzero(stays[labels])
 
 
-def rebuild(graph: Graph, keep: np.ndarray) -> tuple[keras.Model, dict[int, tuple[keras.Variable, Slot | None]]]:
+def rebuild(graph: Graph, keep: np.ndarray | Kept) -> tuple[keras.Model, dict[int, tuple[keras.Variable, Slot | None]]]:
     """A new model of the kept units; the original is not touched.
 
     Args:
         graph: from `trace`.
-        keep: boolean, by unit.
+        keep: boolean, by unit; or a function from labels to the positions that stay, in which copies are repeated.
 
     Returns:
         The model, uncompiled, and by id of each weight of the original: the new weight, and how it was cut.
     """
-    work = _Rebuild(graph, kept_by(graph, keep))
+    work = _Rebuild(graph, keep if callable(keep) else kept_by(graph, keep))
     model = work.model(graph.body)
     return model, work.copy_weights()
 

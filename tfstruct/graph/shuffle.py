@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras.src.ops import numpy as operations
 
-from tfstruct.graph.call import Axes, Call
+from tfstruct.graph.call import Axes, Call, followed
 from tfstruct.graph.rules import rule
 
 _RESHAPES = (keras.layers.Reshape, operations.Reshape)
@@ -47,11 +47,10 @@ def shuffle(call: Call) -> Axes:
             return _again(op, x, op.sizes)
         stays = np.zeros(len(labels), bool)
         stays[kept(labels)] = True
-        smaller = _rectangle(stays.reshape(op.sizes))
+        smaller = _rectangle(stays.reshape(op.sizes)) if len(kept(labels)) < len(labels) else None
         if smaller is not None:
             return _again(op, x, smaller)
-        places = np.cumsum(stays) - 1
-        return keras.ops.take(x, places[op.permutation[stays[op.permutation]]].tolist(), axis=axis)
+        return keras.ops.take(x, followed(kept, labels, op.permutation).tolist(), axis=axis)
 
     call.rewrite = rewrite
     after = None if labels is None else labels[op.permutation]

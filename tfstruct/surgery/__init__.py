@@ -9,6 +9,10 @@ _HOME = {
     "recalibrate_batch_norm": "batch_norm",
     "shrink": "shrinking",
     "Shrunk": "shrinking",
+    "widen": "widening",
+    "deepen": "deepening",
+    "analyze_bottlenecks": "bottlenecks",
+    "Bottlenecks": "bottlenecks",
 }
 __all__ = list(_HOME)
 

@@ -122,6 +122,8 @@ def reversible_embedding(call: Call) -> Axes:
     if not call.argument("reverse", False):
         return (*call.input.axes, made)
     call.unite(made, call.input.axes[-1])
+    if own is None:
+        call.sums(made)
     axes = (*call.input.axes[:-1], None)
     positions = call.positions(axes)
     call.macs(positions, made, *(labels for labels in axes if labels is not None))

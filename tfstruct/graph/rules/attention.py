@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import layers
 
-from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out
+from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out, copies
 from tfstruct.graph.rules.arguments import array_of
 from tfstruct.graph.rules.registry import rule
 
@@ -45,8 +45,8 @@ def _cost(call: Call, *sizes: int | None, labels) -> None:
 
 
 def _scaled(width: np.ndarray):
-    """Keras divides by the root of the width that the new configuration says."""
-    return lambda kept: math.sqrt(len(kept(width)) / len(width))
+    """Keras divides by the root of the width that the new configuration says; copies share the product with the key."""
+    return lambda kept: math.sqrt(len(kept(width)) / len(width)) / copies(kept(width))
 
 
 @rule(layers.MultiHeadAttention)
@@ -166,6 +166,7 @@ def attention(call: Call) -> list[Axes]:
             call.freeze(labels, f"{call.path} takes it as a mask")
     _hold_positions(call, query, value, key)
     width = call.unite(query.axes[-1], key.axes[-1])
+    call.sums(width)
     # Of `AdditiveAttention` the vector that weighs the widths; that of `Attention` is one number.
     scale = getattr(layer, "scale", None)
     if scale is not None and len(scale.shape) == 1:

@@ -33,6 +33,7 @@ def activation(call: Call, function, last: np.ndarray | None) -> None:
     name = getattr(function, "__name__", type(function).__name__)
     if name in OVER_THE_LAST_AXIS:
         call.statistics(last)
+        call.sums(last)
     elif name == "glu":
         call.freeze(last, f"{call.path} gates one half of the channels by the other (glu)")
     elif function is not None and getattr(keras.activations, name, None) is None:
@@ -44,6 +45,7 @@ def softmax(call: Call) -> Axes:
     axes = call.op.axis if isinstance(call.op.axis, (list, tuple)) else (call.op.axis,)
     for axis in axes:
         call.statistics(call.input.axes[axis])
+        call.sums(call.input.axes[axis])
     return call.input.axes
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError
-from tfstruct.graph.call import Axes, Call, Channels, fixed
+from tfstruct.graph.call import Axes, Call, Channels, fixed, followed
 from tfstruct.graph.rules.arguments import array_of, axes_of, given, key_of, named, operands
 from tfstruct.graph.rules.movement import join, reshaped
 from tfstruct.graph.rules.registry import rule
@@ -222,12 +222,9 @@ def get_item(call: Call) -> Axes | list[Axes]:
 
 def _new_places(call: Call, labels, places, kept) -> np.ndarray:
     """Where those of the selected positions that stay are afterwards."""
-    stays = kept(labels)
-    new = np.full(len(labels), -1)
-    new[stays] = np.arange(len(stays))
-    found = new[places]
-    _some(call, int((found >= 0).sum()))
-    return found[found >= 0]
+    found = followed(kept, labels, places)
+    _some(call, len(found))
+    return found
 
 
 def _as_slice(places: np.ndarray) -> slice | None:

@@ -230,6 +230,7 @@ def dot(call: Call) -> Axes:
         axes = (axes if axes >= 0 else axes % a.rank, axes if axes >= 0 else axes % b.rank)
     i, j = axes[0] % a.rank, axes[1] % b.rank
     joined = call.unite(a.axes[i], b.axes[j])
+    call.sums(joined)
     if call.op.normalize:
         call.statistics(joined)
     left = [labels for k, labels in enumerate(a.axes) if k != i]

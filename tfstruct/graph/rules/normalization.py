@@ -39,6 +39,7 @@ def layer_normalization(call: Call) -> Axes:
 def unit_normalization(call: Call) -> Axes:
     for axis in _axes_of(call.op):
         call.statistics(call.input.axes[axis])
+        call.sums(call.input.axes[axis])
     return call.input.axes
 
 

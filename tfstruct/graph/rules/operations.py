@@ -71,6 +71,7 @@ def _labels_at(tensors: list[Channels], axis: int, size: int):
 def over_an_axis(call: Call) -> Axes:
     for axis in axes_of(call.op.axis, call.input.rank):
         call.statistics(call.input.axes[axis])
+        call.sums(call.input.axes[axis])
     return call.input.axes
 
 
@@ -90,6 +91,7 @@ def running_sum(call: Call) -> Axes:
     if call.op.axis is None:
         call.freeze_inputs(f"{call.path} flattens it")
         return call.untouched()[0]
+    call.sums(call.input.axes[call.op.axis])
     return call.input.axes
 
 
@@ -118,7 +120,7 @@ def _reduced(call: Call, note) -> Axes:
 @rule(*named("Sum Nansum Any CountNonzero"))
 def total(call: Call) -> Axes:
     """A channel at zero adds nothing."""
-    return _reduced(call, lambda labels: None)
+    return _reduced(call, call.sums)
 
 
 _STATISTICS = """
@@ -129,13 +131,26 @@ _STATISTICS = """
 
 @rule(*named(_STATISTICS))
 def statistic(call: Call) -> Axes:
-    return _reduced(call, call.statistics)
+    counted = "prod" in type(call.op).__name__.lower() or type(call.op).__name__ == "Logsumexp"
+
+    def note(labels):
+        call.statistics(labels)
+        if counted:
+            call.sums(labels)
+
+    return _reduced(call, note)
 
 
 @rule(*named("Norm"))
 def norm(call: Call) -> Axes:
     exact = call.op.ord in (None, "fro", 1, 2)
-    return _reduced(call, (lambda labels: None) if exact else call.statistics)
+
+    def note(labels):
+        call.sums(labels)
+        if not exact:
+            call.statistics(labels)
+
+    return _reduced(call, note)
 
 
 @rule(*named("Argmax Argmin Nanargmax Nanargmin"))
@@ -179,6 +194,8 @@ def product(call: Call, came: list[str], out: str) -> Axes:
                 continue
             joined, first = (labels if first else call.unite(joined, labels)), False
         by_letter[letter], sizes[letter] = joined, widest
+        if letter not in out:
+            call.sums(joined)
     for (key, channels, constant), letters in zip(found, came, strict=True):
         if constant is not None:
             axes = [by_letter[x] if n != 1 else None for x, n in zip(letters, channels.shape, strict=True)]
@@ -269,6 +286,7 @@ def dot_product_attention(call: Call) -> Axes:
     if not all(isinstance(x, Channels) and x.rank == 4 for x in (query, key, value)):
         return _unknown(call)
     width = call.unite(query.axes[3], key.axes[3])
+    call.sums(width)
     if call.argument("scale") is None and width is not None:
         # The default follows the width.
         call.set_argument("scale", lambda kept: 1 / math.sqrt(len(width)))

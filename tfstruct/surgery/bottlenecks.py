@@ -1,0 +1,312 @@
+"""`analyze_bottlenecks`: layers too wide, too narrow or without effect, and the edits that mend them."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.batches import arrays, inputs_of, loss_function
+from tfstruct.analyze.masking import masked
+from tfstruct.analyze.names import by_name
+from tfstruct.analyze.scores import unit_scores
+from tfstruct.errors import PlanError
+from tfstruct.graph import Graph, Group, In, Out, trace
+from tfstruct.graph.blocks import atoms
+from tfstruct.surgery.certificate import draw
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.observed import Observed, effective_rank, principal
+from tfstruct.surgery.remedies import delete, prune_group, reuse
+from tfstruct.surgery.widening import check_growth, widen
+
+_SAMPLES = 256  # looked at
+_WIDE = 1 / 3  # effective rank / width of a layer that is too wide: no more than that
+_FAR = 1 / 8  # principal dimensions / width, where no neighbour is narrower
+_USED = 0.75  # effective rank / width of a layer that is too narrow: at least that
+_NARROW = 3  # neighbours / width
+_NOTHING = 0.05  # relative change of the outputs that counts as none
+_SPARE = 0.02  # loss of accuracy that counts as none
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One layer and what is wrong with it.
+
+    Attributes:
+        layer: its name; of coupled layers the first.
+        kind: `"narrow"`, `"wide"` or `"redundant"`.
+        severity: in [0, 1].
+        why: the figures behind it.
+        edit: `"widen"`, `"prune"`, `"delete"` or `"reuse"`: what `apply` does; empty where nothing can be done.
+        advice: the edit in words.
+        target: the new width, the layers to be deleted, or the layer whose output can be taken instead.
+    """
+
+    layer: str
+    kind: str
+    severity: float
+    why: str
+    edit: str
+    advice: str
+    target: int | tuple[str, ...]
+
+    def apply(self, model: keras.Model) -> Edited:
+        """The edit on a model of the same structure, such as the one that was looked at; a new model."""
+        if self.edit == "widen":
+            return widen(model, self.layer, self.target, noise=0.01)
+        if self.edit == "prune":
+            return prune_group(model, self.layer, self.target)
+        if self.edit == "delete":
+            return delete(model, self.target)
+        if self.edit == "reuse":
+            return reuse(model, self.layer, self.target[0])
+        raise PlanError(f"`{self.layer}`: {self.advice}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottlenecks:
+    """What `analyze_bottlenecks` found.
+
+    Attributes:
+        model: its name.
+        metric: `"accuracy"`, `"loss"` or, without labels, `"outputs"`: what masking and deleting is measured by.
+        findings: the worst first.
+        layers: by name of each group of channels: `width`, `principal` (dimensions of its activations that hold 99 %
+            of their variance), `effective_rank`, `kernel_rank`, `sensitivity` (the metric's change when a quarter of
+            the channels is masked; `per_channel`, divided by their number), `before` and `after` (widths of the
+            neighbours).
+    """
+
+    model: str
+    metric: str
+    findings: tuple[Finding, ...]
+    layers: dict[str, dict[str, float]]
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return (
+                f"{self.model}: nothing too wide, too narrow or redundant among {len(self.layers)} groups of channels"
+            )
+        width = max(len(f.layer) for f in self.findings)
+        lines = [f"{self.model}: {len(self.findings)} findings"]
+        lines += [f"  {f.layer:<{width}}  {f.kind:<9}  {f.severity:.2f}  {f.why}: {f.advice}" for f in self.findings]
+        return "\n".join(lines)
+
+    def table(self):
+        """A rich table of the findings, the worst first."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.model}, measured by {self.metric}")
+        for name in ("layer", "is", "severity", "because", "edit"):
+            table.add_column(name, justify="right" if name == "severity" else "left")
+        for f in self.findings:
+            table.add_row(f.layer, f.kind, f"{f.severity:.2f}", f.why, f.advice)
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        findings = [dataclasses.asdict(f) for f in self.findings]
+        for found in findings:
+            found["target"] = list(found["target"]) if isinstance(found["target"], tuple) else int(found["target"])
+        return {"model": self.model, "metric": self.metric, "findings": findings, "layers": self.layers}
+
+
+def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None) -> Bottlenecks:
+    """Looks for layers that are too wide, too narrow or without effect, and says which edit mends each.
+
+    - wide: the effective rank exp(-sum p log p) of its activations, p the normalized eigenvalues of their covariance
+      (Roy and Vetterli, 2007), is at most a third of the width; it is three times as wide as its neighbours, or an
+      eighth of the width holds 99 % of the variance; and masking the quarter of its channels that matters least costs
+      little, in all or by channel. Edit: channels beyond those dimensions go, half of them at least.
+    - narrow: a third or less of the widths on both sides, and the effective rank of its activations uses it up.
+      Edit: `widen`, with a noise of 1 % that parts the copies.
+    - redundant: without the layer (its batch norm and activation with it) the outputs hardly change; or its outputs
+      are those of another layer, cosine above 0.999. Edit: it is deleted, or the other's outputs are taken.
+
+    Args:
+        model: a Sequential or functional model.
+        data, labels: samples as `sensitivity` takes them; the first 256 are looked at. Without data random inputs stand
+            in, which tell less; without labels the outputs' relative change measures what the accuracy would.
+        loss: measures instead of the accuracy, where labels are no classes; by default that of the compiled model.
+
+    Raises:
+        ModelError: the model has no graph.
+        DataError: data that do not fit the model.
+    """
+    graph = trace(model)
+    flat, y = _samples(graph, data, labels)
+    seen = Observed(graph, flat)
+    metric, cost = _metric(graph, seen, y, loss)
+    rows = _rows(graph, seen, cost)
+    findings = _redundant(graph, seen, cost)
+    gone = {layer for f in findings for layer in (f.target if f.edit == "delete" else (f.layer,))}
+    narrow = [x for name, (_, row, _) in rows.items() if (x := _narrow(graph, name, row)) and x.layer not in gone]
+    # What reads a narrow layer, and what it reads, has its low rank from there.
+    starved = {f.layer for f in narrow}
+    starving = {name for f in narrow for name in rows[f.layer][2]}
+    usual = float(np.median([row["per_channel"] for _, row, _ in rows.values()])) if rows else 0.0
+    wide = [
+        x
+        for name, (_, row, before) in rows.items()
+        if not (starved & before or name in starving) and (x := _wide(name, row, metric, usual)) and x.layer not in gone
+    ]
+    findings = sorted([*findings, *narrow, *wide], key=lambda f: (-f.severity, f.layer))
+    return Bottlenecks(model.name, metric, tuple(findings), {name: row for name, (_, row, _) in rows.items()})
+
+
+def _samples(graph: Graph, data, labels):
+    if data is None:
+        rng = np.random.default_rng(0)
+        parts = [draw(graph, rng) for _ in range(16)]
+        return [np.concatenate(columns) for columns in zip(*parts, strict=True)], None
+    x, y = arrays(data, labels)
+    flat = [value[:_SAMPLES] for value in inputs_of(graph.body.functional, x)]
+    return flat, None if y is None else keras.tree.map_structure(lambda v: v[:_SAMPLES], y)
+
+
+def _metric(graph: Graph, seen: Observed, y, loss):
+    """(name, outputs -> how much worse than the model as it is; 0 for the same)."""
+    base = seen.outputs
+    if y is None:
+        return "outputs", lambda outputs: _changed(base, outputs)
+    one = len(base) == 1 and hasattr(y, "shape")
+    if one and loss is None and (np.issubdtype(y.dtype, np.integer) or y.shape == base[0].shape != (len(y), 1)):
+
+        def right(out):
+            guess = out.argmax(-1) if out.shape[-1] > 1 else (out[..., 0] > 0.5).astype(int)
+            wanted = y.argmax(-1) if y.shape == out.shape and out.shape[-1] > 1 else y
+            return float(np.mean(guess.ravel() == wanted.ravel()))
+
+        before = right(base[0])
+        return "accuracy", lambda outputs: before - right(outputs[0])
+    function = loss_function(graph.model, loss, "analyze_bottlenecks with labels that are no classes")
+
+    def value(outputs):
+        return float(function(y, keras.tree.pack_sequence_as(graph.body.functional._outputs_struct, outputs)))
+
+    before = value(base)
+    return "loss", lambda outputs: (value(outputs) - before) / max(abs(before), 1e-12)
+
+
+def _changed(before, after) -> float:
+    """||a - b|| / ||a - mean of a||, of the output that changes most."""
+    return max(
+        float(np.linalg.norm(a - b) / max(np.linalg.norm(a - a.mean(axis=0)), 1e-12))
+        for a, b in zip(before, after, strict=True)
+    )
+
+
+def _rows(graph: Graph, seen: Observed, cost):
+    """By name of each group that can change: it, its figures, and the names of the groups that it is made from."""
+    named = by_name(graph)
+    places = {number: name for name, group in named.items() for number in group.units.tolist()}
+    scores = unit_scores(graph, "l2", missing="keep")
+    rows = {}
+    for name, group in named.items():
+        matrix = seen.channels(group)
+        before, after, feeds = _neighbours(graph, group, places)
+        if not group.prunable or matrix is None or name not in graph.makes:
+            continue
+        width = matrix.shape[1]
+        gone = [unit for atom in atoms(group.free, group.blocks, scores)[: max(_quarter(group), 1)] for unit in atom]
+        keep = np.ones(graph.units.count, bool)
+        keep[gone[: max(group.width - 1, 0)]] = False
+        with masked(graph, keep):
+            sensitivity = cost(Observed.run(graph, seen.inputs))
+        row = {
+            "width": width,
+            "principal": principal(matrix),
+            "effective_rank": round(effective_rank(matrix), 2),
+            "kernel_rank": round(_kernel_rank(graph, group), 2),
+            "sensitivity": round(float(sensitivity), 4),
+            "per_channel": float(sensitivity) / max(len(gone), 1),
+            "before": before,
+            "after": after,
+        }
+        rows[name] = (group, row, feeds)
+    return rows
+
+
+def _quarter(group: Group) -> int:
+    per = max(len(block) for block in group.blocks) if group.blocks else 1
+    return group.width // (4 * per)
+
+
+def _neighbours(graph: Graph, group: Group, places: dict[int, str]) -> tuple[int, int, set[str]]:
+    """Widths of the narrowest layer before and after, 0 for none, and the names of the groups before."""
+    before, after, feeds = [], [], set()
+    for slot in graph.slots:
+        outs = [a for a in slot.axes if isinstance(a, Out)]
+        ins = [a for a in slot.axes if isinstance(a, In)]
+        own = {u for a in outs for u in graph.units.of(a.labels).tolist()}
+        came = {u for a in ins for u in graph.units.of(a.labels).tolist()}
+        if len(slot.variable.shape) < 2:
+            continue
+        if own & set(group.units.tolist()) and not came & set(group.units.tolist()):
+            before.append(len(ins[0].labels) if ins else int(slot.variable.shape[-2]))
+            feeds |= {places[u] for u in came if u in places}
+        elif came & set(group.units.tolist()) and outs and not own & set(group.units.tolist()):
+            after.append(max(len(a.labels) for a in outs))
+    return min(before, default=0), max(after, default=0), feeds
+
+
+def _kernel_rank(graph: Graph, group: Group) -> float:
+    """The effective rank of the kernel that makes the channels, of the first there is."""
+    for slot in graph.slots:
+        for axis, along in enumerate(slot.axes):
+            if (
+                len(slot.variable.shape) > 1
+                and isinstance(along, Out)
+                and set(graph.units.of(along.labels).tolist()) & set(group.units.tolist())
+            ):
+                value = np.moveaxis(keras.ops.convert_to_numpy(slot.variable).astype("float64"), axis, -1)
+                return effective_rank(value.reshape(-1, value.shape[-1]), centred=False)
+    return 0.0
+
+
+def _narrow(graph: Graph, name: str, row: dict) -> Finding | None:
+    width, sides = row["width"], min(row["before"], row["after"])
+    if not width * _NARROW <= sides or row["effective_rank"] < _USED * width or width < 1:
+        return None
+    to = width * math.ceil(max(math.sqrt(width * sides), 2 * width) / width)
+    why = f"{width} channels between {row['before']} and {row['after']}, effective rank {row['effective_rank']:.1f}"
+    severity = min(1.0, 0.5 + 0.5 * (1 - width * _NARROW / sides))
+    try:
+        check_growth(graph, name, to)
+    except PlanError as error:
+        return Finding(name, "narrow", severity, why, "", f"it cannot grow: {error}", 0)
+    return Finding(name, "narrow", severity, why, "widen", f"widen it to {to}", to)
+
+
+def _wide(name: str, row: dict, metric: str, usual: float) -> Finding | None:
+    width, needed, rank = row["width"], row["principal"], row["effective_rank"]
+    apart = width >= _NARROW * max(row["before"], row["after"]) or needed <= _FAR * width
+    spare = row["sensitivity"] <= (_SPARE if metric == "accuracy" else 0.25) or row["per_channel"] <= usual / 2
+    if rank > _WIDE * width or not apart or not spare or width < 8:
+        return None
+    to = min(math.ceil(1.25 * needed), width // 2)
+    why = f"effective rank {rank:.1f} of {width}, {needed} dimensions hold 99 % of the variance"
+    return Finding(name, "wide", 1 - rank / (_WIDE * width) / 2, why, "prune", f"keep {to} of its channels", to)
+
+
+def _redundant(graph: Graph, seen: Observed, cost) -> list[Finding]:
+    found, taken = [], set()
+    for names, ops in seen.chains():
+        outputs = Observed.run(graph, seen.inputs, without=ops)
+        change = _changed(seen.outputs, outputs)
+        if change > 4 * _NOTHING or (change > _NOTHING and cost(outputs) > _SPARE / 2):
+            continue
+        if set(names) & taken:
+            continue
+        taken |= set(names)
+        why = f"without it the outputs change by {change:.1%}"
+        found.append(
+            Finding(names[0], "redundant", 1 - change, why, "delete", f"delete {', '.join(names)}", tuple(names))
+        )
+    for first, second, cosine in seen.twins():
+        if {first, second} & taken:
+            continue
+        taken.add(second)
+        why = f"its outputs are those of {first} (cosine {cosine:.4f})"
+        found.append(Finding(second, "redundant", cosine, why, "reuse", f"take those of {first}", (first,)))
+    return found

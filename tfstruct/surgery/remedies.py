@@ -1,0 +1,50 @@
+"""The edits that findings about bottlenecks recommend, each from a model to `Edited`."""
+
+from collections.abc import Sequence
+
+import keras
+
+from tfstruct.analyze.names import by_name
+from tfstruct.errors import ModelError
+from tfstruct.graph import Graph, rewire, trace
+from tfstruct.surgery.channels import apply, plan_channels
+from tfstruct.surgery.edited import Edited, edited
+
+
+def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
+    """`layer` and what is coupled with it, cut down to `to` channels by `plan_channels`; all else stays."""
+    graph = trace(model)
+    named = by_name(graph)
+    if layer not in named:
+        raise ModelError(f"`{model.name}` has no group of channels `{layer}`. It has {', '.join(list(named)[:12])}.")
+    own = named[layer]
+    others = [path for path in graph.makes if path not in own.makers]
+    plan = plan_channels(model, 1 - to / own.width, exclude=others, scope="local")
+    changes = [(path, f"{plan.widths[path]} -> {plan.widths[path] - n} channels") for path, n in plan.removed.items()]
+    return edited(graph, apply(model, plan), changes, exact=False)
+
+
+def delete(model: keras.Model, names: Sequence[str]) -> Edited:
+    """The layers deleted one after the other: what comes in goes out."""
+    graph = trace(model)
+    edits = {id(_op(graph, name)): lambda step, run, x, *args, **kwargs: x for name in names}
+    return edited(graph, rewire(graph, edits).model, [(name, "deleted") for name in names], exact=False)
+
+
+def reuse(model: keras.Model, layer: str, other: str) -> Edited:
+    """`layer` deleted, the outputs of `other`, which runs before it, taken in its place."""
+    graph, made = trace(model), []
+
+    def keep(step, run, *args, **kwargs):
+        made.append(run(*args, **kwargs))
+        return made[-1]
+
+    edits = {id(_op(graph, other)): keep, id(_op(graph, layer)): lambda step, run, *args, **kwargs: made[-1]}
+    return edited(graph, rewire(graph, edits).model, [(layer, f"replaced by the outputs of {other}")], exact=False)
+
+
+def _op(graph: Graph, name: str):
+    for call in graph.calls:
+        if call.path == name:
+            return call.op
+    raise ModelError(f"`{graph.model.name}` has no layer `{name}`. Apply the finding to a model of the same structure.")
