@@ -54,7 +54,7 @@ def certify(found: Difference, name: str) -> None:
     """Raises TfstructError where a model that shall be equal is not."""
     if not found.relative <= found.allowed:
         raise TfstructError(
-            f"The smaller `{name}` differs from the original by {found}, where rounding explains "
+            f"The new `{name}` differs from the original by {found}, where rounding explains "
             f"{found.allowed:.1e}. It is not handed out; please report this as a bug of tfstruct."
         )
 
