@@ -9,6 +9,10 @@ _HOME = {
     "recalibrate_batch_norm": "batch_norm",
     "shrink": "shrinking",
     "Shrunk": "shrinking",
+    "delete_layer": "layer_edits",
+    "delete_layers": "layer_edits",
+    "insert_layer": "layer_edits",
+    "replace_layer": "layer_edits",
 }
 __all__ = list(_HOME)
 
