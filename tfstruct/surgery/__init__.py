@@ -9,6 +9,7 @@ _HOME = {
     "recalibrate_batch_norm": "batch_norm",
     "shrink": "shrinking",
     "Shrunk": "shrinking",
+    "remove_redundant": "redundant",
     "delete_layer": "layer_edits",
     "delete_layers": "layer_edits",
     "insert_layer": "layer_edits",
