@@ -10,6 +10,8 @@ _HOME = {
     "shrink": "shrinking",
     "Shrunk": "shrinking",
     "remove_redundant": "redundant",
+    "drop_blocks": "block_dropping",
+    "residual_blocks": "residuals",
     "delete_layer": "layer_edits",
     "delete_layers": "layer_edits",
     "insert_layer": "layer_edits",
