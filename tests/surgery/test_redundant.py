@@ -226,6 +226,15 @@ def test_open_sizes():
     assert [path for path, _ in done.changes] == ["b"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gone"), [("MobileNetV3Small", 1), ("EfficientNetB0", 10), ("ResNet50V2", 0)])
+def test_applications(name, gone):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=5)
+    done = remove_redundant(model)
+    assert len(done.changes) >= gone
+    assert all(what.startswith(("Dropout", "Reshape", "Rescaling", "ReLU", "Activation")) for _, what in done.changes)
+
+
 def test_saved_loaded_trained(tmp_path):
     model = build("conv_bn")
     done = remove_redundant(model).model

@@ -1,6 +1,6 @@
 """Layers deleted, inserted and replaced, also inside nested models; every shape is checked before anything is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -11,7 +11,8 @@ from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.fitting import changes_size, check_insertion, check_new, check_replacement, kind_of, understood
 from tfstruct.surgery.places import Place, Places, Visit, in_order, replaced, shown
 
-Which = "str | keras.layers.Layer | list | Callable[[keras.layers.Layer], bool]"
+# One layer by path or object, several of them, or a predicate.
+Which = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
 
 
 def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edited:
