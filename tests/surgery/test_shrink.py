@@ -564,7 +564,7 @@ def test_a_wrong_model_is_never_handed_out(monkeypatch):
     model = chain(first, layers.Conv2D(4, 3, name="next"))
     kill(first, [1, 2, 4], bias=0.01)
     monkeypatch.setattr(shrinking, "_fold", lambda *given: [])  # constants that nobody adds
-    with pytest.raises(TfstructError, match=r"The smaller `sequential.*differs from the original by"):
+    with pytest.raises(TfstructError, match=r"The new `sequential.*differs from the original by"):
         shrink(model)
 
 

@@ -13,6 +13,13 @@ _HOME = {
     "deepen": "deepening",
     "analyze_bottlenecks": "bottlenecks",
     "Bottlenecks": "bottlenecks",
+    "remove_redundant": "redundant",
+    "drop_blocks": "block_dropping",
+    "residual_blocks": "residuals",
+    "delete_layer": "layer_edits",
+    "delete_layers": "layer_edits",
+    "insert_layer": "layer_edits",
+    "replace_layer": "layer_edits",
 }
 __all__ = list(_HOME)
 

@@ -1,0 +1,211 @@
+"""`remove_redundant`: layers that do nothing in inference are taken out, and the equality measured."""
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.ops import core
+from keras.src.ops import numpy as numpy_ops
+
+from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.places import Place, Places, Visit, in_order
+from tfstruct.surgery.value_ranges import ANY, Range, rectifier, value_ranges
+
+_DROPOUTS = (
+    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout,
+    layers.GaussianDropout,
+)  # fmt: skip
+_JOINS = (layers.Add, layers.Concatenate, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
+_POOLS = (
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
+    layers.AveragePooling3D,
+)  # fmt: skip
+# By type: the attributes that are all zero, or all one, where the layer does nothing.
+_ZERO = {
+    layers.ZeroPadding1D: "padding", layers.ZeroPadding2D: "padding", layers.ZeroPadding3D: "padding",
+    layers.Cropping1D: "cropping", layers.Cropping2D: "cropping", layers.Cropping3D: "cropping",
+}  # fmt: skip
+_ONE = {
+    layers.UpSampling1D: ("size",), layers.UpSampling2D: ("size",), layers.UpSampling3D: ("size",),
+    **dict.fromkeys(_POOLS, ("pool_size", "strides")),
+}  # fmt: skip
+
+
+def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Edited:
+    """Takes out the layers that do nothing in inference, until none is left; the outputs stay equal.
+
+    - Identity, `Activation("linear")`, casts to the same type, merges of one input, padding and cropping by zero,
+      pooling and upsampling by one, `Rescaling(1, 0)`, reshapes to the same shape.
+    - Rectifiers of what is never negative: `relu(relu(x)) = relu(x)`, `relu6(relu6(x))`, `relu(softmax(x))`, also with
+      pooling, joins and reshapes in between.
+    - All but the last of consecutive Reshape and Flatten; two Permute that cancel.
+    - Dropout and noise, which do nothing in inference; in training they do. A layer called with `training=True` stays.
+
+    A layer that makes an output of the model stays, as the output is named after it; so does one that decides about the
+    mask or the precision of what follows.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+        keep_dropout: leave dropout and noise in, for a model that shall train on.
+
+    Returns:
+        `Edited`: `.model`, what went, and the difference measured on random inputs.
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model).
+        TfstructError: the models differ by more than rounding explains; no model is handed out.
+    """
+    graph = original = trace(model)
+    changes: list[tuple[str, str]] = []
+    while True:
+        once = _Pass(graph, keep_dropout)
+        made = rewire(graph, once.edits).model
+        if not once.changes:
+            return edited(original, made, changes, once.skipped, exact=True)
+        changes += once.changes
+        graph = trace(made)
+
+
+class _Pass:
+    """Edits of one graph. Each hands on a tensor of the value that its operation had, so all can act at once."""
+
+    def __init__(self, graph: Graph, keep_dropout: bool):
+        self.changes: list[tuple[str, str]] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.edits = {}
+        # By id of a tensor made by a reshape (or a permutation): it, what that reshaped, the layer and its dims.
+        self._moved: dict[int, tuple] = {}
+        ranges = value_ranges(graph)
+        for key, place in Places(graph).all.items():
+            whys = {id(visit.step): _why(place, visit, ranges, keep_dropout) for visit in place.visits}
+            by_node: dict[int, list] = {}
+            for visit in place.visits:
+                by_node.setdefault(id(visit.node), []).append(whys[id(visit.step)])
+            goes = {id(v.step): None not in by_node[id(v.node)] and whys[id(v.step)] for v in place.visits}
+            if any(goes.values()):
+                if any(visit.last and goes[id(visit.step)] for visit in place.visits):
+                    self.skipped.append((place.path, "makes an output of the model, which is named after it"))
+                self.edits[key] = self._without(place, goes)
+            elif len(by_node) == 1 and type(place.op) in (layers.Reshape, layers.Flatten, layers.Permute):
+                self.edits[key] = self._permuted(place) if type(place.op) is layers.Permute else self._reshaped(place)
+
+    def _without(self, place: Place, goes: dict):
+        ends = {id(visit.step): _ends(visit) for visit in place.visits}
+
+        def edit(step, run, *args, **kwargs):
+            (x, *_) = in_order(args, kwargs)
+            if not goes[id(step)] or _named(ends[id(step)], x):
+                return run(*args, **kwargs)
+            self._note(place, f"{place.kind}: {goes[id(step)]}")
+            return x
+
+        return edit
+
+    def _reshaped(self, place: Place):
+        visit = place.visits[0]
+        wanted, ends = tuple(visit.outputs[0].shape), _ends(visit)
+
+        def edit(step, run, *args, **kwargs):
+            (x,) = in_order(args, kwargs)
+            _, source, before = self._moved.get(id(x), (x, x, None))
+            if before is None or before.kind == "Permute" or not _plain(place.op) or None in source.shape[1:]:
+                made = run(*args, **kwargs)
+                if _plain(place.op):
+                    self._moved[id(made)] = (made, x, place)
+                return made
+            self._note(place, f"{place.kind} reads what {before.path} reshaped")
+            if tuple(source.shape) == wanted and not _named(ends, source):
+                return source
+            made = run(source)
+            self._moved[id(made)] = (made, source, before)
+            return made
+
+        return edit
+
+    def _permuted(self, place: Place):
+        ends = _ends(place.visits[0])
+
+        def edit(step, run, *args, **kwargs):
+            (x,) = in_order(args, kwargs)
+            _, source, before = self._moved.get(id(x), (x, x, None))
+            if before is not None and before.kind == "Permute" and not _named(ends, source):
+                first, second = (0, *before.op.dims), (0, *place.op.dims)
+                if [first[i] for i in second] == list(range(len(first))):
+                    self._note(place, f"Permute takes back {before.path}")
+                    return source
+            made = run(*args, **kwargs)
+            self._moved[id(made)] = (made, x, place)
+            return made
+
+        return edit
+
+    def _note(self, place: Place, what: str) -> None:
+        if (place.path, what) not in self.changes:
+            self.changes.append((place.path, what))
+
+
+def _ends(visit: Visit) -> tuple[bool, bool]:
+    """Whether the call makes an output of the whole model; of the (nested) model that it is in."""
+    return visit.last, any(x is y for x in visit.outputs for y in visit.body.functional.outputs)
+
+
+def _named(ends: tuple[bool, bool], x: keras.KerasTensor) -> bool:
+    """Whether `x` cannot stand in: an output keeps its name, and a nested model something to do."""
+    whole, nested = ends
+    return whole or (nested and isinstance(x._keras_history.operation, layers.InputLayer))
+
+
+def _plain(op) -> bool:
+    """A reshape that keeps the order of the entries."""
+    return type(op) is layers.Reshape or op.data_format != "channels_first"
+
+
+def _why(place: Place, visit: Visit, ranges: dict[int, Range], keep_dropout: bool) -> str | None:
+    """Why a call hands on what it gets, or None."""
+    step = visit.step
+    if not isinstance(step, Call) or len(visit.inputs) != 1 or len(visit.outputs) != 1:
+        return None
+    (came,), (made,) = visit.inputs, visit.outputs
+    masked = [getattr(x, "_keras_mask", None) is not None for x in (came, made)]
+    alike = tuple(came.shape) == tuple(made.shape) and came.dtype == made.dtype and masked[0] == masked[1]
+    if not alike or getattr(place.op, "activity_regularizer", None) is not None:
+        return None
+    return _by_configuration(place.op, step, came, keep_dropout) or _rectified(place.op, step, ranges)
+
+
+def _by_configuration(op, call: Call, x: keras.KerasTensor, keep_dropout: bool) -> str | None:
+    kind = type(op)
+    if kind in _DROPOUTS or kind is layers.GaussianNoise:
+        amount = op.stddev if kind is layers.GaussianNoise else op.rate
+        if call.argument("training") or (keep_dropout and amount):
+            return None
+        return "in training only" if amount else "of zero"
+    if kind is layers.Identity or (kind is layers.Activation and op.activation is keras.activations.linear):
+        return "linear"
+    if kind in _JOINS:
+        return "of one input" if len(call.node.arguments.keras_tensors) == 1 else None
+    if kind in _ZERO:
+        return "by zero" if not np.any(getattr(op, _ZERO[kind])) else None
+    if kind in _ONE:
+        return "by one" if all(np.all(np.asarray(getattr(op, name)) == 1) for name in _ONE[kind]) else None
+    if kind is layers.Rescaling:
+        return "by one" if np.all(np.asarray(op.scale) == 1) and not np.any(np.asarray(op.offset)) else None
+    if kind is core.Cast:
+        return "to the same type"
+    if kind in (layers.Reshape, layers.Flatten, numpy_ops.Reshape):
+        sizes = x.shape if kind is numpy_ops.Reshape else x.shape[1:]
+        return "to the same shape" if list(sizes).count(None) <= 1 else None
+    if kind in (layers.Permute, numpy_ops.Transpose):
+        order = (0, *op.dims) if kind is layers.Permute else op.axes
+        return "in the same order" if order is not None and list(order) == list(range(len(x.shape))) else None
+    return None
+
+
+def _rectified(op, call: Call, ranges: dict[int, Range]) -> str | None:
+    passed = rectifier(op)
+    if passed is None:
+        return None
+    low, high = ranges.get(call.input.key, ANY)
+    if low < passed[0] or high > passed[1]:
+        return None
+    return f"its input lies in [{low:g}, {high:g}]"

@@ -1,0 +1,139 @@
+"""Residual blocks: joins of a shortcut and a branch, found by following what each input is made from."""
+
+import dataclasses
+
+import keras
+from keras import layers
+from keras.src.ops import numpy as numpy_ops
+
+from tfstruct.graph import Call, Graph, trace
+from tfstruct.surgery.places import Place, Places, shown
+
+_JOINS = (layers.Add, numpy_ops.Add)
+_CONTRACTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.EinsumDense)
+# What a projection may hold besides one contraction without activation.
+_LINEAR = (
+    layers.BatchNormalization, layers.Identity, layers.Dropout, layers.ZeroPadding1D, layers.ZeroPadding2D,
+    layers.ZeroPadding3D, layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D,
+    layers.AveragePooling2D, layers.AveragePooling3D, layers.LayerNormalization, layers.GroupNormalization,
+    layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual block, `join = shortcut + branch`.
+
+    Attributes:
+        join: the path of the Add, which names the block.
+        kind: `identity`, or `projection` where the shortcut has layers of its own, such as a strided convolution.
+        shortcut: which input of the join it is.
+        branch: the paths of the layers that go with the branch, in order.
+        obstacle: why the branch cannot be dropped, or None.
+    """
+
+    join: str
+    kind: str
+    shortcut: int
+    branch: tuple[str, ...]
+    obstacle: str | None = None
+
+
+def residual_blocks(model: keras.Model) -> tuple[Block, ...]:
+    """Finds the residual blocks of a model, in order: each Add of two tensors where one is made from the other
+    (identity shortcut), or both from one tensor, one of them by at most one convolution or dense layer and no
+    activation (projection shortcut).
+
+    Finds the blocks of ResNets (also pre-activation), MobileNetV2, EfficientNets and transformers, also in nested
+    models. Of blocks within blocks, the inner ones can be dropped.
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model).
+    """
+    return tuple(block for block, _ in found_blocks(trace(model)))
+
+
+def found_blocks(graph: Graph) -> list[tuple[Block, Place]]:
+    """The blocks, each with its join."""
+    made_from = _Ancestry(graph)
+    found = []
+    for place in Places(graph).all.values():
+        if type(place.op) not in _JOINS or not all(isinstance(v.step, Call) for v in place.visits):
+            continue
+        sides = [made_from.sides(visit.step) for visit in place.visits]
+        if None in sides or len({(kind, index) for kind, index, _ in sides}) > 1:
+            continue
+        kind, index, branch = sides[0]
+        found.append((Block(place.path, kind, index, tuple(c.path for c in branch), _obstacle(place, index)), place))
+    joins = {block.join for block, _ in found}
+    return [(_smallest(block, joins), place) for block, place in found]
+
+
+def _obstacle(place: Place, shortcut: int) -> str | None:
+    if len({id(visit.node) for visit in place.visits}) > 1:
+        return "its Add joins several blocks"
+    node = place.visits[0].node
+    (made,), given = node.outputs, node.arguments.keras_tensors[shortcut]
+    if tuple(given.shape) != tuple(made.shape):
+        return f"its shortcut has the shape {shown(given.shape)}, its output {shown(made.shape)}"
+    if given.dtype != made.dtype:
+        return f"its shortcut is {given.dtype}, its output {made.dtype}"
+    return None
+
+
+def _smallest(block: Block, joins: set[str]) -> Block:
+    inner = [path for path in block.branch if path in joins]
+    if not inner or block.obstacle:
+        return block
+    return dataclasses.replace(block, obstacle=f"it holds other blocks, such as {inner[0]}")
+
+
+class _Ancestry:
+    """By tensor, the calls that it is made from, as a set of bits."""
+
+    def __init__(self, graph: Graph):
+        self._calls = graph.calls
+        self._behind: dict[int, int] = {}  # key of a tensor -> the calls before it, its maker among them
+        self._maker: dict[int, int] = {}
+        for i, call in enumerate(graph.calls):
+            before = 0
+            for x in call.inputs:
+                before |= self._behind.get(x.key, 0)
+            for x in call.outputs:
+                self._behind[x.key], self._maker[x.key] = before | 1 << i, i
+
+    def sides(self, join: Call) -> tuple[str, int, list[Call]] | None:
+        """Kind of the shortcut, which input it is, and the calls of the branch; None if the join ends no block."""
+        if len(join.inputs) != 2 or len(join.node.arguments.keras_tensors) != 2 or len(join.outputs) != 1:
+            return None
+        keys = [x.key for x in join.inputs]
+        if keys[0] == keys[1]:
+            return None
+        own = [self._own(keys[i], keys[1 - i]) for i in (0, 1)]
+        for i in (0, 1):
+            if not own[i] and any(x.key == keys[i] for call in own[1 - i] for x in call.inputs):
+                return "identity", i, own[1 - i]
+        if not own[0] or not own[1]:
+            return None
+        enters = [self._enters(calls) for calls in own]
+        projections = [i for i in (0, 1) if _projects(own[i])]
+        if len(projections) == 1 and len(enters[0]) == 1 and enters[projections[0]] <= enters[1 - projections[0]]:
+            return "projection", projections[0], own[1 - projections[0]]
+        return None
+
+    def _own(self, key: int, other: int) -> list[Call]:
+        """The calls that only one of two tensors is made from."""
+        bits = self._behind.get(key, 0) & ~self._behind.get(other, 0)
+        return [call for i, call in enumerate(self._calls) if bits >> i & 1]
+
+    def _enters(self, calls: list[Call]) -> set[int]:
+        """The tensors that these calls read and do not make."""
+        made = {x.key for call in calls for x in call.outputs}
+        return {x.key for call in calls for x in call.inputs} - made
+
+
+def _projects(calls: list[Call]) -> bool:
+    contractions = [call for call in calls if type(call.op) in _CONTRACTIONS]
+    if len(contractions) > 1 or any(call.op.activation is not keras.activations.linear for call in contractions):
+        return False
+    return all(type(call.op) in (*_CONTRACTIONS, *_LINEAR) for call in calls)

@@ -1,0 +1,112 @@
+"""Between which values the tensors of a model lie in inference, whatever comes in."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+from keras import activations, layers
+from keras.src.ops import nn
+
+from tfstruct.graph import Call, Graph
+
+Range = tuple[float, float]
+
+ANY: Range = (-math.inf, math.inf)
+_BOUNDED = {
+    activations.sigmoid: (0.0, 1.0), activations.hard_sigmoid: (0.0, 1.0), activations.softmax: (0.0, 1.0),
+    activations.softplus: (0.0, math.inf), activations.exponential: (0.0, math.inf), activations.tanh: (-1.0, 1.0),
+    nn.Sigmoid: (0.0, 1.0), nn.HardSigmoid: (0.0, 1.0), nn.Softmax: (0.0, 1.0), nn.Softplus: (0.0, math.inf),
+    layers.Softmax: (0.0, 1.0),
+}  # fmt: skip
+# Layers whose `activation` is the last thing that they do.
+_ACTIVATED = (
+    layers.Activation, layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D,
+    layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D,
+    layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose,
+)  # fmt: skip
+_MOVING = (
+    layers.Identity, layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
+    layers.AveragePooling3D, layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
+    layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.Flatten,
+    layers.Reshape, layers.Permute, layers.RepeatVector, layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
+    layers.UpSampling1D, layers.Concatenate, layers.Maximum, layers.Minimum, layers.Average,
+)  # fmt: skip
+_PADDING = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+
+
+def value_ranges(graph: Graph) -> dict[int, Range]:
+    """By key of a tensor, bounds of its values; what is missing is not bounded."""
+    known: dict[int, Range] = {}
+    for call in graph.calls:
+        if len(call.outputs) == 1:
+            found = _range(call, [known.get(x.key, ANY) for x in call.inputs])
+            if found != ANY:
+                known[call.outputs[0].key] = found
+    return known
+
+
+def rectifier(op) -> Range | None:
+    """The values that a rectifier passes as they are: (0, where it is capped). None for anything else."""
+    kind = type(op)
+    if kind is layers.ReLU:
+        return (0.0, math.inf if op.max_value is None else float(op.max_value)) if op.threshold == 0 else None
+    if kind in (layers.LeakyReLU, layers.ELU, nn.Relu, nn.LeakyRelu) or (kind is nn.Elu and op.alpha == 1):
+        return (0.0, math.inf)
+    if kind is nn.Relu6:
+        return (0.0, 6.0)
+    if kind is layers.Activation:
+        return _RECTIFIERS.get(op.activation)
+    return None
+
+
+_RECTIFIERS = {
+    activations.relu: (0.0, math.inf), activations.relu6: (0.0, 6.0), activations.leaky_relu: (0.0, math.inf),
+    activations.elu: (0.0, math.inf),
+}  # fmt: skip
+_CUTTING = {activations.relu: (0.0, math.inf), activations.relu6: (0.0, 6.0)}
+
+
+def _range(call: Call, came: Sequence[Range]) -> Range:
+    op, kind = call.op, type(call.op)
+    cut = _cut(op)
+    if cut is not None:
+        return _clip(came[0] if len(came) == 1 and not _weighs(op) else ANY, cut)
+    function = op.activation if kind in _ACTIVATED else kind
+    if function in _BOUNDED:
+        return _BOUNDED[function]
+    if kind is layers.Activation and op.activation is activations.linear:
+        return came[0]
+    if not came or (hasattr(op, "rate") and call.argument("training")):
+        return ANY
+    lows, highs = zip(*came, strict=True)
+    if kind in _MOVING or (kind is layers.UpSampling2D and op.interpolation in ("nearest", "bilinear")):
+        return min(lows), max(highs)
+    if kind in _PADDING:
+        return min(0.0, lows[0]), max(0.0, highs[0])
+    if kind is layers.Add:
+        return sum(lows), sum(highs)
+    if kind is layers.Multiply and min(lows) >= 0:
+        return math.prod(lows), math.inf if math.inf in highs else math.prod(highs)
+    return ANY
+
+
+def _cut(op) -> Range | None:
+    """Where an operation, at last, cuts its values off."""
+    kind = type(op)
+    if kind is layers.ReLU and not op.negative_slope:
+        return rectifier(op)
+    if kind in (nn.Relu, nn.Relu6):
+        return rectifier(op)
+    if kind in _ACTIVATED and not isinstance(op.activation, keras.layers.Layer):
+        return _CUTTING.get(op.activation)
+    return None
+
+
+def _weighs(op) -> bool:
+    return type(op) in _ACTIVATED and type(op) is not layers.Activation
+
+
+def _clip(values: Range, cut: Range) -> Range:
+    low, high = (min(max(x, cut[0]), cut[1]) for x in values)
+    return low, high
