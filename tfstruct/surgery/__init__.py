@@ -9,6 +9,7 @@ _HOME = {
     "recalibrate_batch_norm": "batch_norm",
     "shrink": "shrinking",
     "Shrunk": "shrinking",
+    "fold_batch_norm": "folding",
 }
 __all__ = list(_HOME)
 
