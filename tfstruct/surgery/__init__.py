@@ -10,6 +10,10 @@ _HOME = {
     "shrink": "shrinking",
     "Shrunk": "shrinking",
     "fold_batch_norm": "folding",
+    "merge_linear": "merging",
+    "merge_parallel": "parallel",
+    "fuse_activation": "activations",
+    "optimize_inference": "inference",
 }
 __all__ = list(_HOME)
 
