@@ -33,6 +33,11 @@ def names(model):
     return found
 
 
+def outputs_named(model):
+    """The names of a functional model's outputs; a Sequential one tells none."""
+    return getattr(model, "output_names", None)
+
+
 def check(edit, model, inputs=None, tolerance=1e-5, **options):
     """Edits, and compares the outputs; the original keeps its weights."""
     weights = [w.numpy().copy() for w in model.weights]

@@ -7,9 +7,9 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.surgery.contraction import plain
-from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.linear_layers import LINEAR, check_no_activation
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, repeated
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.linear_layers import LINEAR, has_activation
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _OPERATIONS = {
     nn_ops.Relu: "relu", nn_ops.Relu6: "relu6", nn_ops.Sigmoid: "sigmoid", nn_ops.Silu: "silu",
@@ -23,7 +23,7 @@ def fuse_activation(model: keras.Model) -> Edited:
     """An activation layer behind a dense layer or convolution without one becomes its `activation`.
 
     Activations that Keras knows by name, and functions that it can save: ReLU(max_value=6) is "relu6", LeakyReLU(0.2)
-    "leaky_relu". The layer before keeps its name, that of the activation goes.
+    "leaky_relu". The layer before keeps its name, unless an output of the model is named after the activation.
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
@@ -35,8 +35,7 @@ def fuse_activation(model: keras.Model) -> Edited:
         ModelError: the model's graph cannot be walked (a subclassed model).
     """
     graph = trace(model)
-    made = repeated(graph, fuse_once)
-    return edited(graph, made.model, made.changes, made.skipped, exact=True)
+    return finished(graph, repeated(graph, fuse_once))
 
 
 def fuse_once(graph: Graph) -> Pass:
@@ -48,12 +47,13 @@ def fuse_once(graph: Graph) -> Pass:
         if not (type(call.op) in _OPERATIONS or plain(call, *_LAYERS)) or len(call.inputs) != 1:
             continue
         before = wiring.maker.get(call.input.key)
-        if before is None or not plain(before, *LINEAR):
+        if before is None or not plain(before, *LINEAR) or has_activation(before):
             continue
         try:
             firsts = wiring.pair(calls)
             _check(wiring, remake, firsts[0], call)
-            remake.replace(firsts[0].op, None, {"activation": _activation(call.op)})
+            name = wiring.inherited(call, firsts[0])
+            remake.replace(firsts[0].op, None, {"activation": _activation(call.op), **name})
             remake.drop(call.op)
             changes.append((call.path, f"became the activation of `{firsts[0].path}`"))
         except Unfit as reason:
@@ -62,7 +62,6 @@ def fuse_once(graph: Graph) -> Pass:
 
 
 def _check(wiring: Wiring, remake: Remake, first: Call, call: Call) -> None:
-    check_no_activation(first)
     wiring.check_owner(first)
     if remake.touched(first.op):
         raise Unfit(f"`{first.path}` has just been given one")

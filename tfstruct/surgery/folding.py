@@ -8,9 +8,9 @@ from keras import layers, ops
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.surgery.contraction import plain
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, repeated
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _AVERAGES = (
     layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,
@@ -53,8 +53,7 @@ def fold_batch_norm(model: keras.Model) -> Edited:
     arXiv:1712.05877, section 3.2.
     """
     graph = trace(model)
-    made = repeated(graph, fold_once)
-    return edited(graph, made.model, made.changes, made.skipped, exact=True)
+    return finished(graph, repeated(graph, fold_once))
 
 
 def affine_of(call: Call) -> Affine:
@@ -105,7 +104,8 @@ def _into_makers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
     made = {}
     for call, axis in makers:
         check_no_activation(call)
-        made[id(call.op)] = call, behind(call, arrays(call.op), affine, axis)
+        values, config = behind(call, arrays(call.op), affine, axis)
+        made[id(call.op)] = call, (values, {**config, **wiring.inherited(norms[0], call)})
     return f"folded into {_put(remake, norms, made)} before it"
 
 

@@ -1,18 +1,18 @@
 """`optimize_inference`: every edit that leaves the function as it is, until none is left."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
-from tfstruct.graph import rewire, trace
+from tfstruct.graph import Graph, trace
 from tfstruct.surgery.activations import fuse_once
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.folding import fold_once
 from tfstruct.surgery.merging import merge_once
 from tfstruct.surgery.parallel import join_once
 from tfstruct.surgery.shrinking import Shrunk, shrink
-from tfstruct.surgery.wiring import Pass, repeated
+from tfstruct.surgery.wiring import Pass, finished, repeated
 
 _Step = Callable[[keras.Model], Pass]
 
@@ -39,32 +39,51 @@ def optimize_inference(model: keras.Model) -> Edited:
         TfstructError: the models differ by more than rounding explains; no model is handed out.
     """
     graph = trace(model)
-    steps = _steps()
-    changes: list[tuple[str, str]] = []
-    skipped: dict[int, list[tuple[str, str]]] = {}
-    current, idle, at = model, 0, 0
-    while idle < len(steps):
-        made = steps[at](current)
-        skipped[at] = list(made.skipped)
-        changes += made.changes
+    work = _Work(model)
+    work.until_idle(_steps())
+    # What is fused gives no other edit anything to do, so it comes last.
+    work.run(_repeated(fuse_once))
+    return finished(graph, Pass(work.changed, work.changes, work.left))
+
+
+class _Work:
+    """A model on its way, and what was done to it. `changed` is None as long as nothing was."""
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+        self.changed: keras.Model | None = None
+        self.changes: list[tuple[str, str]] = []
+        self._skipped: dict[_Step, Sequence[tuple[str, str]]] = {}
+
+    @property
+    def left(self) -> tuple[tuple[str, str], ...]:
+        """What each step skipped the last time."""
+        return tuple(dict.fromkeys(skip for skips in self._skipped.values() for skip in skips))
+
+    def run(self, step: _Step) -> bool:
+        """Whether the step changed anything."""
+        made = step(self.changed or self._model)
+        self._skipped[step] = made.skipped
+        self.changes += made.changes
         if made.changes:
-            # One edit can make room for another, so all have another look.
-            current, idle = made.model, 0
-        idle += 1
-        at = (at + 1) % len(steps)
-    left = dict.fromkeys(skip for at in sorted(skipped) for skip in skipped[at])
-    if current is model:
-        current = rewire(graph, {}).model
-    return edited(graph, current, changes, tuple(left), exact=True)
+            self.changed = made.model
+        return bool(made.changes)
+
+    def until_idle(self, steps: list[_Step]) -> None:
+        """Runs steps in turn until all have looked at the last model in vain: one can make room for another."""
+        idle, at = 0, 0
+        while idle < len(steps):
+            idle = 1 if self.run(steps[at]) else idle + 1
+            at = (at + 1) % len(steps)
 
 
 def _steps() -> list[_Step]:
-    steps = [_repeated(once) for once in (fold_once, join_once, merge_once)]
     redundant = _remove_redundant()
-    return [*([redundant] if redundant else []), *steps, _shrunk, _repeated(fuse_once)]
+    steps = [_repeated(once) for once in (fold_once, join_once, merge_once)]
+    return [*([redundant] if redundant else []), *steps, _shrunk]
 
 
-def _repeated(once) -> _Step:
+def _repeated(once: Callable[[Graph], Pass]) -> _Step:
     return lambda model: repeated(trace(model), once)
 
 

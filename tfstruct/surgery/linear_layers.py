@@ -36,10 +36,15 @@ def is_linear(call: Call) -> bool:
     return plain(call, *LINEAR)
 
 
+def has_activation(call: Call) -> bool:
+    """Whether the layer ends in a nonlinearity."""
+    return call.op.activation not in (None, activations.linear)
+
+
 def check_no_activation(call: Call) -> None:
-    """Raises Unfit where the layer ends in an activation."""
-    activation = call.op.activation
-    if activation not in (None, activations.linear):
+    """Raises Unfit where it does."""
+    if has_activation(call):
+        activation = call.op.activation
         raise Unfit(f"`{call.path}` has the activation {getattr(activation, '__name__', activation)}")
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.surgery.contraction import CONVS, TRANSPOSED, pads, plain
-from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.linear_layers import Arrays, arrays, check_no_activation
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, repeated
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.linear_layers import Arrays, arrays, check_no_activation, has_activation
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _KINDS = (keras.layers.Dense, *CONVS, *TRANSPOSED)
 
@@ -41,10 +41,8 @@ def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, alw
     """
     graph = trace(model)
     if layers is not None:
-        made = _asked(graph, layers, always)
-    else:
-        made = repeated(graph, lambda one: merge_once(one, always))
-    return edited(graph, made.model, made.changes, made.skipped, exact=True)
+        return finished(graph, _asked(graph, layers, always))
+    return finished(graph, repeated(graph, lambda one: merge_once(one, always)))
 
 
 def merge_once(graph: Graph, always: bool = False) -> Pass:
@@ -53,7 +51,7 @@ def merge_once(graph: Graph, always: bool = False) -> Pass:
     changes, skipped = [], []
     for seconds in wiring.operations():
         before = wiring.maker.get(seconds[0].input.key) if plain(seconds[0], *_KINDS) else None
-        if before is None or not plain(before, *_KINDS):
+        if before is None or not plain(before, *_KINDS) or has_activation(before):
             continue
         try:
             changes.append(_merge(wiring, remake, seconds, always))
@@ -104,7 +102,7 @@ def _merge(wiring: Wiring, remake: Remake, seconds: list[Call], always: bool) ->
     check_no_activation(first)
     if first.op.compute_dtype != second.op.compute_dtype:
         raise Unfit(f"they compute in {first.op.compute_dtype} and {second.op.compute_dtype}")
-    merged = [_product(a, b) for a, b in zip(firsts, seconds, strict=True)][0]
+    merged = next(iter([_product(a, b) for a, b in zip(firsts, seconds, strict=True)]))
     if not always:
         _check_growth(firsts, seconds, merged)
     layer = remake.layer(merged.like, merged.values, {**_kept(merged.like, second.op), **merged.config})

@@ -11,10 +11,10 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.surgery.contraction import CONVS, DEPTHWISE, plain
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.folding import affine_of
 from tfstruct.surgery.linear_layers import Affine, arrays, axes, check_no_activation
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, repeated
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _KINDS = (layers.Dense, *CONVS, *DEPTHWISE)
 
@@ -44,8 +44,7 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Edited:
     kernels: ACNet, arXiv:1908.03930.
     """
     graph = trace(model)
-    made = repeated(graph, lambda one: join_once(one, always))
-    return edited(graph, made.model, made.changes, made.skipped, exact=True)
+    return finished(graph, repeated(graph, lambda one: join_once(one, always)))
 
 
 def join_once(graph: Graph, always: bool = False) -> Pass:
@@ -83,7 +82,7 @@ def _branches(wiring: Wiring, join: Call) -> list[_Branch]:
     found: dict[int, list[_Branch]] = {}
     for index, tensor in enumerate(join.inputs):
         made = wiring.maker.get(tensor.key)
-        if made is not None and plain(made, *_KINDS, layers.BatchNormalization) and _only(wiring, made):
+        if made is not None and plain(made, *_KINDS, layers.BatchNormalization) and _joins_only(wiring, made):
             found.setdefault(made.input.key, []).append(_Branch(index, made, made.input.key))
         else:
             found.setdefault(tensor.key, []).append(_Branch(index, None, tensor.key))
@@ -93,9 +92,11 @@ def _branches(wiring: Wiring, join: Call) -> list[_Branch]:
     return []
 
 
-def _only(wiring: Wiring, call: Call) -> bool:
+def _joins_only(wiring: Wiring, call: Call) -> bool:
     try:
         wiring.reader(call)
+        if not plain(call, layers.BatchNormalization):
+            check_no_activation(call)
     except Unfit:
         return False
     return True
@@ -146,8 +147,6 @@ def _check(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list
     for name in ("strides", "groups", "depth_multiplier", "data_format"):
         if len({getattr(call.op, name, None) for call in kernels}) > 1:
             raise Unfit(f"its branches differ in `{name}`")
-    for call in kernels:
-        check_no_activation(call)
 
 
 def _same(wiring: Wiring, join: Call, branch: _Branch) -> _Branch:

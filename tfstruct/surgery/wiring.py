@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.surgery.edited import Edited, edited
 
 
 class Unfit(Exception):
@@ -63,6 +65,21 @@ class Wiring:
         if any(self._owners[id(v)] > 1 for v in _weights(call.op)):
             raise Unfit(f"`{call.path}` shares its weights with another layer")
 
+    def inherited(self, call: Call, heir: Call) -> dict[str, str]:
+        """The name that `heir` has to take so that an output of the model keeps its name when `call` goes.
+
+        Raises:
+            Unfit: `heir` would not make that output, or makes others too.
+        """
+        functional = self.graph.body.functional
+        made = [x for x in functional.outputs if x._keras_history.operation is call.op]
+        if not made or isinstance(functional._outputs_struct, dict):
+            return {}
+        alone = len(self.calls[id(heir.op)]) == len(self.calls[id(call.op)]) == 1
+        if not alone or heir.outputs[0].key != call.input.key or "/" in heir.path:
+            raise Unfit(f"an output of the model is named after `{call.path}`, and `{heir.path}` cannot take the name")
+        return {"name": call.op.name}
+
     def pair(self, second: Sequence[Call]) -> list[Call]:
         """The calls of the one operation whose outputs the calls of `second` read, and nobody else.
 
@@ -113,7 +130,14 @@ class Remake:
 
     def layer(self, like, values: Mapping[str, np.ndarray] | None, config: Mapping[str, object] | None = None):
         """A new layer, whose weights get their values when the model is made."""
-        layer = type(like).from_config({**like.get_config(), **(config or {})})
+        try:
+            layer = type(like).from_config({**like.get_config(), **(config or {})})
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{like.name} ({type(like).__name__}) cannot be made again from its configuration: "
+                f"{str(error).splitlines()[0]} Register its functions with keras.saving."
+                "register_keras_serializable."
+            ) from error
         layer.trainable = like.trainable
         self._values.append((layer, values if values is not None else {"": [w.numpy() for w in like.weights]}))
         return layer
@@ -142,13 +166,19 @@ class Pass:
 
 
 def repeated(graph: Graph, once: Callable[[Graph], Pass]) -> Pass:
-    """Passes over a model until one changes nothing; a copy of the model where the first does not."""
+    """Passes over a model until one changes nothing; no model where the first does not."""
     changes: list[tuple[str, str]] = []
     model = None
     while True:
         made = once(graph)
         changes += made.changes
         if made.model is None:
-            return Pass(model or rewire(graph, {}).model, changes, made.skipped)
+            return Pass(model, changes, made.skipped)
         model = made.model
         graph = trace(model)
+
+
+def finished(graph: Graph, made: Pass) -> Edited:
+    """What passes did, measured; a copy of the model where they changed nothing."""
+    model = made.model or rewire(graph, {}).model
+    return edited(graph, model, made.changes, made.skipped, exact=True)
