@@ -53,6 +53,13 @@ def test_int8(run):
     assert "loses most" in said and f"wrote {out}" in said.replace("\n", "")
 
 
+def test_optimized_first(run):
+    status, said, error, out = run("--optimize", "--verify", "test.npz")
+    assert (status, error) == (0, "")
+    assert re.search(r"optimized: \d+ changes: parameters", said)
+    assert out.read_bytes()[4:8] == b"TFL3"
+
+
 def test_all_precisions(run):
     status, said, error, out = run("--all-precisions", "--calibration", "train.npz", "--verify", "test.npz")
     assert (status, error) == (0, "")

@@ -20,7 +20,7 @@ ALLOWED = {
     "surgery": {"errors", "graph", "analyze"},
     "demo": {"surgery"},
     "terminal": set(),
-    "cli": {"errors", "samples", "convert", "legacy", "demo", "terminal"},
+    "cli": {"errors", "samples", "convert", "legacy", "demo", "surgery", "terminal"},
 }
 
 

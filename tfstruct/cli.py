@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--allow-float", action="store_true", help="operators left in float are no error")
     how.add_argument("--no-rewrite", action="store_true", help="leave layers without integer kernels as they are")
+    how.add_argument(
+        "--optimize", action="store_true", help="first fold, merge and drop what computes the same without"
+    )
     how.add_argument("--engine", choices=ENGINES, default="auto", help="the quantizer")
     how.add_argument("--batch-size", metavar="N", default="1", help="fixed batch, or 'dynamic'")
     how.add_argument(
@@ -180,10 +183,27 @@ def _load(options, recipes: list[Recipe]):
     _import(options.imports)
     source = legacy.read(options.model, trust=options.trust)
     model = source.model
+    if options.optimize:
+        model = _optimized(options, source)
     recipes = [r.replace(ranges=source.ranges, weight_limits=source.weight_limits) for r in recipes]
     if options.input_shape:
         recipes = [r.replace(input_shapes=_input_shapes(options.input_shape, model)) for r in recipes]
     return model, recipes
+
+
+def _optimized(options, source):
+    """The model after all edits that leave its function as it is."""
+    from tfstruct.surgery import optimize_inference
+
+    if source.ranges:
+        raise RecipeError(
+            "--optimize replaces layers, but this model brings ranges that were trained for each of them. "
+            "Convert it without --optimize."
+        )
+    made = optimize_inference(source.model)
+    if not (options.quiet or options.json):
+        console(sys.stdout).print(f"optimized: {str(made).splitlines()[0]}", markup=False, highlight=False)
+    return made.model
 
 
 def _check_device(options) -> None:

@@ -20,6 +20,11 @@ _HOME = {
     "delete_layers": "layer_edits",
     "insert_layer": "layer_edits",
     "replace_layer": "layer_edits",
+    "fold_batch_norm": "folding",
+    "merge_linear": "merging",
+    "merge_parallel": "parallel",
+    "fuse_activation": "activations",
+    "optimize_inference": "inference",
 }
 __all__ = list(_HOME)
 

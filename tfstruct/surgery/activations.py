@@ -1,0 +1,111 @@
+"""`fuse_activation`: activation layers become the argument of the layer before them."""
+
+import keras
+from keras import layers
+from keras.src.ops import nn as nn_ops
+from keras.src.ops import numpy as numpy_ops
+
+from tfstruct.graph import Call, Graph, trace
+from tfstruct.surgery.contraction import plain
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.linear_layers import LINEAR, has_activation
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+
+_OPERATIONS = {
+    nn_ops.Relu: "relu", nn_ops.Relu6: "relu6", nn_ops.Sigmoid: "sigmoid", nn_ops.Silu: "silu",
+    nn_ops.Softplus: "softplus", nn_ops.HardSigmoid: "hard_sigmoid", nn_ops.HardSilu: "hard_silu",
+    numpy_ops.Tanh: "tanh",
+}  # fmt: skip
+_LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.PReLU)
+
+
+def fuse_activation(model: keras.Model) -> Edited:
+    """An activation layer behind a dense layer or convolution without one becomes its `activation`.
+
+    Activations that Keras knows by name, and functions that it can save: ReLU(max_value=6) is "relu6", LeakyReLU(0.2)
+    "leaky_relu". The layer before keeps its name, unless an output of the model is named after the activation.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+
+    Returns:
+        `Edited`: `skipped` names activation layers that stay, and why.
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model).
+    """
+    graph = trace(model)
+    return finished(graph, repeated(graph, fuse_once))
+
+
+def fuse_once(graph: Graph) -> Pass:
+    """Fuses every activation with the layer before it."""
+    wiring, remake = Wiring(graph), Remake(graph)
+    changes, skipped = [], []
+    for calls in wiring.operations():
+        call = calls[0]
+        if not (type(call.op) in _OPERATIONS or plain(call, *_LAYERS)) or len(call.inputs) != 1:
+            continue
+        before = wiring.maker.get(call.input.key)
+        if before is None or not plain(before, *LINEAR) or has_activation(before):
+            continue
+        try:
+            firsts = wiring.pair(calls)
+            _check(wiring, remake, firsts[0], call)
+            name = wiring.inherited(call, firsts[0])
+            remake.replace(firsts[0].op, None, {"activation": _activation(call.op), **name})
+            remake.drop(call.op)
+            changes.append((call.path, f"became the activation of `{firsts[0].path}`"))
+        except Unfit as reason:
+            skipped.append((call.path, str(reason)))
+    return Pass(remake.model() if changes else None, changes, skipped)
+
+
+def _check(wiring: Wiring, remake: Remake, first: Call, call: Call) -> None:
+    wiring.check_owner(first)
+    if remake.touched(first.op):
+        raise Unfit(f"`{first.path}` has just been given one")
+    dtype = getattr(call.op, "compute_dtype", first.op.compute_dtype)
+    if dtype != first.op.compute_dtype:
+        raise Unfit(f"it computes in {dtype}, `{first.path}` in {first.op.compute_dtype}")
+
+
+def _activation(op) -> object:
+    """As a layer's configuration holds it.
+
+    Raises:
+        Unfit: no function of Keras's is the same.
+    """
+    if type(op) in _OPERATIONS:
+        return _OPERATIONS[type(op)]
+    if isinstance(op, layers.ReLU):
+        if op.threshold == 0 and op.max_value == 6 and op.negative_slope == 0:
+            return "relu6"
+        if op.threshold == 0 and op.max_value is None and op.negative_slope in (0, 0.2):
+            return "leaky_relu" if op.negative_slope else "relu"
+        raise Unfit(
+            f"Keras has no activation function for ReLU(max_value={op.max_value}, "
+            f"negative_slope={op.negative_slope}, threshold={op.threshold})"
+        )
+    if isinstance(op, layers.LeakyReLU):
+        if op.negative_slope == 0.2:
+            return "leaky_relu"
+        raise Unfit(f'the slope of "leaky_relu" is 0.2, its own {op.negative_slope}')
+    if isinstance(op, layers.ELU):
+        if op.alpha == 1:
+            return "elu"
+        raise Unfit(f'the alpha of "elu" is 1, its own {op.alpha}')
+    if isinstance(op, layers.Softmax):
+        if op.axis == -1:
+            return "softmax"
+        raise Unfit(f'the axis of "softmax" is -1, its own {op.axis}')
+    if isinstance(op, layers.PReLU):
+        raise Unfit("its slopes are weights")
+    config = op.get_config()["activation"]
+    try:
+        same = keras.activations.get(config) is op.activation
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise Unfit("its function cannot be saved; register it with keras.saving.register_keras_serializable")
+    return config

@@ -1,0 +1,219 @@
+"""`fold_batch_norm`: batch normalizations become part of the layers before or behind them."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tfstruct.graph import Call, Graph, trace
+from tfstruct.surgery.contraction import plain
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
+from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+
+_AVERAGES = (
+    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.UpSampling1D, layers.UpSampling2D,
+    layers.UpSampling3D,
+)  # fmt: skip
+_MAXIMA = (
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
+)  # fmt: skip
+_CROPS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+_PADS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+_IDENTITIES = (
+    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianNoise,
+    layers.GaussianDropout, layers.ActivityRegularization,
+)  # fmt: skip
+
+
+def fold_batch_norm(model: keras.Model) -> Edited:
+    """Batch normalizations go: their scale and shift, at inference, become part of kernels and biases.
+
+    With s = gamma / sqrt(variance + epsilon), behind a layer: `W' = W * s, b' = (b - mean) * s + beta`; before one:
+    `W'[i, o] = W[i, o] * s[i], b'[o] = b[o] + sum over taps and i of W[i, o] * (beta - mean * s)[i]`, which is exact
+    only where the layer does not pad, or the shift is zero. Into dense layers, convolutions (grouped, transposed,
+    depthwise, separable) and einsums; also across pooling, dropout and flattening between the two. A layer without a
+    bias gets one. For inference: a folded model that is trained further has no batch statistics.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+
+    Returns:
+        `Edited`: `skipped` names the batch normalizations that stay, and why: mostly, as an activation or an Add
+        stands between them and the next layer (ResNetV2, DenseNet).
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model).
+        TfstructError: the models differ by more than rounding explains; no model is handed out.
+
+    Source: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference,
+    arXiv:1712.05877, section 3.2.
+    """
+    graph = trace(model)
+    return finished(graph, repeated(graph, fold_once))
+
+
+def affine_of(call: Call) -> Affine:
+    """What a batch normalization does to each channel at inference.
+
+    Raises:
+        Unfit: it runs on the statistics of its batch, or its statistics are no numbers.
+    """
+    norm = call.op
+    if call.argument("training"):
+        raise Unfit("it is called with training=True")
+
+    def read(variable, default):
+        return default if variable is None else ops.convert_to_numpy(variable).astype("float64")
+
+    mean, variance = read(norm.moving_mean, None), read(norm.moving_variance, None)
+    with np.errstate(all="ignore"):
+        scale = read(norm.gamma, 1.0) / np.sqrt(variance + norm.epsilon)
+        shift = read(norm.beta, 0.0) - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise Unfit("its scale or shift is not finite")
+    return Affine(scale, shift)
+
+
+def fold_once(graph: Graph) -> Pass:
+    """Folds every batch normalization that has a layer of its own to go into."""
+    wiring, remake = Wiring(graph), Remake(graph)
+    changes, skipped = [], []
+    for calls in wiring.operations():
+        if not plain(calls[0], layers.BatchNormalization):
+            continue
+        reasons = []
+        for fold in (_into_makers, _into_readers):
+            try:
+                changes.append((calls[0].path, fold(wiring, remake, calls)))
+                break
+            except Unfit as reason:
+                reasons.append(str(reason))
+        else:
+            skipped.append((calls[0].path, "; ".join(dict.fromkeys(reasons))))
+    return Pass(remake.model() if changes else None, changes, skipped)
+
+
+def _into_makers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
+    affine = affine_of(norms[0])
+    makers = [_maker(wiring, norm, affine, norm.op.axis % norm.input.rank) for norm in norms]
+    _check(wiring, remake, norms, [call for call, _ in makers])
+    made = {}
+    for call, axis in makers:
+        check_no_activation(call)
+        values, config = behind(call, arrays(call.op), affine, axis)
+        made[id(call.op)] = call, (values, {**config, **wiring.inherited(norms[0], call)})
+    return f"folded into {_put(remake, norms, made)} before it"
+
+
+def _into_readers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
+    affine = affine_of(norms[0])
+    found = [end for norm in norms for end in _ends(wiring, norm, affine, norm.op.axis % norm.input.rank)]
+    if not found:
+        raise Unfit("nothing reads it")
+    _check(wiring, remake, norms, [call for call, _, _ in found])
+    made = {id(call.op): (call, before(call, arrays(call.op), *rest)) for call, *rest in found}
+    return f"folded into {_put(remake, norms, made)} behind it"
+
+
+def _check(wiring: Wiring, remake: Remake, norms: list[Call], found: list[Call]) -> None:
+    """Every call of every layer that takes part is among those found, and none has been changed in this pass."""
+    if remake.touched(norms[0].op):
+        raise Unfit("its neighbour has just been changed")
+    for call in found:
+        if remake.touched(call.op):
+            raise Unfit(f"`{call.path}` has just been changed")
+        if sum(one.op is call.op for one in found) != len(wiring.calls[id(call.op)]):
+            raise Unfit(f"`{call.path}` is shared with places where it is not normalized like this")
+        if call.op.compute_dtype != norms[0].op.compute_dtype:
+            raise Unfit(f"`{call.path}` computes in {call.op.compute_dtype}, it in {norms[0].op.compute_dtype}")
+        wiring.check_owner(call)
+
+
+def _put(remake: Remake, norms: list[Call], made: dict) -> str:
+    for call, (values, config) in made.values():
+        remake.replace(call.op, values, config)
+    remake.drop(norms[0].op)
+    return ", ".join(dict.fromkeys(f"`{call.path}`" for call, _ in made.values()))
+
+
+# Ways from a batch normalization to the layers around it, over what acts on each channel alone.
+
+
+def _maker(wiring: Wiring, norm: Call, affine: Affine, axis: int) -> tuple[Call, int]:
+    """The layer whose output arrives at a batch normalization, and nowhere else; the axis that is normalized there."""
+    call = norm
+    while True:
+        made = wiring.maker.get(call.input.key)
+        if made is None:
+            raise Unfit("it reads an input of the model")
+        linear = is_linear(made)
+        if not linear and not _commutes(made, affine):
+            raise Unfit(f"it reads {_what(made)}")
+        wiring.reader(made)
+        if linear:
+            return made, axis
+        axis = _axis_before(made, axis)
+        call = made
+
+
+def _ends(wiring: Wiring, call: Call, affine: Affine, axis: int) -> Iterator[tuple[Call, Affine, int]]:
+    """The layers that read a batch normalization's output, with the affine map and its axis as they meet it."""
+    (tensor,) = call.outputs
+    if tensor.key in wiring.outputs:
+        raise Unfit(f"the output of `{call.path}` is an output of the model")
+    for reader in wiring.readers.get(tensor.key, []):
+        if is_linear(reader):
+            yield reader, affine, axis
+        elif plain(reader, layers.Flatten):
+            yield from _ends(wiring, reader, _flattened(reader, affine, axis), 1)
+        elif _commutes(reader, affine):
+            yield from _ends(wiring, reader, affine, _axis_behind(reader, axis))
+        else:
+            raise Unfit(f"{_what(reader)} reads `{call.path}`")
+
+
+def _commutes(call: Call, affine: Affine) -> bool:
+    """Whether the layer gives the same before and after an affine map of its channels."""
+    if plain(call, *_IDENTITIES):
+        return not call.argument("training")
+    if plain(call, *_MAXIMA):
+        return bool((affine.scale >= 0).all())
+    return plain(call, *_AVERAGES, *_CROPS) or (plain(call, *_PADS) and not affine.shifts)
+
+
+def _axis_behind(call: Call, axis: int) -> int:
+    if plain(call, *_IDENTITIES):
+        return axis
+    if axis != _channels(call):
+        raise Unfit(f"{_what(call)} reaches over the axis that is normalized")
+    # Global pooling leaves the batch and the channels.
+    return axis if len(call.shapes[0]) == call.input.rank else 1
+
+
+def _axis_before(call: Call, axis: int) -> int:
+    if plain(call, *_IDENTITIES):
+        return axis
+    if axis != _axis_behind(call, _channels(call)):
+        raise Unfit(f"{_what(call)} reaches over the axis that is normalized")
+    return _channels(call)
+
+
+def _channels(call: Call) -> int:
+    first = getattr(call.op, "data_format", None) == "channels_first"
+    return 1 if first else call.input.rank - 1
+
+
+def _flattened(call: Call, affine: Affine, axis: int) -> Affine:
+    shape = call.input.shape[1:]
+    if None in shape or call.op.data_format == "channels_first":
+        raise Unfit(f"`{call.path}` flattens a shape that is open, or in another order")
+    spread = [-1 if i == axis - 1 else 1 for i in range(len(shape))]
+    return Affine(*(np.broadcast_to(x.reshape(spread), shape).ravel() for x in (affine.scale, affine.shift)))
+
+
+def _what(call: Call) -> str:
+    return f"`{call.path}` ({type(call.op).__name__})"

@@ -1,0 +1,113 @@
+"""`optimize_inference`: every edit that leaves the function as it is, until none is left."""
+
+import importlib
+from collections.abc import Callable, Sequence
+
+import keras
+
+from tfstruct.graph import Graph, trace
+from tfstruct.surgery.activations import fuse_once
+from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.folding import fold_once
+from tfstruct.surgery.merging import merge_once
+from tfstruct.surgery.parallel import join_once
+from tfstruct.surgery.shrinking import Shrunk, shrink
+from tfstruct.surgery.wiring import Pass, finished, repeated
+
+_Step = Callable[[keras.Model], Pass]
+
+
+def optimize_inference(model: keras.Model) -> Edited:
+    """The same function with less to compute: all exact edits in turn, until none is left to do.
+
+    Redundant layers go (`remove_redundant`), batch normalizations are folded (`fold_batch_norm`), parallel branches
+    and layers in a row merged (`merge_parallel`, `merge_linear`), channels that are constant or unread removed
+    (`shrink`), activation layers fused (`fuse_activation`). Before a conversion:
+
+        to_tflite(optimize_inference(model).model, recipe)
+
+    or `tfstruct-convert --optimize`. For inference: the result has no dropout and no batch statistics to train with.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+
+    Returns:
+        `Edited`: all changes in order; `skipped` as the last round left it; the difference to the original measured.
+
+    Raises:
+        ModelError: the model's graph cannot be walked (a subclassed model).
+        TfstructError: the models differ by more than rounding explains; no model is handed out.
+    """
+    graph = trace(model)
+    work = _Work(model)
+    work.until_idle(_steps())
+    # What is fused gives no other edit anything to do, so it comes last.
+    work.run(_repeated(fuse_once))
+    return finished(graph, Pass(work.changed, work.changes, work.left))
+
+
+class _Work:
+    """A model on its way, and what was done to it. `changed` is None as long as nothing was."""
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+        self.changed: keras.Model | None = None
+        self.changes: list[tuple[str, str]] = []
+        self._skipped: dict[_Step, Sequence[tuple[str, str]]] = {}
+
+    @property
+    def left(self) -> tuple[tuple[str, str], ...]:
+        """What each step skipped the last time."""
+        return tuple(dict.fromkeys(skip for skips in self._skipped.values() for skip in skips))
+
+    def run(self, step: _Step) -> bool:
+        """Whether the step changed anything."""
+        made = step(self.changed or self._model)
+        self._skipped[step] = made.skipped
+        self.changes += made.changes
+        if made.changes:
+            self.changed = made.model
+        return bool(made.changes)
+
+    def until_idle(self, steps: list[_Step]) -> None:
+        """Runs steps in turn until all have looked at the last model in vain: one can make room for another."""
+        idle, at = 0, 0
+        while idle < len(steps):
+            idle = 1 if self.run(steps[at]) else idle + 1
+            at = (at + 1) % len(steps)
+
+
+def _steps() -> list[_Step]:
+    redundant = _remove_redundant()
+    steps = [_repeated(once) for once in (fold_once, join_once, merge_once)]
+    return [*([redundant] if redundant else []), *steps, _shrunk]
+
+
+def _repeated(once: Callable[[Graph], Pass]) -> _Step:
+    return lambda model: repeated(trace(model), once)
+
+
+def _remove_redundant() -> _Step | None:
+    function = getattr(importlib.import_module("tfstruct.surgery"), "remove_redundant", None)
+    if function is None:
+        return None
+
+    def step(model: keras.Model) -> Pass:
+        made = function(model)
+        return Pass(made.model, made.changes, made.skipped)
+
+    return step
+
+
+def _shrunk(model: keras.Model) -> Pass:
+    made = shrink(model)
+    return Pass(made.model, _changes(made), ())
+
+
+def _changes(made: Shrunk) -> list[tuple[str, str]]:
+    counts = ((layer, len(gone)) for layer, gone in made.removed.items())
+    changes = [(layer, f"{n} channel{'s' * (n > 1)} without effect removed") for layer, n in counts]
+    changes += [(fold.layer, f"{fold.channels} constants moved into its {fold.into}") for fold in made.folded]
+    changes += [(branch.join, f"input {branch.index} cut: {branch.why}") for branch in made.branches]
+    named = {layer for layer, _ in changes}
+    return changes + [(layer, "gone: nothing needs it") for layer in made.vanished if layer not in named]
