@@ -9,6 +9,7 @@ _HOME = {
     "recalibrate_batch_norm": "batch_norm",
     "shrink": "shrinking",
     "Shrunk": "shrinking",
+    "factorize": "low_rank",
 }
 __all__ = list(_HOME)
 
