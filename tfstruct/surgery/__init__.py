@@ -10,6 +10,9 @@ _HOME = {
     "shrink": "shrinking",
     "Shrunk": "shrinking",
     "factorize": "low_rank",
+    "share_layers": "sharing",
+    "suggest_sharing": "sharing_suggestion",
+    "SharingSuggestion": "sharing_suggestion",
 }
 __all__ = list(_HOME)
 
