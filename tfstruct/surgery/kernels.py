@@ -359,7 +359,7 @@ def canonical(kernel: np.ndarray, rank: int) -> list[np.ndarray]:
         with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
             # It says that a start of few singular vectors is filled up.
             warnings.simplefilter("ignore", UserWarning)
-            weights, factors = parafac(wide, rank, n_iter_max=300, init=start, tol=1e-9, random_state=0)
+            weights, factors = parafac(wide, rank, n_iter_max=200, init=start, tol=1e-8, random_state=0)
         factors = [np.asarray(f) for f in factors]
         norms = np.stack([np.linalg.norm(f, axis=0) for f in factors])
         even = (np.abs(weights) * norms.prod(0)) ** (1 / len(factors))

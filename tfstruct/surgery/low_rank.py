@@ -55,8 +55,8 @@ def factorize(
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
-        layers: names (`block/conv` in a nested model; `*` and `?` match), or a function from a layer to whether it is
-            meant; by default every dense layer and convolution.
+        layers: names (`block/conv` in a nested model, `block` for all in it; `*` and `?` match), or a function from a
+            layer to whether it is meant; by default every dense layer and convolution.
         rank: of all layers, at most that of each kernel; or by layer name. Tucker takes (r_in, r_out) too.
         energy: in (0, 1]: the smallest rank with ||W - W'||_F^2 <= (1 - energy) ||W||_F^2, measured on the factors in
             the weights' dtype (at 1.0 up to its rounding). For tucker the cheapest pair of ranks whose HOSVD bound
@@ -80,8 +80,9 @@ def factorize(
     """
     _check(rank, energy, macs, method)
     graph = trace(model)
-    if layers is None and isinstance(rank, Mapping):
-        layers = list(rank)
+    if isinstance(rank, Mapping):
+        layers = list(rank) if layers is None else layers
+        rank = _ranks(graph, rank)
     chosen, skipped = _chosen(graph, layers)
     targets: list[_Target] = []
     for path, calls in chosen.items():
@@ -121,13 +122,32 @@ def _check(rank, energy, macs, method) -> None:
             raise PlanError(f"`rank` must be an integer above 0. Received: {value!r}.")
 
 
-def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]]:
-    """The layers that are meant and have factors, by path with their calls; and the others with the reason."""
+def _by_path(graph: Graph) -> dict[str, list[Call]]:
+    """The calls of each layer by its first path."""
     calls: dict[int, list[Call]] = {}
     for call in graph.calls:
         calls.setdefault(id(call.op), []).append(call)
-    everything = {own[0].path: own for own in calls.values()}
-    paths = {call.path: own[0].path for own in calls.values() for call in own}
+    return {own[0].path: own for own in calls.values()}
+
+
+def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern) -> list[str]:
+    """The first paths of the layers that a name or pattern means; a nested model's name means all in it."""
+    if not isinstance(pattern, str):
+        raise PlanError(f"`{option}` must be names, or a function of a layer. Received: {pattern!r}.")
+    paths = {call.path: path for path, own in everything.items() for call in own}
+    found = [pattern] if pattern in paths else [path for path in paths if path.startswith(f"{pattern}/")]
+    found = found or fnmatch.filter(paths, pattern)
+    if not found:
+        raise PlanError(
+            f"`{option}` names `{pattern}`, but `{graph.model.name}` has no such layer. It has: "
+            f"{', '.join(list(paths)[:20])}{', ...' if len(paths) > 20 else ''}."
+        )
+    return list(dict.fromkeys(paths[path] for path in found))
+
+
+def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]]:
+    """The layers that are meant and have factors, by path with their calls; and the others with the reason."""
+    everything = _by_path(graph)
     if layers is None:
         kernels = (keras_layers.Dense, *CONVS, keras_layers.EinsumDense)
         meant = [path for path, own in everything.items() if isinstance(own[0].op, kernels)]
@@ -136,17 +156,8 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
             path for path, own in everything.items() if isinstance(own[0].op, keras_layers.Layer) and layers(own[0].op)
         ]
     else:
-        meant = []
-        for pattern in (layers,) if isinstance(layers, str) else tuple(layers):
-            if not isinstance(pattern, str):
-                raise PlanError(f"`layers` must be names, or a function of a layer. Received: {pattern!r}.")
-            found = [pattern] if pattern in paths else fnmatch.filter(paths, pattern)
-            if not found:
-                raise PlanError(
-                    f"`layers` names `{pattern}`, but `{graph.model.name}` has no such layer. It has: "
-                    f"{', '.join(list(paths)[:20])}{', ...' if len(paths) > 20 else ''}."
-                )
-            meant += [paths[path] for path in found]
+        patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+        meant = [path for pattern in patterns for path in _named(graph, everything, "layers", pattern)]
     usable, skipped = {}, {}
     for path in dict.fromkeys(meant):
         why = _unusable(everything[path][0])
@@ -204,15 +215,19 @@ def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
     return after < before
 
 
+def _ranks(graph: Graph, rank: Mapping) -> dict:
+    """Ranks by path: an exact name before a pattern, and patterns in their order."""
+    everything, found = _by_path(graph), {}
+    for pattern in sorted(rank, key=lambda name: name not in everything):
+        for path in _named(graph, everything, "rank", pattern):
+            found.setdefault(path, rank[pattern])
+    return found
+
+
 def _by_rank(target: _Target, rank, skipped) -> Rank | None:
-    given, full = rank, target.factors.full
-    if isinstance(rank, Mapping):
-        names = [
-            name for name in rank if any(name == c.path or fnmatch.fnmatchcase(c.path, name) for c in target.calls)
-        ]
-        if not names:
-            raise PlanError(f"`rank` has no entry for `{target.path}`, which `layers` names.")
-        given = rank[names[0]]
+    if isinstance(rank, Mapping) and target.path not in rank:
+        raise PlanError(f"`rank` has no entry for `{target.path}`, which `layers` names.")
+    given, full = rank[target.path] if isinstance(rank, Mapping) else rank, target.factors.full
     wanted = tuple(given) if isinstance(given, (tuple, list)) else (given,) * len(full)
     if len(wanted) > len(full):  # a pair of Tucker's for a matrix
         wanted = (min(wanted),)
