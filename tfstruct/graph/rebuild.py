@@ -149,7 +149,9 @@ class _Rebuild:
         model = body.model
         if isinstance(model, keras.Sequential):
             chain = _chain(keras.tree.flatten(outputs)[0])
-            if all(isinstance(layer, keras.layers.Layer) for layer in chain):
+            # A Sequential model with a layer used twice loads from its file with one use.
+            once = len({id(layer) for layer in chain}) == len(chain)
+            if once and all(isinstance(layer, keras.layers.Layer) for layer in chain):
                 made = keras.Sequential(chain, name=model.name)
                 made.trainable = model.trainable
                 return made

@@ -25,6 +25,10 @@ _HOME = {
     "merge_parallel": "parallel",
     "fuse_activation": "activations",
     "optimize_inference": "inference",
+    "factorize": "low_rank",
+    "share_layers": "sharing",
+    "suggest_sharing": "sharing_suggestion",
+    "SharingSuggestion": "sharing_suggestion",
 }
 __all__ = list(_HOME)
 

@@ -1,0 +1,330 @@
+"""`factorize`: kernels of dense layers and convolutions as products of smaller ones."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import keras
+import numpy as np
+from keras import layers as keras_layers
+
+from tfstruct.analyze.costs import Costs
+from tfstruct.errors import PlanError
+from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.surgery.contraction import CONVS, plain
+from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.factor_layers import build, macs_of
+from tfstruct.surgery.kernels import METHODS, Factors, Rank, factors_of
+from tfstruct.surgery.rank_budget import Option, choose
+
+
+@dataclasses.dataclass
+class _Target:
+    """A layer to factorize, with all its calls."""
+
+    path: str
+    calls: list[Call]
+    factors: Factors
+
+    @property
+    def layer(self):
+        return self.calls[0].op
+
+
+def factorize(
+    model: keras.Model,
+    layers: str | Iterable[str] | Callable | None = None,
+    *,
+    rank: int | tuple[int, int] | Mapping[str, int | tuple[int, int]] | None = None,
+    energy: float | None = None,
+    macs: float | None = None,
+    method: str = "svd",
+) -> Edited:
+    """Replaces kernels by products of smaller ones: `W' = U V`, with bias and activation behind the last factor.
+
+    - `"svd"`: all taps to r channels, then 1 x 1; a dense layer as two. The best W' of its rank.
+    - `"spatial"`: kh x 1 to r channels, then 1 x kw (arXiv:1405.3866). Best of its rank.
+    - `"depthwise"`: depthwise with r as multiplier, then 1 x 1; best of its rank.
+    - `"tucker"`: 1 x 1 to r_in, kh x kw to r_out, 1 x 1 (Tucker-2 by HOSVD and its iteration, arXiv:1511.06530).
+    - `"cp"`: 1 x 1 to r, depthwise kh x 1, depthwise 1 x kw, 1 x 1 (arXiv:1412.6553), by alternating least squares,
+      which may stop short of the best; needs tensorly (`pip install "tfstruct[cp]"`).
+
+    A kernel of one tap (dense, 1 x 1) is a matrix: svd, tucker and cp are the same there, the others have no use. The
+    last factor keeps the layer's name, the others are called `name_u` and so on; a shared layer's factors are shared.
+
+    Args:
+        model: a Sequential or functional model, also nested; not changed.
+        layers: names (`block/conv` in a nested model, `block` for all in it; `*` and `?` match), or a function from a
+            layer to whether it is meant; by default every dense layer and convolution.
+        rank: of all layers, at most that of each kernel; or by layer name. Tucker takes (r_in, r_out) too.
+        energy: in (0, 1]: the smallest rank with ||W - W'||_F^2 <= (1 - energy) ||W||_F^2, measured on the factors in
+            the weights' dtype (at 1.0 up to its rounding). For tucker the cheapest pair of ranks whose HOSVD bound
+            holds it, for cp the smallest rank at which the least squares got there.
+        macs: in (0, 1]: the share of the model's multiply-accumulates that may stay. Ranks go down where that costs
+            the smallest relative error for each MAC saved, until the budget is met.
+        method: see above.
+
+    A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions and all other
+    layers; `.skipped` says why.
+
+    Returns:
+        `Edited`; `details[layer]`: `method`, `rank`, `error` = ||W - W'||_F / ||W||_F, `parameters` and `macs` (before
+        and after; MACs in all calls, None where sizes are open).
+
+    Raises:
+        PlanError: an option is out of range, or names no layer.
+        BudgetError: `macs` is less than rank 1 leaves; `.least` says how much that is.
+        ModelError: the model has no graph, or `macs` and it leaves sizes open.
+        ImportError: `"cp"` without tensorly.
+    """
+    _check(rank, energy, macs, method)
+    graph = trace(model)
+    if isinstance(rank, Mapping):
+        layers = list(rank) if layers is None else layers
+        rank = _ranks(graph, rank)
+    chosen, skipped = _chosen(graph, layers)
+    targets: list[_Target] = []
+    for path, calls in chosen.items():
+        found = factors_of(_kernel(calls[0].op), method)
+        if isinstance(found, str):
+            skipped[path] = found
+        else:
+            targets.append(_Target(path, calls, found))
+    if macs is not None:
+        ranks = _by_budget(graph, targets, macs, skipped)
+    elif energy is not None:
+        ranks = {t.path: found for t in targets if (found := _by_energy(t, energy, skipped)) is not None}
+    else:
+        ranks = {t.path: found for t in targets if (found := _by_rank(t, rank, skipped)) is not None}
+    return _made(graph, {t.path: t for t in targets}, ranks, skipped)
+
+
+def _check(rank, energy, macs, method) -> None:
+    if method not in METHODS:
+        raise PlanError(f"`method` must be one of {', '.join(METHODS)}. Received: {method!r}.")
+    given = {"rank": rank, "energy": energy, "macs": macs}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise PlanError(f"Give one of `rank`, `energy` and `macs`. Received: {', '.join(names) or 'none of them'}.")
+    for name in ("energy", "macs"):
+        value = given[name]
+        if value is None:
+            continue
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not number or not 0 < value <= 1:
+            raise PlanError(f"`{name}` must be in (0, 1]. Received: {value!r}.")
+    for value in rank.values() if isinstance(rank, Mapping) else () if rank is None else (rank,):
+        parts = value if isinstance(value, (tuple, list)) else (value,)
+        if isinstance(value, (tuple, list)) and (method != "tucker" or len(value) != 2):
+            raise PlanError(f"`rank` must be an integer; (r_in, r_out) only for tucker. Received: {value!r}.")
+        if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in parts):
+            raise PlanError(f"`rank` must be an integer above 0. Received: {value!r}.")
+
+
+def _by_path(graph: Graph) -> dict[str, list[Call]]:
+    """The calls of each layer by its first path."""
+    calls: dict[int, list[Call]] = {}
+    for call in graph.calls:
+        calls.setdefault(id(call.op), []).append(call)
+    return {own[0].path: own for own in calls.values()}
+
+
+def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern) -> list[str]:
+    """The first paths of the layers that a name or pattern means; a nested model's name means all in it."""
+    if not isinstance(pattern, str):
+        raise PlanError(f"`{option}` must be names, or a function of a layer. Received: {pattern!r}.")
+    paths = {call.path: path for path, own in everything.items() for call in own}
+    found = [pattern] if pattern in paths else [path for path in paths if path.startswith(f"{pattern}/")]
+    found = found or fnmatch.filter(paths, pattern)
+    if not found:
+        raise PlanError(
+            f"`{option}` names `{pattern}`, but `{graph.model.name}` has no such layer. It has: "
+            f"{', '.join(list(paths)[:20])}{', ...' if len(paths) > 20 else ''}."
+        )
+    return list(dict.fromkeys(paths[path] for path in found))
+
+
+def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]]:
+    """The layers that are meant and have factors, by path with their calls; and the others with the reason."""
+    everything = _by_path(graph)
+    if layers is None:
+        kernels = (keras_layers.Dense, *CONVS, keras_layers.EinsumDense)
+        meant = [path for path, own in everything.items() if isinstance(own[0].op, kernels)]
+    elif callable(layers):
+        meant = [
+            path for path, own in everything.items() if isinstance(own[0].op, keras_layers.Layer) and layers(own[0].op)
+        ]
+    else:
+        patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+        meant = [path for pattern in patterns for path in _named(graph, everything, "layers", pattern)]
+    usable, skipped = {}, {}
+    for path in dict.fromkeys(meant):
+        why = _unusable(everything[path][0])
+        if why:
+            skipped[path] = why
+        else:
+            usable[path] = everything[path]
+    return usable, skipped
+
+
+def _unusable(call: Call) -> str | None:
+    if not isinstance(call.op, (keras_layers.Dense, *CONVS)):
+        return f"{type(call.op).__name__} is no dense layer and no convolution"
+    if not plain(call, keras_layers.Dense, *CONVS):
+        return "it is quantized, has LoRA weights, or a call of its own"
+    if getattr(call.op, "groups", 1) > 1:
+        return f"its kernel is in {call.op.groups} groups"
+    return None
+
+
+def _kernel(layer) -> np.ndarray:
+    value = keras.ops.convert_to_numpy(layer.kernel)
+    return value if value.dtype == np.float64 else value.astype(np.float32)
+
+
+def _size(target: _Target, rank: Rank | None = None) -> int:
+    bias = 0 if target.layer.bias is None else math.prod(target.layer.bias.shape)
+    stages = None if rank is None else target.factors.stages(rank)
+    return bias + (target.factors.kernel.size if stages is None else sum(stage.size for stage in stages))
+
+
+def _macs(target: _Target, rank: Rank | None = None) -> float:
+    """In all calls; NaN where sizes are open."""
+    if rank is not None:
+        return sum(macs_of(call, target.factors.stages(rank)) for call in target.calls)
+    layer, size = target.layer, target.factors.kernel.size
+    total = 0.0
+    for call in target.calls:
+        positions = [n for i, n in enumerate(call.shapes[0]) if i not in (0, _channels(layer, call))]
+        total += math.nan if None in positions else math.prod(positions) * size
+    return total
+
+
+def _channels(layer, call: Call) -> int:
+    last = len(call.shapes[0]) - 1
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else last
+
+
+def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
+    """Whether the factors have fewer parameters; if not, that is noted."""
+    before, after = _size(target), _size(target, rank)
+    if after >= before:
+        shown = rank[0] if len(rank) == 1 else rank
+        skipped[target.path] = f"rank {shown} would not save parameters: {before:,} -> {after:,}"
+    return after < before
+
+
+def _ranks(graph: Graph, rank: Mapping) -> dict:
+    """Ranks by path: an exact name before a pattern, and patterns in their order."""
+    everything, found = _by_path(graph), {}
+    for pattern in sorted(rank, key=lambda name: name not in everything):
+        for path in _named(graph, everything, "rank", pattern):
+            found.setdefault(path, rank[pattern])
+    return found
+
+
+def _by_rank(target: _Target, rank, skipped) -> Rank | None:
+    if isinstance(rank, Mapping) and target.path not in rank:
+        raise PlanError(f"`rank` has no entry for `{target.path}`, which `layers` names.")
+    given, full = rank[target.path] if isinstance(rank, Mapping) else rank, target.factors.full
+    wanted = tuple(given) if isinstance(given, (tuple, list)) else (given,) * len(full)
+    if len(wanted) > len(full):  # a pair of Tucker's for a matrix
+        wanted = (min(wanted),)
+    found = tuple(int(min(r, most)) for r, most in zip(wanted, full, strict=True))
+    return found if _fewer(target, found, skipped) else None
+
+
+def _by_energy(target: _Target, energy: float, skipped) -> Rank | None:
+    allowed = _allowed(target, energy)
+    found = target.factors.smallest(allowed)
+    if found is None:
+        skipped[target.path] = f"no rank that saves parameters holds {energy:g} of its energy"
+        return None
+    while _fewer(target, found, skipped):
+        if _measured(target, found) ** 2 * target.factors.norm2 <= allowed:
+            return found
+        found = target.factors.larger(found)
+        if found is None:
+            skipped[target.path] = f"no rank holds {energy:g} of its energy in {target.layer.kernel.dtype}"
+            return None
+    return None
+
+
+def _allowed(target: _Target, energy: float) -> float:
+    steps = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-40}
+    step = steps.get(keras.backend.standardize_dtype(target.layer.kernel.dtype), 2.0**-23)
+    return (max(1.0 - energy, 0.0) + (8 * step) ** 2) * target.factors.norm2
+
+
+def _stored(target: _Target, rank: Rank) -> list[np.ndarray]:
+    """The factors as the layers hold them."""
+    dtype = target.layer.kernel.dtype
+    return [keras.ops.convert_to_numpy(keras.ops.cast(kernel, dtype)) for kernel in target.factors.kernels(rank)]
+
+
+def _measured(target: _Target, rank: Rank) -> float:
+    wide = [k if k.dtype in (np.float32, np.float64) else k.astype(np.float32) for k in _stored(target, rank)]
+    return target.factors.relative_error(wide)
+
+
+def _by_budget(graph: Graph, targets: list[_Target], share: float, skipped) -> dict[str, Rank]:
+    total = Costs(graph, ("macs",))()["macs"]
+    options = []
+    for target in targets:
+        before, size, norm2 = _macs(target), _size(target), target.factors.norm2 or 1.0
+        own = [Option(None, before, 0.0)]
+        for rank in target.factors.ranks():
+            after = _macs(target, rank)
+            if after < before and _size(target, rank) < size:
+                own.append(Option(rank, after, target.factors.error2(rank) / norm2))
+        options.append(own)
+        if len(own) == 1:
+            skipped[target.path] = "no rank saves parameters and MACs"
+    rest = total - sum(own[0].macs for own in options)
+    chosen = choose(options, share * total, rest, graph.model.name)
+    for target, option, own in zip(targets, chosen, options, strict=True):
+        if option.rank is None and len(own) > 1:
+            skipped[target.path] = "the budget is met without it"
+    return {t.path: option.rank for t, option in zip(targets, chosen, strict=True) if option.rank is not None}
+
+
+def _made(graph: Graph, targets: dict[str, _Target], ranks: dict[str, Rank], skipped) -> Edited:
+    taken: dict[str, set[str]] = {}  # by the path of the nested model
+    for call in graph.calls:
+        taken.setdefault(call.path.rpartition("/")[0], set()).add(call.op.name)
+
+    def namer(path: str):
+        names = taken[path.rpartition("/")[0]]
+
+        def named(wanted: str) -> str:
+            name, number = wanted, 2
+            while name in names:
+                name, number = f"{wanted}{number}", number + 1
+            names.add(name)
+            return name
+
+        return named
+
+    edits, changes, details = {}, [], {}
+    for path, rank in ranks.items():
+        target = targets[path]
+        stages, kernels = target.factors.stages(rank), target.factors.kernels(rank)
+        run = build(target.layer, stages, kernels, namer(path))
+        edits[id(target.layer)] = lambda step, _, *args, run=run, **kwargs: run(args[0] if args else kwargs["inputs"])
+        kind = type(target.factors).__name__.lower()
+        before, after, error = _size(target), _size(target, rank), _measured(target, rank)
+        counts = (_macs(target), _macs(target, rank))
+        details[path] = {
+            "method": kind,
+            "rank": list(rank),
+            "error": error,
+            "parameters": [before, after],
+            "macs": None if math.isnan(counts[0]) else [round(n) for n in counts],
+        }
+        lost = "" if target.layer.kernel_constraint is None else "; its kernel constraint is gone"
+        shown = rank[0] if len(rank) == 1 else f"{rank[0]}, {rank[1]}"
+        what = f"{kind} of rank {shown}: parameters {before:,} -> {after:,}, error {error:.3g}{lost}"
+        changes.append((path, what))
+    model = rewire(graph, edits).model
+    return edited(graph, model, changes, list(skipped.items()), exact=False, details=details)

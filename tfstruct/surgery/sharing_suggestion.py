@@ -1,0 +1,195 @@
+"""`suggest_sharing`: which layers are so alike that one could do for all."""
+
+import dataclasses
+import itertools
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.errors import PlanError
+from tfstruct.graph import Graph, trace
+from tfstruct.graph.trace import Body
+from tfstruct.surgery.alike import Unit, units, unlike
+
+_ROWS = 2048  # of samples and positions that CKA looks at
+
+
+@dataclasses.dataclass(frozen=True)
+class SharingSuggestion:
+    """Groups for `share_layers`.
+
+    Attributes:
+        groups: lists of names, in order of execution; any two members are alike by `threshold` or more.
+        similarities: of each group, that of its two least similar members.
+        saved: parameters that sharing each group saves.
+        pairs: (layer, layer, similarity) of all that could be shared.
+        measure: `"weights"` or `"inputs"`.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    similarities: tuple[float, ...]
+    saved: tuple[int, ...]
+    pairs: tuple[tuple[str, str, float], ...]
+    measure: str
+    threshold: float
+
+    def __str__(self) -> str:
+        if not self.groups:
+            best = max((p[2] for p in self.pairs), default=None)
+            more = "no two layers could be shared" if best is None else f"the most similar pair has {best:.3f}"
+            return f"No layers are alike by {self.threshold:g} in their {self.measure}: {more}."
+        lines = [f"{len(self.groups)} groups alike by {self.threshold:g} in their {self.measure}:"]
+        for group, similarity, saved in zip(self.groups, self.similarities, self.saved, strict=True):
+            lines.append(f"  {', '.join(group)}: {similarity:.3f}, saves {saved:,} parameters")
+        return "\n".join(lines)
+
+    def table(self):
+        """A rich table, one row a group."""
+        from rich.table import Table
+
+        table = Table(title=f"alike in their {self.measure}", title_justify="left")
+        table.add_column("layers")
+        for name in ("similarity", "parameters saved"):
+            table.add_column(name, justify="right")
+        for group, similarity, saved in zip(self.groups, self.similarities, self.saved, strict=True):
+            table.add_row(", ".join(group), f"{similarity:.3f}", f"{saved:,}")
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        return {
+            **dataclasses.asdict(self),
+            "groups": [list(group) for group in self.groups],
+            "similarities": list(self.similarities),
+            "saved": list(self.saved),
+            "pairs": [list(pair) for pair in self.pairs],
+        }
+
+
+def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) -> SharingSuggestion:
+    """Finds layers that `share_layers` could make one, and groups those that are alike.
+
+    Without data by their weights: `cos(v, w)`, v all kernels of the layer (all weights, where it has none), each minus
+    its mean. With data by what they read: linear CKA `||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)` of the centred first
+    inputs (Eq. 4, arXiv:1905.00414), rows being samples and positions, at most 2,048. In every group any two members
+    reach the threshold (complete linkage). Whole nested models come before the layers in them.
+
+    Args:
+        data: samples: an array, a dict or list of arrays, (x, y), a tf.data.Dataset or a generator.
+        threshold: in (0, 1].
+
+    Raises:
+        PlanError: `threshold` is out of range.
+        ModelError: the model has no graph.
+        DataError: the samples do not fit the model.
+    """
+    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
+    if not number or not 0 < threshold <= 1:
+        raise PlanError(f"`threshold` must be in (0, 1]. Received: {threshold!r}.")
+    graph = trace(model)
+    classes = _classes(graph)
+    read = None if data is None else _read(graph, arrays(data)[0], {id(u.op) for own in classes for u in own})
+    pairs, groups = [], []
+    inside: list[str] = []  # paths of nested models that are in a group
+    for own in classes:
+        if any(own[0].where.startswith(f"{path}/") for path in inside):
+            continue
+        alike = np.eye(len(own))
+        views = [_weights(unit) if read is None else read[id(unit.op)] for unit in own]
+        for i, j in itertools.combinations(range(len(own)), 2):
+            alike[i, j] = alike[j, i] = _cosine(views[i], views[j]) if read is None else _cka(views[i], views[j])
+            pairs.append((own[i].path, own[j].path, float(alike[i, j])))
+        for members in _clusters(alike, float(threshold)):
+            least = min(alike[i, j] for i, j in itertools.combinations(members, 2))
+            saved = (len(members) - 1) * own[0].parameters
+            groups.append((tuple(own[i].path for i in members), float(least), saved))
+            inside += [own[i].path for i in members]
+    columns = tuple(zip(*groups, strict=True)) or ((), (), ())
+    return SharingSuggestion(*columns, tuple(pairs), "weights" if data is None else "inputs", float(threshold))
+
+
+def _classes(graph: Graph) -> list[list[Unit]]:
+    """Units that could be shared with one another, outer ones first."""
+    classes: list[list[Unit]] = []
+    seen: set[int] = set()
+    for unit in units(graph).values():
+        if not unit.op.weights or id(unit.op) in seen:
+            continue
+        seen.add(id(unit.op))
+        fits = next((own for own in classes if own[0].where == unit.where and unlike(own[0], unit) is None), None)
+        if fits is None:
+            classes.append([unit])
+        else:
+            fits.append(unit)
+    classes = [own for own in classes if len(own) > 1]
+    return sorted(classes, key=lambda own: own[0].where.count("/"))
+
+
+def _weights(unit: Unit) -> np.ndarray:
+    values = [keras.ops.convert_to_numpy(w).astype(np.float64) for w in unit.op.weights if "float" in str(w.dtype)]
+    kernels = [v for v in values if v.ndim > 1]
+    return np.concatenate([(v - v.mean()).ravel() for v in kernels or values] or [np.zeros(1)])
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / size) if size else float(np.array_equal(a, b))
+
+
+def _cka(a: np.ndarray, b: np.ndarray) -> float:
+    if len(a) != len(b) or a.shape[1:] != b.shape[1:]:
+        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    else:
+        a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
+    step = -(-len(a) // _ROWS)
+    a, b = (x[::step] - x[::step].mean(0) for x in (a, b))
+    if len(a) < a.shape[1]:
+        k, q = a @ a.T, b @ b.T
+        shared, size = (k * q).sum(), np.linalg.norm(k) * np.linalg.norm(q)
+    else:
+        shared, size = a.T @ b, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+        shared = (shared**2).sum()
+    return float(shared / size) if size else float(np.array_equal(a, b))
+
+
+def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
+    """By id of a layer: what its first call reads, on all samples."""
+    flat = inputs_of(graph.body.functional, x)
+    parts: dict[int, list[np.ndarray]] = {}
+
+    def body(one: Body, values, first: dict):
+        known = {id(t): v for t, v in zip(one.functional.inputs, values, strict=True)}
+        for node, step in one.steps:
+            op = step.model if isinstance(step, Body) else step.op
+            arrived = [known[id(t)] for t in node.input_tensors]
+            if id(op) in wanted and id(op) not in first:
+                first[id(op)] = keras.ops.convert_to_numpy(arrived[0]).astype(np.float64)
+            if isinstance(step, Body):
+                outputs = body(step, arrived, first)
+            else:
+                args, kwargs = node.arguments.fill_in(known)
+                outputs = keras.tree.flatten(op(*args, **kwargs))
+            known.update({id(t): v for t, v in zip(node.outputs, outputs, strict=True)})
+        return [known[id(t)] for t in one.functional.outputs]
+
+    for part in slices(len(flat[0]), 32):
+        seen: dict[int, np.ndarray] = {}
+        body(graph.body, [keras.ops.convert_to_tensor(v[part]) for v in flat], seen)
+        for key, value in seen.items():
+            parts.setdefault(key, []).append(value)
+    return {key: np.concatenate(values) for key, values in parts.items()}
+
+
+def _clusters(alike: np.ndarray, threshold: float) -> list[list[int]]:
+    """Complete linkage: the two clusters whose least similar members are most similar become one, again and again."""
+    clusters = [[i] for i in range(len(alike))]
+    while True:
+        best, pair = threshold - 1e-6, None
+        for a, b in itertools.combinations(range(len(clusters)), 2):
+            least = alike[np.ix_(clusters[a], clusters[b])].min()
+            if least >= best:
+                best, pair = least, (a, b)
+        if pair is None:
+            return [sorted(c) for c in clusters if len(c) > 1]
+        clusters[pair[0]] += clusters.pop(pair[1])
