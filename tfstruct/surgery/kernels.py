@@ -38,8 +38,7 @@ class Factors:
     """A kernel and its factors of any rank.
 
     Attributes:
-        kernel: float64 or float32.
-        norm2: ||W||_F^2.
+        kernel, norm2: W, and ||W||_F^2.
         full: the largest rank there is sense in.
     """
 
@@ -142,7 +141,7 @@ class _Split(Factors):
 
     def _halves(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         vectors = self._vectors[..., :rank]
-        matrix = self._matrix.astype(vectors.dtype, copy=False)
+        matrix = self._matrix
         spread = self._values[..., None, :rank] ** 0.25
         inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         if self._turned:
