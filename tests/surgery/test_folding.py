@@ -1,10 +1,11 @@
 """`fold_batch_norm`: the same function without batch normalizations, wherever it can be had exactly."""
 
+import edit_cases
 import keras
 import numpy as np
 import pytest
 import zoo
-from edit_cases import chain, check, functional, names
+from edit_cases import check, functional
 from keras import layers
 
 from tfstruct.convert.draft import draft
@@ -15,6 +16,15 @@ from tfstruct.surgery import fold_batch_norm
 norm = layers.BatchNormalization
 # The recurrent ones are in test_optimize_inference.
 NAMES = [n for n in zoo.MODELS if n not in ("subclassed", "lstm", "gru", "bidirectional")]
+
+
+def chain(*parts, **options):
+    """With an end, as an output of the model keeps its name."""
+    return edit_cases.chain(*parts, layers.Activation("linear", name="end"), **options)
+
+
+def names(model):
+    return [name for name in edit_cases.names(model) if name != "end"]
 
 
 def norms(model):
@@ -117,10 +127,21 @@ def test_einsums(equation, shape, bias_axes, axis, behind):
 
 def test_asymmetric_padding():
     parts = [layers.ZeroPadding2D(((1, 0), (0, 1))), layers.Conv2D(5, 3, strides=2, name="conv"), norm()]
-    assert len(check(fold_batch_norm, chain(*parts)).model.layers) == 2
+    assert len(names(check(fold_batch_norm, chain(*parts)).model)) == 2
     model = chain(norm(name="norm"), layers.ZeroPadding2D(((1, 0), (0, 1))), layers.Conv2D(5, 3, name="conv"))
     assert "ZeroPadding2D" in dict(check(fold_batch_norm, model).skipped)["norm"]
     assert len(check(fold_batch_norm, unshifted(model)).changes) == 1
+
+
+def test_outputs_keep_their_names():
+    def build(x):
+        y = layers.Conv2D(4, 3, name="conv")(x)
+        z = layers.MaxPooling2D(2, name="pool")(layers.Conv2D(4, 3, name="other")(x))
+        return [norm(name="named")(y), norm(name="pooled")(z)]
+
+    made = check(fold_batch_norm, functional(build))
+    assert made.model.output_names == ["named", "pooled"] and norms(made.model) == ["pooled"]
+    assert "an output of the model is named after `pooled`" in dict(made.skipped)["pooled"]
 
 
 def test_before_and_behind_at_once():
@@ -173,7 +194,7 @@ def test_activations_between_stay():
     )
     made = check(fold_batch_norm, model)
     assert made.changes == () and "has the activation relu" in dict(made.skipped)["a"]
-    assert dict(made.skipped)["b"] == "it reads `relu` (ReLU); the output of `b` is an output of the model"
+    assert dict(made.skipped)["b"] == "it reads `relu` (ReLU); `end` (Activation) reads `b`"
 
 
 def test_several_outputs_and_readers():
@@ -204,7 +225,9 @@ def test_shared_layers(case):
             return [norm(name="norm")(first), norm(name="norm2")(second)]
         return [shared_norm(first), second if case == "half" else shared_norm(second)]
 
-    made = check(fold_batch_norm, functional(build))
+    made = check(
+        fold_batch_norm, functional(lambda x: [layers.ReLU(name=f"end{i}")(y) for i, y in enumerate(build(x))])
+    )
     assert norms(made.model) == {"both": [], "norm": [], "conv": ["norm", "norm2"], "half": ["norm"]}[case]
     if case in ("conv", "half"):
         assert "`conv` is" in dict(made.skipped)["norm"]

@@ -157,6 +157,8 @@ def _same(wiring: Wiring, join: Call, branch: _Branch) -> _Branch:
     made = wiring.maker.get(tensor.key)
     if made is None or made.op is not branch.call.op:
         raise Unfit("its branches are others in another call")
+    if wiring.reader(made) is not join:
+        raise Unfit(f"`{made.path}` is read by others too")
     return _Branch(branch.index, made, made.input.key)
 
 
