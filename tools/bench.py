@@ -2,6 +2,7 @@
 
 python tools/bench.py convert [--rounds 5]
 python tools/bench.py surgery [--rounds 5]
+python tools/bench.py edits [--rounds 5]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 """
 
@@ -82,17 +83,12 @@ def surgery(rounds: int) -> None:
     def theirs(model):
         keras.models.clone_model(model).set_weights(model.get_weights())
 
-    def seconds(work, model) -> float:
-        start = time.perf_counter()
-        work(model)
-        return time.perf_counter() - start
-
     table = Table(title=f"half of the MACs removed, {rounds} interleaved rounds")
     for column in ("model", "clone_model and weights", "trace, plan, apply", "ratio of medians"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for name in ("NASNetLarge", "EfficientNetB7"):
         model = getattr(keras.applications, name)(weights=None)
-        times = [(seconds(theirs, model), seconds(ours, model)) for _ in range(rounds)]
+        times = [(_seconds(theirs, model), _seconds(ours, model)) for _ in range(rounds)]
         a, b = (statistics.median(column) for column in zip(*times, strict=True))
         table.add_row(name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}")
         del model
@@ -104,9 +100,55 @@ def surgery(rounds: int) -> None:
         table.add_column(column, justify="right")
     for count in (50, 500, 5000):
         model = _chain(keras, count)
-        a, b = seconds(theirs, model), seconds(ours, model)
+        a, b = _seconds(theirs, model), _seconds(ours, model)
         table.add_row(f"{count:,}", f"{a:.2f} s", f"{b:.2f} s", f"{1000 * b / count:.2f}")
     Console().print(table)
+
+
+def edits(rounds: int) -> None:
+    """Each edit of layers against clone_model and a copy of the weights."""
+    import keras
+    from rich.console import Console
+    from rich.table import Table
+
+    from tfstruct import surgery
+
+    def theirs(model):
+        keras.models.clone_model(model).set_weights(model.get_weights())
+
+    resnet = keras.applications.ResNet50(weights=None)
+    mobile = keras.applications.MobileNetV2(weights=None)
+    twins = [f"block_{i}_expand" for i in (4, 5)]
+    cases = [
+        ("delete_layer", mobile, lambda m: surgery.delete_layer(m, "block_4_expand_relu")),
+        ("remove_redundant", mobile, surgery.remove_redundant),
+        ("drop_blocks", resnet, lambda m: surgery.drop_blocks(m, blocks=["conv3_block2_add"])),
+        ("fold_batch_norm", resnet, surgery.fold_batch_norm),
+        ("fold_batch_norm", mobile, surgery.fold_batch_norm),
+        ("merge_linear", mobile, surgery.merge_linear),
+        ("merge_parallel", resnet, surgery.merge_parallel),
+        ("fuse_activation", resnet, surgery.fuse_activation),
+        ("factorize", resnet, lambda m: surgery.factorize(m, ["conv4_block2_2_conv"], rank=64)),
+        ("share_layers", mobile, lambda m: surgery.share_layers(m, [twins])),
+        ("widen", resnet, lambda m: surgery.widen(m, "conv4_block2_2_conv", 300)),
+        ("deepen", resnet, lambda m: surgery.deepen(m, "conv4_block2_out")),
+        ("shrink", mobile, surgery.shrink),
+        ("optimize_inference", mobile, surgery.optimize_inference),
+    ]
+    table = Table(title=f"{rounds} interleaved rounds")
+    for column in ("edit", "model", "clone_model and weights", "edit", "ratio of medians"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, model, edit in cases:
+        times = [(_seconds(theirs, model), _seconds(edit, model)) for _ in range(rounds)]
+        a, b = (statistics.median(column) for column in zip(*times, strict=True))
+        table.add_row(name, model.name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}")
+    Console().print(table)
+
+
+def _seconds(work, model) -> float:
+    start = time.perf_counter()
+    work(model)
+    return time.perf_counter() - start
 
 
 def _chain(keras, count: int):
@@ -201,10 +243,10 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["convert", "surgery", "criteria"])
+    parser.add_argument("what", choices=["convert", "surgery", "edits", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    {"convert": convert, "surgery": surgery, "criteria": criteria}[options.what](options.rounds)
+    {"convert": convert, "surgery": surgery, "edits": edits, "criteria": criteria}[options.what](options.rounds)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from tfstruct.graph import Graph, Group, In, Out, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.surgery.certificate import draw
 from tfstruct.surgery.edited import Edited
+from tfstruct.surgery.layer_edits import delete_layers
 from tfstruct.surgery.observed import Observed, effective_rank, principal
-from tfstruct.surgery.remedies import delete, prune_group, reuse
+from tfstruct.surgery.remedies import prune_group, reuse
 from tfstruct.surgery.widening import check_growth, widen
 
 _SAMPLES = 256  # looked at
@@ -57,7 +58,7 @@ class Finding:
         if self.edit == "prune":
             return prune_group(model, self.layer, self.target)
         if self.edit == "delete":
-            return delete(model, self.target)
+            return delete_layers(model, self.target)
         if self.edit == "reuse":
             return reuse(model, self.layer, self.target[0])
         raise PlanError(f"`{self.layer}`: {self.advice}")

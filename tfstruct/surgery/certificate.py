@@ -50,8 +50,12 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
     return Difference(absolute, relative, allowed)
 
 
-def certify(found: Difference, name: str) -> None:
+def certify(found: Difference | None, name: str) -> None:
     """Raises TfstructError where a model that shall be equal is not."""
+    if found is None:
+        raise TfstructError(
+            f"The outputs of the new `{name}` have other shapes. Please report this as a bug of tfstruct."
+        )
     if not found.relative <= found.allowed:
         raise TfstructError(
             f"The new `{name}` differs from the original by {found}, where rounding explains "

@@ -1,7 +1,8 @@
 """What an edit of layers hands back: the new model and what was changed."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -21,8 +22,8 @@ class Edited:
         skipped: (layer, why nothing was done), for those that were meant and could not be.
         parameters: before and after.
         macs: before and after; None where the model leaves sizes open.
-        max_difference: between both models' outputs on random inputs; None where their shapes differ.
         details: figures of the edit by layer, plain data.
+        exact: whether the edit promises equal outputs.
     """
 
     model: keras.Model
@@ -30,8 +31,24 @@ class Edited:
     skipped: tuple[tuple[str, str], ...]
     parameters: tuple[int, int]
     macs: tuple[int, int] | None
-    max_difference: Difference | None
-    details: dict = dataclasses.field(default_factory=dict)
+    details: dict
+    exact: bool
+    _measure: Callable[[], Difference | None] = dataclasses.field(repr=False, compare=False)
+
+    @functools.cached_property
+    def max_difference(self) -> Difference | None:
+        """The largest difference between both models' outputs on random inputs; None where their shapes differ.
+
+        Measured when it is first asked for, also by `str`, `table` and `to_dict`: running both models takes longer than
+        most edits.
+
+        Raises:
+            TfstructError: an exact edit differs by more than rounding explains.
+        """
+        found = self._measure()
+        if self.exact:
+            certify(found, self.model.name)
+        return found
 
     def __str__(self) -> str:
         lines = [f"{len(self.changes)} changes: {self._figures()}"]
@@ -83,29 +100,21 @@ def edited(
     details: dict | None = None,
     seed: int = 0,
 ) -> Edited:
-    """Measures the new model against the one that was traced.
+    """Counts what the edit changed; the difference in outputs is measured when it is asked for.
 
     Args:
         exact: whether the edit promises equal outputs.
-
-    Raises:
-        TfstructError: an exact edit differs by more than rounding explains; the model is not handed out.
+        seed: of the random inputs.
     """
     before = graph.model
-    alike = [x.shape for x in before.outputs] == [x.shape for x in model.outputs]
-    found = difference(graph, model, seed) if alike else None
-    if exact:
-        certify(found, before.name)
+
+    def measure() -> Difference | None:
+        alike = [x.shape for x in before.outputs] == [x.shape for x in model.outputs]
+        return difference(graph, model, seed) if alike else None
+
     try:
         macs = (Costs(graph, ("macs",))()["macs"], Costs(trace(model), ("macs",))()["macs"])
     except ModelError:
         macs = None
-    return Edited(
-        model,
-        tuple(changes),
-        tuple(skipped),
-        (before.count_params(), model.count_params()),
-        macs,
-        found,
-        dict(details or {}),
-    )
+    parameters = (before.count_params(), model.count_params())
+    return Edited(model, tuple(changes), tuple(skipped), parameters, macs, dict(details or {}), exact, measure)

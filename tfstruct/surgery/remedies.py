@@ -1,7 +1,5 @@
 """The edits that findings about bottlenecks recommend, each from a model to `Edited`."""
 
-from collections.abc import Sequence
-
 import keras
 
 from tfstruct.analyze.names import by_name
@@ -22,13 +20,6 @@ def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
     plan = plan_channels(model, 1 - to / own.width, exclude=others, scope="local")
     changes = [(path, f"{plan.widths[path]} -> {plan.widths[path] - n} channels") for path, n in plan.removed.items()]
     return edited(graph, apply(model, plan), changes, exact=False)
-
-
-def delete(model: keras.Model, names: Sequence[str]) -> Edited:
-    """The layers deleted one after the other: what comes in goes out."""
-    graph = trace(model)
-    edits = {id(_op(graph, name)): lambda step, run, x, *args, **kwargs: x for name in names}
-    return edited(graph, rewire(graph, edits).model, [(name, "deleted") for name in names], exact=False)
 
 
 def reuse(model: keras.Model, layer: str, other: str) -> Edited:

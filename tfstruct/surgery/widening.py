@@ -164,8 +164,25 @@ def _repeated(graph: Graph, times: np.ndarray, spread: bool) -> Kept:
     return kept
 
 
+def _ambiguous(graph: Graph, times: np.ndarray) -> bool:
+    """Whether an array repeats one growing channel alone: tiled or stretched, its labels look the same."""
+    parts = graph.units.parts
+    unit = np.where((times > 1)[parts], parts, 0).max(axis=1)
+    for call in graph.calls:
+        for channels in call.outputs:
+            for labels in channels.axes:
+                if labels is not None and len(labels) > 1:
+                    own = unit[labels]
+                    if own[0] and (own == own[0]).all():
+                        return True
+    return False
+
+
 def _built(graph: Graph, times: np.ndarray):
     """The wider model, in the order of copies with which it computes the same."""
+    if not _ambiguous(graph, times):
+        kept = _repeated(graph, times, True)
+        return (kept, *rebuild(graph, kept))
     for spread in (True, False):
         kept = _repeated(graph, times, spread)
         made, pairs = rebuild(graph, kept)
