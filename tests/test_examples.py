@@ -56,7 +56,9 @@ def test_prune_channels(capsys):
 def test_layer_surgery(capsys):
     _load("layer_surgery").main(epochs=2)
     said = capsys.readouterr().out
-    exact = re.findall(r"(?:trained|optimize_inference|widen and deepen): [\d,]+ parameters, test accuracy ([\d.]+)%", said)
+    exact = re.findall(
+        r"(?:trained|optimize_inference|widen and deepen): [\d,]+ parameters, test accuracy ([\d.]+)%", said
+    )
     assert len(exact) == 3 and len(set(exact)) == 1  # the exact edits change nothing
     parameters = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", said)]
     assert parameters[1] < parameters[0] < parameters[-1]

@@ -113,7 +113,7 @@ def _resnet8(width):
     [
         pytest.param(lambda: _digits(4), marks=pytest.mark.slow),
         pytest.param(lambda: _digits(31), marks=pytest.mark.slow),
-        lambda: _resnet8(13),
+        pytest.param(lambda: _resnet8(13), marks=pytest.mark.slow),
         lambda: zoo.build("depthwise"),
     ],
 )

@@ -8,7 +8,7 @@ from tfstruct import graph as graphs
 from tfstruct.analyze.costs import Costs
 from tfstruct.convert.draft import draft
 from tfstruct.surgery import apply, plan_channels
-from tfstruct.surgery import budget as budgets
+from tfstruct.surgery.pruning import budget as budgets
 
 NETWORKS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121")
 

@@ -11,8 +11,9 @@ from zoo import MODELS, build, randomise, sample_inputs
 
 from tfstruct.errors import ModelError, TfstructError
 from tfstruct.graph import trace
-from tfstruct.surgery import shrink, shrinking
+from tfstruct.surgery import shrink
 from tfstruct.surgery.certificate import difference, draw
+from tfstruct.surgery.lossless import shrinking
 
 
 def kill(layer, channels, bias=0.0):

@@ -8,8 +8,15 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
 from tfstruct.graph.trace import Body
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.fitting import changes_size, check_insertion, check_new, check_replacement, kind_of, understood
-from tfstruct.surgery.places import Place, Places, Visit, in_order, replaced, shown
+from tfstruct.surgery.layers.fitting import (
+    changes_size,
+    check_insertion,
+    check_new,
+    check_replacement,
+    kind_of,
+    understood,
+)
+from tfstruct.surgery.layers.places import Place, Places, Visit, in_order, replaced, shown
 
 # One layer by path or object, several of them, or a predicate.
 Which = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]

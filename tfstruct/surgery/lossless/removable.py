@@ -8,8 +8,8 @@ from keras import layers
 
 from tfstruct.graph import Call, Graph, In
 from tfstruct.graph.rules.contractions import _subscripts as subscripts
-from tfstruct.surgery.constants import along, is_local, summed_over, unknown
-from tfstruct.surgery.contraction import Contraction, Weights, contraction, plain
+from tfstruct.surgery.lossless.constants import along, is_local, summed_over, unknown
+from tfstruct.surgery.lossless.contraction import Contraction, Weights, contraction, plain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from keras import activations, layers, ops
 from tfstruct.graph import Call
 from tfstruct.graph.rules.contractions import _subscripts as subscripts
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
-from tfstruct.surgery.wiring import Unfit
+from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
+from tfstruct.surgery.merge.wiring import Unfit
 
 LINEAR = (layers.Dense, layers.EinsumDense, *CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)
 

@@ -7,10 +7,10 @@ import numpy as np
 from keras import layers, ops
 
 from tfstruct.graph import Call, Graph, trace
-from tfstruct.surgery.contraction import plain
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.lossless.contraction import plain
+from tfstruct.surgery.merge.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
+from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _AVERAGES = (
     layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,

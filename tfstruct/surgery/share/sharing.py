@@ -8,8 +8,8 @@ import numpy as np
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, rewire, trace
 from tfstruct.graph.trace import functional_of
-from tfstruct.surgery.alike import Unit, units, unlike
 from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.share.alike import Unit, units, unlike
 
 _HOW = ("mean", "first", "weighted")
 

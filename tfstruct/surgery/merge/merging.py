@@ -10,10 +10,10 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, trace
-from tfstruct.surgery.contraction import CONVS, TRANSPOSED, pads, plain
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.linear_layers import Arrays, arrays, check_no_activation, has_activation
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.lossless.contraction import CONVS, TRANSPOSED, pads, plain
+from tfstruct.surgery.merge.linear_layers import Arrays, arrays, check_no_activation, has_activation
+from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _KINDS = (keras.layers.Dense, *CONVS, *TRANSPOSED)
 

@@ -17,7 +17,15 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.contraction import DEPTHWISE, SEPARABLE, Weights, contraction, depthwise_by_groups, pads, plain
+from tfstruct.surgery.lossless.contraction import (
+    DEPTHWISE,
+    SEPARABLE,
+    Weights,
+    contraction,
+    depthwise_by_groups,
+    pads,
+    plain,
+)
 
 _MANY = 1 << 22  # elements; a larger tensor is not written out to follow a reshape
 

@@ -8,7 +8,7 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph
-from tfstruct.surgery.removable import by_layer
+from tfstruct.surgery.lossless.removable import by_layer
 
 # Of each kind of join: the value that leaves the others as they are, and what that is called.
 _NEUTRAL = {

@@ -15,10 +15,10 @@ from tfstruct.graph import Graph, Group, In, Out, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.surgery.certificate import draw
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.layer_edits import delete_layers
-from tfstruct.surgery.observed import Observed, effective_rank, principal
-from tfstruct.surgery.remedies import prune_group, reuse
-from tfstruct.surgery.widening import check_growth, widen
+from tfstruct.surgery.grow.observed import Observed, effective_rank, principal
+from tfstruct.surgery.grow.remedies import prune_group, reuse
+from tfstruct.surgery.grow.widening import check_growth, widen
+from tfstruct.surgery.layers.layer_edits import delete_layers
 
 _SAMPLES = 256  # looked at
 _WIDE = 1 / 3  # effective rank / width of a layer that is too wide: no more than that

@@ -5,8 +5,8 @@ import keras
 from tfstruct.analyze.names import by_name
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, rewire, trace
-from tfstruct.surgery.channels import apply, plan_channels
 from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.pruning.channels import apply, plan_channels
 
 
 def prune_group(model: keras.Model, layer: str, to: int) -> Edited:

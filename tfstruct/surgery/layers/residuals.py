@@ -7,7 +7,7 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
-from tfstruct.surgery.places import Place, Places, shown
+from tfstruct.surgery.layers.places import Place, Places, shown
 
 _JOINS = (layers.Add, numpy_ops.Add)
 _CONTRACTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.EinsumDense)

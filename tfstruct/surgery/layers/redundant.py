@@ -8,8 +8,8 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.places import Place, Places, Visit, in_order
-from tfstruct.surgery.value_ranges import ANY, Range, rectifier, value_ranges
+from tfstruct.surgery.layers.places import Place, Places, Visit, in_order
+from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
 
 _DROPOUTS = (
     layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout,

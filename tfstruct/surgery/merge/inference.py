@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfstruct.graph import Graph, trace
-from tfstruct.surgery.activations import fuse_once
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.folding import fold_once
-from tfstruct.surgery.merging import merge_once
-from tfstruct.surgery.parallel import join_once
-from tfstruct.surgery.redundant import remove_redundant
-from tfstruct.surgery.shrinking import Shrunk, shrink
-from tfstruct.surgery.wiring import Pass, finished, repeated
+from tfstruct.surgery.layers.redundant import remove_redundant
+from tfstruct.surgery.lossless.shrinking import Shrunk, shrink
+from tfstruct.surgery.merge.activations import fuse_once
+from tfstruct.surgery.merge.folding import fold_once
+from tfstruct.surgery.merge.merging import merge_once
+from tfstruct.surgery.merge.parallel import join_once
+from tfstruct.surgery.merge.wiring import Pass, finished, repeated
 
 _Step = Callable[[keras.Model], Pass]
 

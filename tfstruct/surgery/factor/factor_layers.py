@@ -8,7 +8,7 @@ from keras import layers
 
 from tfstruct.graph import Call
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.kernels import Stage
+from tfstruct.surgery.factor.kernels import Stage
 
 _DEPTHWISE = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D}
 

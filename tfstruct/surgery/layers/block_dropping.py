@@ -13,8 +13,8 @@ from tfstruct.analyze.data_criteria import run, structured
 from tfstruct.errors import DataError, ModelError, PlanError
 from tfstruct.graph import Graph, rewire, trace
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.places import Place, in_order
-from tfstruct.surgery.residuals import Block, found_blocks
+from tfstruct.surgery.layers.places import Place, in_order
+from tfstruct.surgery.layers.residuals import Block, found_blocks
 
 _Found = dict[str, tuple[Block, Place]]
 

@@ -10,11 +10,11 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
-from tfstruct.surgery.contraction import CONVS, DEPTHWISE, plain
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.folding import affine_of
-from tfstruct.surgery.linear_layers import Affine, arrays, axes, check_no_activation
-from tfstruct.surgery.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, plain
+from tfstruct.surgery.merge.folding import affine_of
+from tfstruct.surgery.merge.linear_layers import Affine, arrays, axes, check_no_activation
+from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
 
 _KINDS = (layers.Dense, *CONVS, *DEPTHWISE)
 

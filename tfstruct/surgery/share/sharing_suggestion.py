@@ -10,7 +10,7 @@ from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.trace import Body
-from tfstruct.surgery.alike import Unit, units, unlike
+from tfstruct.surgery.share.alike import Unit, units, unlike
 
 _ROWS = 2048  # of samples and positions that CKA looks at
 

@@ -9,9 +9,9 @@ from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import BudgetError, ModelError, PlanError
 from tfstruct.graph import fingerprint, groups, rebuild, trace
-from tfstruct.surgery import budget as budgets
-from tfstruct.surgery.compiled import carry_compiled
-from tfstruct.surgery.plan import Plan, keep_of, units_of
+from tfstruct.surgery.pruning import budget as budgets
+from tfstruct.surgery.pruning.compiled import carry_compiled
+from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
 
 
 def plan_channels(

@@ -1,0 +1,1 @@
+"""`factorize`: kernels as products of smaller ones."""

@@ -1,0 +1,1 @@
+"""Layers deleted, inserted, replaced; redundant ones and residual blocks dropped."""

@@ -1,0 +1,1 @@
+"""`shrink`: what has no effect goes."""
