@@ -26,7 +26,8 @@ def check(seed, share):
     note(f"random_model({seed}), share {share}")
     model = randomise(random_model(seed), seed)
     x = sample_inputs(model, 3, seed)
-    assert_pruned_equals_masked(model, share, seed, x, tolerance=1e-8)
+    # Keras rounds 1 / sqrt(key_dim) of its attention layers to float32 in float64 models too.
+    assert_pruned_equals_masked(model, share, seed, x, tolerance=1e-7)
 
 
 SEEDS = st.integers(0, 10**6)
