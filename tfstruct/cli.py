@@ -312,6 +312,7 @@ def _demo(options) -> int:
         whole = demo.train(x, y)
         progress("prune", 0, None)
         model, plan = demo.prune(whole, x, y)
+        right = (whole.predict(test[0], verbose=0).argmax(1) == test[1]).mean()
         recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
         with Converter(model, options.timeout, progress) as converter:
             reports = [converter.convert(recipe).report for recipe in recipes]
@@ -321,7 +322,7 @@ def _demo(options) -> int:
         screen = console(sys.stdout)
         screen.print(
             f"UCI digits: {len(x):,} images to train and calibrate, {len(test[0]):,} unseen ones to verify; "
-            f"{whole.count_params():,} parameters, {plan.before['macs']:,} multiply-accumulates",
+            f"{whole.count_params():,} parameters, {plan.before['macs']:,} multiply-accumulates, {right:.2%} right",
             highlight=False,
         )
         screen.print(
