@@ -68,8 +68,9 @@ def test_widen(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ZOO, *(n for n in graph_zoo.MODELS if n not in graph_zoo.WHOLE)])
 def test_widen_every_group(name):
-    grown, held = grow(_built(name))
-    assert grown or held
+    model = _built(name)
+    grown, held = grow(model)
+    assert grown or held or not any(g.prunable for g in graphs.groups(graphs.trace(model)))
 
 
 def _random(seed):
@@ -205,3 +206,13 @@ def test_what_cannot_be_deepened_is_refused():
     twice = deepen(_built("conv_bn"), "stem").model
     with pytest.raises(PlanError, match="has a layer `stem_deeper` already"):
         deepen(twice, "stem")
+
+
+def test_copies_that_meet_at_the_ends_of_joined_tensors():
+    """`[x, flip(relu(x))]` holds the last channel twice in a row: from two tensors, not from one run."""
+    inputs = keras.Input((3,))
+    x = layers.Dense(4, name="a")(inputs)
+    x = layers.Concatenate()([x, keras.ops.flip(keras.ops.relu(x), axis=-1)])
+    model = zoo.randomise(keras.Model(inputs, layers.Dense(2)(x)))
+    with pytest.raises(PlanError, match="do not tell apart"):
+        widen(model, "a", 8)

@@ -86,7 +86,9 @@ def unfolded(model):
 
 def check_application(edit, name, **options):
     model, x = application(name, **options)
-    made = check(edit, model, x, tolerance=1e-7)
+    # The deepest of these untrained nets answer to the last bit of their input by up to 1e-4.
+    y, nudged = (keras.ops.convert_to_numpy(model(z)) for z in (x, x * (1 + 2.0**-52)))
+    made = check(edit, model, x, tolerance=max(1e-5, 32 * np.abs(y - nudged).max() / np.abs(y).max()))
     left = unfolded(made.model)
     assert {layer.name for layer in left} <= {path for path, _ in made.skipped}
     if name in ALL_FOLDED:
