@@ -98,6 +98,7 @@ def surgery(rounds: int) -> None:
     table = Table(title="a chain of residual blocks")
     for column in ("layers", "clone_model and weights", "trace, plan, apply", "ms a layer"):
         table.add_column(column, justify="right")
+    sys.setrecursionlimit(100_000)  # Keras walks a model recursively when it makes one
     for count in (50, 500, 5000):
         model = _chain(keras, count)
         a, b = _seconds(theirs, model), _seconds(ours, model)

@@ -112,6 +112,7 @@ def test_mobilenet_v2(float64):
     check_application(optimize_inference, "MobileNetV2", size=64, alpha=0.35)
 
 
+@pytest.mark.slow
 def test_resnet50_v2(float64):
     check_application(fold_batch_norm, "ResNet50V2")
 
