@@ -1,3 +1,4 @@
+import gc
 import os
 import pathlib
 import sys
@@ -34,6 +35,21 @@ def digits_model():
 
     (x, y), _ = demo.digits()
     return demo.train(x, y, epochs=6)
+
+
+@pytest.fixture
+def float64():
+    """Models in float64: in float32 rounding adds up over a deep net, whatever is done to it."""
+    import keras
+
+    saved = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(saved[0])
+    keras.config.set_dtype_policy(saved[1])
+    keras.backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -275,8 +275,8 @@ def _c_array(options, result, target: pathlib.Path) -> tuple[str, ...]:
 
 def _tell(options, reports, written) -> None:
     """Prints and writes the reports."""
-    from tfstruct.convert.files import write_atomic
     from tfstruct.convert.report import comparison, html_page
+    from tfstruct.files import write_atomic
 
     data = [r.to_dict() for r in reports]
     text = json.dumps(data if options.all_precisions else data[0], indent=1)

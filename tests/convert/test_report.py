@@ -8,14 +8,14 @@ import os
 
 import pytest
 
-from tfstruct.convert import files
+from tfstruct import files
 from tfstruct.convert.agreement import Agreement, Scores
-from tfstruct.convert.files import write_atomic
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.report import Report, comparison, comparison_rows, html_page, render
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import LayerError, Verification
+from tfstruct.files import write_atomic
 
 CONV = Operator(0, 0, "CONV_2D", ("conv", "relu"), ("x",), ("relu",), "int8", "int8", False)
 ELU = Operator(1, 0, "ELU", ("elu",), ("relu",), ("elu",), "float32", "", True)

@@ -1,6 +1,5 @@
 """The oracle over the models of keras.applications: all by `pytest -m slow`, a few small ones always."""
 
-import gc
 import os
 
 import keras
@@ -22,17 +21,7 @@ QUICK = {
 }
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    """Rounding adds up to 1e-4 over a deep net in float32, whatever the channels: so count in float64."""
-    saved = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(saved[0])
-    keras.config.set_dtype_policy(saved[1])
-    keras.backend.clear_session()
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _made(name, **options):

@@ -9,17 +9,7 @@ from oracle import assert_pruned_equals_masked
 from random_models import random_model
 from zoo import randomise, sample_inputs
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Rounding is not what is looked for."""
-    saved = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(saved[0])
-    keras.config.set_dtype_policy(saved[1])
-    keras.backend.clear_session()
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def check(seed, share):

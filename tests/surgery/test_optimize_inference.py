@@ -1,7 +1,5 @@
 """`optimize_inference` and `fold_batch_norm` on whole models: equal outputs, nothing left that could go."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
@@ -93,19 +91,6 @@ def check_application(edit, name, **options):
     assert {layer.name for layer in left} <= {path for path, _ in made.skipped}
     if name in ALL_FOLDED:
         assert left == []
-
-
-@pytest.fixture
-def float64():
-    """Rounding adds up over a deep net in float32, whatever the edit: so count in float64."""
-    saved = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(saved[0])
-    keras.config.set_dtype_policy(saved[1])
-    keras.backend.clear_session()
-    gc.collect()
 
 
 def test_mobilenet_v2(float64):

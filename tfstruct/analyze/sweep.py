@@ -18,6 +18,7 @@ from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import DataError, ModelError
+from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, Group, fingerprint, trace
 from tfstruct.graph.blocks import atoms
 
@@ -276,18 +277,8 @@ def _read(path, header: dict) -> dict:
 
 
 def _write(path, state: dict) -> None:
-    """Whole or not at all: beside the target, then renamed."""
-    if path is None:
-        return
-    beside = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
-        os.replace(beside, path)
-    except BaseException:
-        if os.path.exists(beside):
-            os.remove(beside)
-        raise
+    if path is not None:
+        write_atomic(path, json.dumps(state, indent=1).encode())
 
 
 @contextlib.contextmanager

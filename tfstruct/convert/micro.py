@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfstruct.convert import cutout, flatbuffer
-from tfstruct.convert.files import write_atomic
 from tfstruct.convert.runtime import Runtime, arrange
 from tfstruct.errors import ConversionError
+from tfstruct.files import write_atomic
 
 _CHILD = os.path.join(os.path.dirname(__file__), "micro_child.py")
 # The operators that tflite-micro 0.dev20261023182759 registers in its Python interpreter: found by asking it for

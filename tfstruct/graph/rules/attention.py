@@ -49,16 +49,24 @@ def _scaled(width: np.ndarray):
     return lambda kept: math.sqrt(len(kept(width)) / len(width)) / copies(kept(width))
 
 
-@rule(layers.MultiHeadAttention)
-def multi_head_attention(call: Call) -> list[Axes]:
-    layer = call.op
-    query, value = call.argument("query"), call.argument("value")
-    key = call.argument("key")
+def _attended(call: Call) -> tuple[Channels, Channels, Channels] | None:
+    """Query, value and key; None, and what comes in held, where one of them is a constant."""
+    query, value, key = (call.argument(name) for name in ("query", "value", "key"))
     key = value if key is None else key
     if not all(isinstance(x, Channels) for x in (query, value, key)):
         call.freeze_inputs(f"{call.path} attends to a constant")
-        return call.untouched()
+        return None
     _hold_positions(call, query, value, key)
+    return query, value, key
+
+
+@rule(layers.MultiHeadAttention)
+def multi_head_attention(call: Call) -> list[Axes]:
+    layer = call.op
+    attended = _attended(call)
+    if attended is None:
+        return call.untouched()
+    query, value, key = attended
     heads = call.fresh(layer.num_heads, "heads")
     width = call.fresh(layer.key_dim, "key_dim")
     value_width = call.fresh(layer.value_dim, "value_dim")
@@ -121,13 +129,10 @@ def _costs(call, query, key, value, heads, width, value_heads, value_width, made
 def grouped_query_attention(call: Call) -> list[Axes]:
     """A head of keys and values goes with all heads of queries that share it; one width serves all of them."""
     layer = call.op
-    query, value = call.argument("query"), call.argument("value")
-    key = call.argument("key")
-    key = value if key is None else key
-    if not all(isinstance(x, Channels) for x in (query, value, key)):
-        call.freeze_inputs(f"{call.path} attends to a constant")
+    attended = _attended(call)
+    if attended is None:
         return call.untouched()
-    _hold_positions(call, query, value, key)
+    query, value, key = attended
     heads = call.fresh(layer.num_key_value_heads, "heads")
     sharing = np.repeat(heads, layer.num_query_heads // layer.num_key_value_heads)
     width = call.fresh(layer.head_dim, "head_dim")

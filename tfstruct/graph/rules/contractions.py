@@ -43,7 +43,7 @@ def dense(call: Call) -> Axes:
 @rule(layers.EinsumDense)
 def einsum_dense(call: Call) -> Axes:
     layer = call.op
-    came, kernel, out = _subscripts(layer.equation, call.input.rank)
+    came, kernel, out = subscripts(layer.equation, call.input.rank)
     by_letter: dict[str, np.ndarray | None] = {}
     for letter, labels in zip(came, call.input.axes, strict=True):
         by_letter[letter] = labels
@@ -67,7 +67,7 @@ def einsum_dense(call: Call) -> Axes:
     return axes
 
 
-def _subscripts(equation: str, rank: int) -> tuple[str, str, str]:
+def subscripts(equation: str, rank: int) -> tuple[str, str, str]:
     """The letters of input, kernel and output, an ellipsis written out in capitals."""
     left, out = equation.replace(" ", "").split("->")
     came, kernel = left.split(",")

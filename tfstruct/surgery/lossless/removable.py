@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph import Call, Graph, In
-from tfstruct.graph.rules.contractions import _subscripts as subscripts
+from tfstruct.graph.rules.contractions import subscripts
 from tfstruct.surgery.lossless.constants import along, is_local, summed_over, unknown
 from tfstruct.surgery.lossless.contraction import Contraction, Weights, contraction, plain
 

@@ -9,8 +9,7 @@ import numpy as np
 from keras import activations, layers, ops
 
 from tfstruct.graph import Call
-from tfstruct.graph.rules.contractions import _subscripts as subscripts
-from tfstruct.graph.rules.contractions import channel_axis
+from tfstruct.graph.rules.contractions import channel_axis, subscripts
 from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
 from tfstruct.surgery.merge.wiring import Unfit
 

@@ -1,5 +1,6 @@
 """Planning which channels go, and the smaller model."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -83,11 +84,11 @@ def plan_channels(
         before.update(costs(whole))
         if "latency_us" in names:
             before["latency_us"] = float(latency(model))
-        chosen = _chosen(graph, budgets.ordered(steps, scope), budget, before, costs, latency)
+        chosen, measured = _chosen(graph, budgets.ordered(steps, scope), budget, before, costs, latency)
     keep = _without(graph, chosen)
     after = _known_costs(everything, keep)
     if "latency_us" in before:
-        after["latency_us"] = float(latency(rebuild(graph, keep)[0]))
+        after["latency_us"] = measured
     settings = {
         "budget": float(budget) if shared else dict(budget),
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
@@ -109,6 +110,7 @@ def _known_costs(costs: Costs, keep: np.ndarray) -> dict[str, float]:
 def _chosen(graph, order, budget, before, costs, latency):
     wanted = budgets.targets(budget, before)
 
+    @functools.cache  # a latency is measured once: the second time it would be another
     def figures(count: int) -> dict[str, float]:
         keep = _without(graph, order[:count])
         figure = dict(costs(keep))
@@ -133,7 +135,7 @@ def _chosen(graph, order, budget, before, costs, latency):
             "max_ratio, round_to or exclude.",
             {name: least[name] for name in wanted if name in least},
         )
-    return order[:count]
+    return order[:count], figures(count).get("latency_us")
 
 
 def _without(graph, steps) -> np.ndarray:

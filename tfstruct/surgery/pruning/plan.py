@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from tfstruct.errors import PlanError
+from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, fingerprint
 
 _FORMAT = 1
@@ -86,13 +86,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, whole or not at all."""
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            beside.write_text(self.to_json(), encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomic(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
