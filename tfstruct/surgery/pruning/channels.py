@@ -112,6 +112,8 @@ def _chosen(graph, order, budget, before, costs, latency):
 
     @functools.cache  # a latency is measured once: the second time it would be another
     def figures(count: int) -> dict[str, float]:
+        if count == 0:
+            return before
         keep = _without(graph, order[:count])
         figure = dict(costs(keep))
         if "latency_us" in wanted and all(figure[name] <= wanted[name] for name in wanted if name != "latency_us"):
