@@ -52,6 +52,20 @@ def float64():
     gc.collect()
 
 
+def pytest_collection_finish(session):
+    """The processor as two devices, for two replicas on one machine: possible only before TensorFlow starts."""
+    if any("second_device" in getattr(item, "fixturenames", ()) for item in session.items):
+        import tensorflow as tf
+
+        device = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device, device])
+
+
+@pytest.fixture(scope="session")
+def second_device() -> None:
+    """What a test with `contracts.two_replicas` asks for."""
+
+
 @pytest.fixture(autouse=True)
 def _no_module_leak():
     before = list(sys.path)

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1] / "tfstruct"
 # What each room may import of ours, besides itself. Imports run one way.
 ALLOWED = {
+    "lazy": set(),
     "errors": set(),
     "files": set(),
     "quantize": set(),
@@ -19,6 +20,12 @@ ALLOWED = {
     "convert": {"errors", "files", "samples", "quantize"},
     "legacy": {"errors"},
     "surgery": {"errors", "files", "graph", "analyze"},
+    "schedules": {"errors"},
+    "optimizers": {"errors", "graph", "analyze", "schedules"},
+    "regularizers": {"errors", "graph"},
+    "layers": {"errors", "schedules"},
+    "initializers": {"errors", "graph", "analyze"},
+    "callbacks": {"errors", "files", "schedules", "graph", "analyze", "surgery"},
     "demo": {"surgery"},
     "terminal": set(),
     "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "terminal"},
@@ -42,7 +49,7 @@ def _imports(file: pathlib.Path):
 def test_imports_run_one_way(room):
     place = ROOT / room
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    found = {name for file in files for name in _imports(file)} - {room}
+    found = {name for file in files for name in _imports(file)} - {room, "lazy"}
     assert files
     assert found <= ALLOWED[room], f"{room} imports {sorted(found - ALLOWED[room])}"
 

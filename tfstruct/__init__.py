@@ -3,11 +3,26 @@
 The names here load on first use: `import tfstruct` alone imports neither TensorFlow nor Keras.
 """
 
-import importlib
+from tfstruct import lazy
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analyze", "convert", "errors", "graph", "legacy", "quantize", "samples", "surgery")
+_ROOMS = (
+    "analyze",
+    "callbacks",
+    "convert",
+    "errors",
+    "graph",
+    "initializers",
+    "layers",
+    "legacy",
+    "optimizers",
+    "quantize",
+    "regularizers",
+    "samples",
+    "schedules",
+    "surgery",
+)
 _HOME = {
     "Recipe": "convert",
     "TFLiteModel": "convert",
@@ -30,18 +45,4 @@ _HOME = {
     "RecipeError": "errors",
     "VerificationError": "errors",
 }
-__all__ = [*_HOME, *_ROOMS]
-
-
-def __getattr__(name: str):
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy.names(__name__, {**_HOME, **dict.fromkeys(_ROOMS)})

@@ -1,0 +1,8 @@
+"""What happens to a model while it trains, in `fit` or in a loop of one's own. The names load on first use."""
+
+from tfstruct import lazy
+
+__getattr__, __dir__, __all__ = lazy.names(
+    __name__,
+    {},
+)

@@ -1,0 +1,8 @@
+"""Penalties on weights and on groups of channels. The names load on first use."""
+
+from tfstruct import lazy
+
+__getattr__, __dir__, __all__ = lazy.names(
+    __name__,
+    {},
+)
