@@ -17,7 +17,7 @@ ALLOWED = {
     "samples": {"errors"},
     "graph": {"errors"},
     "analyze": {"errors", "files", "graph"},
-    "convert": {"errors", "files", "samples", "quantize"},
+    "convert": {"errors", "files", "graph", "samples", "quantize"},
     "legacy": {"errors"},
     "surgery": {"errors", "files", "graph", "analyze"},
     "schedules": {"errors"},

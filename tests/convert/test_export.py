@@ -8,7 +8,7 @@ import zoo
 from keras import layers
 
 from tfstruct.convert.export import export, signature_of
-from tfstruct.convert.layer_tree import layer_at, layer_paths
+from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 
 

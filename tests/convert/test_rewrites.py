@@ -7,7 +7,7 @@ import zoo
 from keras import layers
 
 from tfstruct.convert import Converter, Recipe, rewrites
-from tfstruct.convert.layer_tree import layer_paths
+from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.errors import ModelError
 
 

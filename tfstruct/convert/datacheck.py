@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfstruct.convert.export import Signature
-from tfstruct.convert.layer_tree import intercepted, layer_paths
+from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.errors import DataError
 from tfstruct.samples import Sample
 

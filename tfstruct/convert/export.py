@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.convert import rewrites
-from tfstruct.convert.layer_tree import intercepted, layer_at, layer_paths
+from tfstruct.graph.layer_tree import intercepted, layer_at, layer_paths
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.samples import TensorSpec
 

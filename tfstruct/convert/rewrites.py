@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfstruct.convert.layer_tree import layer_paths
+from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.errors import ModelError
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.

@@ -15,7 +15,7 @@ from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, trained, 
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
-from tfstruct.convert.layer_tree import layer_at, layer_paths
+from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.convert.recipe import Recipe, matches
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime, arrange, latency, processor
