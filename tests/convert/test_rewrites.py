@@ -7,8 +7,8 @@ import zoo
 from keras import layers
 
 from tfstruct.convert import Converter, Recipe, rewrites
-from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.errors import ModelError
+from tfstruct.graph.layer_tree import layer_paths
 
 
 def _model(*stack, shape=(6, 6, 8)):

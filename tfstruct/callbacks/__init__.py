@@ -4,5 +4,9 @@ from tfstruct import lazy
 
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
-    {},
+    {
+        "Compressor": "compressor",
+        "Prune": "prune",
+        "SparsityReport": "sparsity_report",
+    },
 )

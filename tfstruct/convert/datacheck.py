@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from tfstruct.convert.export import Signature
-from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.errors import DataError
+from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.samples import Sample
 
 # How far the spread that a batch norm sees may be from the one it was trained on. Data in 0..1 for a model

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tfstruct.convert import rewrites
-from tfstruct.graph.layer_tree import intercepted, layer_at, layer_paths
 from tfstruct.errors import ConversionError, ModelError, RecipeError
+from tfstruct.graph.layer_tree import intercepted, layer_at, layer_paths
 from tfstruct.samples import TensorSpec
 
 SIGNATURE = "serve"

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.errors import ModelError
+from tfstruct.graph.layer_tree import layer_paths
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
 MOST_STEPS = 256

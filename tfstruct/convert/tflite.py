@@ -15,13 +15,13 @@ from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, trained, 
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
-from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.convert.recipe import Recipe, matches
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime, arrange, latency, processor
 from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import write_atomic
+from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.samples import Sample, Samples, open_samples
 
 # Samples held in memory: for verification by default, and for second-order rounding.

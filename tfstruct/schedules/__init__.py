@@ -4,5 +4,13 @@ from tfstruct import lazy
 
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
-    {},
+    {
+        "RatioSchedule": "ratios",
+        "ConstantRatio": "ratios",
+        "OneShot": "ratios",
+        "PolynomialRatio": "ratios",
+        "CosineRatio": "ratios",
+        "Iterative": "ratios",
+        "AutomaticRatio": "ratios",
+    },
 )

@@ -1,0 +1,49 @@
+"""Gradients of the loss on a user's data, at the weights as they stand."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.analyze.batches import arrays, loss_function, slices
+from tfstruct.errors import DataError
+
+
+class MeanGradients:
+    """The mean gradient of the loss over some labelled data, in inference mode, which changes nothing in the model.
+
+    Args:
+        data, loss: as in `tfstruct.analyze.importance`; without `loss` the compiled one.
+    """
+
+    def __init__(self, model: keras.Model, variables: Sequence[keras.Variable], data, loss=None, batch_size: int = 32):
+        self._x, self._y = arrays(data)
+        if self._y is None:
+            raise DataError("Gradients need labels: give data=(x, y), or a dataset of (x, y).")
+        self._batch_size = batch_size
+        self._count = len(keras.tree.flatten(self._x)[0])
+        whole = loss_function(model, loss, "A criterion of gradients")
+        # Small gradients are lost in float16, so the loss is scaled as in training.
+        scale = 1024.0 if "float16" in {str(layer.compute_dtype) for layer in model._flatten_layers()} else 1.0
+        values = [variable.value for variable in variables]
+
+        @tf.function(reduce_retracing=True)
+        def of_batch(x, y):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                value = keras.ops.cast(whole(y, model(x, training=False)), "float32") * scale
+            found = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return [tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in found]
+
+        self._of_batch = of_batch
+
+    def __call__(self) -> list[np.ndarray]:
+        """One array for each variable, shaped like it."""
+        total = None
+        for part in slices(self._count, self._batch_size):
+            x, y = (keras.tree.map_structure(lambda a, part=part: a[part], values) for values in (self._x, self._y))
+            share = (part.stop - part.start) / self._count
+            found = [np.asarray(one) * share for one in self._of_batch(x, y)]
+            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        return total

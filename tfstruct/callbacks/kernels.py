@@ -1,0 +1,143 @@
+"""The kernels of a model that can be sparse, and how each is read as (taps, inputs, outputs)."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.errors import ModelError
+from tfstruct.graph.layer_tree import layer_paths
+
+Which = str | keras.Layer | Sequence | Callable | None
+
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """A weight that multiplies what a layer reads.
+
+    Attributes:
+        name: the layer's path and the weight's name: `block/conv/kernel`.
+        variable: the weight.
+        order, shape: transposed by `order` and reshaped to `shape`, it is (taps, inputs, outputs).
+        sums: whether each output sums over the inputs; not so in an embedding.
+    """
+
+    name: str
+    variable: keras.Variable
+    order: tuple[int, ...]
+    shape: tuple[int, int, int]
+    sums: bool = True
+
+    def view(self, values: np.ndarray) -> np.ndarray:
+        """An array shaped like the weight as (taps, inputs, outputs)."""
+        return np.transpose(values, self.order).reshape(self.shape)
+
+    def unview(self, values: np.ndarray) -> np.ndarray:
+        """The way back."""
+        moved = [self.variable.shape[i] for i in self.order]
+        return np.transpose(values.reshape(moved), np.argsort(self.order))
+
+
+def kernels(model: keras.Model, layers: Which = None, depthwise: bool = False) -> list[Kernel]:
+    """The kernels of dense, convolution, embedding, recurrent, attention and EinsumDense layers, each once.
+
+    Args:
+        model: any built model; layers inside nested models and layers are found too.
+        layers: which: paths such as "block/conv", where `*` and `?` match and a nested model stands for all in it;
+            layer objects; a list of these; or a predicate layer -> bool. None: all.
+        depthwise: whether depthwise kernels count, which are small and sensitive. A depthwise layer that `layers` names
+            counts anyway.
+
+    Raises:
+        ModelError: a name or object that is not in the model, or no such kernel at all.
+    """
+    paths = layer_paths(model)
+    chosen, named = _selected(model, paths, layers)
+    found: dict[int, Kernel] = {}
+    for path in chosen:
+        for kernel in _of_layer(path, paths[path], depthwise or path in named):
+            found.setdefault(id(kernel.variable), kernel)
+    if not found:
+        where = "" if layers is None else " among those chosen by `layers`"
+        raise ModelError(
+            f"`{model.name}` has no layer with a kernel that can be pruned{where}: dense, convolution, embedding, "
+            "recurrent, attention or EinsumDense."
+        )
+    return list(found.values())
+
+
+def _selected(model, paths, layers) -> tuple[list[str], set[str]]:
+    if layers is None:
+        return list(paths), set()
+    if callable(layers) and not isinstance(layers, keras.Operation):
+        return [path for path, layer in paths.items() if isinstance(layer, keras.Layer) and layers(layer)], set()
+    given = [layers] if isinstance(layers, (str, keras.Operation)) else list(layers)
+    chosen, named = set(), set()
+    for one in given:
+        if isinstance(one, str):
+            hits = [path for path in paths if fnmatch.fnmatchcase(path, one)]
+        else:
+            hits = [path for path, layer in paths.items() if layer is one]
+        if not hits:
+            label = one if isinstance(one, str) else getattr(one, "name", one)
+            raise ModelError(f"`{model.name}` has no layer {label}. Its layers: {_some(list(paths))}.")
+        named.update(hits)
+        chosen.update(path for path in paths for hit in hits if path == hit or path.startswith(f"{hit}/"))
+    return [path for path in paths if path in chosen], named
+
+
+def _some(names: list[str], count: int = 12) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
+    def kernel(name, shape, order=None, sums=True):
+        variable = getattr(layer, f"_{name}", None)  # Dense and its kin hide the weight behind a property
+        variable = variable if isinstance(variable, keras.Variable) else getattr(layer, name)
+        order = tuple(range(len(variable.shape))) if order is None else order
+        return Kernel(f"{path}/{name}", variable, order, tuple(int(n) for n in shape), sums)
+
+    if isinstance(layer, _DEPTHWISE):
+        shape = layer.kernel.shape
+        return [kernel("kernel", (np.prod(shape[:-2]), 1, shape[-2] * shape[-1]))] if depthwise else []
+    if isinstance(layer, _SEPARABLE):
+        deep, wide = layer.depthwise_kernel.shape, layer.pointwise_kernel.shape
+        found = [kernel("pointwise_kernel", (1, wide[-2], wide[-1]))]
+        if depthwise:
+            found.append(kernel("depthwise_kernel", (np.prod(deep[:-2]), 1, deep[-2] * deep[-1])))
+        return found
+    if isinstance(layer, _CONVOLUTIONS):
+        shape = layer.kernel.shape
+        return [kernel("kernel", (np.prod(shape[:-2]), shape[-2], shape[-1]))]
+    if isinstance(layer, _TRANSPOSED):
+        shape, rank = layer.kernel.shape, len(layer.kernel.shape)
+        order = (*range(rank - 2), rank - 1, rank - 2)  # stored as (..., outputs, inputs)
+        return [kernel("kernel", (np.prod(shape[:-2]), shape[-1], shape[-2]), order)]
+    if isinstance(layer, keras.layers.Dense):
+        return [kernel("kernel", (1, *layer._kernel.shape))]
+    if isinstance(layer, keras.layers.EinsumDense):
+        return [kernel("kernel", *_einsum_view(layer.equation, layer._kernel.shape))]
+    if isinstance(layer, keras.layers.Embedding):
+        return [kernel("embeddings", (1, *layer._embeddings.shape), sums=False)]
+    if isinstance(layer, _CELLS):
+        return [kernel(name, (1, *getattr(layer, name).shape)) for name in ("kernel", "recurrent_kernel")]
+    return []
+
+
+def _einsum_view(equation: str, shape) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Axes that the product keeps from both sides are taps, those that it sums over inputs, the others outputs."""
+    left, result = equation.replace("...", "").replace(" ", "").split("->")
+    data, weight = left.split(",")
+    taps = [i for i, axis in enumerate(weight) if axis in data and axis in result]
+    inputs = [i for i, axis in enumerate(weight) if axis not in result]
+    outputs = [i for i, axis in enumerate(weight) if axis in result and axis not in data]
+    sizes = tuple(int(np.prod([shape[i] for i in axes], dtype=int)) for axes in (taps, inputs, outputs))
+    return sizes, (*taps, *inputs, *outputs)

@@ -1,0 +1,318 @@
+"""Weights at zero, more and more of them while a model trains."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tfstruct import masks
+from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.constraints import Masked, Moving
+from tfstruct.callbacks.gradients import MeanGradients
+from tfstruct.callbacks.kernels import Kernel, Which, kernels
+from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
+from tfstruct.errors import DataError, ModelError
+from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
+
+CRITERIA = ("magnitude", "movement", "gradient", "snip", "random")
+
+
+class Prune(Compressor):
+    """Sets the least important weights to zero and keeps them there, in `fit` or in a loop of one's own.
+
+    At a step t when masks are due, w <- m * w, where the mask m keeps of each kernel (or of all as one) the
+    k = max(round(n * (1 - s(t))), 1) of its n units that score highest, among equals the first; s is the schedule. In
+    between, the mask is the weight's constraint, so the optimizer applies it within its own step. No layer is wrapped,
+    and the saved model is plain Keras.
+
+        model.fit(x, y, callbacks=[Prune(PolynomialRatio(0.0, 0.8, begin=0, end=1000))])
+
+    Scores of a weight w with gradient g of the loss:
+
+    - `magnitude`: |w|.
+    - `movement`: the sum of (w_t - w_(t-1)) * w_(t-1) over the steps: high where weights grow (arXiv:2005.07683).
+    - `gradient`: |g|; `snip`: |g * w| (Eq. 6, arXiv:1810.02340), both of the mean loss over `data`.
+    - `random`: a fixed random number.
+    - a callable: `criterion(variable) -> array` shaped like the weight.
+
+    Args:
+        schedule: the ratio by step, of `tfstruct.schedules`; a number in [0, 1) holds from the start. None for an N:M
+            pattern: N/M from the start.
+        pattern: what goes as one: "element"; "block" with `block=(rows, columns)` of the matrix (taps * inputs,
+            outputs); "row" (what reads one input channel); "filter" (what makes one output channel); or N:M such as
+            "2:4", N zeros in every M along the input channels.
+        scope: "layer": each kernel has the ratio; "global": all kernels together have.
+        criterion: see above.
+        layers: which layers, see `kernels`; None for all dense, convolution, embedding, recurrent, attention and
+            EinsumDense kernels.
+        frequency: steps from one choice of masks to the next, counted from the schedule's begin; at its end they are
+            chosen in any case.
+        block: the size of a block.
+        depthwise: whether depthwise kernels are pruned too.
+        data, loss: labelled samples for "gradient", "snip" and `regrow`; without `loss` the compiled one.
+        regrow: the share of the kept weights that gives way each time masks are chosen, to those zeros with the largest
+            |g|, which start from zero (RigL, arXiv:1911.11134). It falls by a cosine to zero at the schedule's end.
+            Without it a weight that is zero stays zero.
+        seed: of the random criterion.
+    """
+
+    def __init__(
+        self,
+        schedule: RatioSchedule | float | None = None,
+        pattern: str = "element",
+        scope: str = "layer",
+        criterion: str | Callable = "magnitude",
+        *,
+        layers: Which = None,
+        frequency: int = 100,
+        block: tuple[int, int] | None = None,
+        depthwise: bool = False,
+        data=None,
+        loss=None,
+        regrow: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.pattern = masks.Pattern.parse(pattern, block)
+        self.schedule = _schedule(schedule, self.pattern)
+        if scope not in ("layer", "global"):
+            raise ValueError(f'`scope` must be "layer" or "global". Received: {scope!r}.')
+        if scope == "global" and self.pattern.kind == "n:m":
+            raise ValueError("N:M holds in every run of M weights: it goes with scope='layer' only.")
+        if not callable(criterion) and criterion not in CRITERIA:
+            raise ValueError(
+                f"`criterion` must be one of {', '.join(CRITERIA)}, or a function. Received: {criterion!r}."
+            )
+        if not isinstance(frequency, int) or frequency < 1:
+            raise ValueError(f"`frequency` must be a positive integer. Received: {frequency}.")
+        if not 0 <= regrow < 1:
+            raise ValueError(f"`regrow` must be in [0, 1). Received: {regrow}.")
+        if regrow and self.pattern.kind == "n:m":
+            raise ValueError("`regrow` works with free patterns, not with N:M.")
+        if regrow and self.schedule.end <= self.schedule.begin:
+            raise ValueError("`regrow` needs a schedule with an end, such as ConstantRatio(0.8, begin=0, end=5000).")
+        if data is None and (regrow or criterion in ("gradient", "snip")):
+            what = "`regrow`" if regrow else f"Criterion {criterion!r}"
+            raise DataError(f"{what} needs gradients: give data=(x, y), some hundred samples of the training data.")
+        self.scope, self.criterion, self.frequency = scope, criterion, frequency
+        self.layers, self.depthwise, self.regrow, self.seed = layers, depthwise, float(regrow), seed
+        self._data, self._loss = data, loss
+        self._kernels: list[Kernel] = []
+        self._masked: list[Masked] = []
+        self._saved: list[np.ndarray] = []
+        self._gradients: MeanGradients | None = None
+        self._last = -1
+        self._sparsity = 0.0
+        self._tested = False
+        self._observed = False
+        self._history: list[tuple[int, float, float]] = []
+        self._skipped: list[tuple[str, str]] = []
+        self._notes: list[str] = []
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """The boolean mask of each kernel by name, true where a weight stays; only while attached."""
+        return {k.name: m.mask.numpy() != 0 for k, m in zip(self._kernels, self._masked, strict=True)}
+
+    def observe(self, logs: dict) -> None:
+        self._observed = True
+        self.schedule.observe(logs, self.steps)
+
+    def _begin(self, model: keras.Model) -> None:
+        self._skipped, self._notes, self._tested = [], [], False
+        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise), model)
+        if self._data is not None:
+            self._gradients = MeanGradients(model, [k.variable for k in self._kernels], self._data, self._loss)
+        make = Moving if self.criterion == "movement" else Masked
+        self._masked = []
+        try:
+            for kernel in self._kernels:
+                self._masked.append(make(kernel.variable, type(self).__name__))
+        except ModelError:
+            self._let_go()
+            raise
+        if self._saved:  # a second `fit`
+            for masked, mask in zip(self._masked, self._saved, strict=True):
+                masked.set(mask)
+        elif self.schedule.begin == 0:
+            self._choose(0)
+
+    def _fitting(self, found: list[Kernel], model: keras.Model) -> list[Kernel]:
+        bad = []
+        for kernel in found:
+            why = self.pattern.misfit(kernel.shape)
+            if self.pattern.kind == "n:m" and not kernel.sums:
+                why = "it looks up rows and sums over nothing"
+            if why:
+                bad.append((kernel, why))
+        # Where the user has named the layers, or blocks that do not divide, silence would break the promise.
+        if bad and (self.layers is not None or self.pattern.kind == "block"):
+            raise ModelError(
+                f"Pattern {self.pattern} does not fit {'; '.join(f'{k.name}: {why}' for k, why in bad[:6])}. "
+                "Name the layers that shall be pruned in `layers`, or take another pattern."
+            )
+        self._skipped = [(kernel.name, why) for kernel, why in bad]
+        fitting = [kernel for kernel in found if kernel not in [k for k, _ in bad]]
+        if not fitting:
+            raise ModelError(f"Pattern {self.pattern} fits no kernel of `{model.name}`.")
+        return fitting
+
+    def _advance(self, before: int, now: int) -> None:
+        if not self._tested and any((m.mask.numpy() == 0).any() for m in self._masked):
+            self._tested = True
+            if not all(masked.holds() for masked in self._masked):
+                raise ModelError(
+                    "Pruned weights came back with the last step: the training step was traced before the model was "
+                    "attached, so it knows of no mask. Call attach(model) first, then define the tf.function."
+                )
+        if self._due(before, now):
+            self._choose(now)
+
+    def _due(self, before: int, now: int) -> bool:
+        begin, end = self.schedule.begin, self.schedule.end
+        if now < begin or (self._last >= end and now > end):
+            return False
+        periods = [max(step - begin, -1) // self.frequency for step in (before, now)]
+        return periods[0] != periods[1] or before < end <= now
+
+    def _choose(self, step: int) -> None:
+        """New masks for this step, applied at once."""
+        ratio = self.schedule(step)
+        old = [masked.mask.numpy() != 0 for masked in self._masked]
+        gradients = self._gradients() if self._gradients else [None] * len(old)
+        scores = self._scores(gradients)
+        # What is zero stays zero: its score is below every other.
+        alive = [np.where(mask, s, -np.inf) for s, mask in zip(scores, old, strict=True)]
+        viewed = [k.view(s) for k, s in zip(self._kernels, alive, strict=True)]
+        share = self.regrow * self._fading(step)
+        stay = masks.choose(viewed, ratio + (1 - ratio) * share, self.pattern, self.scope == "global")
+        if share:
+            grown = [np.abs(k.view(g)) for k, g in zip(self._kernels, gradients, strict=True)]
+            first = [np.where(m, np.inf, g) for m, g in zip(stay, grown, strict=True)]
+            stay = masks.choose(first, ratio, self.pattern, self.scope == "global")
+        for kernel, masked, mask in zip(self._kernels, self._masked, stay, strict=True):
+            masked.set(kernel.unview(mask))
+        self._last, self._sparsity = step, self._share_of_zeros()
+        self._history.append((step, float(ratio), self._sparsity))
+
+    def _fading(self, step: int) -> float:
+        if not self.regrow or step >= self.schedule.end:
+            return 0.0
+        span = self.schedule.end - self.schedule.begin
+        return (1 + math.cos(math.pi * (step - self.schedule.begin) / span)) / 2
+
+    def _scores(self, gradients) -> list[np.ndarray]:
+        random = np.random.default_rng(self.seed)
+        found = []
+        for kernel, masked, gradient in zip(self._kernels, self._masked, gradients, strict=True):
+            w = kernel.variable.numpy()
+            if callable(self.criterion):
+                score = np.asarray(self.criterion(kernel.variable), float)
+                if score.shape != w.shape:
+                    raise ValueError(f"`criterion` must return shape {w.shape} for {kernel.name}. Got: {score.shape}.")
+            elif self.criterion == "movement":
+                score = masked.score.numpy()
+            elif self.criterion == "random":
+                score = random.random(w.shape)
+            else:
+                score = np.abs(w if self.criterion == "magnitude" else gradient)
+                score = score * np.abs(w) if self.criterion == "snip" else score
+            if not np.isfinite(score).all():
+                raise ModelError(f"The scores of {kernel.name} are not finite: training has diverged.")
+            found.append(score)
+        return found
+
+    def _share_of_zeros(self) -> float:
+        zeros = sum(int((m.mask.numpy() == 0).sum()) for m in self._masked)
+        return zeros / sum(int(np.prod(m.variable.shape)) for m in self._masked)
+
+    def _log(self, logs: dict | None) -> None:
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        self._log(logs)
+        history = self.model.history.history
+        for kernel, masked in zip(self._kernels, self._masked, strict=True):
+            history.setdefault(f"sparsity/{kernel.name}", []).append(float((masked.mask.numpy() == 0).mean()))
+
+    def _end(self, model: keras.Model) -> SparsityReport:
+        back = sum(not masked.holds() for masked in self._masked)
+        if back:
+            self._notes.append(
+                f"Pruned weights of {back} kernels were put back at the end of training (EarlyStopping, moving "
+                "averages or set_weights): the masks were applied again."
+            )
+        for masked in self._masked:
+            masked.apply()
+        reached = self._history[-1][1] if self._history else 0.0
+        if reached < self.schedule.final:
+            self._notes.append(
+                f"Training ended at step {self.steps}, before the schedule did (step {self.schedule.end}): the ratio "
+                f"is {reached:.4g}, not {self.schedule.final:.4g}. A second fit with this callback goes on from here."
+            )
+        if type(self.schedule).observe is not RatioSchedule.observe and not self._observed:
+            self._notes.append("No validation was seen, so the schedule could not slow: give `validation_data`.")
+        rows = []
+        for kernel, masked in zip(self._kernels, self._masked, strict=True):
+            mask = masked.mask.numpy()
+            rows.append(SparseWeight(kernel.name, tuple(mask.shape), mask.size, int((mask == 0).sum())))
+        self._saved = [masked.mask.numpy() != 0 for masked in self._masked]
+        self._let_go()
+        criterion = (
+            self.criterion
+            if isinstance(self.criterion, str)
+            else getattr(self.criterion, "__name__", repr(self.criterion))
+        )
+        return SparsityReport(
+            str(self.pattern), criterion, self.scope, self.schedule.final, tuple(rows), tuple(self._skipped),
+            tuple(self._history), tuple(self._notes),
+        )  # fmt: skip
+
+    def _let_go(self) -> None:
+        for masked in self._masked:
+            masked.remove()
+
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {f"schedule_{name}": np.asarray(value) for name, value in self.schedule.state().items()}
+        state["last"] = np.asarray(self._last)
+        state["history"] = np.asarray(self._history, float).reshape(-1, 3)
+        for i, masked in enumerate(self._masked):
+            state[f"mask_{i}"] = masked.mask.numpy() != 0
+            if isinstance(masked, Moving):
+                state[f"score_{i}"], state[f"last_{i}"] = masked.score.numpy(), masked.last.numpy()
+        return state
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        shapes = [tuple(state.get(f"mask_{i}", np.zeros(0)).shape) for i in range(len(self._masked))]
+        if shapes != [tuple(m.variable.shape) for m in self._masked] or f"mask_{len(self._masked)}" in state:
+            raise ModelError("The file was written while other weights were pruned. Give the same `layers` as then.")
+        start = "schedule_"
+        self.schedule.restore({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
+        self._last = int(state["last"])
+        self._history = [(int(step), float(ratio), float(share)) for step, ratio, share in state["history"]]
+        for i, masked in enumerate(self._masked):
+            masked.set(state[f"mask_{i}"])
+            if isinstance(masked, Moving):
+                masked.score.assign(state[f"score_{i}"])
+                masked.last.assign(state[f"last_{i}"])
+        self._sparsity = self._share_of_zeros()
+
+
+def _schedule(schedule, pattern: masks.Pattern) -> RatioSchedule:
+    if schedule is None:
+        if pattern.ratio is None:
+            raise ValueError("`schedule` is missing: give a ratio such as 0.5, or one of tfstruct.schedules.")
+        schedule = pattern.ratio
+    if isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
+        schedule = ConstantRatio(schedule)
+    if not isinstance(schedule, RatioSchedule):
+        raise ValueError(
+            f"`schedule` must be a number in [0, 1) or a RatioSchedule such as PolynomialRatio. Received: {schedule!r}."
+        )
+    if pattern.ratio is not None and abs(schedule.final - pattern.ratio) > 1e-9:
+        raise ValueError(
+            f"Pattern {pattern} sets {pattern.n} of {pattern.m} weights to zero, so the schedule must end at "
+            f"{pattern.ratio:.4g}. Received: {schedule.final:.4g}."
+        )
+    return schedule

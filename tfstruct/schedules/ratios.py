@@ -1,0 +1,235 @@
+"""How much is pruned when: from the training step to a ratio in [0, 1)."""
+
+import math
+
+import keras
+
+
+class RatioSchedule:
+    """A ratio as a function of the training step: `schedule(step) -> float`.
+
+    Attributes:
+        begin: the first step at which something is pruned.
+        end: the step from which on the ratio stays at its last value, `final`.
+        final: the last value.
+    """
+
+    begin: int = 0
+    end: int = 0
+    final: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        raise NotImplementedError
+
+    def observe(self, logs: dict, step: int) -> None:
+        """Hears the figures of a validation. Only schedules that depend on them do something with it."""
+
+    def state(self) -> dict[str, float]:
+        """What has to be kept for training to go on where it was interrupted."""
+        return {}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Takes up what `state` gave."""
+
+    def get_config(self) -> dict:
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict) -> "RatioSchedule":
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
+    def plot(self, steps: int | None = None):
+        """A matplotlib figure of the ratio over the steps."""
+        from matplotlib.figure import Figure
+
+        steps = steps or max(1, round(1.1 * self.end))
+        at = [round(i * steps / 400) for i in range(401)]
+        figure = Figure(figsize=(6, 3), layout="constrained")
+        axes = figure.subplots()
+        axes.step(at, [self(step) for step in at], where="post")
+        axes.set(xlabel="step", ylabel="ratio", ylim=(0, 1), title=type(self).__name__)
+        return figure
+
+
+def _ratio(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {value}.")
+    return float(value)
+
+
+def _span(begin: int, end: int) -> tuple[int, int]:
+    if begin < 0:
+        raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+    if end <= begin:
+        raise ValueError(f"The schedule ends before it begins: `end` must be after `begin`. Received: {begin}, {end}.")
+    return int(begin), int(end)
+
+
+def _rising(initial: float, final: float) -> tuple[float, float]:
+    initial, final = _ratio("initial", initial), _ratio("final", final)
+    if final < initial:
+        raise ValueError(f"`final` must be at least `initial`. Received: {initial}, {final}.")
+    return initial, final
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class ConstantRatio(RatioSchedule):
+    """`ratio` from step `begin` on; `end` says how long masks may still change, where weights grow back."""
+
+    def __init__(self, ratio: float, begin: int = 0, end: int | None = None):
+        self.final = _ratio("ratio", ratio)
+        self.begin, self.end = (int(begin), int(begin)) if end is None else _span(begin, end)
+        self._given_end = end
+        if begin < 0:
+            raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+
+    def __call__(self, step: int) -> float:
+        return self.final if step >= self.begin else 0.0
+
+    def get_config(self) -> dict:
+        return {"ratio": self.final, "begin": self.begin, "end": self._given_end}
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class OneShot(RatioSchedule):
+    """Nothing before step `at`, then `ratio` at once."""
+
+    def __init__(self, ratio: float, at: int = 0):
+        self.final = _ratio("ratio", ratio)
+        if at < 0:
+            raise ValueError(f"`at` must be at least 0. Received: {at}.")
+        self.begin = self.end = int(at)
+
+    def __call__(self, step: int) -> float:
+        return self.final if step >= self.begin else 0.0
+
+    def get_config(self) -> dict:
+        return {"ratio": self.final, "at": self.begin}
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class PolynomialRatio(RatioSchedule):
+    """s = final + (initial - final) * (1 - p)^power, p = (step - begin) / (end - begin) in [0, 1].
+
+    The cubic one prunes fast while much is redundant and slowly at the end (Eq. 1, arXiv:1710.01878).
+    """
+
+    def __init__(self, initial: float, final: float, begin: int, end: int, power: float = 3.0):
+        self.initial, self.final = _rising(initial, final)
+        self.begin, self.end = _span(begin, end)
+        if not power > 0:
+            raise ValueError(f"`power` must be positive. Received: {power}.")
+        self.power = float(power)
+
+    def __call__(self, step: int) -> float:
+        if step < self.begin:
+            return 0.0
+        p = min((step - self.begin) / (self.end - self.begin), 1.0)
+        return self.final + (self.initial - self.final) * (1 - p) ** self.power
+
+    def get_config(self) -> dict:
+        return {
+            "initial": self.initial, "final": self.final, "begin": self.begin, "end": self.end, "power": self.power,
+        }  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class CosineRatio(RatioSchedule):
+    """s = final + (initial - final) * (1 + cos(pi p)) / 2, p = (step - begin) / (end - begin) in [0, 1]."""
+
+    def __init__(self, initial: float, final: float, begin: int, end: int):
+        self.initial, self.final = _rising(initial, final)
+        self.begin, self.end = _span(begin, end)
+
+    def __call__(self, step: int) -> float:
+        if step < self.begin:
+            return 0.0
+        p = min((step - self.begin) / (self.end - self.begin), 1.0)
+        return self.final + (self.initial - self.final) * (1 + math.cos(math.pi * p)) / 2
+
+    def get_config(self) -> dict:
+        return {"initial": self.initial, "final": self.final, "begin": self.begin, "end": self.end}
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class Iterative(RatioSchedule):
+    """Prune, recover for `recover` steps, repeat: each of `rounds` takes the same share of what is left.
+
+    After round i of n, at step begin + (i - 1) * recover: s = 1 - (1 - final)^(i / n) (arXiv:1803.03635, section 2).
+    """
+
+    def __init__(self, final: float, rounds: int, recover: int, begin: int = 0):
+        self.final = _ratio("final", final)
+        for name, value in (("rounds", rounds), ("recover", recover)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
+        if begin < 0:
+            raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+        self.rounds, self.recover, self.begin = int(rounds), int(recover), int(begin)
+        self.end = self.begin + (self.rounds - 1) * self.recover
+
+    def __call__(self, step: int) -> float:
+        if step < self.begin:
+            return 0.0
+        done = min((step - self.begin) // self.recover + 1, self.rounds)
+        return self.final if done == self.rounds else 1 - (1 - self.final) ** (done / self.rounds)
+
+    def get_config(self) -> dict:
+        return {"final": self.final, "rounds": self.rounds, "recover": self.recover, "begin": self.begin}
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class AutomaticRatio(RatioSchedule):
+    """Rises to `final` as s = final * (1 - (1 - p)^3), and slows while the validation loss is high.
+
+    p grows by speed / (end - begin) a step. After each validation: with a loss above (1 + tolerance) times the best so
+    far the speed is halved, down to `slowest`; else it is doubled, up to 1. So pruning is complete at `end` if the
+    model keeps up, and later if it does not. Validation is what `fit` does with `validation_data`; in a loop of one's
+    own, `compressor.observe({"loss": ...})`.
+    """
+
+    def __init__(self, final: float, begin: int, end: int, tolerance: float = 0.05, slowest: float = 1 / 16):
+        self.final = _ratio("final", final)
+        self.begin, self._fastest_end = _span(begin, end)
+        if tolerance < 0:
+            raise ValueError(f"`tolerance` must be at least 0. Received: {tolerance}.")
+        if not 0 < slowest <= 1:
+            raise ValueError(f"`slowest` must be in (0, 1]. Received: {slowest}.")
+        self.tolerance, self.slowest = float(tolerance), float(slowest)
+        self._speed, self._from, self._done, self._best = 1.0, self.begin, 0.0, math.inf
+
+    def _progress(self, step: int) -> float:
+        steps = max(step - self._from, 0)
+        return min(self._done + self._speed * steps / (self._fastest_end - self.begin), 1.0)
+
+    @property
+    def end(self) -> int:
+        """When pruning is complete at the present speed."""
+        return self._from + math.ceil((1 - self._done) * (self._fastest_end - self.begin) / self._speed)
+
+    def __call__(self, step: int) -> float:
+        return self.final * (1 - (1 - self._progress(step)) ** 3) if step >= self.begin else 0.0
+
+    def observe(self, logs: dict, step: int) -> None:
+        loss = float(logs["loss"])
+        self._done, self._from = self._progress(step), max(step, self.begin)
+        high = not loss <= self._best * (1 + self.tolerance)  # not a number is high too
+        self._speed = max(self._speed / 2, self.slowest) if high else min(2 * self._speed, 1.0)
+        self._best = min(self._best, loss)
+
+    def state(self) -> dict[str, float]:
+        return {"speed": self._speed, "from": self._from, "done": self._done, "best": self._best}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self._speed, self._done, self._best = (float(state[name]) for name in ("speed", "done", "best"))
+        self._from = int(state["from"])
+
+    def get_config(self) -> dict:
+        return {
+            "final": self.final, "begin": self.begin, "end": self._fastest_end,
+            "tolerance": self.tolerance, "slowest": self.slowest,
+        }  # fmt: skip
