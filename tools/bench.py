@@ -3,6 +3,7 @@
 python tools/bench.py convert [--rounds 5]
 python tools/bench.py surgery [--rounds 5]
 python tools/bench.py edits [--rounds 5]
+python tools/bench.py training [--rounds 5]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 """
 
@@ -244,10 +245,13 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["convert", "surgery", "edits", "criteria"])
+    parser.add_argument("what", choices=["convert", "surgery", "edits", "training", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    {"convert": convert, "surgery": surgery, "edits": edits, "criteria": criteria}[options.what](options.rounds)
+    from training_steps import training
+
+    every = {"convert": convert, "surgery": surgery, "edits": edits, "training": training, "criteria": criteria}
+    every[options.what](options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""The shared ResNet8 on CIFAR-10, compressed: the figures of the README. Needs ../shared/data.
+
+python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
+
+Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+import tfstruct
+from tfstruct import Recipe, legacy
+from tfstruct.callbacks import Prune
+from tfstruct.schedules import PolynomialRatio
+
+DATA = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
+BATCH = 64
+TRAIN = 45_000
+
+
+def images(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """`train` or `test`: pixels 0..255 as uint8, and labels."""
+    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+    def decode(record):
+        one = tf.io.parse_single_example(record, features)
+        return tf.io.decode_jpeg(one["image"], 3, dct_method="INTEGER_ACCURATE"), one["label"]
+
+    records = tf.data.TFRecordDataset(str(DATA / "cifar10" / f"{part}.tfrecord")).map(decode, 2)
+    x, y = next(iter(records.batch(100_000)))
+    return x.numpy(), y.numpy()
+
+
+def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0) -> tf.data.Dataset:
+    """Endless batches: flips, and crops of 32 x 32 after a reflected border of 2 pixels."""
+
+    def change(image, label):
+        image = tf.pad(tf.image.random_flip_left_right(image), [[2, 2], [2, 2], [0, 0]], "REFLECT")
+        return tf.cast(tf.image.random_crop(image, [32, 32, 3]), tf.float32), label
+
+    stream = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed).repeat()
+    return stream.map(change, num_parallel_calls=2, deterministic=True).batch(BATCH).prefetch(4)
+
+
+def baseline() -> keras.Model:
+    return legacy.load(DATA / "models" / "resnet8_cifar10_jpeg.h5")
+
+
+def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.mean(model.predict(x.astype("float32"), batch_size=500, verbose=0).argmax(1) == y))
+
+
+def int8(model: keras.Model, x: np.ndarray, y: np.ndarray, calibration: np.ndarray):
+    """The int8 file of a model, and its accuracy."""
+    file = tfstruct.to_tflite(
+        model, Recipe(precision="int8", calibrator="percentile", calibration=calibration[:500].astype("float32"))
+    )
+    return file, float(np.mean(file.predict(x.astype("float32")).argmax(1) == y))
+
+
+def prune(ratio: float, steps: int = 781) -> None:
+    """Element sparsity: learning rate and scope chosen on validation images, then int8 and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    table = Table(title=f"ResNet8, {ratio:.0%} of the weights at zero in {steps} steps of {BATCH}")
+    for column in ("scope", "learning rate", "sparsity", "validation accuracy"):
+        table.add_column(column, justify="right")
+    best = (0.0, None, "")
+    for scope in ("layer", "global"):
+        for rate in (1e-3, 3e-3):
+            keras.utils.set_random_seed(0)
+            model = baseline()
+            schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+            model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+            pruner = Prune(PolynomialRatio(0.0, ratio, 0, 500), scope=scope, frequency=50)
+            model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[pruner], verbose=0)
+            found = accuracy(model, *held)
+            table.add_row(scope, f"{rate:g}", f"{pruner.report.sparsity:.4f}", f"{found:.2%}")
+            best = max(best, (found, model, f"{scope}, {rate:g}"), key=lambda b: b[0])
+    Console().print(table)
+    test = images("test")
+    file, after = int8(best[1], *test, x)
+    Console().print(
+        f"chosen: {best[2]}; test accuracy {accuracy(best[1], *test):.2%}, int8 {after:.2%}; "
+        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sparse = commands.add_parser("prune", help=prune.__doc__)
+    sparse.add_argument("--ratio", type=float, default=0.5)
+    given = parser.parse_args()
+    if given.command == "prune":
+        prune(given.ratio)
+
+
+if __name__ == "__main__":
+    main()
