@@ -10,7 +10,7 @@ from tfstruct import masks
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving
 from tfstruct.callbacks.gradients import MeanGradients
-from tfstruct.callbacks.kernels import Kernel, Which, kernels
+from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import DataError, ModelError
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule

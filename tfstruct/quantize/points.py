@@ -1,0 +1,169 @@
+"""Where the integers of a quantized file are seen between layers: after fusion, one range for what only moves."""
+
+import dataclasses
+
+import keras
+
+from tfstruct.graph import Call, Graph
+from tfstruct.graph.shuffle import Shuffle
+
+# What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
+_MOVERS = (
+    "AveragePooling1D AveragePooling2D AveragePooling3D MaxPooling1D MaxPooling2D MaxPooling3D GlobalMaxPooling1D "
+    "GlobalMaxPooling2D GlobalMaxPooling3D Concatenate Reshape Flatten Permute RepeatVector ZeroPadding1D ZeroPadding2D "
+    "ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D Transpose Squeeze ExpandDims Split Pad GetItem Flip "
+    "Repeat Tile Ravel SwapAxes Moveaxis Stack Max Amax Min Amin Shuffle"
+).split()
+# What does nothing in inference has no operator at all.
+_ABSENT = (
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise "
+    "ActivityRegularization Identity Masking"
+).split()
+_CONTRACTIONS = (
+    keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
+    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
+)  # fmt: skip
+_ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
+# The range of what these make is fixed by the int8 specification.
+FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A place where values are integers in the file.
+
+    Attributes:
+        path: the layer or operation that makes them; an input of the model by its name.
+        group: points of one group have one range; the path of its first point.
+        fixed: the range, where the specification sets it.
+        observes: whether the values are looked at for the range; not so where they were only moved.
+        before: whether it is what enters the layer's own activation (an operator of its own).
+    """
+
+    path: str
+    group: str
+    fixed: tuple[float, float] | None = None
+    observes: bool = True
+    before: bool = False
+
+
+def activation_of(op) -> str | None:
+    """The name of the activation that an operation applies at its end; None for none."""
+    if isinstance(op, keras.layers.ReLU):
+        plain = not op.negative_slope and not op.threshold
+        name = {None: "relu", 6: "relu6"}.get(None if op.max_value is None else float(op.max_value))
+        return name if plain and name else "relu_variant"
+    if isinstance(op, keras.layers.Softmax):
+        return "softmax"
+    function = getattr(op, "activation", None) if isinstance(op, keras.layers.Layer) else None
+    if function is not None:
+        name = getattr(function, "__name__", type(function).__name__)
+        return None if name == "linear" else name
+    name = type(op).__name__
+    return {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}.get(name)
+
+
+def _is_activation_layer(op) -> bool:
+    return isinstance(op, (keras.layers.ReLU, keras.layers.Activation)) or type(op).__name__ in ("Relu", "Relu6")
+
+
+def _fuses(maker: Call, reader: Call) -> bool:
+    """Whether the converter makes one operator of two calls, so that no integer stands between them."""
+    op, after = maker.op, reader.op
+    contracts = isinstance(op, _CONTRACTIONS)
+    if contracts and isinstance(after, keras.layers.BatchNormalization):
+        return activation_of(op) is None
+    if _is_activation_layer(after) and activation_of(after) in ("relu", "relu6"):
+        if contracts:
+            return activation_of(op) is None
+        return type(op).__name__ in _ARITHMETIC or isinstance(op, keras.layers.BatchNormalization)
+    return False
+
+
+class Points:
+    """The points of a traced model.
+
+    Attributes:
+        outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
+        before: id of an operation -> the point in front of its own activation.
+        input_points: one for each input of the model, in their order.
+        folded: ids of batch norms that become part of the layer before them.
+        paths: id of an operation -> its path.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        readers: dict[int, list[Call | None]] = {}
+        for call in graph.calls:
+            for tensor in {t.key: t for t in call.inputs}.values():
+                readers.setdefault(tensor.key, []).append(call)
+        for tensor in graph.outputs:
+            readers.setdefault(tensor.key, []).append(None)
+        self.folded: set[int] = set()
+        self.paths = {id(call.op): call.path for call in graph.calls}
+        fused: dict[int, bool] = {}
+        for call in graph.calls:
+            after = self._reader(call, readers)
+            joined = after is not None and _fuses(call, after)
+            # A shared layer is quantized as one: only what is fused in each of its calls is.
+            fused[id(call.op)] = joined and fused.get(id(call.op), True)
+            if joined and isinstance(after.op, keras.layers.BatchNormalization):
+                self.folded.add(id(after.op))
+        self._ties: dict[str, str] = {}
+        names = [x.name for x in graph.model.inputs]  # as in the file
+        made = {tensor.key: name for tensor, name in zip(graph.body.inputs, names, strict=True)}
+        for call in graph.calls:
+            made.update({tensor.key: call.path for tensor in call.outputs})
+        self.movers: set[int] = set()
+        for call in graph.calls:
+            kind = type(call.op).__name__
+            if kind in _MOVERS or kind in _ABSENT or isinstance(call.op, Shuffle):
+                self.movers.add(id(call.op))
+                for tensor in call.inputs:
+                    self._tie(call.path, made[tensor.key])
+        self.outputs: dict[int, Point | None] = {}
+        self.before: dict[int, Point] = {}
+        for call in graph.calls:
+            key, name = id(call.op), activation_of(call.op)
+            if fused[key]:
+                self.outputs[key] = None
+                continue
+            group = self._find(call.path)
+            self.outputs[key] = Point(call.path, group, FIXED.get(name or ""), key not in self.movers)
+            own = isinstance(call.op, (*_CONTRACTIONS, keras.layers.EinsumDense))
+            if own and name not in (None, "relu", "relu6"):
+                self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
+        self.input_points = [Point(name, self._find(name)) for name in names]
+
+    def _reader(self, call: Call, readers) -> Call | None:
+        """The only reader of what a call makes, behind layers that are absent from the file."""
+        while True:
+            if len(call.outputs) != 1:
+                return None
+            found = readers.get(call.outputs[0].key, [])
+            if len(found) != 1 or found[0] is None:
+                return None
+            if type(found[0].op).__name__ not in _ABSENT:
+                return found[0]
+            call = found[0]
+
+    def _find(self, path: str) -> str:
+        while path in self._ties:
+            path = self._ties[path]
+        return path
+
+    def _tie(self, a: str, b: str) -> None:
+        a, b = self._find(a), self._find(b)
+        if a != b:
+            self._ties[a] = b
+
+    @property
+    def groups(self) -> dict[str, Point]:
+        """Every range by its name, with a point that has it."""
+        found: dict[str, Point] = {}
+        for point in (*self.input_points, *(p for p in self.outputs.values() if p), *self.before.values()):
+            known = found.get(point.group)
+            if known is None or (point.fixed is not None and known.fixed is None):
+                found[point.group] = point
+        return found

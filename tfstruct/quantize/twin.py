@@ -1,0 +1,259 @@
+"""A model that computes as its quantized file will, with the weights of the plain one."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.graph import trace
+from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.layer_tree import intercepted
+from tfstruct.quantize.fake import fake_activation, fake_weight
+from tfstruct.quantize.points import Point, Points
+from tfstruct.quantize.scheme import Scheme
+
+
+class Simulation:
+    """The quantized forward pass of a model: ranges of its activations, and the layers' calls routed through them.
+
+    Attributes:
+        model: the plain model; its layers are called, its weights are used.
+        scheme: how it is quantized.
+        low, high, seen: one variable of each for all ranges, an entry for each group of points.
+        inside: paths of layers of several operators whose inner values are not rounded.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Scheme):
+        self.model, self.scheme = model, scheme
+        self.points = Points(trace(model))
+        self.groups = self.points.groups
+        self.index = {name: i for i, name in enumerate(self.groups)}
+        count = len(self.groups)
+        make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean")
+        self.low = [make(0.0, name="low") for _ in range(count)]
+        self.high = [make(0.0, name="high") for _ in range(count)]
+        self.seen = [make(0.0, name="seen") for _ in range(count)]
+        self.frozen = make(0.0, name="frozen")
+        self.frozen_statistics = make(0.0, name="frozen_statistics")
+        self._kernels: dict[int, list[Kernel]] = {}
+        ops = {id(call.op): call.op for call in self.points.graph.calls}
+        for kernel in kernels(model, depthwise=True) if _has_kernels(model) else []:
+            for key, op in ops.items():
+                if isinstance(op, keras.Layer) and any(v is kernel.variable for v in op.variables):
+                    self._kernels.setdefault(key, []).append(kernel)
+        self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
+
+    def _touches(self, op) -> bool:
+        key = id(op)
+        return bool(
+            self.points.outputs.get(key) or key in self._kernels or isinstance(op, keras.layers.BatchNormalization)
+        )
+
+    # Ranges
+
+    def range_of(self, group: str) -> tuple[float, float] | None:
+        """(low, high) of a group; None before anything was seen."""
+        fixed = self.groups[group].fixed
+        if fixed is not None:
+            return fixed
+        i = self.index[group]
+        if not float(self.seen[i]):
+            return None
+        return float(self.low[i]), float(self.high[i])
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
+        found = {}
+        for point in self.points.input_points:
+            found[point.path] = self.range_of(point.group)
+        for point in (*self.points.outputs.values(), *self.points.before.values()):
+            if point is not None:
+                found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
+        return {path: pair for path, pair in found.items() if pair is not None and self._rounds(path)}
+
+    def _rounds(self, path: str) -> bool:
+        return self.scheme.activation_bits(path) is not None
+
+    def _observe(self, i: int, x) -> None:
+        values = tf.cast(x, tf.float32)
+        low = tf.minimum(tf.reduce_min(values), 0.0)
+        high = tf.maximum(tf.reduce_max(values), 0.0)
+        before_low, before_high, seen = self.low[i].value, self.high[i].value, self.seen[i].value
+        if self.scheme.ranges == "minmax":
+            new = tf.minimum(before_low, low), tf.maximum(before_high, high)
+        else:
+            rate = 1 - self.scheme.momentum
+            new = before_low + rate * (low - before_low), before_high + rate * (high - before_high)
+        first = seen == 0.0
+        frozen = tf.logical_and(self.frozen.value > 0, tf.logical_not(first))
+        for variable, value, start in zip((self.low[i], self.high[i]), new, (low, high), strict=True):
+            moved = tf.where(first, start, value)
+            variable.assign(tf.where(frozen, variable.value, moved))
+        self.seen[i].assign(1.0)
+
+    def _quantized(self, point: Point, x, training: bool):
+        if not hasattr(x, "dtype") or not tf.as_dtype(x.dtype).is_floating or not self._rounds(point.path):
+            return x
+        bits = self.scheme.activation_bits(point.path)
+        group = self.groups[point.group]
+        if group.fixed is not None:
+            return _like(x, fake_activation(x, *group.fixed, bits))
+        i = self.index[point.group]
+        if training and point.observes:
+            self._observe(i, tf.stop_gradient(x))
+        y = fake_activation(x, self.low[i].value, self.high[i].value, bits)
+        if not training:
+            y = tf.where(self.seen[i].value > 0, y, x)  # nothing is known yet: float
+        return _like(x, y)
+
+    # The forward pass
+
+    def __call__(self, inputs, training=None, mask=None):
+        """What `model.call` returns, quantized on the way."""
+        training = bool(training) if training is None or isinstance(training, (bool, int)) else training
+        points = iter(self.points.input_points)
+        names = {point.path: point for point in points}
+        inputs = self._inputs(inputs, names, training)
+        with intercepted(self._ops, functools.partial(self._route, training)):
+            return type(self.model).call(self.model, inputs, training=training, mask=mask)
+
+    def _inputs(self, inputs, names: dict[str, Point], training):
+        if isinstance(inputs, dict):
+            return {k: self._quantized(names[k], x, training) if k in names else x for k, x in inputs.items()}
+        flat = keras.tree.flatten(inputs)
+        points = self.points.input_points
+        flat = [self._quantized(p, x, training) for p, x in zip(points, flat, strict=True)]
+        return keras.tree.pack_sequence_as(inputs, flat)
+
+    def _route(self, training, path, op, call):
+        point = self.points.outputs.get(id(op))
+        before = self.points.before.get(id(op))
+        own_kernels = self._kernels.get(id(op), []) if self.scheme.weight_bits(path) else []
+        if isinstance(op, keras.layers.BatchNormalization):
+            call = self._batch_norm(op, call)
+        averages = type(op).__name__.startswith("AveragePooling")
+        if id(op) in self.points.movers and not averages:
+            point = None
+
+        def routed(*args, **kwargs):
+            with contextlib.ExitStack() as stack:
+                if before is not None:
+                    stack.enter_context(_activation(op, lambda act, x: act(self._quantized(before, x, training))))
+                outputs = self._with_weights(op, own_kernels, path, call, args, kwargs)
+            if point is None:
+                return outputs
+            return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
+
+        return routed
+
+    def _with_weights(self, op, own_kernels, path, call, args, kwargs):
+        if not own_kernels or isinstance(op, keras.layers.Embedding):
+            return call(*args, **kwargs)
+        bits = self.scheme.weight_bits(path)
+        mapping = []
+        for kernel in own_kernels:
+            w = kernel.variable
+            mapping.append((w, tf.cast(fake_weight(w.value, kernel.order, kernel.shape, bits), w.dtype)))
+        with keras.StatelessScope(mapping) as scope:
+            outputs = call(*args, **kwargs)
+        ours = {id(w) for w, _ in mapping}
+        for variable in op.variables:  # seeds and states that the layer has moved on
+            value = scope.get_current_value(variable)
+            if value is not None and id(variable) not in ours:
+                variable.assign(value)
+        return outputs
+
+    def _batch_norm(self, op, call):
+        def routed(*args, **kwargs):
+            training = kwargs.get("training")
+            if not training:
+                return call(*args, **kwargs)
+            still = {**kwargs, "training": False}
+            return tf.cond(
+                self.frozen_statistics.value > 0, lambda: call(*args, **still), lambda: call(*args, **kwargs)
+            )
+
+        return routed
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [*self.low, *self.high, *self.seen, self.frozen, self.frozen_statistics]
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class Twin(keras.Model):
+    """Computes what the quantized file of a model will compute, with the layers and weights of the model itself.
+
+    Kernels are rounded to their integers, one scale an output channel; activations after what the converter fuses,
+    one range where values only move; batch norm as it is, since a factor by channel scales a symmetric weight and its
+    step alike. Ranges follow the batches it is trained on.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Scheme | str | dict = "int8", **kwargs):
+        super().__init__(**{"name": f"{model.name}_twin", **kwargs})
+        scheme = Scheme.from_dict(scheme) if isinstance(scheme, dict) else Scheme.of(scheme)
+        self.model = model
+        self.simulation = Simulation(model, scheme)
+        self._ranges = self.simulation.variables
+        self.built = True
+
+    def call(self, inputs, training=None, mask=None):
+        return self.simulation(inputs, training=training, mask=mask)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return self.simulation.ranges()
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.simulation.scheme
+
+    def save_own_variables(self, store) -> None:
+        store["ranges"] = np.asarray([float(v) for v in self.simulation.variables])
+
+    def load_own_variables(self, store) -> None:
+        for variable, value in zip(self.simulation.variables, np.asarray(store["ranges"]), strict=True):
+            variable.assign(value)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "model": keras.saving.serialize_keras_object(self.model),
+            "scheme": self.scheme.to_dict(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None) -> "Twin":
+        config = dict(config)
+        model = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects=custom_objects)
+        return cls(model, **config)
+
+
+def _has_kernels(model) -> bool:
+    from tfstruct.errors import ModelError
+
+    try:
+        kernels(model, depthwise=True)
+    except ModelError:
+        return False
+    return True
+
+
+def _like(x, y):
+    """`y` with the mask that Keras hung on `x`."""
+    mask = getattr(x, "_keras_mask", None)
+    if mask is not None:
+        y._keras_mask = mask
+    return y
+
+
+@contextlib.contextmanager
+def _activation(op, change):
+    """While it is open, the layer's own activation is `change(activation, x)`."""
+    own = op.activation
+    object.__setattr__(op, "activation", functools.partial(change, own))
+    try:
+        yield
+    finally:
+        object.__setattr__(op, "activation", own)
