@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Compressor": "compressor",
         "Prune": "prune",
+        "QuantizeAware": "quantize_aware",
+        "QuantizationReport": "quantization_report",
         "SparsityReport": "sparsity_report",
     },
 )

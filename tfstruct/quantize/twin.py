@@ -6,7 +6,9 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend import AutocastScope
 
+from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted
@@ -21,8 +23,11 @@ class Simulation:
     Attributes:
         model: the plain model; its layers are called, its weights are used.
         scheme: how it is quantized.
-        low, high, seen: one variable of each for all ranges, an entry for each group of points.
-        inside: paths of layers of several operators whose inner values are not rounded.
+        low, high, seen: lists of variables, one for each group of points.
+        active: 1 where values are rounded, 0 where only their ranges are followed.
+        frozen, frozen_statistics: 1 where ranges, and the statistics of batch norm, stay as they are.
+        rounded: (kernel, bits).
+        skipped: (layer, why its values are not rounded as in the file).
     """
 
     def __init__(self, model: keras.Model, scheme: Scheme):
@@ -31,19 +36,41 @@ class Simulation:
         self.groups = self.points.groups
         self.index = {name: i for i, name in enumerate(self.groups)}
         count = len(self.groups)
-        make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean")
+        make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
         self.low = [make(0.0, name="low") for _ in range(count)]
         self.high = [make(0.0, name="high") for _ in range(count)]
         self.seen = [make(0.0, name="seen") for _ in range(count)]
+        self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
         self.frozen_statistics = make(0.0, name="frozen_statistics")
-        self._kernels: dict[int, list[Kernel]] = {}
         ops = {id(call.op): call.op for call in self.points.graph.calls}
-        for kernel in kernels(model, depthwise=True) if _has_kernels(model) else []:
-            for key, op in ops.items():
-                if isinstance(op, keras.Layer) and any(v is kernel.variable for v in op.variables):
-                    self._kernels.setdefault(key, []).append(kernel)
+        self._kernels = self._kernels_of(model, ops)
         self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
+
+    def _kernels_of(self, model, ops) -> dict[int, list[Kernel]]:
+        found: dict[int, list[Kernel]] = {}
+        self.rounded: list[tuple[str, int]] = []
+        self.skipped: list[tuple[str, str]] = []
+        homes = {id(v): key for key, op in ops.items() if isinstance(op, keras.Layer) for v in op.variables}
+        try:
+            every = kernels(model, depthwise=True)
+        except ModelError:
+            every = []
+        for kernel in every:
+            key = homes.get(id(kernel.variable))
+            path = self.points.paths.get(key, "")
+            bits = self.scheme.weight_bits(path)
+            if key is None or bits is None or isinstance(ops[key], keras.layers.Embedding):
+                continue  # a table is rounded with what is looked up in it
+            found.setdefault(key, []).append(kernel)
+            self.rounded.append((kernel.name, bits))
+        for key, op in ops.items():
+            if self.scheme.weight_bits(self.points.paths[key]) is None:
+                self.skipped.append((self.points.paths[key], "left in float, as the scheme says"))
+            elif isinstance(op, keras.Layer) and len(list(op._flatten_layers())) > 1:
+                why = "its kernels and its result are rounded, the values inside are not"
+                self.skipped.append((self.points.paths[key], why))
+        return found
 
     def _touches(self, op) -> bool:
         key = id(op)
@@ -99,14 +126,15 @@ class Simulation:
         bits = self.scheme.activation_bits(point.path)
         group = self.groups[point.group]
         if group.fixed is not None:
-            return _like(x, fake_activation(x, *group.fixed, bits))
+            return _like(x, tf.where(self.active.value > 0, fake_activation(x, *group.fixed, bits), x))
         i = self.index[point.group]
         if training and point.observes:
             self._observe(i, tf.stop_gradient(x))
         y = fake_activation(x, self.low[i].value, self.high[i].value, bits)
+        on = self.active.value > 0
         if not training:
-            y = tf.where(self.seen[i].value > 0, y, x)  # nothing is known yet: float
-        return _like(x, y)
+            on = tf.logical_and(on, self.seen[i].value > 0)  # nothing is known yet: float
+        return _like(x, tf.where(on, y, x))
 
     # The forward pass
 
@@ -130,7 +158,7 @@ class Simulation:
     def _route(self, training, path, op, call):
         point = self.points.outputs.get(id(op))
         before = self.points.before.get(id(op))
-        own_kernels = self._kernels.get(id(op), []) if self.scheme.weight_bits(path) else []
+        own_kernels = self._kernels.get(id(op), [])
         if isinstance(op, keras.layers.BatchNormalization):
             call = self._batch_norm(op, call)
         averages = type(op).__name__.startswith("AveragePooling")
@@ -149,13 +177,16 @@ class Simulation:
         return routed
 
     def _with_weights(self, op, own_kernels, path, call, args, kwargs):
-        if not own_kernels or isinstance(op, keras.layers.Embedding):
+        if not own_kernels:
             return call(*args, **kwargs)
         bits = self.scheme.weight_bits(path)
         mapping = []
         for kernel in own_kernels:
             w = kernel.variable
-            mapping.append((w, tf.cast(fake_weight(w.value, kernel.order, kernel.shape, bits), w.dtype)))
+            with AutocastScope(None):  # the stored weight is rounded, not its float16 copy
+                value = tf.convert_to_tensor(w.value)
+            rounded = tf.cast(fake_weight(value, kernel.order, kernel.shape, bits), value.dtype)
+            mapping.append((w, tf.where(self.active.value > 0, rounded, value)))
         with keras.StatelessScope(mapping) as scope:
             outputs = call(*args, **kwargs)
         ours = {id(w) for w, _ in mapping}
@@ -179,7 +210,7 @@ class Simulation:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [*self.low, *self.high, *self.seen, self.frozen, self.frozen_statistics]
+        return [*self.low, *self.high, *self.seen, self.active, self.frozen, self.frozen_statistics]
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -228,16 +259,6 @@ class Twin(keras.Model):
         config = dict(config)
         model = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects=custom_objects)
         return cls(model, **config)
-
-
-def _has_kernels(model) -> bool:
-    from tfstruct.errors import ModelError
-
-    try:
-        kernels(model, depthwise=True)
-    except ModelError:
-        return False
-    return True
 
 
 def _like(x, y):

@@ -1,0 +1,101 @@
+"""Training with the rounding of the quantized file in the forward pass."""
+
+import keras
+import numpy as np
+
+from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
+from tfstruct.errors import ModelError
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.twin import Twin
+
+
+class QuantizeAware(Compressor):
+    """Lets a model train with quantized weights and activations, in `fit` or in a loop of one's own.
+
+    While attached, what the model computes is what its `twin` computes: kernels rounded to integers, one scale an output
+    channel; activations rounded after what the converter fuses (see `tfstruct.quantize.Twin`). Gradients pass straight
+    through the rounding (arXiv:1712.05877). The weights are the model's own and stay float; afterwards the model is
+    plain Keras again.
+
+        aware = QuantizeAware("int8")
+        model.fit(x, y, callbacks=[aware])
+        to_tflite(aware.twin)                                     # exactly the trained ranges
+        to_tflite(model, Recipe(precision="int8", ranges=aware.ranges))  # the same
+
+    Args:
+        scheme: a precision, or a `tfstruct.quantize.Scheme`.
+        start: the first step that is quantized; ranges are followed from the beginning.
+        freeze_ranges: the step from which on the ranges stay; None: never.
+        freeze_batch_norm: the step from which on batch norm uses its moving statistics and leaves them alone.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme | str = "int8",
+        *,
+        start: int = 0,
+        freeze_ranges: int | None = None,
+        freeze_batch_norm: int | None = None,
+    ):
+        super().__init__()
+        self.scheme = Scheme.of(scheme)
+        for name, value in (("start", start), ("freeze_ranges", freeze_ranges), ("freeze_batch_norm", freeze_batch_norm)):
+            if value is not None and value < 0:
+                raise ValueError(f"`{name}` must be at least 0. Received: {value}.")
+        if freeze_ranges is not None and freeze_ranges <= start:
+            raise ValueError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
+        self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm
+        self.twin: Twin | None = None
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """(low, high) by layer path, for `Recipe.ranges`."""
+        if self.twin is None:
+            raise ModelError("There are no ranges yet: this QuantizeAware was not attached to a model.")
+        return self.twin.ranges()
+
+    def _begin(self, model: keras.Model) -> None:
+        if "call" in vars(model):
+            raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
+        if self.twin is None:
+            self.twin = Twin(model, self.scheme)
+        self._set(self.steps)
+        # Keras calls model.call; an attribute of the instance goes before the method of the class.
+        object.__setattr__(model, "call", self.twin.simulation)
+
+    def _advance(self, before: int, now: int) -> None:
+        marks = [at for at in (self.start, self.freeze_ranges, self.freeze_batch_norm) if at is not None]
+        if any(before < at <= now for at in marks):
+            self._set(now)
+
+    def _set(self, step: int) -> None:
+        simulation = self.twin.simulation
+        simulation.active.assign(float(step >= self.start))
+        simulation.frozen.assign(float(self.freeze_ranges is not None and step >= self.freeze_ranges))
+        frozen = self.freeze_batch_norm is not None and step >= self.freeze_batch_norm
+        simulation.frozen_statistics.assign(float(frozen))
+
+    def _end(self, model: keras.Model) -> QuantizationReport:
+        model.__dict__.pop("call", None)
+        simulation = self.twin.simulation
+        simulation.active.assign(1.0)
+        rows = []
+        for group, point in simulation.groups.items():
+            found = simulation.range_of(group)
+            if found is not None and self.scheme.activation_bits(point.path) is not None:
+                rows.append(QuantizedActivation(group, *found, self.scheme.activation_bits(point.path)))
+        return QuantizationReport(
+            self.scheme, self.steps, tuple(rows), tuple(sorted(simulation.rounded)), tuple(simulation.skipped)
+        )
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {"ranges": np.asarray([float(v) for v in self.twin.simulation.variables])}
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        variables = self.twin.simulation.variables
+        if len(state["ranges"]) != len(variables):
+            raise ModelError("The file was written with another scheme or model: its ranges do not fit.")
+        for variable, value in zip(variables, state["ranges"], strict=True):
+            variable.assign(value)
+        self._set(self.steps)
