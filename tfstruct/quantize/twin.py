@@ -166,10 +166,12 @@ class Simulation:
             point = None
 
         def routed(*args, **kwargs):
-            with contextlib.ExitStack() as stack:
-                if before is not None:
-                    stack.enter_context(_activation(op, lambda act, x: act(self._quantized(before, x, training))))
+            if before is None:
                 outputs = self._with_weights(op, own_kernels, path, call, args, kwargs)
+            else:
+                with _linear(op) as activation:
+                    z = self._with_weights(op, own_kernels, path, call, args, kwargs)
+                outputs = activation(self._quantized(before, z, training))
             if point is None:
                 return outputs
             return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
@@ -270,11 +272,11 @@ def _like(x, y):
 
 
 @contextlib.contextmanager
-def _activation(op, change):
-    """While it is open, the layer's own activation is `change(activation, x)`."""
+def _linear(op):
+    """While it is open, the layer leaves out its own activation, which is handed out."""
     own = op.activation
-    object.__setattr__(op, "activation", functools.partial(change, own))
+    object.__setattr__(op, "activation", keras.activations.linear)
     try:
-        yield
+        yield own
     finally:
         object.__setattr__(op, "activation", own)
