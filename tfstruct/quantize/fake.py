@@ -25,6 +25,33 @@ def fake_activation(x, low, high, bits: int = 8):
     return tf.cast(quantized, x.dtype)
 
 
+def rounded_average(x, low, high):
+    """`fake_activation` in 8 bits with halves rounded away from the integer zero, as the average pooling of files does."""
+    scale = activation_scale(low, high)
+    zero = tf.round(-128.0 - low / scale)
+    q = tf.cast(x, tf.float32) / scale + zero
+    q = tf.sign(q) * tf.floor(tf.abs(q) + 0.5 + 1e-4)  # a half is not exact in floats
+    return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
+
+
+def activation_scale(low, high, bits: int = 8):
+    """The step s of `fake_activation`."""
+    if bits == 8:
+        return tf.maximum(high - low, 1e-9) / 255.0
+    return tf.maximum(tf.maximum(-low, high), 1e-9) / (2 ** (bits - 1) - 1)
+
+
+def _by_channel(w, order, shape):
+    """A kernel as (everything else, output channels), and the largest magnitude of each channel."""
+    moved = tf.reshape(tf.transpose(tf.cast(w, tf.float32), order), (-1, shape[-1]))
+    limit = tf.stop_gradient(tf.reduce_max(tf.abs(moved), axis=0))
+    return moved, tf.maximum(limit, 1e-9)  # a channel of zeros stays zero
+
+
+def _back(moved, w, order):
+    return tf.transpose(tf.reshape(moved, [w.shape[i] for i in order]), np.argsort(order))
+
+
 def fake_weight(w, order: tuple[int, ...], shape: tuple[int, ...], bits: int = 8):
     """w' = s * clip(round(w / s), -Q, Q), Q = 2^(bits-1) - 1, one s = max|w| / Q for each output channel.
 
@@ -32,11 +59,16 @@ def fake_weight(w, order: tuple[int, ...], shape: tuple[int, ...], bits: int = 8
         w: a kernel.
         order, shape: transposed and reshaped by them, it has its output channels on the last axis.
     """
-    moved = tf.reshape(tf.transpose(tf.cast(w, tf.float32), order), shape)
-    limit = tf.stop_gradient(tf.reduce_max(tf.abs(moved), axis=list(range(len(shape) - 1))))
-    limit = tf.maximum(limit, 1e-9)  # a channel of zeros stays zero
+    moved, limit = _by_channel(w, order, shape)
     quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        tf.reshape(moved, (-1, shape[-1])), -limit, limit, num_bits=bits, narrow_range=True
+        moved, -limit, limit, num_bits=bits, narrow_range=True
     )
-    back = np.argsort(order)
-    return tf.transpose(tf.reshape(quantized, [w.shape[i] for i in order]), back)
+    return _back(quantized, w, order)
+
+
+def integer_weight(w, order: tuple[int, ...], shape: tuple[int, ...], bits: int = 8):
+    """(q, s): the integers of `fake_weight` as floats, shaped like the kernel, and the step of each output channel."""
+    moved, limit = _by_channel(w, order, shape)
+    top = 2 ** (bits - 1) - 1
+    scale = limit / top
+    return _back(tf.clip_by_value(tf.round(moved / scale), -top, top), w, order), scale

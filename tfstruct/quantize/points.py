@@ -19,7 +19,7 @@ _ABSENT = (
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise "
     "ActivityRegularization Identity Masking"
 ).split()
-_CONTRACTIONS = (
+CONTRACTIONS = (
     keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
     keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
@@ -71,7 +71,7 @@ def _is_activation_layer(op) -> bool:
 def _fuses(maker: Call, reader: Call) -> bool:
     """Whether the converter makes one operator of two calls, so that no integer stands between them."""
     op, after = maker.op, reader.op
-    contracts = isinstance(op, _CONTRACTIONS)
+    contracts = isinstance(op, CONTRACTIONS)
     if contracts and isinstance(after, keras.layers.BatchNormalization):
         return activation_of(op) is None
     if _is_activation_layer(after) and activation_of(after) in ("relu", "relu6"):
@@ -88,7 +88,8 @@ class Points:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
         before: id of an operation -> the point in front of its own activation.
         input_points: one for each input of the model, in their order.
-        folded: ids of batch norms that become part of the layer before them.
+        folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
+        reads: id of an operation with one input -> the range of what it reads, the same one in each of its calls.
         paths: id of an operation -> its path.
     """
 
@@ -100,7 +101,7 @@ class Points:
                 readers.setdefault(tensor.key, []).append(call)
         for tensor in graph.outputs:
             readers.setdefault(tensor.key, []).append(None)
-        self.folded: set[int] = set()
+        self.folds: dict[int, keras.layers.BatchNormalization | None] = {}
         self.paths = {id(call.op): call.path for call in graph.calls}
         fused: dict[int, bool] = {}
         for call in graph.calls:
@@ -108,8 +109,9 @@ class Points:
             joined = after is not None and _fuses(call, after)
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
-            if joined and isinstance(after.op, keras.layers.BatchNormalization):
-                self.folded.add(id(after.op))
+            norm = after.op if joined and isinstance(after.op, keras.layers.BatchNormalization) else None
+            if self.folds.setdefault(id(call.op), norm) is not norm:
+                self.folds[id(call.op)] = None
         self._ties: dict[str, str] = {}
         names = [x.name for x in graph.model.inputs]  # as in the file
         made = {tensor.key: name for tensor, name in zip(graph.body.inputs, names, strict=True)}
@@ -131,10 +133,15 @@ class Points:
                 continue
             group = self._find(call.path)
             self.outputs[key] = Point(call.path, group, FIXED.get(name or ""), key not in self.movers)
-            own = isinstance(call.op, (*_CONTRACTIONS, keras.layers.EinsumDense))
+            own = isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense))
             if own and name not in (None, "relu", "relu6"):
                 self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
         self.input_points = [Point(name, self._find(name)) for name in names]
+        self.reads: dict[int, str | None] = {}
+        for call in graph.calls:
+            group = self._find(made[call.inputs[0].key]) if len(call.inputs) == 1 else None
+            if self.reads.setdefault(id(call.op), group) != group:
+                self.reads[id(call.op)] = None
 
     def _reader(self, call: Call, readers) -> Call | None:
         """The only reader of what a call makes, behind layers that are absent from the file."""

@@ -12,8 +12,8 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted
-from tfstruct.quantize.fake import fake_activation, fake_weight
-from tfstruct.quantize.points import Point, Points
+from tfstruct.quantize.fake import activation_scale, fake_activation, fake_weight, integer_weight, rounded_average
+from tfstruct.quantize.points import CONTRACTIONS, Point, Points
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -141,8 +141,8 @@ class Simulation:
     def __call__(self, inputs, training=None, mask=None):
         """What `model.call` returns, quantized on the way."""
         training = bool(training) if training is None or isinstance(training, (bool, int)) else training
-        points = iter(self.points.input_points)
-        names = {point.path: point for point in points}
+        self._folded: set[int] = set()
+        names = {point.path: point for point in self.points.input_points}
         inputs = self._inputs(inputs, names, training)
         with intercepted(self._ops, functools.partial(self._route, training)):
             return type(self.model).call(self.model, inputs, training=training, mask=mask)
@@ -165,8 +165,16 @@ class Simulation:
         if id(op) in self.points.movers and not averages:
             point = None
 
+        exact = None if training else self._integers(op, own_kernels)
+
         def routed(*args, **kwargs):
-            if before is None:
+            if exact is not None:
+                with _linear(op) as activation:
+                    z = exact(path, call, args, kwargs)
+                if before is not None:
+                    z = self._quantized(before, z, training)
+                outputs = z if activation is None else activation(z)
+            elif before is None:
                 outputs = self._with_weights(op, own_kernels, path, call, args, kwargs)
             else:
                 with _linear(op) as activation:
@@ -174,9 +182,20 @@ class Simulation:
                 outputs = activation(self._quantized(before, z, training))
             if point is None:
                 return outputs
+            if averages and not training and self._pools(point):
+                return self._averaged(point, outputs)
             return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
 
         return routed
+
+    def _pools(self, point: Point) -> bool:
+        fixed = self.groups[point.group].fixed
+        return fixed is None and self.scheme.activation_bits(point.path) == 8
+
+    def _averaged(self, point: Point, x):
+        i = self.index[point.group]
+        on = tf.logical_and(self.active.value > 0, self.seen[i].value > 0)
+        return tf.where(on, rounded_average(x, self.low[i].value, self.high[i].value), x)
 
     def _with_weights(self, op, own_kernels, path, call, args, kwargs):
         if not own_kernels:
@@ -198,11 +217,58 @@ class Simulation:
                 variable.assign(value)
         return outputs
 
+    def _integers(self, op, own_kernels):
+        """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
+
+        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel times
+        the batch norm's factor g, and b' the bias of both. Sums below 2^24 are exact in float32.
+        """
+        group = self.points.reads.get(id(op))
+        known = group in self.index and not self.groups[group].fixed
+        plain = isinstance(op, CONTRACTIONS) and len(own_kernels) == 1 and op.compute_dtype == "float32"
+        if not (known and plain and self._rounds(self.groups[group].path)):
+            return None
+        norm, kernel, i = self.points.folds.get(id(op)), own_kernels[0], self.index[group]
+        bits = self.scheme.activation_bits(self.groups[group].path)
+
+        def exact(path, call, args, kwargs):
+            step_in = activation_scale(self.low[i].value, self.high[i].value, bits)
+            w, s_w = integer_weight(kernel.variable.value, kernel.order, kernel.shape, self.scheme.weight_bits(path))
+            mapping = [(kernel.variable, w)]
+            bias = 0.0
+            if op.use_bias:
+                bias = op.bias.value
+                mapping.append((op.bias, tf.zeros_like(bias)))
+            g = 1.0
+            if norm is not None:
+                g = tf.math.rsqrt(norm.moving_variance.value + norm.epsilon)
+                g = g * norm.gamma.value if norm.scale else g
+                bias = (bias - norm.moving_mean.value) * g + (norm.beta.value if norm.center else 0.0)
+            grid = step_in * s_w * tf.maximum(tf.abs(g), 1e-30)
+            with keras.StatelessScope(mapping):
+                acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
+            shift = tf.round(bias / grid)
+            return (acc * tf.sign(g) + shift) * grid if norm is not None else (acc + shift) * grid
+
+        def either(path, call, args, kwargs):
+            def rounded():
+                return exact(path, call, args, kwargs)
+
+            def as_it_is():
+                z = call(*args, **kwargs)
+                return z if norm is None else type(norm).call(norm, z, training=False)
+
+            return tf.cond(tf.logical_and(self.active.value > 0, self.seen[i].value > 0), rounded, as_it_is)
+
+        if norm is not None:
+            self._folded.add(id(norm))
+        return either
+
     def _batch_norm(self, op, call):
         def routed(*args, **kwargs):
             training = kwargs.get("training")
             if not training:
-                return call(*args, **kwargs)
+                return args[0] if id(op) in self._folded else call(*args, **kwargs)
             still = {**kwargs, "training": False}
             return tf.cond(
                 self.frozen_statistics.value > 0, lambda: call(*args, **still), lambda: call(*args, **kwargs)
