@@ -148,8 +148,7 @@ def choose_threshold(
 
     The samples are shuffled and split into k folds. For each fold, importance is computed on the other folds (criteria
     that look at weights alone: once), the units with a score below a candidate threshold are masked, and the metric is
-    measured on the fold. With `m(t)` the mean of the metric over the folds and `m0` that
-    of the model as it is,
+    measured on the fold. With `m(t)` the mean of the metric over the folds and `m0` that of the model as it is,
 
         t* = max {t : m(t) - m0 <= limit}
 
@@ -165,8 +164,8 @@ def choose_threshold(
     Units of groups that can be pruned go, those that the criterion cannot see stay, and of every layer and every slice
     of it the most important one stays. Where blocks have to stay equal, units go together, by the mean of their scores.
     Weights are put back afterwards, also after an error. `surgery.plan_channels(model, threshold=choice.threshold)`,
-    with the same criterion, makes the smaller model. Nothing is trained: fine-tuning afterwards usually gains back more
-    than the tolerance, so the choice is a careful one. Samples that the model was not trained on judge it best.
+    with the same criterion (and data), plans the smaller model. Nothing is trained, so what fine-tuning would gain back
+    is not counted. Give samples that the model was not trained on.
 
     Args:
         model: Sequential or functional.
