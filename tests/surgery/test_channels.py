@@ -372,3 +372,18 @@ def test_mixed_precision_survives(images):
     assert smaller.get_layer("stem").compute_dtype == "float16"
     smaller.compile("sgd", "mse")
     assert np.isfinite(smaller.fit(images, np.zeros((4, 5), "float32"), verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "either `budget` or `threshold`. Received: budget=None, threshold=None"),
+        ({"budget": 0.5, "threshold": 0.1}, "either `budget` or `threshold`"),
+        ({"threshold": float("nan")}, "`threshold` must be a finite number. Received: nan"),
+        ({"threshold": "low"}, "`threshold` must be a finite number"),
+        ({"threshold": True}, "`threshold` must be a finite number"),
+    ],
+)
+def test_a_budget_or_a_threshold(net, options, message):
+    with pytest.raises(BudgetError, match=message):
+        plan_channels(net, **options)

@@ -18,5 +18,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "unit_scores": "scores",
         "Sensitivity": "sweep",
         "sensitivity": "sweep",
+        "ThresholdChoice": "cross_validation",
+        "choose_threshold": "cross_validation",
     },
 )

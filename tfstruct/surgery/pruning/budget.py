@@ -11,6 +11,7 @@ import numpy as np
 from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.blocks import atoms
+from tfstruct.graph.groups import last_units
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 _ALL = (*COSTS, "latency_us")
@@ -74,7 +75,7 @@ def steps_of(
             raise PlanError(f"`exclude` names `{pattern}`, but no layer of that name makes channels.")
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
-    held = _last_ones(graph, scores, min_channels)
+    held = last_units(graph, scores, min_channels)
     found = []
     for place, group in enumerate(groups):
         if any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude):
@@ -119,46 +120,11 @@ def _steps(place, group, removable, most, multiple, scores) -> list[Step]:
     return steps
 
 
-def _last_ones(graph: Graph, scores: np.ndarray, min_channels) -> set[int]:
-    """Units that stay so that no layer, slice or weight is left without a channel: the most important of each.
-
-    A layer keeps its `min_channels`; any other axis keeps one.
-    """
-    parts = graph.units.parts
-    wanted: dict[tuple[int, ...], int] = {}
-    for path, labels in graph.makes.items():
-        if not parts[labels, 1:].any():
-            units = tuple(np.unique(parts[labels, 0]).tolist())
-            # A layer in which one channel is made of several units (a Flatten has none of its own) counts channels.
-            wanted[units] = max(wanted.get(units, 1), _of_path(min_channels, path))
-    seen: set[bytes] = set()
-    for call in graph.calls:
-        for channels in call.outputs:
-            for labels in channels.axes:
-                if labels is None or labels.tobytes() in seen:
-                    continue
-                seen.add(labels.tobytes())
-                if not parts[labels, 1:].any():
-                    wanted.setdefault(tuple(np.unique(parts[labels, 0]).tolist()), 1)
-    held: set[int] = set()
-    frozen = set(graph.units.frozen) | {0}
-    for units, least in sorted(wanted.items(), key=lambda item: len(item[0])):
-        missing = least - sum(u in held or u in frozen for u in units)
-        if missing > 0:
-            spare = sorted((u for u in units if u not in held and u not in frozen), key=lambda u: (-scores[u], u))
-            held.update(spare[:missing])
-    return held
-
-
 def _of(value, group: Group, default, name: str):
     if not isinstance(value, Mapping):
         return value
     chosen = [value[maker] for maker in group.makers if maker in value]
     return min(chosen) if chosen else default
-
-
-def _of_path(value, path: str) -> int:
-    return value.get(path, 1) if isinstance(value, Mapping) else value
 
 
 def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:

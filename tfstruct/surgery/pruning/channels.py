@@ -1,6 +1,7 @@
 """Planning which channels go, and the smaller model."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -17,10 +18,11 @@ from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
 
 def plan_channels(
     model: keras.Model,
-    budget: float | Mapping[str, float],
+    budget: float | Mapping[str, float] | None = None,
     criterion: str | Callable = "l2",
     scope: str = "global",
     *,
+    threshold: float | None = None,
     round_to: int | Mapping[str, int] | None = None,
     min_channels: int | Mapping[str, int] = 1,
     max_ratio: float | Mapping[str, float] = 1.0,
@@ -32,18 +34,21 @@ def plan_channels(
     latency: Callable[[keras.Model], float] | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Decides which channels of a model go so that it meets a budget; builds nothing.
+    """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
 
     The channels of every coupled group are ranked by importance. Steps, each one allowed width less in one group, are
     put in one order (`scope="global"`: by importance across groups; `"local"`: all groups lose the same share), and the
     shortest prefix that meets the whole budget is found by bisection on the virtual graph. So the budget is met, and
-    one step fewer would not meet it.
+    one step fewer would not meet it. With a threshold all steps go whose channels, or their mean where several have to
+    go together, are less important than it.
 
     Args:
         model: a Sequential or functional model.
         budget: a share in (0, 1): that share of the channels of every prunable group goes. Or a dict over `macs`,
             `params`, `tflite_bytes` (of the int8 file, an upper bound), `peak_memory` (bytes of int8 activations) and
             `latency_us`: up to 1 the fraction of the original that may stay, above 1 an absolute figure; all are met.
+        threshold: instead of a budget: importance in the units of `criterion`, `reduction` and `normalization`, for
+            example from `tfstruct.analyze.choose_threshold` with the same three.
         criterion, data, loss, reduction, normalization, seed: of `tfstruct.analyze.importance`.
         scope: `"global"` or `"local"`.
         round_to: kept widths are multiples of it, for example 8; a dict by type of layer, `{"Conv2D": 8, "Dense": 4}`.
@@ -54,14 +59,16 @@ def plan_channels(
 
     Raises:
         ModelError: the model has no graph, such as a subclassed one.
-        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable.
+        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
+            budget nor a threshold, or both.
         PlanError: an option that is out of range or names no layer.
     """
     _check_options(scope, round_to, min_channels, max_ratio)
+    _check_threshold(budget, threshold)
     shared = isinstance(budget, (int, float)) and not isinstance(budget, bool)
     if shared and not 0 < budget < 1:
         raise BudgetError(f"A share as `budget` must be in (0, 1). Received: {budget}.")
-    names = () if shared else tuple(budgets.named(budget))
+    names = () if shared or budget is None else tuple(budgets.named(budget))
     if "latency_us" in names and latency is None:
         raise BudgetError(
             "A budget of `latency_us` needs `latency=`: a function from a model to its microseconds on the device, for "
@@ -77,7 +84,9 @@ def plan_channels(
     steps = budgets.steps_of(graph, found, scores, round_to, min_channels, max_ratio, exclude)
     everything, whole = Costs(graph), np.ones(graph.units.count, bool)
     before = _known_costs(everything, whole)
-    if shared:
+    if threshold is not None:
+        chosen = [step for own in steps for step in own if step.score < threshold]
+    elif shared:
         chosen = budgets.local_share(found, steps, float(budget))
     else:
         costs = Costs(graph, [name for name in names if name in budgets.COSTS])
@@ -90,7 +99,8 @@ def plan_channels(
     if "latency_us" in before:
         after["latency_us"] = measured
     settings = {
-        "budget": float(budget) if shared else dict(budget),
+        "budget": dict(budget) if isinstance(budget, Mapping) else budget,
+        "threshold": None if threshold is None else float(threshold),
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
         "scope": scope, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
         "exclude": list(exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
@@ -145,6 +155,14 @@ def _without(graph, steps) -> np.ndarray:
     for step in steps:
         keep[list(step.units)] = False
     return keep
+
+
+def _check_threshold(budget, threshold) -> None:
+    if (budget is None) == (threshold is None):
+        raise BudgetError(f"Give either `budget` or `threshold`. Received: budget={budget!r}, threshold={threshold!r}.")
+    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and math.isfinite(threshold)):
+        raise BudgetError(f"`threshold` must be a finite number. Received: {threshold!r}.")
 
 
 def _check_options(scope, round_to, min_channels, max_ratio) -> None:
