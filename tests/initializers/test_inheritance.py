@@ -69,15 +69,21 @@ def test_of_the_same_widths_it_is_a_copy():
 
 
 def test_parts_of_a_concatenation_keep_their_own_widths():
-    teacher, student = randomized(residual()), residual(joined=(5, 3), prefix="s_")
+    # The grouped convolution reads rows of 8 channels in the teacher (all of part0 and two of part1, the rest of
+    # part1), of 5 in the student (all of part0 and one of part1, the rest).
+    teacher, student = randomized(residual()), residual(joined=(4, 6), prefix="s_")
     taken = inherit(student, teacher)
-    assert len(taken["part0"]) == 5 and len(taken["part1"]) == 3
+    assert len(taken["part0"]) == 4 and len(taken["part1"]) == 6
     assert taken["whole"] == [*taken["part0"], *(6 + i for i in taken["part1"])]
-    norm = (
-        sum(np.square(teacher.get_layer(name).kernel.numpy()).sum(axis=(0, 1, 2)) ** 0.5 for name in ("part1",))
-        + np.square(teacher.get_layer("whole").kernel.numpy()[..., 6:]).sum(axis=(0, 1, 2)) ** 0.5
-    )
-    assert taken["part1"] == sorted(np.argsort(norm)[-3:].tolist())
+    norms = [np.sqrt(np.square(teacher.get_layer(n).kernel.numpy()).sum(axis=(0, 1, 2))) for n in ("part1", "whole")]
+    norm = norms[0] + norms[1][6:]
+    rows = [norm[:2].argmax(), *(2 + np.argsort(norm[2:])[-5:])]
+    assert taken["part1"] == sorted(int(i) for i in rows)
+
+
+def test_rows_of_blocks_that_the_teacher_does_not_have():
+    with pytest.raises(ModelError, match=r"The student has 1 channels around `.*`, the teacher 0 in their place"):
+        inherit(residual(joined=(5, 3)), residual())
 
 
 def test_by_data():
@@ -95,7 +101,7 @@ def test_by_data():
         (lambda: residual(32), "The student has 32 channels around `stem`, the teacher 16"),
         (
             lambda: residual(classes=3),
-            "1 channels narrower at `logits` than the teacher can be: the model",
+            "1 channels narrower around `logits` than the teacher, where 0 can go: the model",
         ),
         (lambda: residual(kernel=5), r"`depthwise` of the student has weights of shapes \[\(5, 5, 24, 1\)"),
         (

@@ -64,6 +64,16 @@ def test_faults_are_named():
     assert "`d1` puts out numbers that are not finite" in describe(broken, X).findings
 
 
+def test_a_softmax_at_the_end_has_its_gradient():
+    model = keras.Sequential([keras.Input((32,)), layers.Dense(8, "relu"), layers.Dense(4, "softmax")])
+    model.compile(loss="sparse_categorical_crossentropy")
+    y = np.arange(64) % 4
+    found = describe(model, (X, y))
+    wanted = np.where(np.arange(4) == y[:, None], -1 / model.predict(X, verbose=0), 0)
+    assert found.gradients[1] == pytest.approx(wanted.var(), rel=1e-4)
+    assert found.findings == ()
+
+
 def test_dropout_leaves_its_state():
     model = keras.Sequential([keras.Input((32,)), layers.Dense(8), layers.Dropout(0.5, seed=1), layers.Dense(2)])
     first = describe(model, X)

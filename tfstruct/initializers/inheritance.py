@@ -9,9 +9,8 @@ import numpy as np
 from tfstruct.analyze import unit_scores
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, groups, rebuild, trace
-from tfstruct.graph.blocks import atoms
 
-# Where a unit's channels are found: places of weights' and tensors' axes, the same in both models.
+# Where a unit's channels are found: axes of weights and tensors, rows of blocks; the same in both models.
 Signature = frozenset[tuple]
 
 
@@ -78,7 +77,7 @@ def _same_calls(taught: Graph, teaching: Graph) -> None:
 
 
 def _signatures(graph: Graph) -> list[Signature]:
-    """For each unit, every axis of a weight or a tensor that it is on."""
+    """For each unit, every axis of a weight or a tensor that it is on, and its row in grouped layers' channels."""
     places: list[set[tuple]] = [set() for _ in range(graph.units.count)]
     for number, call in enumerate(graph.calls):
         weights = {id(v): i for i, v in enumerate(_weights(call))}
@@ -97,39 +96,43 @@ def _signatures(graph: Graph) -> list[Signature]:
         for *key, labels in axes:
             for unit in graph.units.of(labels).tolist():
                 places[unit].add(tuple(key))
+    for number, block in enumerate(graph.units.blocks):
+        for row, units in enumerate(block.tolist()):
+            for unit in units:
+                places[unit].add((len(graph.calls), number, row))
     return [frozenset(found) for found in places]
 
 
 def _chosen(taught: Graph, teaching: Graph, scores: np.ndarray) -> np.ndarray:
-    """The teacher's units that stay, boolean: of each signature as many as the student has."""
-    signatures = _signatures(teaching)
-    wanted, here = Counter(_signatures(taught)[1:]), Counter(signatures[1:])
-    makers = {unit: group.name for group in groups(teaching) for unit in group.units.tolist()}
-    named = {signatures[unit]: name for unit, name in makers.items()}
-    for signature in set(wanted) | set(here):
-        if wanted[signature] > here[signature]:
-            where = named.get(signature) or _where(taught, signature)
-            raise ModelError(
-                f"The student has {wanted[signature]} channels around `{where}`, the teacher {here[signature]}: it "
-                "cannot inherit more than there are. Make the student narrower there, or of the same architecture."
-            )
-    surplus = {signature: here[signature] - wanted[signature] for signature in here}
+    """The teacher's units that stay, boolean: of each signature as many as the student has, the most important."""
+    wanted = Counter(_signatures(taught)[1:])
+    units: dict[Signature, list[int]] = {signature: [] for signature in wanted}
+    for unit, signature in enumerate(_signatures(teaching)):
+        if unit:
+            units.setdefault(signature, []).append(unit)
+    group_of = {unit: group for group in groups(teaching) for unit in group.units.tolist()}
     keep = np.ones(teaching.units.count, bool)
-    for group in groups(teaching):
-        for atom in atoms(group.free, group.blocks, scores):
-            need = Counter(signatures[unit] for unit in atom)
-            if all(surplus[signature] >= count for signature, count in need.items()):
-                keep[atom] = False
-                for signature, count in need.items():
-                    surplus[signature] -= count
-        left = {signatures[unit]: surplus[signatures[unit]] for unit in group.units.tolist()}
-        if any(left.values()):
+    for signature, own in units.items():
+        count, group = wanted[signature], group_of.get(own[0]) if own else None
+        name = group.name if group else _where(taught if own == [] else teaching, signature)
+        if count > len(own):
             raise ModelError(
-                f"The student is {sum(left.values())} channels narrower at `{group.name}` than the teacher can be"
-                f"{f': {group.reason}' if group.reason else ', as blocks of channels have to stay equal'}."
+                f"The student has {count} channels around `{name}`, the teacher {len(own)} in their place: it cannot "
+                "inherit more than there are. Make the student narrower there, or of the same architecture."
             )
+        free = set(group.free.tolist()) if group else set()
+        ranked = sorted((u for u in own if u in free), key=lambda u: (scores[u], -u))
+        gone = len(own) - count
+        if gone > len(ranked):
+            reason = group.reason if group else "nothing can go there"
+            raise ModelError(
+                f"The student is {gone} channels narrower around `{name}` than the teacher, where {len(ranked)} can "
+                f"go: {reason}."
+            )
+        keep[ranked[:gone]] = False
     return keep
 
 
 def _where(graph: Graph, signature: Signature) -> str:
-    return graph.calls[min(signature)[0]].path if signature else graph.model.name
+    first = min(signature)[0] if signature else len(graph.calls)
+    return graph.calls[first].path if first < len(graph.calls) else graph.model.name

@@ -166,6 +166,8 @@ def _measured(graph: Graph, flat, target, training) -> list[tuple[str, float, fl
     seen, values = [], {}
 
     def visit(call, outputs):
+        # Keras would take a loss past a softmax, from the logits that it finds on the tensor.
+        outputs[:] = [tf.identity(value) for value in outputs]
         for channels, value in zip(call.outputs, outputs, strict=True):
             values[channels.key] = value
         floats = keras.backend.standardize_dtype(outputs[0].dtype).startswith(("float", "bfloat"))
