@@ -70,7 +70,7 @@ def test_going_on_from_a_file(row, tmp_path):
 @pytest.mark.parametrize(
     "row, way",
     [
-        pytest.param(row, way, marks=[pytest.mark.slow] if way in ("jit", "mirrored") and row == "Mean" else [])
+        pytest.param(row, way, marks=[pytest.mark.slow] if way != "fit" and row == "Mean depthwise" else [])
         for row in OURS
         for way in contracts.WAYS
     ],
