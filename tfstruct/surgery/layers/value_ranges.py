@@ -80,7 +80,11 @@ def _range(call: Call, came: Sequence[Range]) -> Range:
     if not came or (is_training_only(op) and call.argument("training")):
         return ANY
     lows, highs = zip(*came, strict=True)
-    if is_training_only(op) or kind in _MOVING or (kind is layers.UpSampling2D and op.interpolation in ("nearest", "bilinear")):
+    if (
+        is_training_only(op)
+        or kind in _MOVING
+        or (kind is layers.UpSampling2D and op.interpolation in ("nearest", "bilinear"))
+    ):
         return min(lows), max(highs)
     if kind in _PADDING:
         return min(0.0, lows[0]), max(0.0, highs[0])
