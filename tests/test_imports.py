@@ -24,7 +24,7 @@ ALLOWED = {
     "schedules": {"errors"},
     "optimizers": {"errors", "graph", "analyze", "schedules"},
     "regularizers": {"errors", "graph"},
-    "layers": {"errors", "schedules"},
+    "layers": {"errors", "graph", "schedules"},
     "initializers": {"errors", "graph", "analyze"},
     "callbacks": {"errors", "files", "masks", "schedules", "graph", "analyze", "surgery"},
     "demo": {"surgery"},

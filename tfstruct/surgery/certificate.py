@@ -1,6 +1,8 @@
 """How far two models are apart on random inputs."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -77,8 +79,22 @@ def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
     structure = getattr(model, "_functional", model)._inputs_struct
     given = keras.tree.pack_sequence_as(structure, [keras.ops.convert_to_tensor(x) for x in flat])
-    outputs = keras.tree.flatten(model(given, training=False))
+    with _not_drawing(model):
+        outputs = keras.tree.flatten(model(given, training=False))
     return [keras.ops.convert_to_numpy(x).astype(np.float64) for x in outputs]
+
+
+@contextlib.contextmanager
+def _not_drawing(model: keras.Model) -> Iterator[None]:
+    """Layers that draw random numbers in inference (`tfstruct.layers.MonteCarloDropout`) do not, while it is open."""
+    found = [x for x in model._flatten_layers() if getattr(x, "active_in_inference", False) is True]
+    try:
+        for layer in found:
+            layer.active_in_inference = False
+        yield
+    finally:
+        for layer in found:
+            layer.active_in_inference = True
 
 
 def _coarsest(graph: Graph) -> float:
