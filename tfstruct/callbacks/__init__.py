@@ -4,5 +4,9 @@ from tfstruct import lazy
 
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
-    {},
+    {
+        "AdaptiveBatchSize": "adaptive_batch_size",
+        "LearningRateFinder": "learning_rate_finder",
+        "RangeTest": "range_test",
+    },
 )
