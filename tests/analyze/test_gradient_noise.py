@@ -2,6 +2,7 @@ import contracts
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfstruct.analyze import gradient_noise_scale
 from tfstruct.errors import DataError, ModelError
@@ -51,31 +52,21 @@ def test_estimates_have_no_bias():
     """In the mean over many small draws, where each one alone is far off."""
     norm, variance = exact(5, 2.0, 0.7)
     draws = []
-    for seed in range(150):
-        model, x, y = regression(samples=32, seed=seed) if seed == 0 else (model, *redraw(model, seed))
-        draws.append(gradient_noise_scale(model, x, y, batch_size=4, groups=2))
+    for seed in range(60):
+        draws.append(gradient_noise_scale(*regression(samples=32, seed=seed), batch_size=4, groups=2))
     for name, truth in (("squared_norm", norm), ("variance", variance)):
         values = np.array([getattr(one, name) for one in draws])
         assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(len(values)), name
 
 
-def redraw(model, seed):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(32, 5)).astype("float32")
-    y = x @ (model.get_weights()[0] - 0.7) + 2.0 * rng.normal(size=(32, 1))
-    return x, y.astype("float32")
-
-
 def test_standard_error_is_the_scatter_of_estimates():
-    found = [gradient_noise_scale(*regression(samples=1024, seed=seed), batch_size=8) for seed in range(25)]
+    found = [gradient_noise_scale(*regression(samples=1024, seed=seed), batch_size=8) for seed in range(12)]
     scatter = np.std([one.scale for one in found])
     assert 0.5 < np.mean([one.standard_error for one in found]) / scatter < 2
 
 
 @pytest.mark.parametrize("way", contracts.WAYS)
 def test_ways(way, second_device):
-    import tensorflow as tf
-
     model = contracts.built(contracts.network, way)
     x, y = contracts.data()
     before = [keras.ops.convert_to_numpy(v) for v in model.variables]

@@ -176,7 +176,7 @@ def test_plot(schedule, tmp_path):
     figure = schedules.plot(schedule, 50, tmp_path / "rate.png")
     x, y = figure.axes[0].lines[0].get_data()
     assert list(x) == list(range(51))
-    np.testing.assert_array_equal(y, [float(schedule(i)) for i in range(51)])
+    np.testing.assert_allclose(y, [float(schedule(i)) for i in range(51)], rtol=1e-5, atol=1e-8)
     assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
 
 

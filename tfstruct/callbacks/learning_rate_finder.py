@@ -111,9 +111,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         if self._stopped is not None:
             return
         if "loss" not in (logs or {}):
-            raise DataError(
-                f"LearningRateFinder needs `loss` among the logs of a step. Received: {sorted(logs or {})}."
-            )
+            raise DataError(f"LearningRateFinder needs `loss` in the logs of a step. Received: {sorted(logs or {})}.")
         self._held.append(float(logs["loss"]))
         if len(self._held) < self._hold and np.isfinite(self._held[-1]):
             return
