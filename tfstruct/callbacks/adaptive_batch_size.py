@@ -23,8 +23,9 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
 
     A callback cannot change the batches of data that `fit` already holds, so it gives them to `fit` itself: `data`
     makes one `tf.data.Dataset` of arrays, of a batched dataset or of a `PyDataset`, which asks for the size whenever
-    an epoch begins; the callback ends the epoch with its last batch. Every sample is in exactly one batch of an epoch, the last of which may be smaller. The batch
-    dimension is open, so the training step is not traced again (XLA, `jit_compile=True`, compiles for each size).
+    an epoch begins; the callback ends the epoch with its last batch. Every sample is in exactly one batch of an epoch,
+    the last of which may be smaller. The batch dimension is open, so the training step is not traced again (XLA,
+    `jit_compile=True`, compiles for each size).
 
     When the size goes from b to c, the learning rate is multiplied by c / b (`learning_rate_rule="linear"`, Goyal et
     al. 2017, arXiv:1706.02677), by sqrt(c / b) (`"sqrt"`, Krizhevsky 2014, arXiv:1404.5997) or stays (None). To
@@ -33,9 +34,10 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
 
     Policies:
         `"plateau"`: size * factor where `monitor` has not fallen by more than `min_delta` for `patience` epochs.
-        `"noise_scale"`: after each epoch the gradient noise scale (`analyze.gradient_noise_scale`, as in training, on `noise_samples`
-            samples, in 64 batches; tr(Sigma) and |G|^2 averaged over epochs, weights 1/2, 1/4, ...) is compared with
-            the size, which moves by one `factor` towards it where it is off by more than sqrt(factor).
+        `"noise_scale"`: after each epoch the gradient noise scale (`analyze.gradient_noise_scale`, as in training, on
+            `noise_samples` samples in 64 batches; tr(Sigma) and |G|^2 averaged over epochs, weights 1/2, 1/4, ...)
+            is compared with the size, which moves by one `factor` towards it where it is off by more than
+            sqrt(factor).
         {epoch: size}: the size from that epoch on; `initial` before.
         epoch -> size: a function.
         a `LearningRateSchedule` in epochs, the decay that is replaced: size = initial * schedule(0) / schedule(epoch)
@@ -269,8 +271,8 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
 
 
 _OTHER_DATA = (
-    "Expected fit(adaptive.data(x, y), callbacks=[adaptive]) without steps_per_epoch. Received other data for `fit`, or "
-    "steps_per_epoch."
+    "Expected fit(adaptive.data(x, y), callbacks=[adaptive]) without steps_per_epoch. Received other data for `fit`, "
+    "or steps_per_epoch."
 )
 
 
