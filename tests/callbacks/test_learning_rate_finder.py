@@ -22,7 +22,7 @@ def assert_same(before, after):
         np.testing.assert_array_equal(a, b, err_msg=path)
 
 
-def tested(model, finder, epochs=10, **options):
+def searched(model, finder, epochs=10, **options):
     x, y = contracts.data()
     options = {"batch_size": contracts.BATCH, "verbose": 0, "shuffle": False, **options}
     return model.fit(x, y, epochs=epochs, callbacks=[finder], **options)
@@ -52,7 +52,7 @@ def test_everything_is_as_before(optimizer):
         contracts.go_on(model, epochs=1)
     before = state(disturbed)
     test = finder()
-    tested(disturbed, test)
+    searched(disturbed, test)
     assert disturbed.optimizer._learning_rate is rate
     assert_same(before, state(disturbed))
     assert test.report.rates[-1] > 0.1 and test.suggestion is not None
@@ -65,7 +65,7 @@ def test_rates_and_losses_are_those_of_the_batches():
     """Against a loop that sets each rate by hand."""
     model, by_hand = contracts.network(), contracts.network()
     test = finder(steps=10, highest=1e-2)
-    tested(model, test, epochs=3)
+    searched(model, test, epochs=3)
     rates = 1e-5 * (1e-2 / 1e-5) ** (np.arange(10) / 9)
     np.testing.assert_allclose(test.report.rates, rates, rtol=1e-6)
     x, y = contracts.data()
@@ -150,7 +150,7 @@ def test_ways(way, optimizer, second_device):
     contracts.go_on(model)
     before = state(model)
     test = finder()
-    tested(model, test)
+    searched(model, test)
     assert_same(before, state(model))
     assert test.suggestion is not None
     losses = contracts.go_on(model, epochs=4)
@@ -162,14 +162,13 @@ def test_ways(way, optimizer, second_device):
 def test_rates_are_held_for_an_update_and_an_execution():
     model = contracts.network(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=4))
     test = finder(steps=10, highest=1.0)
-    before = None
-    tested(model, test, epochs=10)
+    searched(model, test, epochs=10)
     assert len(test.report.rates) == 10
-    assert int(model.optimizer.iterations) == 0 and before is None
+    assert int(model.optimizer.iterations) == 0
     model = contracts.network(steps_per_execution=2)
-    tested(model, finder(steps=10, highest=1.0), epochs=5)
+    searched(model, finder(steps=10, highest=1.0), epochs=5)
     with pytest.raises(ValueError, match=r"Expected at least 10 batches .* Received: 2 in each of 4 .*epochs=5"):
-        tested(model, finder(steps=10), epochs=4)
+        searched(model, finder(steps=10), epochs=4)
 
 
 def test_fit_goes_on_with_data_of_unknown_length():
@@ -189,7 +188,7 @@ def test_report(tmp_path):
     assert test.suggestion is None
     with pytest.raises(ValueError, match="Expected a test to plot"):
         test.plot()
-    tested(contracts.network(), test)
+    searched(contracts.network(), test)
     report = test.report
     assert report.suggestion == report.divergence / 10
     assert f"Suggestion: {report.suggestion:.2g}, a tenth of where the loss diverges" in " ".join(str(report).split())
@@ -218,4 +217,4 @@ def test_bad_arguments(message, arguments):
 
 def test_too_few_batches():
     with pytest.raises(ValueError, match=r"Expected at least 40 batches .* Received: 4 in each of 2 epochs.*epochs=10"):
-        tested(contracts.network(), finder(), epochs=2)
+        searched(contracts.network(), finder(), epochs=2)

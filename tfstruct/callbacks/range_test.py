@@ -50,7 +50,7 @@ class RangeTest:
         """A `rich.table.Table` of some of the steps, the last among them."""
         from rich.table import Table
 
-        table = Table(title="learning-rate range test", caption=self._words(), header_style="bold")
+        table = Table(title="learning-rate range test", header_style="bold")
         for column in ("step", "learning rate", "loss", "smoothed"):
             table.add_column(column, justify="right")
         last = len(self.rates) - 1
@@ -64,7 +64,7 @@ class RangeTest:
 
         buffer = io.StringIO()
         Console(file=buffer, width=80, color_system=None).print(self.table())
-        return buffer.getvalue().rstrip("\n")
+        return buffer.getvalue() + self._words()
 
     def plot(self, path=None):
         """Draws loss against learning rate and marks the suggestion. Needs matplotlib.
