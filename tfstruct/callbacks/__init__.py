@@ -8,5 +8,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Compressor": "compressor",
         "Prune": "prune",
         "SparsityReport": "sparsity_report",
+        "AdaptiveBatchSize": "adaptive_batch_size",
+        "LearningRateFinder": "learning_rate_finder",
+        "RangeTest": "range_test",
     },
 )
