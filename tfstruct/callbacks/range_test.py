@@ -128,7 +128,8 @@ def read(rates, losses, width: float, stopped: str, method: str) -> RangeTest:
         if lowest >= 2 and smooth[0] - smooth[lowest] > max(4 * noise, 1e-6 * abs(start)):
             slope = np.gradient(smooth[: lowest + 1], np.log(rates[: lowest + 1]))
             steepest = float(rates[int(np.argmin(slope))])
-        above = np.flatnonzero(smooth[lowest:] > max(start, smooth[0]) + 4 * noise)
+        # Half of the first loss is beyond noise, however much the batches scatter.
+        above = np.flatnonzero(smooth[lowest:] > max(start, smooth[0]) + min(4 * noise, abs(start) / 2))
         if len(above):
             divergence = float(rates[lowest + above[0]])
     if divergence is None and end < len(losses):
