@@ -21,11 +21,10 @@ def checked_beta(name: str, value) -> float:
 
 def checked_positive(name: str, value, zero: bool = False) -> float:
     """A finite number above 0, or with `zero` one that is not negative."""
-    low = value >= 0 if zero and isinstance(value, numbers.Real) else isinstance(value, numbers.Real) and value > 0
-    if not low or not value < float("inf"):
-        raise ValueError(
-            f"`{name}` must be a finite number, {'0 or larger' if zero else 'above 0'}. Received: {value!r}."
-        )
+    right = isinstance(value, numbers.Real) and 0 <= value < float("inf") and (zero or value > 0)
+    if not right:
+        least = "0 or larger" if zero else "above 0"
+        raise ValueError(f"`{name}` must be a finite number, {least}. Received: {value!r}.")
     return float(value)
 
 

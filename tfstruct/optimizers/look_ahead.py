@@ -49,10 +49,10 @@ class Lookahead(Wrapper):
         slow = [self._slow[self._get_variable_index(v)] for v in variables]
         variables = [v for v, s in zip(variables, slow, strict=True) if s is not None]
         slow = [s for s in slow if s is not None]
-        count = ops.convert_to_tensor(self.iterations)
+        count = ops.cast(self.iterations, "int32")
         before = read(variables)
         super().around(grads, variables)
-        after = ops.convert_to_tensor(self.iterations)
+        after = ops.cast(self.iterations, "int32")
         sync = ops.logical_and(after != count, after % self.sync_period == 0)
         start = [ops.where(count == 0, w, s) for w, s in zip(before, read(slow), strict=True)]
         fast = read(variables)

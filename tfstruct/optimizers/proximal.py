@@ -48,6 +48,7 @@ class OnKernels(Penalty):
     """
 
     _left_out: tuple[str, ...] = ()
+    _least_rank = 0
 
     def __init__(self, variables: Sequence[str] | None = None):
         if isinstance(variables, str):
@@ -69,11 +70,7 @@ class OnKernels(Penalty):
         self._indices = [i for i, path in enumerate(paths) if any(part in path for part in self.variables)]
         flat = [paths[i] for i in self._indices if len(variables[i].shape) < self._least_rank]
         if flat:
-            raise ValueError(
-                f"{type(self).__name__} needs kernels of rank {self._least_rank} or more. Received: {flat[0]}."
-            )
-
-    _least_rank = 0
+            raise ValueError(f"{type(self).__name__} needs weights of rank 2 or more. Received: {flat[0]}.")
 
     def prox(self, values, step_size):
         values = list(values)

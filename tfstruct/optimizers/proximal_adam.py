@@ -16,9 +16,9 @@ class ProximalAdam(ProximalStep, Adam):
     ```
 
     The metric of the prox is the plain one, with `learning_rate` as its step, and not Adam's diagonal
-    `sqrt(v) + epsilon`: the penalty is decoupled from the gradient's scale as AdamW decouples weight decay. The reasons:
-    a norm over a group has no closed prox in a diagonal metric, one rule should serve all penalties, and weights with
-    small gradients are not thresholded out for that alone. What follows: `strength` is compared with Adam's normalized
+    `sqrt(v) + epsilon`: the penalty is decoupled from the gradient's scale as AdamW decouples weight decay. A norm over
+    a group has no closed prox in a diagonal metric, one rule should serve all penalties, and weights with small
+    gradients are not thresholded out for that alone. What follows: `strength` is compared with Adam's normalized
     steps, which are about 1, not with the gradient; at rest `loss + penalty` itself is not at its least. Where that
     counts, use `ProximalSGD`.
 

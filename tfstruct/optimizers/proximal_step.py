@@ -21,7 +21,8 @@ class ProximalStep:
         penalties = [keras.saving.deserialize_keras_object(p) if isinstance(p, dict) else p for p in penalties]
         if not penalties or not all(isinstance(p, Penalty) for p in penalties):
             raise ValueError(
-                f"`penalty` must be an object of tfstruct.optimizers.proximal, or a list of them. Received: {penalty!r}."
+                f"`penalty` must be an object of tfstruct.optimizers.proximal, or a list of them. "
+                f"Received: {penalty!r}."
             )
         self.penalties = tuple(penalties)
 

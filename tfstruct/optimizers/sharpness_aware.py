@@ -57,15 +57,11 @@ class SharpnessAware(Wrapper):
             ValueError: the model is compiled with another optimizer, or has a `train_step` of its own.
         """
         if self._outer(model) is None:
-            raise ValueError(
-                f"`{model.name}` is not compiled with this optimizer: model.compile(optimizer, loss) first."
-            )
+            raise ValueError(f"`{model.name}` is not compiled with this optimizer. Call model.compile first.")
         if type(model).train_step is not keras.Model.train_step:
-            raise ValueError(
-                f"`{model.name}` has a `train_step` of its own. Call optimizer.minimize(loss_fn, variables, state) in it."
-            )
+            raise ValueError(f"`{model.name}` has a `train_step` of its own: call optimizer.minimize in it.")
         model.train_step = functools.partial(self._train_step, model)
-        model.make_train_function(force=True)
+        model.train_function = None
 
     def detach(self, model: keras.Model) -> None:
         """`model.fit` takes Keras's own step again: for another optimizer."""
@@ -105,7 +101,6 @@ class SharpnessAware(Wrapper):
     def _step(self, forward: Callable, variables: list, state: list, outer):
         if not outer.built:
             outer.build(variables)
-        seen = [variable.value for variable in state]
         weights = read(variables)
         seen = read(state)
         result, uphill = _gradients(forward, variables, outer)

@@ -69,17 +69,11 @@ class StructuredSparse(Wrapper):
         **kwargs,
     ):
         super().__init__(optimizer, name=name, **kwargs)
-        # Behind a function, so that Keras does not track what is plain data.
-        self._config = {
-            "warmup_steps": checked_count("warmup_steps", warmup_steps, least=0),
-            "pruning_steps": checked_count("pruning_steps", pruning_steps),
-            "periods": checked_count("periods", periods),
-        }
-        self.warmup_steps, self.pruning_steps, self.periods = self._config.values()
+        self.warmup_steps = checked_count("warmup_steps", warmup_steps, least=0)
+        self.pruning_steps = checked_count("pruning_steps", pruning_steps)
+        self.periods = checked_count("periods", periods)
         if self.periods > self.pruning_steps:
-            raise ValueError(
-                f"`pruning_steps` must be at least `periods`, one step for each. Received: {pruning_steps} and {periods}."
-            )
+            raise ValueError(f"`pruning_steps` must be at least `periods`. Received: {pruning_steps} and {periods}.")
         self.units = units_of(model, groups=groups, removable=True)
         self.zero_channels = self._number(target)
 

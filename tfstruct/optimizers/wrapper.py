@@ -1,7 +1,6 @@
 """What optimizers around another optimizer have in common."""
 
 import keras
-from keras import backend
 
 _INNER = "weight_decay, clipping, EMA, gradient accumulation, loss scaling and the learning rate belong to it"
 
@@ -41,8 +40,7 @@ class Wrapper(keras.optimizers.Optimizer):
         if not len(grads):
             return
         if not self.built:
-            with backend.name_scope(self.name):
-                self.build(list(trainable_variables))
+            self.build(list(trainable_variables))
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         self._check_variables_are_known(variables)
         self.around(list(grads), variables)
@@ -57,6 +55,12 @@ class Wrapper(keras.optimizers.Optimizer):
     @property
     def variables(self):
         return [*self._variables, *self.inner_optimizer.variables]
+
+    def set_weights(self, weights):
+        if not self.built:
+            super().set_weights(weights)  # says what to do
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
 
     @property
     def learning_rate(self):
