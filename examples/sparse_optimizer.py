@@ -41,9 +41,9 @@ def main(epochs: int = 16) -> None:
         model = build()
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps))
         if sparse:
-            # A quarter of the steps to warm up, the next half to bring channels to zero, the rest to settle.
+            # A few steps to warm up, half of them to bring channels to zero, the rest to settle.
             optimizer = optimizers.StructuredSparse(
-                optimizer, model, target=0.5, warmup_steps=steps // 4, pruning_steps=steps // 2, periods=8
+                optimizer, model, target=0.5, warmup_steps=steps // 10, pruning_steps=steps // 2, periods=10
             )
         model.compile(optimizer, "sparse_categorical_crossentropy")
         model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)

@@ -56,7 +56,7 @@ def soft(w, threshold):
 
 
 def filters(w, threshold):
-    norm = np.sqrt((w**2).sum(tuple(range(w.ndim - 1))))
+    norm = np.sqrt((w**2).mean(tuple(range(w.ndim - 1))))  # the norm over the root of the number of weights
     return w * np.maximum(0, 1 - threshold / norm)
 
 

@@ -41,16 +41,16 @@ def test_l1_leaves_biases_and_scales_alone():
 
 
 def test_filters_by_hand_and_numpy():
-    w = keras.Variable([[3.0, 0.3], [4.0, 0.4]], name="kernel")  # filters of norm 5 and 0.5
-    (new,) = proxed(proximal.Filters(1.0), [w], 1.0)
+    w = keras.Variable([[3.0, 0.3], [4.0, 0.4]], name="kernel")  # filters of norm 5 and 0.5; the threshold is 0.5 * 2
+    (new,) = proxed(proximal.Filters(0.5), [w], np.sqrt(2.0))
     np.testing.assert_allclose(new, [[2.4, 0.0], [3.2, 0.0]], rtol=1e-6)
     assert (new[:, 1] == 0).all()
     conv = variable(3, 3, 4, 6)
-    (new,) = proxed(proximal.Filters(5.5), [conv], 1.0)
-    np.testing.assert_allclose(new, filters(conv.numpy(), 5.5), rtol=1e-5, atol=1e-6)
+    (new,) = proxed(proximal.Filters(0.97), [conv], 1.0)
+    np.testing.assert_allclose(new, filters(conv.numpy(), 0.97), rtol=1e-5, atol=1e-6)
     assert 0 < (new == 0).all((0, 1, 2)).sum() < 6
-    (other,) = proxed(proximal.Filters(5.5, axis=-2), [conv], 1.0)
-    expected = np.swapaxes(filters(np.swapaxes(conv.numpy(), -1, -2), 5.5), -1, -2)
+    (other,) = proxed(proximal.Filters(0.97, axis=-2), [conv], 1.0)
+    expected = np.swapaxes(filters(np.swapaxes(conv.numpy(), -1, -2), 0.97), -1, -2)
     np.testing.assert_allclose(other, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -150,7 +150,7 @@ INNER = (("a", "kernel"), ("a", "bias"), ("norm", "gamma"), ("norm", "beta"))
 def test_channel_groups_against_numpy():
     model = residual()
     norms = {
-        (parts, c): np.sqrt(sum((w**2).sum() for w in channel(model, parts, c)))
+        (parts, c): np.sqrt(np.mean(np.concatenate([w.ravel() for w in channel(model, parts, c)]) ** 2))
         for parts, width in ((STREAM, 6), (INNER, 5)) for c in range(width)
     }  # fmt: skip
     before = {key: channel(model, *key) for key in norms}

@@ -1,6 +1,7 @@
 """The channels of a model as sets of weight entries that are zero together: plain data, found again in variables."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import keras
@@ -96,12 +97,15 @@ class BoundUnits:
 
     def __init__(self, units: ChannelUnits, places: tuple[tuple[int, Place], ...]):
         self.units, self.places = units, places
+        # Weights of each unit.
+        self.sizes = np.zeros(units.count)
         rows: list[list[int]] = [[] for _ in range(units.count)]
         start = 0
         for _, place in places:
             for position, unit in enumerate(place.units):
                 if unit >= 0:
                     rows[unit].append(start + position)
+                    self.sizes[unit] += math.prod(units.shapes[place.index]) // len(place.units)
             start += len(place.units)
         # Gathered, not scattered: a sum in one fixed order is the same in every replica.
         self._rows = np.full((len(rows), max(map(len, rows))), start)

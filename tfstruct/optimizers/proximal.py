@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfstruct.analyze.weight_criteria import is_kernel
@@ -105,9 +106,10 @@ class L1(OnKernels):
 
 @keras.saving.register_keras_serializable(package="tfstruct")
 class Filters(OnKernels):
-    """Group soft threshold of every filter: `w_f <- max(0, 1 - step_size * strength / ||w_f||) * w_f`.
+    """Group soft threshold of every filter: `w_f <- max(0, 1 - step_size * strength * sqrt(n_f) / ||w_f||) * w_f`.
 
-    The prox of `strength * sum over filters of ||w_f||`, the L2,1 norm. Biases and batch norms are not part of it:
+    The prox of `strength * sum over filters of sqrt(n_f) * ||w_f||`, the L2,1 norm; n_f, the number of weights in the
+    filter, lets one strength serve layers of all sizes. Biases and batch norms are not part of it:
     `ChannelGroups` takes a channel with all that makes it.
 
     Args:
@@ -115,7 +117,7 @@ class Filters(OnKernels):
         axis: of a kernel, which counts its filters: -1 for Dense and convolutions; kernels of transposed convolutions
             have theirs on -2, those of depthwise ones (left out unless `variables` names them) too.
 
-    Source: Yuan & Lin 2006; Bach et al., arXiv:1108.0775, Section 3.3.
+    Source: Yuan & Lin 2006, "Model selection and estimation in regression with grouped variables".
     """
 
     _left_out = ("depthwise",)
@@ -130,7 +132,8 @@ class Filters(OnKernels):
         rank = len(value.shape)
         others = [i for i in range(rank) if i != self.axis % rank]
         squares = ops.sum(ops.square(value), axis=others, keepdims=True)
-        return value * _shrinkage(squares, step_size * self.strength)
+        size = math.prod(value.shape) / value.shape[self.axis]
+        return value * _shrinkage(squares, step_size * self.strength * math.sqrt(size))
 
     def get_config(self):
         return {**super().get_config(), "strength": self.strength, "axis": self.axis}
@@ -185,12 +188,13 @@ class ChannelGroups(Penalty):
     """Group soft threshold of every channel, over all variables that make it.
 
     ```
-    w_c <- max(0, 1 - step_size * strength / ||w_c||) * w_c
+    w_c <- max(0, 1 - step_size * strength * sqrt(n_c) / ||w_c||) * w_c
     ```
 
     `w_c` is all that makes channel c: its filters in every layer coupled by residual joins or depthwise kernels, their
-    biases, and gamma and beta of its batch norms. At zero, the channel is zero in the whole model, and `surgery.shrink`
-    removes it. The prox of `strength * sum over channels of ||w_c||`.
+    biases, and gamma and beta of its batch norms; n_c counts these weights, so that one strength serves all layers. At
+    zero, the channel is zero in the whole model, and `surgery.shrink` removes it. The prox of
+    `strength * sum over channels of sqrt(n_c) * ||w_c||` (Yuan & Lin 2006).
 
     Args:
         model: Sequential or functional; the model that will be trained. Read now: layers frozen later do not fit.
@@ -214,7 +218,8 @@ class ChannelGroups(Penalty):
 
     def prox(self, values, step_size):
         squares = self._bound.total(self._bound.by_channel(values))
-        return self._bound.scaled(values, _shrinkage(squares, ops.cast(step_size, squares.dtype) * self.strength))
+        threshold = ops.cast(step_size, squares.dtype) * self.strength * np.sqrt(self._bound.sizes).astype("float32")
+        return self._bound.scaled(values, _shrinkage(squares, threshold))
 
     def get_config(self):
         return {"model": self.units.to_config(), "strength": self.strength}
