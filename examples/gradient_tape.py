@@ -57,7 +57,7 @@ def main(epochs: int = EPOCHS) -> None:
         "tfstruct Momentum": lambda model: optimizers.Momentum(0.5, beta=0.9),
         "tfstruct ProximalAdam, L1": lambda model: optimizers.ProximalAdam(proximal.L1(0.3), 3e-3),
         "tfstruct ProximalAdam, channel groups": lambda model: optimizers.ProximalAdam(
-            proximal.ChannelGroups(model, 0.1), 3e-3
+            proximal.ChannelGroups(model, 0.3), 3e-3
         ),
     }
     for name, make in choices.items():
