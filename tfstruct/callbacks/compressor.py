@@ -148,16 +148,17 @@ class Compressor(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         self._open = None
+        # With steps_per_execution there are several at once; Keras counts the last ones of an epoch as if all were.
+        batch = min(batch, (self.params.get("steps") or batch + 1) - 1)
         if batch > self._batch:
-            self.step(batch - self._batch)  # with steps_per_execution more than one
+            self.step(batch - self._batch)
             self._batch = batch
         self._log(logs)
 
     def _catch_up(self) -> None:
         # A callback before this one saves after a batch: the optimizer has made a step that was not counted yet.
         if self._open is not None:
-            last = self._open + self._attached.steps_per_execution - 1
-            self.on_train_batch_end(min(last, (self.params.get("steps") or last + 1) - 1))
+            self.on_train_batch_end(self._open + self._attached.steps_per_execution - 1)
 
     def on_test_end(self, logs=None) -> None:
         if self._attached is not None and logs:
