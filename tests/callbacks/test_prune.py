@@ -496,7 +496,11 @@ def test_bad_settings(make, kind, message):
         (lambda: Prune(0.5, "block", block=(5, 2)), ModelError, r"one/kernel: its 8 x 12 matrix does not divide"),
         (lambda: Prune(0.5, layers="three"), ModelError, "has no layer three"),
         (lambda: Prune(0.5, criterion="gradient", data=data()[0]), DataError, "need labels"),
-        (lambda: Prune(0.5, criterion=lambda w: np.zeros(3)), ValueError, r"must return shape \(8, 12\) for one/kernel"),
+        (
+            lambda: Prune(0.5, criterion=lambda w: np.zeros(3)),
+            ValueError,
+            r"must return shape \(8, 12\) for one/kernel",
+        ),
         (lambda: Prune(0.5, criterion=lambda w: w.numpy() * np.nan), ModelError, "not finite: training has diverged"),
     ],
 )

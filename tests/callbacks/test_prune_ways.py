@@ -1,7 +1,7 @@
 """`Prune` by hand, on two replicas, and what is left of the zeros in files."""
 
-import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -100,9 +100,7 @@ def test_step_inside_a_traced_function_is_an_error():
     assert prune.steps == 0
 
 
-@pytest.mark.parametrize(
-    "criterion", ["magnitude", "movement", pytest.param("gradient", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_two_replicas(second_device, tmp_path, criterion):
     with two_replicas().scope():
         model = network(keras.optimizers.SGD(0.1))
@@ -127,6 +125,32 @@ def test_two_replicas(second_device, tmp_path, criterion):
         fit(alone, again)
         for a, b in zip(values(model), values(alone), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_by_hand(tmp_path):
+    """MultiWorkerMirroredStrategy: Keras 3.15's own `fit` fails under it, a loop of one's own does not."""
+    here = pathlib.Path(__file__).parent
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("localhost", 0))
+        port = one.getsockname()[1]
+        two.bind(("localhost", port + 1))
+    environment = {**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here.parent}:{here}", "CUDA_VISIBLE_DEVICES": "-1"}
+    files = [tmp_path / f"{index}.npz" for index in range(2)]
+    started = [
+        subprocess.Popen([sys.executable, here / "worker.py", str(port), str(index), file], env=environment)
+        for index, file in enumerate(files)
+    ]
+    assert [worker.wait(300) for worker in started] == [0, 0]
+    model, prune = network(keras.optimizers.SGD(0.1)), Prune(schedule(), frequency=3, criterion="movement")
+    fit(model, prune)
+    with np.load(files[0]) as first, np.load(files[1]) as second:
+        for name in first.files:
+            np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_array_equal(first["history"], np.array(prune.report.history))
+        for i, (mask, w) in enumerate(zip(prune._saved, values(model), strict=True)):
+            np.testing.assert_array_equal(first[f"arr_{i}"], mask)
+            np.testing.assert_allclose(first[f"arr_{2 + 2 * i}"], w, atol=1e-5)
 
 
 # Afterwards

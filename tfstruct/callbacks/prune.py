@@ -26,6 +26,10 @@ class Prune(Compressor):
     between, the mask is the weight's constraint, so the optimizer applies it within its own step. No layer is wrapped,
     and the saved model is plain Keras.
 
+    All replicas have the same masks: in `fit` and by hand under `MirroredStrategy`, by hand under
+    `MultiWorkerMirroredStrategy`, where `fit` of Keras 3.15 fails by itself. With `steps_per_execution` masks are
+    chosen at the first step that is seen after they are due.
+
     The logs get `sparsity`, at the end of an epoch also `sparsity/<weight>` for each weight: in the History, and in
     `TensorBoard` or `CSVLogger` if they stand after this callback in the list.
 
