@@ -180,11 +180,10 @@ def test_embedding_rows_are_inputs():
 )
 def test_einsum_by_matrix_products(equation, shape, data, sums):
     x, view, wanted = only(L.EinsumDense(equation, shape), data)
-    taps, inputs, outputs = view.shape
-    if taps > 1:  # one matrix for each place in the sequence
-        got = np.stack([x[:, t] @ view[t] for t in range(taps)], axis=1)
-    else:
-        got = x.reshape(-1, inputs) @ view[0]
+    taps, inputs, _ = view.shape
+    # With taps there is one matrix for each place in the sequence.
+    by_place = [x[:, t] @ view[t] for t in range(taps)] if taps > 1 else [x.reshape(-1, inputs) @ view[0]]
+    got = np.stack(by_place, axis=1)
     np.testing.assert_allclose(got.ravel(), wanted.ravel(), atol=1e-5)
 
 

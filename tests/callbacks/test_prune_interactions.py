@@ -222,7 +222,7 @@ def test_two_on_the_same_weights():
     model = network(eager=True)
     before = model.get_weights()
     held = Prune(0.0).attach(model)
-    with pytest.raises(ModelError, match="Prune and Prune both want the weight .*one/kernel"):
+    with pytest.raises(ModelError, match=r"Prune and Prune both want the weight .*one/kernel"):
         Prune(0.5).attach(model)
     with pytest.raises(ModelError, match="both want"):
         fit(model, Prune(0.5, layers="two"))
@@ -247,17 +247,17 @@ def test_one_that_comes_after_one_that_went_keeps_its_own_state(tmp_path):
 def test_attached_twice_or_to_two_models():
     model, other = network(eager=True), network(eager=True)
     prune = Prune(0.5).attach(model)
-    with pytest.raises(ModelError, match="is attached to `.*` already. Call finish"):
+    with pytest.raises(ModelError, match=r"is attached to `.*` already. Call finish"):
         prune.attach(model)
-    with pytest.raises(ModelError, match="is attached to `.*`, not to this model"):
+    with pytest.raises(ModelError, match=r"is attached to `.*`, not to this model"):
         fit(other, prune)
     prune.finish()
-    with pytest.raises(ModelError, match="belongs to `.*`, whose state it keeps. Make a new one"):
+    with pytest.raises(ModelError, match=r"belongs to `.*`, whose state it keeps. Make a new one"):
         prune.attach(other)
     with pytest.raises(ModelError, match="belongs to"):
         fit(other, prune)
     assert shares(other) == [0, 0] and plain(other) and plain(model)
-    with pytest.raises(ModelError, match="Expected a keras.Model. Received: Dense"):
+    with pytest.raises(ModelError, match=r"Expected a keras.Model. Received: Dense"):
         Prune(0.5).attach(L.Dense(3))
 
 

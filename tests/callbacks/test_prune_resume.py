@@ -1,5 +1,6 @@
 """Training killed at any step and resumed ends as an uninterrupted run does."""
 
+import contextlib
 import functools
 import pathlib
 import subprocess
@@ -76,10 +77,8 @@ def test_in_three_steps_at_once(tmp_path):
         model, prune = network(steps_per_execution=3), CASES["magnitude"]()
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / folder), save_freq=4)
         stop = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: _raise(Killed, kill == batch))
-        try:
+        with contextlib.suppress(Killed):
             fit(model, backup, prune, stop, epochs=1)
-        except Killed:
-            pass
         return prune
 
     assert go(5, "a").steps == 6
@@ -125,7 +124,7 @@ def test_files_that_belong_to_other_weights_or_other_compressors(tmp_path):
     Prune(0.5, layers="one").attach(model)
     model.save_weights(tmp_path / "one.weights.h5")
     other = network(eager=True)
-    with pytest.raises(ModelError, match="while other weights were pruned. Give the same `layers`"):
+    with pytest.raises(ModelError, match=r"while other weights were pruned. Give the same `layers`"):
         prune = Prune(0.5)
         prune.set_model(other)
         other.load_weights(tmp_path / "one.weights.h5")

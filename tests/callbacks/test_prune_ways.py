@@ -17,7 +17,7 @@ from tfstruct import Recipe, to_tflite
 from tfstruct.callbacks import Prune
 from tfstruct.convert import flatbuffer
 from tfstruct.errors import ModelError
-from tfstruct.schedules import ConstantRatio, PolynomialRatio
+from tfstruct.schedules import ConstantRatio
 
 
 def batches():
@@ -29,7 +29,7 @@ def test_the_plain_loop_is_what_fit_does():
     optimizer, loss_fn, train_dataset, epochs = model.optimizer, keras.losses.MeanSquaredError(), batches(), 2
     pruner = Prune(schedule(), frequency=3, criterion="movement").attach(model)
     seen = []
-    for epoch in range(epochs):
+    for epoch in range(epochs):  # noqa: B007
         for inputs, labels in train_dataset:
             with tf.GradientTape() as tape:
                 loss = loss_fn(labels, model(inputs, training=True))
@@ -81,7 +81,7 @@ def test_a_step_traced_before_attach_is_an_error(begin):
     inputs, labels = next(iter(batches()))
     train(inputs, labels)
     prune = Prune(ConstantRatio(0.5, begin)).attach(model)
-    with pytest.raises(ModelError, match="traced before the model was attached.*Call attach.model. first"):
+    with pytest.raises(ModelError, match=r"traced before the model was attached.*Call attach.model. first"):
         for _ in range(begin + 1):
             train(inputs, labels)
             prune.step()
@@ -95,7 +95,7 @@ def test_step_inside_a_traced_function_is_an_error():
     def train():
         prune.step()
 
-    with pytest.raises(RuntimeError, match="Prune.step.. was called while a tf.function is traced"):
+    with pytest.raises(RuntimeError, match=r"Prune.step.. was called while a tf.function is traced"):
         train()
     assert prune.steps == 0
 
