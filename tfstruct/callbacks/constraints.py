@@ -36,7 +36,7 @@ class Masked(keras.constraints.Constraint):
         self.apply()
 
     def apply(self) -> None:
-        self.variable.assign(self.variable.numpy() * self.mask.numpy())
+        self.variable.assign(self.variable.numpy() * self.mask.numpy() + 0.0)  # -0.0 would pack worse
 
     def holds(self) -> bool:
         """Whether the weight is zero wherever the mask is."""
