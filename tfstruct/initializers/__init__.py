@@ -1,4 +1,4 @@
-"""Initial weights, from data or from another model too. The names load on first use."""
+"""Initial weights, from data or from another model too."""
 
 from tfstruct import lazy
 
@@ -26,4 +26,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Signals": "signals",
         "describe": "signals",
     },
+    registered=True,
 )

@@ -1,4 +1,4 @@
-"""Dropout layers and wrappers, and what becomes of them in inference. The names load on first use."""
+"""Dropout layers and wrappers, and what becomes of them in inference."""
 
 from tfstruct import lazy
 
@@ -19,4 +19,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "finalize": "finalizing",
         "predict_distribution": "monte_carlo",
     },
+    registered=True,
 )

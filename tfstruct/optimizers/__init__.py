@@ -1,4 +1,4 @@
-"""Optimizers: Keras `Optimizer` subclasses, for `model.compile` and `apply_gradients`. The names load on first use."""
+"""Optimizers: Keras `Optimizer` subclasses, for `model.compile` and `apply_gradients`."""
 
 from tfstruct import lazy
 
@@ -21,4 +21,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "GradientCentralization": "gradient_centralization",
         **dict.fromkeys(_KERAS, "keras_own"),
     },
+    registered=True,
 )

@@ -1,4 +1,4 @@
-"""Penalties on weights and on groups of channels. The names load on first use."""
+"""Penalties on weights and on groups of channels."""
 
 from tfstruct import lazy
 
@@ -16,4 +16,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "apply": "attaching",
         "remove": "attaching",
     },
+    registered=True,
 )

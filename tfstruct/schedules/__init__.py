@@ -1,4 +1,4 @@
-"""From the step to a value: ratios of sparsity, and learning rates. The names load on first use."""
+"""From the step to a value: ratios of sparsity, and learning rates."""
 
 from tfstruct import lazy
 
@@ -27,4 +27,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Sequence": "composed",
         "plot": "drawn",
     },
+    registered=True,
 )
