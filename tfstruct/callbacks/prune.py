@@ -10,9 +10,9 @@ from tfstruct import masks
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving
 from tfstruct.callbacks.gradients import MeanGradients
-from tfstruct.callbacks.kernels import Kernel, Which, kernels
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
 
 CRITERIA = ("magnitude", "movement", "gradient", "snip", "random")

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfstruct.callbacks.kernels import kernels
 from tfstruct.errors import ModelError
+from tfstruct.graph.kernels import kernels
 
 L = keras.layers
 
