@@ -4,5 +4,5 @@ from tfstruct import lazy
 
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
-    {},
+    {"Diagnose": "diagnose", "Diagnosis": "diagnosis", "Finding": "diagnosis"},
 )
