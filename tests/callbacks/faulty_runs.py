@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-
 from contracts import data
+
 from tfstruct import demo
 
 layers = keras.layers
@@ -89,13 +89,29 @@ def shuffled_labels(callback, norm=False):
     return fit(convnet(norm, width=16), x, labels, callback, _optimizer("adam", 3e-3), 30, 32, validation)
 
 
+class Fuse(layers.Layer):
+    """log(steps - n) in the n-th call of training is added: NaN from the call after that many steps on."""
+
+    def __init__(self, steps, **kwargs):
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.calls.assign_add(1.0)
+        return x + 0 * keras.ops.log(self.steps - self.calls + 0.5)
+
+
 def nan_in_layer(callback, after: bool = False):
-    """log of what can be negative; `after` some steps, once the layer before it has learned to go below zero."""
+    """log of what can be negative, at once; or a layer that breaks after some steps."""
     inputs = keras.Input((8, 8, 1))
     x = layers.Dense(16, activation="relu", name="first")(layers.Flatten()(inputs))
-    x = layers.Dense(16, name="second", bias_initializer="ones" if after else "zeros")(x)
-    x = layers.Lambda(keras.ops.log if not after else lambda v: keras.ops.log(v + 1.0), name="logarithm")(x)
-    x = layers.Dense(16, activation="relu", name="third")(x)
+    x = layers.Dense(16, name="second")(x)
+    x = Fuse(17, name="logarithm")(x) if after else layers.Lambda(keras.ops.log, name="logarithm")(x)
+    x = layers.Dense(16, activation="tanh", name="third")(x)
     return fit(keras.Model(inputs, layers.Dense(10)(x)), *digits(320), callback, _optimizer("sgd", 0.05), epochs=4)
 
 
@@ -115,8 +131,8 @@ def healthy_residual(callback):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(8, 3, padding="same")(inputs)
     for _ in range(4):
-        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x)))
-        y = layers.BatchNormalization(gamma_initializer="zeros")(layers.Conv2D(8, 3, padding="same")(y))
+        y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(layers.Conv2D(8, 3, padding="same")(x)))
+        y = layers.BatchNormalization(momentum=0.9, gamma_initializer="zeros")(layers.Conv2D(8, 3, padding="same")(y))
         x = layers.ReLU()(layers.Add()([x, y]))
     model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-4)

@@ -14,6 +14,7 @@ from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.probe import Figures, Probe
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.layer_tree import layer_paths
 
 _SHARE = 0.02  # of the training time, for probes
 _EARLY = (1, 5, 25)  # what goes wrong at once is seen at once
@@ -172,7 +173,7 @@ class Diagnose(keras.callbacks.Callback):
     # What both share.
 
     def _begin(self, model, planned: int | None) -> None:
-        self._record, self._notes, self._said = symptoms.Record(), [], set()
+        self._record, self._notes, self._said = symptoms.Record(settled=_settled(model)), [], set()
         self._steps, self._offset, self._batch, self._closed = 0, 0, None, True
         self._sums, self._pending, self._loop, self._planned_steps = (0.0, 0.0), [], False, planned
         self._first, self._last, self._next, self._tried_farther = None, None, 0, False
@@ -231,9 +232,10 @@ class Diagnose(keras.callbacks.Callback):
             warnings.warn(f"Diagnose goes on without a probe. {self._notes[-1]}", stacklevel=2)
             return
         self._record.probes.append(figures)
-        if not math.isfinite(figures.loss):
-            self._break(figures)
-        elif all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in weights):
+        # A ReLU may turn NaN into 0: the loss alone does not tell. (Infinity alone may be a mask.)
+        if not math.isfinite(figures.loss) or figures.undefined or not _finite(weights):
+            self._break(figures if _finite(weights) else None)
+        else:
             self._first = weights if self._first is None else self._first
             self._last = weights
         self._thin()
@@ -285,19 +287,20 @@ class Diagnose(keras.callbacks.Callback):
         fine += [f.step for f in record.probes if math.isfinite(f.loss)]
         after, where, layer = max(fine, default=None), "unknown", None
         if self._probe is not None:
-            finite = [bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._probe.weights()]
-            if figures is None and (all(finite) or self._last is not None):
-                figures = self._probe(self._steps, None if all(finite) else self._last)
+            finite = _finite(self._probe.weights())
+            if figures is None and (finite or self._last is not None):
+                figures = self._probe(self._steps, None if finite else self._last)
             data = keras.tree.flatten(self._probe.batch)
             if not all(np.isfinite(one).all() for one in data if np.issubdtype(one.dtype, np.floating)):
                 where = "data"
-            elif figures is not None and figures.broken:
-                where, layer = "forward", figures.broken[0]
+            elif figures is not None and (figures.undefined or not math.isfinite(figures.loss)) and figures.broken:
+                broken = figures.undefined if math.isfinite(figures.loss) else figures.broken
+                where, layer = "forward", broken[0]
             elif figures is not None and not math.isfinite(figures.loss):
                 where = "loss"
             elif figures is not None and figures.broken_gradients:
                 where, layer = "gradient", figures.broken_gradients[0]
-            elif not all(finite):
+            elif not finite:
                 where = "weights"
         record.breakdown = symptoms.Breakdown(self._steps, where, layer, after)
         self._judge()
@@ -365,6 +368,16 @@ def _kept(data, samples: int) -> tuple:
     count = sizes.pop()
     rows = np.linspace(0, count - 1, min(samples, count)).astype(int)
     return keras.tree.map_structure(lambda one: one[rows], parts)
+
+
+def _finite(values) -> bool:
+    return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in values)
+
+
+def _settled(model) -> float:
+    """Steps after which 1 % is left of what batch norm's moving statistics began with."""
+    norms = [one for one in layer_paths(model).values() if isinstance(one, keras.layers.BatchNormalization)]
+    return max((math.log(0.01) / math.log(one.momentum) for one in norms if 0 < one.momentum < 1), default=0.0)
 
 
 def _reference(loss, labels) -> tuple[float | None, float]:

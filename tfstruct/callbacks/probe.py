@@ -44,6 +44,7 @@ class Figures:
         dead: path of a rectifier -> share of its units that are zero for all samples (and places).
         saturated: path of a sigmoid or tanh -> share of its units at an end of the range for all samples.
         broken: paths whose output is not finite, in the order in which they were computed.
+        undefined: those of them that hold NaN.
         broken_gradients: paths whose gradient is not finite, the last layer first.
         learning_rate: None where it is not known.
     """
@@ -55,6 +56,7 @@ class Figures:
     dead: Mapping[str, float] = dataclasses.field(default_factory=dict)
     saturated: Mapping[str, float] = dataclasses.field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()
     broken_gradients: tuple[str, ...] = ()
     learning_rate: float | None = None
 
@@ -108,7 +110,8 @@ class Probe:
             output_gradient=float(found["output_gradient"]),
             dead=_shares(names["dead"], found["dead"]),
             saturated=_shares(names["saturated"], found["saturated"]),
-            broken=tuple(p for p, ok in zip(names["calls"], found["finite"], strict=True) if not ok),
+            broken=tuple(p for p, n in zip(names["calls"], found["health"], strict=True) if n > 0),
+            undefined=tuple(p for p, n in zip(names["calls"], found["health"], strict=True) if n > 1),
             broken_gradients=tuple(p for p, row in reversed(layers.items()) if not math.isfinite(row.gradient)),
             learning_rate=learning_rate,
         )
@@ -144,7 +147,10 @@ class Probe:
         flat = [o for o in keras.tree.flatten(outputs) if o.dtype.is_floating]
         gradients = tape.gradient(scaled, [*weights, *flat])
         of_weights, of_outputs = gradients[: len(weights)], gradients[len(weights) :]
-        norms = [_norm(g) / scale if g is not None else None for g in of_weights]
+        norms = [
+            _norm(g) / scale if g is not None and len(v.shape) >= 2 else None
+            for g, v in zip(of_weights, self._trainable, strict=True)
+        ]
         by_samples = [_sample_norms(g) for g in of_outputs if g is not None]
         rows, self._names["layers"] = self._rows(paths, calls, weights, norms)
         self._names["calls"] = [path for path, _, _ in calls]
@@ -164,7 +170,7 @@ class Probe:
             "loss": tf.cast(loss, tf.float32),
             "layers": _stacked(rows, 3),
             "output_gradient": tf.add_n([tf.reduce_sum(n) for n in by_samples]) / scale if by_samples else tf.zeros(()),
-            "finite": tf.stack([tf.reduce_all(tf.math.is_finite(v)) for _, _, v in calls]) if calls else tf.ones((0,)),
+            "health": tf.stack([_health(v) for _, _, v in calls]) if calls else tf.zeros((0,), tf.int32),
             **{key: tf.stack(list(shares.values())) if shares else tf.zeros((0,)) for key, shares in result.items()},
         }
 
@@ -188,14 +194,15 @@ class Probe:
         owned = {}
         for path, op in paths.items():  # outer layers first: the innermost owner has the last word
             for variable in getattr(op, "trainable_variables", ()):
-                if id(variable) in index and len(variable.shape) >= 2 and norms[index[id(variable)]] is not None:
+                if id(variable) in index and norms[index[id(variable)]] is not None:
                     owned[id(variable)] = path
         signals: dict[str, tf.Tensor] = {}
         order: dict[str, None] = {}
+        wanted = set(owned.values())
         for path, _, value in calls:
-            if path not in signals:
-                signals[path] = _signal(value)
             order[path] = None
+            if path in wanted and path not in signals:
+                signals[path] = _signal(value)
         members: dict[str, list[int]] = {}
         for key, path in owned.items():
             members.setdefault(path, []).append(index[key])
@@ -237,6 +244,11 @@ def _unit(value: tf.Tensor) -> tf.Tensor:
     """The largest size in it, 1 where that is nothing to divide by."""
     most = tf.reduce_max(tf.abs(value))
     return tf.where((most > 0) & tf.math.is_finite(most), most, 1.0)
+
+
+def _health(value: tf.Tensor) -> tf.Tensor:
+    """0 for all finite, 1 with an infinity, 2 with a NaN."""
+    return tf.reduce_max(tf.where(tf.math.is_nan(value), 2, tf.where(tf.math.is_inf(value), 1, 0)))
 
 
 def _sample_norms(tensor) -> tf.Tensor:

@@ -57,6 +57,8 @@ class Record:
         epochs: (step, training loss, validation loss or None).
         guess: loss of the best constant answer, the entropy of the labels' frequencies; None where it is unknown.
         spread: standard deviation of the targets of a regression, 1 for classes.
+        settled: steps until batch norm's moving statistics have forgotten 99 % of where they began; validation losses
+            before that say nothing.
         farther: (step, loss now, loss at ten times the way from the first weights), on the kept batch.
         breakdown: None while all is finite.
     """
@@ -66,6 +68,7 @@ class Record:
     epochs: list[tuple[int, float, float | None]] = dataclasses.field(default_factory=list)
     guess: float | None = None
     spread: float = 1.0
+    settled: float = 0.0
     farther: tuple[int, float, float] | None = None
     breakdown: Breakdown | None = None
 
@@ -88,7 +91,7 @@ def findings(record: Record) -> list[Finding]:
     deep = exploding in found or vanishing in found
     silent = dead in found and found[dead].figures["share"] >= 0.9  # passes no gradient on
     explained = {
-        broken: not located and (exploding in found or too_high in found),
+        broken: exploding in found or (too_high in found and not located),
         vanishing: silent or saturated in found or exploding in found,
         dead: deep,
         saturated: exploding in found,
@@ -97,7 +100,16 @@ def findings(record: Record) -> list[Finding]:
         overfitting: located or deep or too_high in found,
         plateau: len(found) > 1,
     }
-    return [one for rule, one in found.items() if not explained.get(rule, False)]
+    kept = [rule for rule in found if not explained.get(rule, False)]
+    if too_high in kept and dead in kept and not _began(found[dead], record):
+        kept.remove(too_high)  # killed on the way: the cause comes first
+        kept.insert(kept.index(dead), too_high)
+    return [found[rule] for rule in kept]
+
+
+def _began(idle: Finding, record: Record) -> bool:
+    """Were the units of a finding dead before the first step?"""
+    return record.probes[0].dead.get(idle.layer, 0.0) >= IDLE
 
 
 def broken(record: Record) -> Finding | None:
@@ -280,14 +292,19 @@ def too_high(record: Record) -> Finding | None:
 
 
 def too_low(record: Record) -> Finding | None:
-    """Ten times the way that the weights have come would lower the loss at least five times as much, and by a tenth of
-    the first loss: all of training so far lies on a straight slope."""
+    """Ten times the way that the weights have come would lower the loss at least five times as much: all of training so
+    far lies on a straight slope. Or it would take a further tenth of the first loss off one that is still above half of
+    it. A run whose steps have the size of the valley that they are in is thrown out of it by going ten times as far.
+    """
     if record.farther is None or not record.probes:
         return None
     step, now, then = record.farther
     start = record.probes[0].loss
     gain, farther = start - now, start - then
-    if not (gain > 0 and farther >= STRAIGHT * gain and farther >= 0.1 * abs(start)):
+    high = now > 0.5 * (record.scale or math.inf)
+    straight = gain > 1e-4 * abs(start) and farther >= STRAIGHT * gain and (high or farther >= 0.1 * abs(start))
+    # A loss cannot fall below its floor: where much is gained already, a tenth of the scale more counts as well.
+    if not (straight or (high and gain > 0 and now - then >= 0.1 * record.scale)):
         return None
     rate = record.probes[-1].learning_rate
     message = (
@@ -306,6 +323,7 @@ def overfitting(record: Record) -> Finding | None:
     """The validation loss (median of the last three epochs) is a tenth above its least while the training loss fell on,
     and both are apart by a tenth of a guess's loss."""
     rows = [(s, t, v) for s, t, v in record.epochs if v is not None and math.isfinite(t) and math.isfinite(v)]
+    rows = [row for row in rows if row[0] >= record.settled]
     scale = record.scale
     if len(rows) < 4 or not scale:
         return None
