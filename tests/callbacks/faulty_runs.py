@@ -76,7 +76,7 @@ def dead_by_bias(callback):
 def dead_by_step(callback):
     model = convnet()
     x, y = digits()
-    model.compile(_optimizer("sgd", 20.0), LOGITS)
+    model.compile(_optimizer("sgd", 100.0), LOGITS)
     model.fit(x[:32], y[:32], verbose=0)  # one step that is much too large
     return fit(model, x, y, callback, _optimizer("sgd", 0.05), epochs=3)
 

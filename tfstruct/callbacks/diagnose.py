@@ -17,7 +17,7 @@ from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.layer_tree import layer_paths
 
 _SHARE = 0.02  # of the training time, for probes
-_EARLY = (1, 5, 25)  # what goes wrong at once is seen at once
+_EARLY = 10  # the second probe: the first to tell what one costs, as the very first is traced
 _READ_EACH, _READ_OFTEN = 50, 10
 _MOST = 1000  # entries kept of a long run
 
@@ -29,7 +29,7 @@ class Diagnose(keras.callbacks.Callback):
     units; a learning rate that is too high (the loss rises or oscillates) or too low (ten times the way would bring ten
     times the gain); overfitting; a plateau that none of these explains. The limits are in `callbacks.symptoms`.
 
-    How: a probe runs a kept batch forward and backward, at the beginning, a few times early, then as often as 2 % of
+    How: a probe runs a kept batch forward and backward, at the beginning, after ten steps, then as often as 2 % of
     the training time pays for, and at the end. It changes nothing: neither weights nor batch norm's statistics, seeds,
     metrics or optimizer. The loss of training is read from Keras's own running mean. Two copies of the trainable
     weights are held, those of the beginning and those of the last probe. The first probe costs the tracing of one more
@@ -64,7 +64,7 @@ class Diagnose(keras.callbacks.Callback):
         data=None,
         *,
         frequency: int | None = None,
-        samples: int = 64,
+        samples: int = 32,
         loss: Callable | None = None,
         verbose: int = 1,
     ):
@@ -214,8 +214,8 @@ class Diagnose(keras.callbacks.Callback):
             self._look(self._steps)
             self._judge()
         if self._planned_steps and self._steps >= self._planned_steps / 2 and not self._tried_farther:
-            self._go_farther()
             self._tried_farther = True
+            self._go_farther()
             self._judge()
 
     def _look(self, step: int) -> None:
@@ -246,7 +246,7 @@ class Diagnose(keras.callbacks.Callback):
             self._next = step + self.frequency
         else:
             paid = 1 if not math.isfinite(self._cost) else math.ceil(self._cost / (_SHARE * max(pace, 1e-6)))
-            self._next = next((s for s in _EARLY if s > step), step + max(paid, 10))
+            self._next = step + max(paid, _EARLY)
 
     def _close(self) -> None:
         """The end of an epoch, before anything sets the running mean back."""
@@ -308,15 +308,18 @@ class Diagnose(keras.callbacks.Callback):
     def _go_farther(self) -> None:
         """The loss of the kept batch ten times as far from the first weights as the last ones are."""
         record = self._record
-        if self._probe is None or self._first is None or record.breakdown is not None or self._steps < _READ_EACH:
+        if self._probe is None or self._first is None or record.breakdown is not None:
             return
+        if record.probes[-1].step < _READ_EACH:
+            return  # the first steps are straight in any run
         rates = [f.learning_rate for f in record.probes if f.learning_rate is not None]
         if rates and rates[-1] > 1.5 * np.mean(rates):
             return  # still warming up
-        now = self._probe.weights()
-        far = [a + tf.cast(symptoms.FARTHER, a.dtype) * (b - a) for a, b in zip(self._first, now, strict=True)]
-        losses = [self._probe(self._steps, weights).loss for weights in (now, far)]
-        record.farther = (self._steps, *losses)
+        # From the last probe on, which is recent enough: one evaluation instead of two.
+        ends = zip(self._first, self._last, strict=True)
+        far = self._probe(self._steps, [a + tf.cast(symptoms.FARTHER, a.dtype) * (b - a) for a, b in ends])
+        last = record.probes[-1]
+        record.farther = (last.step, last.loss, far.loss)
 
     def _rate(self) -> float | None:
         optimizer = getattr(self.model, "optimizer", None)

@@ -257,8 +257,8 @@ def _idle(record: Record, kind: str, symptom: str, text: str, advice: tuple[str,
 
 
 def too_high(record: Record) -> Finding | None:
-    """The loss goes beyond four times the one before training (or of a guess), stays beyond twice that, or jumps up by
-    a fifth of it again and again."""
+    """The loss goes beyond four times the one before training (or of a guess), stays beyond twice that, jumps up by a
+    fifth of it again and again, or is no better than that while units that were alive have died."""
     scale = record.scale
     if not scale or not record.losses:
         return None
@@ -268,6 +268,10 @@ def too_high(record: Record) -> Finding | None:
     worse = [i for i in range(1, len(blocks)) if min(blocks[i][1], blocks[i - 1][1]) > WORSE_THAN_GUESSING * scale]
     late = [loss for _, loss in blocks[len(blocks) // 2 :]]
     jumps = [b - a > 0.2 * scale for a, b in itertools.pairwise(late)]
+    # Nothing but steps kills units that were alive, and in healthy runs what is left of a layer learns.
+    killed = [] if dead(record) is None or not blocks or blocks[-1][1] < 0.95 * scale else [
+        path for path, share in record.probes[-1].dead.items() if share >= IDLE > record.probes[0].dead.get(path, 1.0)
+    ]  # fmt: skip
     rate = next((f.learning_rate for f in reversed(record.probes) if f.learning_rate is not None), None)
     figures = {"scale": scale} | ({} if rate is None else {"learning_rate": rate})
     if highest is not None and highest[0] > BLOW_UP * scale:
@@ -280,6 +284,9 @@ def too_high(record: Record) -> Finding | None:
     elif len(jumps) >= 6 and sum(jumps) >= len(jumps) / 4:
         message = f"the loss oscillates: {sum(jumps)} of {len(jumps)} times it rose by a fifth of {scale:.3g} or more."
         step, figures["jumps"] = blocks[-1][0], float(sum(jumps))
+    elif killed:
+        step = record.probes[-1].step
+        message = f"units of `{killed[0]}` died on the way, and the loss is {blocks[-1][1]:.3g}, as before training."
     else:
         return None
     message += "" if rate is None else f" The learning rate is {rate:.3g}."
