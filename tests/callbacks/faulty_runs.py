@@ -180,7 +180,7 @@ FAULTS = {
     "rate_too_high_batch_norm": (lambda c: rate_too_high(c, "adam", norm=True), "learning_rate_too_high"),
     "rate_too_low_sgd": (rate_too_low, "learning_rate_too_low"),
     "rate_too_low_adam": (lambda c: rate_too_low(c, "adam"), "learning_rate_too_low"),
-    "rate_too_low_batch_norm": (lambda c: rate_too_low(c, norm=True), "learning_rate_too_low"),
+    "rate_too_low_batch_norm": (lambda c: rate_too_low(c, "adam", norm=True), "learning_rate_too_low"),
     "vanishing_sigmoid": (vanishing, "vanishing_gradients"),
     "vanishing_tanh": (lambda c: vanishing(c, "tanh", keras.initializers.RandomNormal(0, 0.05)), "vanishing_gradients"),
     "vanishing_by_small_weights": (vanishing_by_small_weights, "vanishing_gradients"),

@@ -170,7 +170,7 @@ class Probe:
             "loss": tf.cast(loss, tf.float32),
             "layers": _stacked(rows, 3),
             "output_gradient": tf.add_n([tf.reduce_sum(n) for n in by_samples]) / scale if by_samples else tf.zeros(()),
-            "health": tf.stack([_health(v) for _, _, v in calls]) if calls else tf.zeros((0,), tf.int32),
+            "health": _health([value for _, _, value in calls]),
             **{key: tf.stack(list(shares.values())) if shares else tf.zeros((0,)) for key, shares in result.items()},
         }
 
@@ -246,9 +246,19 @@ def _unit(value: tf.Tensor) -> tf.Tensor:
     return tf.where((most > 0) & tf.math.is_finite(most), most, 1.0)
 
 
-def _health(value: tf.Tensor) -> tf.Tensor:
-    """0 for all finite, 1 with an infinity, 2 with a NaN."""
-    return tf.reduce_max(tf.where(tf.math.is_nan(value), 2, tf.where(tf.math.is_inf(value), 1, 0)))
+def _health(values: list[tf.Tensor]) -> tf.Tensor:
+    """For each 0 for all finite, 1 with an infinity, 2 with a NaN."""
+    if not values:
+        return tf.zeros((0,), tf.int32)
+
+    def exact():
+        nan = [tf.reduce_any(tf.math.is_nan(v)) for v in values]
+        whole = [tf.reduce_all(tf.math.is_finite(v)) for v in values]
+        return tf.where(tf.stack(nan), 2, tf.where(tf.stack(whole), 0, 1))
+
+    # A sum is one pass and finite in nearly every probe; where it overflows alone, the exact look clears it.
+    sums = tf.stack([tf.cast(tf.reduce_sum(v), tf.float32) for v in values])
+    return tf.cond(tf.reduce_all(tf.math.is_finite(sums)), lambda: tf.zeros((len(values),), tf.int32), exact)
 
 
 def _sample_norms(tensor) -> tf.Tensor:
