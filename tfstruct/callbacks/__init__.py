@@ -12,4 +12,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "LearningRateFinder": "learning_rate_finder",
         "RangeTest": "range_test",
     },
+    {"Diagnose": "diagnose", "Diagnosis": "diagnosis", "Finding": "diagnosis"},
 )
