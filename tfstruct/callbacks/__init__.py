@@ -5,8 +5,10 @@ from tfstruct import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
+        "ChannelReport": "channel_report",
         "Compressor": "compressor",
         "Prune": "prune",
+        "PruneChannels": "prune_channels",
         "SparsityReport": "sparsity_report",
     },
 )

@@ -36,7 +36,8 @@ class Masked(keras.constraints.Constraint):
         self.apply()
 
     def apply(self) -> None:
-        self.variable.assign(self.variable.numpy() * self.mask.numpy())
+        """Sets the weight to zero wherever the mask is."""
+        self.variable.assign(np.where(self.mask.numpy() == 0, 0, self.variable.numpy()))
 
     def holds(self) -> bool:
         """Whether the weight is zero wherever the mask is."""

@@ -1,15 +1,38 @@
 """Which units can go without changing what the model computes."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from keras import layers
 
+from tfstruct.analyze import masking
 from tfstruct.graph import Call, Graph, In
 from tfstruct.graph.rules.contractions import subscripts
-from tfstruct.surgery.lossless.constants import along, is_local, summed_over, unknown
+from tfstruct.surgery.lossless.constants import along, constants, is_local, summed_over, unknown
 from tfstruct.surgery.lossless.contraction import Contraction, Weights, contraction, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class _Zeroed(Weights):
+    """Reads weights as if they were multiplied with these masks, by id of the variable."""
+
+    masks: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, variable) -> np.ndarray:
+        value = super().__call__(variable)
+        mask = self.masks.get(id(variable))
+        return value if mask is None else (value * mask).astype(value.dtype)
+
+
+def removable_once_zero(graph: Graph, gone: np.ndarray) -> np.ndarray:
+    """By unit, whether it can go without loss when the weights of the units `gone` (boolean, by unit) are zero: what
+    makes, carries or reads them. Statistics of batch normalization stay as they are."""
+    kept = graph.units.kept(~gone)
+    read = _Zeroed(
+        masks={id(s.variable): masking.stays(s, kept) for s in graph.slots if "moving" not in s.variable.name}
+    )
+    return removable(graph, constants(graph, read), read)
 
 
 @dataclasses.dataclass(frozen=True)
