@@ -32,7 +32,7 @@ def lossless_groups(graph: Graph, exclude: Sequence[str]) -> tuple[dict[str, Gro
     while lost := [name for name, group in found.items() if _missed(graph, found)[group.units].any()]:
         for name in lost:
             del found[name]
-            alone[name] = "zeros do not stay zeros, or are needed, in a layer behind it, so shrink would keep them"
+            alone[name] = "a layer behind it needs its zeros, or makes something of them, so shrink would keep them"
     return found, alone
 
 

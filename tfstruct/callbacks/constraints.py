@@ -1,5 +1,7 @@
 """Masks as constraints: the optimizer applies a weight's constraint after each update, inside the compiled step."""
 
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 
@@ -69,3 +71,12 @@ class Moving(Masked):
     def apply(self) -> None:
         super().apply()
         self.last.assign(self.variable.numpy())
+
+
+def require_held(masked: Iterable[Masked]) -> None:
+    """Raises where a training step has brought back weights that are masked."""
+    if not all(one.holds() for one in masked):
+        raise ModelError(
+            "Pruned weights came back with the last step: the training step was traced before the model was attached, "
+            "so it knows of no mask. Call attach(model) first, then define the tf.function."
+        )

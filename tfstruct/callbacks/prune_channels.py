@@ -7,9 +7,11 @@ import numpy as np
 
 from tfstruct.analyze.scores import CRITERIA as SCORES
 from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, unit_scores
+from tfstruct.callbacks.channel_factors import ChannelFactors
 from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
 from tfstruct.callbacks.channel_report import ChannelReport, Widths
 from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.constraints import require_held
 from tfstruct.errors import BudgetError, DataError, ModelError
 from tfstruct.graph import Group, trace
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
@@ -38,9 +40,9 @@ class PruneChannels(Compressor):
     constraint, so the optimizer applies it within its own step:
 
     - `regularize="projection"`: f_i = 0 at once.
-    - `regularize="group_lasso"`: at its k-th update f_i^frequency = max(0, 1 - k * strength * |w_i|_0 / |w_i|), with the
-      norm |w_i| of all weights of the channel and |w_i|_0 when it was chosen. That is the proximal step of the group
-      lasso (arXiv:1208.3922, section 3), spread over the steps up to the next update, for a penalty that grows (as in
+    - `regularize="group_lasso"`: at its k-th update f_i^frequency = max(0, 1 - k * strength * |w_i|_0 / |w_i|), with
+      the norm |w_i| of all weights of the channel and |w_i|_0 when it was chosen. That is the proximal step of the group
+      lasso (section 3.3, arXiv:1108.0775), spread over the steps up to the next update, for a penalty that grows (as in
       arXiv:2012.09243). A channel at zero stays there. What is left when the schedule ends is projected.
 
     Groups that `shrink` could not cut without loss are left alone (a layer that takes statistics over channels, a
@@ -125,9 +127,7 @@ class PruneChannels(Compressor):
         self._groups: dict[str, Group] = {}
         self._alone: dict[str, str] = {}
         self._masks: ChannelMasks | None = None
-        # By unit: is it to go; its factor; how often it was driven; its norm at first.
-        self._chosen: np.ndarray | None = None
-        self._factors = self._updates = self._norms = np.zeros(0)
+        self._factors: ChannelFactors | None = None
         self._stand_in = self._latency = float("nan")
         self._last = -1
         self._tested = False
@@ -137,7 +137,7 @@ class PruneChannels(Compressor):
 
     def kept(self) -> dict[str, np.ndarray]:
         """By layer, which of the channels that it makes are not zero, boolean; only while attached."""
-        stays = self._planner.graph.units.kept(self._factors != 0)
+        stays = self._planner.graph.units.kept(~self._factors.zero)
         return {path: stays[labels] for path, labels in self._planner.graph.makes.items()}
 
     def observe(self, logs: dict) -> None:
@@ -152,12 +152,10 @@ class PruneChannels(Compressor):
             reasons = "; ".join(f"{name}: {why}" for name, why in list(self._alone.items())[:6])
             raise ModelError(f"`{model.name}` has no channels that can be pruned without loss. {reasons}")
         self._planner = Planner(graph, tuple(self._groups.values()), self.options)
-        first = self._chosen is None
+        first = self._factors is None
         if first:
             self._require_within_reach()
-            self._chosen = np.zeros(graph.units.count, bool)
-            self._factors = np.ones(graph.units.count)
-            self._updates, self._norms = np.zeros(graph.units.count, int), np.zeros(graph.units.count)
+            self._factors = ChannelFactors(graph.units.count)
         concerned = np.zeros(graph.units.count, bool)
         for group in self._groups.values():
             concerned[group.units] = True
@@ -165,7 +163,7 @@ class PruneChannels(Compressor):
         if self._stored is not None:
             return  # the weights are those of a later step, which the stored choice belongs to
         if not first:  # a second `fit`
-            self._masks.set(self._factors)
+            self._masks.set(self._factors.value)
         elif self.schedule is not None and self.schedule.begin == 0:
             self._choose(0)
         self._note()
@@ -183,8 +181,8 @@ class PruneChannels(Compressor):
         if self.schedule is None:
             if not self.params.get("steps"):
                 raise ValueError(
-                    "The number of steps is not known before the first epoch, so PruneChannels needs a `schedule`, such "
-                    "as PolynomialRatio(0.0, 0.5, begin=0, end=5000), or `fit` needs steps_per_epoch."
+                    "The number of steps is not known before the first epoch, so PruneChannels needs a `schedule`, "
+                    "such as PolynomialRatio(0.0, 0.5, begin=0, end=5000), or `fit` needs steps_per_epoch."
                 )
             left = (self.params["epochs"] - epoch) * self.params["steps"]
             self.schedule = _cubic(self.steps, self.steps + max(1, round(_SHARE_OF_STEPS * left)))
@@ -195,13 +193,9 @@ class PruneChannels(Compressor):
                 "PruneChannels knows the number of steps in `fit` only: give it a `schedule`, such as "
                 "PolynomialRatio(0.0, 0.5, begin=0, end=5000)."
             )
-        if not self._tested and not self._factors.all():
+        if not self._tested and self._factors.zero.any():
             self._tested = True
-            if not self._masks.hold():
-                raise ModelError(
-                    "Channels at zero came back with the last step: the training step was traced before the model was "
-                    "attached, so it knows of no mask. Call attach(model) first, then define the tf.function."
-                )
+            require_held(self._masks.masked)
         if self._due(before, now):
             self._choose(now)
 
@@ -217,16 +211,17 @@ class PruneChannels(Compressor):
         progress = 1.0 if step >= self.schedule.end else min(self.schedule(step) / self.schedule.final, 1.0)
         scores = self._scores()
         for name, group in self._groups.items():
-            if not np.isfinite(scores[group.units[~self._chosen[group.units]]]).all():
+            if not np.isfinite(scores[group.free[~self._factors.chosen[group.free]]]).all():
                 raise ModelError(f"The scores of {name} are not finite: training has diverged.")
-        keep, after = self._planner.choose(scores, self._limits(progress), self._chosen)
-        self._chosen = ~keep
+        limits = self._planner.on_the_way(progress, self._stand_in)
+        keep, after = self._planner.choose(scores, limits, self._factors.chosen)
+        self._factors.chosen = ~keep
         self._latency = after.get("latency_us", float("nan"))
         if progress == 1 or self.regularize == "projection":
-            self._factors[self._chosen] = 0
+            self._factors.project()
         else:
-            self._drive()
-        self._masks.set(self._factors)
+            self._factors.drive(self._masks.norms(), self.strength, self.frequency)
+        self._masks.set(self._factors.value)
         self._last = step
         self._note()
         self._history.append((step, float(progress), self._logged["channels"]))
@@ -234,30 +229,8 @@ class PruneChannels(Compressor):
     def _scores(self) -> np.ndarray:
         return unit_scores(self._planner.graph, self.criterion, **self._scoring)
 
-    def _limits(self, progress: float) -> Limits:
-        """The limits on the way to the budget."""
-        limits = self._planner.limits
-        if progress == 1:
-            return limits
-        if not isinstance(limits, Mapping):
-            return progress * limits
-        limits, before = dict(limits), self._planner.before
-        if limits.pop("latency_us", None) is not None:
-            limits["macs"] = min(limits.get("macs", np.inf), self._stand_in)
-        return {name: before[name] + progress * (limit - before[name]) for name, limit in limits.items()}
-
-    def _drive(self) -> None:
-        norms = self._masks.norms()
-        driven = self._chosen & (self._factors != 0)
-        new = driven & (self._updates == 0)
-        self._norms[new] = norms[new]
-        self._updates[driven] += 1
-        loss = np.divide(self._norms, norms, out=np.full_like(norms, np.inf), where=norms > 0)
-        left = np.maximum(0, 1 - self.strength * self._updates * loss)
-        self._factors[driven] = left[driven] ** (1 / self.frequency)
-
     def _note(self) -> None:
-        zero = self._factors == 0
+        zero = self._factors.zero
         units = np.concatenate([group.units for group in self._groups.values()])
         self._logged = {"channels": float(zero[units].mean())}
         after, before = self._planner.figures(~zero), self._planner.before
@@ -274,8 +247,8 @@ class PruneChannels(Compressor):
     def _end(self, model: keras.Model) -> ChannelReport:
         if not self._masks.hold():
             self._notes.append(
-                "Channels at zero were put back at the end of training (EarlyStopping, moving averages or set_weights): "
-                "the masks were applied again."
+                "Channels at zero were put back at the end of training (EarlyStopping, moving averages or "
+                "set_weights): the masks were applied again."
             )
         self._masks.apply()
         progress = self._history[-1][1] if self._history else 0.0
@@ -285,7 +258,7 @@ class PruneChannels(Compressor):
                 f"Training ended at step {self.steps}, before the schedule did{end}: {progress:.1%} of the way to the "
                 "budget. A second fit with this callback goes on from here."
             )
-        zero = self._factors == 0
+        zero = self._factors.zero
         after = self._planner.figures(~zero)
         if np.isfinite(self._latency):
             after["latency_us"] = self._latency
@@ -308,7 +281,7 @@ class PruneChannels(Compressor):
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {
-            "chosen": self._chosen, "factors": self._factors, "updates": self._updates, "norms": self._norms,
+            **self._factors.state(),
             "last": np.asarray(self._last), "history": np.asarray(self._history, float).reshape(-1, 3),
             "stand_in": np.asarray(self._stand_in), "latency": np.asarray(self._latency),
         }  # fmt: skip
@@ -318,22 +291,18 @@ class PruneChannels(Compressor):
         return state
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        if state["chosen"].shape != self._chosen.shape:
+        if state["chosen"].shape != self._factors.chosen.shape:
             raise ModelError("The file was written while a model with other channels was pruned.")
-        for name in ("chosen", "factors", "updates", "norms"):
-            setattr(self, f"_{name}", state[name].copy())
-        self._last, self._stand_in, self._latency = (
-            int(state["last"]),
-            float(state["stand_in"]),
-            float(state["latency"]),
-        )
+        self._factors.restore(state)
+        self._last = int(state["last"])
+        self._stand_in, self._latency = float(state["stand_in"]), float(state["latency"])
         self._history = [(int(step), float(progress), float(share)) for step, progress, share in state["history"]]
         start = "schedule_"
         if self.schedule is None and "end" in state:
             self.schedule = _cubic(int(state["begin"]), int(state["end"]))
         elif self.schedule is not None:
             self.schedule.restore({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
-        self._masks.set(self._factors)
+        self._masks.set(self._factors.value)
         self._note()
 
 

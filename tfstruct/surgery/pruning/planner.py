@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -83,6 +84,18 @@ class Planner:
         """The budget: a share, or absolute figures."""
         budget = self.options.budget
         return float(budget) if self.options.shared else budgets.targets(budget, self.before)
+
+    def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
+        """The limits after `progress` in [0, 1] of the way to the budget; before its end a limit on `macs` stands for
+        one on the latency, which takes seconds to measure."""
+        if progress == 1:
+            return self.limits
+        if not isinstance(self.limits, Mapping):
+            return progress * self.limits
+        limits = dict(self.limits)
+        if limits.pop("latency_us", None) is not None:
+            limits["macs"] = min(limits.get("macs", math.inf), macs)
+        return {name: self.before[name] + progress * (limit - self.before[name]) for name, limit in limits.items()}
 
     def figures(self, keep: np.ndarray) -> dict[str, float]:
         """The costs of what stays, for information: without those that depend on sizes the model leaves open."""
