@@ -27,6 +27,7 @@ class ChannelReport:
         left_alone: (group, why it was not).
         before, after: the costs by name; after: without the channels that are zero.
         history: (step, share of the way to the budget, share of channels at zero), each time channels were chosen.
+        complete: whether the schedule has come to its end.
         notes: what a user should know, in words.
     """
 
@@ -40,6 +41,7 @@ class ChannelReport:
     before: Mapping[str, float]
     after: Mapping[str, float]
     history: tuple[tuple[int, float, float], ...]
+    complete: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -49,10 +51,10 @@ class ChannelReport:
 
     @property
     def met(self) -> bool:
-        """Whether the budget is met. One share for all groups is, as nearly as widths allow, when all have been cut."""
+        """Whether the budget is met. One share for all groups is at the end, as nearly as widths allow."""
         if isinstance(self.limits, Mapping):
             return all(self.after.get(name, float("inf")) <= limit for name, limit in self.limits.items())
-        return bool(self.history) and self.history[-1][1] >= 1
+        return self.complete
 
     def _title(self) -> str:
         zeros = sum(row.before - row.after for row in self.groups)

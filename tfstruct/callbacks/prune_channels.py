@@ -41,9 +41,9 @@ class PruneChannels(Compressor):
 
     - `regularize="projection"`: f_i = 0 at once.
     - `regularize="group_lasso"`: at its k-th update f_i^frequency = max(0, 1 - k * strength * |w_i|_0 / |w_i|), with
-      the norm |w_i| of all weights of the channel and |w_i|_0 when it was chosen. That is the proximal step of the group
-      lasso (section 3.3, arXiv:1108.0775), spread over the steps up to the next update, for a penalty that grows (as in
-      arXiv:2012.09243). A channel at zero stays there. What is left when the schedule ends is projected.
+      the norm |w_i| of all weights of the channel, and |w_i|_0 when it was chosen. That is the proximal step of the
+      group lasso (section 3.3, arXiv:1108.0775), spread over the steps up to the next update, for a penalty that grows
+      (as in arXiv:2012.09243). A channel at zero stays there. What is left when the schedule ends is projected.
 
     Groups that `shrink` could not cut without loss are left alone (a layer that takes statistics over channels, a
     recurrent or attention layer); `report.left_alone` says which and why.
@@ -208,16 +208,17 @@ class PruneChannels(Compressor):
 
     def _choose(self, step: int) -> None:
         """New channels to go for this step, and new factors for all that are on their way."""
-        progress = 1.0 if step >= self.schedule.end else min(self.schedule(step) / self.schedule.final, 1.0)
+        ends = step >= self.schedule.end
+        progress = 1.0 if ends else min(self.schedule(step) / self.schedule.final, 1.0)
         scores = self._scores()
         for name, group in self._groups.items():
             if not np.isfinite(scores[group.free[~self._factors.chosen[group.free]]]).all():
                 raise ModelError(f"The scores of {name} are not finite: training has diverged.")
-        limits = self._planner.on_the_way(progress, self._stand_in)
+        limits = self._planner.limits if ends else self._planner.on_the_way(progress, self._stand_in)
         keep, after = self._planner.choose(scores, limits, self._factors.chosen)
         self._factors.chosen = ~keep
         self._latency = after.get("latency_us", float("nan"))
-        if progress == 1 or self.regularize == "projection":
+        if ends or self.regularize == "projection":
             self._factors.project()
         else:
             self._factors.drive(self._masks.norms(), self.strength, self.frequency)
@@ -251,8 +252,9 @@ class PruneChannels(Compressor):
                 "set_weights): the masks were applied again."
             )
         self._masks.apply()
-        progress = self._history[-1][1] if self._history else 0.0
-        if progress < 1:
+        complete = self.schedule is not None and self._last >= self.schedule.end
+        if not complete:
+            progress = self._history[-1][1] if self._history else 0.0
             end = "" if self.schedule is None else f" (step {self.schedule.end})"
             self._notes.append(
                 f"Training ended at step {self.steps}, before the schedule did{end}: {progress:.1%} of the way to the "
@@ -272,7 +274,7 @@ class PruneChannels(Compressor):
         self._let_go()
         return ChannelReport(
             self.options.budget, self._planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
-            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), tuple(self._notes),
+            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), complete, tuple(self._notes),
         )  # fmt: skip
 
     def _let_go(self) -> None:

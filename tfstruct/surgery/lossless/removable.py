@@ -15,19 +15,20 @@ from tfstruct.surgery.lossless.contraction import Contraction, Weights, contract
 
 @dataclasses.dataclass(frozen=True)
 class _Zeroed(Weights):
-    """Reads weights as if they were multiplied with these masks, by id of the variable."""
+    """Reads weights that have a mask, by id of the variable, as zero where that is and as any number elsewhere."""
 
     masks: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __call__(self, variable) -> np.ndarray:
-        value = super().__call__(variable)
         mask = self.masks.get(id(variable))
-        return value if mask is None else (value * mask).astype(value.dtype)
+        if mask is None:
+            return super().__call__(variable)
+        return mask * np.random.default_rng(0).normal(size=mask.shape)
 
 
 def removable_once_zero(graph: Graph, gone: np.ndarray) -> np.ndarray:
     """By unit, whether it can go without loss when the weights of the units `gone` (boolean, by unit) are zero: what
-    makes, carries or reads them. Statistics of batch normalization stay as they are."""
+    makes, carries or reads them, but not the statistics of batch normalization. The other weights may be anything."""
     kept = graph.units.kept(~gone)
     read = _Zeroed(
         masks={id(s.variable): masking.stays(s, kept) for s in graph.slots if "moving" not in s.variable.name}

@@ -86,10 +86,8 @@ class Planner:
         return float(budget) if self.options.shared else budgets.targets(budget, self.before)
 
     def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
-        """The limits after `progress` in [0, 1] of the way to the budget; before its end a limit on `macs` stands for
-        one on the latency, which takes seconds to measure."""
-        if progress == 1:
-            return self.limits
+        """The limits after `progress` in [0, 1] of the way to the budget. One on `macs` stands for that on the latency,
+        which takes seconds to measure."""
         if not isinstance(self.limits, Mapping):
             return progress * self.limits
         limits = dict(self.limits)
