@@ -129,7 +129,7 @@ class PruneChannels(Compressor):
         self._masks: ChannelMasks | None = None
         self._factors: ChannelFactors | None = None
         self._stand_in = self._latency = float("nan")
-        self._last = -1
+        self._complete = False
         self._tested = False
         self._history: list[tuple[int, float, float]] = []
         self._logged: dict[str, float] = {}
@@ -201,29 +201,28 @@ class PruneChannels(Compressor):
 
     def _due(self, before: int, now: int) -> bool:
         begin, end = self.schedule.begin, self.schedule.end
-        if now < begin or (self._last >= end and now > end):
+        if now < begin or self._complete:
             return False
         periods = [max(step - begin, -1) // self.frequency for step in (before, now)]
-        return periods[0] != periods[1] or before < end <= now
+        return periods[0] != periods[1] or now >= end
 
     def _choose(self, step: int) -> None:
         """New channels to go for this step, and new factors for all that are on their way."""
-        ends = step >= self.schedule.end
-        progress = 1.0 if ends else min(self.schedule(step) / self.schedule.final, 1.0)
+        self._complete = step >= self.schedule.end  # for good: the end of a schedule that listens moves
+        progress = 1.0 if self._complete else min(self.schedule(step) / self.schedule.final, 1.0)
         scores = self._scores()
         for name, group in self._groups.items():
             if not np.isfinite(scores[group.free[~self._factors.chosen[group.free]]]).all():
                 raise ModelError(f"The scores of {name} are not finite: training has diverged.")
-        limits = self._planner.limits if ends else self._planner.on_the_way(progress, self._stand_in)
+        limits = self._planner.limits if self._complete else self._planner.on_the_way(progress, self._stand_in)
         keep, after = self._planner.choose(scores, limits, self._factors.chosen)
         self._factors.chosen = ~keep
         self._latency = after.get("latency_us", float("nan"))
-        if ends or self.regularize == "projection":
+        if self._complete or self.regularize == "projection":
             self._factors.project()
         else:
             self._factors.drive(self._masks.norms(), self.strength, self.frequency)
         self._masks.set(self._factors.value)
-        self._last = step
         self._note()
         self._history.append((step, float(progress), self._logged["channels"]))
 
@@ -252,8 +251,7 @@ class PruneChannels(Compressor):
                 "set_weights): the masks were applied again."
             )
         self._masks.apply()
-        complete = self.schedule is not None and self._last >= self.schedule.end
-        if not complete:
+        if not self._complete:
             progress = self._history[-1][1] if self._history else 0.0
             end = "" if self.schedule is None else f" (step {self.schedule.end})"
             self._notes.append(
@@ -274,7 +272,7 @@ class PruneChannels(Compressor):
         self._let_go()
         return ChannelReport(
             self.options.budget, self._planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
-            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), complete, tuple(self._notes),
+            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), self._complete, tuple(self._notes),
         )  # fmt: skip
 
     def _let_go(self) -> None:
@@ -284,7 +282,7 @@ class PruneChannels(Compressor):
     def _state(self) -> dict[str, np.ndarray]:
         state = {
             **self._factors.state(),
-            "last": np.asarray(self._last), "history": np.asarray(self._history, float).reshape(-1, 3),
+            "complete": np.asarray(self._complete), "history": np.asarray(self._history, float).reshape(-1, 3),
             "stand_in": np.asarray(self._stand_in), "latency": np.asarray(self._latency),
         }  # fmt: skip
         if self.schedule is not None:
@@ -296,7 +294,7 @@ class PruneChannels(Compressor):
         if state["chosen"].shape != self._factors.chosen.shape:
             raise ModelError("The file was written while a model with other channels was pruned.")
         self._factors.restore(state)
-        self._last = int(state["last"])
+        self._complete = bool(state["complete"])
         self._stand_in, self._latency = float(state["stand_in"]), float(state["latency"])
         self._history = [(int(step), float(progress), float(share)) for step, progress, share in state["history"]]
         start = "schedule_"
