@@ -5,12 +5,16 @@ from tfstruct import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
+        "ChannelReport": "channel_report",
         "Compressor": "compressor",
         "Prune": "prune",
+        "PruneChannels": "prune_channels",
         "SparsityReport": "sparsity_report",
         "AdaptiveBatchSize": "adaptive_batch_size",
         "LearningRateFinder": "learning_rate_finder",
         "RangeTest": "range_test",
+        "Diagnose": "diagnose",
+        "Diagnosis": "diagnosis",
+        "Finding": "diagnosis",
     },
-    {"Diagnose": "diagnose", "Diagnosis": "diagnosis", "Finding": "diagnosis"},
 )

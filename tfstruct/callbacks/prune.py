@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct import masks
 from tfstruct.callbacks.compressor import Compressor
-from tfstruct.callbacks.constraints import Masked, Moving
+from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import DataError, ModelError
@@ -170,11 +170,7 @@ class Prune(Compressor):
     def _advance(self, before: int, now: int) -> None:
         if not self._tested and self._sparsity:
             self._tested = True
-            if not all(masked.holds() for masked in self._masked):
-                raise ModelError(
-                    "Pruned weights came back with the last step: the training step was traced before the model was "
-                    "attached, so it knows of no mask. Call attach(model) first, then define the tf.function."
-                )
+            require_held(self._masked)
         if self._due(before, now):
             self._choose(now)
 

@@ -94,10 +94,13 @@ def groups(graph: Graph) -> tuple[Group, ...]:
     return tuple(found)
 
 
-def last_units(graph: Graph, scores: np.ndarray, min_channels: int | Mapping[str, int] = 1) -> set[int]:
+def last_units(
+    graph: Graph, scores: np.ndarray, min_channels: int | Mapping[str, int] = 1, gone: np.ndarray | None = None
+) -> set[int]:
     """Units that stay so that no layer, slice or weight is left without a channel: the most important of each.
 
-    A layer keeps its `min_channels` (one number, or a dict by layer); any other axis keeps one.
+    A layer keeps its `min_channels` (one number, or a dict by layer); any other axis keeps one. Units that are `gone`
+    (boolean, by unit) are none that stay.
     """
     by_path = min_channels if isinstance(min_channels, Mapping) else dict.fromkeys(graph.makes, min_channels)
     parts = graph.units.parts
@@ -121,6 +124,7 @@ def last_units(graph: Graph, scores: np.ndarray, min_channels: int | Mapping[str
     for units, least in sorted(wanted.items(), key=lambda item: len(item[0])):
         missing = least - sum(u in held or u in frozen for u in units)
         if missing > 0:
-            spare = sorted((u for u in units if u not in held and u not in frozen), key=lambda u: (-scores[u], u))
+            left = (u for u in units if u not in held and u not in frozen and (gone is None or not gone[u]))
+            spare = sorted(left, key=lambda u: (-scores[u], u))
             held.update(spare[:missing])
     return held

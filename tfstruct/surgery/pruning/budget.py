@@ -67,30 +67,39 @@ def steps_of(
     min_channels: int | Mapping[str, int],
     max_ratio: float | Mapping[str, float],
     exclude: Sequence[str],
+    gone: np.ndarray,
 ) -> list[list[Step]]:
-    """For each group the steps by which it can shrink, the least important channels first."""
+    """For each group the steps by which it can shrink, the least important channels first; `gone`, boolean by unit, is
+    what went before."""
     makers = list(graph.makes)
     for pattern in exclude:
         if not fnmatch.filter(makers, pattern) and pattern not in makers:
             raise PlanError(f"`exclude` names `{pattern}`, but no layer of that name makes channels.")
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
-    held = last_units(graph, scores, min_channels)
+    held = last_units(graph, scores, min_channels, gone)
     found = []
     for place, group in enumerate(groups):
-        if any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude):
+        if excluded(group, exclude):
             found.append([])
             continue
-        if not np.isfinite(scores[group.free]).all():
+        left = group.free[~gone[group.free]]
+        if not np.isfinite(scores[left]).all():
             raise PlanError(
                 f"The criterion cannot judge the channels of `{group.name}` (bn_scale needs a batch norm there). Take "
                 "another criterion, or exclude it."
             )
-        free = np.array([u for u in group.free.tolist() if u not in held], int)
+        free = np.array([u for u in left.tolist() if u not in held], int)
         most = math.floor(_of(max_ratio, group, 1.0, "max_ratio") * group.width + 1e-9)
         multiple = _multiple(round_to, group, kinds, graph)
-        found.append(_steps(place, group, atoms(free, group.blocks, scores), most, multiple, scores))
+        removable = atoms(free, group.blocks, scores)
+        found.append(_steps(place, group, removable, int(gone[group.units].sum()), most, multiple, scores))
     return found
+
+
+def excluded(group: Group, exclude: Sequence[str]) -> bool:
+    """Whether one of the patterns names a layer that makes its channels."""
+    return any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude)
 
 
 def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
@@ -104,10 +113,10 @@ def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
             raise PlanError(f"`round_to` names {kind}, which is no type of layer.")
 
 
-def _steps(place, group, removable, most, multiple, scores) -> list[Step]:
+def _steps(place, group, removable, gone, most, multiple, scores) -> list[Step]:
     steps: list[Step] = []
     waiting: list[int] = []
-    gone, least = 0, -math.inf
+    least = -math.inf
     for atom in removable:
         if gone + len(atom) > most:
             break
@@ -142,12 +151,12 @@ def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:
     return multiple
 
 
-def local_share(groups: Sequence[Group], steps: list[list[Step]], share: float) -> list[Step]:
+def local_share(groups: Sequence[Group], steps: list[list[Step]], share: float, gone: np.ndarray) -> list[Step]:
     """The steps that take `share` of every group: the nearest width that the group can have."""
     chosen = []
     for group, own in zip(groups, steps, strict=True):
-        gone = [0.0, *(step.share for step in own)]
-        best = min(range(len(gone)), key=lambda i: (abs(gone[i] - share), -i)) if group.prunable else 0
+        shares = [float(gone[group.units].mean()), *(step.share for step in own)]
+        best = min(range(len(shares)), key=lambda i: (abs(shares[i] - share), -i)) if group.prunable else 0
         chosen += own[:best]
     return chosen
 
