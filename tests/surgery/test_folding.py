@@ -7,6 +7,7 @@ import pytest
 import zoo
 from edit_cases import check, functional
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.convert.draft import draft
 from tfstruct.convert.runtime import Runtime
@@ -40,7 +41,7 @@ def unshifted(model):
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["conv_bn", "depthwise", "residual", "nested"]))
 def test_the_zoo(name):
     model = zoo.build(name)
     made = check(fold_batch_norm, model, zoo.sample_inputs(model, 3))
@@ -73,8 +74,11 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("padding, bias", [("valid", False), ("same", True)])
-@pytest.mark.parametrize("kind", SPATIAL)
+# Each kind once, each padding with kinds that can and that cannot have what is before them.
+KINDS = [(kind, *options) for kind in SPATIAL for options in (("valid", False), ("same", True))]
+
+
+@pytest.mark.parametrize("kind, padding, bias", sweep(KINDS, quick=[KINDS[2 * i + i % 2] for i in range(len(SPATIAL))]))
 def test_behind_and_before_every_convolution(kind, padding, bias):
     make = SPATIAL[kind]
     made = check(fold_batch_norm, chain(make(padding=padding, use_bias=bias, name="conv"), norm()))
