@@ -16,7 +16,7 @@ conv, transposed = layers.Conv2D, layers.Conv2DTranspose
 NAMES = [n for n in zoo.MODELS if n not in ("subclassed", "lstm", "gru", "bidirectional")]
 
 
-@pytest.mark.parametrize("name", sweep(NAMES, quick=["conv_bn", "residual", "several", "nested"]))
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["residual", "grouped", "attention", "embedding", "nested"]))
 def test_the_zoo(name):
     model = zoo.build(name)
     inputs = zoo.sample_inputs(model, 3)

@@ -21,8 +21,10 @@ ALL_FOLDED = ("MobileNet", "MobileNetV2", "ResNet50", "ResNet101", "ResNet152", 
 
 
 NAMES = [n for n in zoo.MODELS if n != "subclassed"]
-# Chains, depthwise ones, residuals, concatenations, recurrent layers, attention, several outputs, nested, shared.
-QUICK = ["conv_bn", "depthwise", "residual", "concat", "lstm", "attention", "several", "nested", "shared"]
+# Every branch that the others run too.
+QUICK = [
+    "conv_bn", "depthwise", "residual", "concat", "conv1d", "grouped", "lstm", "attention", "embedding", "nested",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sweep(NAMES, quick=QUICK))
