@@ -59,6 +59,9 @@ def pytest_collection_finish(session):
 
         device = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device, device])
+    # TensorFlow's own objects stay to the end: looking through them at every collection costs a quarter of the time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
