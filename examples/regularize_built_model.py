@@ -58,7 +58,7 @@ def main(epochs: int = 8) -> None:
         ("BatchNormScale", regularizers.BatchNormScale(1e-2)),
     ):
         model = build()
-        fit(model, x, y, epochs // 2)
+        fit(model, x, y, max(epochs // 2, 1))
         # The model has been trained already: Keras has no way to penalize it now.
         paths = regularizers.apply(model, penalty) if penalty else ()
         fit(model, x, y, epochs)
@@ -68,7 +68,7 @@ def main(epochs: int = 8) -> None:
         smaller = apply(model, plan_channels(model, {"macs": 0.5}, criterion="bn_scale"), compiled=True)
         recalibrate_batch_norm(smaller, x)
         figures = [net.evaluate(test_x, test_y, verbose=0)[1] for net in (model, smaller)]
-        fit(smaller, x, y, epochs // 2)
+        fit(smaller, x, y, max(epochs // 2, 1))
         figures.append(smaller.evaluate(test_x, test_y, verbose=0)[1])
         table.add_row(name, str(len(paths)), faded["stem"], faded["inner"], *(f"{f:.1%}" for f in figures))
     console.print(table)

@@ -45,8 +45,14 @@ CASES = {
     "transposed2d": (lambda: around(L.Conv2DTranspose(6, 3, name="a"), shape=(9, 9, 4)), {"a/kernel": (9, 4, 6)}),
     "transposed3d": (lambda: around(L.Conv3DTranspose(6, 2, name="a"), shape=(3, 3, 3, 4)), {"a/kernel": (8, 4, 6)}),
     "separable1d": (lambda: around(L.SeparableConv1D(6, 3, name="a"), shape=(9, 4)), {"a/pointwise_kernel": (1, 4, 6)}),
-    "separable2d": (lambda: around(L.SeparableConv2D(6, 3, name="a"), shape=(9, 9, 4)), {"a/pointwise_kernel": (1, 4, 6)}),
-    "embedding": (lambda: around(L.Embedding(10, 5, name="a"), shape=(3,), dtype="int32"), {"a/embeddings": (1, 10, 5)}),
+    "separable2d": (
+        lambda: around(L.SeparableConv2D(6, 3, name="a"), shape=(9, 9, 4)),
+        {"a/pointwise_kernel": (1, 4, 6)},
+    ),
+    "embedding": (
+        lambda: around(L.Embedding(10, 5, name="a"), shape=(3,), dtype="int32"),
+        {"a/embeddings": (1, 10, 5)},
+    ),
     "lstm": (
         lambda: around(L.LSTM(3, name="a"), shape=(5, 4)),
         {"a/lstm_cell/kernel": (1, 4, 12), "a/lstm_cell/recurrent_kernel": (1, 3, 12)},

@@ -6,7 +6,7 @@ import contracts
 import keras
 import numpy as np
 import pytest
-from rows import IMAGES, NOISE, WRAPPERS, conv
+from layer_rows import IMAGES, NOISE, WRAPPERS, conv
 
 from tfstruct import Recipe, layers, surgery
 from tfstruct.convert import Converter

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from rows import filters, soft
+from optimizer_rows import filters, soft
 
 from tfstruct import optimizers
 from tfstruct.errors import ModelError

@@ -6,7 +6,7 @@ import contracts
 import keras
 import numpy as np
 import pytest
-from rows import IMAGES, NOISE, ROWS, SEQUENCES, WRAPPERS
+from layer_rows import IMAGES, NOISE, ROWS, SEQUENCES, WRAPPERS
 
 import tfstruct.layers
 from tfstruct.layers import DropConnect, StochasticDepth, finalize

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from rows import ALL, BY_HAND, RATE, ROWS, descend
+from optimizer_rows import ALL, BY_HAND, RATE, ROWS, descend
 
 from tfstruct import optimizers
 
