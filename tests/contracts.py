@@ -4,6 +4,7 @@ A suite gives `build`, a function that returns a compiled model, the same one ea
 """
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -56,6 +57,7 @@ def policy(name: str):
         keras.config.set_dtype_policy(before)
 
 
+@functools.cache  # a second strategy in one process starts its collective operations at keys already taken
 def two_replicas() -> tf.distribute.MirroredStrategy:
     """Two copies of a model on one processor; conftest makes its second device."""
     assert len(tf.config.list_logical_devices("CPU")) == 2, "ask for the fixture `second_device`"

@@ -71,6 +71,64 @@ def test_legacy_model(capsys, tmp_path):
     assert "none: every compute operator is integer" in said
 
 
+def test_prune_weights(capsys):
+    _load("prune_weights").main(epochs=2)
+    said = capsys.readouterr().out
+    zeros = re.search(r"by hand: ([\d,]+) of ([\d,]+) weights are zero", said)
+    count, whole = (int(n.replace(",", "")) for n in zeros.groups())
+    assert 0.5 < count / whole < 1
+    packed = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) packed by gzip", said)]
+    assert max(packed[1:]) < packed[0]
+
+
+def test_prune_channels_while_training(capsys):
+    _load("prune_channels_while_training").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "macs" in said.lower() and "int8" in said
+
+
+def test_learning_rates(capsys):
+    _load("learning_rates").main(epochs=2)
+    said = capsys.readouterr().out
+    assert said.count("of the test digits") == 2
+    fewer = re.search(r"in (\d+) steps instead of (\d+)", said)
+    assert int(fewer[1]) < int(fewer[2])
+
+
+def test_gradient_tape(capsys):
+    _load("gradient_tape").main(epochs=1)
+    said = capsys.readouterr().out
+    assert said.count("test accuracy") >= 3 and "ProximalAdam" in said
+
+
+def test_sparse_optimizer(capsys):
+    _load("sparse_optimizer").main(epochs=3)
+    said = capsys.readouterr().out
+    asked = re.search(r"(\d+) were asked for", said)
+    assert int(asked[1]) > 0
+    parameters = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) parameters, test accuracy", said)]
+    assert parameters[-1] < parameters[0]
+
+
+def test_regularize_built_model(capsys):
+    _load("regularize_built_model").main(epochs=1)
+    said = capsys.readouterr().out
+    assert "GroupLasso over channels" in said and "gradient's variance" in said
+
+
+def test_dropout_layers(capsys):
+    _load("dropout_layers").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "channels closed" in said and "of the weights are noise" in said
+    assert re.search(r"int8 file: [\d,]+ bytes", said)
+
+
+def test_diagnose(capsys):
+    _load("diagnose").main(epochs=3)
+    said = capsys.readouterr().out
+    assert "vanishing" in said and "learning_rate_too_high" in said
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda f: f.stem)
 def test_examples_are_short_and_tested(file):
     assert len(file.read_text().splitlines()) < 120

@@ -24,7 +24,7 @@ ALLOWED = {
     "schedules": {"errors"},
     "optimizers": {"errors", "graph", "analyze", "schedules"},
     "regularizers": {"errors", "graph"},
-    "layers": {"errors", "schedules"},
+    "layers": {"errors", "graph", "schedules"},
     "initializers": {"errors", "graph", "analyze"},
     "callbacks": {"errors", "files", "masks", "schedules", "graph", "analyze", "surgery"},
     "demo": {"surgery"},
@@ -82,3 +82,18 @@ def test_public_names_exist():
         assert getattr(tfstruct, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = tfstruct.nonsense
+
+
+def test_files_load_after_importing_the_rooms_of_their_classes():
+    names = {
+        "schedules": ["Warmup", "PolynomialRatio"],
+        "optimizers": ["Momentum", "StructuredSparse"],
+        "layers": ["DropConnect", "HardConcrete"],
+        "regularizers": ["GroupLasso"],
+        "initializers": ["Mean"],
+    }
+    rooms = ", ".join(f"tfstruct.{room}" for room in names)
+    classes = [f"tfstruct>{name}" for found in names.values() for name in found]
+    code = f"import keras, {rooms}; print([n for n in {classes} if not keras.saving.get_registered_object(n)])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

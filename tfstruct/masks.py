@@ -19,7 +19,7 @@ class Pattern:
 
     - `element`: each weight.
     - `block`: rectangles of `block` = (rows, columns) in the matrix (taps * inputs, outputs).
-    - `row`: all weights that read one input channel.
+    - `row`: all weights that read one input channel; in a grouped convolution, one of each group.
     - `filter`: all weights that make one output channel.
     - `n:m`: each weight; in every run of `m` input channels exactly `n` are zero. A last run that is shorter is filled
       up with zeros, which count among the `n`.
@@ -140,7 +140,7 @@ def choose(scores: Sequence[np.ndarray], ratio: float, pattern: Pattern, togethe
         ratio: the share of units that goes. Of each kernel, or `together`: of all kernels as one list, where at least
             one unit of each stays. Units of different sizes count by their weights; then the masks come as close from
             below as whole units do.
-        pattern: its own ratio is the end of the way for N:M: `round(ratio * m)` of each run go, up to `n`.
+        pattern: the units. N:M comes to its N step by step: of each run, as many go as `ratio * m` has whole.
     """
     if pattern.kind == "n:m":
         gone = min(int(ratio * pattern.m + 1e-6), pattern.n)

@@ -1,6 +1,7 @@
 """The shared ResNet8 on CIFAR-10, compressed: the figures of the README. Needs ../shared/data.
 
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
+python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
 """
@@ -16,7 +17,9 @@ from rich.table import Table
 
 import tfstruct
 from tfstruct import Recipe, legacy
-from tfstruct.callbacks import Prune
+from tfstruct.analyze import Costs
+from tfstruct.callbacks import Prune, PruneChannels
+from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
 DATA = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -92,14 +95,53 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
+def channels(macs: float, epochs: int = 8) -> None:
+    """Whole channels to zero while training: chosen on validation images, then `shrink`, int8 and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    steps = TRAIN // BATCH
+    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of {steps} steps")
+    for column in ("regularize", "learning rate", "MACs after shrink", "parameters", "validation accuracy"):
+        table.add_column(column, justify="right")
+    best = (0.0, None, "")
+    for regularize in ("projection", "group_lasso"):
+        for rate in (1e-3, 3e-3):
+            keras.utils.set_random_seed(0)
+            model = baseline()
+            before = Costs(trace(model), ("macs",))()["macs"]
+            schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+            model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+            pruner = PruneChannels({"macs": macs}, regularize=regularize)
+            stream = augmented(x[:TRAIN], y[:TRAIN])
+            model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=[pruner], verbose=0)
+            smaller = tfstruct.shrink(model).model
+            found = accuracy(smaller, *held)
+            left = Costs(trace(smaller), ("macs",))()["macs"]
+            row = (regularize, f"{rate:g}", f"{left / before:.1%}", f"{smaller.count_params():,}", f"{found:.2%}")
+            table.add_row(*row)
+            print(*row, flush=True)
+            best = max(best, (found, smaller, f"{regularize}, {rate:g}"), key=lambda b: b[0])
+    Console().print(table)
+    test = images("test")
+    file, after = int8(best[1], *test, x)
+    Console().print(
+        f"chosen: {best[2]}; test accuracy {accuracy(best[1], *test):.2%}, int8 {after:.2%}; "
+        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sparse = commands.add_parser("prune", help=prune.__doc__)
     sparse.add_argument("--ratio", type=float, default=0.5)
+    whole = commands.add_parser("channels", help=channels.__doc__)
+    whole.add_argument("--macs", type=float, default=0.5)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
+    else:
+        channels(given.macs)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import zoo
 from keras import layers
 from oracle import removable
+from sweeps import sweep
 
 from tfstruct.analyze import Costs
 from tfstruct.convert import Converter, Recipe
@@ -22,7 +23,11 @@ def _drop(graph, share=0.4, seed=0):
     return keep
 
 
-@pytest.mark.parametrize("name", ZOO)
+# Depthwise and grouped convolutions, sums, joins, gates, several outputs, calls within and of one layer twice.
+QUICK = ["depthwise", "residual", "concat", "grouped", "lstm", "attention", "several", "nested", "shared"]
+
+
+@pytest.mark.parametrize("name", sweep(ZOO, quick=QUICK))
 def test_costs_of_what_stays_are_those_of_the_rebuilt_model(name):
     graph = trace(zoo.build(name))
     keep = _drop(graph)
@@ -108,17 +113,17 @@ def _resnet8(width):
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x), name="resnet8")
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        pytest.param(lambda: _digits(4), marks=pytest.mark.slow),
-        pytest.param(lambda: _digits(31), marks=pytest.mark.slow),
-        pytest.param(lambda: _resnet8(13), marks=pytest.mark.slow),
-        lambda: zoo.build("depthwise"),
-    ],
-)
-def test_the_bound_of_the_int8_file_holds_and_is_tight(build, process):
-    model = zoo.randomise(build())
+BOUNDED = {
+    "digits 4": lambda: _digits(4),
+    "digits 31": lambda: _digits(31),
+    "resnet8 13": lambda: _resnet8(13),
+    "depthwise": lambda: zoo.build("depthwise"),
+}
+
+
+@pytest.mark.parametrize("name", sweep(BOUNDED, quick=["depthwise"]))
+def test_the_bound_of_the_int8_file_holds_and_is_tight(name, process):
+    model = zoo.randomise(BOUNDED[name]())
     size = _int8_size(model, process)
     bound = Costs(trace(model))()["tflite_bytes"]
     assert size <= bound <= (1.05 if size > 50_000 else 1.3) * size

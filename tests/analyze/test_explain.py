@@ -6,6 +6,7 @@ import keras
 import pytest
 import zoo
 from keras import layers
+from sweeps import sweep
 
 from tfstruct import explain
 from tfstruct.analyze.drawing import picture_of
@@ -65,7 +66,10 @@ def test_text_and_plain_data():
     assert data["groups"][0]["prunable"]
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(zoo.MODELS) if n != "subclassed"])
+NAMES = [n for n in sorted(zoo.MODELS) if n != "subclassed"]
+
+
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["residual", "concat", "attention", "several", "nested", "shared"]))
 def test_every_structure_can_be_drawn(name, tmp_path):
     model = zoo.build(name)
     made = explain(model)

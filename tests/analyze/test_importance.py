@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import zoo
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.analyze import importance, unit_scores
 from tfstruct.analyze.scores import CRITERIA
@@ -182,7 +183,7 @@ def test_hessian_is_hutchinsons_estimate(model, data):
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", sweep(CRITERIA, quick=["l2", "gradient", "hessian", "entropy", "random"]))
 def test_seeds_repeat(model, data, criterion):
     given = data if criterion in WITH_DATA else None
     np.testing.assert_array_equal(_scores(model, criterion, given), _scores(model, criterion, given))
@@ -190,7 +191,7 @@ def test_seeds_repeat(model, data, criterion):
         assert not np.array_equal(_scores(model, criterion, given), _scores(model, criterion, given, seed=1))
 
 
-@pytest.mark.parametrize("criterion", WITH_DATA)
+@pytest.mark.parametrize("criterion", sweep(WITH_DATA, quick=["gradient_abs", "hessian", "entropy"]))
 def test_order_and_batches_do_not_matter(model, data, criterion):
     x, y = data
     order = np.random.default_rng(1).permutation(len(x))
@@ -221,27 +222,21 @@ def test_heads_and_widths_of_a_product_get_scores():
     assert np.isfinite(seen["split.axis0"]).all()
 
 
-def test_groups_of_the_zoo_are_all_scored():
-    for name in (
-        "residual",
-        "concat",
-        "grouped",
-        "depthwise",
-        "several",
-        "nested",
-        "shared",
-        "transposed",
-        "lstm",
-        "gru",
-    ):
-        model = zoo.build(name)
-        graph = trace(model)
-        for criterion in ("l2", "lamp", "activation", "entropy"):
-            x = zoo.sample_inputs(model, 5) if criterion in WITH_DATA else None
-            scores = unit_scores(graph, criterion, data=x)
-            assert scores.shape == (graph.units.count,)
-            for group in groups(graph):
-                assert np.isfinite(scores[group.free]).all(), (name, criterion, group.name)
+SCORED = [
+    "residual", "concat", "grouped", "depthwise", "several", "nested", "shared", "transposed", "lstm", "gru",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sweep(SCORED, quick=["residual", "grouped", "depthwise", "several", "nested", "lstm"]))
+def test_groups_of_the_zoo_are_all_scored(name):
+    model = zoo.build(name)
+    graph = trace(model)
+    for criterion in ("l2", "lamp", "activation", "entropy"):
+        x = zoo.sample_inputs(model, 5) if criterion in WITH_DATA else None
+        scores = unit_scores(graph, criterion, data=x)
+        assert scores.shape == (graph.units.count,)
+        for group in groups(graph):
+            assert np.isfinite(scores[group.free]).all(), (criterion, group.name)
 
 
 def test_attention_is_scored_by_weights_and_its_inside_is_hidden_from_activations():

@@ -8,6 +8,7 @@ import pytest
 import zoo
 from keras import layers
 from oracle import removable
+from sweeps import sweep as cases
 
 from tfstruct.analyze import sensitivity, sweep
 from tfstruct.analyze.masking import masked
@@ -27,13 +28,14 @@ def data():
     return x, zoo.build("conv_bn").predict(x, verbose=0).argmax(-1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "conv_bn", "depthwise", "residual", "concat", "transposed", "conv1d", "grouped", "several", "nested", "lstm",
-        "gru", "bidirectional", "attention", "embedding",
-    ],
-)  # fmt: skip
+ZOO = [
+    "conv_bn", "depthwise", "residual", "concat", "transposed", "conv1d", "grouped", "several", "nested", "lstm",
+    "gru", "bidirectional", "attention", "embedding",
+]  # fmt: skip
+QUICK = ["conv_bn", "depthwise", "residual", "grouped", "several", "nested", "lstm", "bidirectional", "attention"]
+
+
+@pytest.mark.parametrize("name", cases(ZOO, quick=QUICK))
 def test_masked_equals_rebuilt(name):
     model = zoo.build(name)
     graph = trace(model)

@@ -1,4 +1,4 @@
-"""The oracle over the models of keras.applications: all by `pytest -m slow`, a few small ones always."""
+"""The oracle over the models of keras.applications: all by `pytest -m slow`, a small one always."""
 
 import os
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from oracle import assert_equal, assert_pruned_equals_masked, share_prunable
+from sweeps import sweep
 from zoo import randomise, settle
 
 from tfstruct import graph as graphs
@@ -15,7 +16,7 @@ SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 MODELS = sorted(
     name for name in dir(keras.applications) if name[0].isupper() and callable(getattr(keras.applications, name))
 )
-QUICK = {
+SMALL = {
     "MobileNetV2": {"alpha": 0.35},
     "MobileNetV3Small": {"alpha": 0.75},
 }
@@ -59,9 +60,9 @@ def _check(name, path, **options):
     assert all((a != w.numpy()).any() for a, w in zip(start, smaller.trainable_variables[-2:], strict=True))
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", sweep(SMALL, quick=["MobileNetV3Small"]))
 def test_small_applications(name, tmp_path):
-    _check(name, tmp_path, **QUICK[name])
+    _check(name, tmp_path, **SMALL[name])
 
 
 @pytest.mark.slow

@@ -17,18 +17,25 @@ def check(seed, share):
     model = randomise(random_model(seed), seed)
     x = sample_inputs(model, 3, seed)
     # Keras rounds 1 / sqrt(key_dim) of its attention layers to float32 in float64 models too.
-    assert_pruned_equals_masked(model, share, seed, x, tolerance=1e-7)
+    *_, smaller = assert_pruned_equals_masked(model, share, seed, x, tolerance=1e-7)
+    return smaller.count_params() < model.count_params()
 
 
 SEEDS = st.integers(0, 10**6)
 SHARES = st.sampled_from([0.2, 0.5, 0.9])
-FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
-@FEW
-@given(SEEDS, SHARES)
-def test_random_graphs(seed, share):
-    check(seed, share)
+def test_random_graphs():
+    lost = []
+
+    @FEW
+    @given(SEEDS, SHARES)
+    def run(seed, share):
+        lost.append(check(seed, share))
+
+    run()
+    assert np.mean(lost) > 0.6, "models were compared with themselves"
 
 
 @pytest.mark.slow
@@ -49,6 +56,7 @@ def test_random_models_are_the_same_for_a_seed_and_differ_otherwise():
     assert [tuple(w.shape) for w in first.weights] != [tuple(w.shape) for w in other.weights]
 
 
+@pytest.mark.slow
 def test_random_models_lose_channels():
     """Otherwise the equalities above would compare models with themselves."""
     lost = []

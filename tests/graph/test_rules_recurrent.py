@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 from rule_cases import assert_held, assert_shrinks, groups_of
+from sweeps import sweep
 
 KINDS = {
     "lstm": layers.LSTM, "gru": layers.GRU, "simple": layers.SimpleRNN,
@@ -19,8 +20,11 @@ def head(x):
     return layers.Dense(2, name="head")(x)
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+# Each kind once, forwards and backwards in turn.
+ROWS = [(kind, backwards) for kind in KINDS for backwards in (False, True)]
+
+
+@pytest.mark.parametrize("kind, backwards", sweep(ROWS, quick=[(k, bool(i % 2)) for i, k in enumerate(KINDS)]))
 def test_two_in_a_row(kind, backwards):
     inputs = keras.Input((5, 4))
     x = layers.Dense(6, name="before")(inputs)
@@ -71,8 +75,12 @@ def test_an_activation_over_all_units_holds_them():
     assert_held(inputs, head(layers.GRU(6, activation="softmax", name="gru")(inputs)), "gru", "over all units")
 
 
-@pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
-@pytest.mark.parametrize("kind", ["lstm", "gru", "simple"])
+# Each kind and each mode.
+BOTH_WAYS = [("lstm", "concat"), ("gru", "sum"), ("simple", "mul"), ("lstm", "ave"), ("gru", None)]
+ALL_WAYS = [(kind, mode) for kind in ("lstm", "gru", "simple") for mode in ("concat", "sum", "mul", "ave", None)]
+
+
+@pytest.mark.parametrize("kind, mode", sweep(ALL_WAYS, quick=BOTH_WAYS))
 def test_bidirectional(kind, mode):
     inputs = keras.Input((5, 4))
     x = layers.Dense(6, name="before")(inputs)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 from oracle import assert_pruned_equals_masked
+from sweeps import sweep
 from zoo import randomise
 
 from tfstruct import graph as graphs
@@ -34,8 +35,12 @@ def _shufflenet(groups, channels, form="layers"):
     return randomise(keras.Model(inputs, layers.Dense(3, name="head")(x)))
 
 
-@pytest.mark.parametrize("form", ["layers", "operations"])
-@pytest.mark.parametrize(("groups", "channels"), [(2, 8), (3, 24), (3, 30), (4, 16)])
+SHUFFLES = [(g, c, form) for g, c in ((2, 8), (3, 24), (3, 30), (4, 16)) for form in ("layers", "operations")]
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "form"), sweep(SHUFFLES, quick=[(2, 8, "layers"), (3, 30, "operations"), (4, 16, "layers")])
+)
 def test_grouped_convolutions_on_both_sides_of_a_shuffle(groups, channels, form):
     model = _shufflenet(groups, channels, form)
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")

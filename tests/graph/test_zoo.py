@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zoo
 from oracle import assert_equal, assert_pruned_equals_masked, share_prunable
+from sweeps import sweep
 
 from tfstruct import graph as graphs
 from tfstruct.errors import ModelError
@@ -21,6 +22,25 @@ UNSAVABLE = {"nested_whose_layer_is_called_outside_too"}
 LOSSLESS = {
     "dense", "conv2d", "residuals", "norm_batch", "norm_layer_over_space", "norm_group_instance",
     "norm_softmax_over_space", "squeeze_excite", "grouped_4", "channel_shuffle", "flatten", "merge_dot_channels",
+}  # fmt: skip
+# These run every branch of `tfstruct.graph` that any of the models runs; other ranks and sizes of the same are slow.
+QUICK = {
+    "dense", "conv2d", "conv3dtranspose", "depthwise_twice", "separable_twice", "grouped_as_channels",
+    "grouped_after_grouped", "grouped_of_the_input", "embedding", "einsum_ellipsis", "einsum_without_bias",
+    "einsum_bias_on_one_axis", "einsum_heads_joined", "einsum_each", "norm_batch", "norm_layer", "norm_layer_over_all",
+    "norm_rms", "norm_unit", "norm_group_1", "norm_group_2", "norm_group_instance", "norm_softmax_over_all",
+    "norm_sparsemax", "softmax_inside", "softmax_in_a_convolution", "group_normalizations_that_cross",
+    "group_normalization_of_a_grouped_convolution", "activations", "prelu_shared_over_channels", "dropouts",
+    "rescaling", "space_maxpooling1d", "space_globalaveragepooling1d", "space_zeropadding2d", "space_upsampling3d",
+    "global_pooling_that_keeps_its_axes", "flatten", "flatten_channels_first", "flatten_then_batch_normalization",
+    "reshape_flat_and_back", "reshape_split_and_joined", "reshape_minus_one", "reshape_across", "permute",
+    "repeat_vector", "shuffle_between_grouped", "depth_to_space", "space_to_depth", "merge_add", "merge_multiply",
+    "merge_concatenate_space", "merge_dot_space", "merge_dot_normalised", "dense_connections", "concatenation_added",
+    "broadcast", "broadcast_without_an_axis", "residual_on_the_input", "dict_inputs_and_outputs",
+    "a_hidden_tensor_is_an_output_too", "an_input_is_an_output", "shared_dense", "shared_reshape",
+    "shared_flatten_of_other_shapes", "nested_sequential_in_sequential", "nested_called_twice", "nested_in_nested",
+    "nested_with_a_dict", "nested_whose_layer_is_called_outside_too", "channels_first", "unknown_height_and_width",
+    "fixed_batch", "vit_block", "squeeze_excite_by_operators",
 }  # fmt: skip
 
 
@@ -43,7 +63,7 @@ def checked(name, share=0.4, **options):
     return (model, *assert_pruned_equals_masked(model, share, inputs=inputs_of(model), **options))
 
 
-@pytest.mark.parametrize("name", graph_zoo.MODELS)
+@pytest.mark.parametrize("name", sweep(graph_zoo.MODELS, quick=QUICK))
 def test_graph_zoo(name, tmp_path):
     model, graph, keep, smaller = checked(name)
     if name in graph_zoo.WHOLE:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from sweeps import sweep
 from tf_keras import layers
 
 from tfstruct import legacy
@@ -25,14 +26,11 @@ def small():
     return tf_keras.Model(image, layers.Dense(3, name="head")(layers.Flatten(name="flat")(x)), name="small")
 
 
-_FORMS = [
-    pytest.param(name, form, marks=[pytest.mark.slow] if form == "model" and name != "MobileNetV3Small" else [])
-    for name in MOBILE
-    for form in ("model.h5", "model")
-]
+_FORMS = [(name, form) for name in MOBILE for form in ("model.h5", "model")]
+_QUICK = [(name, "model.h5") for name in MOBILE] + [("MobileNetV3Small", "model")]
 
 
-@pytest.mark.parametrize("name, form", _FORMS)
+@pytest.mark.parametrize("name, form", sweep(_FORMS, quick=_QUICK))
 def test_mobilenets(name, form, tmp_path):
     source = getattr(tf_keras.applications, name)(weights=None, classes=10, classifier_activation=None, **MOBILE[name])
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from keras import layers
+from sweeps import sweep
 
 from tfstruct import demo
 from tfstruct.errors import DataError, ModelError
@@ -106,7 +107,12 @@ def test_a_layer_twice_side_by_side():
     assert done.max_difference.relative < 1e-5
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.MODELS if n != "subclassed"])
+NAMES = [n for n in zoo.MODELS if n != "subclassed"]
+
+
+@pytest.mark.parametrize(
+    "name", sweep(NAMES, quick=["depthwise", "residual", "lstm", "attention", "several", "nested"])
+)
 def test_every_model_can_be_looked_at(name):
     report = analyze_bottlenecks(zoo.build(name))
     json.dumps(report.to_dict())

@@ -8,6 +8,7 @@ import pytest
 import zoo
 from keras import layers
 from oracle import masked_outputs
+from sweeps import sweep
 
 from tfstruct import graph as graphs
 from tfstruct.analyze.costs import Costs
@@ -260,8 +261,7 @@ def test_a_latency_budget_measures_models(net):
     assert len(measured) == len(set(measured))  # no model twice: a second measurement would say something else
 
 
-OPTIMIZERS = ["SGD", "Adam", "RMSprop", "Lion"]
-RARER = ["AdamW", "Nadam", "Adagrad", "Adamax", "Adadelta", "Ftrl"]
+OPTIMIZERS = ["SGD", "Adam", "RMSprop", "Lion", "AdamW", "Nadam", "Adagrad", "Adamax", "Adadelta", "Ftrl"]
 
 
 def _trained(optimizer):
@@ -275,7 +275,7 @@ def _trained(optimizer):
     return model, data
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *(pytest.param(n, marks=pytest.mark.slow) for n in RARER)])
+@pytest.mark.parametrize("name", sweep(OPTIMIZERS, quick=["SGD", "Adam"]))
 def test_optimizer_slots_are_cut_like_their_weights(name):
     options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     net, data = _trained(getattr(keras.optimizers, name)(0.01, **options))
@@ -372,3 +372,18 @@ def test_mixed_precision_survives(images):
     assert smaller.get_layer("stem").compute_dtype == "float16"
     smaller.compile("sgd", "mse")
     assert np.isfinite(smaller.fit(images, np.zeros((4, 5), "float32"), verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "either `budget` or `threshold`. Received: budget=None, threshold=None"),
+        ({"budget": 0.5, "threshold": 0.1}, "either `budget` or `threshold`"),
+        ({"threshold": float("nan")}, "`threshold` must be a finite number. Received: nan"),
+        ({"threshold": "low"}, "`threshold` must be a finite number"),
+        ({"threshold": True}, "`threshold` must be a finite number"),
+    ],
+)
+def test_a_budget_or_a_threshold(net, options, message):
+    with pytest.raises(BudgetError, match=message):
+        plan_channels(net, **options)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, ModelError, PlanError
@@ -180,10 +181,10 @@ def test_all_the_energy_of_a_kernel_of_low_rank():
     assert factorize(model, ["c"], energy=1.0).details["c"]["rank"] == [3]
 
 
-@pytest.mark.parametrize(
-    ("method", "share"),
-    [("svd", 0.8), ("svd", 0.3), ("tucker", 0.5), ("cp", 0.5), ("spatial", 0.6), ("depthwise", 0.5)],
-)
+_BUDGETS = [("svd", 0.8), ("svd", 0.3), ("tucker", 0.5), ("cp", 0.5), ("spatial", 0.6), ("depthwise", 0.5)]
+
+
+@pytest.mark.parametrize(("method", "share"), sweep(_BUDGETS, quick=[_BUDGETS[1], _BUDGETS[2], *_BUDGETS[4:]]))
 def test_a_budget_is_met(method, share):
     model = _net()
     done = factorize(model, macs=share, method=method)
@@ -263,7 +264,7 @@ def test_a_name_that_is_taken():
     assert [layer.name for layer in done.model.layers[1:]] == ["a_u_u", "a_u", "a_u2", "a"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sweep(METHODS, quick=["cp", "depthwise"]))
 def test_training_and_saving(method, tmp_path):
     done = factorize(_net(), rank=2, method=method)
     rng = np.random.default_rng(0)
@@ -277,9 +278,7 @@ def test_training_and_saving(method, tmp_path):
     np.testing.assert_allclose(loaded(x), done.model(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "method", [m if m in ("svd", "cp") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
-)
+@pytest.mark.parametrize("method", sweep(METHODS, quick=["svd", "cp"]))
 def test_int8(method, process):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -7,6 +7,7 @@ import pytest
 import zoo
 from edit_cases import check, functional
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.convert.draft import draft
 from tfstruct.convert.runtime import Runtime
@@ -40,7 +41,7 @@ def unshifted(model):
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["conv_bn", "depthwise", "embedding", "nested"]))
 def test_the_zoo(name):
     model = zoo.build(name)
     made = check(fold_batch_norm, model, zoo.sample_inputs(model, 3))
@@ -73,8 +74,12 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("padding, bias", [("valid", False), ("same", True)])
-@pytest.mark.parametrize("kind", SPATIAL)
+# Each kind once, with one padding and the other in turn.
+KINDS = [(kind, *options) for kind in SPATIAL for options in (("valid", False), ("same", True))]
+QUICK = [*(KINDS[2 * i + i % 2] for i in range(len(SPATIAL))), ("depthwise", "valid", False)]
+
+
+@pytest.mark.parametrize("kind, padding, bias", sweep(KINDS, quick=QUICK))
 def test_behind_and_before_every_convolution(kind, padding, bias):
     make = SPATIAL[kind]
     made = check(fold_batch_norm, chain(make(padding=padding, use_bias=bias, name="conv"), norm()))

@@ -6,6 +6,7 @@ import pytest
 import zoo
 from edit_cases import chain, check, functional, names, outputs_named
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.errors import ModelError
 from tfstruct.surgery import fold_batch_norm, fuse_activation, merge_linear, merge_parallel
@@ -15,7 +16,7 @@ conv, transposed = layers.Conv2D, layers.Conv2DTranspose
 NAMES = [n for n in zoo.MODELS if n not in ("subclassed", "lstm", "gru", "bidirectional")]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["residual", "grouped", "attention", "embedding", "nested"]))
 def test_the_zoo(name):
     model = zoo.build(name)
     inputs = zoo.sample_inputs(model, 3)
@@ -158,8 +159,14 @@ def repvgg(stride=1, groups=1, dilation=1, padding="same"):
     return block
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}, {"dilation": 2}])
-@pytest.mark.parametrize("shape", [(9, 8, 4), (None, None, 4)])
+CLOSED, OPEN = (9, 8, 4), (None, None, 4)
+REPVGG = [
+    (options, shape) for options in ({}, {"stride": 2}, {"groups": 2}, {"dilation": 2}) for shape in (CLOSED, OPEN)
+]
+QUICK = [({}, OPEN), ({"stride": 2}, CLOSED), ({"stride": 2}, OPEN), ({"groups": 2}, CLOSED), ({"dilation": 2}, CLOSED)]
+
+
+@pytest.mark.parametrize("options, shape", sweep(REPVGG, quick=QUICK))
 def test_repvgg(options, shape):
     model = fold_batch_norm(functional(repvgg(**options), shape)).model
     made = check(merge_parallel, model)

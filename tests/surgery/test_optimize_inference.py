@@ -6,6 +6,7 @@ import pytest
 import zoo
 from edit_cases import check, functional, names, outputs_named
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.errors import ModelError
 from tfstruct.surgery import fold_batch_norm, optimize_inference
@@ -19,7 +20,14 @@ APPLICATIONS = sorted(
 ALL_FOLDED = ("MobileNet", "MobileNetV2", "ResNet50", "ResNet101", "ResNet152", "InceptionV3", "InceptionResNetV2")
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.MODELS if n != "subclassed"])
+NAMES = [n for n in zoo.MODELS if n != "subclassed"]
+# Every branch that the others run too.
+QUICK = [
+    "conv_bn", "depthwise", "residual", "concat", "conv1d", "grouped", "lstm", "attention", "embedding", "nested",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sweep(NAMES, quick=QUICK))
 def test_the_zoo(name):
     model = zoo.build(name)
     made = check(optimize_inference, model, zoo.sample_inputs(model, 3))
@@ -93,6 +101,14 @@ def check_application(edit, name, **options):
         assert left == []
 
 
+def test_the_first_blocks_of_mobilenet_v2(float64):
+    """With strides, asymmetric padding and two residuals: the whole of it, and all others, by `pytest -m slow`."""
+    model, x = application("MobileNetV2", alpha=0.35)
+    model = keras.Model(model.input, layers.ReLU(name="end")(model.get_layer("block_4_add").output))
+    assert unfolded(check(optimize_inference, model, x).model) == []
+
+
+@pytest.mark.slow
 def test_mobilenet_v2(float64):
     check_application(optimize_inference, "MobileNetV2", size=64, alpha=0.35)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from sweeps import sweep
 from zoo import MODELS, build, randomise, sample_inputs
 
 from tfstruct.errors import ModelError
@@ -33,7 +34,10 @@ def chain(*parts, shape=(6, 6, 4), end=True):
     return randomise(keras.Sequential([keras.Input(shape), layers.Conv2D(4, 1, name="conv"), *parts, *tail]))
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"subclassed"}))
+NAMES = sorted(set(MODELS) - {"subclassed"})
+
+
+@pytest.mark.parametrize("name", sweep(NAMES, quick=["conv_bn", "conv1d", "attention", "lstm", "several", "nested"]))
 def test_the_zoo(name):
     check(build(name), {"dropout"} if name == "conv_bn" else ())
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 from random_models import random_model
+from sweeps import sweep
 from zoo import MODELS, build, randomise, sample_inputs
 
 from tfstruct.errors import ModelError, TfstructError
@@ -74,7 +75,11 @@ def check(model, removed, inputs=None, **expected):
 # Nothing to do.
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
+NAMES = [name for name in MODELS if name != "subclassed"]
+QUICK = ["depthwise", "residual", "concat", "grouped", "bidirectional", "attention", "several", "nested", "shared"]
+
+
+@pytest.mark.parametrize("name", sweep(NAMES, quick=QUICK))
 def test_a_model_that_needs_all_its_channels_keeps_them(name):
     model = build(name)
     result = shrink(model)
@@ -639,7 +644,7 @@ def shrink_random(seeds):
             result = shrink(model)
             equal(model, result.model, sample_inputs(model, 3, seed), 1e-9)
             removed += bool(result.removed)
-            keras.backend.clear_session()
+            keras.backend.clear_session(free_memory=False)
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")

@@ -11,6 +11,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Costs": "costs",
         "Profile": "layer_profile",
         "profile": "layer_profile",
+        "GradientNoise": "gradient_noise",
+        "gradient_noise_scale": "gradient_noise",
         "GroupReport": "group_report",
         "explain": "group_report",
         "Importance": "scores",
@@ -18,5 +20,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "unit_scores": "scores",
         "Sensitivity": "sweep",
         "sensitivity": "sweep",
+        "ThresholdChoice": "cross_validation",
+        "choose_threshold": "cross_validation",
     },
 )

@@ -12,8 +12,9 @@ from tfstruct.graph.trace import Body
 BINS = 32  # of the histogram behind the entropy
 
 
-def run(graph: Graph, inputs: list, visit) -> None:
-    """Runs the model's operations one by one; `visit(call, outputs)` sees every result."""
+def run(graph: Graph, inputs: list, visit, training: bool | None = None) -> None:
+    """Runs the model's operations one by one; `visit(call, outputs)` sees every result, and may put another in its
+    place. `training` is given to the layers that take it, unless None."""
     calls = iter(graph.calls)
 
     def body(one: Body, values):
@@ -24,6 +25,8 @@ def run(graph: Graph, inputs: list, visit) -> None:
             else:
                 call = next(calls)
                 args, kwargs = node.arguments.fill_in(known)
+                if training is not None and getattr(call.op, "_call_has_training_arg", False):
+                    kwargs = {**kwargs, "training": training}
                 outputs = keras.tree.flatten(call.op(*args, **kwargs))
                 visit(call, outputs)
             known.update({id(x): y for x, y in zip(node.outputs, outputs, strict=True)})

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from tfstruct.analyze.memory import VIEWS
+from tfstruct.analyze.memory import hands_on
 from tfstruct.graph import Call, Graph, Group
 
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
@@ -63,7 +63,7 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
         depths.append(0)
     for call in graph.calls:
         first = call.inputs[0].key if call.inputs else None
-        joins = call.in_place or type(call.op).__name__ in VIEWS
+        joins = call.in_place or hands_on(call)
         if joins and len(call.inputs) == 1 and uses[first] == 1 and kinds[home[first]] != "input":
             box = home[first]
             kinds[box] += f" {_SHORT.get(type(call.op).__name__, type(call.op).__name__)}"

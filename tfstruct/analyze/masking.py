@@ -9,7 +9,8 @@ from tfstruct.graph.call import Slot
 
 
 def stays(slot: Slot, kept: np.ndarray) -> np.ndarray:
-    """1 where a weight's entry belongs to channels that stay, 0 elsewhere; `kept` is boolean, by label."""
+    """1 where a weight's entry belongs to channels that stay, 0 elsewhere; `kept` is boolean, by label. With numbers
+    instead, the product of those of the channels that the entry belongs to."""
     mask = np.ones(slot.variable.shape)
     for axis, along in enumerate(slot.axes):
         if along is None or (slot.groups > 1 and axis == mask.ndim - 2):

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import numpy as np
 
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
-from tfstruct.graph import Call, Channels, Graph
+from tfstruct.graph import Call, Channels, Graph, is_training_only
 
 # They hand on their input, at inference, whatever else still reads it.
-VIEWS = {
-    "Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization", "Dropout", "SpatialDropout1D",
-    "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
-}  # fmt: skip
+_VIEWS = {"Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization"}
+
+
+def hands_on(call: Call) -> bool:
+    """Whether the operation makes nothing new: it moves no byte, at inference."""
+    return is_training_only(call.op) or type(call.op).__name__ in _VIEWS
 
 
 class Memory:
@@ -50,7 +52,7 @@ class Memory:
             fresh(tensor, 0, itemsize(None, i))
         for t, call in enumerate(calls):
             came = storage.get(call.inputs[0].key) if call.inputs else None
-            view = type(call.op).__name__ in VIEWS
+            view = hands_on(call)
             shares = came is not None and (view or (call.in_place and self._death[came] <= t))
             for i, tensor in enumerate(call.outputs):
                 if tensor.key in storage:

@@ -11,10 +11,8 @@ from tfstruct.analyze.names import by_name
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 
-CRITERIA = (
-    "l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", "gradient", "gradient_abs", "hessian",
-    "activation", "apoz", "entropy", "random",
-)  # fmt: skip
+DATA_CRITERIA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
+CRITERIA = ("l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", *DATA_CRITERIA, "random")
 REDUCTIONS = ("sum", "mean", "max", "product")
 NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, inputs_of, loss_function, slices
-from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.batches import arrays
+from tfstruct.analyze.evaluation import predictor, scoring
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
@@ -144,7 +144,8 @@ def sensitivity(
     if y is None:
         raise DataError("sensitivity needs labels. Give data=(x, y), labels=..., or batches of pairs.")
     chosen = _chosen(graph, groups)
-    name, measure = _measure(graph, x, y, loss, metric, batch_size)
+    name, score = scoring(graph, y, loss, metric)
+    outputs = predictor(graph, x, batch_size)
     names = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
     header = {
         "model": fingerprint(model),
@@ -155,7 +156,7 @@ def sensitivity(
     header |= {"data": _digest(keras.tree.flatten([x, y]))}
     state = _read(path, header)
     if "baseline" not in state:
-        state |= {"baseline": measure(), "groups": {}}
+        state |= {"baseline": score(y, outputs()), "groups": {}}
     missing = [(g, r) for g in chosen for r in ratios if str(r) not in state["groups"].get(g, {})]
     if missing:
         scores = unit_scores(graph, criterion, data=(x, y), loss=loss, missing="keep")
@@ -166,7 +167,7 @@ def sensitivity(
                 keep = np.ones(graph.units.count, bool)
                 keep[gone] = False
                 with masked(graph, keep):
-                    value = measure()
+                    value = score(y, outputs())
                 state["groups"].setdefault(group, {})[str(ratio)] = [value, len(gone)]
                 advance(group)
             _write(path, {**header, **state})
@@ -204,53 +205,6 @@ def _least_important(group: Group, scores: np.ndarray, ratio: float) -> list[int
             break
         gone += atom
     return gone
-
-
-def _measure(graph: Graph, x, y, loss, metric, batch_size) -> tuple[str, Callable[[], float]]:
-    import tensorflow as tf
-
-    flat = inputs_of(graph.body.functional, x)
-    if metric is None:
-        metric = "accuracy" if _classes(y, graph) else "loss"
-    if not callable(metric) and metric not in ("accuracy", "loss"):
-        raise ValueError(f"`metric` must be 'accuracy', 'loss' or a function. Received: {metric!r}.")
-    if metric == "accuracy" and (not hasattr(y, "shape") or len(graph.outputs) != 1):
-        raise DataError("metric='accuracy' needs one output. Give a function (labels, outputs) -> float.")
-    if metric == "loss":
-        function = loss_function(graph.model, loss, "metric='loss'")
-
-    @tf.function(reduce_retracing=True)
-    def predict(batch):
-        return graph.model(structured(graph, batch), training=False)
-
-    def outputs():
-        parts = [predict([v[s] for v in flat]) for s in slices(len(flat[0]), batch_size)]
-        return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
-
-    def measure() -> float:
-        found = outputs()
-        if metric == "accuracy":
-            return _accuracy(y, found)
-        return float(function(y, found) if metric == "loss" else metric(y, found))
-
-    return (metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")), measure
-
-
-def _classes(y, graph: Graph) -> bool:
-    if not hasattr(y, "shape") or len(graph.outputs) != 1:
-        return False
-    width = graph.outputs[0].shape[-1]
-    one_hot = y.ndim > 1 and y.shape[-1] == width and width > 1
-    return bool(np.isin(y, (0, 1)).all()) if one_hot else np.issubdtype(y.dtype, np.integer) or y.dtype == bool
-
-
-def _accuracy(y: np.ndarray, out) -> float:
-    out = keras.tree.flatten(out)[0]
-    if out.shape[-1] == 1:
-        return float(np.mean((out.ravel() > 0.5) == (y.ravel() > 0.5)))
-    if y.shape == out.shape:
-        y = y.argmax(-1)
-    return float(np.mean(out.argmax(-1).ravel() == y.ravel()))
 
 
 def _digest(values) -> str:

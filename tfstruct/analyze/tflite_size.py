@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from tfstruct.analyze.counts import Terms, axis_sizes
-from tfstruct.graph import Each, Graph, Out
+from tfstruct.graph import Each, Graph, Out, is_training_only
 
 FILE = 450  # header, metadata, operator codes, signature
 TENSOR = 165  # a tensor with its buffer, quantization and share of an operator
@@ -22,8 +22,7 @@ _FUSES = {*_FOLDS, "Add", "BatchNormalization"}
 _TENSORS = {
     "Dense": 3, "EinsumDense": 9, "Embedding": 4, "Conv1D": 9, "Conv2D": 3, "Conv3D": 8, "Conv1DTranspose": 10,
     "Conv2DTranspose": 6, "Conv3DTranspose": 10, "DepthwiseConv1D": 9, "DepthwiseConv2D": 3, "SeparableConv1D": 14,
-    "SeparableConv2D": 6, "Dropout": 0, "Identity": 0, "SpatialDropout1D": 0, "SpatialDropout2D": 0,
-    "SpatialDropout3D": 0, "GaussianNoise": 0, "GaussianDropout": 0, "AlphaDropout": 0, "ActivityRegularization": 0,
+    "SeparableConv2D": 6, "Identity": 0, "ActivityRegularization": 0,
     "ReLU": 1, "Activation": 3, "LeakyReLU": 2, "Softmax": 1, "PReLU": 8, "MaxPooling2D": 1, "AveragePooling2D": 1,
     "GlobalAveragePooling2D": 2, "GlobalMaxPooling2D": 2, "GlobalAveragePooling1D": 2, "GlobalMaxPooling1D": 2,
     "MaxPooling1D": 5, "AveragePooling1D": 5, "Flatten": 2, "Reshape": 2, "Permute": 2, "ZeroPadding2D": 2,
@@ -82,6 +81,8 @@ def _tensors(call, kind: str) -> float:
         return 1 + len(call.inputs)
     if kind == "Activation":
         return 1 if _linear(call.op) else _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3) or 1
+    if is_training_only(call.op):
+        return 0
     count = _TENSORS.get(kind, 6 + 2 * len(getattr(call.op, "weights", ())))
     if kind in _FOLDS and not _linear(call.op):
         count += _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3)

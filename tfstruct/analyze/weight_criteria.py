@@ -10,7 +10,7 @@ from tfstruct.graph.call import Slot
 
 # Labels of an axis, and a value for each of its positions.
 Member = tuple[np.ndarray, np.ndarray]
-_NO_KERNELS = ("bias", "gamma", "beta", "moving", "alpha", "scale")
+_NO_KERNELS = ("bias", "gamma", "beta", "moving", "alpha", "scale", "variance")
 NEAR_ZERO = 1e-3
 
 

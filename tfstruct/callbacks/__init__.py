@@ -5,10 +5,18 @@ from tfstruct import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
+        "ChannelReport": "channel_report",
         "Compressor": "compressor",
         "Prune": "prune",
         "QuantizeAware": "quantize_aware",
         "QuantizationReport": "quantization_report",
+        "PruneChannels": "prune_channels",
         "SparsityReport": "sparsity_report",
+        "AdaptiveBatchSize": "adaptive_batch_size",
+        "LearningRateFinder": "learning_rate_finder",
+        "RangeTest": "range_test",
+        "Diagnose": "diagnose",
+        "Diagnosis": "diagnosis",
+        "Finding": "diagnosis",
     },
 )

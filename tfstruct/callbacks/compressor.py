@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ class Compressor(keras.callbacks.Callback):
     While attached, the state travels in every file that Keras saves of the model, `BackupAndRestore`'s too; a plain
     model loads such a file and leaves the state aside.
 
-    A subclass has the methods `_begin`, `_advance`, `_end`, `_state` and `_restore`.
+    A subclass has the methods `_begin`, `_advance`, `_end`, `_let_go`, `_state` and `_restore`.
 
     Attributes:
         report: what `finish` returned last; None before.
@@ -35,7 +36,8 @@ class Compressor(keras.callbacks.Callback):
         self._attached: keras.Model | None = None
         self._home: keras.Model | None = None
         self._stored: dict[str, np.ndarray] | None = None
-        self._batch = -1
+        self._batch, self._open = -1, None
+        self._begun = False
 
     # By hand
 
@@ -58,11 +60,15 @@ class Compressor(keras.callbacks.Callback):
         if not model.built or not model.weights:
             raise ModelError(f"`{model.name}` is not built yet: call it on a batch, or give it an Input, first.")
         with _scope(model):
-            self._begin(model)
+            try:
+                self._begin(model)
+                if self._stored is not None:
+                    self._take_up(self._stored)
+            except Exception:
+                self._let_go()
+                raise
         self._attached = self._home = model
         self._hold(model)
-        if self._stored is not None:
-            self._take_up(self._stored)
         # A training step traced before does not know what is attached.
         model.train_function = None
         return self
@@ -100,10 +106,15 @@ class Compressor(keras.callbacks.Callback):
 
     def set_model(self, model) -> None:
         super().set_model(model)
+        self._begun = False
         if self._attached is None:
             self._hold(model)  # a callback that restores the model may run before this one attaches
 
     def on_train_begin(self, logs=None) -> None:
+        if self._begun:
+            self.finish()
+            raise ModelError(f"This {type(self).__name__} is in the list of callbacks twice.")
+        self._begun = True
         if self._attached is None:
             try:
                 self.attach(self.model)
@@ -121,7 +132,8 @@ class Compressor(keras.callbacks.Callback):
         ended = history.on_train_end
 
         def on_train_end(logs=None):
-            history.__dict__.pop("on_train_end", None)
+            for name in ("on_train_end", "on_epoch_end"):
+                history.__dict__.pop(name, None)
             ended(logs)
             if self._attached is not None:
                 self.finish()
@@ -129,12 +141,24 @@ class Compressor(keras.callbacks.Callback):
         history.on_train_end = on_train_end
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
-        self._batch = -1
+        self._batch, self._open = -1, None
+
+    def on_train_batch_begin(self, batch, logs=None) -> None:
+        self._open = batch
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        self.step(batch - self._batch)  # with steps_per_execution more than one
-        self._batch = batch
+        self._open = None
+        # With steps_per_execution there are several at once; Keras counts the last ones of an epoch as if all were.
+        batch = min(batch, (self.params.get("steps") or batch + 1) - 1)
+        if batch > self._batch:
+            self.step(batch - self._batch)
+            self._batch = batch
         self._log(logs)
+
+    def _catch_up(self) -> None:
+        # A callback before this one saves after a batch: the optimizer has made a step that was not counted yet.
+        if self._open is not None:
+            self.on_train_batch_end(self._open + self._attached.steps_per_execution - 1)
 
     def on_test_end(self, logs=None) -> None:
         if self._attached is not None and logs:
@@ -154,6 +178,9 @@ class Compressor(keras.callbacks.Callback):
         """Leaves the model plain; returns the report."""
         raise NotImplementedError
 
+    def _let_go(self) -> None:
+        """Takes back what a `_begin` that failed has put on the model."""
+
     def _log(self, logs: dict | None) -> None:
         """Adds figures to the logs of a batch."""
 
@@ -162,15 +189,16 @@ class Compressor(keras.callbacks.Callback):
         return {}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes up what `_state` gave; only while attached."""
+        """Takes up what `_state` gave; after `_begin`, which may look whether `_stored` waits for this."""
 
     # State in Keras's files
 
     def _hold(self, model: keras.Model) -> None:
-        held = [name for name, value in vars(model).items() if isinstance(value, _State)]
-        if not any(vars(model)[name].compressor is self for name in held):
+        held = {name: value.compressor for name, value in vars(model).items() if isinstance(value, _State)}
+        if self not in held.values():
+            free = next(name for i in itertools.count() if (name := f"compressor_state_{i}") not in held)
             # Not through Keras's own tracking, which would make it a part of the model.
-            object.__setattr__(model, f"compressor_state_{len(held)}", _State(self))
+            object.__setattr__(model, free, _State(self))
 
     def _release(self, model: keras.Model) -> None:
         for name, value in list(vars(model).items()):
@@ -205,6 +233,7 @@ class _State(KerasSaveable):
     def save_own_variables(self, store) -> None:
         if self.compressor._attached is None:
             return
+        self.compressor._catch_up()
         store["kind"] = np.frombuffer(self.name.encode(), np.uint8)
         store["steps"] = np.asarray(self.compressor.steps)
         for name, value in self.compressor._state().items():

@@ -1,5 +1,7 @@
 """Masks as constraints: the optimizer applies a weight's constraint after each update, inside the compiled step."""
 
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 
@@ -36,7 +38,8 @@ class Masked(keras.constraints.Constraint):
         self.apply()
 
     def apply(self) -> None:
-        self.variable.assign(self.variable.numpy() * self.mask.numpy())
+        """Sets the weight to zero wherever the mask is."""
+        self.variable.assign(np.where(self.mask.numpy() == 0, 0.0, self.variable.numpy()))
 
     def holds(self) -> bool:
         """Whether the weight is zero wherever the mask is."""
@@ -68,3 +71,12 @@ class Moving(Masked):
     def apply(self) -> None:
         super().apply()
         self.last.assign(self.variable.numpy())
+
+
+def require_held(masked: Iterable[Masked]) -> None:
+    """Raises where a training step has brought back weights that are masked."""
+    if not all(one.holds() for one in masked):
+        raise ModelError(
+            "Pruned weights came back with the last step: the training step was traced before the model was attached, "
+            "so it knows of no mask. Call attach(model) first, then define the tf.function."
+        )

@@ -28,13 +28,18 @@ class MeanGradients:
         scale = 1024.0 if "float16" in {str(layer.compute_dtype) for layer in model._flatten_layers()} else 1.0
         values = [variable.value for variable in variables]
 
-        @tf.function(reduce_retracing=True)
-        def of_batch(x, y):
+        def of_replica(x, y):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
                 value = keras.ops.cast(whole(y, model(x, training=False)), "float32") * scale
             found = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in found]
+
+        strategy = model.distribute_strategy
+
+        @tf.function(reduce_retracing=True)
+        def of_batch(x, y):  # every replica sees the whole batch
+            return [strategy.experimental_local_results(one)[0] for one in strategy.run(of_replica, args=(x, y))]
 
         self._of_batch = of_batch
 

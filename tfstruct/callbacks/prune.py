@@ -8,11 +8,11 @@ import numpy as np
 
 from tfstruct import masks
 from tfstruct.callbacks.compressor import Compressor
-from tfstruct.callbacks.constraints import Masked, Moving
+from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
-from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
 
 CRITERIA = ("magnitude", "movement", "gradient", "snip", "random")
@@ -25,6 +25,13 @@ class Prune(Compressor):
     k = max(round(n * (1 - s(t))), 1) of its n units that score highest, among equals the first; s is the schedule. In
     between, the mask is the weight's constraint, so the optimizer applies it within its own step. No layer is wrapped,
     and the saved model is plain Keras.
+
+    All replicas have the same masks: in `fit` and by hand under `MirroredStrategy`, by hand under
+    `MultiWorkerMirroredStrategy`, where `fit` of Keras 3.15 fails by itself. With `steps_per_execution` masks are
+    chosen at the first step that is seen after they are due.
+
+    The logs get `sparsity`, at the end of an epoch also `sparsity/<weight>` for each weight: in the History, and in
+    `TensorBoard` or `CSVLogger` if they stand after this callback in the list.
 
         model.fit(x, y, callbacks=[Prune(PolynomialRatio(0.0, 0.8, begin=0, end=1000))])
 
@@ -92,6 +99,11 @@ class Prune(Compressor):
             raise ValueError("`regrow` works with free patterns, not with N:M.")
         if regrow and self.schedule.end <= self.schedule.begin:
             raise ValueError("`regrow` needs a schedule with an end, such as ConstantRatio(0.8, begin=0, end=5000).")
+        if criterion == "movement" and self.schedule(0) > 0:
+            raise ValueError(
+                "Criterion 'movement' knows nothing before the first step: give a schedule that begins later, such as "
+                f"PolynomialRatio(0.0, {self.schedule.final:.4g}, begin=100, end=1000)."
+            )
         if data is None and (regrow or criterion in ("gradient", "snip")):
             what = "`regrow`" if regrow else f"Criterion {criterion!r}"
             raise DataError(f"{what} needs gradients: give data=(x, y), some hundred samples of the training data.")
@@ -125,12 +137,10 @@ class Prune(Compressor):
             self._gradients = MeanGradients(model, [k.variable for k in self._kernels], self._data, self._loss)
         make = Moving if self.criterion == "movement" else Masked
         self._masked = []
-        try:
-            for kernel in self._kernels:
-                self._masked.append(make(kernel.variable, type(self).__name__))
-        except ModelError:
-            self._let_go()
-            raise
+        for kernel in self._kernels:
+            self._masked.append(make(kernel.variable, type(self).__name__))
+        if self._stored is not None:
+            return  # the weights are those of a later step, which the stored masks belong to
         if self._saved:  # a second `fit`
             for masked, mask in zip(self._masked, self._saved, strict=True):
                 masked.set(mask)
@@ -158,13 +168,9 @@ class Prune(Compressor):
         return fitting
 
     def _advance(self, before: int, now: int) -> None:
-        if not self._tested and any((m.mask.numpy() == 0).any() for m in self._masked):
+        if not self._tested and self._sparsity:
             self._tested = True
-            if not all(masked.holds() for masked in self._masked):
-                raise ModelError(
-                    "Pruned weights came back with the last step: the training step was traced before the model was "
-                    "attached, so it knows of no mask. Call attach(model) first, then define the tf.function."
-                )
+            require_held(self._masked)
         if self._due(before, now):
             self._choose(now)
 
@@ -232,9 +238,19 @@ class Prune(Compressor):
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         self._log(logs)
-        history = self.model.history.history
-        for kernel, masked in zip(self._kernels, self._masked, strict=True):
-            history.setdefault(f"sparsity/{kernel.name}", []).append(float((masked.mask.numpy() == 0).mean()))
+        if logs is not None:
+            logs.update({f"sparsity/{name}": float(1 - mask.mean()) for name, mask in self.masks().items()})
+
+    def on_train_begin(self, logs=None) -> None:
+        super().on_train_begin(logs)
+        history, noted = self.model.history, self.model.history.on_epoch_end
+
+        def on_epoch_end(epoch, logs=None):
+            noted(epoch, logs)
+            for name in self.masks():  # the progress bar comes next, and has no room for every layer
+                logs.pop(f"sparsity/{name}", None)
+
+        history.on_epoch_end = on_epoch_end
 
     def _end(self, model: keras.Model) -> SparsityReport:
         back = sum(not masked.holds() for masked in self._masked)

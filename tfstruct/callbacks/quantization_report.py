@@ -47,7 +47,9 @@ class QuantizationReport:
     def __str__(self) -> str:
         width = max((len(row.group) for row in self.activations), default=0)
         lines = [self._title()]
-        lines += [f"  {r.group:<{width}}  {r.low:>10.4g} .. {r.high:<10.4g} step {r.scale:.4g}" for r in self.activations]
+        lines += [
+            f"  {r.group:<{width}}  {r.low:>10.4g} .. {r.high:<10.4g} step {r.scale:.4g}" for r in self.activations
+        ]
         return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.skipped)])
 
     def table(self):

@@ -40,7 +40,11 @@ class QuantizeAware(Compressor):
     ):
         super().__init__()
         self.scheme = Scheme.of(scheme)
-        for name, value in (("start", start), ("freeze_ranges", freeze_ranges), ("freeze_batch_norm", freeze_batch_norm)):
+        for name, value in (
+            ("start", start),
+            ("freeze_ranges", freeze_ranges),
+            ("freeze_batch_norm", freeze_batch_norm),
+        ):
             if value is not None and value < 0:
                 raise ValueError(f"`{name}` must be at least 0. Received: {value}.")
         if freeze_ranges is not None and freeze_ranges <= start:

@@ -23,7 +23,8 @@ class Signature:
     Attributes:
         inputs: the inputs, in the order the model flattens them.
         batch: the batch size that the model itself fixes; None where it leaves it open.
-        call: `{name: batch of samples} -> {name: batch of outputs}`, at inference.
+        call: `{name: batch of samples} -> {name: batch of outputs}`, at inference; layers that would draw random
+            numbers there do not.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -69,9 +70,13 @@ def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]]
         raise ModelError(f"The inputs of {model.name!r} fix different batch sizes: {sorted(batches)}.")
     inputs = _with_shapes([spec.tensor(name) for spec, name in zip(flat, names, strict=True)], input_shapes or {})
 
+    paths = layer_paths(model)
+
     def call(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         packed = keras.tree.pack_sequence_as(structure, [batch[name] for name in names])
-        outputs = model(*packed, training=False) if isinstance(packed, _Arguments) else model(packed, training=False)
+        arguments = packed if isinstance(packed, _Arguments) else [packed]
+        with rewrites.applied(paths, [rewrites.DRAW_NOTHING]):
+            outputs = model(*arguments, training=False)
         return _named_outputs(model, outputs)
 
     return Signature(tuple(inputs), batches.pop() if batches else None, call)
@@ -108,7 +113,7 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     try:
-        changes = rewrites.ALL if rewrite else ()
+        changes = [rewrites.DRAW_NOTHING, *(rewrites.ALL if rewrite else ())]
         with (
             _float32_compute(model),
             rewrites.applied(layer_paths(model), changes) as rewritten,

@@ -204,6 +204,13 @@ class Call:
             elif before is not None or now is not None:
                 self.freeze((before or now).labels, f"{self.path} is shared with a call on other channels")
 
+    def weight_like(self, variable, other) -> None:
+        """Ties the axes of a weight to the channels of another one of its shape, entry by entry."""
+        slot = self._shared.get(id(other))
+        if slot is not None:
+            axes = [None if axis is None else Each(axis.labels) for axis in slot.axes]
+            self.weight(variable, *axes, groups=slot.groups)
+
     def set(self, name: str, value) -> None:
         """After surgery, the entry `name` of the layer's configuration is `value`: an array of labels stands for the
         number of them that stay; a function gets `kept`, which maps labels to the positions that stay."""

@@ -1,6 +1,7 @@
 """The coupled channels of a graph as groups: who makes them, who reads them, and whether they can go."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -91,3 +92,39 @@ def groups(graph: Graph) -> tuple[Group, ...]:
         reason = why[0] if why else ""
         found.append(Group(paths[0], tuple(paths), own, tuple(members[number]), free, reason, lossy, bound))
     return tuple(found)
+
+
+def last_units(
+    graph: Graph, scores: np.ndarray, min_channels: int | Mapping[str, int] = 1, gone: np.ndarray | None = None
+) -> set[int]:
+    """Units that stay so that no layer, slice or weight is left without a channel: the most important of each.
+
+    A layer keeps its `min_channels` (one number, or a dict by layer); any other axis keeps one. Units that are `gone`
+    (boolean, by unit) are none that stay.
+    """
+    by_path = min_channels if isinstance(min_channels, Mapping) else dict.fromkeys(graph.makes, min_channels)
+    parts = graph.units.parts
+    wanted: dict[tuple[int, ...], int] = {}
+    for path, labels in graph.makes.items():
+        if not parts[labels, 1:].any():
+            units = tuple(np.unique(parts[labels, 0]).tolist())
+            # A layer in which one channel is made of several units (a Flatten has none of its own) counts channels.
+            wanted[units] = max(wanted.get(units, 1), by_path.get(path, 1))
+    seen: set[bytes] = set()
+    for call in graph.calls:
+        for channels in call.outputs:
+            for labels in channels.axes:
+                if labels is None or labels.tobytes() in seen:
+                    continue
+                seen.add(labels.tobytes())
+                if not parts[labels, 1:].any():
+                    wanted.setdefault(tuple(np.unique(parts[labels, 0]).tolist()), 1)
+    held: set[int] = set()
+    frozen = set(graph.units.frozen) | {0}
+    for units, least in sorted(wanted.items(), key=lambda item: len(item[0])):
+        missing = least - sum(u in held or u in frozen for u in units)
+        if missing > 0:
+            left = (u for u in units if u not in held and u not in frozen and (gone is None or not gone[u]))
+            spare = sorted(left, key=lambda u: (-scores[u], u))
+            held.update(spare[:missing])
+    return held

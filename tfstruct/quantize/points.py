@@ -8,17 +8,60 @@ from tfstruct.graph import Call, Graph
 from tfstruct.graph.shuffle import Shuffle
 
 # What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
-_MOVERS = (
-    "AveragePooling1D AveragePooling2D AveragePooling3D MaxPooling1D MaxPooling2D MaxPooling3D GlobalMaxPooling1D "
-    "GlobalMaxPooling2D GlobalMaxPooling3D Concatenate Reshape Flatten Permute RepeatVector ZeroPadding1D ZeroPadding2D "
-    "ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D Transpose Squeeze ExpandDims Split Pad GetItem Flip "
-    "Repeat Tile Ravel SwapAxes Moveaxis Stack Max Amax Min Amin Shuffle"
-).split()
+_MOVERS = [
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "MaxPooling3D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "GlobalMaxPooling3D",
+    "Concatenate",
+    "Reshape",
+    "Flatten",
+    "Permute",
+    "RepeatVector",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "ZeroPadding3D",
+    "Cropping1D",
+    "Cropping2D",
+    "Cropping3D",
+    "UpSampling1D",
+    "Transpose",
+    "Squeeze",
+    "ExpandDims",
+    "Split",
+    "Pad",
+    "GetItem",
+    "Flip",
+    "Repeat",
+    "Tile",
+    "Ravel",
+    "SwapAxes",
+    "Moveaxis",
+    "Stack",
+    "Max",
+    "Amax",
+    "Min",
+    "Amin",
+    "Shuffle",
+]
 # What does nothing in inference has no operator at all.
-_ABSENT = (
-    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise "
-    "ActivityRegularization Identity Masking"
-).split()
+_ABSENT = [
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "ActivityRegularization",
+    "Identity",
+    "Masking",
+]
 CONTRACTIONS = (
     keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,

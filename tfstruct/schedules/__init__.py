@@ -1,4 +1,4 @@
-"""From the step to a value: ratios of sparsity, and learning rates. The names load on first use."""
+"""From the step to a value: ratios of sparsity, and learning rates."""
 
 from tfstruct import lazy
 
@@ -12,5 +12,20 @@ __getattr__, __dir__, __all__ = lazy.names(
         "CosineRatio": "ratios",
         "Iterative": "ratios",
         "AutomaticRatio": "ratios",
+        "ExponentialDecay": "learning_rates",
+        "CosineDecay": "learning_rates",
+        "CosineDecayRestarts": "learning_rates",
+        "PiecewiseConstantDecay": "learning_rates",
+        "PolynomialDecay": "learning_rates",
+        "InverseTimeDecay": "learning_rates",
+        "StepDecay": "learning_rates",
+        "LinearDecay": "learning_rates",
+        "WarmupStableDecay": "learning_rates",
+        "OneCycle": "cycles",
+        "Cyclical": "cycles",
+        "Warmup": "composed",
+        "Sequence": "composed",
+        "plot": "drawn",
     },
+    registered=True,
 )

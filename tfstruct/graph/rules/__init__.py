@@ -11,6 +11,7 @@ from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
     operations,
     recurrent,
 )
+from tfstruct.graph.rules.noise import is_training_only, training_only
 from tfstruct.graph.rules.registry import apply_rule, rule, rule_of
 
-__all__ = ["apply_rule", "rule", "rule_of"]
+__all__ = ["apply_rule", "is_training_only", "rule", "rule_of", "training_only"]

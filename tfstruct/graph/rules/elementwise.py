@@ -8,15 +8,12 @@ from tfstruct.graph.call import Axes, Call, Each
 from tfstruct.graph.rules.registry import rule
 
 _ACTIVATIONS = [layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU]
-_NOISE = [
-    layers.Dropout, layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout, layers.SpatialDropout1D,
-    layers.SpatialDropout2D, layers.SpatialDropout3D, layers.ActivityRegularization, layers.Identity,
-]  # fmt: skip
+_SAME = [layers.ActivityRegularization, layers.Identity]
 # Activations that look at more than one element: where, and over how much.
 OVER_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
 
 
-@rule(*_ACTIVATIONS, *_NOISE)
+@rule(*_ACTIVATIONS, *_SAME)
 def alone(call: Call) -> Axes:
     activation(call, getattr(call.op, "activation", None), call.input.axes[-1])
     shape = getattr(call.op, "noise_shape", None)

@@ -6,15 +6,11 @@ from keras import layers
 from keras.src.ops import core
 from keras.src.ops import numpy as numpy_ops
 
-from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph import Call, Graph, is_training_only, rewire, trace
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.layers.places import Place, Places, Visit, in_order
 from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
 
-_DROPOUTS = (
-    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout,
-    layers.GaussianDropout,
-)  # fmt: skip
 _JOINS = (layers.Add, layers.Concatenate, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
 _POOLS = (
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
@@ -40,6 +36,7 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Edite
       pooling, joins and reshapes in between.
     - All but the last of consecutive Reshape and Flatten; two Permute that cancel.
     - Dropout and noise, which do nothing in inference; in training they do. A layer called with `training=True` stays.
+    - Wrappers of `tfstruct.layers`, and any layer with a method `inference_layer`, become the layer that it returns.
 
     A layer that makes an output of the model stays, as the output is named after it; so does one that decides about the
     mask or the precision of what follows.
@@ -77,6 +74,9 @@ class _Pass:
         self._moved: dict[int, tuple] = {}
         ranges = value_ranges(graph)
         for key, place in Places(graph).all.items():
+            if hasattr(place.op, "inference_layer"):
+                self._wrapper(key, place, keep_dropout)
+                continue
             whys = {id(visit.step): _why(place, visit, ranges, keep_dropout) for visit in place.visits}
             by_node: dict[int, list] = {}
             for visit in place.visits:
@@ -88,6 +88,17 @@ class _Pass:
                 self.edits[key] = self._without(place, goes)
             elif len(by_node) == 1 and type(place.op) in (layers.Reshape, layers.Flatten, layers.Permute):
                 self.edits[key] = self._permuted(place) if type(place.op) is layers.Permute else self._reshaped(place)
+
+    def _wrapper(self, key: int, place: Place, keep_dropout: bool) -> None:
+        """A layer that says itself what it is in inference."""
+        if getattr(place.op, "active_in_inference", False):
+            self.skipped.append((place.path, "draws in inference; tfstruct.layers.finalize makes it a plain dropout"))
+        elif any(isinstance(v.step, Call) and v.step.argument("training") for v in place.visits):
+            self.skipped.append((place.path, "is called with training=True"))
+        elif not keep_dropout:
+            made = place.op.inference_layer()
+            self._note(place, f"{place.kind}: {type(made).__name__} in inference")
+            self.edits[key] = lambda step, run, *args, **kwargs: made(*args, **kwargs)
 
     def _without(self, place: Place, goes: dict):
         ends = {id(visit.step): _ends(visit) for visit in place.visits}
@@ -175,8 +186,8 @@ def _why(place: Place, visit: Visit, ranges: dict[int, Range], keep_dropout: boo
 
 def _by_configuration(op, call: Call, x: keras.KerasTensor, keep_dropout: bool) -> str | None:
     kind = type(op)
-    if kind in _DROPOUTS or kind is layers.GaussianNoise:
-        amount = op.stddev if kind is layers.GaussianNoise else op.rate
+    if is_training_only(op):
+        amount = getattr(op, "stddev" if isinstance(op, layers.GaussianNoise) else "rate", True)
         if call.argument("training") or (keep_dropout and amount):
             return None
         return "in training only" if amount else "of zero"

@@ -6,14 +6,14 @@ import keras
 from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, is_training_only, trace
 from tfstruct.surgery.layers.places import Place, Places, shown
 
 _JOINS = (layers.Add, numpy_ops.Add)
 _CONTRACTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.EinsumDense)
 # What a projection may hold besides one contraction without activation.
 _LINEAR = (
-    layers.BatchNormalization, layers.Identity, layers.Dropout, layers.ZeroPadding1D, layers.ZeroPadding2D,
+    layers.BatchNormalization, layers.Identity, layers.ZeroPadding1D, layers.ZeroPadding2D,
     layers.ZeroPadding3D, layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D,
     layers.AveragePooling2D, layers.AveragePooling3D, layers.LayerNormalization, layers.GroupNormalization,
     layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
@@ -136,4 +136,4 @@ def _projects(calls: list[Call]) -> bool:
     contractions = [call for call in calls if type(call.op) in _CONTRACTIONS]
     if len(contractions) > 1 or any(call.op.activation is not keras.activations.linear for call in contractions):
         return False
-    return all(type(call.op) in (*_CONTRACTIONS, *_LINEAR) for call in calls)
+    return all(type(call.op) in (*_CONTRACTIONS, *_LINEAR) or is_training_only(call.op) for call in calls)

@@ -7,7 +7,7 @@ import keras
 from keras import activations, layers
 from keras.src.ops import nn
 
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call, Graph, is_training_only
 
 Range = tuple[float, float]
 
@@ -25,7 +25,7 @@ _ACTIVATED = (
     layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose,
 )  # fmt: skip
 _MOVING = (
-    layers.Identity, layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+    layers.Identity,
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
     layers.AveragePooling3D, layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
     layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.Flatten,
@@ -77,10 +77,14 @@ def _range(call: Call, came: Sequence[Range]) -> Range:
         return _BOUNDED[function]
     if kind is layers.Activation and op.activation is activations.linear:
         return came[0]
-    if not came or (hasattr(op, "rate") and call.argument("training")):
+    if not came or (is_training_only(op) and call.argument("training")):
         return ANY
     lows, highs = zip(*came, strict=True)
-    if kind in _MOVING or (kind is layers.UpSampling2D and op.interpolation in ("nearest", "bilinear")):
+    if (
+        is_training_only(op)
+        or kind in _MOVING
+        or (kind is layers.UpSampling2D and op.interpolation in ("nearest", "bilinear"))
+    ):
         return min(lows), max(highs)
     if kind in _PADDING:
         return min(0.0, lows[0]), max(0.0, highs[0])

@@ -15,7 +15,7 @@ from keras.src.ops import core as core_ops
 from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.rules.contractions import channel_axis
 from tfstruct.surgery.lossless.contraction import (
     DEPTHWISE,
@@ -51,6 +51,8 @@ def _handles(*types: type, local: bool = True):
 
 
 def _handler_of(op) -> _Handler | None:
+    if is_training_only(op):
+        return _HANDLERS[layers.Identity]
     for kind in type(op).__mro__:
         if kind in _HANDLERS:
             return _HANDLERS[kind] if type(op).call is kind.call else None
@@ -230,11 +232,7 @@ def _run(call, tensors):
     return call.op.call(*args, **kwargs)
 
 
-@_handles(
-    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianNoise,
-    layers.GaussianDropout, layers.AlphaDropout, layers.ActivityRegularization, layers.Identity,
-    *_named("StopGradient", "Copy"),
-)  # fmt: skip
+@_handles(layers.ActivityRegularization, layers.Identity, *_named("StopGradient", "Copy"))
 def _same(call, arrived, read):
     return arrived[0]
 

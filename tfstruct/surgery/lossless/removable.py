@@ -1,15 +1,39 @@
 """Which units can go without changing what the model computes."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from keras import layers
 
+from tfstruct.analyze import masking
 from tfstruct.graph import Call, Graph, In
 from tfstruct.graph.rules.contractions import subscripts
-from tfstruct.surgery.lossless.constants import along, is_local, summed_over, unknown
+from tfstruct.surgery.lossless.constants import along, constants, is_local, summed_over, unknown
 from tfstruct.surgery.lossless.contraction import Contraction, Weights, contraction, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class _Zeroed(Weights):
+    """Reads weights that have a mask, by id of the variable, as zero where that is and as any number elsewhere."""
+
+    masks: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, variable) -> np.ndarray:
+        mask = self.masks.get(id(variable))
+        if mask is None:
+            return super().__call__(variable)
+        return mask * np.random.default_rng(0).normal(size=mask.shape)
+
+
+def removable_once_zero(graph: Graph, gone: np.ndarray) -> np.ndarray:
+    """By unit, whether it can go without loss when the weights of the units `gone` (boolean, by unit) are zero: what
+    makes, carries or reads them, but not the statistics of batch normalization. The other weights may be anything."""
+    kept = graph.units.kept(~gone)
+    read = _Zeroed(
+        masks={id(s.variable): masking.stays(s, kept) for s in graph.slots if "moving" not in s.variable.name}
+    )
+    return removable(graph, constants(graph, read), read)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,8 +174,8 @@ def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list
     # The constants themselves are folded with the weights as they are.
     for summed in contractions(graph, values, Weights()):
         gone = ~stays[summed.view.labels] & ~np.isnan(summed.x) & (summed.x != 0)
-        if gone.any():
-            added = summed.view.summed(np.where(gone, summed.x, np.nan), Weights())
+        added = summed.view.summed(np.where(gone, summed.x, np.nan), Weights())
+        if added.any():
             into = _put(graph, summed, added)
             folds.append(Fold(summed.calls[0].path, into, int(gone.reshape(-1, summed.view.repeat).any(1).sum())))
     return folds

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, is_training_only, trace
 from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.lossless.contraction import plain
 from tfstruct.surgery.merge.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
@@ -23,10 +23,6 @@ _MAXIMA = (
 )  # fmt: skip
 _CROPS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
 _PADS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
-_IDENTITIES = (
-    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianNoise,
-    layers.GaussianDropout, layers.ActivityRegularization,
-)  # fmt: skip
 
 
 def fold_batch_norm(model: keras.Model) -> Edited:
@@ -176,9 +172,13 @@ def _ends(wiring: Wiring, call: Call, affine: Affine, axis: int) -> Iterator[tup
             raise Unfit(f"{_what(reader)} reads `{call.path}`")
 
 
+def _hands_on(call: Call) -> bool:
+    return is_training_only(call.op) or plain(call, layers.ActivityRegularization)
+
+
 def _commutes(call: Call, affine: Affine) -> bool:
     """Whether the layer gives the same before and after an affine map of its channels."""
-    if plain(call, *_IDENTITIES):
+    if _hands_on(call):
         return not call.argument("training")
     if plain(call, *_MAXIMA):
         return bool((affine.scale >= 0).all())
@@ -186,7 +186,7 @@ def _commutes(call: Call, affine: Affine) -> bool:
 
 
 def _axis_behind(call: Call, axis: int) -> int:
-    if plain(call, *_IDENTITIES):
+    if _hands_on(call):
         return axis
     if axis != _channels(call):
         raise Unfit(f"{_what(call)} reaches over the axis that is normalized")
@@ -195,7 +195,7 @@ def _axis_behind(call: Call, axis: int) -> int:
 
 
 def _axis_before(call: Call, axis: int) -> int:
-    if plain(call, *_IDENTITIES):
+    if _hands_on(call):
         return axis
     if axis != _axis_behind(call, _channels(call)):
         raise Unfit(f"{_what(call)} reaches over the axis that is normalized")

@@ -11,6 +11,7 @@ import numpy as np
 from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.blocks import atoms
+from tfstruct.graph.groups import last_units
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 _ALL = (*COSTS, "latency_us")
@@ -66,30 +67,39 @@ def steps_of(
     min_channels: int | Mapping[str, int],
     max_ratio: float | Mapping[str, float],
     exclude: Sequence[str],
+    gone: np.ndarray,
 ) -> list[list[Step]]:
-    """For each group the steps by which it can shrink, the least important channels first."""
+    """For each group the steps by which it can shrink, the least important channels first; `gone`, boolean by unit, is
+    what went before."""
     makers = list(graph.makes)
     for pattern in exclude:
         if not fnmatch.filter(makers, pattern) and pattern not in makers:
             raise PlanError(f"`exclude` names `{pattern}`, but no layer of that name makes channels.")
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
-    held = _last_ones(graph, scores, min_channels)
+    held = last_units(graph, scores, min_channels, gone)
     found = []
     for place, group in enumerate(groups):
-        if any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude):
+        if excluded(group, exclude):
             found.append([])
             continue
-        if not np.isfinite(scores[group.free]).all():
+        left = group.free[~gone[group.free]]
+        if not np.isfinite(scores[left]).all():
             raise PlanError(
                 f"The criterion cannot judge the channels of `{group.name}` (bn_scale needs a batch norm there). Take "
                 "another criterion, or exclude it."
             )
-        free = np.array([u for u in group.free.tolist() if u not in held], int)
+        free = np.array([u for u in left.tolist() if u not in held], int)
         most = math.floor(_of(max_ratio, group, 1.0, "max_ratio") * group.width + 1e-9)
         multiple = _multiple(round_to, group, kinds, graph)
-        found.append(_steps(place, group, atoms(free, group.blocks, scores), most, multiple, scores))
+        removable = atoms(free, group.blocks, scores)
+        found.append(_steps(place, group, removable, int(gone[group.units].sum()), most, multiple, scores))
     return found
+
+
+def excluded(group: Group, exclude: Sequence[str]) -> bool:
+    """Whether one of the patterns names a layer that makes its channels."""
+    return any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude)
 
 
 def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
@@ -103,10 +113,10 @@ def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
             raise PlanError(f"`round_to` names {kind}, which is no type of layer.")
 
 
-def _steps(place, group, removable, most, multiple, scores) -> list[Step]:
+def _steps(place, group, removable, gone, most, multiple, scores) -> list[Step]:
     steps: list[Step] = []
     waiting: list[int] = []
-    gone, least = 0, -math.inf
+    least = -math.inf
     for atom in removable:
         if gone + len(atom) > most:
             break
@@ -119,46 +129,11 @@ def _steps(place, group, removable, most, multiple, scores) -> list[Step]:
     return steps
 
 
-def _last_ones(graph: Graph, scores: np.ndarray, min_channels) -> set[int]:
-    """Units that stay so that no layer, slice or weight is left without a channel: the most important of each.
-
-    A layer keeps its `min_channels`; any other axis keeps one.
-    """
-    parts = graph.units.parts
-    wanted: dict[tuple[int, ...], int] = {}
-    for path, labels in graph.makes.items():
-        if not parts[labels, 1:].any():
-            units = tuple(np.unique(parts[labels, 0]).tolist())
-            # A layer in which one channel is made of several units (a Flatten has none of its own) counts channels.
-            wanted[units] = max(wanted.get(units, 1), _of_path(min_channels, path))
-    seen: set[bytes] = set()
-    for call in graph.calls:
-        for channels in call.outputs:
-            for labels in channels.axes:
-                if labels is None or labels.tobytes() in seen:
-                    continue
-                seen.add(labels.tobytes())
-                if not parts[labels, 1:].any():
-                    wanted.setdefault(tuple(np.unique(parts[labels, 0]).tolist()), 1)
-    held: set[int] = set()
-    frozen = set(graph.units.frozen) | {0}
-    for units, least in sorted(wanted.items(), key=lambda item: len(item[0])):
-        missing = least - sum(u in held or u in frozen for u in units)
-        if missing > 0:
-            spare = sorted((u for u in units if u not in held and u not in frozen), key=lambda u: (-scores[u], u))
-            held.update(spare[:missing])
-    return held
-
-
 def _of(value, group: Group, default, name: str):
     if not isinstance(value, Mapping):
         return value
     chosen = [value[maker] for maker in group.makers if maker in value]
     return min(chosen) if chosen else default
-
-
-def _of_path(value, path: str) -> int:
-    return value.get(path, 1) if isinstance(value, Mapping) else value
 
 
 def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:
@@ -176,12 +151,12 @@ def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:
     return multiple
 
 
-def local_share(groups: Sequence[Group], steps: list[list[Step]], share: float) -> list[Step]:
+def local_share(groups: Sequence[Group], steps: list[list[Step]], share: float, gone: np.ndarray) -> list[Step]:
     """The steps that take `share` of every group: the nearest width that the group can have."""
     chosen = []
     for group, own in zip(groups, steps, strict=True):
-        gone = [0.0, *(step.share for step in own)]
-        best = min(range(len(gone)), key=lambda i: (abs(gone[i] - share), -i)) if group.prunable else 0
+        shares = [float(gone[group.units].mean()), *(step.share for step in own)]
+        best = min(range(len(shares)), key=lambda i: (abs(shares[i] - share), -i)) if group.prunable else 0
         chosen += own[:best]
     return chosen
 

@@ -1,26 +1,26 @@
 """Planning which channels go, and the smaller model."""
 
-import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 
-from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.scores import unit_scores
-from tfstruct.errors import BudgetError, ModelError, PlanError
+from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import fingerprint, groups, rebuild, trace
-from tfstruct.surgery.pruning import budget as budgets
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
+from tfstruct.surgery.pruning.planner import Options, Planner
 
 
 def plan_channels(
     model: keras.Model,
-    budget: float | Mapping[str, float],
+    budget: float | Mapping[str, float] | None = None,
     criterion: str | Callable = "l2",
     scope: str = "global",
     *,
+    threshold: float | None = None,
     round_to: int | Mapping[str, int] | None = None,
     min_channels: int | Mapping[str, int] = 1,
     max_ratio: float | Mapping[str, float] = 1.0,
@@ -32,18 +32,21 @@ def plan_channels(
     latency: Callable[[keras.Model], float] | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Decides which channels of a model go so that it meets a budget; builds nothing.
+    """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
 
     The channels of every coupled group are ranked by importance. Steps, each one allowed width less in one group, are
     put in one order (`scope="global"`: by importance across groups; `"local"`: all groups lose the same share), and the
     shortest prefix that meets the whole budget is found by bisection on the virtual graph. So the budget is met, and
-    one step fewer would not meet it.
+    one step fewer would not meet it. With a threshold all steps go whose channels, or their mean where several have to
+    go together, are less important than it.
 
     Args:
         model: a Sequential or functional model.
         budget: a share in (0, 1): that share of the channels of every prunable group goes. Or a dict over `macs`,
             `params`, `tflite_bytes` (of the int8 file, an upper bound), `peak_memory` (bytes of int8 activations) and
             `latency_us`: up to 1 the fraction of the original that may stay, above 1 an absolute figure; all are met.
+        threshold: instead of a budget: importance in the units of `criterion`, `reduction` and `normalization`, for
+            example from `tfstruct.analyze.choose_threshold` with the same three.
         criterion, data, loss, reduction, normalization, seed: of `tfstruct.analyze.importance`.
         scope: `"global"` or `"local"`.
         round_to: kept widths are multiples of it, for example 8; a dict by type of layer, `{"Conv2D": 8, "Dense": 4}`.
@@ -54,109 +57,28 @@ def plan_channels(
 
     Raises:
         ModelError: the model has no graph, such as a subclassed one.
-        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable.
+        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
+            budget nor a threshold, or both.
         PlanError: an option that is out of range or names no layer.
     """
-    _check_options(scope, round_to, min_channels, max_ratio)
-    shared = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-    if shared and not 0 < budget < 1:
-        raise BudgetError(f"A share as `budget` must be in (0, 1). Received: {budget}.")
-    names = () if shared else tuple(budgets.named(budget))
-    if "latency_us" in names and latency is None:
-        raise BudgetError(
-            "A budget of `latency_us` needs `latency=`: a function from a model to its microseconds on the device, for "
-            "example tfstruct.convert.measured_latency. Widths decide latency, not a formula."
-        )
+    _check_threshold(budget, threshold)
+    options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
     graph = trace(model)
-    found = groups(graph)
     scores = unit_scores(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
         seed=seed,
     )  # fmt: skip
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    steps = budgets.steps_of(graph, found, scores, round_to, min_channels, max_ratio, exclude)
-    everything, whole = Costs(graph), np.ones(graph.units.count, bool)
-    before = _known_costs(everything, whole)
-    if shared:
-        chosen = budgets.local_share(found, steps, float(budget))
-    else:
-        costs = Costs(graph, [name for name in names if name in budgets.COSTS])
-        before.update(costs(whole))
-        if "latency_us" in names:
-            before["latency_us"] = float(latency(model))
-        chosen, measured = _chosen(graph, budgets.ordered(steps, scope), budget, before, costs, latency)
-    keep = _without(graph, chosen)
-    after = _known_costs(everything, keep)
-    if "latency_us" in before:
-        after["latency_us"] = measured
+    planner = Planner(graph, groups(graph), options)
+    keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
     settings = {
-        "budget": float(budget) if shared else dict(budget),
+        "budget": dict(budget) if isinstance(budget, Mapping) else budget,
+        "threshold": None if threshold is None else float(threshold),
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
         "scope": scope, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
-        "exclude": list(exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
+        "exclude": list(options.exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
     }  # fmt: skip
     widths = {path: len(labels) for path, labels in graph.makes.items()}
-    return Plan(fingerprint(model), keep_of(graph, keep), widths, before, after, settings)
-
-
-def _known_costs(costs: Costs, keep: np.ndarray) -> dict[str, float]:
-    """The costs, for information: without those that depend on sizes the model leaves open."""
-    try:
-        return costs(keep)
-    except ModelError:
-        return Costs(costs.graph, ("params",))(keep)
-
-
-def _chosen(graph, order, budget, before, costs, latency):
-    wanted = budgets.targets(budget, before)
-
-    @functools.cache  # a latency is measured once: the second time it would be another
-    def figures(count: int) -> dict[str, float]:
-        if count == 0:
-            return before
-        keep = _without(graph, order[:count])
-        figure = dict(costs(keep))
-        if "latency_us" in wanted and all(figure[name] <= wanted[name] for name in wanted if name != "latency_us"):
-            figure["latency_us"] = float(latency(rebuild(graph, keep)[0]))
-        return figure
-
-    def fits(count: int) -> bool:
-        figure = figures(count)
-        return all(figure.get(name, float("inf")) <= limit for name, limit in wanted.items())
-
-    count = budgets.first_that_fits(order, fits)
-    if count is None:
-        least = figures(len(order))
-        missed = [
-            f"{name} {limit:,.0f} (least reachable: {least[name]:,.0f} of {before[name]:,.0f})"
-            for name, limit in wanted.items()
-            if name in least and least[name] > limit
-        ]
-        raise BudgetError(
-            f"No plan within these limits meets {' and '.join(missed)}. Raise the budget, or relax min_channels, "
-            "max_ratio, round_to or exclude.",
-            {name: least[name] for name in wanted if name in least},
-        )
-    return order[:count], figures(count).get("latency_us")
-
-
-def _without(graph, steps) -> np.ndarray:
-    keep = np.ones(graph.units.count, bool)
-    for step in steps:
-        keep[list(step.units)] = False
-    return keep
-
-
-def _check_options(scope, round_to, min_channels, max_ratio) -> None:
-    if scope not in ("global", "local"):
-        raise PlanError(f'`scope` must be "global" or "local". Received: {scope!r}.')
-    for name, value in (("round_to", round_to), ("min_channels", min_channels)):
-        values = value.values() if isinstance(value, Mapping) else [1 if value is None else value]
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-            raise PlanError(f"`{name}` must be a whole number above 0, or a dict of them. Received: {value!r}.")
-    values = max_ratio.values() if isinstance(max_ratio, Mapping) else [max_ratio]
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in values):
-        raise PlanError(f"`max_ratio` must be in [0, 1], or a dict of such. Received: {max_ratio!r}.")
+    return Plan(fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings)
 
 
 def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Model:
@@ -183,3 +105,11 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
     return smaller
+
+
+def _check_threshold(budget, threshold) -> None:
+    if (budget is None) == (threshold is None):
+        raise BudgetError(f"Give either `budget` or `threshold`. Received: budget={budget!r}, threshold={threshold!r}.")
+    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and math.isfinite(threshold)):
+        raise BudgetError(f"`threshold` must be a finite number. Received: {threshold!r}.")

@@ -1,0 +1,48 @@
+"""What counts as equal: not what rounding alone would tell apart."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfstruct.errors import TfstructError
+from tfstruct.graph import trace
+from tfstruct.surgery import certificate
+
+
+def model():
+    inputs = keras.Input((4,), name="x")
+    return keras.Model(inputs, keras.layers.Dense(3, name="y")(inputs))
+
+
+def answers(monkeypatch, *outputs):
+    """Three runs at each of two scales: the original, the other, and the original on inputs changed by a rounding."""
+    runs = iter([np.asarray(y, float)] for y in outputs)
+    monkeypatch.setattr(certificate, "_run", lambda model, inputs: next(runs))
+
+
+def test_a_scale_at_which_rounding_decides_is_left_out(monkeypatch):
+    answers(monkeypatch, [1.0], [0.7], [0.6], [100.0], [100.0], [100.0])
+    found = certificate.difference(trace(model()), model())
+    assert (found.relative, found.allowed) == (0.0, 1e-5)
+    certificate.certify(found, "calm at large inputs")
+
+
+def test_a_difference_at_a_calm_scale_is_an_error(monkeypatch):
+    answers(monkeypatch, [1.0], [0.7], [0.6], [100.0], [99.0], [100.0])
+    found = certificate.difference(trace(model()), model())
+    assert found.relative == pytest.approx(0.01)
+    with pytest.raises(TfstructError, match="differs from the original"):
+        certificate.certify(found, "wrong")
+
+
+def test_nothing_is_waved_through_where_no_scale_is_calm(monkeypatch):
+    answers(monkeypatch, [1.0], [0.7], [0.6], [1.0], [0.9], [0.5])
+    with pytest.raises(TfstructError, match="differs from the original"):
+        certificate.certify(certificate.difference(trace(model()), model()), "never calm")
+
+
+def test_rounding_widens_what_is_allowed(monkeypatch):
+    answers(monkeypatch, [1.0], [1.001], [1.0001], [1.0], [1.0], [1.0])
+    found = certificate.difference(trace(model()), model())
+    assert found.allowed == pytest.approx(32e-4)
+    certificate.certify(found, "within rounding")

@@ -1,0 +1,106 @@
+"""Whole channels masked in training: which can be, and masks on every weight that makes, carries or reads them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfstruct.analyze.masking import stays
+from tfstruct.analyze.names import by_name
+from tfstruct.callbacks.constraints import Masked
+from tfstruct.errors import ModelError
+from tfstruct.graph import Graph, Group
+from tfstruct.graph.call import Slot
+from tfstruct.surgery.lossless.removable import removable_once_zero
+from tfstruct.surgery.pruning import budget as budgets
+
+
+def lossless_groups(graph: Graph, exclude: Sequence[str]) -> tuple[dict[str, Group], dict[str, str]]:
+    """The groups whose channels `shrink` removes once their weights are zero, and why the others are left alone.
+
+    It is tried on the graph, for as many channels at once as can go, from either end.
+    """
+    found, alone = {}, {}
+    for name, group in by_name(graph).items():
+        if not group.prunable:
+            alone[name] = group.reason
+        elif budgets.excluded(group, exclude):
+            alone[name] = "excluded"
+        elif group.lossy:
+            alone[name] = f"{group.lossy}, so a channel less changes the others"
+        else:
+            found[name] = group
+    while lost := [name for name, group in found.items() if _missed(graph, found)[group.units].any()]:
+        for name in lost:
+            del found[name]
+            alone[name] = "a layer behind it needs its zeros, or makes something of them, so shrink would keep them"
+    return found, alone
+
+
+def _missed(graph: Graph, found: dict[str, Group]) -> np.ndarray:
+    """By unit, whether something would still need it."""
+    missed = none = np.zeros(graph.units.count, bool)
+    for sign in (1, -1):
+        scores = sign * np.arange(graph.units.count, dtype=float)
+        gone = none.copy()
+        for steps in budgets.steps_of(graph, list(found.values()), scores, None, 1, 1.0, (), none):
+            for step in steps:
+                gone[list(step.units)] = True
+        missed = missed | (gone & ~removable_once_zero(graph, gone))
+    return missed
+
+
+class ChannelMasks:
+    """Masks on the weights of some units, as one factor a unit: w <- f_i * f_o * w for an entry that belongs to the
+    units i and o. Moving statistics are no weights.
+
+    Args:
+        graph: of the model.
+        units: boolean, which units may get a factor other than 1.
+        owner: who masks, for messages.
+    """
+
+    def __init__(self, graph: Graph, units: np.ndarray, owner: str):
+        self._graph = graph
+        self._slots = [slot for slot in graph.slots if "moving" not in slot.variable.name and self._has(slot, units)]
+        self.masked: list[Masked] = []
+        try:
+            for slot in self._slots:
+                self.masked.append(Masked(slot.variable, owner))
+        except ModelError:
+            self.remove()
+            raise
+
+    def _has(self, slot: Slot, units: np.ndarray) -> bool:
+        return any(units[self._graph.units.parts[axis.labels]].any() for axis in slot.axes if axis is not None)
+
+    def set(self, factors: np.ndarray) -> None:
+        """Takes new factors, by unit; what has the factor 0 is zero at once."""
+        by_label = factors[self._graph.units.parts].min(axis=1)
+        for slot, masked in zip(self._slots, self.masked, strict=True):
+            mask = stays(slot, by_label).astype(masked.mask.dtype)
+            if not np.array_equal(mask, masked.mask.numpy()):
+                masked.set(mask)
+
+    def norms(self) -> np.ndarray:
+        """By unit, the Euclidean norm of all its weights."""
+        total = np.zeros(self._graph.units.count)
+        for slot in self._slots:
+            square = slot.variable.numpy().astype(np.float64) ** 2
+            for axis, along in enumerate(slot.axes):
+                if along is None or (slot.groups > 1 and axis == square.ndim - 2):
+                    continue
+                own = square.sum(axis=tuple(i for i in range(square.ndim) if i != axis))
+                np.add.at(total, self._graph.units.parts[along.labels], own[:, None])
+        return np.sqrt(total)
+
+    def hold(self) -> bool:
+        """Whether the weights are zero where they should be."""
+        return all(masked.holds() for masked in self.masked)
+
+    def apply(self) -> None:
+        for masked in self.masked:
+            masked.apply()
+
+    def remove(self) -> None:
+        for masked in self.masked:
+            masked.remove()

@@ -1,0 +1,120 @@
+"""What pruning of channels did: widths before and after, costs, and what was left alone."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """A group of coupled channels: its name, the layers that make them, and how many channels are not zero."""
+
+    name: str
+    makers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelReport:
+    """The channels at zero, and what the model costs once `surgery.shrink` has removed them.
+
+    Attributes:
+        budget: as it was asked.
+        limits: the same in absolute figures; a share stays a share.
+        criterion, scope, regularize: the settings.
+        groups: one row for each group that was pruned.
+        left_alone: (group, why it was not).
+        before, after: the costs by name; after: without the channels that are zero.
+        history: (step, share of the way to the budget, share of channels at zero), each time channels were chosen.
+        complete: whether the schedule has come to its end.
+        notes: what a user should know, in words.
+    """
+
+    budget: float | Mapping[str, float]
+    limits: float | Mapping[str, float]
+    criterion: str
+    scope: str
+    regularize: str
+    groups: tuple[Widths, ...]
+    left_alone: tuple[tuple[str, str], ...]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    history: tuple[tuple[int, float, float], ...]
+    complete: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> float:
+        """The share of the channels of `groups` that are zero."""
+        return 1 - sum(row.after for row in self.groups) / sum(row.before for row in self.groups)
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met. One share for all groups is at the end, as nearly as widths allow."""
+        if isinstance(self.limits, Mapping):
+            return all(self.after.get(name, float("inf")) <= limit for name, limit in self.limits.items())
+        return self.complete
+
+    def _title(self) -> str:
+        zeros = sum(row.before - row.after for row in self.groups)
+        asked = ", ".join(f"{name} {value:,.0f}" for name, value in self.limits.items()) if isinstance(
+            self.limits, Mapping
+        ) else f"{self.limits:.4g} of every group"  # fmt: skip
+        return (
+            f"{zeros:,} of {sum(row.before for row in self.groups):,} channels are zero; budget ({asked}) "
+            f"{'met' if self.met else 'not met'} ({self.criterion}, {self.scope}, {self.regularize})"
+        )
+
+    def _costs(self) -> list[str]:
+        return [
+            f"{name} {self.before[name]:,.0f} -> {value:,.0f} ({value / self.before[name]:.1%})"
+            for name, value in self.after.items()
+        ]
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.groups)
+        lines = [self._title(), "  " + ", ".join(self._costs())]
+        lines += [f"  {row.name:<{width}}  {row.before:>6} -> {row.after}" for row in self.groups]
+        lines += [f"  {name}: left alone, {why}" for name, why in self.left_alone]
+        return "\n".join([*lines, *self.notes])
+
+    def table(self):
+        """A rich table, one row for each group."""
+        from rich.table import Table
+
+        table = Table(title=self._title(), caption=", ".join(self._costs()), title_justify="left")
+        table.add_column("group")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right")
+        table.add_column("layers")
+        for row in self.groups:
+            table.add_row(row.name, str(row.before), str(row.after), ", ".join(row.makers))
+        for name, why in self.left_alone:
+            table.add_row(name, "", "", f"left alone: {why}")
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "channels": self.channels, "met": self.met}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    def plot(self):
+        """A matplotlib figure: widths before and after by group, and channels at zero over the steps."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, max(3, 0.3 * len(self.groups))), layout="constrained")
+        widths, over_time = figure.subplots(1, 2)
+        names = [row.name for row in self.groups][::-1]
+        widths.barh(names, [row.before for row in self.groups][::-1], color="lightgray", label="before")
+        widths.barh(names, [row.after for row in self.groups][::-1], height=0.5, label="after")
+        widths.set(xlabel="channels")
+        widths.legend()
+        steps = [step for step, _, _ in self.history]
+        over_time.step(steps, [progress for _, progress, _ in self.history], where="post", label="way to the budget")
+        over_time.plot(steps, [zero for _, _, zero in self.history], "o", markersize=3, label="channels at zero")
+        over_time.set(xlabel="step", ylim=(0, 1.05))
+        over_time.legend()
+        return figure

@@ -1,0 +1,178 @@
+"""A range test for the learning rate inside `fit`."""
+
+import math
+
+import keras
+import numpy as np
+
+from tfstruct.callbacks.range_test import RangeTest, read
+from tfstruct.errors import DataError
+
+
+class LearningRateFinder(keras.callbacks.Callback):
+    """Raises the learning rate from batch to batch until the loss diverges, and puts everything back.
+
+    Batch i of n is trained with `rate = lowest * (highest / lowest)^(i / (n - 1))`. The test ends after n steps, or
+    earlier when the mean loss of the last batches exceeds `divergence` times the first loss, or is not a number; it
+    ends `fit` with it. Then all variables of the model (weights, batch-norm statistics, seeds of dropout) and of the
+    optimizer (moments, iterations, learning rate, loss scale) are what they were before. Smith 2017,
+    arXiv:1506.01186, section 3.3.
+
+    An optimizer whose learning rate is a schedule is given plain numbers for the length of the test, for which the
+    training step is traced once more before and after; the schedule, and the iterations it counts by, are as before.
+
+        finder = LearningRateFinder()
+        model.fit(x, y, epochs=5, callbacks=[finder])
+        print(finder.report)
+        model.compile(keras.optimizers.SGD(OneCycle(finder.suggestion, steps)), ...)
+
+    With gradient accumulation each rate is held for as many batches as make an update, with `steps_per_execution` for
+    those of one execution; the loss is the mean over them. The rate of a wrapper such as `LossScaleOptimizer` is that
+    of its `inner_optimizer`.
+
+    Args:
+        lowest, highest: the first and the last learning rate.
+        steps: how many rates, evenly spaced on the logarithmic axis.
+        smoothing: standard deviation of the Gaussian window under which the losses are read, as a share of `steps`.
+        divergence: how many times the loss of the first batches is too much.
+        suggest: `"steepest"`, the rate at which the smoothed loss falls fastest, or `"decade"`, a tenth of the rate at
+            which it is back above its beginning. Where one does not exist, `suggestion` is the other.
+
+    Attributes:
+        report: the `RangeTest`; None before the first test.
+
+    Raises:
+        ValueError: an argument out of its range; `fit` has fewer batches than the test takes steps.
+        DataError: the training step reports no `loss`.
+    """
+
+    def __init__(self, lowest=1e-7, highest=10.0, steps=100, smoothing=0.02, divergence=4.0, suggest="steepest"):
+        super().__init__()
+        if not 0 < lowest < highest < math.inf:
+            raise ValueError(f"Expected 0 < `lowest` < `highest`. Received: {lowest} and {highest}.")
+        if not isinstance(steps, int) or steps < 10:
+            raise ValueError(f"`steps` must be an integer of at least 10. Received: {steps}.")
+        if not 0 < smoothing < 0.5:
+            raise ValueError(f"`smoothing` must be in (0, 0.5). Received: {smoothing}.")
+        if not divergence > 1:
+            raise ValueError(f"`divergence` must be above 1. Received: {divergence}.")
+        if suggest not in ("steepest", "decade"):
+            raise ValueError(f"`suggest` must be 'steepest' or 'decade'. Received: {suggest!r}.")
+        self.lowest = lowest
+        self.highest = highest
+        self.steps = steps
+        self.smoothing = smoothing
+        self.divergence = divergence
+        self.suggest = suggest
+        self.report: RangeTest | None = None
+
+    @property
+    def suggestion(self) -> float | None:
+        """The learning rate that the last test suggests; None before it, and where it found none."""
+        return None if self.report is None else self.report.suggestion
+
+    def plot(self, path=None):
+        """Draws loss against learning rate, see `RangeTest.plot`."""
+        if self.report is None:
+            raise ValueError("Expected a test to plot. Run `fit` with this callback first.")
+        return self.report.plot(path)
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        while hasattr(optimizer, "inner_optimizer"):
+            optimizer = optimizer.inner_optimizer
+        self._optimizer = optimizer
+        self._hold = -(-(optimizer.gradient_accumulation_steps or 1) // self.model.steps_per_execution)
+        self._check_enough()
+        with self.model.distribute_strategy.scope():
+            if not self.model.optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
+            self._before = [(v, keras.ops.convert_to_numpy(v)) for v in self._variables()]
+            self._schedule = None
+            if not isinstance(optimizer.learning_rate, keras.Variable):
+                self._schedule = optimizer._learning_rate
+                rate = keras.Variable(self.lowest, dtype="float32", trainable=False, name="tested_rate")
+                optimizer.learning_rate = lambda: keras.ops.convert_to_tensor(rate)
+                self._rate = rate
+                self.model.make_train_function(force=True)
+            else:
+                self._rate = optimizer.learning_rate
+        self._rates, self._losses, self._held = [], [], []
+        self._stopped = None
+        self._set(self.lowest)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Keras logs the mean over the epoch; with the tracker reset it is that of this batch.
+        for metric in self.model.metrics:
+            if metric.name == "loss":
+                metric.reset_state()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._stopped is not None:
+            return
+        if "loss" not in (logs or {}):
+            raise DataError(f"LearningRateFinder needs `loss` in the logs of a step. Received: {sorted(logs or {})}.")
+        self._held.append(float(logs["loss"]))
+        if len(self._held) < self._hold and np.isfinite(self._held[-1]):
+            return
+        self._rates.append(self._current)
+        self._losses.append(float(np.mean(self._held)))
+        self._held = []
+        self._stopped = self._reason()
+        if self._stopped is None:
+            share = len(self._rates) / (self.steps - 1)
+            self._set(self.lowest * (self.highest / self.lowest) ** share)
+        else:
+            self.model.stop_training = True
+            self._restore()
+
+    def on_train_end(self, logs=None):
+        # Once more: at the end of `fit` an optimizer with use_ema writes averages into the weights.
+        self._restore()
+        if self._schedule is not None:
+            self._optimizer.learning_rate = self._schedule
+            self.model.train_function = None  # it was traced for plain numbers
+        if self._rates:
+            width = max(self.smoothing * self.steps, 0.5)
+            stopped = self._stopped or f"`fit` ended after {len(self._rates)} of {self.steps} steps"
+            self.report = read(self._rates, self._losses, width, stopped, self.suggest)
+        self._before = []
+
+    def _check_enough(self):
+        batches, epochs = self.params.get("steps"), self.params.get("epochs", 1)
+        needed = self.steps * self._hold
+        if batches is None:
+            return
+        there = -(-batches // self.model.steps_per_execution)
+        if there * epochs < needed:
+            raise ValueError(
+                f"Expected at least {needed} batches for {self.steps} steps. Received: {there} in each of {epochs} "
+                f"epochs. Give fit(..., epochs={-(-needed // there)}), or LearningRateFinder(steps=...)."
+            )
+
+    def _variables(self):
+        # The metrics are the trainer's, and are reset anyway.
+        known = {id(v): v for v in [*self.model.variables, *self.model.optimizer.variables]}
+        return list(known.values())
+
+    def _restore(self):
+        with self.model.distribute_strategy.scope():
+            for variable, value in self._before:
+                variable.assign(value)
+
+    def _set(self, rate: float):
+        self._current = rate
+        with self.model.distribute_strategy.scope():
+            self._rate.assign(rate)
+
+    def _reason(self) -> str | None:
+        window = max(round(2 * self.smoothing * self.steps), 1)
+        last = self._losses[-1]
+        if not np.isfinite(last):
+            return f"the loss was {last} at {self._current:.2g}"
+        start = float(np.median(self._losses[:window]))
+        if len(self._losses) > window and np.mean(self._losses[-window:]) > start + (self.divergence - 1) * abs(start):
+            return f"the loss exceeded {self.divergence:g} times its beginning at {self._current:.2g}"
+        if len(self._losses) == self.steps:
+            return "the highest rate was reached"
+        return None

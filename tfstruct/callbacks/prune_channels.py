@@ -1,0 +1,311 @@
+"""Whole channels driven to zero while a model trains, until what stays meets a budget."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.scores import CRITERIA as SCORES
+from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, unit_scores
+from tfstruct.callbacks.channel_factors import ChannelFactors
+from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
+from tfstruct.callbacks.channel_report import ChannelReport, Widths
+from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.constraints import require_held
+from tfstruct.errors import BudgetError, DataError, ModelError
+from tfstruct.graph import Group, trace
+from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
+from tfstruct.surgery.pruning.planner import Limits, Options, Planner
+
+_WITH_DATA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
+_SHARE_OF_STEPS = 0.6  # the rest of the training is for what stays
+
+
+class PruneChannels(Compressor):
+    """Drives whole channels to zero, with all that is coupled to them, until the rest of the model meets a budget.
+
+        model.fit(x, y, epochs=8, callbacks=[PruneChannels({"macs": 0.5})])
+        smaller = surgery.shrink(model).model
+
+    After training the channels are exactly zero, so `surgery.shrink` removes them without changing an output, and what
+    it returns meets the budget. Until then the model keeps its shape.
+
+    Every `frequency` steps the channels are ranked anew on the weights as they are, and those to go are found as
+    `surgery.plan_channels` finds them, for the limit C(p) = C_0 + p * (C_budget - C_0) on each cost C of the budget (a
+    share for all groups is multiplied by p), where p in [0, 1] is how far the schedule is. What has been chosen once
+    goes for good; the last choice, at p = 1, meets the budget itself. `latency_us` is measured when training begins and
+    at p = 1; in between, the MACs of the first of these plans stand for it.
+
+    A channel i that is chosen gets a factor f_i on every weight that makes, carries or reads it, as the weight's
+    constraint, so the optimizer applies it within its own step:
+
+    - `regularize="projection"`: f_i = 0 at once.
+    - `regularize="group_lasso"`: at its k-th update f_i^frequency = max(0, 1 - k * strength * |w_i|_0 / |w_i|), with
+      the norm |w_i| of all weights of the channel, and |w_i|_0 when it was chosen. That is the proximal step of the
+      group lasso (section 3.3, arXiv:1108.0775), spread over the steps up to the next update, for a penalty that grows
+      (as in arXiv:2012.09243). A channel at zero stays there. What is left when the schedule ends is projected.
+
+    Groups that `shrink` could not cut without loss are left alone (a layer that takes statistics over channels, a
+    recurrent or attention layer); `report.left_alone` says which and why.
+
+    The logs get `channels`, the share of channels at zero, and `macs`, the share of MACs that is left without them.
+
+    Args:
+        budget: as in `surgery.plan_channels`: a share in (0, 1) of the channels of every group, or a dict over `macs`,
+            `params`, `tflite_bytes`, `peak_memory`, `latency_us`.
+        schedule: when; any of `tfstruct.schedules`. Only its shape counts: p = schedule(step) / schedule.final. None:
+            p = 1 - (1 - t)^3 over the first 60 % of the steps of the first `fit`, which must be known.
+        criterion: of `tfstruct.analyze.importance`.
+        regularize: see above.
+        frequency: steps from one choice to the next, counted from the schedule's begin; at its end there is one in any
+            case.
+        strength: of the group lasso: what a channel loses of its norm up to its second update.
+        scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency: as in `plan_channels`.
+        data, loss: for criteria that look at data.
+        seed: of the random criterion.
+
+    Raises:
+        BudgetError: the budget cannot be read, or, when training begins, not be met by the groups that can be pruned.
+        PlanError: an option of `plan_channels` that is out of range or names no layer.
+        ModelError: the model has no graph, such as a subclassed one, or no group that can be pruned without loss.
+    """
+
+    def __init__(
+        self,
+        budget: Limits,
+        schedule: RatioSchedule | None = None,
+        criterion: str | Callable = "l2",
+        regularize: str = "projection",
+        *,
+        frequency: int = 100,
+        strength: float = 0.1,
+        scope: str = "global",
+        round_to: int | Mapping[str, int] | None = None,
+        min_channels: int | Mapping[str, int] = 1,
+        max_ratio: float | Mapping[str, float] = 1.0,
+        exclude: str | Sequence[str] = (),
+        data=None,
+        loss=None,
+        reduction: str = "mean",
+        normalization: str = "mean",
+        latency: Callable[[keras.Model], float] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
+        if schedule is not None and not (isinstance(schedule, RatioSchedule) and schedule.final > 0):
+            raise ValueError(
+                "`schedule` says when channels go: a RatioSchedule that rises, such as PolynomialRatio(0.0, 0.5, "
+                f"begin=0, end=5000), or None for the first 60 % of `fit`. Received: {schedule!r}."
+            )
+        known = {
+            "criterion": SCORES, "regularize": ("projection", "group_lasso"), "reduction": REDUCTIONS,
+            "normalization": NORMALIZATIONS,
+        }  # fmt: skip
+        given = {
+            "criterion": criterion,
+            "regularize": regularize,
+            "reduction": reduction,
+            "normalization": normalization,
+        }
+        for name, value in given.items():
+            if value not in known[name] and not (name == "criterion" and callable(value)):
+                raise ValueError(f"`{name}` must be one of {', '.join(known[name])}. Received: {value!r}.")
+        if criterion in _WITH_DATA and data is None:
+            raise DataError(f"The criterion {criterion} looks at data: give data=(x, y), some hundred samples.")
+        if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
+            raise ValueError(f"`frequency` must be a positive integer. Received: {frequency}.")
+        if not 0 < strength <= 1:
+            raise ValueError(f"`strength` must be in (0, 1]. Received: {strength}.")
+        self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
+        self.frequency, self.strength = frequency, float(strength)
+        self._scoring = {
+            "data": data, "loss": loss, "reduction": reduction, "normalization": normalization, "seed": seed,
+            "missing": "keep",
+        }  # fmt: skip
+        self._planner: Planner | None = None
+        self._groups: dict[str, Group] = {}
+        self._alone: dict[str, str] = {}
+        self._masks: ChannelMasks | None = None
+        self._factors: ChannelFactors | None = None
+        self._stand_in = self._latency = float("nan")
+        self._complete = False
+        self._tested = False
+        self._history: list[tuple[int, float, float]] = []
+        self._logged: dict[str, float] = {}
+        self._notes: list[str] = []
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """By layer, which of the channels that it makes are not zero, boolean; only while attached."""
+        stays = self._planner.graph.units.kept(~self._factors.zero)
+        return {path: stays[labels] for path, labels in self._planner.graph.makes.items()}
+
+    def observe(self, logs: dict) -> None:
+        if self.schedule is not None:
+            self.schedule.observe(logs, self.steps)
+
+    def _begin(self, model: keras.Model) -> None:
+        self._notes, self._tested = [], False
+        graph = trace(model)
+        self._groups, self._alone = lossless_groups(graph, self.options.exclude)
+        if not self._groups:
+            reasons = "; ".join(f"{name}: {why}" for name, why in list(self._alone.items())[:6])
+            raise ModelError(f"`{model.name}` has no channels that can be pruned without loss. {reasons}")
+        self._planner = Planner(graph, tuple(self._groups.values()), self.options)
+        first = self._factors is None
+        if first:
+            self._require_within_reach()
+            self._factors = ChannelFactors(graph.units.count)
+        concerned = np.zeros(graph.units.count, bool)
+        for group in self._groups.values():
+            concerned[group.units] = True
+        self._masks = ChannelMasks(graph, concerned, type(self).__name__)
+        if self._stored is not None:
+            return  # the weights are those of a later step, which the stored choice belongs to
+        if not first:  # a second `fit`
+            self._masks.set(self._factors.value)
+        elif self.schedule is not None and self.schedule.begin == 0:
+            self._choose(0)
+        self._note()
+
+    def _require_within_reach(self) -> None:
+        try:
+            _, after = self._planner.choose(self._scores())
+        except BudgetError as error:
+            alone = f" Left alone: {', '.join(list(self._alone)[:8])}." if self._alone else ""
+            raise BudgetError(f"{error}{alone}", error.least) from error
+        self._stand_in = after.get("macs", float("nan"))
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        if self.schedule is None:
+            if not self.params.get("steps"):
+                raise ValueError(
+                    "The number of steps is not known before the first epoch, so PruneChannels needs a `schedule`, "
+                    "such as PolynomialRatio(0.0, 0.5, begin=0, end=5000), or `fit` needs steps_per_epoch."
+                )
+            left = (self.params["epochs"] - epoch) * self.params["steps"]
+            self.schedule = _cubic(self.steps, self.steps + max(1, round(_SHARE_OF_STEPS * left)))
+
+    def _advance(self, before: int, now: int) -> None:
+        if self.schedule is None:
+            raise ModelError(
+                "PruneChannels knows the number of steps in `fit` only: give it a `schedule`, such as "
+                "PolynomialRatio(0.0, 0.5, begin=0, end=5000)."
+            )
+        if not self._tested and self._factors.zero.any():
+            self._tested = True
+            require_held(self._masks.masked)
+        if self._due(before, now):
+            self._choose(now)
+
+    def _due(self, before: int, now: int) -> bool:
+        begin, end = self.schedule.begin, self.schedule.end
+        if now < begin or self._complete:
+            return False
+        periods = [max(step - begin, -1) // self.frequency for step in (before, now)]
+        return periods[0] != periods[1] or now >= end
+
+    def _choose(self, step: int) -> None:
+        """New channels to go for this step, and new factors for all that are on their way."""
+        self._complete = step >= self.schedule.end  # for good: the end of a schedule that listens moves
+        progress = 1.0 if self._complete else min(self.schedule(step) / self.schedule.final, 1.0)
+        scores = self._scores()
+        for name, group in self._groups.items():
+            if not np.isfinite(scores[group.free[~self._factors.chosen[group.free]]]).all():
+                raise ModelError(f"The scores of {name} are not finite: training has diverged.")
+        limits = self._planner.limits if self._complete else self._planner.on_the_way(progress, self._stand_in)
+        keep, after = self._planner.choose(scores, limits, self._factors.chosen)
+        self._factors.chosen = ~keep
+        self._latency = after.get("latency_us", float("nan"))
+        if self._complete or self.regularize == "projection":
+            self._factors.project()
+        else:
+            self._factors.drive(self._masks.norms(), self.strength, self.frequency)
+        self._masks.set(self._factors.value)
+        self._note()
+        self._history.append((step, float(progress), self._logged["channels"]))
+
+    def _scores(self) -> np.ndarray:
+        return unit_scores(self._planner.graph, self.criterion, **self._scoring)
+
+    def _note(self) -> None:
+        zero = self._factors.zero
+        units = np.concatenate([group.units for group in self._groups.values()])
+        self._logged = {"channels": float(zero[units].mean())}
+        after, before = self._planner.figures(~zero), self._planner.before
+        if "macs" in after:
+            self._logged["macs"] = after["macs"] / before["macs"]
+
+    def _log(self, logs: dict | None) -> None:
+        if logs is not None:
+            logs.update(self._logged)
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        self._log(logs)
+
+    def _end(self, model: keras.Model) -> ChannelReport:
+        if not self._masks.hold():
+            self._notes.append(
+                "Channels at zero were put back at the end of training (EarlyStopping, moving averages or "
+                "set_weights): the masks were applied again."
+            )
+        self._masks.apply()
+        if not self._complete:
+            progress = self._history[-1][1] if self._history else 0.0
+            end = "" if self.schedule is None else f" (step {self.schedule.end})"
+            self._notes.append(
+                f"Training ended at step {self.steps}, before the schedule did{end}: {progress:.1%} of the way to the "
+                "budget. A second fit with this callback goes on from here."
+            )
+        zero = self._factors.zero
+        after = self._planner.figures(~zero)
+        if np.isfinite(self._latency):
+            after["latency_us"] = self._latency
+        rows = [
+            Widths(name, group.makers, group.width, int((~zero[group.units]).sum()))
+            for name, group in self._groups.items()
+        ]
+        criterion = self.criterion
+        if not isinstance(criterion, str):
+            criterion = getattr(criterion, "__name__", repr(criterion))
+        self._let_go()
+        return ChannelReport(
+            self.options.budget, self._planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
+            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), self._complete,
+            tuple(self._notes),
+        )  # fmt: skip
+
+    def _let_go(self) -> None:
+        if self._masks is not None:
+            self._masks.remove()
+
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {
+            **self._factors.state(),
+            "complete": np.asarray(self._complete), "history": np.asarray(self._history, float).reshape(-1, 3),
+            "stand_in": np.asarray(self._stand_in), "latency": np.asarray(self._latency),
+        }  # fmt: skip
+        if self.schedule is not None:
+            state["begin"], state["end"] = np.asarray(self.schedule.begin), np.asarray(self.schedule.end)
+            state.update({f"schedule_{name}": np.asarray(value) for name, value in self.schedule.state().items()})
+        return state
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        if state["chosen"].shape != self._factors.chosen.shape:
+            raise ModelError("The file was written while a model with other channels was pruned.")
+        self._factors.restore(state)
+        self._complete = bool(state["complete"])
+        self._stand_in, self._latency = float(state["stand_in"]), float(state["latency"])
+        self._history = [(int(step), float(progress), float(share)) for step, progress, share in state["history"]]
+        start = "schedule_"
+        if self.schedule is None and "end" in state:
+            self.schedule = _cubic(int(state["begin"]), int(state["end"]))
+        elif self.schedule is not None:
+            self.schedule.restore({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
+        self._masks.set(self._factors.value)
+        self._note()
+
+
+def _cubic(begin: int, end: int) -> PolynomialRatio:
+    return PolynomialRatio(0.0, 0.5, begin, end)

@@ -1,0 +1,43 @@
+"""Layers that do nothing in inference: dropout and noise."""
+
+from keras import layers
+
+from tfstruct.graph.rules.elementwise import alone
+from tfstruct.graph.rules.registry import rule
+
+_TYPES: set[type] = set()
+
+
+def training_only(*types: type):
+    """Registers layers of one input that hand it on as it is in inference, whatever they do in training.
+
+    Channels pass through them, memory is not counted for them, and `surgery` takes them out. Returns a decorator::
+
+        @tfstruct.graph.training_only()
+        class Jitter(keras.layers.Layer): ...
+
+    or takes the types themselves. What they do in training may treat each channel as it likes, but not tie weights to
+    channels; that takes a rule of its own (`tfstruct.graph.rule`).
+    """
+
+    def register(*kinds: type):
+        _TYPES.update(kinds)
+        rule(*kinds)(alone)
+        return kinds[0] if kinds else None
+
+    register(*types)
+    return register
+
+
+def is_training_only(op) -> bool:
+    """Whether the operation is registered so, or of a base class that is and whose `call` it keeps."""
+    for kind in type(op).__mro__:
+        if kind in _TYPES:
+            return type(op).call is kind.call
+    return False
+
+
+training_only(
+    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout,
+    layers.GaussianDropout, layers.GaussianNoise,
+)  # fmt: skip

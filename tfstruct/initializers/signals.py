@@ -1,0 +1,188 @@
+"""`describe`: how activations and gradients fare through the layers of a model."""
+
+import dataclasses
+import io
+import json
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.analyze.batches import arrays, inputs_of, loss_function
+from tfstruct.analyze.data_criteria import run
+from tfstruct.errors import DataError, ModelError
+from tfstruct.graph import Graph, trace
+
+# A standard deviation that changes by this factor from end to end is out of hand: 1e4 as a variance.
+FAR = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """Variances of activations and gradients, layer by layer in order of execution.
+
+    Attributes:
+        model: its name.
+        target: what the gradients are of: `"loss"`, or `"random direction"` of the outputs.
+        layers: the paths of the layers with weights.
+        means: of each layer's outputs, over samples, positions and channels.
+        variances: of each layer's outputs.
+        gradients: variance of the gradient with respect to each layer's outputs, of the sum over samples.
+    """
+
+    model: str
+    target: str
+    layers: tuple[str, ...]
+    means: tuple[float, ...]
+    variances: tuple[float, ...]
+    gradients: tuple[float, ...]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is out of hand, in words; empty where nothing is.
+
+        Activations vanish or explode if the standard deviation of the last layer's is a hundredth or a hundred times
+        that of the first; gradients if that of the first layer's is, compared with the last.
+        """
+        found = [f"`{name}` puts out numbers that are not finite" for name, v in self._rows(self.variances)
+                 if not math.isfinite(v)][:1]  # fmt: skip
+        found += [f"the gradient at `{name}` is not finite" for name, v in self._rows(self.gradients)
+                  if not math.isfinite(v)][:1]  # fmt: skip
+        if found:
+            return tuple(found)
+        for what, values, ends in (
+            ("activations", self.variances, (self.layers[0], self.layers[-1])),
+            ("gradients", self.gradients[::-1], (self.layers[-1], self.layers[0])),
+        ):
+            change = math.sqrt(values[-1] / values[0]) if values[0] else math.inf if values[-1] else 0.0
+            if not 1 / FAR < change < FAR:
+                how = "vanish" if change < 1 else "explode"
+                found.append(f"{what} {how}: from `{ends[0]}` to `{ends[1]}` their scale changes by {change:.2g} times")
+        return tuple(found)
+
+    def _rows(self, values):
+        return zip(self.layers, values, strict=True)
+
+    def to_dict(self) -> dict:
+        """Plain data; a value that is not finite is None, as JSON has none."""
+        data = dataclasses.asdict(self)
+        for key in ("means", "variances", "gradients"):
+            data[key] = [v if math.isfinite(v) else None for v in data[key]]
+        return json.loads(json.dumps({**data, "findings": self.findings}))
+
+    def table(self):
+        """A `rich.table.Table`, one row a layer."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.model}: gradients of the {self.target}", header_style="bold")
+        table.add_column("layer", overflow="fold")
+        for column in ("mean", "variance", "gradient's variance"):
+            table.add_column(column, justify="right")
+        for name, *values in zip(self.layers, self.means, self.variances, self.gradients, strict=True):
+            table.add_row(name, *(f"{v:.3g}" for v in values))
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        buffer = io.StringIO()
+        Console(file=buffer, width=100, color_system=None).print(self.table())
+        return "\n".join([buffer.getvalue().rstrip("\n"), *self.findings])
+
+    def plot(self, path) -> None:
+        """Writes a picture: variance of activations and of gradients over the layers. Needs matplotlib."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(max(4.5, 1.5 + 0.28 * len(self.layers)), 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        for values, name in ((self.variances, "activations"), (self.gradients, "gradients")):
+            # A logarithm has no place for 0.
+            axis.plot([v if v > 0 and math.isfinite(v) else math.nan for v in values], marker="o", ms=3, label=name)
+        axis.set_yscale("log")
+        axis.set_xticks(range(len(self.layers)), list(self.layers), rotation=90, fontsize=7)
+        axis.set_ylabel("variance", fontsize=9)
+        axis.set_title(f"{self.model}: gradients of the {self.target}", fontsize=10)
+        axis.legend(fontsize=8)
+        figure.savefig(path, dpi=120)
+
+
+def describe(
+    model: keras.Model, data, labels=None, *, loss=None, samples: int = 64, training: bool = True, seed: int = 0
+) -> Signals:
+    """Runs data through a model and back: mean and variance of what each layer puts out, variance of its gradient.
+
+    For a model as it was initialized this shows signals that vanish or explode with depth. A layer that is called
+    several times has a row for each call. The gradient is that of the loss, summed over the samples so that it does
+    not depend on their number; without labels or a loss, that of sum(outputs * r), r of independent normal numbers.
+    Nothing is trained: statistics of batch norms and states of dropout are put back.
+
+    Args:
+        model: Sequential or functional.
+        data, labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches; labels are optional.
+        loss: by default the one the model is compiled with.
+        samples: how many of the samples are used, all at once.
+        training: whether batch norms and dropout act as in training.
+        seed: of r.
+
+    Raises:
+        ModelError: the model has no graph, or no layer with weights.
+        DataError: data that do not fit.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"`samples` must be a whole number above 0. Received: {samples!r}.")
+    graph = trace(model)
+    x, y = arrays(data, labels)
+    if loss is not None and y is None:
+        raise DataError("The gradient of a loss needs labels. Give data=(x, y) or labels=..., or leave `loss` out.")
+    flat = [tf.convert_to_tensor(v[:samples]) for v in inputs_of(graph.body.functional, x)]
+    if y is not None and (loss is not None or getattr(model, "loss", None) is not None):
+        y, count = keras.tree.map_structure(lambda v: v[:samples], y), len(flat[0])
+        function = loss_function(model, loss, "describe")
+        name, target = "loss", lambda outputs: tf.cast(function(y, outputs), "float32") * count
+    else:
+        rng = np.random.default_rng(seed)
+        name, target = (
+            "random direction",
+            lambda outputs: sum(
+                tf.reduce_sum(tf.cast(out, "float32") * rng.normal(size=out.shape))
+                for out in keras.tree.flatten(outputs)
+            ),
+        )
+    states = [(v, v.numpy()) for v in model.non_trainable_variables]
+    try:
+        rows = _measured(graph, flat, target, training)
+    finally:
+        for variable, value in states:
+            variable.assign(value)
+    if not rows:
+        raise ModelError(f"`{model.name}` has no layer with weights, so there is nothing to describe.")
+    return Signals(model.name, name, *(tuple(column) for column in zip(*rows, strict=True)))
+
+
+def _measured(graph: Graph, flat, target, training) -> list[tuple[str, float, float, float]]:
+    seen, values = [], {}
+
+    def visit(call, outputs):
+        # Keras would take a loss past a softmax, from the logits that it finds on the tensor.
+        outputs[:] = [tf.identity(value) for value in outputs]
+        for channels, value in zip(call.outputs, outputs, strict=True):
+            values[channels.key] = value
+        floats = keras.backend.standardize_dtype(outputs[0].dtype).startswith(("float", "bfloat"))
+        if isinstance(call.op, keras.layers.Layer) and call.op.weights and floats:
+            tape.watch(outputs[0])
+            seen.append((call.path, outputs[0]))
+
+    with tf.GradientTape() as tape:
+        values.update({t.key: v for t, v in zip(graph.body.inputs, flat, strict=True)})
+        run(graph, flat, visit, training)
+        ends = [values[t.key] for t in graph.outputs]
+        found = target(keras.tree.pack_sequence_as(graph.body.functional._outputs_struct, ends))
+    gradients = tape.gradient(found, [value for _, value in seen], unconnected_gradients="zero")
+    rows = []
+    for (path, value), gradient in zip(seen, gradients, strict=True):
+        value, gradient = (tf.cast(v, "float64").numpy() for v in (value, tf.convert_to_tensor(gradient)))
+        rows.append((path, float(value.mean()), float(value.var()), float(gradient.var())))
+    return rows

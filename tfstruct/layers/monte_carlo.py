@@ -1,0 +1,107 @@
+"""`MonteCarloDropout`: dropout in inference too, and the spread of the predictions that it makes."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from tfstruct.errors import ModelError
+from tfstruct.graph import rule
+from tfstruct.graph.rules.elementwise import alone
+from tfstruct.layers.rates import checked, whole
+from tfstruct.layers.seeded import Seeded
+
+
+@keras.saving.register_keras_serializable(package="tfstruct")
+class MonteCarloDropout(Seeded, keras.layers.Dropout):
+    """Dropout in training and in inference: each call of the model is a draw from its predictive distribution.
+
+        y = x * m / (1 - rate),   m ~ Bernoulli(1 - rate)
+
+    `predict_distribution` averages over draws. The only layer of `tfstruct.layers` that is not the identity in
+    inference, so `model.evaluate` and `model.predict` are random with it. With `layer.active_in_inference = False` it
+    is an ordinary dropout, and so it is in a `.tflite` file, which draws no random numbers: the file holds the network
+    of mean weights, and is compared with that. `tfstruct.layers.finalize` puts a `keras.layers.Dropout` in its place,
+    which `surgery` takes out.
+
+    Args:
+        rate: the share to drop, in [0, 1).
+        noise_shape: of the mask, as `keras.layers.Dropout` has it.
+        seed: of the draws.
+
+    Raises:
+        ValueError: `rate` is out of range.
+
+    Source: Gal, Ghahramani, Dropout as a Bayesian approximation, arXiv:1506.02142, Sec. 4.
+    """
+
+    def __init__(self, rate: float, noise_shape=None, seed: int | None = None, **kwargs):
+        super().__init__(checked(rate), noise_shape, seed, **kwargs)
+        self.active_in_inference = True
+
+    def call(self, inputs, training=False):
+        return super().call(inputs, training=training or self.active_in_inference)
+
+    def inference_layer(self) -> keras.layers.Layer:
+        """`keras.layers.Dropout` of the same rate."""
+        return keras.layers.Dropout(
+            self.rate, self.noise_shape, self.seed, name=self.name, dtype=self.dtype_policy, trainable=self.trainable
+        )
+
+
+rule(MonteCarloDropout)(alone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """What several passes predict.
+
+    Attributes:
+        mean, variance: over the passes, in the outputs' shape and float64; lists or dicts where the model has several
+            outputs. The variance is that of the passes (divided by their number).
+        passes: how many.
+    """
+
+    mean: object
+    variance: object
+    passes: int
+
+
+def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: int = 32) -> Distribution:
+    """Mean and variance of a model's predictions over several passes, each with dropout drawn anew.
+
+        mean = sum of y_t / T,   variance = sum of (y_t - mean)^2 / T   for passes t = 1 ... T
+
+    Args:
+        model: with at least one `MonteCarloDropout`, also in nested models.
+        x: what `model.predict` takes, the same in every pass (no generator that ends or shuffles).
+        passes: T, 2 or more.
+        batch_size: of `model.predict`, for arrays.
+
+    Raises:
+        ModelError: no `MonteCarloDropout` of the model is active, so all passes would be the same.
+        ValueError: fewer than 2 passes.
+
+    Source: Eq. 6 and 7, arXiv:1506.02142, without the data's own noise 1 / tau.
+    """
+    if whole(passes, "passes") < 2:
+        raise ValueError("`passes` must be 2 or larger: one has no variance. Received: 1.")
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, MonteCarloDropout)]
+    if not any(layer.active_in_inference and layer.rate for layer in found):
+        raise ModelError(
+            f"`{model.name}` has no active MonteCarloDropout, so every pass would be the same. Put one before the last "
+            "layers."
+        )
+    arrays = isinstance(x, np.ndarray) or keras.ops.is_tensor(x) or isinstance(x, (list, tuple, dict))
+    settings = {"batch_size": batch_size} if arrays else {}
+    mean = squares = None
+    for count in range(1, passes + 1):
+        # Welford's update: no loss of digits where the variance is small.
+        y = keras.tree.map_structure(lambda v: np.asarray(v, np.float64), model.predict(x, verbose=0, **settings))
+        if mean is None:
+            mean, squares = y, keras.tree.map_structure(np.zeros_like, y)
+            continue
+        before = mean
+        mean = keras.tree.map_structure(lambda m, v, n=count: m + (v - m) / n, mean, y)
+        squares = keras.tree.map_structure(lambda s, v, m, b: s + (v - m) * (v - b), squares, y, mean, before)
+    return Distribution(mean, keras.tree.map_structure(lambda s: s / passes, squares), passes)

@@ -1,0 +1,42 @@
+"""What all penalties have in common: a strength, and a value of one weight."""
+
+import math
+
+import keras
+from keras import ops
+
+
+class Penalty(keras.Regularizer):
+    """strength * value(w), computed in float32 at least and returned in the dtype of w."""
+
+    def __init__(self, strength: float):
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+            raise ValueError(f"`strength` must be a finite number of at least 0. Received: {strength!r}.")
+        self.strength = float(strength)
+
+    def value(self, w):
+        """The penalty of a tensor, without the strength."""
+        raise NotImplementedError
+
+    def __call__(self, x):
+        return ops.cast(self.strength * self.value(ops.cast(x, wide(x))), x.dtype)
+
+    def get_config(self) -> dict:
+        return {"strength": self.strength}
+
+
+def wide(x) -> str:
+    """The dtype to sum in."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def root(square):
+    """The square root, of gradient 0 at 0 in place of infinity: a group that is zero feels no penalty."""
+    positive = square > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)
+
+
+def quotient(a, b):
+    """a / b, and 0 where b is 0."""
+    return ops.where(b > 0, a / ops.where(b > 0, b, 1.0), 0.0)

@@ -1,0 +1,125 @@
+"""Schedules made of schedules."""
+
+import keras
+from keras import ops
+
+from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
+from tfstruct.schedules.drawn import Drawn, registered
+from tfstruct.schedules.pieces import as_float, last_begun, line
+
+LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@registered
+class Warmup(Drawn, LearningRateSchedule):
+    """Rises on a straight line to where a schedule begins, then follows that schedule from its step 0 on.
+
+    `rate = start + (schedule(0) - start) * step / steps` for step < steps, `schedule(step - steps)` from there on.
+    With `start=0.0` the very first step leaves the weights as they are. Goyal et al. 2017, arXiv:1706.02677, 2.2.
+
+    Args:
+        schedule: any `LearningRateSchedule`, or a number for a constant rate.
+        steps: the length of the rise.
+        start: the rate at step 0.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, schedule, steps, start=0.0, name="Warmup"):
+        check_schedule("schedule", schedule, numbers=True)
+        check_steps("steps", steps)
+        check_rate("start", start, zero=True)
+        self.schedule = schedule
+        self.steps = steps
+        self.start = start
+        self.name = name
+
+    def __call__(self, step):
+        with keras.name_scope(self.name):
+            step = as_float(step)
+            rising = line(self.start, _at(self.schedule, as_float(0)), step / self.steps)
+            return ops.where(step < self.steps, rising, _at(self.schedule, ops.maximum(step - self.steps, 0)))
+
+    def get_config(self):
+        return {
+            "schedule": _config_of(self.schedule),
+            "steps": self.steps,
+            "start": self.start,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "schedule": _from_config(config["schedule"])})
+
+
+@registered
+class Sequence(Drawn, LearningRateSchedule):
+    """One schedule after the other: each begins at its step 0 where the one before it ends, the last goes on forever.
+
+    `rate = schedules[i](step - boundaries[i - 1])` for boundaries[i - 1] <= step < boundaries[i].
+
+    Args:
+        schedules: any `LearningRateSchedule`, or numbers for constant rates.
+        boundaries: the steps at which the second, the third, ... begins: one fewer than schedules, rising.
+
+    Raises:
+        ValueError: no schedules, or boundaries that leave steps without a schedule or a schedule without steps.
+    """
+
+    def __init__(self, schedules, boundaries, name="Sequence"):
+        schedules, boundaries = list(schedules), list(boundaries)
+        if not schedules:
+            raise ValueError("`schedules` must hold at least one schedule. Received: none.")
+        for schedule in schedules:
+            check_schedule("schedules", schedule, numbers=True)
+        if boundaries:
+            check_rising("boundaries", boundaries)
+        if len(boundaries) >= len(schedules):
+            raise ValueError(
+                f"`boundaries` must be one fewer than the {len(schedules)} schedules, as the last goes on. Received: "
+                f"{boundaries}: from step {boundaries[len(schedules) - 1]} on there is no schedule."
+            )
+        if len(boundaries) < len(schedules) - 1:
+            raise ValueError(
+                f"`boundaries` must be one fewer than the {len(schedules)} schedules. Received: {boundaries}: schedule "
+                f"{len(boundaries) + 2} has no step to begin at."
+            )
+        self.schedules = schedules
+        self.boundaries = boundaries
+        self.name = name
+
+    def __call__(self, step):
+        with keras.name_scope(self.name):
+            step = as_float(step)
+            # A schedule that is not on yet is asked for its step 0: before that it may be undefined.
+            starts = [0, *self.boundaries]
+            rates = [
+                _at(schedule, ops.maximum(step - start, 0))
+                for schedule, start in zip(self.schedules, starts, strict=True)
+            ]
+            return last_begun(step, rates, self.boundaries)
+
+    def get_config(self):
+        return {
+            "schedules": [_config_of(schedule) for schedule in self.schedules],
+            "boundaries": self.boundaries,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "schedules": [_from_config(one) for one in config["schedules"]]})
+
+
+def _at(schedule, step):
+    return as_float(schedule(step) if callable(schedule) else schedule)
+
+
+def _config_of(schedule):
+    return keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
+
+
+def _from_config(config):
+    return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config

@@ -1,0 +1,152 @@
+"""Learning rates that rise and fall."""
+
+import math
+
+import keras
+from keras import ops
+
+from tfstruct.schedules.arguments import check_one_of, check_rate, check_steps
+from tfstruct.schedules.drawn import Drawn, registered
+from tfstruct.schedules.pieces import SHAPES, as_float, last_begun, share, whole_cycles
+
+LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@registered
+class OneCycle(Drawn, LearningRateSchedule):
+    """Rises to `max_learning_rate`, falls back, and ends far below where it began: one cycle for the whole training.
+
+    With low = max_learning_rate / initial_divisor, final = low / final_divisor and r = round(warmup * steps):
+    two phases go low -> max in r steps, max -> final in the rest; three phases, those of the paper, go low -> max in
+    r steps, max -> low in r more, low -> final in the rest. From `steps` on the rate is `final`. The paper lets the
+    momentum run the other way; a schedule of Keras sets the learning rate only, so the momentum stays.
+    Smith and Topin 2017, arXiv:1708.07120.
+
+    Args:
+        max_learning_rate: what `callbacks.LearningRateFinder` is for.
+        steps: of the whole training, epochs times batches.
+        warmup: the share of steps that the rise takes, in (0, 1); with three phases below 0.5.
+        initial_divisor, final_divisor: at least 1.
+        shape: `"cosine"` or `"linear"`, the way between two rates.
+        phases: 2 or 3.
+
+    Raises:
+        ValueError: an argument out of its range, or too few steps for the phases.
+    """
+
+    def __init__(
+        self,
+        max_learning_rate,
+        steps,
+        warmup=0.3,
+        initial_divisor=25.0,
+        final_divisor=1e4,
+        shape="cosine",
+        phases=2,
+        name="OneCycle",
+    ):
+        check_rate("max_learning_rate", max_learning_rate)
+        check_steps("steps", steps)
+        check_one_of("shape", shape, ("cosine", "linear"))
+        check_one_of("phases", phases, (2, 3))
+        most = 1 if phases == 2 else 0.5
+        if not 0 < warmup < most:
+            raise ValueError(f"`warmup` must be in (0, {most}) with {phases} phases. Received: {warmup}.")
+        for key, divisor in (("initial_divisor", initial_divisor), ("final_divisor", final_divisor)):
+            if not 1 <= divisor < math.inf:
+                raise ValueError(f"`{key}` must be at least 1. Received: {divisor}.")
+        self.max_learning_rate = max_learning_rate
+        self.steps = steps
+        self.warmup = warmup
+        self.initial_divisor = initial_divisor
+        self.final_divisor = final_divisor
+        self.shape = shape
+        self.phases = phases
+        self.name = name
+        rise = round(warmup * steps)
+        low = max_learning_rate / initial_divisor
+        # (first step, last step, rate at the first, rate at the last)
+        self._pieces = [(0, rise, low, max_learning_rate)]
+        if phases == 3:
+            self._pieces.append((rise, 2 * rise, max_learning_rate, low))
+        last = self._pieces[-1]
+        self._pieces.append((last[1], steps, last[3], low / final_divisor))
+        if any(first >= end for first, end, *_ in self._pieces):
+            raise ValueError(f"`steps` must leave each phase a step. Received: {steps}, with warmup={warmup}.")
+
+    def __call__(self, step):
+        with keras.name_scope(self.name):
+            step = as_float(step)
+            way = SHAPES[self.shape]
+            rates = [way(a, b, share(step - first, end - first)) for first, end, a, b in self._pieces]
+            return last_begun(step, rates, [first for first, *_ in self._pieces[1:]])
+
+    def get_config(self):
+        return {
+            "max_learning_rate": self.max_learning_rate,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "initial_divisor": self.initial_divisor,
+            "final_divisor": self.final_divisor,
+            "shape": self.shape,
+            "phases": self.phases,
+            "name": self.name,
+        }
+
+
+@registered
+class Cyclical(Drawn, LearningRateSchedule):
+    """Swings on straight lines between two rates, again and again.
+
+    With c = floor(step / (2 * half_cycle)), the number of whole cycles, and
+    t = 1 - |step / half_cycle - 2c - 1|, which runs 0 -> 1 -> 0 in a cycle:
+    `rate = low + (high - low) * t * a`, where a = 1 (`"triangular"`), a = 2^-c (`"triangular2"`) or a = gamma^step
+    (`"exp_range"`). Smith 2017, arXiv:1506.01186, section 3.
+
+    Args:
+        low, high: the two rates; `high` of the first cycle where later ones are lower.
+        half_cycle: steps from `low` to `high`; the paper takes 2 to 10 epochs.
+        mode: see above.
+        gamma: for `"exp_range"`, in (0, 1].
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, low, high, half_cycle, mode="triangular", gamma=0.99994, name="Cyclical"):
+        check_rate("low", low, zero=True)
+        check_rate("high", high)
+        if not low < high:
+            raise ValueError(f"`low` must be below `high`. Received: {low} and {high}.")
+        check_steps("half_cycle", half_cycle)
+        check_one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
+        if not 0 < gamma <= 1:
+            raise ValueError(f"`gamma` must be in (0, 1]. Received: {gamma}.")
+        self.low = low
+        self.high = high
+        self.half_cycle = half_cycle
+        self.mode = mode
+        self.gamma = gamma
+        self.name = name
+
+    def __call__(self, step):
+        with keras.name_scope(self.name):
+            cycle = as_float(whole_cycles(step, 2 * self.half_cycle))
+            step = as_float(step)
+            within = step - cycle * (2 * self.half_cycle)
+            height = 1 - ops.abs(within / self.half_cycle - 1)
+            if self.mode == "triangular2":
+                height = height * ops.power(as_float(0.5), cycle)
+            elif self.mode == "exp_range":
+                height = height * ops.power(as_float(self.gamma), step)
+            return self.low + (self.high - self.low) * height
+
+    def get_config(self):
+        return {
+            "low": self.low,
+            "high": self.high,
+            "half_cycle": self.half_cycle,
+            "mode": self.mode,
+            "gamma": self.gamma,
+            "name": self.name,
+        }

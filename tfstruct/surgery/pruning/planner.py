@@ -1,0 +1,197 @@
+"""Which units of a graph go so that a budget is met; asked once, or again and again while its weights change."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tfstruct.analyze.costs import Costs
+from tfstruct.errors import BudgetError, ModelError, PlanError
+from tfstruct.graph import Graph, Group, rebuild
+from tfstruct.surgery.pruning import budget as budgets
+
+# A share of every group, or absolute figures by name.
+Limits = float | Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `plan_channels` is given beside the model and the criterion, checked.
+
+    Raises:
+        BudgetError: a budget that cannot be read, or one of `latency_us` without `latency`.
+        PlanError: an option that is out of range.
+    """
+
+    budget: Limits | None = None
+    scope: str = "global"
+    round_to: int | Mapping[str, int] | None = None
+    min_channels: int | Mapping[str, int] = 1
+    max_ratio: float | Mapping[str, float] = 1.0
+    exclude: str | Sequence[str] = ()
+    latency: Callable | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "exclude", (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude))
+        _check_options(self.scope, self.round_to, self.min_channels, self.max_ratio)
+        if self.shared and not 0 < self.budget < 1:
+            raise BudgetError(f"A share as `budget` must be in (0, 1). Received: {self.budget}.")
+        if "latency_us" in self.names and self.latency is None:
+            raise BudgetError(
+                "A budget of `latency_us` needs `latency=`: a function from a model to its microseconds on the device, "
+                "for example tfstruct.convert.measured_latency. Widths decide latency, not a formula."
+            )
+
+    @property
+    def shared(self) -> bool:
+        """Whether the budget is one share for all groups."""
+        return isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The figures that the budget limits."""
+        return () if self.shared or self.budget is None else tuple(budgets.named(self.budget))
+
+
+class Planner:
+    """Plans for one graph. Costs are counted on the graph, so a plan takes milliseconds, unless a latency is measured.
+
+    Args:
+        graph: from `tfstruct.graph.trace`.
+        groups: those that may shrink.
+        options: the budget, and what narrows the choice.
+    """
+
+    def __init__(self, graph: Graph, groups: Sequence[Group], options: Options):
+        self.graph, self.groups, self.options = graph, tuple(groups), options
+        self.costs = Costs(graph)
+        self._counted: dict[tuple[str, ...], Costs] = {}
+
+    @functools.cached_property
+    def before(self) -> dict[str, float]:
+        """The figures of the whole graph."""
+        whole = np.ones(self.graph.units.count, bool)
+        figures = self.figures(whole)
+        figures.update(self._costs(self.options.names)(whole))
+        if "latency_us" in self.options.names:
+            figures["latency_us"] = float(self.options.latency(self.graph.model))
+        return figures
+
+    @functools.cached_property
+    def limits(self) -> Limits:
+        """The budget: a share, or absolute figures."""
+        budget = self.options.budget
+        return float(budget) if self.options.shared else budgets.targets(budget, self.before)
+
+    def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
+        """The limits after `progress` in [0, 1] of the way to the budget. One on `macs` stands for that on the latency,
+        which takes seconds to measure."""
+        if not isinstance(self.limits, Mapping):
+            return progress * self.limits
+        limits = dict(self.limits)
+        if limits.pop("latency_us", None) is not None:
+            limits["macs"] = min(limits.get("macs", math.inf), macs)
+        return {name: self.before[name] + progress * (limit - self.before[name]) for name, limit in limits.items()}
+
+    def figures(self, keep: np.ndarray) -> dict[str, float]:
+        """The costs of what stays, for information: without those that depend on sizes the model leaves open."""
+        try:
+            return self.costs(keep)
+        except ModelError:
+            return self._costs(("params",))(keep)
+
+    def choose(
+        self, scores: np.ndarray, limits: Limits | None = None, gone: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The units that stay (boolean, by unit), and the figures of what stays.
+
+        Args:
+            scores: importance, by unit.
+            limits: to meet; by default the budget's own.
+            gone: units that went before, by unit: they go in any case, and first.
+
+        Raises:
+            BudgetError: no choice meets the limits; the message says the least that is reachable.
+        """
+        limits = self.limits if limits is None else limits
+        gone = np.zeros(self.graph.units.count, bool) if gone is None else gone
+        steps = self._steps(scores, gone)
+        if isinstance(limits, Mapping):
+            return self._meeting(limits, budgets.ordered(steps, self.options.scope), gone)
+        keep = _without(gone, budgets.local_share(self.groups, steps, limits, gone))
+        return keep, self.figures(keep)
+
+    def below(self, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, dict[str, float]]:
+        """As `choose`, for the steps whose units score below a threshold."""
+        gone = np.zeros(self.graph.units.count, bool)
+        low = [step for own in self._steps(scores, gone) for step in own if step.score < threshold]
+        keep = _without(gone, low)
+        return keep, self.figures(keep)
+
+    def _steps(self, scores: np.ndarray, gone: np.ndarray):
+        options = self.options
+        return budgets.steps_of(
+            self.graph, self.groups, scores, options.round_to, options.min_channels, options.max_ratio,
+            options.exclude, gone,
+        )  # fmt: skip
+
+    def _meeting(self, limits, order, gone) -> tuple[np.ndarray, dict[str, float]]:
+        costs = self._costs(tuple(name for name in limits if name in budgets.COSTS))
+
+        @functools.cache  # a latency is measured once: the second time it would be another
+        def figures(count: int) -> dict[str, float]:
+            if count == 0 and not gone.any():
+                return self.before
+            keep = _without(gone, order[:count])
+            figure = dict(costs(keep))
+            if "latency_us" in limits and all(figure[name] <= limits[name] for name in costs.names):
+                figure["latency_us"] = float(self.options.latency(rebuild(self.graph, keep)[0]))
+            return figure
+
+        def fits(count: int) -> bool:
+            figure = figures(count)
+            return all(figure.get(name, float("inf")) <= limit for name, limit in limits.items())
+
+        count = budgets.first_that_fits(order, fits)
+        if count is None:
+            least = figures(len(order))
+            missed = [
+                f"{name} {limit:,.0f} (least reachable: {least[name]:,.0f} of {self.before[name]:,.0f})"
+                for name, limit in limits.items()
+                if name in least and least[name] > limit
+            ]
+            raise BudgetError(
+                f"No plan within these limits meets {' and '.join(missed)}. Raise the budget, or relax min_channels, "
+                "max_ratio, round_to or exclude.",
+                {name: least[name] for name in limits if name in least},
+            )
+        keep = _without(gone, order[:count])
+        measured = {name: value for name, value in figures(count).items() if name == "latency_us"}
+        return keep, {**self.figures(keep), **measured}
+
+    def _costs(self, names: tuple[str, ...]) -> Costs:
+        names = tuple(name for name in names if name in budgets.COSTS)
+        if names not in self._counted:
+            self._counted[names] = Costs(self.graph, names)
+        return self._counted[names]
+
+
+def _without(gone: np.ndarray, steps) -> np.ndarray:
+    keep = ~gone
+    for step in steps:
+        keep[list(step.units)] = False
+    return keep
+
+
+def _check_options(scope, round_to, min_channels, max_ratio) -> None:
+    if scope not in ("global", "local"):
+        raise PlanError(f'`scope` must be "global" or "local". Received: {scope!r}.')
+    for name, value in (("round_to", round_to), ("min_channels", min_channels)):
+        values = value.values() if isinstance(value, Mapping) else [1 if value is None else value]
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise PlanError(f"`{name}` must be a whole number above 0, or a dict of them. Received: {value!r}.")
+    values = max_ratio.values() if isinstance(max_ratio, Mapping) else [max_ratio]
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in values):
+        raise PlanError(f"`max_ratio` must be in [0, 1], or a dict of such. Received: {max_ratio!r}.")
