@@ -47,9 +47,8 @@ class QuantizationReport:
     def __str__(self) -> str:
         width = max((len(row.group) for row in self.activations), default=0)
         lines = [self._title()]
-        lines += [
-            f"  {r.group:<{width}}  {r.low:>10.4g} .. {r.high:<10.4g} step {r.scale:.4g}" for r in self.activations
-        ]
+        for row in self.activations:
+            lines.append(f"  {row.group:<{width}}  {row.low:>10.4g} .. {row.high:<10.4g} step {row.scale:.4g}")
         return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.skipped)])
 
     def table(self):

@@ -13,10 +13,10 @@ from tfstruct.quantize.twin import Twin
 class QuantizeAware(Compressor):
     """Lets a model train with quantized weights and activations, in `fit` or in a loop of one's own.
 
-    While attached, what the model computes is what its `twin` computes: kernels rounded to integers, one scale an output
-    channel; activations rounded after what the converter fuses (see `tfstruct.quantize.Twin`). Gradients pass straight
-    through the rounding (arXiv:1712.05877). The weights are the model's own and stay float; afterwards the model is
-    plain Keras again.
+    While attached, what the model computes is what its `twin` computes: kernels rounded to integers, one scale an
+    output channel; activations rounded after what the converter fuses (see `tfstruct.quantize.Twin`). Gradients pass
+    straight through the rounding (arXiv:1712.05877). The weights are the model's own and stay float; afterwards the
+    model is plain Keras again.
 
         aware = QuantizeAware("int8")
         model.fit(x, y, callbacks=[aware])
@@ -40,11 +40,8 @@ class QuantizeAware(Compressor):
     ):
         super().__init__()
         self.scheme = Scheme.of(scheme)
-        for name, value in (
-            ("start", start),
-            ("freeze_ranges", freeze_ranges),
-            ("freeze_batch_norm", freeze_batch_norm),
-        ):
+        marks = {"start": start, "freeze_ranges": freeze_ranges, "freeze_batch_norm": freeze_batch_norm}
+        for name, value in marks.items():
             if value is not None and value < 0:
                 raise ValueError(f"`{name}` must be at least 0. Received: {value}.")
         if freeze_ranges is not None and freeze_ranges <= start:
@@ -68,6 +65,11 @@ class QuantizeAware(Compressor):
         # Keras calls model.call; an attribute of the instance goes before the method of the class.
         object.__setattr__(model, "call", self.twin.simulation)
 
+    def _let_go(self) -> None:
+        model = self.twin.model if self.twin is not None else None
+        if model is not None and vars(model).get("call") is self.twin.simulation:
+            object.__delattr__(model, "call")
+
     def _advance(self, before: int, now: int) -> None:
         marks = [at for at in (self.start, self.freeze_ranges, self.freeze_batch_norm) if at is not None]
         if any(before < at <= now for at in marks):
@@ -81,7 +83,7 @@ class QuantizeAware(Compressor):
         simulation.frozen_statistics.assign(float(frozen))
 
     def _end(self, model: keras.Model) -> QuantizationReport:
-        model.__dict__.pop("call", None)
+        self._let_go()
         simulation = self.twin.simulation
         simulation.active.assign(1.0)
         rows = []

@@ -26,7 +26,7 @@ def fake_activation(x, low, high, bits: int = 8):
 
 
 def rounded_average(x, low, high):
-    """`fake_activation` in 8 bits with halves rounded away from the integer zero, as the average pooling of files does."""
+    """`fake_activation` in 8 bits with halves rounded away from the integer zero, as average pooling in files does."""
     scale = activation_scale(low, high)
     zero = tf.round(-128.0 - low / scale)
     q = tf.cast(x, tf.float32) / scale + zero

@@ -4,64 +4,17 @@ import dataclasses
 
 import keras
 
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.shuffle import Shuffle
 
 # What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
-_MOVERS = [
-    "AveragePooling1D",
-    "AveragePooling2D",
-    "AveragePooling3D",
-    "MaxPooling1D",
-    "MaxPooling2D",
-    "MaxPooling3D",
-    "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D",
-    "GlobalMaxPooling3D",
-    "Concatenate",
-    "Reshape",
-    "Flatten",
-    "Permute",
-    "RepeatVector",
-    "ZeroPadding1D",
-    "ZeroPadding2D",
-    "ZeroPadding3D",
-    "Cropping1D",
-    "Cropping2D",
-    "Cropping3D",
-    "UpSampling1D",
-    "Transpose",
-    "Squeeze",
-    "ExpandDims",
-    "Split",
-    "Pad",
-    "GetItem",
-    "Flip",
-    "Repeat",
-    "Tile",
-    "Ravel",
-    "SwapAxes",
-    "Moveaxis",
-    "Stack",
-    "Max",
-    "Amax",
-    "Min",
-    "Amin",
-    "Shuffle",
-]
-# What does nothing in inference has no operator at all.
-_ABSENT = [
-    "Dropout",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
-    "AlphaDropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "ActivityRegularization",
-    "Identity",
-    "Masking",
-]
+_MOVERS = (
+    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Concatenate", "Reshape", "Flatten", "Permute",
+    "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
+    "UpSampling1D", "Transpose", "Squeeze", "ExpandDims", "Split", "Pad", "GetItem", "Flip", "Repeat", "Tile", "Ravel",
+    "SwapAxes", "Moveaxis", "Stack", "Max", "Amax", "Min", "Amin",
+)  # fmt: skip
 CONTRACTIONS = (
     keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
@@ -163,7 +116,7 @@ class Points:
         self.movers: set[int] = set()
         for call in graph.calls:
             kind = type(call.op).__name__
-            if kind in _MOVERS or kind in _ABSENT or isinstance(call.op, Shuffle):
+            if kind in _MOVERS or is_training_only(call.op) or isinstance(call.op, Shuffle):
                 self.movers.add(id(call.op))
                 for tensor in call.inputs:
                     self._tie(call.path, made[tensor.key])
@@ -194,7 +147,7 @@ class Points:
             found = readers.get(call.outputs[0].key, [])
             if len(found) != 1 or found[0] is None:
                 return None
-            if type(found[0].op).__name__ not in _ABSENT:
+            if not is_training_only(found[0].op):
                 return found[0]
             call = found[0]
 

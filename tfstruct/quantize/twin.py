@@ -220,8 +220,8 @@ class Simulation:
     def _integers(self, op, own_kernels):
         """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
 
-        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel times
-        the batch norm's factor g, and b' the bias of both. Sums below 2^24 are exact in float32.
+        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel
+        times the batch norm's factor g, and b' the bias of both. Sums below 2^24 are exact in float32.
         """
         group = self.points.reads.get(id(op))
         known = group in self.index and not self.groups[group].fixed
