@@ -69,8 +69,7 @@ class Compressor(keras.callbacks.Callback):
                 raise
         self._attached = self._home = model
         self._hold(model)
-        # A training step traced before does not know what is attached.
-        model.train_function = None
+        _forget_traces(model)
         return self
 
     def step(self, count: int = 1) -> None:
@@ -99,7 +98,7 @@ class Compressor(keras.callbacks.Callback):
             self.report = self._end(model)
         self._attached = None
         self._release(model)
-        model.train_function = None
+        _forget_traces(model)
         return self.report
 
     # In `fit`
@@ -250,6 +249,11 @@ class _State(KerasSaveable):
                 "Give the callbacks in the same order as when it was written."
             )
         self.compressor._given(stored)
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """What Keras traced before does not know what has been attached or taken off since."""
+    model.train_function = model.test_function = model.predict_function = None
 
 
 def _scope(model: keras.Model):

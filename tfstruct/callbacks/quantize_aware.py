@@ -96,7 +96,7 @@ class QuantizeAware(Compressor):
         )
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {"ranges": np.asarray([float(v) for v in self.twin.simulation.variables])}
+        return {"ranges": self.twin.simulation.values()}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
         variables = self.twin.simulation.variables

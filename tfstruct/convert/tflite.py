@@ -22,6 +22,7 @@ from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import write_atomic
 from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, open_samples
 
 # Samples held in memory: for verification by default, and for second-order rounding.
@@ -89,7 +90,8 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
     """Converts a Keras model to a `.tflite` file, and checks the file against the model.
 
     Args:
-        model: Sequential, functional or subclassed (built); it is not changed.
+        model: Sequential, functional or subclassed (built); it is not changed. A `tfstruct.quantize.Twin` gives its
+            model with its trained ranges, in the precision of its scheme.
         recipe: what to do; by default float32.
         progress: called with (stage, done, total), total None where it is unknown.
 
@@ -102,9 +104,21 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
         ConversionError: an operator without a kernel, a crash, a time-out, or operators left in float.
         VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
     """
+    if isinstance(model, Twin):
+        model, recipe = model.model, _as_trained(model, recipe)
     recipe = recipe or Recipe()
     with Converter(model, recipe.timeout, progress) as converter:
         return converter.convert(recipe)
+
+
+def _as_trained(twin: Twin, recipe: Recipe | None) -> Recipe:
+    recipe = recipe or Recipe()
+    scheme = twin.scheme
+    if recipe.precision not in ("float32", scheme.precision):
+        raise RecipeError(f"The twin was trained for {scheme.precision}, the recipe asks for {recipe.precision}.")
+    return recipe.replace(
+        precision=scheme.precision, layers={**scheme.layers, **recipe.layers}, ranges={**twin.ranges(), **recipe.ranges}
+    )
 
 
 class Converter(contextlib.AbstractContextManager):
@@ -250,7 +264,8 @@ class Converter(contextlib.AbstractContextManager):
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
-            ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe)
+            calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
+            ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe, calls)
         rounded = reference
         limits = trained.weight_limits(reference, layers, layer_paths(self.model), recipe.weight_limits)
         if kept and _rounds(recipe):
@@ -259,7 +274,7 @@ class Converter(contextlib.AbstractContextManager):
             inputs = list(_batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
-        elif _rounds(recipe):
+        elif _rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         with self._stage("quantize"):
             content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process, limits)

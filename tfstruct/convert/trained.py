@@ -49,6 +49,7 @@ def by_tensor(
     given: Mapping[str, Range],
     observed: Mapping[str, Range],
     recipe: Recipe,
+    calls: Mapping[str, int] | None = None,
 ) -> dict[str, Range]:
     """(low, high) by tensor of a float file.
 
@@ -61,6 +62,7 @@ def by_tensor(
         layers: tensor -> layers fused into it, the last one last.
         given: layer path or input name -> (low, high); see `Recipe.ranges`.
         observed: tensor -> (low, high) from calibration.
+        calls: layer path -> how often the model calls it; a shared layer's range goes to what each call makes.
 
     Raises:
         RecipeError: an unknown layer, or tensors left without a range; it lists their layers.
@@ -74,10 +76,11 @@ def by_tensor(
         if layers.get(name):
             by_layer.setdefault(layers[name][-1], []).append(name)
     for path, names in by_layer.items():
-        if path in given:
-            out[names[-1]] = given[path]
-        if path + BEFORE in given:
-            out.update({name: given[path + BEFORE] for name in names[:-1]})
+        ends = _ends([made[name].name for name in names], (calls or {}).get(path, 1))
+        for i, name in enumerate(names):
+            key = path if i in ends else path + BEFORE
+            if key in given and (i in ends or made[name].name not in _FIXED):
+                out[name] = given[key]
     for name, op in made.items():
         if op.name in _FIXED:
             out.setdefault(name, _FIXED[op.name])
@@ -93,6 +96,15 @@ def by_tensor(
             "`ranges`, or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
         )
     return out
+
+
+def _ends(kinds: list[str], calls: int) -> set[int]:
+    """Which of the operators that a layer became make its result: the last one, or the last one of each call."""
+    for count in range(calls, 1, -1):
+        size, rest = divmod(len(kinds), count)
+        if not rest and kinds == kinds[:size] * count:
+            return set(range(size - 1, len(kinds), size))
+    return {len(kinds) - 1}
 
 
 def weight_limits(

@@ -1,1 +1,13 @@
-"""Quantization as mathematics: scales and rounding of weights."""
+"""Quantization: the forward pass of a quantized file in Keras, and the rounding of weights."""
+
+from tfstruct import lazy
+
+__getattr__, __dir__, __all__ = lazy.names(
+    __name__,
+    {
+        "Scheme": "scheme",
+        "Twin": "twin",
+        "twin": None,
+    },
+    registered=True,
+)

@@ -20,6 +20,8 @@ CONTRACTIONS = (
     keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
     keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
 )  # fmt: skip
+SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+FOUR_BITS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
 FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
@@ -34,7 +36,8 @@ class Point:
         group: points of one group have one range; the path of its first point.
         fixed: the range, where the specification sets it.
         observes: whether the values are looked at for the range; not so where they were only moved.
-        before: whether it is what enters the layer's own activation (an operator of its own).
+        before: whether it is what enters the layer's own activation (an operator of its own), or the pointwise half of
+            a separable convolution.
     """
 
     path: str
@@ -82,7 +85,7 @@ class Points:
 
     Attributes:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
-        before: id of an operation -> the point in front of its own activation.
+        before: id of an operation -> the point inside it; see `Point.before`.
         input_points: one for each input of the model, in their order.
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
         reads: id of an operation with one input -> the range of what it reads, the same one in each of its calls.
@@ -130,7 +133,8 @@ class Points:
             group = self._find(call.path)
             self.outputs[key] = Point(call.path, group, FIXED.get(name or ""), key not in self.movers)
             own = isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense))
-            if own and name not in (None, "relu", "relu6"):
+            separable = isinstance(call.op, SEPARABLE) and name in (None, "relu", "relu6")
+            if separable or (own and name not in (None, "relu", "relu6")):
                 self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
         self.input_points = [Point(name, self._find(name)) for name in names]
         self.reads: dict[int, str | None] = {}

@@ -14,8 +14,9 @@ class Scheme:
     """What the forward pass of training shall be like.
 
     Attributes:
-        precision: `"int8"` (weights and activations); `"int4"` (weights of convolutions and dense layers in 4 bits, the
-            others in 8, activations in 8); `"int16x8"` (activations in 16 bits, symmetric; weights in 8).
+        precision: `"int8"` (weights and activations); `"int4"` (weights of convolutions and dense layers in 4 bits, of
+            depthwise, transposed and other ones in 8, activations in 8); `"int16x8"` (activations in 16 bits,
+            symmetric; weights in 8).
         layers: precision by layer, `{pattern: precision}`, as in `Recipe.layers`; `"float32"` leaves a layer alone.
         ranges: how the range of an activation follows its batches. `"moving_average"`: from the first batch,
             low <- low + (1 - momentum) (min - low), the same for high; `"minmax"`: the widest seen.

@@ -13,7 +13,7 @@ from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted
 from tfstruct.quantize.fake import activation_scale, fake_activation, fake_weight, integer_weight, rounded_average
-from tfstruct.quantize.points import CONTRACTIONS, Point, Points
+from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, SEPARABLE, Point, Points
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -59,7 +59,7 @@ class Simulation:
         for kernel in every:
             key = homes.get(id(kernel.variable))
             path = self.points.paths.get(key, "")
-            bits = self.scheme.weight_bits(path)
+            bits = self._weight_bits(path, ops.get(key))
             if key is None or bits is None or isinstance(ops[key], keras.layers.Embedding):
                 continue  # a table is rounded with what is looked up in it
             found.setdefault(key, []).append(kernel)
@@ -71,6 +71,11 @@ class Simulation:
                 why = "its kernels and its result are rounded, the values inside are not"
                 self.skipped.append((self.points.paths[key], why))
         return found
+
+    def _weight_bits(self, path: str, op) -> int | None:
+        bits = self.scheme.weight_bits(path)
+        # As the quantizer: only CONV_2D and FULLY_CONNECTED have kernels for 4 bits.
+        return 8 if bits == 4 and not isinstance(op, FOUR_BITS) else bits
 
     def _touches(self, op) -> bool:
         key = id(op)
@@ -86,9 +91,9 @@ class Simulation:
         if fixed is not None:
             return fixed
         i = self.index[group]
-        if not float(self.seen[i]):
+        if not self.seen[i].numpy():
             return None
-        return float(self.low[i]), float(self.high[i])
+        return float(self.low[i].numpy()), float(self.high[i].numpy())
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
@@ -168,7 +173,9 @@ class Simulation:
         exact = None if training else self._integers(op, own_kernels)
 
         def routed(*args, **kwargs):
-            if exact is not None:
+            if before is not None and isinstance(op, SEPARABLE) and own_kernels:
+                outputs = self._separable(op, before, path, args[0], training)
+            elif exact is not None:
                 with _linear(op) as activation:
                     z = exact(path, call, args, kwargs)
                 if before is not None:
@@ -200,7 +207,7 @@ class Simulation:
     def _with_weights(self, op, own_kernels, path, call, args, kwargs):
         if not own_kernels:
             return call(*args, **kwargs)
-        bits = self.scheme.weight_bits(path)
+        bits = self._weight_bits(path, op)
         mapping = []
         for kernel in own_kernels:
             w = kernel.variable
@@ -216,6 +223,20 @@ class Simulation:
             if value is not None and id(variable) not in ours:
                 variable.assign(value)
         return outputs
+
+    def _separable(self, op, before: Point, path: str, x, training):
+        """The two halves of a separable convolution, with the integers between them."""
+        bits = self._weight_bits(path, op)
+        depthwise, pointwise = (
+            tf.where(self.active.value > 0, fake_weight(k.variable.value, k.order, k.shape, bits), k.variable.value)
+            for k in sorted(self._kernels[id(op)], key=lambda k: k.name.endswith("pointwise_kernel"))
+        )
+        options = {"data_format": op.data_format}
+        x = keras.ops.depthwise_conv(x, depthwise, op.strides, op.padding, dilation_rate=op.dilation_rate, **options)
+        x = self._quantized(before, x, training)
+        x = keras.ops.conv(x, pointwise, 1, "valid", **options)
+        x = x + keras.ops.reshape(op.bias, (1,) * (len(x.shape) - 1) + (-1,)) if op.use_bias else x
+        return x if op.activation is None else op.activation(x)
 
     def _integers(self, op, own_kernels):
         """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
@@ -233,7 +254,7 @@ class Simulation:
 
         def exact(path, call, args, kwargs):
             step_in = activation_scale(self.low[i].value, self.high[i].value, bits)
-            w, s_w = integer_weight(kernel.variable.value, kernel.order, kernel.shape, self.scheme.weight_bits(path))
+            w, s_w = integer_weight(kernel.variable.value, kernel.order, kernel.shape, self._weight_bits(path, op))
             mapping = [(kernel.variable, w)]
             bias = 0.0
             if op.use_bias:
@@ -276,6 +297,10 @@ class Simulation:
 
         return routed
 
+    def values(self) -> np.ndarray:
+        """All `variables`, to be stored."""
+        return np.asarray([float(variable.numpy()) for variable in self.variables])
+
     @property
     def variables(self) -> list[keras.Variable]:
         return [*self.low, *self.high, *self.seen, self.active, self.frozen, self.frozen_statistics]
@@ -309,7 +334,7 @@ class Twin(keras.Model):
         return self.simulation.scheme
 
     def save_own_variables(self, store) -> None:
-        store["ranges"] = np.asarray([float(v) for v in self.simulation.variables])
+        store["ranges"] = self.simulation.values()
 
     def load_own_variables(self, store) -> None:
         for variable, value in zip(self.simulation.variables, np.asarray(store["ranges"]), strict=True):

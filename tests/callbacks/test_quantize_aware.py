@@ -1,0 +1,187 @@
+"""Quantization-aware training, in every way to train."""
+
+import contracts
+import keras
+import numpy as np
+import pytest
+
+import tfstruct
+from tfstruct import Recipe
+from tfstruct.callbacks import Prune, QuantizeAware
+from tfstruct.convert import flatbuffer
+from tfstruct.errors import ModelError
+
+
+def build():
+    return contracts.network(optimizer=keras.optimizers.Adam(3e-3))
+
+
+def trained(way="fit", epochs=3, **options):
+    aware = QuantizeAware(**options)
+    model = contracts.built(build, way)
+    if way == "tape":
+        aware.attach(model)
+        losses = contracts.go_on(model, way, epochs, after_step=aware.step)
+        aware.finish()
+    else:
+        losses = contracts.go_on(model, way, epochs, [aware])
+    return model, aware, losses
+
+
+@pytest.mark.parametrize("way", contracts.WAYS)
+def test_ways_to_train(way, second_device):
+    model, aware, losses = trained(way)
+    assert losses[-1] < losses[0]
+    assert aware.steps == 3 * 4 and "call" not in vars(model)
+    assert set(aware.ranges) >= {"relu", "pool", "logits"}
+    assert aware.ranges["relu"] == aware.ranges["pool"] and aware.ranges["relu"][0] == 0
+    if way == "mirrored":
+        contracts.assert_replicas_agree(model)
+
+
+def test_a_loop_by_hand_is_the_same_training():
+    by_fit, by_hand = trained("fit"), trained("tape")
+    np.testing.assert_allclose(by_fit[2], by_hand[2], rtol=1e-5)
+    for a, b in zip(by_fit[0].get_weights(), by_hand[0].get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_trained_is_the_quantized_network():
+    model = build()
+    x, y = contracts.data()
+    aware = QuantizeAware().attach(model)
+    model.fit(x, y, verbose=0)
+    inside = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(inside, aware.twin.predict(x, verbose=0))
+    aware.finish()
+    outside = model.predict(x, verbose=0)
+    assert np.abs(inside - outside).max() > 0  # float again
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int16x8"])
+def test_the_file_computes_what_was_trained(scheme):
+    model, aware, _ = trained(scheme=scheme)
+    x, _ = contracts.data(256, seed=1)
+    file = tfstruct.to_tflite(aware.twin)
+    assert file.report.precision == scheme and not file.report.float_operators
+    ours, theirs = aware.twin.predict(x, verbose=0), file.predict(x)
+    low, high = aware.ranges["logits"]
+    steps = 255 if scheme != "int16x8" else 65535
+    assert np.abs(ours - theirs).max() <= (2 if steps == 255 else 40) * (high - low) / steps
+    assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.99
+    same = tfstruct.to_tflite(model, Recipe(precision=scheme, ranges=aware.ranges))
+    assert same.content == file.content
+
+
+def test_start_and_freezing():
+    model = build()
+    x, y = contracts.data()
+    aware = QuantizeAware(start=4, freeze_batch_norm=8, freeze_ranges=10).attach(model)
+    simulation = aware.twin.simulation
+    seen = []
+
+    def note(*_, **__):
+        seen.append((float(simulation.active), float(simulation.frozen_statistics), float(simulation.frozen)))
+
+    model.fit(
+        x,
+        y,
+        batch_size=16,
+        epochs=3,
+        verbose=0,
+        callbacks=[aware, keras.callbacks.LambdaCallback(on_train_batch_end=note)],
+    )
+    assert [s[0] for s in seen] == [0] * 3 + [1] * 9
+    assert [s[1] for s in seen] == [0] * 7 + [1] * 5
+    assert [s[2] for s in seen] == [0] * 9 + [1] * 3
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    model, _, _ = trained(epochs=1, freeze_batch_norm=0, freeze_ranges=2)
+    norm = model.get_layer("norm")
+    assert not np.any(norm.moving_mean.numpy()) and np.all(norm.moving_variance.numpy() == 1)
+
+
+def test_killed_and_resumed(tmp_path):
+    whole, aware, _ = trained(epochs=2)
+    folder = str(tmp_path / "backup")
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch, logs):
+        if epoch == 0:
+            raise Killed
+
+    first, x = contracts.built(build, "fit"), contracts.data()
+    with pytest.raises(Killed):
+        callbacks = [
+            QuantizeAware(), keras.callbacks.BackupAndRestore(folder),
+            keras.callbacks.LambdaCallback(on_epoch_end=kill),
+        ]  # fmt: skip
+        first.fit(*x, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    second, again = contracts.built(build, "fit"), QuantizeAware()
+    second.fit(
+        *x, batch_size=16, epochs=2, shuffle=False, verbose=0,
+        callbacks=[again, keras.callbacks.BackupAndRestore(folder)],
+    )  # fmt: skip
+    assert again.steps == aware.steps
+    for wanted, pair in zip(aware.ranges.values(), again.ranges.values(), strict=True):
+        assert pair == pytest.approx(wanted, rel=1e-5)
+    for a, b in zip(whole.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_second_fit_goes_on():
+    model, aware, _ = trained(epochs=1)
+    before = aware.ranges["relu"]
+    contracts.go_on(model, "fit", 1, [aware])
+    assert aware.steps == 8 and aware.ranges["relu"] != before
+
+
+def test_zeros_of_pruning_are_in_the_file():
+    model = build()
+    x, y = contracts.data()
+    prune, aware = Prune(0.5, layers="conv"), QuantizeAware()
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[prune, aware])
+    file = tfstruct.to_tflite(aware.twin)
+    read = flatbuffer.read(file.content)
+    kernel = next(t for t in read.subgraphs[0].tensors if t.shape is not None and list(t.shape) == [8, 3, 3, 2])
+    stored = np.asarray(read.buffers[kernel.buffer].data).view(np.int8)
+    assert stored.size == 144 and np.mean(stored == 0) >= 0.5
+    assert np.mean(model.get_layer("conv").kernel.numpy() == 0) == 0.5
+
+
+def test_report():
+    _, aware, _ = trained()
+    report = aware.report
+    assert "conv/kernel" in dict(report.kernels) and "relu" in str(report)
+    assert report.to_dict()["scheme"]["precision"] == "int8"
+    assert report.table().row_count == len(report.activations)
+    assert len(report.plot().axes) == 1
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="before quantization starts"):
+        QuantizeAware(start=10, freeze_ranges=5)
+    with pytest.raises(ValueError, match="`start` must be at least 0"):
+        QuantizeAware(start=-1)
+    with pytest.raises(ModelError, match="no ranges yet"):
+        _ = QuantizeAware().ranges
+    model = build()
+    QuantizeAware().attach(model)
+    with pytest.raises(ModelError, match="quantized by another"):
+        QuantizeAware().attach(model)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    own = Own()
+    own(np.zeros((1, 3), "float32"))
+    with pytest.raises(ModelError, match="subclassed"):
+        QuantizeAware().attach(own)

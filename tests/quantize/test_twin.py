@@ -1,0 +1,148 @@
+"""The twin computes what the quantized file computes, with the file's own scales."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from sweeps import sweep
+
+import tfstruct
+from tfstruct import Recipe
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.tflite import Converter
+from tfstruct.errors import RecipeError
+from tfstruct.quantize import Scheme, Twin
+from tfstruct.quantize.fake import activation_scale, fake_activation, fake_weight, integer_weight
+
+PLAIN = [
+    "conv_bn", "depthwise", "residual", "concat", "transposed", "conv1d", "several", "nested", "shared", "embedding",
+]  # fmt: skip
+
+
+def observed(model, x, scheme="int8", batch: int = 16) -> Twin:
+    """A twin that has seen some batches; the model is not trained."""
+    made = Twin(model, scheme)
+    made.simulation.frozen_statistics.assign(1.0)
+    for start in range(0, len(keras.tree.flatten(x)[0]), batch):
+        part = keras.tree.map_structure(lambda a, start=start: a[start : start + batch], x)
+        made(part, training=True)
+    return made
+
+
+def test_activations_against_numpy():
+    x = np.random.default_rng(0).uniform(-2, 4, 200).astype("float32")
+    low, high = np.float32(-1.0), np.float32(3.0)
+    scale = (high - low) / 255
+    zero = np.round(-128 - low / scale)
+    wanted = (np.clip(np.floor(x / scale + zero + 0.5), -128, 127) - zero) * scale
+    np.testing.assert_allclose(fake_activation(x, low, high), wanted, atol=1e-5)
+    assert float(activation_scale(low, high)) == pytest.approx(float(scale))
+    wide = fake_activation(x, low, high, bits=16)
+    np.testing.assert_allclose(wide, np.clip(np.round(x / (3 / 32767)), -32767, 32767) * (3 / 32767), atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_kernels_against_numpy(bits):
+    w = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype("float32")
+    w[..., 2] = 0
+    w[..., 3] *= 100
+    top = 2 ** (bits - 1) - 1
+    scale = np.maximum(np.abs(w).max((0, 1, 2)), 1e-9) / top
+    wanted = np.clip(np.round(w / scale), -top, top) * scale
+    view = ((0, 1, 2, 3), (9, 4, 5))
+    np.testing.assert_allclose(fake_weight(w, *view, bits=bits), wanted, rtol=1e-5, atol=1e-6)
+    q, step = integer_weight(w, *view, bits=bits)
+    np.testing.assert_allclose(q * step, wanted, rtol=1e-5, atol=1e-6)
+    assert not np.any(np.asarray(q)[..., 2])
+
+
+def test_a_channel_a_hundred_times_smaller_keeps_its_precision():
+    w = np.random.default_rng(0).normal(size=(3, 3, 8, 1)).astype("float32")
+    w[:, :, 3] /= 100
+    rounded = np.asarray(fake_weight(w, (0, 1, 2, 3), (9, 1, 8)))
+    small = w[:, :, 3]
+    assert np.linalg.norm(rounded[:, :, 3] - small) / np.linalg.norm(small) < 0.01
+
+
+@pytest.mark.parametrize("name", sweep(PLAIN, {"conv_bn", "depthwise", "concat", "nested", "shared"}))
+def test_the_file_has_the_trained_scales_and_the_same_outputs(name, process):
+    model = zoo.build(name)
+    x = zoo.sample_inputs(model, 64)
+    made = observed(model, x)
+    ranges = made.ranges()
+    with Converter(model, process=process) as converter:
+        file = converter.convert(Recipe(precision="int8", ranges=ranges))
+    found = set()
+    read = flatbuffer.read(file.content)
+    for tensor in read.subgraphs[0].tensors:
+        stored = tensor.quantization
+        if stored is not None and stored.scale is not None and not flatbuffer.is_constant(read, tensor):
+            found.add((float(stored.scale[0]), int(stored.zeroPoint[0])))
+    trained = [((high - low) / 255, round(-128 - low * 255 / (high - low))) for low, high in ranges.values()]
+    for scale, zero in found:
+        assert any(scale == pytest.approx(s, rel=1e-5) and zero == z for s, z in trained), (scale, zero)
+    assert len(found) >= 2
+    ours, theirs = made.predict(x, verbose=0), file.predict(x)
+    theirs = list(theirs.values()) if isinstance(theirs, dict) else [theirs]
+    for a, b in zip(keras.tree.flatten(ours), theirs, strict=True):
+        step = (max(a.max(), 0) - min(a.min(), 0)) / 255
+        assert np.abs(a - b).max() <= 2 * step
+
+
+def test_what_is_inside_a_layer_of_many_operators_needs_calibration():
+    model = zoo.build("attention")
+    x = zoo.sample_inputs(model, 32)
+    made = observed(model, x)
+    assert "attention" in dict(made.simulation.skipped)
+    with pytest.raises(RecipeError, match="Give calibration data"):
+        tfstruct.to_tflite(made)
+    file = tfstruct.to_tflite(made, Recipe(calibration=x, precision="int8"))
+    assert not file.report.float_operators
+
+
+def test_saved_and_loaded(tmp_path):
+    model = zoo.build("residual")
+    x = zoo.sample_inputs(model, 32)
+    made = observed(model, x, Scheme("int8", layers={"conv*": "int8"}))
+    made.save(tmp_path / "twin.keras")
+    again = keras.models.load_model(tmp_path / "twin.keras")
+    assert again.scheme == made.scheme and again.ranges() == made.ranges()
+    np.testing.assert_array_equal(again.predict(x, verbose=0), made.predict(x, verbose=0))
+
+
+def test_before_anything_was_seen_it_computes_in_float_but_for_the_kernels():
+    model = zoo.build("conv_bn")
+    x = zoo.sample_inputs(model, 8)
+    kernels = Twin(model).simulation
+    kernels.active.assign(0.0)
+    np.testing.assert_allclose(kernels(x, training=False), model(x, training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_left_in_float_by_the_scheme():
+    model = zoo.build("residual")
+    x = zoo.sample_inputs(model, 32)
+    name = next(layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    made = observed(model, x, Scheme("int8", layers={name: "float32"}))
+    assert name in dict(made.simulation.skipped)
+    assert not any(kernel.startswith(f"{name}/") for kernel, _ in made.simulation.rounded)
+
+
+def test_scheme_as_json():
+    scheme = Scheme("int4", layers={"block*": "int8"}, ranges="minmax", momentum=0.9)
+    assert Scheme.from_json(scheme.to_json()) == scheme
+    assert (scheme.weight_bits("stem"), scheme.weight_bits("block1/conv")) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Scheme("int7"), "must be one of int8"),
+        (lambda: Scheme("float32"), "quantizes nothing"),
+        (lambda: Scheme("int8", layers={"a": "int16x8"}), "activations of one width"),
+        (lambda: Scheme(ranges="guess"), "`ranges` must be one of"),
+        (lambda: Scheme(momentum=1.0), r"`momentum` must be in \[0, 1\)"),
+    ],
+)
+def test_bad_schemes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
