@@ -123,6 +123,14 @@ def test_dropout_layers(capsys):
     assert re.search(r"int8 file: [\d,]+ bytes", said)
 
 
+def test_quantize_aware(capsys):
+    _load("quantize_aware").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "classes/pre_activation" in said
+    equal = [float(n) for n in re.findall(r"([\d.]+)% │\n", said)]
+    assert len(equal) == 2 and min(equal) >= 99
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out
