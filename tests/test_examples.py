@@ -128,7 +128,8 @@ def test_quantize_aware(capsys):
     said = capsys.readouterr().out
     assert "classes/pre_activation" in said
     equal = [float(n) for n in re.findall(r"([\d.]+)% │\n", said)]
-    assert len(equal) == 2 and min(equal) >= 99
+    # Kernels for 4 bits are other ones than those for 8, and round some halves by one step otherwise.
+    assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
 def test_diagnose(capsys):

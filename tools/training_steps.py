@@ -82,7 +82,8 @@ def _timed(keras, model, callbacks: Callable[[], list]) -> Callable[[], float]:
 def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
     import keras
 
-    from tfstruct.callbacks import Prune, PruneChannels
+    from tfstruct import optimizers
+    from tfstruct.callbacks import Diagnose, Prune, PruneChannels
     from tfstruct.schedules import PolynomialRatio
 
     def variant(callbacks=list, optimizer="adam"):
@@ -95,6 +96,11 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
         "plain": ("", variant()),
         "Prune": ("plain", variant(lambda: [Prune(PolynomialRatio(0.0, 0.5, 0, 1000), frequency=100)])),
         "PruneChannels": ("plain", variant(lambda: [PruneChannels({"macs": 0.5})])),
+        "Diagnose": ("plain", variant(lambda: [Diagnose(verbose=0)])),
+        "optimizers.Adam": ("plain", variant(optimizer=optimizers.Adam())),
+        "ProximalAdam, L1": ("plain", variant(optimizer=optimizers.ProximalAdam(optimizers.proximal.L1(1e-4)))),
+        "SGD, momentum 0.9": ("", variant(optimizer=keras.optimizers.SGD(momentum=0.9))),
+        "optimizers.Momentum": ("SGD, momentum 0.9", variant(optimizer=optimizers.Momentum())),
     }
 
 
