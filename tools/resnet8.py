@@ -96,7 +96,7 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
-def channels(macs: float, epochs: int = 8) -> None:
+def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8) -> None:
     """Whole channels to zero while training: chosen on validation images, then `shrink`, int8 and the test set."""
     x, y = images("train")
     held = x[TRAIN:], y[TRAIN:]
@@ -105,14 +105,15 @@ def channels(macs: float, epochs: int = 8) -> None:
     for column in ("regularize", "learning rate", "MACs after shrink", "parameters", "validation accuracy"):
         table.add_column(column, justify="right")
     best = (0.0, None, "")
-    for regularize in ("projection", "group_lasso"):
-        for rate in (1e-3, 3e-3):
+    for regularize in ways:
+        for rate in rates:
             keras.utils.set_random_seed(0)
             model = baseline()
             before = Costs(trace(model), ("macs",))()["macs"]
             schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
             model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
-            pruner = PruneChannels({"macs": macs}, regularize=regularize)
+            when = PolynomialRatio(0.0, 0.5, 0, int(0.3 * epochs * steps))  # most of the steps are for what stays
+            pruner = PruneChannels({"macs": macs}, when, regularize=regularize)
             stream = augmented(x[:TRAIN], y[:TRAIN])
             model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=[pruner], verbose=0)
             smaller = tfstruct.shrink(model).model
@@ -198,12 +199,14 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
+    whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
     commands.add_parser("optimizers", help=optimized.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
-        channels(given.macs)
+        channels(given.macs, given.rates, given.regularize)
     else:
         optimized()
 
