@@ -60,6 +60,7 @@ def test_optimized_first(run):
     assert out.read_bytes()[4:8] == b"TFL3"
 
 
+@pytest.mark.slow
 def test_all_precisions(run):
     status, said, error, out = run("--all-precisions", "--calibration", "train.npz", "--verify", "test.npz")
     assert (status, error) == (0, "")

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sweeps import sweep
 
 from tfstruct.callbacks import LearningRateFinder
 from tfstruct.callbacks.range_test import read
@@ -143,8 +144,11 @@ def test_a_loss_that_is_no_number_ends_the_test():
     assert model.layers[0].get_weights()[0] == 1
 
 
-@pytest.mark.parametrize("way", ["fit", pytest.param("jit", marks=pytest.mark.slow), "mixed_float16", "mirrored"])
-@pytest.mark.parametrize("optimizer", ["number", "schedule"])
+WAYS = [(way, kind) for way in ("fit", "jit", "mixed_float16", "mirrored") for kind in ("number", "schedule")]
+QUICK = [("fit", "number"), ("mixed_float16", "schedule"), ("mirrored", "schedule")]
+
+
+@pytest.mark.parametrize("way, optimizer", sweep(WAYS, QUICK))
 def test_ways(way, optimizer, second_device):
     model = contracts.built(lambda: contracts.network(optimizer=OPTIMIZERS[optimizer]()), way)
     contracts.go_on(model)

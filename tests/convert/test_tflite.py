@@ -274,6 +274,7 @@ def test_to_tflite_in_one_call(digits_model, digits, tmp_path):
     assert repr(file).startswith("TFLiteModel('digits', float32")
 
 
+@pytest.mark.slow
 def test_real_model_keeps_its_accuracy(shared, process):
     """The figures of the README: ResNet8 on CIFAR-10, ranges from the training images, 10,000 test images."""
     from tfstruct import legacy

@@ -27,7 +27,7 @@ def small():
 
 
 _FORMS = [(name, form) for name in MOBILE for form in ("model.h5", "model")]
-_QUICK = [(name, "model.h5") for name in MOBILE] + [("MobileNetV3Small", "model")]
+_QUICK = [("MobileNet", "model.h5"), ("MobileNetV3Small", "model.h5"), ("MobileNetV3Small", "model")]
 
 
 @pytest.mark.parametrize("name, form", sweep(_FORMS, quick=_QUICK))
