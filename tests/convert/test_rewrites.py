@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import zoo
 from keras import layers
+from sweeps import sweep
 
 from tfstruct.convert import Converter, Recipe, rewrites
 from tfstruct.errors import ModelError
@@ -69,7 +70,19 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(CASES))
+# Other forms of what the rest has once.
+SLOW = {
+    "gru",
+    "go_backwards",
+    "layer_norm_plain",
+    "group_norm_first",
+    "conv3d_valid",
+    "conv3d_dilated",
+    "bidirectional",
+}
+
+
+@pytest.fixture(scope="module", params=sweep(sorted(CASES), set(CASES) - SLOW))
 def case(request):
     rewrite, build = CASES[request.param]
     keras.utils.set_random_seed(0)
