@@ -137,7 +137,6 @@ def test_evaluation_is_as_it_was():
 
 def test_the_student_is_run_once():
     model = student()
-    x, y = contracts.data()
     contracts.go_on(model, "fit", 1)
     once = [v.numpy() for v in model.get_layer("norm").non_trainable_variables]
     again = student()
@@ -409,7 +408,7 @@ def test_models_that_do_not_fit(arguments, said):
 
 
 def test_bad_arguments():
-    with pytest.raises(ModelError, match="Expected a keras.Model as teacher"):
+    with pytest.raises(ModelError, match=r"Expected a keras\.Model as teacher"):
         Distill("teacher")
     with pytest.raises(ValueError, match="Expected losses such as"):
         Distill(wide(), "logits")

@@ -94,7 +94,7 @@ def test_several_outputs():
     assert float(found) == pytest.approx(divergence(outputs[0]["class"], outputs[1]["class"], 2.0), rel=1e-5)
     with pytest.raises(ModelError, match="size with relu, which makes no classes"):
         bound(Logits(), model, model)
-    with pytest.raises(ModelError, match="`outputs` must be of class, size. Received: colour"):
+    with pytest.raises(ModelError, match=r"`outputs` must be of class, size\. Received: colour"):
         bound(Logits(outputs=["colour"]), model, model)
 
 
@@ -173,9 +173,9 @@ def test_gradients_are_finite_where_student_and_teacher_are_equal(loss):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="`temperature` must be larger than 0. Received: 0"):
+    with pytest.raises(ValueError, match=r"`temperature` must be larger than 0\. Received: 0"):
         Logits(0)
-    with pytest.raises(ValueError, match="must be of logits, softmax, sigmoid, binary_logits. Received: 'scores'"):
+    with pytest.raises(ValueError, match=r"must be of logits, softmax, sigmoid, binary_logits\. Received: 'scores'"):
         Logits(teacher_outputs="scores")
     with pytest.raises(ValueError, match="`power` must be larger than 0"):
         Attention("conv", power=0)

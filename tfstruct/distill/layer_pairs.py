@@ -59,7 +59,7 @@ def pairs_of(loss, student: keras.Model, teacher: keras.Model) -> list[Pair]:
     if layers is None:
         theirs, own = (getattr(loss, f"{who}_layer_name", None) for who in ("teacher", "student"))
         return [Pair(own, theirs)]
-    ours, theirs = list(layer_paths(student)), set(layer_paths(teacher))
+    ours, theirs = list(layer_paths(student)), list(layer_paths(teacher))
     if isinstance(layers, Mapping):
         pairs = dict(layers)
     else:
@@ -68,8 +68,8 @@ def pairs_of(loss, student: keras.Model, teacher: keras.Model) -> list[Pair]:
     _matching(student, ours, *pairs)
     if missing := [path for path in pairs.values() if path not in theirs]:
         raise ModelError(
-            f"The teacher `{teacher.name}` has no layer {', '.join(missing)}. Give layers={{student's: teacher's}}. Its "
-            f"layers: {_some(theirs)}."
+            f"The teacher `{teacher.name}` has no layer {', '.join(missing)}. Give layers={{student's: teacher's}}. "
+            f"The teacher's layers: {_some(theirs)}."
         )
     return [Pair(own, other) for own, other in pairs.items()]
 

@@ -144,9 +144,9 @@ class Relational(keras.distillation.DistillationLoss):
         L = distance * mean over pairs of huber(psi_D(s_i, s_j) - psi_D(t_i, t_j))
           + angle * mean over triplets of huber(psi_A(s_i, s_j, s_k) - psi_A(t_i, t_j, t_k))
 
-    psi_D(a, b) = |a - b| / mu with the mean mu over the batch's pairs (eq. 3), psi_A(a, b, c) the cosine of the angle at
-    b (eq. 6), huber(e) = e^2 / 2 up to |e| = 1 and |e| - 1/2 above. Pairs and triplets are of different samples; an angle
-    with samples that coincide counts as cosine 0. Values of n^3 triplets are in memory for n samples a batch.
+    psi_D(a, b) = |a - b| / mu with the mean mu over the batch's pairs (eq. 3), psi_A(a, b, c) the cosine of the angle
+    at b (eq. 6), huber(e) = e^2 / 2 up to |e| = 1 and |e| - 1/2 above. Pairs and triplets are of different samples; an
+    angle with samples that coincide counts as cosine 0. Values of n^3 triplets are in memory for n samples a batch.
 
     Args:
         layers: as in `Features`; None: the outputs. Several pairs of layers: their mean.
