@@ -27,6 +27,8 @@ ALLOWED = {
     "layers": {"errors", "graph", "schedules"},
     "initializers": {"errors", "graph", "analyze"},
     "callbacks": {"errors", "files", "masks", "quantize", "schedules", "graph", "analyze", "surgery"},
+    "augment": {"errors"},
+    "distill": {"errors", "files", "graph", "surgery", "callbacks"},
     "demo": {"surgery"},
     "terminal": set(),
     "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "terminal"},

@@ -9,8 +9,10 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "analyze",
+    "augment",
     "callbacks",
     "convert",
+    "distill",
     "errors",
     "graph",
     "initializers",
