@@ -68,8 +68,6 @@ def main(epochs: int = 12) -> None:
         stored = cached(teacher, data, pathlib.Path(folder) / "teacher.rows")
         for name, taught in ways.items():
             student = surgery.apply(teacher, plan)
-            if name == "outputs":
-                taught.attach(student)  # before `fit`, so that it knows what stands beside the labels
             fit(student, stored if name == "outputs" else data, epochs, *([taught] if taught else []))
             table.add_row(name, f"{student.count_params():,}", accuracy(student.predict_on_batch))
     console.print(table)

@@ -3,6 +3,7 @@
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
+python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
 """
@@ -20,6 +21,7 @@ import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
 from tfstruct.callbacks import Prune, PruneChannels
+from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
@@ -188,6 +190,40 @@ def optimized(epochs: int = 3) -> None:
     Console().print(table)
 
 
+def distilled(seeds: int = 3) -> None:
+    """Half of the multiply-accumulates, then one epoch: on labels alone, and with the whole network as teacher."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    steps = TRAIN // BATCH
+    teacher = baseline()
+    plan = tfstruct.plan_channels(teacher, {"macs": 0.5})
+    joins = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.Add)]
+    variants = {
+        "labels": lambda: [],
+        "Logits(4.0)": lambda: [Distill(teacher, Logits(4.0))],
+        "Logits(4.0), Features, Attention": lambda: [
+            Distill(teacher, [Logits(4.0), Features(joins), Attention(joins)], kept=plan)
+        ],
+    }
+    table = Table(title=f"ResNet8 at half of its MACs, one epoch of {steps} steps, by seed")
+    table.add_column("learned from")
+    for seed in range(seeds):
+        table.add_column(f"{seed}", justify="right")
+    for name, callbacks in variants.items():
+        found = []
+        for seed in range(seeds):
+            keras.utils.set_random_seed(seed)
+            student = tfstruct.apply(teacher, plan)
+            rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+            student.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=False)
+            stream = augmented(x[:TRAIN], y[:TRAIN], seed)
+            student.fit(stream, steps_per_epoch=steps, callbacks=callbacks(), verbose=0)
+            found.append(f"{accuracy(student, *held):.2%}")
+            print(name, seed, found[-1], flush=True)
+        table.add_row(name, *found)
+    Console().print(table)
+
+
 def _channels(model: keras.Model) -> int:
     return sum(layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
 
@@ -202,11 +238,14 @@ def main() -> None:
     whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
     whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
     commands.add_parser("optimizers", help=optimized.__doc__)
+    commands.add_parser("distill", help=distilled.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
         channels(given.macs, given.rates, given.regularize)
+    elif given.command == "distill":
+        distilled()
     else:
         optimized()
 

@@ -266,7 +266,8 @@ def test_channels_are_matched_by_the_plan():
 
 def test_a_map_is_learned_where_widths_differ():
     teacher, model = wide(), student(run_eagerly=True)
-    taught = Distill(teacher, Features({"relu": "conv"}), projection_rate=0.01).attach(model)
+    theirs = keras.distillation.FeatureDistillation(teacher_layer_name="conv", student_layer_name="relu")
+    taught = Distill(teacher, [Features({"relu": "conv"}), theirs], projection_rate=0.01).attach(model)
     kernel = taught._projections[0].kernel
     assert tuple(kernel.shape) == (8, 12)
     np.testing.assert_allclose(kernel @ keras.ops.transpose(kernel), np.eye(8), atol=1e-5)
@@ -276,6 +277,7 @@ def test_a_map_is_learned_where_widths_differ():
     wanted = np.mean((relu(x, training=True) @ kernel - keras.Model(teacher.inputs, teacher.layers[0].output)(x)) ** 2)
     model.fit(x, y, batch_size=64, verbose=0, callbacks=[taught])
     assert taught.report.history[0][1]["Features"] == pytest.approx(wanted, rel=1e-3)
+    assert taught.report.history[0][1]["FeatureDistillation"] == pytest.approx(wanted, rel=1e-3)
     assert np.abs(kernel.numpy() - start).max() == pytest.approx(0.01, rel=0.01)  # the first step of Adam
     assert taught.report.losses[0].where == "relu of conv (learned map of 8 channels to 12)"
 
@@ -439,6 +441,8 @@ def test_bad_arguments():
         Distill("teacher")
     with pytest.raises(ValueError, match="Expected losses such as"):
         Distill(wide(), "logits")
+    with pytest.raises(ValueError, match=r"Give Logits\(3.0\)"):
+        Distill(wide(), keras.distillation.LogitsDistillation())
     with pytest.raises(ValueError, match="`weights` must be 1 numbers"):
         Distill(wide(), weights=[1, 2])
     with pytest.raises(ValueError, match=r"`student_loss_weight` must be in \[0, 1\]. Received: 1.5"):
