@@ -144,6 +144,14 @@ def test_pack_model(capsys):
     assert ("for tflite-micro, with lookup tables" in said) == (micro.version() is not None)
 
 
+def test_dequantize(capsys):
+    _load("dequantize").main(epochs=6)
+    said = capsys.readouterr().out
+    file, plain = (float(re.search(rf"{name}: ([\d.]+)%", said)[1]) for name in ("int4 file", "dequantized"))
+    assert abs(file - plain) < 3  # activations of 8 bits lie between them
+    assert "conv3 has at most 15 values in a channel" in said
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "TARGETS": "targets",
         "measured_latency": "draft",
         "LatencyTable": "latency",
+        "dequantize": "stored_kernels",
         "pack": "packing.packed",
         "unpack": "packing.packed",
         "Packed": "packing.packed",

@@ -172,7 +172,7 @@ def _tflite_rows(file: bytes, parts, coded) -> Iterator[PackedTensor]:
 
 def _row(name, dtype, shape, part: np.ndarray, code: arrays.Coded, lookup: int | None = None) -> PackedTensor:
     elements = int(np.prod(shape))
-    values = _nibbles(part, elements) if dtype in ("int4", "uint4") else part
+    values = flatbuffer.nibbles(part, elements) if dtype in ("int4", "uint4") else part
     table, counts = np.unique(values, return_counts=True)
     share = counts / max(values.size, 1)
     coded = None
@@ -193,11 +193,6 @@ def _row(name, dtype, shape, part: np.ndarray, code: arrays.Coded, lookup: int |
         packed=len(code.content),
         code=code.how,
     )
-
-
-def _nibbles(part: np.ndarray, count: int) -> np.ndarray:
-    """Two values a byte, the lower half first."""
-    return np.stack([part & 15, part >> 4], axis=1).reshape(-1)[:count]
 
 
 def _report(name: str, kind: str, rows: list[PackedTensor], file: bytes, packed: bytes) -> PackReport:
