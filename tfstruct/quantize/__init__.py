@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Scheme": "scheme",
         "Twin": "twin",
         "twin": None,
+        "calibrate": "calibration",
     },
     registered=True,
 )
