@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Twin": "twin",
         "twin": None,
         "calibrate": "calibration",
+        "equalize": "equalization",
     },
     registered=True,
 )

@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 from keras import activations, layers, ops
 
-from tfstruct.graph import Call
+from tfstruct.graph.call import Call
+from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
 from tfstruct.graph.rules.contractions import channel_axis, subscripts
-from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
-from tfstruct.surgery.merge.wiring import Unfit
+from tfstruct.graph.wiring import Unfit
 
 LINEAR = (layers.Dense, layers.EinsumDense, *CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)
 
