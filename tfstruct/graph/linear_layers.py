@@ -54,6 +54,14 @@ def arrays(op) -> Arrays:
     return {name: ops.convert_to_numpy(v).astype("float64") for name, v in found.items() if v is not None}
 
 
+def norm_arrays(norm: layers.BatchNormalization) -> Arrays:
+    """The weights of a batch normalization by attribute, also those that it leaves out."""
+    mean, variance = (ops.convert_to_numpy(v).astype("float64") for v in (norm.moving_mean, norm.moving_variance))
+    gamma = np.ones_like(mean) if norm.gamma is None else ops.convert_to_numpy(norm.gamma).astype("float64")
+    beta = np.zeros_like(mean) if norm.beta is None else ops.convert_to_numpy(norm.beta).astype("float64")
+    return {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_variance": variance}
+
+
 def bias_config(op, values: Arrays) -> dict[str, object]:
     """What the configuration needs for the bias among the values."""
     if isinstance(op, layers.EinsumDense) or "bias" not in values:

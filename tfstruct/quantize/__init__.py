@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "twin": None,
         "calibrate": "calibration",
         "equalize": "equalization",
+        "correct_bias": "bias_correction",
     },
     registered=True,
 )

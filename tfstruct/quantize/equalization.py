@@ -5,12 +5,22 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import activations, layers, ops
+from keras import activations, layers
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.channelwise import ends
 from tfstruct.graph.contraction import SEPARABLE, plain
-from tfstruct.graph.linear_layers import Affine, Arrays, arrays, axes, before, behind, has_activation, is_linear
+from tfstruct.graph.linear_layers import (
+    Affine,
+    Arrays,
+    arrays,
+    axes,
+    before,
+    behind,
+    has_activation,
+    is_linear,
+    norm_arrays,
+)  # fmt: skip
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.quantize.equalization_report import Equalization, Evened
 from tfstruct.quantize.preactivations import moments
@@ -171,7 +181,7 @@ class _Equalizing:
 
     def _of(self, op) -> Arrays:
         if id(op) not in self.values:
-            self.values[id(op)] = _norm_arrays(op) if isinstance(op, layers.BatchNormalization) else arrays(op)
+            self.values[id(op)] = norm_arrays(op) if isinstance(op, layers.BatchNormalization) else arrays(op)
         return self.values[id(op)]
 
     def _ranges(self, pair: _Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +257,7 @@ class _Equalizing:
     def _moments(self, pair: _Pair) -> tuple[np.ndarray, np.ndarray]:
         if pair.feeding is None:
             raise Unfit("there is no batch norm behind it; give `absorb` data")
-        values = _norm_arrays(pair.firsts[0].op)
+        values = norm_arrays(pair.firsts[0].op)
         return values["beta"], np.abs(values["gamma"])
 
     def model(self) -> keras.Model:
@@ -275,13 +285,6 @@ def _largest(call: Call, values: Arrays, put: Callable, channels: np.ndarray, ax
     largest = np.zeros(len(channels))
     np.maximum.at(largest, numbers.astype(int), np.abs(values[name]))
     return largest
-
-
-def _norm_arrays(norm: layers.BatchNormalization) -> Arrays:
-    mean, variance = (ops.convert_to_numpy(v).astype("float64") for v in (norm.moving_mean, norm.moving_variance))
-    gamma = np.ones_like(mean) if norm.gamma is None else ops.convert_to_numpy(norm.gamma).astype("float64")
-    beta = np.zeros_like(mean) if norm.beta is None else ops.convert_to_numpy(norm.beta).astype("float64")
-    return {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_variance": variance}
 
 
 def _behind(call: Call, values: Arrays, affine: Affine, axis: int) -> tuple[Arrays, dict]:

@@ -23,7 +23,7 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
         if id(call.op) not in sums:
             return
         (z,) = outputs
-        axis = _channels(call.op, len(z.shape))
+        axis = channels_axis(call.op, len(z.shape))
         rows = np.moveaxis(np.asarray(z, np.float64), axis, -1).reshape(-1, z.shape[axis])
         total = sums[id(call.op)]
         total[0] += len(rows)
@@ -40,7 +40,8 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
     return {key: (m, np.sqrt(np.maximum(square - m**2, 0.0))) for key, (m, square) in means.items()}
 
 
-def _channels(op, rank: int) -> int:
+def channels_axis(op, rank: int) -> int:
+    """Where the channels of what a layer makes are."""
     if getattr(op, "data_format", None) == "channels_first":
         return 1
     return getattr(op, "axis", -1) % rank
