@@ -11,6 +11,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "calibrate": "calibration",
         "equalize": "equalization",
         "correct_bias": "bias_correction",
+        "sensitivity": "layer_sensitivity",
+        "mixed_precision": "precision_search",
     },
     registered=True,
 )
