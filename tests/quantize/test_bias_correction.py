@@ -47,8 +47,7 @@ def test_means_of_the_last_layer_are_where_they_were(name):
     scheme = Scheme("int4")
     before, made = calibrate(model, x, scheme), correct_bias(model, x, scheme)
     after = Twin(made, scheme)
-    for variable, value in zip(after.simulation.variables, before.simulation.variables, strict=True):
-        variable.assign(value)
+    after.simulation.assign(before.simulation.values())
     wanted = np.mean(model.predict(x, verbose=0), axis=0)
     errors = [np.abs(np.mean(twin.predict(x, verbose=0), axis=0) - wanted).max() for twin in (before, after)]
     low, high = before.ranges()[next(path for path in before.ranges() if path.endswith(last.name))]

@@ -9,7 +9,7 @@ import zoo
 from keras import layers
 
 from tfstruct.errors import ModelError
-from tfstruct.quantize import equalize
+from tfstruct.quantize import Scheme, Twin, equalize
 
 
 def functional(build, shape=(9, 9, 4), seed=0):
@@ -203,13 +203,13 @@ def test_a_depthwise_channel_a_hundred_times_smaller_survives_one_scale_for_all(
         kernel = model.get_layer(name).kernel
         kernel.assign(kernel * np.moveaxis(np.where(np.arange(8) == 3, factor, 1.0).reshape(8, 1, 1, 1), 0, axis))
 
-    def error(model):
-        w = model.get_layer("depthwise").kernel.numpy()
-        step = np.abs(w).max() / 127
-        return np.linalg.norm((np.round(w / step) * step - w)[:, :, 3]) / np.linalg.norm(w[:, :, 3])
+    def error(model, per="tensor"):
+        weight, rounded = Twin(model, Scheme("int8", per=per)).simulation.rounded_weights()["depthwise/kernel"]
+        wanted = weight.numpy()
+        return np.linalg.norm((rounded - wanted)[:, :, 3]) / np.linalg.norm(wanted[:, :, 3])
 
     made, _ = check(model)
-    assert error(model) > 0.2 and error(made) < 0.01
+    assert error(model) > 0.2 and error(made) < 0.01 and error(model, "channel") < 0.01
 
 
 def test_wrong_arguments():

@@ -19,7 +19,8 @@ from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.points import CONTRACTIONS, SEPARABLE
 from tfstruct.quantize.preactivations import channels_axis, moments
 from tfstruct.quantize.scheme import Scheme
-from tfstruct.quantize.twin import Simulation, Twin
+from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.twin import Twin
 
 
 def correct_bias(
@@ -58,8 +59,7 @@ def correct_bias(
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)
     means = _Means(made.model, given.scheme)
     for simulation in (made.simulation, means):
-        for variable, value in zip(simulation.variables, given.simulation.variables, strict=True):
-            variable.assign(value)
+        simulation.assign(given.simulation.values())
     graph = means.points.graph
     flat = inputs_of(graph.body.functional, arrays(data)[0])
     wanted = moments(graph, data, [means.last(op) for op in means.layers], batch_size)
@@ -107,7 +107,7 @@ class _Means(Simulation):
         ops = {id(call.op): call.op for call in self.points.graph.calls}
         folded = Counter(id(norm) for norm in self.points.folds.values() if norm is not None)
         self.layers, self.left = [], []
-        for key in (key for key in ops if key in self._kernels):
+        for key in (key for key in ops if key in self._grids):
             if not isinstance(ops[key], CONTRACTIONS):
                 self.left.append((self.points.paths[key], f"a {type(ops[key]).__name__} has no one bias by channel"))
             elif folded[id(self.points.folds[key])] > 1:
@@ -143,9 +143,9 @@ class _Means(Simulation):
         def summed(*args, **kwargs):
             with without_activation(op):
                 if before is not None and isinstance(op, SEPARABLE):
-                    z = self._separable(op, before, path, args[0], training)
+                    z = self._separable(op, before, args[0], training)
                 else:
-                    z = self._with_weights(op, self._kernels[id(op)], path, call, args, kwargs)
+                    z = self._with_weights(op, self._grids[id(op)], training, call, args, kwargs)
             if norm is not None:
                 z = type(norm).call(norm, z, training=False)
             z = tf.cast(z, tf.float32)

@@ -12,7 +12,8 @@ from tfstruct.errors import DataError
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.scheme import Scheme
-from tfstruct.quantize.twin import Simulation, Twin
+from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.twin import Twin
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -54,10 +55,7 @@ def calibrate(
     simulation = made.simulation
     found = _observed(Values(model, made.scheme), data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
-        i = simulation.index[group]
-        simulation.low[i].assign(ends[0])
-        simulation.high[i].assign(ends[1])
-        simulation.seen[i].assign(1.0)
+        simulation.bounds[group].set(*ends)
     return made
 
 

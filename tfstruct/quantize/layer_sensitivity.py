@@ -13,7 +13,7 @@ from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
-from tfstruct.quantize.twin import Simulation
+from tfstruct.quantize.simulation import Simulation
 
 
 def sensitivity(
@@ -49,8 +49,7 @@ def sensitivity(
     twins = {precision: calibrate(model, x, precision, observer, batch_size=batch_size) for precision in schemes}
     alone = {precision: _Alone(model, twin.scheme) for precision, twin in twins.items()}
     for precision, simulation in alone.items():
-        for variable, value in zip(simulation.variables, twins[precision].simulation.variables, strict=True):
-            variable.assign(value)
+        simulation.assign(twins[precision].simulation.values())
     first = next(iter(alone.values()))
     flat = inputs_of(first.points.graph.body.functional, x)
     name, score = (None, None) if y is None else scoring(first.points.graph, y, loss, metric)
@@ -102,32 +101,33 @@ class _Alone(Simulation):
         parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
         return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
 
-    def _integers(self, op, own_kernels):
+    def _alone(self, path: str, quantized: Callable, plain: Callable):
+        """What `quantized` gives where the layer at a path is the one, `plain` elsewhere."""
+        return tf.cond(tf.equal(self._chosen, self._number[path]), quantized, plain)
+
+    def _integers(self, op, grids):
         return None  # what it reads is no integer
 
     def _quantized(self, point, x, training):
-        number = self._number.get(point.path)
-        if number is None:
+        if point.path not in self._number:
             return x  # an input of the model
         quantized = super()._quantized
-        return tf.cond(tf.equal(self._chosen, number), lambda: quantized(point, x, training), lambda: x)
+        return self._alone(point.path, lambda: quantized(point, x, training), lambda: x)
 
-    def _with_weights(self, op, own_kernels, path, call, args, kwargs):
-        if not own_kernels:
+    def _with_weights(self, op, grids, training, call, args, kwargs):
+        if not grids:
             return call(*args, **kwargs)
         rounded = super()._with_weights
-        return tf.cond(
-            tf.equal(self._chosen, self._number[path]),
-            lambda: rounded(op, own_kernels, path, call, args, kwargs),
+        return self._alone(
+            self.points.paths[id(op)],
+            lambda: rounded(op, grids, training, call, args, kwargs),
             lambda: call(*args, **kwargs),
         )
 
-    def _separable(self, op, before, path, x, training):
+    def _separable(self, op, before, x, training):
         halves = super()._separable
-        return tf.cond(
-            tf.equal(self._chosen, self._number[path]),
-            lambda: halves(op, before, path, x, training),
-            lambda: type(op).call(op, x),
+        return self._alone(
+            self.points.paths[id(op)], lambda: halves(op, before, x, training), lambda: type(op).call(op, x)
         )
 
     def _averaged(self, point, x):
