@@ -66,13 +66,13 @@ def _observed(values: "Values", data, name: str, percentile: float, batch_size: 
     observers: dict = {}
     for part in slices(total, batch_size):
         for group, seen in values.of([x[part] for x in flat]).items():
-            path = values.groups[group].path
-            make = observer(name, percentile, values.scheme.activation_bits(path) or 8)
+            point = values.groups[group]
+            make = observer(name, percentile, values.activation_bits(point) or 8)
             one = observers.setdefault(group, make())
             for value in seen:
                 if not np.isfinite(value).all():
                     raise DataError(
-                        f"The values of `{path}` are not finite for the samples {part.start} to {part.stop}."
+                        f"The values of `{point.path}` are not finite for the samples {part.start} to {part.stop}."
                     )
                 # Sample by sample, as ranges of a file are found, where the first axis is that of the samples.
                 for sample in value if len(value) == part.stop - part.start else [value]:
