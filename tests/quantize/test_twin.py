@@ -91,6 +91,7 @@ def test_before_anything_was_seen_it_computes_in_float_but_for_the_kernels():
     model = zoo.build("conv_bn")
     x = zoo.sample_inputs(model, 8)
     kernels = Twin(model).simulation
+    kernels.gated = True
     kernels.active.assign(0.0)
     np.testing.assert_allclose(kernels(x, training=False), model(x, training=False), rtol=1e-4, atol=1e-5)
 

@@ -71,6 +71,7 @@ class QuantizeAware(Compressor):
             raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
         if self.twin is None:
             self.twin = Twin(model, self.scheme)
+        self.twin.simulation.gated = self.start > 0
         self._set(self.steps)
         # Keras calls model.call; an attribute of the instance goes before the method of the class.
         object.__setattr__(model, "call", self.twin.simulation)
@@ -96,6 +97,7 @@ class QuantizeAware(Compressor):
         self._let_go()
         simulation = self.twin.simulation
         simulation.active.assign(1.0)
+        simulation.gated = False
         rows = []
         for group, point in simulation.groups.items():
             found = simulation.range_of(group)

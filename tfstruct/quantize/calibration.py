@@ -87,6 +87,7 @@ class Values(Simulation):
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
+        self.gated = True
         self.active.assign(0.0)
         self._seen: dict[str, list] = {}
         self._run = tf.function(self._values, reduce_retracing=True)

@@ -42,6 +42,7 @@ class Point:
         group: points of one group have one range; the path of its first point.
         fixed: the range, where the specification sets it.
         observes: whether the values are looked at for the range; not so where they were only moved.
+        positive: whether the values are zero or more.
         before: whether it is what enters the layer's own activation (an operator of its own), or the pointwise half of
             a separable convolution.
     """
@@ -50,6 +51,7 @@ class Point:
     group: str
     fixed: tuple[float, float] | None = None
     observes: bool = True
+    positive: bool = False
     before: bool = False
 
 
@@ -139,7 +141,9 @@ class Points:
                 self.outputs[key] = None
                 continue
             group = self._find(call.path)
-            self.outputs[key] = Point(call.path, group, FIXED.get(name or ""), key not in self.movers)
+            self.outputs[key] = Point(
+                call.path, group, FIXED.get(name or ""), key not in self.movers, name in ("relu", "relu6")
+            )
             own = isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense))
             separable = isinstance(call.op, SEPARABLE) and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):

@@ -42,9 +42,9 @@ class Range:
         for variable, value in zip((self.low, self.high, self.seen), (low, high, 1.0), strict=True):
             variable.assign(value)
 
-    def follow(self, x, frozen) -> None:
-        """Takes in a batch, unless `frozen` is 1 and there has been one."""
-        low, high = self._of_batch(tf.cast(x, tf.float32))
+    def follow(self, x, frozen, positive: bool = False) -> None:
+        """Takes in a batch, none of it below zero if `positive`, unless `frozen` is 1 and there has been one."""
+        low, high = self._of_batch(tf.cast(x, tf.float32), positive)
         low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
         before = self.low.value, self.high.value
         if self.scheme.ranges == "minmax":
@@ -58,9 +58,9 @@ class Range:
             variable.assign(tf.where(still, variable.value, tf.where(first, start, value)))
         self.seen.assign(1.0)
 
-    def _of_batch(self, x):
+    def _of_batch(self, x, positive: bool):
         if self.scheme.ranges != "percentile":
-            return tf.reduce_min(x), tf.reduce_max(x)
+            return 0.0 if positive else tf.reduce_min(x), tf.reduce_max(x)
         flat = tf.reshape(x, [-1])
         stride = max(1, int(np.ceil(np.prod([n or 1 for n in x.shape]) / _MOST_VALUES)))
         values = tf.sort(flat[::stride])

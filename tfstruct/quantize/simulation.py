@@ -1,6 +1,8 @@
 """The quantized forward pass of a model: its own layers, routed through rounding."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -27,7 +29,8 @@ class Simulation:
         groups: every range by its name, with a point that has it.
         bounds: the ranges themselves, but for those that the specification fixes.
         grids: the grid of every kernel that is rounded, by the kernel's name.
-        active: 1 where values are rounded, 0 where only their ranges are followed.
+        gated: whether rounding can be off; a pass over every value less where it cannot.
+        active: 1 where values are rounded, 0 where only their ranges are followed, if `gated`.
         frozen, frozen_statistics: 1 where ranges and steps, and the statistics of batch norm, stay as they are.
         skipped: (layer, why its values are not rounded as in the file, or not as the scheme says).
     """
@@ -38,6 +41,7 @@ class Simulation:
         self.groups = self.points.groups
         make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
         self.bounds = {name: Range(scheme, make) for name, point in self.groups.items() if point.fixed is None}
+        self.gated = False
         self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
         self.frozen_statistics = make(0.0, name="frozen_statistics")
@@ -136,19 +140,21 @@ class Simulation:
             return x
         group = self.groups[point.group]
         if group.fixed is not None:
-            return _like(x, tf.where(self.active.value > 0, fake_activation(x, *group.fixed, bits), x))
+            return _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
         bounds = self.bounds[point.group]
         learning = None
         if training and point.observes:
             learning = self._learning if bounds.ends else None
             # Ends that learn follow the batches until values are rounded.
             still = self.frozen.value if learning is None else tf.maximum(self.frozen.value, self.active.value)
-            bounds.follow(tf.stop_gradient(x), still)
-        y = bounds.rounded(x, bits, learning)
-        on = self.active.value > 0
+            bounds.follow(tf.stop_gradient(x), still, point.positive)
+        y = self._where_active(bounds.rounded(x, bits, learning), x)
         if not training:
-            on = tf.logical_and(on, bounds.seen.value > 0)  # nothing is known yet: float
-        return _like(x, tf.where(on, y, x))
+            y = tf.where(bounds.seen.value > 0, y, x)  # nothing is known yet: float
+        return _like(x, y)
+
+    def _where_active(self, y, x):
+        return tf.where(self.active.value > 0, y, x) if self.gated else y
 
     @property
     def _learning(self):
@@ -160,11 +166,17 @@ class Simulation:
     def __call__(self, inputs, training=None, mask=None):
         """What `model.call` returns, quantized on the way."""
         training = bool(training) if training is None or isinstance(training, (bool, int)) else training
-        self._folded: set[int] = set()
         names = {point.path: point for point in self.points.input_points}
         inputs = self._inputs(inputs, names, training)
-        with intercepted(self._ops, functools.partial(self._route, training)):
+        with self.routed(training):
             return type(self.model).call(self.model, inputs, training=training, mask=mask)
+
+    @contextlib.contextmanager
+    def routed(self, training) -> Iterator[None]:
+        """While it is open, calls of the model's layers go through rounding."""
+        self._folded: set[int] = set()
+        with intercepted(self._ops, functools.partial(self._route, training)):
+            yield
 
     def _inputs(self, inputs, names: dict[str, Point], training):
         if isinstance(inputs, dict):
@@ -224,7 +236,7 @@ class Simulation:
             value = tf.convert_to_tensor(w.value)
         factor = self._factor(id(op)) if grid.per == "tensor" else 1.0
         fake = grid.fake(value, factor, self._learning if training else None)
-        return tf.where(self.active.value > 0, tf.cast(fake, value.dtype), value)
+        return self._where_active(tf.cast(fake, value.dtype), value)
 
     def _with_weights(self, op, grids: list[Grid], training, call, args, kwargs):
         if not grids:
