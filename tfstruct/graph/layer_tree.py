@@ -51,3 +51,14 @@ def intercepted(
     finally:
         for op in ops.values():
             op.__dict__.pop("call", None)
+
+
+@contextlib.contextmanager
+def without_activation(op) -> Iterator[Callable | None]:
+    """While it is open, the layer leaves out its own activation, which is handed out."""
+    own = op.activation
+    object.__setattr__(op, "activation", keras.activations.linear)
+    try:
+        yield own
+    finally:
+        object.__setattr__(op, "activation", own)

@@ -8,6 +8,11 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Scheme": "scheme",
         "Twin": "twin",
         "twin": None,
+        "calibrate": "calibration",
+        "equalize": "equalization",
+        "correct_bias": "bias_correction",
+        "sensitivity": "layer_sensitivity",
+        "mixed_precision": "precision_search",
     },
     registered=True,
 )
