@@ -171,7 +171,7 @@ class LearnedGrid(Grid):
         super().__init__(kernel, 1 if signs else high.bit_length() + 1, stored_bits, per)
         self.low, self.high, self.signs = low, high, signs
         self.nearest = not signs and high == 2 ** (stored_bits - 1) - 1
-        moved, _ = self._seen(kernel.variable.value, g)
+        moved, _ = self.seen(kernel.variable.value, g)
         if high >= 7:
             rows = np.asarray(moved).T if per == "channel" else np.asarray(moved).reshape(1, -1)
             best = symmetric_scale(rows, None, self.bits)
