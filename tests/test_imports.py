@@ -13,7 +13,7 @@ ALLOWED = {
     "lazy": set(),
     "errors": set(),
     "files": set(),
-    "quantize": {"errors", "graph"},
+    "quantize": {"errors", "graph", "analyze"},
     "samples": {"errors"},
     "graph": {"errors"},
     "analyze": {"errors", "files", "graph"},
