@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _ROOMS = (
     "analyze",
     "callbacks",
+    "compression",
     "convert",
     "errors",
     "graph",
@@ -36,6 +37,7 @@ _HOME = {
     "apply": "surgery",
     "shrink": "surgery",
     "recalibrate_batch_norm": "surgery",
+    "Budget": "compression",
     "BudgetError": "errors",
     "PlanError": "errors",
     "TfstructError": "errors",

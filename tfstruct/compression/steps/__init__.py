@@ -1,0 +1,1 @@
+"""What a strategy is made of, one kind of step a file."""
