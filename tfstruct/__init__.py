@@ -37,6 +37,7 @@ _HOME = {
     "apply": "surgery",
     "shrink": "surgery",
     "recalibrate_batch_norm": "surgery",
+    "compress": "compression",
     "Budget": "compression",
     "BudgetError": "errors",
     "PlanError": "errors",

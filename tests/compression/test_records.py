@@ -87,7 +87,7 @@ def test_steps_by_kind_and_as_data():
     assert Step.of("halve") == Halve() and Step.of(step) is step
     with pytest.raises(RecipeError, match=r"A step must be one of .*halve.*Received: 'third'"):
         Step.of("third")
-    with pytest.raises(RecipeError, match=r"halve has epochs, layers, reason.*Received: depth"):
+    with pytest.raises(RecipeError, match=r"halve has epochs, layers, optional, reason.*Received: depth"):
         Step.of({"kind": "halve", "depth": 1})
     with pytest.raises(RecipeError, match="`epochs` of halve must be a whole number"):
         Halve(epochs=-1)

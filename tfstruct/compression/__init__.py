@@ -8,6 +8,12 @@ from tfstruct import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
+        "compress": "compressing",
+        "Task": "task",
+        "Settings": "task",
+        "carry_out": "execution",
+        "Made": "execution",
+        "Progress": "progress",
         "Budget": "budget",
         "Limits": "budget",
         "Candidate": "candidate",

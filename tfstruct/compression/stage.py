@@ -1,6 +1,7 @@
 """What was decided and what was done, in words and figures."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 from tfstruct.compression.candidate import Candidate
@@ -44,6 +45,12 @@ class Stage:
     details: Mapping = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
+    def __post_init__(self):
+        for name in ("changes", "skipped"):
+            object.__setattr__(self, name, tuple((str(layer), str(what)) for layer, what in getattr(self, name)))
+        object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "details", json.loads(json.dumps(self.details)))
+
     def __str__(self) -> str:
         lines = [f"{self.step}: {self.step.reason}" if self.step.reason else str(self.step)]
         lines += [f"  {layer}: {what}" for layer, what in self.changes]
@@ -57,6 +64,5 @@ class Stage:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Stage":
-        pairs = {name: tuple((a, b) for a, b in data[name]) for name in ("changes", "skipped")}
         parts = {"step": Step.from_dict(data["step"]), "candidate": Candidate.from_dict(data["candidate"])}
-        return cls(**{**data, **pairs, **parts, "history": tuple(data["history"])})
+        return cls(**{**data, **parts})

@@ -105,13 +105,14 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
         VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
     """
     if isinstance(model, Twin):
-        model, recipe = model.model, _as_trained(model, recipe)
+        model, recipe = model.model, as_trained(model, recipe)
     recipe = recipe or Recipe()
     with Converter(model, recipe.timeout, progress) as converter:
         return converter.convert(recipe)
 
 
-def _as_trained(twin: Twin, recipe: Recipe | None) -> Recipe:
+def as_trained(twin: Twin, recipe: Recipe | None) -> Recipe:
+    """The recipe that gives a twin's model the ranges it was trained with, in the precision of its scheme."""
     recipe = recipe or Recipe()
     scheme = twin.scheme
     if recipe.precision not in ("float32", scheme.precision):

@@ -18,17 +18,22 @@ KINDS: dict[str, type["Step"]] = {}
 class Step:
     """One thing that is done to a model: plain data, and the method that does it.
 
-    A subclass has a `kind`, which names it in strategies and files, and its settings as fields.
+    A subclass has a `kind`, which names it in strategies and files, the `share` of all epochs that it takes beside
+    others, and its settings as fields.
 
     Attributes:
         reason: why it is done, in words.
-        epochs: how long it trains; 0: not at all.
+        epochs: how long it trains; 0: not at all; None: its share of all epochs.
+        optional: it is taken back, and steps of its kind behind it are left out, where the file misses the quality that
+            the budget asks for afterwards.
     """
 
     kind: ClassVar[str] = ""
+    share: ClassVar[float] = 0.0
 
     reason: str = ""
-    epochs: int = 0
+    epochs: int | None = None
+    optional: bool = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -36,7 +41,8 @@ class Step:
             KINDS[cls.kind] = cls
 
     def __post_init__(self):
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
+        count = self.epochs
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
             raise RecipeError(f"`epochs` of {self.kind} must be a whole number, 0 or more. Received: {self.epochs!r}.")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
@@ -87,7 +93,9 @@ class Step:
 
 
 def _kind(name) -> type[Step]:
-    importlib.import_module("tfstruct.compression.steps")  # it brings all kinds
+    room = importlib.import_module("tfstruct.compression.steps")
+    for every in room.__all__:  # a kind is known once its class is made
+        getattr(room, every)
     if name not in KINDS:
         raise RecipeError(f"A step must be one of {', '.join(KINDS)}. Received: {name!r}.")
     return KINDS[name]
