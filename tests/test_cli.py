@@ -208,12 +208,12 @@ def test_progress_bar_on_a_terminal(folder, tmp_path):
     assert "calibrate" not in said
 
 
-def test_help_shows_three_examples(capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as status:
         cli.main(["--help"])
     text = capsys.readouterr().out
     assert status.value.code == 0
-    assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 4
     assert "exit status: 0 fine, 1 converted but below what was asked, 2 bad input" in text
 
 

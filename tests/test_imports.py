@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "demo": {"surgery"},
     "terminal": set(),
-    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "terminal"},
+    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},
 }
 
 

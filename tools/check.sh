@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
-pytest
-if [ "${1:-}" = slow ]; then pytest -m slow; fi
+pytest -n 2
+if [ "${1:-}" = slow ]; then pytest -n 2 -m slow; fi

@@ -2,6 +2,7 @@
 
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
+python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -19,7 +20,7 @@ from rich.table import Table
 import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
-from tfstruct.callbacks import Prune, PruneChannels
+from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
 from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
@@ -132,6 +133,32 @@ def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8) 
     )
 
 
+def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
+    """Quantization-aware: learning rate chosen on validation images, then the file and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    best = (0.0, None, "")
+    for rate in rates:
+        keras.utils.set_random_seed(0)
+        model = baseline()
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        aware = QuantizeAware(precision, freeze_batch_norm=0)
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[aware], verbose=0)
+        found = accuracy(aware.twin, *held)
+        print(f"learning rate {rate:g}: validation accuracy {found:.2%}", flush=True)
+        best = max(best, (found, aware.twin, f"{rate:g}"), key=lambda b: b[0])
+    test = images("test")
+    file = tfstruct.to_tflite(best[1])
+    twin = best[1].predict(test[0].astype("float32"), batch_size=500, verbose=0).argmax(1)
+    theirs = file.predict(test[0].astype("float32")).argmax(1)
+    Console().print(
+        f"chosen: {best[2]}; test accuracy of the {precision} file {np.mean(theirs == test[1]):.2%}, of the twin "
+        f"{np.mean(twin == test[1]):.2%}, equal top-1 {np.mean(twin == theirs):.2%}; {len(file.content):,} bytes, "
+        f"{file.report.gzip_size:,} gzipped"
+    )
+
+
 def optimized(epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
@@ -201,12 +228,17 @@ def main() -> None:
     whole.add_argument("--macs", type=float, default=0.5)
     whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
     whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
+    aware = commands.add_parser("quantize", help=quantize.__doc__)
+    aware.add_argument("--precision", default="int8")
+    aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
     commands.add_parser("optimizers", help=optimized.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
         channels(given.macs, given.rates, given.regularize)
+    elif given.command == "quantize":
+        quantize(given.precision, given.rates)
     else:
         optimized()
 

@@ -3,35 +3,43 @@
 import contextlib
 import json
 
-import contracts
 import keras
 import numpy as np
 import pytest
+from sweeps import sweep
 
 import tfstruct
 from tfstruct import demo
-from tfstruct.compression import Candidate, CompressionReport, Settings, Task, carry_out, steps
+from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, steps
+from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.strategy import decide
-from tfstruct.errors import BudgetError, ModelError, RecipeError
+from tfstruct.errors import ModelError, RecipeError
 
 layers = keras.layers
 QUICK = Settings(epochs=2, batch_size=16, learning_rate=1e-2, seed=1)
 
 
-def small(seed: int = 0) -> keras.Model:
-    """A convolutional classifier with a residual block and dropout, trained for a moment."""
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input((8, 8, 2))
-    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="stem")(inputs)
-    y = layers.Conv2D(16, 3, padding="same", use_bias=False, name="inner")(x)
+def small() -> keras.Model:
+    """A residual network with dropout, trained for a moment."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,))
+    x = layers.Dense(16, activation="relu", name="stem")(inputs)
+    y = layers.Dense(32, use_bias=False, name="inner")(x)
     y = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="norm")(y))
-    y = layers.Conv2D(16, 3, padding="same", name="back")(y)
+    y = layers.Dense(16, name="back")(y)
     x = layers.Add(name="join")([x, layers.Activation("linear", name="nothing")(y)])
-    x = layers.Dropout(0.1, name="drop")(layers.GlobalAveragePooling2D(name="pool")(x))
+    x = layers.Dropout(0.1, name="drop")(x)
     model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(*contracts.data(256), epochs=8, batch_size=32, verbose=0)
+    model.fit(*samples(256, 0), epochs=5, batch_size=32, verbose=0)
     return model
+
+
+def samples(count: int, seed: int):
+    """Points around four centres."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, count)
+    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +49,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def data():
-    return contracts.data(128, seed=1), contracts.data(64, seed=2)
-
-
-def task(model, data, budget, process, **options):
-    return Task(model, *data, budget, **{"settings": QUICK, "process": process, **options})
+    return samples(128, 1), samples(64, 2)
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def one_process(process, monkeypatch):
     monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
 
 
+@pytest.mark.slow
 def test_the_whole_chain_on_the_digits(digits_model, tmp_path, one_process):
     (x, y), test = demo.digits()
     told = []
@@ -100,107 +105,133 @@ def test_the_whole_chain_on_the_digits(digits_model, tmp_path, one_process):
         )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def measured(model, data, process):
+    """A task whose budget can be exchanged."""
+    with Task(model, *data, "macs=50%", settings=QUICK, process=process) as one:
+        yield one
+
+
+@pytest.fixture
+def decided(measured, monkeypatch):
+    def decided(budget, given=None, **settings):
+        monkeypatch.setattr(measured, "limits", Budget.of(budget).limits(measured.original, measured.plain))
+        monkeypatch.setattr(measured, "settings", Settings(**{"epochs": 2, **settings}))
+        return decide(measured, given)
+
+    return decided
+
+
+def test_what_is_decided_and_why(measured, decided):
+    plan, why = decided("macs=50%")
+    assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
+    assert plan[1].budget == {"macs": pytest.approx(0.5 * measured.original.macs)} and plan[1].gradual
+    assert {d.kind: d.taken for d in why} == {
+        "optimize": True, "drop_blocks": False, "share_layers": False, "factorize": False, "prune_channels": True,
+        "quantize": True,
+    }  # fmt: skip
+    assert "changes what passes it by" in why[1].reason and why[2].reason.startswith("sharing saves parameters only")
+
+
+def test_what_the_user_fixes_stays_and_what_is_open_is_filled_in(decided):
+    asked = [steps.PruneChannels(exclude=("stem",), criterion="l1"), steps.Quantize(precision="int4")]
+    plan, _ = decided("macs=50%", asked)
+    assert plan[0] == asked[0].replace(budget=decided("macs=50%")[0][1].budget) and plan[1] == asked[1]
+
+
+def test_a_smaller_file_by_four_bits_where_the_target_has_them(measured, decided):
+    plan, _ = decided("tflite_bytes=97%")
+    assert plan[-1].tflite_bytes == pytest.approx(0.97 * measured.plain.tflite_bytes)
+    assert "4-bit weights" in plan[-1].reason and [step.kind for step in plan] == ["optimize", "quantize"]
+    plan, _ = decided("tflite_bytes=97%", target="ethos-u")
+    assert plan[-1].tflite_bytes is None and "ethos-u has no 4-bit weights" in plan[-1].reason
+    assert "tflite_bytes" in plan[-2].budget
+    plan, _ = decided("tflite_bytes=85%")  # 4 bits are not enough
+    assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
+
+
+def test_without_a_figure_channels_go_as_long_as_the_drop_allows(decided):
+    plan, why = decided("accuracy_drop=1%", epochs=8)
+    rungs = [step for step in plan if step.kind == "prune_channels"]
+    assert len(rungs) == 4 and all(step.optional and step.budget == {"macs": 0.75} for step in rungs)
+    assert "up to 4 times a quarter" in why[-2].reason
+
+
+def test_without_training_everything_is_folded_and_done_at_once(decided):
+    plan, _ = decided("macs=50%", epochs=0)
+    assert plan[0].fold and not plan[1].gradual
+
+
+def test_blocks_go_where_channels_are_not_enough(decided):
+    plan, why = decided("params=4%")
+    assert plan[1].kind == "drop_blocks" and plan[1].blocks == ("join",)
+    assert "channels alone do not meet the budget" in why[1].reason
+
+
 class Killed(Exception):
     """Raised in the middle of a stage."""
 
 
-def test_a_killed_run_goes_on_to_the_same_result(model, data, process, tmp_path):
-    settings = Settings(epochs=6, batch_size=16, learning_rate=1e-2)
-    options = {"settings": settings}
+KILLS = {"while channels go": (5,), "in the quantized epochs too": (5, 12, 10)}
 
-    def go(folder, stop_at=None):
-        with task(model, data, "macs=60%", process, workdir=folder, **options) as one:
-            if stop_at is not None:
-                counted, step = [], one.told.step
 
-                def stopping():
-                    counted.append(1)
-                    if len(counted) == stop_at:
-                        raise Killed
-                    step()
+@pytest.mark.parametrize("when", sweep(KILLS, ["while channels go"]))
+def test_a_killed_run_goes_on_to_the_same_result(when, measured, monkeypatch, tmp_path):
+    trained = when != "while channels go"
+    strategy = [steps.PruneChannels(budget={"macs": 0.6}, epochs=2), steps.Quantize(epochs=int(trained))]
 
-                one.told.step = stopping
-            return carry_out(one, [steps.PruneChannels(budget={"macs": 0.6}, ramp=0.5), "quantize"])
+    def go(name, stop_at=None):
+        counted = []
 
-    whole = go(tmp_path / "whole")
-    # 8 steps an epoch: while channels go, while what stays trains, and in the quantized epochs.
-    for stop_at in (12, 8, 8):
+        def step():
+            counted.append(1)
+            if len(counted) == stop_at:
+                raise Killed
+
+        monkeypatch.setattr(measured.told, "step", step)
+        return carry_out(measured, strategy, WorkingFolder(tmp_path / name))
+
+    whole = go("whole")
+    for stop_at in KILLS[when]:  # of 8 steps an epoch
         with pytest.raises(Killed):
-            go(tmp_path / "killed", stop_at)
-    resumed = go(tmp_path / "killed")
+            go("killed", stop_at)
+    resumed = go("killed")
     assert resumed.file.content == whole.file.content
     for a, b in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     figures = ("quality", "macs", "params", "tflite_bytes")
     assert [getattr(resumed.candidate, f) for f in figures] == [getattr(whole.candidate, f) for f in figures]
+    with pytest.raises(RecipeError, match="holds the work of another strategy"):
+        carry_out(measured, [steps.PruneChannels(budget={"macs": 0.5})], WorkingFolder(tmp_path / "whole"))
 
 
-def test_a_budget_out_of_reach_is_refused_with_the_best_found(model, data, one_process):
-    with pytest.raises(BudgetError, match=r"The budget is missed: .*The best found is result: accuracy") as caught:
-        tfstruct.compress(
-            model, *data, {"tflite_bytes": 0.2}, strategy=["optimize", steps.Quantize(epochs=0)], epochs=0
-        )
-    best = caught.value.best
-    assert best.report.result.tflite_bytes == len(best.file.content) == caught.value.least["tflite_bytes"]
-
-
-def test_what_is_decided_and_why(model, data, process):
-    with task(model, data, "macs=50%", process) as one:
-        plan, why = decide(one)
-        assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
-        assert plan[1].budget == {"macs": pytest.approx(0.5 * one.original.macs)} and plan[1].gradual
-        assert {d.kind: d.taken for d in why} == {
-            "optimize": True, "drop_blocks": False, "share_layers": False, "factorize": False, "prune_channels": True,
-            "quantize": True,
-        }  # fmt: skip
-        # What the user fixes stays, what is left open is filled in.
-        filled, _ = decide(
-            one, [steps.PruneChannels(exclude=("stem",), criterion="l1"), steps.Quantize(precision="int4")]
-        )
-        assert filled[0].budget == plan[1].budget and (filled[0].exclude, filled[0].criterion) == (("stem",), "l1")
-        assert filled[1].precision == "int4"
-    with task(model, data, "tflite_bytes=70%", process) as one:
-        plan, _ = decide(one)
-        assert plan[-1].tflite_bytes == pytest.approx(0.7 * one.plain.tflite_bytes)
-        assert "4-bit weights" in plan[-1].reason
-    with task(model, data, "tflite_bytes=70%", process, settings=Settings(epochs=2, target="ethos-u")) as one:
-        plan, _ = decide(one)
-        assert plan[-1].tflite_bytes is None and "ethos-u has no 4-bit weights" in plan[-1].reason
-        assert "tflite_bytes" in plan[-2].budget
-    with task(model, data, "accuracy_drop=1%", process, settings=Settings(epochs=8)) as one:
-        plan, _ = decide(one)
-        assert [step.kind for step in plan].count("prune_channels") == 4
-        assert all(step.optional for step in plan if step.kind == "prune_channels")
-    with task(model, data, "macs=50%", process, settings=Settings(epochs=0)) as one:
-        plan, _ = decide(one)
-        assert plan[0].fold and not plan[1].gradual
-
-
-def test_an_optional_step_is_taken_back(model, data, process):
-    with task(model, data, {"accuracy_drop": 0.0}, process) as one:
-        harm = steps.PruneChannels(budget={"macs": 0.1}, gradual=False, epochs=0, optional=True)
-        made = carry_out(one, [harm, harm, steps.Quantize(epochs=0)])
+def test_an_optional_step_is_taken_back(measured, decided, tmp_path):
+    decided({"accuracy_drop": 0.0})
+    harm = steps.PruneChannels(budget={"macs": 0.1}, gradual=False, epochs=0, optional=True)
+    made = carry_out(measured, [harm, harm, steps.Quantize(epochs=0)], WorkingFolder(tmp_path))
     assert [stage.step.kind for stage in made.stages] == ["quantize"]
     assert [why.split(":")[0] for _, why in made.dropped] == [
         "taken back",
         "the step of its kind before was taken back",
     ]
-    assert made.candidate.macs == one.original.macs
+    assert made.candidate.macs == measured.original.macs
 
 
-def test_every_step_by_hand(model, data, process):
-    """Blocks, sharing, factors: each does what it says, and the next one works on what it left."""
-    with task(model, data, {"accuracy_drop": 0.5}, process) as one:
-        made = carry_out(one, ["optimize", steps.Factorize(macs=0.9, epochs=1), steps.DropBlocks(epochs=1)])
+@pytest.mark.slow
+def test_every_step_by_hand(measured, decided, tmp_path):
+    """Factors and blocks: each does what it says, and the next one works on what it left."""
+    decided({"accuracy_drop": 0.5})
+    strategy = ["optimize", steps.Factorize(macs=0.9, epochs=1), steps.DropBlocks(epochs=1)]
+    made = carry_out(measured, strategy, WorkingFolder(tmp_path))
     optimize, factors, blocks = made.stages
     assert optimize.changes[0][0] == "nothing"
-    assert factors.candidate.macs <= 0.9 * one.original.macs and len(factors.history) == 1
+    assert factors.candidate.macs <= 0.9 * measured.original.macs and len(factors.history) == 1
     assert blocks.changes[0][0] == "join" and blocks.candidate.macs < factors.candidate.macs
     assert made.candidate.strategy == tuple(stage.step for stage in made.stages)
     assert Candidate.from_dict(json.loads(made.candidate.to_json())) == made.candidate
 
 
-def test_what_has_no_graph_and_settings_out_of_range(data):
+def test_what_has_no_graph_and_settings_out_of_range(model, data):
     class Hidden(keras.Model):
         def call(self, x):
             return x
@@ -213,8 +244,8 @@ def test_what_has_no_graph_and_settings_out_of_range(data):
         ({"target": "moon"}, "moon"),
     ):
         with pytest.raises(RecipeError, match=said):
-            tfstruct.compress(small, *data, "macs=50%", **wrong)
+            tfstruct.compress(model, *data, "macs=50%", **wrong)
     with pytest.raises(RecipeError, match="'auto', or a list"):
-        tfstruct.compress(small, *data, "macs=50%", strategy="best")
+        tfstruct.compress(model, *data, "macs=50%", strategy="best")
     with pytest.raises(RecipeError, match="at least one step"):
-        tfstruct.compress(small, *data, "macs=50%", strategy=[])
+        tfstruct.compress(model, *data, "macs=50%", strategy=[])

@@ -20,6 +20,10 @@ def around(*layers, shape=(8,), dtype="float32"):
     return keras.Sequential([keras.Input(shape, dtype=dtype), *layers])
 
 
+def stacked(*cells):
+    return L.RNN(L.StackedRNNCells(cells, name="cells"), name="a")
+
+
 class Attentions(keras.Model):
     """Subclassed, with layers in attributes and in a list."""
 
@@ -66,10 +70,10 @@ CASES = {
         {"a/simple_rnn_cell/kernel": (1, 4, 3), "a/simple_rnn_cell/recurrent_kernel": (1, 3, 3)},
     ),
     "stacked": (
-        lambda: around(L.RNN([L.GRUCell(3, name="one"), L.GRUCell(2, name="two")], name="a"), shape=(5, 4)),
+        lambda: around(stacked(L.GRUCell(3, name="one"), L.GRUCell(2, name="two")), shape=(5, 4)),
         {
-            "a/stacked_rnn_cells/one/kernel": (1, 4, 9), "a/stacked_rnn_cells/one/recurrent_kernel": (1, 3, 9),
-            "a/stacked_rnn_cells/two/kernel": (1, 3, 6), "a/stacked_rnn_cells/two/recurrent_kernel": (1, 2, 6),
+            "a/cells/one/kernel": (1, 4, 9), "a/cells/one/recurrent_kernel": (1, 3, 9),
+            "a/cells/two/kernel": (1, 3, 6), "a/cells/two/recurrent_kernel": (1, 2, 6),
         },
     ),
     "bidirectional": (

@@ -21,6 +21,7 @@ _MARGIN = 0.97  # of a measured latency: the second measurement is another one
 _RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this share of the MACs stays
 _NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
 _HALVINGS = 12
+_MOST = 0.875  # of a group's channels: a layer with less left is better dropped
 _TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
 
 
@@ -138,7 +139,7 @@ class _Choice:
 
     def _with(self, wanted: Mapping[str, float], multiple: int, gradual: bool) -> "_Planned":
         some = self.lossless if gradual else self.every
-        options = Options(dict(wanted), round_to=multiple, latency=self.task.latency_of)
+        options = Options(dict(wanted), round_to=multiple, max_ratio=_MOST, latency=self.task.latency_of)
         planner = Planner(self.graph, some, options)
         try:
             keep, after = planner.choose(self.scores)
@@ -171,7 +172,8 @@ class _Planned:
 
     @property
     def settings(self) -> dict:
-        return {"gradual": self.gradual, "round_to": self.multiple if self.multiple > 1 else None}
+        multiple = self.multiple if self.multiple > 1 else None
+        return {"gradual": self.gradual, "round_to": multiple, "max_ratio": _MOST}
 
     @property
     def how(self) -> str:

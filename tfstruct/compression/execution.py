@@ -155,6 +155,4 @@ def _to_convert(task: Task, outcome: Outcome) -> tuple[keras.Model | Twin, Recip
     if outcome.twin is not None:
         return outcome.twin, task.recipe
     scheme = outcome.scheme or Scheme("int8")
-    rounding = "auto" if "int4" in (scheme.precision, *scheme.layers.values()) else "nearest"
-    recipe = task.recipe.replace(precision=scheme.precision, layers=scheme.layers, rounding=rounding)
-    return outcome.model, recipe
+    return outcome.model, task.recipe.replace(precision=scheme.precision, layers=scheme.layers)

@@ -17,7 +17,7 @@ from tfstruct.convert.draft import zeros
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime, latency
-from tfstruct.convert.tflite import Converter, TFLiteModel, as_trained
+from tfstruct.convert.tflite import Converter, TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.quantize.twin import Twin
@@ -58,11 +58,9 @@ class Measuring:
         self, name: str, model: keras.Model | Twin, recipe: Recipe, strategy=()
     ) -> tuple[Candidate, TFLiteModel]:
         """The figures of a model, or of a quantization-aware trained one, and its file."""
-        plain = model
-        if isinstance(model, Twin):
-            plain, recipe = model.model, as_trained(model, recipe)
+        plain = model.model if isinstance(model, Twin) else model
         recipe = recipe.replace(calibration=self.calibration.for_file(Ports(plain)))
-        with Converter(plain, recipe.timeout, process=self.process) as converter:
+        with Converter(model, recipe.timeout, process=self.process) as converter:
             file = converter.convert(recipe)
         outputs = said_by(file.content, plain, self.validation)
         candidate = Candidate(

@@ -11,7 +11,7 @@ from tfstruct.analyze.batches import loss_function
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.compression.dataset import Examples
 from tfstruct.compression.objective import Objective
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, RecipeError
 from tfstruct.graph import Graph
 
 
@@ -64,7 +64,7 @@ def quality(
     if not callable(found):
         return Quality(name, True, measure)
     if greater is None:
-        raise ValueError(f"Is more of the metric `{name}` better? Say so: greater_is_better=True or False.")
+        raise RecipeError(f"Is more of the metric `{name}` better? Say so: greater_is_better=True or False.")
     return Quality(name, greater, measure)
 
 
@@ -89,14 +89,14 @@ def _by_name(model, name: str):
         return keras.metrics.get(name)
     except ValueError as error:
         known = ", ".join(["accuracy", "loss", *compiled])
-        raise ValueError(f"`metric` must be one of {known}, or one that Keras knows. Received: {name!r}.") from error
+        raise RecipeError(f"`metric` must be one of {known}, or one that Keras knows. Received: {name!r}.") from error
 
 
 def _of_metric(metric: keras.metrics.Metric, greater: bool | None) -> Quality:
     if greater is None:
         direction = getattr(metric, "_direction", None)
         if direction not in ("up", "down"):
-            raise ValueError(f"Is more of the metric `{metric.name}` better? Say so: greater_is_better=True or False.")
+            raise RecipeError(f"Is more of the metric `{metric.name}` better? Say so: greater_is_better=True or False.")
         greater = direction == "up"
 
     def measure(labels, outputs) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tfstruct
 from tfstruct.compression.budget import Budget, Limits
@@ -132,6 +133,7 @@ class Task(contextlib.AbstractContextManager):
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()
         self._exits.callback(self.folder.close)
+        self._exits.enter_context(_without_retracing_warnings())
         try:
             self.process = process or self._exits.enter_context(ConverterProcess())
             self._measure_first()
@@ -144,7 +146,7 @@ class Task(contextlib.AbstractContextManager):
 
     def _measure_first(self) -> None:
         settings, validation = self.settings, self.validation
-        self.recipe = Recipe(calibrator=settings.calibrator, samples=_SOME, rounding="nearest")
+        self.recipe = Recipe(calibrator=settings.calibrator, samples=_SOME)
         arena = self.budget.arena_bytes is not None or (settings.target == "micro" and micro.version() is not None)
         table = None if self.budget.latency_table is None else LatencyTable.read(self.budget.latency_table)
         self.told.stage("measure the original")
@@ -215,6 +217,18 @@ class Task(contextlib.AbstractContextManager):
     def versions() -> dict[str, str]:
         names = ("keras", "tensorflow", "ai-edge-litert")
         return {"tfstruct": tfstruct.__version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings():
+    """Every model is traced anew: TensorFlow takes that for a mistake."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _whole(data: Examples | Stream) -> Examples:
