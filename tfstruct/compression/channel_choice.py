@@ -183,7 +183,7 @@ class _Planned:
 
     @property
     def widths(self) -> str:
-        return f"; widths stay multiples of {self.multiple}, which kernels are fast with" if self.multiple > 1 else ""
+        return f"; widths stay multiples of {self.multiple}, which kernels are fast with" if self.multiple > 2 else ""
 
 
 def _multiples(every: Sequence[Group]) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.quantize.twin import Twin
 
+_VERIFIED = 64  # samples on which a file is compared with its own Keras model
 _ROUNDS = 7
 _SECONDS = 0.04
 
@@ -59,7 +60,10 @@ class Measuring:
     ) -> tuple[Candidate, TFLiteModel]:
         """The figures of a model, or of a quantization-aware trained one, and its file."""
         plain = model.model if isinstance(model, Twin) else model
-        recipe = recipe.replace(calibration=self.calibration.for_file(Ports(plain)))
+        ports = Ports(plain)
+        recipe = recipe.replace(
+            calibration=self.calibration.for_file(ports), verification=self.validation.take(_VERIFIED).for_file(ports)
+        )
         with Converter(model, recipe.timeout, process=self.process) as converter:
             file = converter.convert(recipe)
         outputs = said_by(file.content, plain, self.validation)

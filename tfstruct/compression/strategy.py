@@ -8,6 +8,7 @@ from tfstruct.compression.steps.dropping import DropBlocks
 from tfstruct.compression.steps.factorizing import Factorize
 from tfstruct.compression.steps.optimizing import Optimize
 from tfstruct.compression.steps.pruning import PruneChannels
+from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.sharing import ShareLayers
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
@@ -54,10 +55,15 @@ def decide(task: Task, given: Sequence[Step] | None = None) -> Decided:
 
 
 def _filled(task: Task, given: Sequence[Step]) -> Decided:
-    steps = []
+    steps, sizing = [], None
     for step in given:
-        if isinstance(step, PruneChannels) and step.budget is None:
-            step = step.replace(budget=choose_channels(task, task.model).wanted)
+        wants_channels = isinstance(step, PruneChannels) and step.budget is None
+        if wants_channels or (isinstance(step, Quantize) and step.precision is None):
+            sizing = sizing or choose_channels(task, task.model)
+        if wants_channels:
+            step = step.replace(budget=sizing.wanted)
+        elif isinstance(step, Quantize) and step.precision is None and step.tflite_bytes is None:
+            step = step.replace(tflite_bytes=sizing.precision.step.tflite_bytes)
         steps.append(step)
     return tuple(steps), tuple(Decision(step.kind, True, step.reason or "asked for") for step in steps)
 

@@ -20,7 +20,7 @@ class Quantize(Step):
     quantized after training.
 
     Attributes:
-        precision: `"int8"`, `"int4"` or `"int16x8"`.
+        precision: as in `quantize.Scheme`; None: `"int8"`, and what the budget asks for besides.
         layers: precision by layer, `{pattern: precision}`.
         tflite_bytes: the most that the file may have: beside `layers`, weights get 4 bits in as many layers as that
             takes, the largest first.
@@ -30,7 +30,7 @@ class Quantize(Step):
     kind = "quantize"
     share = 0.3
 
-    precision: str = "int8"
+    precision: str | None = None
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tflite_bytes: float | None = None
     rate: float | None = None
@@ -39,7 +39,7 @@ class Quantize(Step):
         task = work.task
         steps = self.epochs * task.train.steps(task.settings.batch_size)
         momentum = 0.99 if steps > 500 else 0.9
-        scheme = Scheme(self.precision, {**self.layers, **self._four_bits(work)}, momentum=momentum)
+        scheme = Scheme(self.precision or "int8", {**self.layers, **self._four_bits(work)}, momentum=momentum)
         if not self.epochs:
             mixed = "".join(f", {pattern} {precision}" for pattern, precision in scheme.layers.items())
             return Outcome(work.model, [(work.model.name, f"{scheme.precision}{mixed}, after training")], scheme=scheme)
