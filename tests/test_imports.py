@@ -39,7 +39,7 @@ ALLOWED = {
         "quantize",
         "convert",
     },
-    "demo": {"surgery"},
+    "demo": set(),
     "terminal": set(),
     "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},
 }

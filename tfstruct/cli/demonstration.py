@@ -6,42 +6,50 @@ import sys
 from tfstruct.cli.outcome import FINE
 from tfstruct.convert.recipe import PRECISIONS, Recipe
 from tfstruct.errors import RecipeError
-from tfstruct.terminal import console, progress_bar
+from tfstruct.terminal import console, progress_bar, progress_line
+
+BUDGET, EPOCHS = "accuracy_drop=3%,macs=50%", 12
+_VALIDATION = 257  # of the training images: what choices are made on
 
 
 def demo(options) -> int:
-    """Trains on the shipped digits, prunes channels, converts in every precision, verifies on unseen images."""
+    """Trains on the shipped digits, compresses within a budget, converts the result in every precision, verifies on
+    unseen images."""
     from tfstruct import demo as digits
-    from tfstruct.convert import Converter
 
     if options.model or options.output or options.calibration or options.target or options.all_precisions:
         raise RecipeError("--demo brings its own model and data and writes no file. Use it alone, or with --json.")
+    from tfstruct.compression import compress
+    from tfstruct.convert import Converter
     from tfstruct.convert.report import comparison
 
     (x, y), test = digits.digits()
-    with progress_bar(not (options.quiet or options.json)) as progress:
+    shown = not (options.quiet or options.json)
+    with progress_bar(shown) as progress:
         progress("train", 0, None)
         whole = digits.train(x, y)
-        progress("prune", 0, None)
-        model, plan = digits.prune(whole, x, y)
-        right = (whole.predict(test[0], verbose=0).argmax(1) == test[1]).mean()
-        recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
-        with Converter(model, options.timeout, progress) as converter:
-            reports = [converter.convert(recipe).report for recipe in recipes]
+    train, validation = (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
+    with progress_line(shown) as progress:
+        made = compress(
+            whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=progress
+        )
+    recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
+    with progress_bar(shown) as progress, Converter(made.model, options.timeout, progress) as converter:
+        reports = [converter.convert(recipe).report for recipe in recipes]
     if options.json:
-        print(json.dumps([r.to_dict() for r in reports], indent=1))
-    elif not options.quiet:
+        compressed = made.report.to_dict()
+        print(json.dumps({"compression": compressed, "precisions": [r.to_dict() for r in reports]}, indent=1))
+    elif shown:
         screen = console(sys.stdout)
-        screen.print(
-            f"UCI digits: {len(x):,} images to train and calibrate, {len(test[0]):,} unseen ones to verify; "
-            f"{whole.count_params():,} parameters, {plan.before['macs']:,} multiply-accumulates, {right:.2%} right",
-            highlight=False,
-        )
-        screen.print(
-            f"without {sum(plan.removed.values())} of {sum(plan.widths.values())} channels: {model.count_params():,} "
-            f"parameters, {plan.after['macs']:,} multiply-accumulates; this is what the files below hold",
-            highlight=False,
-        )
+
+        def say(text: str) -> None:
+            screen.print(text, highlight=False, markup=False)
+
+        say(f"UCI digits: {len(x):,} images to train, calibrate and choose by, {len(test[0]):,} unseen ones to verify")
+        for decision in made.report.decisions:
+            say(f"{'does' if decision.taken else 'does not'} {decision.kind}: {decision.reason}")
+        screen.print(made.report.table())
+        say("the smaller model in every precision, on the unseen images:")
         screen.print(comparison(reports))
-        screen.print(f"latency: median, one thread, {reports[0].processor}", highlight=False)
+        say(f"latency: median, one thread, {reports[0].processor}")
     return FINE
