@@ -1,5 +1,6 @@
 """Every example runs as it stands, in seconds."""
 
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -162,3 +163,12 @@ def test_diagnose(capsys):
 def test_examples_are_short_and_tested(file):
     assert len(file.read_text().splitlines()) < 120
     assert f'_load("{file.stem}")' in pathlib.Path(__file__).read_text()
+
+
+def test_compress_model(tmp_path, capsys, process, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    _load("compress_model").main(str(tmp_path / "work"), epochs=2)
+    said = capsys.readouterr().out
+    assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
+    assert re.search(r"MACs +│ +997,104 │ +997,104 │ +(4\d\d,\d\d\d) ", said)
+    assert re.search(r"stem +24 -> \d+ channels", said) and (tmp_path / "work" / "manifest.json").exists()

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _ROOMS = (
     "analyze",
     "callbacks",
+    "compression",
     "convert",
     "errors",
     "graph",
@@ -38,6 +39,8 @@ _HOME = {
     "apply": "surgery",
     "shrink": "surgery",
     "recalibrate_batch_norm": "surgery",
+    "compress": "compression",
+    "Budget": "compression",
     "BudgetError": "errors",
     "PlanError": "errors",
     "TfstructError": "errors",
