@@ -13,7 +13,7 @@ ALLOWED = {
     "lazy": set(),
     "errors": set(),
     "files": set(),
-    "quantize": {"errors", "graph"},
+    "quantize": {"errors", "graph", "analyze"},
     "samples": {"errors"},
     "graph": {"errors"},
     "analyze": {"errors", "files", "graph"},
@@ -29,9 +29,21 @@ ALLOWED = {
     "callbacks": {"errors", "files", "masks", "quantize", "schedules", "graph", "analyze", "surgery"},
     "augment": {"errors"},
     "distill": {"errors", "files", "graph", "surgery", "callbacks"},
-    "demo": {"surgery"},
+    "compression": {
+        "errors",
+        "files",
+        "samples",
+        "graph",
+        "analyze",
+        "surgery",
+        "schedules",
+        "callbacks",
+        "quantize",
+        "convert",
+    },
+    "demo": set(),
     "terminal": set(),
-    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "terminal"},
+    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},
 }
 
 

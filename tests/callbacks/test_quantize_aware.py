@@ -4,12 +4,14 @@ import contracts
 import keras
 import numpy as np
 import pytest
+from sweeps import sweep
 
-import tfstruct
 from tfstruct import Recipe
 from tfstruct.callbacks import Prune, QuantizeAware
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.tflite import Converter
 from tfstruct.errors import ModelError
+from tfstruct.quantize import Scheme
 
 
 def build():
@@ -58,19 +60,107 @@ def test_what_is_trained_is_the_quantized_network():
     assert np.abs(inside - outside).max() > 0  # float again
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4", "int16x8"])
-def test_the_file_computes_what_was_trained(scheme):
+SCHEMES = {
+    "int8": Scheme(),
+    "int4": Scheme("int4"),
+    "int16x8": Scheme("int16x8"),
+    "a step a layer": Scheme(per="layer"),
+    "a step a folded tensor": Scheme(per="tensor"),
+    "learned": Scheme(steps="learned", ranges="learned"),
+    "learned int4": Scheme("int4", steps="learned", ranges="learned"),
+    "learned, tensor": Scheme("int4", per="tensor", steps="learned"),
+    "percentile": Scheme(ranges="percentile", percentile=99.0),
+    "pact": Scheme(ranges="pact", decay=1e-4),
+    "int2": Scheme("int2", layers={"logits": "int8"}),
+    "learned int2": Scheme("int2", steps="learned"),
+    "ternary": Scheme("ternary"),
+    "ternary, layer": Scheme("ternary", per="layer"),
+    "binary": Scheme("binary", layers={"logits": "int4"}),
+}
+
+
+@pytest.mark.parametrize(
+    "name", sweep(SCHEMES, {"int8", "int16x8", "a step a folded tensor", "learned int4", "ternary"})
+)
+def test_the_file_computes_what_was_trained(name, process):
+    scheme = SCHEMES[name]
     model, aware, _ = trained(scheme=scheme)
     x, _ = contracts.data(256, seed=1)
-    file = tfstruct.to_tflite(aware.twin)
-    assert file.report.precision == scheme and not file.report.float_operators
+    weights = model.get_weights()
+    with Converter(aware.twin, process=process) as converter:
+        file = converter.convert(Recipe())
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert file.report.precision == Scheme.file_of(scheme.precision) and not file.report.float_operators
     ours, theirs = aware.twin.predict(x, verbose=0), file.predict(x)
     low, high = aware.ranges["logits"]
-    steps = 255 if scheme != "int16x8" else 65535
+    steps = 255 if scheme.precision != "int16x8" else 65535
     assert np.abs(ours - theirs).max() <= (2 if steps == 255 else 40) * (high - low) / steps
     assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.99
-    same = tfstruct.to_tflite(model, Recipe(precision=scheme, ranges=aware.ranges))
-    assert same.content == file.content
+    if all(grid.nearest for grid in aware.twin.simulation.grids.values()):
+        recipe = Recipe(precision=scheme.precision, ranges=aware.ranges, weight_limits=aware.weight_limits)
+        with Converter(model, process=process) as converter:
+            assert converter.convert(recipe).content == file.content
+
+
+def integers(file, shape) -> np.ndarray:
+    """The kernel of a file with this shape."""
+    read = flatbuffer.read(file.content)
+    kernel = next(t for t in read.subgraphs[0].tensors if t.shape is not None and list(t.shape) == shape)
+    stored = np.asarray(read.buffers[kernel.buffer].data)
+    if kernel.type == flatbuffer.schema.TensorType.INT4:
+        stored = np.stack([stored << 4, stored], -1).view(np.int8) >> 4
+    return stored.view(np.int8).ravel()
+
+
+@pytest.mark.parametrize("name, values", [("ternary", {-1, 0, 1}), ("learned int2", {-2, -1, 0, 1})])
+def test_few_values_are_in_the_file(name, values, process):
+    _, aware, _ = trained(scheme=SCHEMES[name])
+    with Converter(aware.twin, process=process) as converter:
+        file = converter.convert(Recipe())
+    assert set(integers(file, [8, 3, 3, 2])) <= values
+
+
+def test_float16(process):
+    model, aware, _ = trained(scheme="float16")
+    with Converter(aware.twin, process=process) as converter:
+        file = converter.convert(Recipe())
+    x, _ = contracts.data(64, seed=1)
+    assert aware.ranges == {} and file.report.precision == "float16"
+    np.testing.assert_allclose(aware.twin.predict(x, verbose=0), file.predict(x), rtol=2e-3, atol=2e-3)
+    assert model.predict(x, verbose=0).dtype == np.float32
+
+
+LEARNED = Scheme("int4", steps="learned", ranges="learned", learning_rate=0.01)
+
+
+@pytest.mark.parametrize("way", contracts.WAYS)
+def test_steps_and_ranges_learn_in_every_way(way, second_device):
+    model, aware, losses = trained(way, scheme=LEARNED)
+    assert losses[-1] < losses[0]
+    grid, bounds = (getattr(aware.twin.simulation, name) for name in ("grids", "bounds"))
+    step = grid["conv/kernel"].learned.variable.numpy()
+    start = QuantizeAware(LEARNED).attach(contracts.built(build, "fit")).twin.simulation.grids["conv/kernel"]
+    assert np.all(np.isfinite(step)) and np.all(step > 0) and np.all(step != start.learned.variable.numpy())
+    assert all(np.isfinite(v).all() for v in model.get_weights())
+    low, high = bounds["relu"].pair()
+    assert low == 0 and np.isfinite(high) and bounds["relu"].ends[1].square.numpy() > 0
+
+
+def test_frozen_steps_and_ranges_stay():
+    model = build()
+    x, y = contracts.data()
+    aware, seen = QuantizeAware(LEARNED, freeze_ranges=4), []
+
+    def note(*_, **__):
+        simulation = aware.twin.simulation
+        parts = [*simulation.bounds.values(), simulation.grids["conv/kernel"].learned]
+        seen.append([v.numpy() for part in parts for v in part.variables if "gradient" not in v.name])
+
+    callbacks = [aware, keras.callbacks.LambdaCallback(on_epoch_end=note)]
+    model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+    for first, last in zip(seen[0], seen[2], strict=True):
+        np.testing.assert_array_equal(first, last)
 
 
 def test_start_and_freezing():
@@ -139,15 +229,13 @@ def test_a_second_fit_goes_on():
     assert aware.steps == 8 and aware.ranges["relu"] != before
 
 
-def test_zeros_of_pruning_are_in_the_file():
+def test_zeros_of_pruning_are_in_the_file(process):
     model = build()
     x, y = contracts.data()
     prune, aware = Prune(0.5, layers="conv"), QuantizeAware()
     model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[prune, aware])
-    file = tfstruct.to_tflite(aware.twin)
-    read = flatbuffer.read(file.content)
-    kernel = next(t for t in read.subgraphs[0].tensors if t.shape is not None and list(t.shape) == [8, 3, 3, 2])
-    stored = np.asarray(read.buffers[kernel.buffer].data).view(np.int8)
+    with Converter(aware.twin, process=process) as converter:
+        stored = integers(converter.convert(Recipe()), [8, 3, 3, 2])
     assert stored.size == 144 and np.mean(stored == 0) >= 0.5
     assert np.mean(model.get_layer("conv").kernel.numpy() == 0) == 0.5
 

@@ -56,11 +56,22 @@ class QuantizeAware(Compressor):
             raise ModelError("There are no ranges yet: this QuantizeAware was not attached to a model.")
         return self.twin.ranges()
 
+    @property
+    def weight_limits(self) -> dict[str, tuple[float, ...]]:
+        """For `Recipe.weight_limits`: kernels with steps of their own; empty where the file finds the same by itself.
+
+        Weights of few values (int2, ternary, binary) are in `to_tflite(twin)` only.
+        """
+        if self.twin is None:
+            raise ModelError("There are no steps yet: this QuantizeAware was not attached to a model.")
+        return self.twin.weight_limits()
+
     def _begin(self, model: keras.Model) -> None:
         if "call" in vars(model):
             raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
         if self.twin is None:
             self.twin = Twin(model, self.scheme)
+        self.twin.simulation.gated = self.start > 0
         self._set(self.steps)
         # Keras calls model.call; an attribute of the instance goes before the method of the class.
         object.__setattr__(model, "call", self.twin.simulation)
@@ -86,22 +97,19 @@ class QuantizeAware(Compressor):
         self._let_go()
         simulation = self.twin.simulation
         simulation.active.assign(1.0)
+        simulation.gated = False
         rows = []
         for group, point in simulation.groups.items():
             found = simulation.range_of(group)
-            if found is not None and self.scheme.activation_bits(point.path) is not None:
-                rows.append(QuantizedActivation(group, *found, self.scheme.activation_bits(point.path)))
-        return QuantizationReport(
-            self.scheme, self.steps, tuple(rows), tuple(sorted(simulation.rounded)), tuple(simulation.skipped)
-        )
+            bits = simulation.activation_bits(point)
+            if found is not None and bits is not None:
+                rows.append(QuantizedActivation(group, *found, bits))
+        kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
+        return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, tuple(simulation.skipped))
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"ranges": self.twin.simulation.values()}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        variables = self.twin.simulation.variables
-        if len(state["ranges"]) != len(variables):
-            raise ModelError("The file was written with another scheme or model: its ranges do not fit.")
-        for variable, value in zip(variables, state["ranges"], strict=True):
-            variable.assign(value)
+        self.twin.simulation.assign(state["ranges"])
         self._set(self.steps)

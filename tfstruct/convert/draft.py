@@ -46,13 +46,15 @@ def measured_latency(
     model,
     precision: str = "int8",
     *,
+    recipe: Recipe | None = None,
     table: LatencyTable | str | os.PathLike | None = None,
     threads: int = 1,
     seconds: float = 0.5,
     process=None,
 ) -> float:
     """The microseconds of one inference of a Keras model's file: the median of single invocations on this machine, or
-    the sum over its operators by a table of times measured on a device.
+    the sum over its operators by a table of times measured on a device. `recipe` stands for more than a precision, such
+    as layers with one of their own.
 
     For a budget of a device: `plan_channels(model, {"latency_us": 0.5}, latency=lambda m: measured_latency(m,
     table="board.json"))`.
@@ -60,9 +62,9 @@ def measured_latency(
     Raises:
         DataError: the table lacks an operator of the file.
     """
-    content, layers = draft(model, precision, process=process)
+    content, layers = draft(model, precision, recipe=recipe, process=process)
     if table is None:
-        return runtime.latency(content, _zeros(content), threads, seconds).median_us
+        return runtime.latency(content, zeros(content), threads, seconds).median_us
     table = table if isinstance(table, LatencyTable) else LatencyTable.read(table)
     estimate = table.estimate(content, layers)
     if estimate.missing:
@@ -71,6 +73,7 @@ def measured_latency(
     return estimate.microseconds
 
 
-def _zeros(content: bytes) -> Mapping[str, np.ndarray]:
+def zeros(content: bytes) -> Mapping[str, np.ndarray]:
+    """One batch of zeros by input name, for a file of fixed shapes."""
     ports = runtime.Runtime(content).inputs
     return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}

@@ -22,6 +22,7 @@ from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import write_atomic
 from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, open_samples
 
@@ -104,20 +105,27 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
         ConversionError: an operator without a kernel, a crash, a time-out, or operators left in float.
         VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
     """
-    if isinstance(model, Twin):
-        model, recipe = model.model, _as_trained(model, recipe)
     recipe = recipe or Recipe()
     with Converter(model, recipe.timeout, progress) as converter:
         return converter.convert(recipe)
 
 
-def _as_trained(twin: Twin, recipe: Recipe | None) -> Recipe:
-    recipe = recipe or Recipe()
+def _as_trained(twin: Twin, recipe: Recipe) -> Recipe:
     scheme = twin.scheme
-    if recipe.precision not in ("float32", scheme.precision):
-        raise RecipeError(f"The twin was trained for {scheme.precision}, the recipe asks for {recipe.precision}.")
+    precision = scheme.file_of(scheme.precision)
+    if recipe.precision not in ("float32", precision):
+        raise RecipeError(
+            f"The twin was trained for {scheme.precision}, whose file is {precision}. The recipe asks for "
+            f"{recipe.precision}."
+        )
+    layers = {pattern: scheme.file_of(found) for pattern, found in scheme.layers.items()}
     return recipe.replace(
-        precision=scheme.precision, layers={**scheme.layers, **recipe.layers}, ranges={**twin.ranges(), **recipe.ranges}
+        precision=precision,
+        layers={**layers, **recipe.layers},
+        ranges={**twin.ranges(), **recipe.ranges},
+        weight_limits={**twin.weight_limits(), **recipe.weight_limits},
+        # Training has rounded to nearest.
+        rounding="nearest" if recipe.rounding == "auto" else recipe.rounding,
     )
 
 
@@ -141,7 +149,9 @@ class Converter(contextlib.AbstractContextManager):
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
     ):
-        self.model, self.progress = model, progress or (lambda stage, done, total: None)
+        self.twin = model if isinstance(model, Twin) else None
+        self.model = model if self.twin is None else self.twin.model
+        self.progress = progress or (lambda stage, done, total: None)
         self._exported: tuple[tuple, Exported] | None = None
         self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
         self._process = process or ConverterProcess(timeout)
@@ -191,9 +201,20 @@ class Converter(contextlib.AbstractContextManager):
                 self._float[float16,] = flatbuffer.rename(content, self._resolve, exported.output_layers)
         return self._float[float16,]
 
+    @contextlib.contextmanager
+    def _trained(self, recipe: Recipe) -> Iterator[Recipe]:
+        """The recipe with what a twin was trained for, while the model has the weights that it was trained with."""
+        if self.twin is None:
+            yield recipe
+        else:
+            recipe = _as_trained(self.twin, recipe)  # before the weights move, which some steps are a mean of
+            with self.twin.on_grid():
+                yield recipe
+
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """The file alone, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
-        made = self._make(recipe, signature_of(self.model, recipe.input_shapes), [])
+        with self._trained(recipe) as recipe:
+            made = self._make(recipe, signature_of(self.model, recipe.input_shapes), [])
         return made[0], made[1]
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
@@ -213,6 +234,10 @@ class Converter(contextlib.AbstractContextManager):
 
     def convert(self, recipe: Recipe) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it raises."""
+        with self._trained(recipe) as recipe:
+            return self._convert(recipe)
+
+    def _convert(self, recipe: Recipe) -> TFLiteModel:
         signature = signature_of(self.model, recipe.input_shapes)
         self._seconds = {}
         warnings: list[str] = []
@@ -274,6 +299,8 @@ class Converter(contextlib.AbstractContextManager):
             inputs = list(_batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
+        elif limits:
+            rounded = trained.clipped(reference, limits)
         elif _rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         with self._stage("quantize"):
@@ -299,7 +326,7 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.check_range:
             check_scale(self.model, signature, first)
         bits = 16 if recipe.precision == "int16x8" else 8
-        make = calibrate.observer(recipe.calibrator, recipe.percentile, bits)
+        make = observer(recipe.calibrator, recipe.percentile, bits)
         batches = _batched(itertools.chain(first, source), exported.batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:

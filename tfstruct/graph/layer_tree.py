@@ -98,3 +98,14 @@ def _replica() -> int | None:
     """The thread of this replica: replicas run the same operations in turns. None where there is one only."""
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else threading.get_ident()
+
+
+@contextlib.contextmanager
+def without_activation(op) -> Iterator[Callable | None]:
+    """While it is open, the layer leaves out its own activation, which is handed out."""
+    own = op.activation
+    object.__setattr__(op, "activation", keras.activations.linear)
+    try:
+        yield own
+    finally:
+        object.__setattr__(op, "activation", own)

@@ -1,4 +1,6 @@
-"""Quantization seen in float: values rounded to what integers can stand for, gradients passed straight through."""
+"""Activations rounded to what integers can stand for, seen in float; gradients pass straight through."""
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +27,39 @@ def fake_activation(x, low, high, bits: int = 8):
     return tf.cast(quantized, x.dtype)
 
 
+def learned_activation(x, low, high, note: Callable, clips_only: bool = False):
+    """`fake_activation` in 8 bits that hands the gradients of its ends to `note`.
+
+    With s = (high - low) / 255 and u = (x - low) / s, inside dy/dhigh = (round(u) - u) / 255 and dy/dlow = -dy/dhigh;
+    above, dy/dhigh = 1, below, dy/dlow = 1 (LSQ+, Eq. 5 and 6, arXiv:2004.09576, for the ends in place of step and
+    offset). The sums over all x are divided by sqrt(255 n) for n values, as LSQ does.
+
+    Args:
+        note: (dL/dlow, dL/dhigh) -> None, called in the backward pass.
+        clips_only: leaves out the terms of the inside (PACT, Eq. 3, arXiv:1805.06085).
+    """
+
+    @tf.custom_gradient
+    def quantized(values):
+        y = tf.quantization.fake_quant_with_min_max_vars(values, low, high, num_bits=8)
+
+        def backward(upstream):
+            above, below = tf.cast(values > high, tf.float32), tf.cast(values < low, tf.float32)
+            inside = upstream * (1 - above - below)
+            scale = tf.math.rsqrt(255.0 * tf.cast(tf.size(values), tf.float32))
+            error = 0.0
+            if not clips_only:
+                error = tf.reduce_sum(inside * (y - values)) / tf.maximum(high - low, 1e-9)
+            d_high = (tf.reduce_sum(upstream * above) + error) * scale
+            d_low = (tf.reduce_sum(upstream * below) - error) * scale
+            note(d_low, d_high)
+            return inside
+
+        return y, backward
+
+    return tf.cast(quantized(tf.cast(x, tf.float32)), x.dtype)
+
+
 def rounded_average(x, low, high):
     """`fake_activation` in 8 bits with halves rounded away from the integer zero, as average pooling in files does."""
     scale = activation_scale(low, high)
@@ -34,41 +69,21 @@ def rounded_average(x, low, high):
     return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
 
 
+def twice_rounded(total, step, scale):
+    """An accumulator rescaled as kernels in 4 bits do: total * step in units of `scale`, rounded twice.
+
+    With step / scale = m 2^e, m in [0.5, 1): t = round(total m), then round(t 2^e), halves upwards. Returns
+    t 2^e scale, a little above halves, so that rounding to the nearest ends there.
+    """
+    ratio = step / scale
+    e = tf.minimum(tf.floor(tf.math.log(ratio) / np.log(2.0)) + 1.0, 0.0)
+    power = tf.pow(2.0, e)
+    t = tf.floor(total * (ratio / power) + 0.5)
+    return (t * power + 2.0**-12) * scale
+
+
 def activation_scale(low, high, bits: int = 8):
     """The step s of `fake_activation`."""
     if bits == 8:
         return tf.maximum(high - low, 1e-9) / 255.0
     return tf.maximum(tf.maximum(-low, high), 1e-9) / (2 ** (bits - 1) - 1)
-
-
-def _by_channel(w, order, shape):
-    """A kernel as (everything else, output channels), and the largest magnitude of each channel."""
-    moved = tf.reshape(tf.transpose(tf.cast(w, tf.float32), order), (-1, shape[-1]))
-    limit = tf.stop_gradient(tf.reduce_max(tf.abs(moved), axis=0))
-    return moved, tf.maximum(limit, 1e-9)  # a channel of zeros stays zero
-
-
-def _back(moved, w, order):
-    return tf.transpose(tf.reshape(moved, [w.shape[i] for i in order]), np.argsort(order))
-
-
-def fake_weight(w, order: tuple[int, ...], shape: tuple[int, ...], bits: int = 8):
-    """w' = s * clip(round(w / s), -Q, Q), Q = 2^(bits-1) - 1, one s = max|w| / Q for each output channel.
-
-    Args:
-        w: a kernel.
-        order, shape: transposed and reshaped by them, it has its output channels on the last axis.
-    """
-    moved, limit = _by_channel(w, order, shape)
-    quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        moved, -limit, limit, num_bits=bits, narrow_range=True
-    )
-    return _back(quantized, w, order)
-
-
-def integer_weight(w, order: tuple[int, ...], shape: tuple[int, ...], bits: int = 8):
-    """(q, s): the integers of `fake_weight` as floats, shaped like the kernel, and the step of each output channel."""
-    moved, limit = _by_channel(w, order, shape)
-    top = 2 ** (bits - 1) - 1
-    scale = limit / top
-    return _back(tf.clip_by_value(tf.round(moved / scale), -top, top), w, order), scale

@@ -1,6 +1,7 @@
 """Where the integers of a quantized file are seen between layers: after fusion, one range for what only moves."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 
@@ -22,6 +23,11 @@ CONTRACTIONS = (
 )  # fmt: skip
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 FOUR_BITS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+# Their one kernel is one constant of the file, so that its steps can be handed over.
+OWN_STEPS = (
+    *FOUR_BITS, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+)  # fmt: skip
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
 FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
@@ -36,6 +42,7 @@ class Point:
         group: points of one group have one range; the path of its first point.
         fixed: the range, where the specification sets it.
         observes: whether the values are looked at for the range; not so where they were only moved.
+        positive: whether the values are zero or more.
         before: whether it is what enters the layer's own activation (an operator of its own), or the pointwise half of
             a separable convolution.
     """
@@ -44,6 +51,7 @@ class Point:
     group: str
     fixed: tuple[float, float] | None = None
     observes: bool = True
+    positive: bool = False
     before: bool = False
 
 
@@ -89,6 +97,8 @@ class Points:
         input_points: one for each input of the model, in their order.
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
         reads: id of an operation with one input -> the range of what it reads, the same one in each of its calls.
+        writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
+        read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
     """
 
@@ -131,7 +141,9 @@ class Points:
                 self.outputs[key] = None
                 continue
             group = self._find(call.path)
-            self.outputs[key] = Point(call.path, group, FIXED.get(name or ""), key not in self.movers)
+            self.outputs[key] = Point(
+                call.path, group, FIXED.get(name or ""), key not in self.movers, name in ("relu", "relu6")
+            )
             own = isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense))
             separable = isinstance(call.op, SEPARABLE) and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
@@ -142,6 +154,21 @@ class Points:
             group = self._find(made[call.inputs[0].key]) if len(call.inputs) == 1 else None
             if self.reads.setdefault(id(call.op), group) != group:
                 self.reads[id(call.op)] = None
+        self.writes: dict[int, str | None] = {}
+        for call in reversed(graph.calls):
+            key = id(call.op)
+            point = self.before.get(key) or self.outputs[key]
+            group = point.group if point else self.writes[id(self._reader(call, readers).op)]
+            if self.writes.setdefault(key, group) != group:
+                self.writes[key] = None
+
+        self.read_by: dict[str, set[str]] = {}
+        for call in graph.calls:
+            self.read_by.setdefault(call.path, set()).update(self._read_by(call, readers))
+
+    def _read_by(self, call: Call, readers) -> Iterator[str]:
+        for reader in (r for tensor in call.outputs for r in readers.get(tensor.key, []) if r is not None):
+            yield from self._read_by(reader, readers) if is_training_only(reader.op) else [reader.path]
 
     def _reader(self, call: Call, readers) -> Call | None:
         """The only reader of what a call makes, behind layers that are absent from the file."""

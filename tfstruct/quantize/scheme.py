@@ -5,8 +5,21 @@ import fnmatch
 import json
 from collections.abc import Mapping
 
-PRECISIONS = ("int8", "int4", "int16x8", "float32")
-RANGES = ("moving_average", "minmax")
+# precision: (bits of weights, bits of activations, the precision of the file that holds them)
+_WIDTHS = {
+    "int8": (8, 8, "int8"),
+    "int4": (4, 8, "int4"),
+    "int2": (2, 8, "int4"),
+    "ternary": (2, 8, "int4"),
+    "binary": (1, 8, "int4"),
+    "int16x8": (8, 16, "int16x8"),
+    "float16": (16, None, "float16"),
+    "float32": (None, None, "float32"),
+}
+PRECISIONS = tuple(_WIDTHS)
+PER = ("channel", "layer", "tensor")
+STEPS = ("largest", "learned")
+RANGES = ("moving_average", "minmax", "percentile", "learned", "pact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,33 +28,61 @@ class Scheme:
 
     Attributes:
         precision: `"int8"` (weights and activations); `"int4"` (weights of convolutions and dense layers in 4 bits, of
-            depthwise, transposed and other ones in 8, activations in 8); `"int16x8"` (activations in 16 bits,
-            symmetric; weights in 8).
+            depthwise, transposed and other ones in 8, activations in 8); `"int2"` (weights on -2 s, -s, 0, s),
+            `"ternary"` (-s, 0, s) and `"binary"` (-s, s), stored in 4 or 8 bits, activations in 8; `"int16x8"`
+            (activations in 16 bits, symmetric; weights in 8); `"float16"` (weights in 16 bits, computed in float32).
         layers: precision by layer, `{pattern: precision}`, as in `Recipe.layers`; `"float32"` leaves a layer alone.
-        ranges: how the range of an activation follows its batches. `"moving_average"`: from the first batch,
-            low <- low + (1 - momentum) (min - low), the same for high; `"minmax"`: the widest seen.
+        per: what has a step s of its own: each output `"channel"`; the `"layer"`'s kernel as it is, so that equal
+            weights are equal integers; or the kernel as one `"tensor"` with the batch norm behind it folded in.
+        steps: of weights. `"largest"`: s follows max|w|; `"learned"`: s learns (LSQ, arXiv:1902.08153).
+        ranges: how the range of an activation is found. `"moving_average"`: from the first batch,
+            low <- low + (1 - momentum) (min - low), the same for high; `"minmax"`: the widest seen; `"percentile"`: the
+            moving average of percentiles; `"learned"`: both ends learn, starting at the first batch's (LSQ+,
+            arXiv:2004.09576); `"pact"`: they learn through what they clip (PACT, arXiv:1805.06085).
         momentum: of the moving average.
+        percentile: share of the values, in percent, that `"percentile"` keeps on either side.
+        learning_rate: of learned steps and ranges: about the share by which one step changes them.
+        decay: of PACT, the weight of `decay * end^2` in the loss.
     """
 
     precision: str = "int8"
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    per: str = "channel"
+    steps: str = "largest"
     ranges: str = "moving_average"
     momentum: float = 0.99
+    percentile: float = 99.99
+    learning_rate: float = 1e-3
+    decay: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "layers", dict(self.layers))
-        for precision in (self.precision, *self.layers.values()):
+        every = (self.precision, *self.layers.values())
+        for precision in every:
             if precision not in PRECISIONS:
                 raise ValueError(f"A precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
         if self.precision == "float32":
             raise ValueError("A scheme of 'float32' quantizes nothing. Name single layers in `layers`.")
-        activations = {_activation_bits(p) for p in (self.precision, *self.layers.values()) if p != "float32"}
-        if len(activations) > 1:
+        if "float16" in every and set(every) != {"float16"}:
+            raise ValueError("'float16' is a precision of the whole file. Use it without `layers`.")
+        if len({_WIDTHS[p][1] for p in every if p != "float32"}) > 1:
             raise ValueError("All quantized layers have activations of one width: int16x8 goes with int16x8 alone.")
-        if self.ranges not in RANGES:
-            raise ValueError(f"`ranges` must be one of {', '.join(RANGES)}. Received: {self.ranges!r}.")
+        for field, allowed in (("per", PER), ("steps", STEPS), ("ranges", RANGES)):
+            if getattr(self, field) not in allowed:
+                received = getattr(self, field)
+                raise ValueError(f"`{field}` must be one of {', '.join(allowed)}. Received: {received!r}.")
+        if self.precision == "int16x8" and self.ranges in ("learned", "pact"):
+            raise ValueError(f"Ranges of 16 bits do not learn. Use ranges='moving_average'. Received: {self.ranges!r}.")
+        if self.precision == "float16" and (self.per, self.steps) != ("channel", "largest"):
+            raise ValueError("'float16' has no steps. Leave `per` and `steps` as they are.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: {self.momentum}.")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"`learning_rate` must be in (0, 1). Received: {self.learning_rate}.")
+        if self.decay < 0:
+            raise ValueError(f"`decay` must be at least 0. Received: {self.decay}.")
 
     @classmethod
     def of(cls, scheme: "Scheme | str") -> "Scheme":
@@ -59,17 +100,28 @@ class Scheme:
         return found
 
     def weight_bits(self, path: str) -> int | None:
-        return {"int8": 8, "int4": 4, "int16x8": 8, "float32": None}[self.precision_of(path)]
+        return _WIDTHS[self.precision_of(path)][0]
 
     def activation_bits(self, path: str) -> int | None:
-        precision = self.precision_of(path)
-        return None if precision == "float32" else _activation_bits(precision)
+        return _WIDTHS[self.precision_of(path)][1]
+
+    @staticmethod
+    def file_of(precision: str) -> str:
+        """The precision of a `Recipe` whose file holds the weights of `precision`."""
+        return _WIDTHS[precision][2]
+
+    def replace(self, **changes) -> "Scheme":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Scheme":
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"Unknown scheme fields {unknown}. Expected some of {sorted(known)}.")
         return cls(**data)
 
     def to_json(self) -> str:
@@ -78,7 +130,3 @@ class Scheme:
     @classmethod
     def from_json(cls, text: str) -> "Scheme":
         return cls.from_dict(json.loads(text))
-
-
-def _activation_bits(precision: str) -> int:
-    return 16 if precision == "int16x8" else 8

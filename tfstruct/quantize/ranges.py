@@ -1,0 +1,89 @@
+"""The range of an activation while a model trains: followed from batch to batch, or learned."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.quantize.fake import fake_activation, learned_activation
+from tfstruct.quantize.learning import Learned
+from tfstruct.quantize.scheme import Scheme
+
+# Percentiles of a batch are those of so many of its values, evenly spread.
+_MOST_VALUES = 4096
+
+
+class Range:
+    """[low, high], low <= 0 <= high, of all the points that share it.
+
+    Attributes:
+        seen: 1 once a batch has been seen.
+    """
+
+    def __init__(self, scheme: Scheme, make: Callable[..., keras.Variable]):
+        self.scheme = scheme
+        self.low, self.high, self.seen = make(0.0, name="low"), make(0.0, name="high"), make(0.0, name="seen")
+        self.learns = scheme.ranges in ("learned", "pact")
+        ends = (self.low, self.high) if self.learns else ()
+        self.ends = [Learned(end, scheme.learning_rate, make) for end in ends]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        learned = [v for end in self.ends for v in end.variables]
+        return [self.seen, *(learned or (self.low, self.high))]
+
+    def pair(self) -> tuple[float, float] | None:
+        """(low, high); None before anything was seen."""
+        return (float(self.low.numpy()), float(self.high.numpy())) if self.seen.numpy() else None
+
+    def set(self, low: float, high: float) -> None:
+        """Takes a range that was found elsewhere."""
+        for variable, value in zip((self.low, self.high, self.seen), (low, high, 1.0), strict=True):
+            variable.assign(value)
+
+    def follow(self, x, frozen, positive: bool = False) -> None:
+        """Takes in a batch, none of it below zero if `positive`, unless `frozen` is 1 and there has been one."""
+        low, high = self._of_batch(tf.cast(x, tf.float32), positive)
+        low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+        before = self.low.value, self.high.value
+        if self.scheme.ranges == "minmax":
+            new = tf.minimum(before[0], low), tf.maximum(before[1], high)
+        else:
+            rate = 1 - self.scheme.momentum
+            new = before[0] + rate * (low - before[0]), before[1] + rate * (high - before[1])
+        first = self.seen.value == 0.0
+        still = tf.logical_and(frozen > 0, tf.logical_not(first))
+        for variable, value, start in zip((self.low, self.high), new, (low, high), strict=True):
+            variable.assign(tf.where(still, variable.value, tf.where(first, start, value)))
+        self.seen.assign(1.0)
+
+    def _of_batch(self, x, positive: bool):
+        if self.scheme.ranges != "percentile":
+            return 0.0 if positive else tf.reduce_min(x), tf.reduce_max(x)
+        flat = tf.reshape(x, [-1])
+        stride = max(1, int(np.ceil(np.prod([n or 1 for n in x.shape]) / _MOST_VALUES)))
+        values = tf.sort(flat[::stride])
+        last = tf.cast(tf.size(values) - 1, tf.float32)
+        share = self.scheme.percentile / 100
+        at = [tf.cast(tf.round(last * s), tf.int32) for s in (1 - share, share)]
+        return values[at[0]], values[at[1]]
+
+    def rounded(self, x, bits: int, learning=None):
+        """`x` on the integers of this range.
+
+        Args:
+            learning: 1 or 0, in training, where the ends shall learn from this x; None: they do not.
+        """
+        learns = learning is not None and bool(self.ends)
+        for end in self.ends if learns else ():
+            end.step(learning)
+        low, high = self.low.value, self.high.value
+        if not learns:
+            return fake_activation(x, low, high, bits)
+
+        def note(*gradients):
+            for end, gradient in zip(self.ends, gradients, strict=True):
+                end.note(gradient + 2 * self.scheme.decay * end.variable.value)
+
+        return learned_activation(x, low, high, note, clips_only=self.scheme.ranges == "pact")

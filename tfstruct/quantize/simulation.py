@@ -1,0 +1,361 @@
+"""The quantized forward pass of a model: its own layers, routed through rounding."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend import AutocastScope
+
+from tfstruct.errors import ModelError
+from tfstruct.graph import trace
+from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.layer_tree import intercepted, without_activation
+from tfstruct.quantize.fake import activation_scale, fake_activation, rounded_average, twice_rounded
+from tfstruct.quantize.grids import Grid, LargestGrid, grid
+from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
+from tfstruct.quantize.ranges import Range
+from tfstruct.quantize.scheme import Scheme
+
+
+class Simulation:
+    """The quantized forward pass of a model: ranges of its activations, and the layers' calls routed through them.
+
+    Attributes:
+        model: the plain model; its layers are called, its weights are used.
+        scheme: how it is quantized.
+        groups: every range by its name, with a point that has it.
+        bounds: the ranges themselves, but for those that the specification fixes.
+        grids: the grid of every kernel that is rounded, by the kernel's name.
+        gated: whether rounding can be off; a pass over every value less where it cannot.
+        active: 1 where values are rounded, 0 where only their ranges are followed, if `gated`.
+        frozen, frozen_statistics: 1 where ranges and steps, and the statistics of batch norm, stay as they are.
+        skipped: (layer, why its values are not rounded as in the file, or not as the scheme says).
+    """
+
+    def __init__(self, model: keras.Model, scheme: Scheme):
+        self.model, self.scheme = model, scheme
+        self.points = Points(trace(model))
+        self.groups = self.points.groups
+        make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
+        self.bounds = {name: Range(scheme, make) for name, point in self.groups.items() if point.fixed is None}
+        self.gated = False
+        self.active = make(1.0, name="active")
+        self.frozen = make(0.0, name="frozen")
+        self.frozen_statistics = make(0.0, name="frozen_statistics")
+        self.grids: dict[str, Grid] = {}
+        self.skipped: list[tuple[str, str]] = []
+        ops = {id(call.op): call.op for call in self.points.graph.calls}
+        self._grids = self._grids_of(model, ops, make)
+        self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
+
+    def _grids_of(self, model, ops, make) -> dict[int, list[Grid]]:
+        found: dict[int, list[Grid]] = {}
+        homes = {id(v): key for key, op in ops.items() if isinstance(op, keras.Layer) for v in op.variables}
+        try:
+            every = kernels(model, depthwise=True)
+        except ModelError:
+            every = []
+        for kernel in every:
+            key = homes.get(id(kernel.variable))
+            op, path = ops.get(key), self.points.paths.get(key, "")
+            if op is None or self.scheme.weight_bits(path) is None or isinstance(op, keras.layers.Embedding):
+                continue  # a table is rounded with what is looked up in it
+            made = self._grid(kernel, op, path, make)
+            self.grids[kernel.name] = made
+            found.setdefault(key, []).append(made)
+        for key, op in ops.items():
+            path = self.points.paths[key]
+            nested = isinstance(op, keras.Layer) and len(list(op._flatten_layers())) > 1
+            if self.scheme.weight_bits(path) is None:
+                self.skipped.append((path, "left in float, as the scheme says"))
+            elif nested and self.scheme.activation_bits(path) is not None:
+                self.skipped.append((path, "its kernels and its result are rounded, the values inside are not"))
+        return found
+
+    def _grid(self, kernel: Kernel, op, path: str, make) -> Grid:
+        precision = self.scheme.precision_of(path)
+        few = isinstance(op, FOUR_BITS)  # as the quantizer: only CONV_2D and FULLY_CONNECTED have kernels for 4 bits
+        if precision == "float16" or isinstance(op, OWN_STEPS):
+            stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
+            if precision == "int4" and not few:
+                precision = "int8"
+            return grid(kernel, self.scheme, precision, stored, make, self._factor(id(op)))
+        if self.scheme.weight_bits(path) < 4 or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
+            self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
+        return LargestGrid(kernel, 8, 8)
+
+    def _touches(self, op) -> bool:
+        key = id(op)
+        return bool(
+            self.points.outputs.get(key) or key in self._grids or isinstance(op, keras.layers.BatchNormalization)
+        )
+
+    # Ranges
+
+    def range_of(self, group: str) -> tuple[float, float] | None:
+        """(low, high) of a group; None before anything was seen."""
+        fixed = self.groups[group].fixed
+        return fixed if fixed is not None else self.bounds[group].pair()
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
+        found = {}
+        for point in (*self.points.input_points, *self.points.outputs.values(), *self.points.before.values()):
+            if point is not None and self.activation_bits(point) is not None:
+                found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
+        return {path: pair for path, pair in found.items() if pair is not None}
+
+    def activation_bits(self, point: Point) -> int | None:
+        """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
+        paths = [point.path] if point.before else [point.path, *sorted(self.points.read_by.get(point.path, ()))]
+        return next((bits for path in paths if (bits := self.scheme.activation_bits(path)) is not None), None)
+
+    def weight_limits(self) -> dict[str, np.ndarray]:
+        """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
+        found = {}
+        for key, grids in self._grids.items():
+            found |= {g.kernel.name: g.limits(self._factor(key)) for g in grids if not g.plain}
+        return found
+
+    def _factor(self, key: int):
+        """What the batch norm behind a layer multiplies each output channel with, once it is part of it."""
+        norm = self.points.folds.get(key)
+        if norm is None:
+            return 1.0
+        factor = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
+        return factor * norm.gamma.value if norm.scale else factor
+
+    def rounded_weights(self) -> dict[str, tuple[keras.Variable, np.ndarray]]:
+        """Every kernel on its grid, by name: (weight, the value)."""
+        return {
+            g.kernel.name: (g.kernel.variable, g.rounded(self._factor(key)))
+            for key, grids in self._grids.items()
+            for g in grids
+        }
+
+    def _quantized(self, point: Point, x, training: bool):
+        bits = self.activation_bits(point)
+        if not hasattr(x, "dtype") or not tf.as_dtype(x.dtype).is_floating or bits is None:
+            return x
+        group = self.groups[point.group]
+        if group.fixed is not None:
+            return _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
+        bounds = self.bounds[point.group]
+        learning = None
+        if training and point.observes:
+            learning = self._learning if bounds.ends else None
+            # Ends that learn follow the batches until values are rounded.
+            still = self.frozen.value if learning is None else tf.maximum(self.frozen.value, self.active.value)
+            bounds.follow(tf.stop_gradient(x), still, point.positive)
+        y = self._where_active(bounds.rounded(x, bits, learning), x)
+        if not training:
+            y = tf.where(bounds.seen.value > 0, y, x)  # nothing is known yet: float
+        return _like(x, y)
+
+    def _where_active(self, y, x):
+        return tf.where(self.active.value > 0, y, x) if self.gated else y
+
+    @property
+    def _learning(self):
+        """1 where steps and ranges learn."""
+        return self.active.value * (1.0 - self.frozen.value)
+
+    # The forward pass
+
+    def __call__(self, inputs, training=None, mask=None):
+        """What `model.call` returns, quantized on the way."""
+        training = bool(training) if training is None or isinstance(training, (bool, int)) else training
+        names = {point.path: point for point in self.points.input_points}
+        inputs = self._inputs(inputs, names, training)
+        with self.routed(training):
+            return type(self.model).call(self.model, inputs, training=training, mask=mask)
+
+    @contextlib.contextmanager
+    def routed(self, training) -> Iterator[None]:
+        """While it is open, calls of the model's layers go through rounding."""
+        self._folded: set[int] = set()
+        with intercepted(self._ops, functools.partial(self._route, training)):
+            yield
+
+    def _inputs(self, inputs, names: dict[str, Point], training):
+        if isinstance(inputs, dict):
+            return {k: self._quantized(names[k], x, training) if k in names else x for k, x in inputs.items()}
+        flat = keras.tree.flatten(inputs)
+        points = self.points.input_points
+        flat = [self._quantized(p, x, training) for p, x in zip(points, flat, strict=True)]
+        return keras.tree.pack_sequence_as(inputs, flat)
+
+    def _route(self, training, path, op, call):
+        point = self.points.outputs.get(id(op))
+        before = self.points.before.get(id(op))
+        grids = self._grids.get(id(op), [])
+        if isinstance(op, keras.layers.BatchNormalization):
+            call = self._batch_norm(op, call)
+        averages = type(op).__name__.startswith("AveragePooling")
+        if id(op) in self.points.movers and not averages:
+            point = None
+
+        exact = None if training else self._integers(op, grids)
+
+        def routed(*args, **kwargs):
+            if before is not None and isinstance(op, SEPARABLE) and grids:
+                outputs = self._separable(op, before, args[0], training)
+            elif exact is not None:
+                with without_activation(op) as activation:
+                    z = exact(call, args, kwargs)
+                if before is not None:
+                    z = self._quantized(before, z, training)
+                outputs = z if activation is None else activation(z)
+            elif before is None:
+                outputs = self._with_weights(op, grids, training, call, args, kwargs)
+            else:
+                with without_activation(op) as activation:
+                    z = self._with_weights(op, grids, training, call, args, kwargs)
+                outputs = activation(self._quantized(before, z, training))
+            if point is None:
+                return outputs
+            if averages and not training and self._pools(point):
+                return self._averaged(point, outputs)
+            return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
+
+        return routed
+
+    def _pools(self, point: Point) -> bool:
+        fixed = self.groups[point.group].fixed
+        return fixed is None and self.activation_bits(point) == 8
+
+    def _averaged(self, point: Point, x):
+        bounds = self.bounds[point.group]
+        on = tf.logical_and(self.active.value > 0, bounds.seen.value > 0)
+        return tf.where(on, rounded_average(x, bounds.low.value, bounds.high.value), x)
+
+    def _rounded(self, op, grid: Grid, training):
+        w = grid.kernel.variable
+        with AutocastScope(None):  # the stored weight is rounded, not its float16 copy
+            value = tf.convert_to_tensor(w.value)
+        factor = self._factor(id(op)) if grid.per == "tensor" else 1.0
+        fake = grid.fake(value, factor, self._learning if training else None)
+        return self._where_active(tf.cast(fake, value.dtype), value)
+
+    def _with_weights(self, op, grids: list[Grid], training, call, args, kwargs):
+        if not grids:
+            return call(*args, **kwargs)
+        mapping = [(grid.kernel.variable, self._rounded(op, grid, training)) for grid in grids]
+        with keras.StatelessScope(mapping) as scope:
+            outputs = call(*args, **kwargs)
+        ours = {id(w) for w, _ in mapping}
+        for variable in op.variables:  # seeds and states that the layer has moved on
+            value = scope.get_current_value(variable)
+            if value is not None and id(variable) not in ours:
+                variable.assign(value)
+        return outputs
+
+    def _separable(self, op, before: Point, x, training):
+        """The two halves of a separable convolution, with the integers between them."""
+        depthwise, pointwise = (
+            self._rounded(op, grid, training)
+            for grid in sorted(self._grids[id(op)], key=lambda g: g.kernel.name.endswith("pointwise_kernel"))
+        )
+        options = {"data_format": op.data_format}
+        x = keras.ops.depthwise_conv(x, depthwise, op.strides, op.padding, dilation_rate=op.dilation_rate, **options)
+        x = self._quantized(before, x, training)
+        x = keras.ops.conv(x, pointwise, 1, "valid", **options)
+        x = x + keras.ops.reshape(op.bias, (1,) * (len(x.shape) - 1) + (-1,)) if op.use_bias else x
+        return x if op.activation is None else op.activation(x)
+
+    def _integers(self, op, grids: list[Grid]):
+        """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
+
+        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel
+        times the batch norm's factor g, and b' the bias of both. Sums below 2^24 are exact in float32.
+        """
+        group = self.points.reads.get(id(op))
+        bounds = self.bounds.get(group)
+        plain = isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"
+        bits = None if bounds is None else self.activation_bits(self.groups[group])
+        if bits is None or not plain:
+            return None
+        norm, grid = self.points.folds.get(id(op)), grids[0]
+        made = self.bounds.get(self.points.writes[id(op)])
+        # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
+        twice = grid.stored_bits == 4 and made is not None and not isinstance(op, keras.layers.Dense)
+
+        def exact(call, args, kwargs):
+            step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
+            g = self._factor(id(op))
+            w, s_w = grid.integers(grid.kernel.variable.value, g)
+            mapping = [(grid.kernel.variable, w)]
+            bias = 0.0
+            if op.use_bias:
+                bias = op.bias.value
+                mapping.append((op.bias, tf.zeros_like(bias)))
+            if norm is not None:
+                bias = (bias - norm.moving_mean.value) * g + (norm.beta.value if norm.center else 0.0)
+            step = step_in * s_w * tf.maximum(tf.abs(g), 1e-30)
+            with keras.StatelessScope(mapping):
+                acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
+            total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
+            if twice:
+                return twice_rounded(total, step, activation_scale(made.low.value, made.high.value))
+            return total * step
+
+        def either(call, args, kwargs):
+            def rounded():
+                return exact(call, args, kwargs)
+
+            def as_it_is():
+                z = call(*args, **kwargs)
+                return z if norm is None else type(norm).call(norm, z, training=False)
+
+            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), rounded, as_it_is)
+
+        if norm is not None:
+            self._folded.add(id(norm))
+        return either
+
+    def _batch_norm(self, op, call):
+        def routed(*args, **kwargs):
+            training = kwargs.get("training")
+            if not training:
+                return args[0] if id(op) in self._folded else call(*args, **kwargs)
+            still = {**kwargs, "training": False}
+            return tf.cond(
+                self.frozen_statistics.value > 0, lambda: call(*args, **still), lambda: call(*args, **kwargs)
+            )
+
+        return routed
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        found = [v for part in (*self.bounds.values(), *self.grids.values()) for v in part.variables]
+        return [*found, self.active, self.frozen, self.frozen_statistics]
+
+    def values(self) -> np.ndarray:
+        """All `variables` in a row, to be stored."""
+        return np.concatenate([np.ravel(variable.numpy()) for variable in self.variables])
+
+    def assign(self, values: np.ndarray) -> None:
+        """Takes up what `values` gave.
+
+        Raises:
+            ModelError: they are of another model or scheme.
+        """
+        sizes = [int(np.prod(variable.shape)) for variable in self.variables]
+        if len(values) != sum(sizes):
+            raise ModelError(
+                f"The stored ranges are of another model or scheme: expected {sum(sizes)} numbers. "
+                f"Received: {len(values)}."
+            )
+        for variable, part in zip(self.variables, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+            variable.assign(part.reshape(variable.shape))
+
+
+def _like(x, y):
+    """`y` with the mask that Keras hung on `x`."""
+    mask = getattr(x, "_keras_mask", None)
+    if mask is not None:
+        y._keras_mask = mask
+    return y
