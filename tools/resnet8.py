@@ -168,7 +168,7 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
     )
 
 
-def optimized(epochs: int = 3) -> None:
+def optimized(only: str, epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
     train, test = (x[:TRAIN], y[:TRAIN]), images("test")
@@ -205,11 +205,14 @@ def optimized(epochs: int = 3) -> None:
     variants = {
         "StructuredSparse, target 0.25": sparse(0.25),
         "StructuredSparse, target 0.5": sparse(0.5),
-        "ProximalAdam, ChannelGroups(0.1)": proximal(0.1),
+        "ProximalAdam, ChannelGroups(0.12)": proximal(0.12),
+        "ProximalAdam, ChannelGroups(0.15)": proximal(0.15),
         "PruneChannels, share 0.25": pruned(0.25),
         "PruneChannels, share 0.5": pruned(0.5),
     }
     for name, compiled in variants.items():
+        if only not in name:
+            continue
         keras.utils.set_random_seed(0)
         model = baseline()
         before, width = Costs(trace(model), ("macs",))()["macs"], _channels(model)
@@ -240,7 +243,8 @@ def main() -> None:
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
-    commands.add_parser("optimizers", help=optimized.__doc__)
+    channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
+    channels_by.add_argument("--only", default="", help="variants with this in their name")
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
@@ -249,7 +253,7 @@ def main() -> None:
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
     else:
-        optimized()
+        optimized(given.only)
 
 
 if __name__ == "__main__":
