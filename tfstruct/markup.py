@@ -4,7 +4,8 @@ import html
 from collections.abc import Container, Iterable, Sequence
 
 _STYLE = """
-:root{color-scheme:light dark;--text:#1a1a1a;--page:#fff;--line:#ddd;--soft:#666;--fill:#f4f4f4;--mark:#fff4d6;--bar:#4a7fb5}
+:root{color-scheme:light dark;
+--text:#1a1a1a;--page:#fff;--line:#ddd;--soft:#666;--fill:#f4f4f4;--mark:#fff4d6;--bar:#4a7fb5}
 @media(prefers-color-scheme:dark){
 :root{--text:#e4e4e4;--page:#17191c;--line:#3a3d42;--soft:#a0a0a0;--fill:#22252a;--mark:#453a1c;--bar:#6c9fd3}}
 body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:var(--text);
