@@ -152,10 +152,12 @@ def _pairs(true: np.ndarray, said: np.ndarray) -> Pairs:
 def _worst(inputs, weights: np.ndarray, told) -> tuple[WorstSample, ...]:
     order = [int(i) for i in np.argsort(-weights, kind="stable")[:_WORST] if weights[i] > 0]
     shown = next((x for x in inputs if _is_image(x)), inputs[0])
-    looks = (
-        (_picture(shown, order), [()] * len(order)) if _is_image(shown) else ([""] * len(order), _lines(shown, order))
-    )
-    return tuple(WorstSample(i, *told(i), float(weights[i]), *look) for i, *look in zip(order, *looks, strict=True))
+    low, high = float(shown.min()), float(shown.max())
+
+    def look(i: int) -> dict:
+        return {"picture": _picture(shown[i], low, high)} if _is_image(shown) else {"lines": _lines(shown[i])}
+
+    return tuple(WorstSample(i, *told(i), float(weights[i]), **look(i)) for i in order)
 
 
 def _is_image(samples: np.ndarray) -> bool:

@@ -1,5 +1,8 @@
 """The model card of a compressed model: Markdown to put beside its file."""
 
+import html
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from tfstruct.convert.runtime import Port
@@ -34,7 +37,7 @@ def _what(report) -> str:
     misses = report.limits.misses(result)
     said = f"missed: {'; '.join(misses)}" if misses else "met"
     return (
-        f"A TensorFlow Lite file of {result.tflite_bytes:,} bytes, made from the Keras model `{report.model}` "
+        f"A TensorFlow Lite file of {result.tflite_bytes:,} bytes, made from the Keras model {_plain(report.model)} "
         f"({report.original.params:,} parameters before, {result.params:,} now). Asked: {report.budget}; {said}."
     )
 
@@ -141,5 +144,5 @@ def _line(cells) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown takes for text."""
-    marks = {one: f"\\{one}" for one in "\\`*_[]<>|#"}
-    return " ".join("".join(marks.get(one, one) for one in str(text)).split())
+    marks = {one: f"\\{one}" for one in "\\`*_[]|#"}
+    return " ".join("".join(marks.get(one, one) for one in html.escape(text, quote=False)).split())

@@ -74,7 +74,7 @@ def svg(report: "CompressionReport", name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # of groups: nothing refers to them, and pictures share them
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # of groups: nothing refers to them, and pictures share them
     return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
 
 
@@ -148,7 +148,7 @@ def _draw_widths(figure, report) -> None:
     axis.set_yticks(places, names, fontsize=8)
     axis.set(xlabel="channels" if len(rows) == len(report.widths) else f"channels, the first {len(rows)} layers")
     axis.margins(x=0.15, y=0.01)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.09 - 0.9 / len(rows)), ncols=2)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
 
 
 def _draw_sensitivity(figure, report) -> None:
