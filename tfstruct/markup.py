@@ -22,12 +22,13 @@ th{font-weight:600}
 .note{padding:.5rem .8rem;border-radius:4px;background:var(--fill)}
 .note.mark{background:var(--mark)}
 .picture svg{display:block;width:100%;max-width:40rem;height:auto}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.8rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(6rem,1fr));gap:.8rem}
 .cards figure{margin:0;padding:.5rem;background:var(--fill);border-radius:4px}
 .cards img,.cards svg{display:block;width:100%;image-rendering:pixelated}
 figcaption{font-size:.85rem;margin-top:.3rem}
-summary{cursor:pointer}
+details{margin:.4rem 0}summary{cursor:pointer}
 footer{margin-top:2rem}
+@media(max-width:34rem){table{font-size:.8rem}th,td{padding:.25rem .3rem}}
 """
 
 

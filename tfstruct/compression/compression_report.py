@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tfstruct.analyze import Sensitivity
 
 _FORMAT = 1
+_SCORES = {"top1_agreement": "top-1 as the original", "sqnr_db": "SQNR to the original, dB"}
 _ROWS = (
     ("params", "parameters"), ("macs", "MACs"), ("tflite_bytes", "file, bytes"), ("gzip_bytes", "file, gzipped"),
     ("peak_memory", "peak activations, bytes"), ("arena_bytes", "arena, bytes"), ("latency_us", "latency, µs"),
@@ -85,7 +86,7 @@ class CompressionReport:
             tested = (f"{self.test[name]:.4g}" for name in ("original", "plain", "result"))
             rows.append((f"{self.original.metric}, test", *tested, ""))
         for name in dict.fromkeys(name for one in three for name in one.scores):
-            rows.append((name, *(_text(one.scores.get(name), ".4g") for one in three), ""))
+            rows.append((_SCORES.get(name, name), *(_text(one.scores.get(name), ".4g") for one in three), ""))
         for name, label in _ROWS:
             values = [getattr(one, name) for one in three]
             if values[2] is not None:

@@ -67,7 +67,7 @@ def _usage(report) -> str:
 def _port(side: str, port: Port) -> tuple[str, ...]:
     stored = port.dtype.name
     if port.scale:
-        stored += f", real = {port.scale:.6g} * (stored - {port.zero_point})"
+        stored += f", real = {port.scale:.6g} * (stored{-port.zero_point:+d})"
     return side, f"`{port.name}`", " x ".join("any" if size is None else str(size) for size in port.shape), stored
 
 
@@ -80,7 +80,7 @@ def _encoded(name: str, port: Port) -> str:
 
 
 def _decoded(stored: str, port: Port) -> str:
-    return f'({stored}.astype("float32") - {port.zero_point}) * {port.scale!r}' if port.scale else stored
+    return f'({stored}.astype("float32") + {-port.zero_point}) * {port.scale!r}' if port.scale else stored
 
 
 def _data(report) -> str:

@@ -104,8 +104,7 @@ def _stage(number: int, stage: "Stage") -> list[Html]:
         ]
         inside = table(rows, ["epoch", *names], numbers=range(1, len(names) + 1))
         parts.append(folded(f"{len(rows)} epochs of training", inside))
-    settings = ", ".join(f"{name}={value}" for name, value in stage.step.settings.items())
-    return [*parts, element("p", f"Settings: {settings}", class_="soft")] if settings else parts
+    return [*parts, element("p", f"Settings: {stage.step}", class_="soft")]
 
 
 def _decisions(report) -> Html | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _WIDTH = 5.2  # inches: on a phone the writing is still large enough
 _MOST_CLASSES = 20
 _MOST_LAYERS = 40
+_MOST_NAMED = 12  # points with a name beside them
 _INK = "#010203"  # stands for the colour of the page's text in an SVG
 
 
@@ -111,6 +112,8 @@ def _draw_front(figure, report) -> None:
             marker, colour = _MARKS.get(name, ("o", "#888888"))
             size = 130 if name == "result" else 40
             axis.scatter(x, y, marker=marker, s=size, color=colour, zorder=3, label=name if name in _MARKS else None)
+            if name not in _MARKS and len(points) <= _MOST_NAMED:
+                axis.annotate(one.name, (x, y), (4, 4), textcoords="offset points", fontsize=7)
         best = front(list(points.values()), cost)
         axis.plot([getattr(one, cost) for one in best], [one.quality for one in best], color="#888888", linewidth=1)
         if report.limits.quality is not None:
