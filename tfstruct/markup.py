@@ -16,6 +16,7 @@ table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th.n{white-space:normal}
 .warning td,.mark{background:var(--mark)}
 .bar{background:var(--bar);height:.7rem;border-radius:2px}
 .soft,footer{color:var(--soft);font-size:.85rem}

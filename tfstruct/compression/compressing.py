@@ -166,7 +166,7 @@ def _report(task: Task, made: Made, decisions, started: float, tested) -> Compre
         processor=processor(),
         versions=task.versions(),
         seconds=time.perf_counter() - started,
-        warnings=made.file.report.warnings,
+        warnings=(*task.warnings, *made.file.report.warnings),
         data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
         **closer_look(task, made),
     )
