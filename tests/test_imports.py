@@ -14,7 +14,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "markup": set(),
-    "quantize": {"errors", "graph"},
+    "quantize": {"errors", "graph", "analyze"},
     "samples": {"errors"},
     "graph": {"errors"},
     "analyze": {"errors", "files", "graph"},

@@ -30,6 +30,8 @@ _HOME = {
     "to_tflite": "convert",
     "verify": "convert",
     "check_target": "convert",
+    "pack": "convert",
+    "unpack": "convert",
     "profile": "analyze",
     "explain": "analyze",
     "Plan": "surgery",
