@@ -186,7 +186,7 @@ def _report(task: Task, made: Made, decisions, started: float, tested, tried=())
         processor=processor(),
         versions=task.versions(),
         seconds=time.perf_counter() - started,
-        warnings=made.file.report.warnings,
+        warnings=(*task.warnings, *made.file.report.warnings),
     )
 
 
