@@ -172,3 +172,12 @@ def test_compress_model(tmp_path, capsys, process, monkeypatch):
     assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
     assert re.search(r"MACs +│ +997,104 │ +997,104 │ +(4\d\d,\d\d\d) ", said)
     assert re.search(r"stem +24 -> \d+ channels", said) and (tmp_path / "work" / "manifest.json").exists()
+
+
+def test_search(tmp_path, capsys, process, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    _load("search").main(str(tmp_path), trials=2, epochs=1)
+    said = capsys.readouterr().out
+    assert said.startswith("2 trials") and "best: trial" in said
+    assert (tmp_path / "best.tflite").read_bytes()[4:8] == b"TFL3" and (tmp_path / "front.png").exists()
+    assert (tmp_path / "search.db").exists()

@@ -143,7 +143,7 @@ def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, 
 
 
 def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
-    """Quantization-aware: learning rate chosen on validation images, then the file and the test set."""
+    """Quantization-aware, taught by the baseline: learning rate chosen on validation images, then the test set."""
     x, y = images("train")
     held = x[TRAIN:], y[TRAIN:]
     best = (0.0, None, "")
@@ -153,7 +153,8 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
         schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
         model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
         aware = QuantizeAware(precision, freeze_batch_norm=0)
-        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[aware], verbose=0)
+        callbacks = [aware, Distill(baseline(), Logits(2.0), student_loss_weight=0.0)]
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=callbacks, verbose=0)
         found = accuracy(aware.twin, *held)
         print(f"learning rate {rate:g}: validation accuracy {found:.2%}", flush=True)
         best = max(best, (found, aware.twin, f"{rate:g}"), key=lambda b: b[0])

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfstruct.compression.budget import Budget, Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.mistakes import Mistakes
+from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Decision, Stage
 from tfstruct.convert.runtime import Port
 from tfstruct.files import write_atomic
@@ -77,6 +78,12 @@ class CompressionReport:
     def met(self) -> bool:
         """Whether the budget is met."""
         return not self.limits.misses(self.result)
+
+    def front(self, objectives: Sequence[str] = ("quality", "tflite_bytes", "macs")) -> tuple[Candidate, ...]:
+        """The candidates on the Pareto front: no other one is at least as good in all objectives and better in one.
+        Of all but `"quality"` less is better; candidates without a figure are left out."""
+        known = [one for one in self.candidates if None not in [getattr(one, name) for name in objectives]]
+        return tuple(known[i] for i in front([costs(one, objectives) for one in known]))
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(figure, original, plain int8, result, share of plain int8), as text."""

@@ -92,6 +92,7 @@ class Task(contextlib.AbstractContextManager):
         aim: what is trained for.
         budget, limits: as asked, and in absolute figures.
         settings: how the work is done.
+        options: the other arguments, for another process to open the same.
         warnings: what the user should know.
         folder: the working folder.
         measure: a model to its figures and file.
@@ -120,6 +121,10 @@ class Task(contextlib.AbstractContextManager):
         process: ConverterProcess | None = None,
     ):
         self.model, self.budget, self.settings, self.augment = model, Budget.of(budget), settings, augment
+        self.options = {
+            "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
+            "strategy": strategy,
+        }  # fmt: skip
         self.graph = trace(model)
         self.told = Told(progress)
         self.told.stage("read data")
