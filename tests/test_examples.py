@@ -153,6 +153,22 @@ def test_dequantize(capsys):
     assert "conv3 has at most 15 values in a channel" in said
 
 
+def test_distill(capsys):
+    _load("distill").main(epochs=1)
+    said = capsys.readouterr().out
+    assert "of the teacher's 24 channels" in said
+    parameters = re.findall(r"│ (?:labels alone|outputs|outputs and inner layers) +│ +([\d,]+) │", said)
+    assert len(parameters) == 3 and len(set(parameters)) == 1
+    assert said.count("test accuracy") == 3
+
+
+def test_augment(tmp_path, capsys):
+    _load("augment").main(str(tmp_path), epochs=1, samples=100)
+    said = capsys.readouterr().out
+    assert "audio.png, images.png, sequences.png, spectrograms.png, text.png" in said
+    assert said.count("test accuracy") == 3
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out

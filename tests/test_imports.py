@@ -41,6 +41,8 @@ ALLOWED = {
         "quantize",
         "convert",
     },
+    "augment": {"errors"},
+    "distill": {"errors", "files", "graph", "surgery", "callbacks"},
     "demo": set(),
     "terminal": set(),
     "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},

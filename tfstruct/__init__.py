@@ -9,9 +9,11 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "analyze",
+    "augment",
     "callbacks",
     "compression",
     "convert",
+    "distill",
     "errors",
     "graph",
     "initializers",

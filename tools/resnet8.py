@@ -4,6 +4,7 @@ python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
+python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
 """
@@ -21,7 +22,7 @@ import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
 from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
-from tfstruct.distill import Distill, Logits
+from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
@@ -228,6 +229,40 @@ def optimized(only: str, epochs: int = 3) -> None:
     Console().print(table)
 
 
+def distilled(seeds: int = 3) -> None:
+    """Half of the multiply-accumulates, then one epoch: on labels alone, and with the whole network as teacher."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    steps = TRAIN // BATCH
+    teacher = baseline()
+    plan = tfstruct.plan_channels(teacher, {"macs": 0.5})
+    joins = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.Add)]
+    variants = {
+        "labels": lambda: [],
+        "Logits(4.0)": lambda: [Distill(teacher, Logits(4.0))],
+        "Logits(4.0), Features, Attention": lambda: [
+            Distill(teacher, [Logits(4.0), Features(joins), Attention(joins)], kept=plan)
+        ],
+    }
+    table = Table(title=f"ResNet8 at half of its MACs, one epoch of {steps} steps, by seed")
+    table.add_column("learned from")
+    for seed in range(seeds):
+        table.add_column(f"{seed}", justify="right")
+    for name, callbacks in variants.items():
+        found = []
+        for seed in range(seeds):
+            keras.utils.set_random_seed(seed)
+            student = tfstruct.apply(teacher, plan)
+            rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+            student.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=False)
+            stream = augmented(x[:TRAIN], y[:TRAIN], seed)
+            student.fit(stream, steps_per_epoch=steps, callbacks=callbacks(), verbose=0)
+            found.append(f"{accuracy(student, *held):.2%}")
+            print(name, seed, found[-1], flush=True)
+        table.add_row(name, *found)
+    Console().print(table)
+
+
 def _channels(model: keras.Model) -> int:
     return sum(layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
 
@@ -246,6 +281,7 @@ def main() -> None:
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
     channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
     channels_by.add_argument("--only", default="", help="variants with this in their name")
+    commands.add_parser("distill", help=distilled.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
@@ -253,6 +289,8 @@ def main() -> None:
         channels(given.macs, given.rates, given.regularize)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
+    elif given.command == "distill":
+        distilled()
     else:
         optimized(given.only)
 

@@ -116,7 +116,7 @@ def test_own_changes_and_layers_of_keras():
 def test_training_with_it():
     x, y = values("images"), np.arange(12) % 4
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")])
-    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     data = augment.images("medium", classes=4)(batches(x, y).map(lambda a, b: (tf.cast(a, tf.float32), b)))
     history = model.fit(data, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -84,8 +84,7 @@ class Distill(Compressor):
         losses = list(losses) if isinstance(losses, list | tuple) else [losses]
         weights = [1.0] * len(losses) if weights is None else [float(w) for w in weights]
         for loss in losses:
-            if not callable(getattr(loss, "compute_loss", None)):
-                raise ValueError(f"Expected losses such as Logits(). Received: {loss!r}.")
+            _check(loss)
         if not losses or len(weights) != len(losses) or min(weights) < 0:
             raise ValueError(f"`weights` must be {len(losses)} numbers, none below 0. Received: {weights}.")
         if not 0 <= student_loss_weight <= 1:
@@ -283,6 +282,17 @@ class Distill(Compressor):
 
     def _kept_variables(self) -> list[keras.Variable]:
         return [*self._learned, *(self._optimizer.variables if self._optimizer is not None else ())]
+
+
+def _check(loss) -> None:
+    if not callable(getattr(loss, "compute_loss", None)):
+        raise ValueError(f"Expected losses such as Logits(). Received: {loss!r}.")
+    is_logits = isinstance(loss, keras.distillation.LogitsDistillation)
+    if is_logits and keras.losses.kl_divergence in keras.tree.flatten(loss.loss):
+        raise ValueError(
+            "The 'kl_divergence' of LogitsDistillation is, in Keras 3.15, of the logits and not of probabilities. Give "
+            f"Logits({loss.temperature}), or loss=keras.losses.KLDivergence()."
+        )
 
 
 def _by_name(losses: Sequence) -> dict[str, keras.distillation.DistillationLoss]:

@@ -39,8 +39,9 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
     in another order, is refused. So shuffle and repeat what this returns, and augment before only if each epoch gives
     the same.
 
-        taught = Distill(teacher).attach(student)   # before `fit`, which else takes `Taught` for labels
-        student.fit(cached(teacher, dataset, "teacher.rows").shuffle(100), callbacks=[taught])
+        student.fit(cached(teacher, dataset, "teacher.rows").shuffle(100), callbacks=[Distill(teacher)])
+
+    Under `tf.distribute`, Keras looks at labels before callbacks begin: call the Distill's `attach(student)` before.
 
     Args:
         teacher: not changed.
