@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tfstruct import cli, demo
+from tfstruct.cli import demonstration
 from tfstruct.convert.recipe import PRECISIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -208,20 +209,24 @@ def test_progress_bar_on_a_terminal(folder, tmp_path):
     assert "calibrate" not in said
 
 
-def test_help_shows_three_examples(capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as status:
         cli.main(["--help"])
     text = capsys.readouterr().out
     assert status.value.code == 0
-    assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 4
     assert "exit status: 0 fine, 1 converted but below what was asked, 2 bad input" in text
 
 
 def test_demo(capsys, monkeypatch, digits_model):
     monkeypatch.setattr(demo, "train", lambda x, y: digits_model)
+    # Less than the user sees: one epoch, without rounding in training.
+    monkeypatch.setattr(demonstration, "EPOCHS", 1)
+    monkeypatch.setattr(demonstration, "BUDGET", "macs=50%")
     assert cli.main(["--demo"]) == 0
     said = capsys.readouterr().out
-    assert "540 unseen ones" in said
+    assert "540 unseen ones" in said and "does prune_channels: channels go while the model trains" in said
+    assert "budget (macs=0.5) met" in said
     assert all(f"│ {precision} " in said for precision in PRECISIONS)
 
 

@@ -1,5 +1,6 @@
 """Every example runs as it stands, in seconds."""
 
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -132,6 +133,26 @@ def test_quantize_aware(capsys):
     assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
+def test_pack_model(capsys):
+    from tfstruct.convert import micro
+
+    _load("pack_model").main(epochs=2)
+    said = capsys.readouterr().out
+    assert said.count("comes back equal: True") == 2
+    for kind in ("keras", "tflite"):
+        whole, packed = re.search(rf"\({kind}\): ([\d,]+) bytes, ([\d,]+) packed", said).groups()
+        assert int(packed.replace(",", "")) < 0.4 * int(whole.replace(",", ""))
+    assert ("for tflite-micro, with lookup tables" in said) == (micro.version() is not None)
+
+
+def test_dequantize(capsys):
+    _load("dequantize").main(epochs=6)
+    said = capsys.readouterr().out
+    file, plain = (float(re.search(rf"{name}: ([\d.]+)%", said)[1]) for name in ("int4 file", "dequantized"))
+    assert abs(file - plain) < 3  # activations of 8 bits lie between them
+    assert "conv3 has at most 15 values in a channel" in said
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out
@@ -142,3 +163,12 @@ def test_diagnose(capsys):
 def test_examples_are_short_and_tested(file):
     assert len(file.read_text().splitlines()) < 120
     assert f'_load("{file.stem}")' in pathlib.Path(__file__).read_text()
+
+
+def test_compress_model(tmp_path, capsys, process, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    _load("compress_model").main(str(tmp_path / "work"), epochs=2)
+    said = capsys.readouterr().out
+    assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
+    assert re.search(r"MACs +│ +997,104 │ +997,104 │ +(4\d\d,\d\d\d) ", said)
+    assert re.search(r"stem +24 -> \d+ channels", said) and (tmp_path / "work" / "manifest.json").exists()

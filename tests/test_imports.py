@@ -27,9 +27,21 @@ ALLOWED = {
     "layers": {"errors", "graph", "schedules"},
     "initializers": {"errors", "graph", "analyze"},
     "callbacks": {"errors", "files", "masks", "quantize", "schedules", "graph", "analyze", "surgery"},
-    "demo": {"surgery"},
+    "compression": {
+        "errors",
+        "files",
+        "samples",
+        "graph",
+        "analyze",
+        "surgery",
+        "schedules",
+        "callbacks",
+        "quantize",
+        "convert",
+    },
+    "demo": set(),
     "terminal": set(),
-    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "terminal"},
+    "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},
 }
 
 

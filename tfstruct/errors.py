@@ -50,8 +50,10 @@ class BudgetError(TfstructError, ValueError):
 
     Attributes:
         least: the least that is reachable, by figure; empty where the budget could not be read.
+        best: what `compress` found that comes nearest, a `Compressed`; None elsewhere.
     """
 
-    def __init__(self, message: str, least: dict[str, float] | None = None):
+    def __init__(self, message: str, least: dict[str, float] | None = None, best=None):
         super().__init__(message)
         self.least = dict(least or {})
+        self.best = best

@@ -39,6 +39,22 @@ def progress_bar(wanted: bool) -> Iterator:
 
 
 @contextlib.contextmanager
+def progress_line(wanted: bool) -> Iterator:
+    """A bar over steps of training with the stage, the time left and the best model up to now, on a terminal; nothing
+    in a pipe. What it yields takes a `tfstruct.compression.Progress`."""
+    if not wanted or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("load", total=None)
+        yield lambda told: bar.update(task, description=str(told), completed=told.done, total=told.total)
+
+
+@contextlib.contextmanager
 def without_native_chatter() -> Iterator[None]:
     """Python's stderr goes on; what C++ libraries write to file descriptor 2 does not reach the user."""
     real = os.dup(2)

@@ -2,6 +2,7 @@
 
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
+python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -19,7 +20,8 @@ from rich.table import Table
 import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
-from tfstruct.callbacks import Prune, PruneChannels
+from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
+from tfstruct.distill import Distill, Logits
 from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
@@ -41,7 +43,7 @@ def images(part: str) -> tuple[np.ndarray, np.ndarray]:
     return x.numpy(), y.numpy()
 
 
-def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0) -> tf.data.Dataset:
+def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0, batch: int = BATCH) -> tf.data.Dataset:
     """Endless batches: flips, and crops of 32 x 32 after a reflected border of 2 pixels."""
 
     def change(image, label):
@@ -49,7 +51,7 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0) -> tf.data.Dataset:
         return tf.cast(tf.image.random_crop(image, [32, 32, 3]), tf.float32), label
 
     stream = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed).repeat()
-    return stream.map(change, num_parallel_calls=2, deterministic=True).batch(BATCH).prefetch(4)
+    return stream.map(change, num_parallel_calls=2, deterministic=True).batch(batch).prefetch(4)
 
 
 def baseline() -> keras.Model:
@@ -96,39 +98,73 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
-def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8) -> None:
-    """Whole channels to zero while training: chosen on validation images, then `shrink`, int8 and the test set."""
+def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, batch: int = 32) -> None:
+    """Whole channels to zero while training, taught by the baseline: chosen on validation images.
+
+    The choice is trained again on all training images; then `shrink`, int8 and the test set.
+    """
     x, y = images("train")
     held = x[TRAIN:], y[TRAIN:]
-    steps = TRAIN // BATCH
-    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of {steps} steps")
+    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of batch {batch}")
     for column in ("regularize", "learning rate", "MACs after shrink", "parameters", "validation accuracy"):
         table.add_column(column, justify="right")
-    best = (0.0, None, "")
+
+    def trained(regularize: str, rate: float, count: int) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        model, steps = baseline(), count // batch
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        when = PolynomialRatio(0.0, 0.5, 0, int(0.1 * epochs * steps))  # most of the steps are for what stays
+        callbacks = [PruneChannels({"macs": macs}, when, regularize=regularize), Distill(baseline(), Logits(4.0))]
+        stream = augmented(x[:count], y[:count], batch=batch)
+        model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=callbacks, verbose=0)
+        return tfstruct.shrink(model).model
+
+    before = Costs(trace(baseline()), ("macs",))()["macs"]
+    best = (0.0, None)
     for regularize in ways:
         for rate in rates:
-            keras.utils.set_random_seed(0)
-            model = baseline()
-            before = Costs(trace(model), ("macs",))()["macs"]
-            schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
-            model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
-            when = PolynomialRatio(0.0, 0.5, 0, int(0.3 * epochs * steps))  # most of the steps are for what stays
-            pruner = PruneChannels({"macs": macs}, when, regularize=regularize)
-            stream = augmented(x[:TRAIN], y[:TRAIN])
-            model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=[pruner], verbose=0)
-            smaller = tfstruct.shrink(model).model
-            found = accuracy(smaller, *held)
-            left = Costs(trace(smaller), ("macs",))()["macs"]
+            smaller = trained(regularize, rate, TRAIN)
+            found, left = accuracy(smaller, *held), Costs(trace(smaller), ("macs",))()["macs"]
             row = (regularize, f"{rate:g}", f"{left / before:.1%}", f"{smaller.count_params():,}", f"{found:.2%}")
             table.add_row(*row)
             print(*row, flush=True)
-            best = max(best, (found, smaller, f"{regularize}, {rate:g}"), key=lambda b: b[0])
+            best = max(best, (found, (regularize, rate)), key=lambda b: b[0])
     Console().print(table)
+    smaller = trained(*best[1], len(x))
+    left = Costs(trace(smaller), ("macs",))()["macs"] / before
     test = images("test")
-    file, after = int8(best[1], *test, x)
+    file, after = int8(smaller, *test, x)
     Console().print(
-        f"chosen: {best[2]}; test accuracy {accuracy(best[1], *test):.2%}, int8 {after:.2%}; "
-        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
+        f"chosen: {best[1]}, trained on all images: {left:.1%} of the MACs, {smaller.count_params():,} parameters; "
+        f"test accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
+        f"{file.report.gzip_size:,} gzipped"
+    )
+
+
+def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
+    """Quantization-aware: learning rate chosen on validation images, then the file and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    best = (0.0, None, "")
+    for rate in rates:
+        keras.utils.set_random_seed(0)
+        model = baseline()
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        aware = QuantizeAware(precision, freeze_batch_norm=0)
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[aware], verbose=0)
+        found = accuracy(aware.twin, *held)
+        print(f"learning rate {rate:g}: validation accuracy {found:.2%}", flush=True)
+        best = max(best, (found, aware.twin, f"{rate:g}"), key=lambda b: b[0])
+    test = images("test")
+    file = tfstruct.to_tflite(best[1])
+    twin = best[1].predict(test[0].astype("float32"), batch_size=500, verbose=0).argmax(1)
+    theirs = file.predict(test[0].astype("float32")).argmax(1)
+    Console().print(
+        f"chosen: {best[2]}; test accuracy of the {precision} file {np.mean(theirs == test[1]):.2%}, of the twin "
+        f"{np.mean(twin == test[1]):.2%}, equal top-1 {np.mean(twin == theirs):.2%}; {len(file.content):,} bytes, "
+        f"{file.report.gzip_size:,} gzipped"
     )
 
 
@@ -199,14 +235,19 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
-    whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
+    whole.add_argument("--rates", type=float, nargs="+", default=[2e-3, 3e-3])
+    whole.add_argument("--regularize", nargs="+", default=["projection"])
+    aware = commands.add_parser("quantize", help=quantize.__doc__)
+    aware.add_argument("--precision", default="int8")
+    aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
     commands.add_parser("optimizers", help=optimized.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
         channels(given.macs, given.rates, given.regularize)
+    elif given.command == "quantize":
+        quantize(given.precision, given.rates)
     else:
         optimized()
 

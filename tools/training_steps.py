@@ -83,7 +83,7 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
     import keras
 
     from tfstruct import optimizers
-    from tfstruct.callbacks import Diagnose, Prune, PruneChannels
+    from tfstruct.callbacks import Diagnose, Prune, PruneChannels, QuantizeAware
     from tfstruct.schedules import PolynomialRatio
 
     def variant(callbacks=list, optimizer="adam"):
@@ -96,6 +96,7 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
         "plain": ("", variant()),
         "Prune": ("plain", variant(lambda: [Prune(PolynomialRatio(0.0, 0.5, 0, 1000), frequency=100)])),
         "PruneChannels": ("plain", variant(lambda: [PruneChannels({"macs": 0.5})])),
+        "QuantizeAware": ("plain", variant(lambda: [QuantizeAware()])),
         "Diagnose": ("plain", variant(lambda: [Diagnose(verbose=0)])),
         "optimizers.Adam": ("plain", variant(optimizer=optimizers.Adam())),
         "ProximalAdam, L1": ("plain", variant(optimizer=optimizers.ProximalAdam(optimizers.proximal.L1(1e-4)))),
@@ -126,4 +127,5 @@ def _tfmot() -> dict[str, tuple[str, Callable[[], float]]]:
             "TFMOT prune_low_magnitude": (
                 "plain tf_keras", variant(pruned, lambda: [tfmot.sparsity.keras.UpdatePruningStep()]),
             ),
+            "TFMOT quantize_model": ("plain tf_keras", variant(tfmot.quantization.keras.quantize_model)),
         }  # fmt: skip

@@ -89,15 +89,18 @@ def slices(count: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
 
-def loss_function(model, loss, what: str):
-    """`(labels, outputs) -> scalar`, the mean over the batch, summed over the outputs.
+def loss_function(model, loss, what: str, weights=None):
+    """`(labels, outputs) -> scalar`, the mean over the batch, summed over the outputs with their weights.
+
+    Args:
+        loss, weights: as in `compile`; without a loss, both are those that the model is compiled with.
 
     Raises:
         DataError: no loss was given and the model is not compiled with one.
     """
-    weights = None
     if loss is None:
-        loss, weights = getattr(model, "loss", None), getattr(model, "loss_weights", None)
+        loss = getattr(model, "loss", None)
+        weights = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
     if loss is None:
         raise DataError(f"{what} needs a loss. Give loss=..., or compile the model with one.")
 

@@ -64,7 +64,7 @@ def measured_latency(
     """
     content, layers = draft(model, precision, recipe=recipe, process=process)
     if table is None:
-        return runtime.latency(content, _zeros(content), threads, seconds).median_us
+        return runtime.latency(content, zeros(content), threads, seconds).median_us
     table = table if isinstance(table, LatencyTable) else LatencyTable.read(table)
     estimate = table.estimate(content, layers)
     if estimate.missing:
@@ -73,6 +73,7 @@ def measured_latency(
     return estimate.microseconds
 
 
-def _zeros(content: bytes) -> Mapping[str, np.ndarray]:
+def zeros(content: bytes) -> Mapping[str, np.ndarray]:
+    """One batch of zeros by input name, for a file of fixed shapes."""
     ports = runtime.Runtime(content).inputs
     return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}

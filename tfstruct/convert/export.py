@@ -64,7 +64,7 @@ def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]]
         raise ModelError(f"Expected a keras.Model. Received: {type(model).__module__}.{type(model).__name__}.{hint}")
     structure = _input_structure(model)
     flat = keras.tree.flatten(structure)
-    names = _unique([spec.name for spec in flat])
+    names = unique_names([spec.name for spec in flat])
     batches = {spec.batch for spec in flat} - {None}
     if len(batches) > 1:
         raise ModelError(f"The inputs of {model.name!r} fix different batch sizes: {sorted(batches)}.")
@@ -216,10 +216,10 @@ def _named_outputs(model: keras.Model, outputs) -> dict[str, tf.Tensor]:
         names = [x._keras_history.operation.name for x in symbolic]
     if len(names) != len(tensors):
         names = ["output"] * len(tensors)
-    return dict(zip(_unique(names), tensors, strict=True))
+    return dict(zip(unique_names(names), tensors, strict=True))
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """Names that a SavedModel signature takes, no two alike."""
     out: list[str] = []
     for name in names:

@@ -299,6 +299,8 @@ class Converter(contextlib.AbstractContextManager):
             inputs = list(_batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
+        elif limits:
+            rounded = trained.clipped(reference, limits)
         elif _rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         with self._stage("quantize"):

@@ -148,6 +148,17 @@ def weight_limits(
     return out
 
 
+def clipped(content: bytes, limits: Mapping[str, np.ndarray]) -> bytes:
+    """The float file with the kernels that have limits within them: a quantizer would go one integer further."""
+    model = flatbuffer.read(content)
+    for tensor in model.subgraphs[0].tensors:
+        limit = limits.get(tensor.name.decode())
+        if limit is not None:
+            kernel = flatbuffer.constant(model, tensor)
+            flatbuffer.set_constant(model, tensor, np.clip(kernel, -limit, limit))
+    return flatbuffer.write(model)
+
+
 def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> None:
     """Passes ranges on through moving operators, forwards and backwards, until nothing is added."""
     before = -1

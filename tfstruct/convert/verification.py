@@ -1,6 +1,7 @@
 """Does a `.tflite` file do what the Keras model does? Runs both on samples and compares."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -154,7 +155,12 @@ def compare(
     runtime = Runtime(content)
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH
-    call = signature.call if few else tf.function(signature.call, autograph=False, reduce_retracing=True)
+    # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
+    call = (
+        signature.call
+        if few
+        else tf.function(functools.partial(signature.call), autograph=False, reduce_retracing=True)
+    )
     totals: dict[str, AgreementSum] = {}
     scores = (ScoreCount(), ScoreCount())
     done = 0

@@ -1,4 +1,4 @@
-"""The demonstration behind `tfstruct-convert --demo`: the UCI digits, trained, pruned, converted and verified."""
+"""The data and the network behind `tfstruct-convert --demo`."""
 
 import importlib.resources
 
@@ -46,18 +46,6 @@ def train(x: np.ndarray, y: np.ndarray, epochs: int = 12):
         name="digits",
     )
     return _fit(model, x, y, 3e-3, epochs)
-
-
-def prune(model, x: np.ndarray, y: np.ndarray, epochs: int = 12):
-    """Takes the channels that matter least until half of the MACs are left, and trains what stays for some seconds.
-
-    Returns the smaller model and the plan.
-    """
-    from tfstruct.surgery import apply, plan_channels
-
-    plan = plan_channels(model, {"macs": 0.5})
-    # The rate was chosen on the last 257 training images.
-    return _fit(apply(model, plan), x, y, 6e-3, epochs), plan
 
 
 def _fit(model, x, y, rate: float, epochs: int):

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Scheme": "scheme",
         "Twin": "twin",
+        "dequantize": "rounded",
         "twin": None,
         "calibrate": "calibration",
         "equalize": "equalization",

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfstruct.graph.kernels import Kernel
 from tfstruct.quantize.learning import Learned
+from tfstruct.quantize.rounding import symmetric_scale
 from tfstruct.quantize.scheme import Scheme
 
 _TINY = 1e-9
@@ -156,21 +157,25 @@ class LearnedGrid(Grid):
 
     dL/ds = sum dL/dw' (q - w / s) over the weights inside, dL/dw' q over those that are clipped, divided by
     sqrt(n high) for n weights (LSQ, Eq. 3 and section 2.2, arXiv:1902.08153); the gradient of a weight is one inside
-    and zero where it is clipped. s starts at max|w| / high in 8 bits and at 2 mean|w| / sqrt(high) in fewer.
+    and zero where it is clipped. s starts where the squared error of the weights is least, with fewer than 4 bits at
+    2 mean|w| / sqrt(high), as there.
 
     Args:
         low, high: the integers; (-1, 1) without 0 where `signs`.
         make: makes a variable.
         rate: see `Learned`.
+        g: the factor of the batch norm at the start.
     """
 
-    def __init__(self, kernel: Kernel, low: int, high: int, stored_bits: int, per: str, signs: bool, make, rate: float):
+    def __init__(self, kernel, low: int, high: int, stored_bits: int, per: str, signs: bool, make, rate: float, g=1.0):
         super().__init__(kernel, 1 if signs else high.bit_length() + 1, stored_bits, per)
         self.low, self.high, self.signs = low, high, signs
         self.nearest = not signs and high == 2 ** (stored_bits - 1) - 1
-        moved = self._moved(kernel.variable.value)
-        if high == 127:
-            start = self._tied(tf.reduce_max(tf.abs(moved), axis=0), tf.reduce_max) / high
+        moved, _ = self.seen(kernel.variable.value, g)
+        if high >= 7:
+            rows = np.asarray(moved).T if per == "channel" else np.asarray(moved).reshape(1, -1)
+            best = symmetric_scale(rows, None, self.bits)
+            start = np.maximum(np.broadcast_to(best, moved.shape[-1]), _TINY)
         else:
             start = self._tied(tf.reduce_mean(tf.abs(moved), axis=0), tf.reduce_mean) * 2 / np.sqrt(high)
         self.learned = Learned(make(start, name="step"), rate, make)
@@ -222,13 +227,14 @@ class HalfGrid(Grid):
         return tf.grad_pass_through(lambda v: tf.cast(tf.cast(v, tf.float16), v.dtype))(tf.convert_to_tensor(w))
 
 
-def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make: Callable[..., keras.Variable]) -> Grid:
-    """The grid of a kernel in a precision of `scheme`."""
+def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make: Callable, g=1.0) -> Grid:
+    """The grid of a kernel in a precision of `scheme`; `make` makes a variable, g is the batch norm's factor now."""
     if precision == "float16":
         return HalfGrid(kernel)
     if scheme.steps == "learned":
         ends = {"binary": (-1, 1), "ternary": (-1, 1), "int2": (-2, 1), "int4": (-7, 7)}.get(precision, (-127, 127))
-        return LearnedGrid(kernel, *ends, stored_bits, scheme.per, precision == "binary", make, scheme.learning_rate)
+        signs = precision == "binary"
+        return LearnedGrid(kernel, *ends, stored_bits, scheme.per, signs, make, scheme.learning_rate, g)
     if precision in ("binary", "ternary", "int2"):
         return FewValuesGrid(kernel, precision, stored_bits, scheme.per)
     return LargestGrid(kernel, 4 if precision == "int4" else 8, stored_bits, scheme.per)

@@ -80,7 +80,9 @@ class Simulation:
         few = isinstance(op, FOUR_BITS)  # as the quantizer: only CONV_2D and FULLY_CONNECTED have kernels for 4 bits
         if precision == "float16" or isinstance(op, OWN_STEPS):
             stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
-            return grid(kernel, self.scheme, "int8" if precision == "int4" and not few else precision, stored, make)
+            if precision == "int4" and not few:
+                precision = "int8"
+            return grid(kernel, self.scheme, precision, stored, make, self._factor(id(op)))
         if self.scheme.weight_bits(path) < 4 or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
             self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
         return LargestGrid(kernel, 8, 8)

@@ -1,0 +1,251 @@
+"""From a trained model and a budget to the file: met or refused, in words, and resumable."""
+
+import contextlib
+import json
+
+import keras
+import numpy as np
+import pytest
+from sweeps import sweep
+
+import tfstruct
+from tfstruct import demo
+from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, steps
+from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.strategy import decide
+from tfstruct.errors import ModelError, RecipeError
+
+layers = keras.layers
+QUICK = Settings(epochs=2, batch_size=16, learning_rate=1e-2, seed=1)
+
+
+def small() -> keras.Model:
+    """A residual network with dropout, trained for a moment."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,))
+    x = layers.Dense(16, activation="relu", name="stem")(inputs)
+    y = layers.Dense(32, use_bias=False, name="inner")(x)
+    y = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="norm")(y))
+    y = layers.Dense(16, name="back")(y)
+    x = layers.Add(name="join")([x, layers.Activation("linear", name="nothing")(y)])
+    x = layers.Dropout(0.1, name="drop")(x)
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(*samples(256, 0), epochs=5, batch_size=32, verbose=0)
+    return model
+
+
+def samples(count: int, seed: int):
+    """Points around four centres."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, count)
+    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return samples(128, 1), samples(64, 2)
+
+
+@pytest.fixture
+def one_process(process, monkeypatch):
+    """`compress` starts no converter of its own."""
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+
+
+@pytest.mark.slow
+def test_the_whole_chain_on_the_digits(digits_model, tmp_path, one_process):
+    (x, y), test = demo.digits()
+    told = []
+    made = tfstruct.compress(
+        digits_model, (x[:1000], y[:1000]), (x[1000:], y[1000:]), "accuracy_drop=5%,macs=60%,tflite_bytes=80%",
+        test=test, epochs=4, learning_rate=3e-3, progress=told.append, workdir=tmp_path / "work",
+    )  # fmt: skip
+    report = made.report
+    assert report.met and report.limits.misses(report.result) == ()
+    assert report.result.macs <= 0.6 * report.original.macs
+    assert len(made.file.content) == report.result.tflite_bytes <= 0.8 * report.plain.tflite_bytes
+    assert [stage.step.kind for stage in report.stages] == ["optimize", "prune_channels", "quantize"]
+    assert sum(stage.step.epochs for stage in report.stages) == 4
+    assert all(decision.reason for decision in report.decisions)
+    # The file is what the twin computes, and the report's figures are the file's.
+    out, twin = made.file.predict(test[0]), made.twin.predict(test[0], verbose=0)
+    assert np.mean(out.argmax(1) == twin.argmax(1)) > 0.99
+    assert report.test["result"] == pytest.approx(np.mean(out.argmax(1) == test[1]))
+    assert report.test["original"] == pytest.approx(
+        np.mean(digits_model.predict(test[0], verbose=0).argmax(1) == test[1])
+    )
+    assert report.widths["conv1"] == (16, made.model.get_layer("conv1").filters)
+    assert CompressionReport.from_json(report.to_json()) == report
+    assert {"prune_channels", "quantize", "test"} <= {one.stage for one in told}
+    assert told[-1].best.tflite_bytes == report.result.tflite_bytes and "left" in str(told[-1])
+    # Called again, it reads what it did.
+    again = tfstruct.compress(
+        digits_model, (x[:1000], y[:1000]), (x[1000:], y[1000:]), "accuracy_drop=5%,macs=60%,tflite_bytes=80%",
+        test=test, epochs=4, learning_rate=3e-3, workdir=tmp_path / "work",
+    )  # fmt: skip
+    assert again.file.content == made.file.content and again.report.result == report.result
+    made.save(tmp_path / "made")
+    loaded = keras.models.load_model(tmp_path / "made" / "twin.keras", compile=False)
+    np.testing.assert_array_equal(loaded.predict(test[0], verbose=0), twin)
+    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == [
+        "model.keras", "model.tflite", "report.json", "twin.keras",
+    ]  # fmt: skip
+    with pytest.raises(FileExistsError, match="exists already"):
+        made.save(tmp_path / "made")
+    with pytest.raises(RecipeError, match="belongs to another run: its budget differ"):
+        tfstruct.compress(
+            digits_model, (x[:1000], y[:1000]), (x[1000:], y[1000:]), "macs=60%", epochs=4, learning_rate=3e-3,
+            workdir=tmp_path / "work",
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(model, data, process):
+    """A task whose budget can be exchanged."""
+    with Task(model, *data, "macs=50%", settings=QUICK, process=process) as one:
+        yield one
+
+
+@pytest.fixture
+def decided(measured, monkeypatch):
+    def decided(budget, given=None, **settings):
+        monkeypatch.setattr(measured, "limits", Budget.of(budget).limits(measured.original, measured.plain))
+        monkeypatch.setattr(measured, "settings", Settings(**{"epochs": 2, **settings}))
+        return decide(measured, given)
+
+    return decided
+
+
+def test_what_is_decided_and_why(measured, decided):
+    plan, why = decided("macs=50%")
+    assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
+    assert plan[1].budget == {"macs": pytest.approx(0.5 * measured.original.macs)} and plan[1].gradual
+    assert {d.kind: d.taken for d in why} == {
+        "optimize": True, "drop_blocks": False, "share_layers": False, "factorize": False, "prune_channels": True,
+        "quantize": True,
+    }  # fmt: skip
+    assert "changes what passes it by" in why[1].reason and why[2].reason.startswith("sharing saves parameters only")
+
+
+def test_what_the_user_fixes_stays_and_what_is_open_is_filled_in(decided):
+    asked = [steps.PruneChannels(exclude=("stem",), criterion="l1"), steps.Quantize(precision="int4")]
+    plan, _ = decided("macs=50%", asked)
+    assert plan[0] == asked[0].replace(budget=decided("macs=50%")[0][1].budget) and plan[1] == asked[1]
+
+
+def test_a_smaller_file_by_four_bits_where_the_target_has_them(measured, decided):
+    plan, _ = decided("tflite_bytes=97%")
+    assert plan[-1].tflite_bytes == pytest.approx(0.97 * measured.plain.tflite_bytes)
+    assert "4-bit weights" in plan[-1].reason and [step.kind for step in plan] == ["optimize", "quantize"]
+    plan, _ = decided("tflite_bytes=97%", target="ethos-u")
+    assert plan[-1].tflite_bytes is None and "ethos-u has no 4-bit weights" in plan[-1].reason
+    assert "tflite_bytes" in plan[-2].budget
+    plan, _ = decided("tflite_bytes=85%")  # 4 bits are not enough
+    assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
+
+
+def test_without_a_figure_channels_go_as_long_as_the_drop_allows(decided):
+    plan, why = decided("accuracy_drop=1%", epochs=8)
+    rungs = [step for step in plan if step.kind == "prune_channels"]
+    assert len(rungs) == 4 and all(step.optional and step.budget == {"macs": 0.75} for step in rungs)
+    assert "up to 4 times a quarter" in why[-2].reason
+
+
+def test_without_training_everything_is_folded_and_done_at_once(decided):
+    plan, _ = decided("macs=50%", epochs=0)
+    assert plan[0].fold and not plan[1].gradual
+
+
+def test_blocks_go_where_channels_are_not_enough(decided):
+    plan, why = decided("params=4%")
+    assert plan[1].kind == "drop_blocks" and plan[1].blocks == ("join",)
+    assert "channels alone do not meet the budget" in why[1].reason
+
+
+class Killed(Exception):
+    """Raised in the middle of a stage."""
+
+
+KILLS = {"while channels go": (5,), "in the quantized epochs too": (5, 12, 10)}
+
+
+@pytest.mark.parametrize("when", sweep(KILLS, ["while channels go"]))
+def test_a_killed_run_goes_on_to_the_same_result(when, measured, monkeypatch, tmp_path):
+    trained = when != "while channels go"
+    strategy = [steps.PruneChannels(budget={"macs": 0.6}, epochs=2), steps.Quantize(epochs=int(trained))]
+
+    def go(name, stop_at=None):
+        counted = []
+
+        def step():
+            counted.append(1)
+            if len(counted) == stop_at:
+                raise Killed
+
+        monkeypatch.setattr(measured.told, "step", step)
+        return carry_out(measured, strategy, WorkingFolder(tmp_path / name))
+
+    whole = go("whole")
+    for stop_at in KILLS[when]:  # of 8 steps an epoch
+        with pytest.raises(Killed):
+            go("killed", stop_at)
+    resumed = go("killed")
+    assert resumed.file.content == whole.file.content
+    for a, b in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    figures = ("quality", "macs", "params", "tflite_bytes")
+    assert [getattr(resumed.candidate, f) for f in figures] == [getattr(whole.candidate, f) for f in figures]
+    with pytest.raises(RecipeError, match="holds the work of another strategy"):
+        carry_out(measured, [steps.PruneChannels(budget={"macs": 0.5})], WorkingFolder(tmp_path / "whole"))
+
+
+def test_an_optional_step_is_taken_back(measured, decided, tmp_path):
+    decided({"accuracy_drop": 0.0})
+    harm = steps.PruneChannels(budget={"macs": 0.1}, gradual=False, epochs=0, optional=True)
+    made = carry_out(measured, [harm, harm, steps.Quantize(epochs=0)], WorkingFolder(tmp_path))
+    assert [stage.step.kind for stage in made.stages] == ["quantize"]
+    assert [why.split(":")[0] for _, why in made.dropped] == [
+        "taken back",
+        "the step of its kind before was taken back",
+    ]
+    assert made.candidate.macs == measured.original.macs
+
+
+@pytest.mark.slow
+def test_every_step_by_hand(measured, decided, tmp_path):
+    """Factors and blocks: each does what it says, and the next one works on what it left."""
+    decided({"accuracy_drop": 0.5})
+    strategy = ["optimize", steps.Factorize(macs=0.9, epochs=1), steps.DropBlocks(epochs=1)]
+    made = carry_out(measured, strategy, WorkingFolder(tmp_path))
+    optimize, factors, blocks = made.stages
+    assert optimize.changes[0][0] == "nothing"
+    assert factors.candidate.macs <= 0.9 * measured.original.macs and len(factors.history) == 1
+    assert blocks.changes[0][0] == "join" and blocks.candidate.macs < factors.candidate.macs
+    assert made.candidate.strategy == tuple(stage.step for stage in made.stages)
+    assert Candidate.from_dict(json.loads(made.candidate.to_json())) == made.candidate
+
+
+def test_what_has_no_graph_and_settings_out_of_range(model, data):
+    class Hidden(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ModelError, match="subclassed model"):
+        tfstruct.compress(Hidden(), *data, "macs=50%")
+    for wrong, said in (
+        ({"epochs": -1}, "`epochs`"),
+        ({"distillation": 2}, "`distillation`"),
+        ({"target": "moon"}, "moon"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            tfstruct.compress(model, *data, "macs=50%", **wrong)
+    with pytest.raises(RecipeError, match="'auto', or a list"):
+        tfstruct.compress(model, *data, "macs=50%", strategy="best")
+    with pytest.raises(RecipeError, match="at least one step"):
+        tfstruct.compress(model, *data, "macs=50%", strategy=[])

@@ -1,0 +1,222 @@
+"""What a compression is made of: data, the aim of training, quality, soft targets, training that goes on."""
+
+import types
+
+import contracts
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
+from tfstruct.compression.execution import with_epochs
+from tfstruct.compression.objective import objective
+from tfstruct.compression.quality import agreement, quality
+from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
+from tfstruct.compression.teaching import taught
+from tfstruct.compression.training import fit
+from tfstruct.errors import DataError
+from tfstruct.graph import trace
+
+layers = keras.layers
+
+
+def two_and_two(outputs: str = "list") -> keras.Model:
+    """Two inputs, and two outputs: classes and a value."""
+    keras.utils.set_random_seed(0)
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    x = layers.Dense(8, activation="relu", name="hidden")(layers.Concatenate()([a, b]))
+    kind, size = layers.Dense(3, activation="softmax", name="kind")(x), layers.Dense(1, name="size")(x)
+    return keras.Model([a, b], {"kind": kind, "size": size} if outputs == "dict" else [kind, size])
+
+
+def some(count: int = 40):
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(count, 4)).astype("float32"), "b": rng.normal(size=(count, 3)).astype("float32")}
+    return x, {"kind": rng.integers(0, 3, count), "size": rng.normal(size=(count, 1)).astype("float32")}
+
+
+@pytest.mark.parametrize("outputs", ["list", "dict"])
+def test_several_inputs_and_outputs_from_arrays_and_from_tf_data(outputs):
+    model = two_and_two(outputs)
+    ports, (x, y) = Ports(model), some()
+    memory = open_data((x, y), ports)
+    stream = open_data(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), ports)
+    assert isinstance(memory, Examples) and isinstance(stream, Stream)
+    assert memory.steps(8) == stream.steps(8) == 5
+    expected = keras.tree.flatten(model([x["a"], x["b"]]))
+    for data in (memory, stream):
+        aim = objective(trace(model), data.take(8).labels)
+        assert aim.kinds == ("probabilities", "values")
+        model.compile("sgd", loss=aim.loss)
+        assert np.isfinite(model.evaluate(data.batches(range(1), 8, 0), steps=5, verbose=0, return_dict=True)["loss"])
+    for got, want in zip(keras.tree.flatten(model(memory.x)), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    with pytest.raises(DataError, match="Expected labels for the outputs"):
+        open_data((x, {"kind": y["kind"]}), ports)
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
+    model = contracts.network()
+    x, y = contracts.data(40)
+    data = open_data((x, y), Ports(model))
+
+    def labels(epochs):
+        return [batch[1].numpy().tolist() for batch in data.batches(epochs, 16, 3)]
+
+    whole = labels(range(3))
+    assert len(whole) == 6 and all(len(batch) == 16 for batch in whole)
+    assert whole[2:] == labels(range(1, 3)) and whole[:2] != whole[2:4]
+    assert sorted([*whole[0], *whole[1]]) != sorted(y.tolist())  # the rest of 8 waits for another order
+
+
+def test_endless_and_missing_data():
+    ports = Ports(contracts.network())
+    x, y = contracts.data(8)
+    with pytest.raises(DataError, match="without end"):
+        open_data(tf.data.Dataset.from_tensor_slices((x, y)).repeat(), ports)
+    with pytest.raises(DataError, match="expected shape"):
+        open_data((x[:, :4], y), ports)
+
+
+@pytest.mark.parametrize(
+    "activation, width, labels, loss, kind",
+    [
+        ("softmax", 3, np.array([0, 2, 1]), "SparseCategoricalCrossentropy", "probabilities"),
+        (None, 3, np.array([0, 2, 1]), "SparseCategoricalCrossentropy", "logits"),
+        ("softmax", 3, np.eye(3, dtype="float32"), "CategoricalCrossentropy", "probabilities"),
+        ("sigmoid", 1, np.array([0, 1, 1]), "BinaryCrossentropy", "probability"),
+        (None, 1, np.array([0, 1, 1]), "BinaryCrossentropy", "values"),
+        (None, 2, np.array([[0.5, 7.0]] * 3, "float32"), "MeanSquaredError", "values"),
+    ],
+)
+def test_the_loss_that_labels_and_activation_call_for(activation, width, labels, loss, kind):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(width, activation=activation)])
+    aim = objective(trace(model), labels)
+    assert (type(aim.loss).__name__, aim.kinds) == (loss, (kind,))
+    if loss.endswith("Crossentropy") and activation is None:
+        assert aim.loss.get_config()["from_logits"]
+    model.compile(loss="mae", metrics=["mse"])
+    aim = objective(trace(model), labels)
+    assert (aim.loss, aim.metrics) == ("mae", ["mse"])
+    assert objective(trace(model), labels, "mse").loss == "mse"
+    assert objective(trace(model), None).loss is None
+
+
+def test_losses_and_weights_by_name_of_a_model_whose_outputs_are_a_list():
+    model = two_and_two()
+    model.compile(
+        loss={"size": "mse", "kind": "sparse_categorical_crossentropy"}, loss_weights={"kind": 1.0, "size": 0.5}
+    )
+    data = open_data(some(), Ports(model))
+    aim = objective(trace(model), data.labels)
+    assert (aim.loss, aim.weights) == (["sparse_categorical_crossentropy", "mse"], [1.0, 0.5])
+    found = quality(trace(model), data, aim)
+    assert (found.name, found.greater_is_better) == ("loss", False)
+    outputs = model.predict(data.x, verbose=0)
+    assert found.measure(data.labels, outputs) == pytest.approx(
+        model.evaluate(data.x, data.labels, verbose=0, return_dict=True)["loss"], rel=1e-5
+    )
+
+
+def test_quality_by_metric():
+    model = contracts.network(metrics=["sparse_top_k_categorical_accuracy"])
+    graph, (x, y) = trace(model), contracts.data(32)
+    data = open_data((x, y), Ports(model))
+    aim, outputs = objective(graph, data.labels), model.predict(x, verbose=0)
+    right = float(np.mean(outputs.argmax(1) == y))
+
+    def measured(metric, greater=None):
+        found = quality(graph, data, aim, metric, greater)
+        return found.name, found.greater_is_better, found.measure(data.labels, outputs)
+
+    assert measured(None) == ("accuracy", True, right)
+    assert measured("sparse_top_k_categorical_accuracy") == ("sparse_top_k_categorical_accuracy", True, 1.0)
+    accuracy = keras.metrics.SparseCategoricalAccuracy(name="mine")
+    assert measured(accuracy, True) == ("mine", True, pytest.approx(right))
+    assert measured(lambda y, out: np.mean(out.argmax(1) != y), False)[1:] == (False, pytest.approx(1 - right))
+    with pytest.raises(ValueError, match="Is more of the metric"):
+        measured(lambda y, out: 0.0)
+    with pytest.raises(ValueError, match="`metric` must be one of accuracy, loss"):
+        measured("nonsense")
+
+
+def test_without_labels_quality_is_agreement_with_the_model_itself():
+    model = two_and_two()
+    data = open_data(some()[0], Ports(model))
+    aim = objective(trace(model), None)
+    found = quality(trace(model), data, aim)
+    out = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[3.0], [4.0]])]
+    assert found.name == "agreement" and found.measure(out, out) == 1.0
+    other = [np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([[3.0], [1.0]])]
+    assert agreement(("probabilities", "values"), out, other) == pytest.approx((0.5 + 1 - 9 / 25) / 2)
+    with pytest.raises(DataError, match="needs labels"):
+        quality(trace(model), data, aim, "accuracy")
+
+
+def test_soft_targets_by_hand():
+    """One batch: (1 - w) * own loss + w * T^2 KL of softened outputs."""
+    student, teacher = contracts.network(seed=1), contracts.network(seed=2)
+    x, y = contracts.data(8)
+    weight, temperature = 0.3, 2.0
+
+    def softened(model):
+        z = model(x, training=model is student).numpy().astype("float64") / temperature
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    q = softened(student)
+    p = softened(teacher)
+    logits = student(x, training=True)
+    own = float(student.compute_loss(x, y, logits))
+    expected = (1 - weight) * own + weight * temperature**2 * np.mean((p * np.log(p / q)).sum(1))
+    with taught(student, teacher, ("logits",), weight, temperature):
+        assert float(student.compute_loss(x, y, logits)) == pytest.approx(expected, rel=1e-5)
+        assert float(student.compute_loss(x, y, logits, training=False)) == pytest.approx(own)
+    assert "compute_loss" not in vars(student)
+
+
+def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    x, y = contracts.data(64)
+
+    class Killed(Exception):
+        pass
+
+    def trained(folder, stop_at=None):
+        model, teacher = contracts.network(layers.Dropout(0.3, seed=7)), contracts.network(seed=5)
+        data = open_data((x, y), Ports(model))
+        steps = types.SimpleNamespace(seen=0)
+
+        def on_step():
+            steps.seen += 1
+            if steps.seen == stop_at:
+                raise Killed
+
+        history = fit(
+            model, data, aim=objective(trace(model), data.labels), epochs=3, batch_size=16,
+            rate=keras.optimizers.schedules.CosineDecay(1e-2, 12), seed=4, folder=folder, teacher=teacher, weight=0.5,
+            augment=lambda x, y, seed: (x + 0.1 * tf.random.stateless_normal(tf.shape(x), seed), y), on_step=on_step,
+        )  # fmt: skip
+        return model.get_weights(), history
+
+    whole, history = trained(tmp_path / "whole")
+    with pytest.raises(Killed):
+        trained(tmp_path / "stopped", stop_at=6)  # in the second epoch
+    on, again = trained(tmp_path / "stopped")
+    assert again == history and len(history) == 3
+    for a, b in zip(whole, on, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(whole, trained(tmp_path / "whole")[0], strict=True):  # after the end
+        np.testing.assert_array_equal(a, b)
+    assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == ["epoch-0003.weights.h5", "training.json"]
+
+
+def test_epochs_are_shared_out():
+    def counts(steps, total):
+        return [step.epochs for step in with_epochs(steps, total)]
+
+    assert counts([Optimize(), PruneChannels(), Quantize()], 10) == [0, 7, 3]
+    assert counts([PruneChannels(), Quantize()], 1) == [1, 0]
+    assert counts([PruneChannels(epochs=2), Quantize()], 10) == [2, 8]
+    assert counts([PruneChannels(), PruneChannels(), Quantize()], 4) == [1, 2, 1]
+    assert counts([PruneChannels(epochs=5), Quantize()], 3) == [5, 0]

@@ -1,0 +1,117 @@
+"""The arguments of `tfstruct-convert`."""
+
+import argparse
+
+import tfstruct
+from tfstruct.convert.recipe import CALIBRATORS, ENGINES, PRECISIONS, ROUNDINGS
+from tfstruct.errors import RecipeError
+
+_EXAMPLES = """\
+examples:
+  tfstruct-convert model.keras -o model.tflite --precision int8 --calibration images/ --resize 96,96
+      an integer file; ranges come from a folder of images
+  tfstruct-convert model.h5 -o model.tflite --precision int8 --calibration train.tfrecord \\
+      --calibrator percentile --verify test.tfrecord --min-accuracy 0.83 --report report.html
+      the same from TFRecord files; accuracy of both models on the test set; exit status 1 below 83 %
+  tfstruct-convert model.keras -o model.tflite --all-precisions --calibration train.npz --json
+      one file a precision (model.int8.tflite, ...), the reports as JSON
+  tfstruct-convert model.keras -o model.tflite --train train.npz --validation validation.npz \\
+      --budget "accuracy_drop=0.5%,macs=50%" --epochs 20 --workdir work
+      a smaller network: pruned, trained and quantized within the budget; called again it goes on where it was
+
+exit status: 0 fine, 1 converted but below what was asked, 2 bad input
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RecipeError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tfstruct-convert",
+        description="Converts a trained Keras model to a .tflite file and verifies the file against the model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
+    parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
+    parser.add_argument("--demo", action="store_true", help="train and convert a small network on shipped data")
+    parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
+
+    how = parser.add_argument_group("precision")
+    how.add_argument("--precision", choices=PRECISIONS, default="float32")
+    how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
+    how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
+    how.add_argument("--activations", choices=("int8", "float32"), default="int8", help="of int4")
+    how.add_argument("--rounding", choices=ROUNDINGS, default="auto", help="of the weights")
+    how.add_argument("--keep-float", metavar="PATTERN", action="append", default=[], help="layers kept in float32")
+    how.add_argument(
+        "--layer", metavar="PATTERN=PRECISION", action="append", default=[], help="layers in another precision"
+    )
+    how.add_argument("--allow-float", action="store_true", help="operators left in float are no error")
+    how.add_argument("--no-rewrite", action="store_true", help="leave layers without integer kernels as they are")
+    how.add_argument(
+        "--optimize", action="store_true", help="first fold, merge and drop what computes the same without"
+    )
+    how.add_argument("--engine", choices=ENGINES, default="auto", help="the quantizer")
+    how.add_argument("--batch-size", metavar="N", default="1", help="fixed batch, or 'dynamic'")
+    how.add_argument(
+        "--input-shape", metavar="[NAME=]D,D,...", action="append", default=[], help="of one sample, where open"
+    )
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--calibration", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
+    data.add_argument("--calibrator", choices=CALIBRATORS, default="minmax")
+    data.add_argument("--percentile", type=float, default=99.99, metavar="P")
+    data.add_argument("--samples", type=int, default=500, metavar="N", help="calibration samples at most")
+    data.add_argument("--verify", metavar="DATA", help="compare both models on these; default: calibration samples")
+    data.add_argument("--labels", metavar="NAME|FILE", help="key, column, feature or file of the labels")
+    data.add_argument("--resize", metavar="H,W", help="images to this size")
+    data.add_argument("--scale", type=float, metavar="S", help="multiply inputs by this")
+    data.add_argument("--mean", metavar="M[,M...]", help="subtract, for all or by channel")
+    data.add_argument("--std", metavar="S[,S...]", help="then divide")
+    data.add_argument("--preprocess", metavar="MODULE:FUNCTION", help="your own step on each sample")
+    data.add_argument("--no-range-check", action="store_true", help="take data of a scale unlike the training's")
+
+    small = parser.add_argument_group("compression (a smaller network, trained within a budget)")
+    small.add_argument(
+        "--budget", metavar="NAME=VALUE,...", help="such as accuracy_drop=0.5%%,macs=50%%,tflite_bytes=56000"
+    )
+    small.add_argument("--train", metavar="DATA", help="with labels; any kind that --calibration takes")
+    small.add_argument("--validation", metavar="DATA", help="other samples, which all choices are made on")
+    small.add_argument("--test", metavar="DATA", help="looked at once, at the end")
+    small.add_argument("--epochs", type=int, default=10, metavar="N", help="of training in all; default: 10")
+    small.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="the highest; default: 0.001")
+    small.add_argument(
+        "--strategy", metavar="STEP,...", help="optimize, prune_channels, quantize, ...; default: decided"
+    )
+    small.add_argument("--metric", metavar="NAME", help="what accuracy is; default: by the labels")
+    small.add_argument("--workdir", metavar="DIR", help="keeps every stage, so that a killed run goes on")
+    small.add_argument("--seed", type=int, default=0, metavar="N")
+
+    check = parser.add_argument_group("thresholds (exit status 1 below them)")
+    check.add_argument("--min-accuracy", type=float, metavar="A", help="of the file, 0..1")
+    check.add_argument("--min-agreement", type=float, metavar="A", help="share of samples with equal top-1, 0..1")
+    check.add_argument("--min-sqnr", type=float, metavar="DB", help="signal to quantization noise of the outputs")
+
+    out = parser.add_argument_group("output")
+    out.add_argument("--report", metavar="FILE", help="write the report, .html or .json")
+    out.add_argument("--per-layer", action="store_true", help="list which layers lose most")
+    out.add_argument("--json", action="store_true", help="print the report as JSON")
+    out.add_argument("--overwrite", action="store_true", help="replace existing files")
+    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
+
+    device = parser.add_argument_group("device")
+    device.add_argument("--target", metavar="NAME", help="mobile, micro, ethos-u or edgetpu; exit status 1 if unfit")
+    device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
+    device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
+    device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
+    device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
+
+    safe = parser.add_argument_group("custom code")
+    safe.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help="custom layers")
+    safe.add_argument("--trust", action="store_true", help="let the model file run code (Lambda layers)")
+    return parser

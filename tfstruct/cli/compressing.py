@@ -1,0 +1,102 @@
+"""A model made small within a budget."""
+
+import json
+import sys
+
+from tfstruct.cli.arguments import parser
+from tfstruct.cli.options import check_sources, import_modules, preprocess_of, require_output, targets_of
+from tfstruct.cli.outcome import BELOW, FINE, fail
+from tfstruct.convert.recipe import Recipe
+from tfstruct.errors import BudgetError, RecipeError
+from tfstruct.terminal import console, progress_line
+
+# What the budget decides, or what is there for conversions only.
+_OTHERS = (
+    "precision", "all_precisions", "activations", "rounding", "keep_float", "layer", "allow_float", "no_rewrite",
+    "optimize", "float_io", "engine", "batch_size", "input_shape", "calibration", "percentile", "samples", "verify",
+    "min_accuracy", "min_agreement", "min_sqnr", "per_layer", "check_only", "profile", "no_range_check",
+)  # fmt: skip
+
+
+def compress(options) -> int:
+    """Trains, writes the file and prints the report; exit status 1 where only less than the budget was found."""
+    from tfstruct import legacy
+    from tfstruct.compression.budget import Budget
+
+    _check(options)
+    budget = Budget.of(options.budget)
+    if options.latency_table:
+        budget = Budget.of({**budget.to_dict(), "latency_table": options.latency_table})
+    target = targets_of(options, [Recipe()])[0]
+    check_sources(options)
+    legacy.check_path(options.model)
+    import_modules(options.imports)
+    model = legacy.load(options.model, trust=options.trust)
+
+    from tfstruct.compression import compress
+
+    status = FINE
+    with progress_line(not (options.quiet or options.json)) as progress:
+        try:
+            made = compress(
+                model, options.train, options.validation, budget,
+                strategy=options.strategy.split(",") if options.strategy else "auto",
+                test=options.test, epochs=options.epochs, learning_rate=options.learning_rate,
+                target=options.target or "mobile", metric=options.metric, labels=options.labels,
+                preprocess=preprocess_of(options), workdir=options.workdir, seed=options.seed, progress=progress,
+            )  # fmt: skip
+        except BudgetError as error:
+            if error.best is None:
+                raise
+            made, status = error.best, BELOW
+    made.file.save(target)
+    written = [target]
+    if options.c_array:
+        from tfstruct.convert.micro import write_c_array
+
+        written += write_c_array(made.file.content, target)
+    _tell(options, made.report, written)
+    if status == BELOW:
+        return fail(f"The budget is missed: {'; '.join(made.report.limits.misses(made.report.result))}.", BELOW)
+    return status
+
+
+def refuse_without_budget(options) -> None:
+    """Arguments of a compression that would do nothing."""
+    names = ("train", "validation", "test", "epochs", "learning_rate", "strategy", "metric", "workdir", "seed")
+    given = [name for name in names if getattr(options, name) != parser().get_default(name)]
+    if given:
+        raise RecipeError(f"--{given[0].replace('_', '-')} belongs to a compression, which needs --budget.")
+
+
+def _check(options) -> None:
+    """What can be said before TensorFlow loads."""
+    given = [name for name in _OTHERS if getattr(options, name) != parser().get_default(name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RecipeError(f"--budget decides by itself what {flags} would say. Leave it out, or go without --budget.")
+    for name in ("train", "validation"):
+        if getattr(options, name) is None:
+            raise RecipeError(f"--budget needs data: --train DATA --validation DATA. --{name} is missing.")
+    require_output(options)
+    if options.report and not options.report.endswith(".json"):
+        raise RecipeError(f"--report of a compression expects a name that ends in .json. Received: {options.report!r}.")
+
+
+def _tell(options, report, written) -> None:
+    from tfstruct.files import write_atomic
+
+    if options.report:
+        write_atomic(options.report, report.to_json().encode())
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    elif not options.quiet:
+        screen = console(sys.stdout)
+        for decision in report.decisions:
+            does = "does" if decision.taken else "does not"
+            screen.print(f"{does} {decision.kind}: {decision.reason}", markup=False, highlight=False)
+        screen.print(report.table())
+        for warning in report.warnings:
+            screen.print(f"warning: {warning}", style="yellow", markup=False)
+        for path in written:
+            screen.print(f"wrote {path}", markup=False, highlight=False)

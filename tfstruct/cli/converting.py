@@ -1,0 +1,183 @@
+"""A model to a file, or what of it fits a device."""
+
+import json
+import pathlib
+import sys
+
+from tfstruct.cli.options import (
+    check_calibration,
+    check_sources,
+    import_modules,
+    input_shapes,
+    recipes_of,
+    require_output,
+    targets_of,
+)
+from tfstruct.cli.outcome import BELOW, FINE, fail
+from tfstruct.convert.recipe import Recipe
+from tfstruct.errors import ConversionError, RecipeError, VerificationError
+from tfstruct.terminal import console, progress_bar
+
+
+def convert(options) -> int:
+    from tfstruct import legacy
+
+    recipes = recipes_of(options)
+    _check_device(options)
+    if options.check_only:
+        return _check_only(options, recipes)
+    require_output(options)
+    targets = targets_of(options, recipes)
+    legacy.check_path(options.model)
+    check_sources(options)
+    model, recipes = _load(options, recipes)
+    check_calibration(options, recipes[0].ranges)
+
+    from tfstruct.convert import Converter
+
+    made, written, status = [], [], FINE
+    with (
+        progress_bar(not (options.quiet or options.json)) as progress,
+        Converter(model, options.timeout, progress) as converter,
+    ):
+        for recipe, target in zip(recipes, targets, strict=True):
+            try:
+                result = converter.convert(recipe)
+            except VerificationError as error:
+                result, status = error.model, fail(str(error), BELOW)
+            except ConversionError as error:
+                if not options.all_precisions:
+                    raise
+                # One precision without kernels does not spoil the others.
+                status = fail(f"{recipe.precision}: {error}", BELOW)
+                continue
+            result.save(target)
+            made.append(_annotated(options, result))
+            written += [target, *_c_array(options, result, target)]
+            unfit = made[-1].target and made[-1].target.problem()
+            if unfit:
+                status = fail(unfit, BELOW)
+    if made:
+        _tell(options, made, written)
+    return status
+
+
+def _load(options, recipes: list[Recipe]):
+    """The model, and the recipes with the shapes of its inputs and the ranges that it was trained with."""
+    from tfstruct import legacy
+
+    import_modules(options.imports)
+    source = legacy.read(options.model, trust=options.trust)
+    model = source.model
+    if options.optimize:
+        model = _optimized(options, source)
+    recipes = [r.replace(ranges=source.ranges, weight_limits=source.weight_limits) for r in recipes]
+    if options.input_shape:
+        recipes = [r.replace(input_shapes=input_shapes(options.input_shape, model)) for r in recipes]
+    return model, recipes
+
+
+def _optimized(options, source):
+    """The model after all edits that leave its function as it is."""
+    from tfstruct.surgery import optimize_inference
+
+    if source.ranges:
+        raise RecipeError(
+            "--optimize replaces layers, but this model brings ranges that were trained for each of them. "
+            "Convert it without --optimize."
+        )
+    made = optimize_inference(source.model)
+    if not (options.quiet or options.json):
+        console(sys.stdout).print(f"optimized: {str(made).splitlines()[0]}", markup=False, highlight=False)
+    return made.model
+
+
+def _check_device(options) -> None:
+    """Looks at what is said of the device before TensorFlow loads."""
+    if options.check_only and options.target is None:
+        raise RecipeError("--check-only needs a device to check for: --target micro.")
+    if options.target is not None:
+        from tfstruct.convert.targets import target
+
+        target(options.target)
+    if options.latency_table is not None:
+        from tfstruct.convert.latency import LatencyTable
+
+        LatencyTable.read(options.latency_table)
+
+
+def _check_only(options, recipes: list[Recipe]) -> int:
+    """Prints what fits and what does not, of a Keras model or a .tflite file; writes nothing."""
+    from tfstruct import legacy
+    from tfstruct.convert.targets import check_target
+
+    model = options.model
+    if model.endswith(".tflite"):
+        reports = [check_target(model, options.target)]
+    else:
+        legacy.check_path(model)
+        model, recipes = _load(options, recipes)
+        try:
+            reports = [check_target(model, options.target, recipe=recipe) for recipe in recipes]
+        except ConversionError as error:
+            return fail(str(error), BELOW)
+    data = [report.to_dict() for report in reports]
+    if options.json:
+        print(json.dumps(data if options.all_precisions else data[0], indent=1))
+    for report in reports:
+        if not options.json and not options.quiet:
+            console(sys.stdout).print(report.table())
+        if not report.fits:
+            fail(report.problem())
+    return FINE if all(report.fits for report in reports) else BELOW
+
+
+def _annotated(options, result):
+    """The report with what was asked for besides: errors by layer, times by operator, an estimate, the target."""
+    import dataclasses
+
+    from tfstruct.convert.latency import LatencyTable, profile_operators
+    from tfstruct.convert.targets import check_target
+
+    report = result.report
+    if options.per_layer:
+        check = dataclasses.replace(report.verification, layers=result.layer_errors())
+        report = dataclasses.replace(report, verification=check)
+    if options.profile:
+        report = dataclasses.replace(report, profile=profile_operators(result.content, result.layers))
+    if options.latency_table:
+        table = LatencyTable.read(options.latency_table)
+        report = dataclasses.replace(report, estimate=table.estimate(result.content, result.layers))
+    if options.target:
+        report = dataclasses.replace(report, target=check_target(result, options.target))
+    return report
+
+
+def _c_array(options, result, target: pathlib.Path) -> tuple[str, ...]:
+    from tfstruct.convert.micro import write_c_array
+
+    return write_c_array(result.content, target) if options.c_array else ()
+
+
+def _tell(options, reports, written) -> None:
+    """Prints and writes the reports."""
+    from tfstruct.convert.report import comparison, html_page
+    from tfstruct.files import write_atomic
+
+    data = [r.to_dict() for r in reports]
+    text = json.dumps(data if options.all_precisions else data[0], indent=1)
+    if options.report:
+        page = text if options.report.endswith(".json") else html_page(reports[0].model, reports)
+        write_atomic(options.report, page.encode())
+    if options.json:
+        print(text)
+    elif not options.quiet:
+        screen = console(sys.stdout)
+        if len(reports) > 1:
+            screen.print(comparison(reports))
+            for warning in dict.fromkeys(f"{r.precision}: {w}" for r in reports for w in r.warnings):
+                screen.print(f"warning: {warning}", style="yellow", markup=False)
+        else:
+            screen.print(reports[0].table())
+        for target in written:
+            screen.print(f"wrote {target}", markup=False, highlight=False)

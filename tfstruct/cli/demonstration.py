@@ -1,0 +1,55 @@
+"""`tfstruct-convert --demo`."""
+
+import json
+import sys
+
+from tfstruct.cli.outcome import FINE
+from tfstruct.convert.recipe import PRECISIONS, Recipe
+from tfstruct.errors import RecipeError
+from tfstruct.terminal import console, progress_bar, progress_line
+
+BUDGET, EPOCHS = "accuracy_drop=3%,macs=50%", 12
+_VALIDATION = 257  # of the training images: what choices are made on
+
+
+def demo(options) -> int:
+    """Trains on the shipped digits, compresses within a budget, converts the result in every precision, verifies on
+    unseen images."""
+    from tfstruct import demo as digits
+
+    if options.model or options.output or options.calibration or options.target or options.all_precisions:
+        raise RecipeError("--demo brings its own model and data and writes no file. Use it alone, or with --json.")
+    from tfstruct.compression import compress
+    from tfstruct.convert import Converter
+    from tfstruct.convert.report import comparison
+
+    (x, y), test = digits.digits()
+    shown = not (options.quiet or options.json)
+    with progress_bar(shown) as progress:
+        progress("train", 0, None)
+        whole = digits.train(x, y)
+    train, validation = (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
+    with progress_line(shown) as progress:
+        made = compress(
+            whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=progress
+        )
+    recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
+    with progress_bar(shown) as progress, Converter(made.model, options.timeout, progress) as converter:
+        reports = [converter.convert(recipe).report for recipe in recipes]
+    if options.json:
+        compressed = made.report.to_dict()
+        print(json.dumps({"compression": compressed, "precisions": [r.to_dict() for r in reports]}, indent=1))
+    elif shown:
+        screen = console(sys.stdout)
+
+        def say(text: str) -> None:
+            screen.print(text, highlight=False, markup=False)
+
+        say(f"UCI digits: {len(x):,} images to train, calibrate and choose by, {len(test[0]):,} unseen ones to verify")
+        for decision in made.report.decisions:
+            say(f"{'does' if decision.taken else 'does not'} {decision.kind}: {decision.reason}")
+        screen.print(made.report.table())
+        say("the smaller model in every precision, on the unseen images:")
+        screen.print(comparison(reports))
+        say(f"latency: median, one thread, {reports[0].processor}")
+    return FINE

@@ -1,0 +1,152 @@
+"""From arguments to recipes, files and shapes, checked before TensorFlow loads."""
+
+import glob
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+
+from tfstruct.convert.recipe import PRECISIONS, Recipe
+from tfstruct.errors import DataError, RecipeError
+from tfstruct.samples import Preprocess
+
+
+def require_output(options) -> None:
+    if options.output is None:
+        raise RecipeError("No output was given. Expected: -o OUT.tflite.")
+
+
+def recipes_of(options) -> list[Recipe]:
+    layers = {pattern: "float32" for pattern in options.keep_float}
+    for item in options.layer:
+        pattern, equals, precision = item.rpartition("=")
+        if not equals or not pattern:
+            raise RecipeError(f"--layer expects PATTERN=PRECISION. Received: {item!r}.")
+        layers[pattern] = precision
+    require = {
+        "accuracy": options.min_accuracy,
+        "top1_agreement": options.min_agreement,
+        "sqnr_db": options.min_sqnr,
+    }
+    recipe = Recipe(
+        precision=options.precision,
+        calibration=options.calibration,
+        calibrator=options.calibrator,
+        percentile=options.percentile,
+        samples=options.samples,
+        labels=options.labels,
+        preprocess=preprocess_of(options),
+        verification=options.verify,
+        layers=layers,
+        activations=options.activations,
+        rounding=options.rounding,
+        batch_size=_batch_size(options.batch_size),
+        float_io=options.float_io,
+        allow_float=options.allow_float,
+        rewrite=not options.no_rewrite,
+        engine=options.engine,
+        require={k: v for k, v in require.items() if v is not None},
+        check_range=not options.no_range_check,
+        timeout=options.timeout,
+    )
+    if not options.all_precisions:
+        return [recipe]
+    if layers:
+        raise RecipeError("--all-precisions converts whole models. Use --keep-float and --layer with one --precision.")
+    return [recipe.replace(precision=p) for p in PRECISIONS]
+
+
+def preprocess_of(options) -> Preprocess:
+    return Preprocess(
+        resize=numbers("--resize", options.resize, int, 2),
+        scale=options.scale,
+        mean=numbers("--mean", options.mean, float),
+        std=numbers("--std", options.std, float),
+        function=options.preprocess,
+    )
+
+
+def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
+    """The files to write, checked before any work: suffix, folder, and whether they are there already."""
+    target = pathlib.Path(options.output)
+    if target.suffix != ".tflite":
+        raise RecipeError(f"-o expects a name that ends in .tflite. Received: {options.output!r}.")
+    targets = [target.with_suffix(f".{r.precision}.tflite") for r in recipes] if options.all_precisions else [target]
+    reports = [pathlib.Path(options.report)] if options.report else []
+    if reports and reports[0].suffix not in (".html", ".json"):
+        raise RecipeError(f"--report expects a name that ends in .html or .json. Received: {options.report!r}.")
+    arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
+    for path in (*targets, *arrays, *reports):
+        folder = path.parent
+        if not folder.is_dir():
+            raise RecipeError(f"The folder {folder} for {path.name} does not exist. Create it first.")
+        if not os.access(folder, os.W_OK):
+            raise RecipeError(f"No permission to write into the folder {folder}.")
+        if path.is_dir():
+            raise RecipeError(f"{path} is a folder. Expected the name of a file.")
+        if path.exists() and not options.overwrite:
+            raise RecipeError(f"{path} exists already. Use --overwrite to replace it.")
+        if path.exists() and options.model and os.path.exists(options.model) and path.samefile(options.model):
+            raise RecipeError(f"{path} is the model itself. Give another output.")
+    return targets
+
+
+def check_sources(options) -> None:
+    """Looks whether data files are there before TensorFlow loads, which takes seconds."""
+    flags = ("calibration", "verify", "train", "validation", "test")
+    for flag, source in ((f"--{name}", getattr(options, name)) for name in flags):
+        if source is not None and not glob.glob(source) and not os.path.exists(source):
+            raise DataError(f"{flag}: there is no file or folder {source}.")
+
+
+def check_calibration(options, ranges: Mapping) -> None:
+    """Integer activations need data, unless the model brings the ranges that it was trained with."""
+    needs = options.precision in ("int8", "int16x8") or (options.precision == "int4" and options.activations == "int8")
+    if options.calibration is None and not ranges and (needs or options.all_precisions):
+        what = "--all-precisions" if options.all_precisions else f"--precision {options.precision}"
+        raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")
+
+
+def input_shapes(items: list[str], model) -> dict[str, tuple[int, ...]]:
+    from tfstruct.convert.export import signature_of
+
+    names = [spec.name for spec in signature_of(model).inputs]
+    shapes = {}
+    for item in items:
+        name, equals, dims = item.rpartition("=")
+        if not equals and len(names) > 1:
+            raise RecipeError(f"--input-shape expects NAME=D,D,... for a model with the inputs {names}.")
+        shapes[name or names[0]] = numbers("--input-shape", dims, int)
+    return shapes
+
+
+def numbers(flag: str, text: str | None, kind: type, count: int | None = None):
+    if text is None:
+        return None
+    try:
+        values = tuple(kind(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise RecipeError(f"{flag} expects numbers separated by commas. Received: {text!r}.") from None
+    if count is not None and len(values) != count:
+        raise RecipeError(f"{flag} expects {count} numbers. Received: {text!r}.")
+    return values
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise RecipeError(f"--batch-size expects a number or 'dynamic'. Received: {text!r}.") from None
+
+
+def import_modules(modules: list[str]) -> None:
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            raise RecipeError(f"--import {name} failed: {type(error).__name__}: {error}.") from error

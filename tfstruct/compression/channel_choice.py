@@ -1,0 +1,192 @@
+"""How many channels go, and how; and with how many bits the rest of the way to a file's size is made."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.analyze import unit_scores
+from tfstruct.callbacks.channel_masks import lossless_groups
+from tfstruct.compression.four_bits import FileSize
+from tfstruct.compression.precision_choice import Precision, choose_precision
+from tfstruct.compression.stage import Decision
+from tfstruct.compression.steps.pruning import PruneChannels
+from tfstruct.compression.task import Task
+from tfstruct.errors import BudgetError
+from tfstruct.graph import Group, groups, trace
+from tfstruct.surgery.pruning.planner import Options, Planner
+
+_MARGIN = 0.97  # of a measured latency: the second measurement is another one
+_RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this share of the MACs stays
+_NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
+_HALVINGS = 12
+_MOST = 0.875  # of a group's channels: a layer with less left is better dropped
+_TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizing:
+    """How a model gets small enough.
+
+    Attributes:
+        steps: on channels, in order.
+        precision: of the file.
+        decision: on channels.
+        wanted: the figures that had to be met by channels.
+        least: what channels could reach where they could not meet it; else None.
+    """
+
+    steps: tuple[PruneChannels, ...]
+    precision: Precision
+    decision: Decision
+    wanted: Mapping[str, float]
+    least: Mapping[str, float] | None = None
+
+
+def graph_limits(task: Task) -> dict[str, float]:
+    """The limits that channels alone can meet, as far as the original does not: all but the size of the file."""
+    limits, original, plain = task.limits.figures, task.original, task.plain
+    found = {
+        name: limits[name]
+        for name in ("macs", "params", "peak_memory")
+        if name in limits and limits[name] < getattr(original, name)
+    }
+    if limits.get("arena_bytes", np.inf) < (plain.arena_bytes or 0):
+        share = limits["arena_bytes"] / plain.arena_bytes * original.peak_memory
+        found["peak_memory"] = min(share, found.get("peak_memory", np.inf))
+    if limits.get("latency_us", np.inf) < plain.latency_us:
+        found["latency_us"] = _MARGIN * limits["latency_us"]
+    return found
+
+
+def size_limit(task: Task) -> float:
+    """The bytes that the file may have; what gzip saves is taken to be the same share afterwards."""
+    limits, plain = task.limits.figures, task.plain
+    by_gzip = plain.tflite_bytes * limits.get("gzip_bytes", plain.gzip_bytes) / plain.gzip_bytes
+    return min(limits.get("tflite_bytes", plain.tflite_bytes), by_gzip)
+
+
+def choose_channels(task: Task, model: keras.Model) -> Sizing:
+    """Channels until what the graph costs is met; then weights of 4 bits, where these can make the file small enough;
+    then channels again."""
+    return _Choice(task, model).made()
+
+
+class _Choice:
+    def __init__(self, task: Task, model: keras.Model):
+        self.task = task
+        self.graph = trace(model)
+        self.every = groups(self.graph)
+        self.lossless = tuple(lossless_groups(self.graph, ())[0].values())
+        self.scores = unit_scores(self.graph, "l2", missing="keep")
+        too_much = FileSize(task.graph)() - task.plain.tflite_bytes
+        self.size = FileSize(self.graph, _TRUSTED * max(too_much, 0.0))
+        self.all = np.ones(self.graph.units.count, bool)
+        self.trains = task.settings.epochs > 0
+
+    def made(self) -> Sizing:
+        wanted, limit = graph_limits(self.task), size_limit(self.task)
+        free = any(group.prunable for group in self.every)
+        found = self._planned(wanted) if wanted and free else None
+        keep = self.all if found is None or found.keep is None else found.keep
+        precision = choose_precision(self.task, self.size, keep, limit)
+        if self.size(keep, precision.four_bits) > limit:
+            wanted = {**wanted, "tflite_bytes": self._equivalent(limit, precision.four_bits)}
+            found = self._planned(wanted) if free else None
+        if not free and wanted:
+            why = "no channel can go: " + "; ".join(f"{group.name}: {group.reason}" for group in self.every[:3])
+            return Sizing((), precision, Decision("prune_channels", False, why), wanted, {})
+        if not wanted:
+            return self._without_figures(precision)
+        if found.keep is None:
+            missed = ", ".join(f"{name} {value:,.0f}" for name, value in found.least.items())
+            why = f"channels get no further than {missed}"
+            return Sizing((), precision, Decision("prune_channels", False, why), wanted, found.least)
+        asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
+        why = f"channels go {found.how} until {asked} is met{found.widths}"
+        step = PruneChannels(budget=wanted, reason=why, **found.settings)
+        return Sizing((step,), precision, Decision("prune_channels", True, why), wanted)
+
+    def _without_figures(self, precision: Precision) -> Sizing:
+        if self.task.limits.figures:
+            return Sizing((), precision, Decision("prune_channels", False, "the budget is met without"), {})
+        if not self.trains or not any(group.prunable for group in self.every):
+            why = "the budget names no figure, and nothing is trained that could make up for lost channels"
+            return Sizing((), precision, Decision("prune_channels", False, why), {})
+        found = self._planned({"macs": _SHARE})
+        rungs = max(1, min(_RUNGS, self.task.settings.epochs // 2))
+        why = (
+            f"the budget names no figure: up to {rungs} times a quarter of the multiply-accumulates goes {found.how}, "
+            f"as long as the quality allows{found.widths}"
+        )
+        step = PruneChannels(budget={"macs": _SHARE}, reason=why, optional=True, **found.settings)
+        return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
+
+    def _planned(self, wanted: Mapping[str, float]) -> "_Planned":
+        """While training where that reaches it, else at once; with the widest multiple that is no waste."""
+        best = None
+        for multiple in _multiples(self.every):
+            for gradual in (True, False) if self.trains and self.lossless else (False,):
+                made = self._with(wanted, multiple, gradual)
+                if made.keep is not None:
+                    if best is None or made.near > best.near + 0.02:
+                        best = made
+                    break
+            if best is not None and best.near >= _NEAR:
+                break
+        return made if best is None else best
+
+    def _with(self, wanted: Mapping[str, float], multiple: int, gradual: bool) -> "_Planned":
+        some = self.lossless if gradual else self.every
+        options = Options(dict(wanted), round_to=multiple, max_ratio=_MOST, latency=self.task.latency_of)
+        planner = Planner(self.graph, some, options)
+        try:
+            keep, after = planner.choose(self.scores)
+        except BudgetError as error:
+            return _Planned(None, multiple, gradual, self.trains, least=error.least)
+        near = max(after[name] / limit for name, limit in planner.limits.items())
+        return _Planned(keep, multiple, gradual, self.trains, near)
+
+    def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
+        """The estimate of the int8 file at which the file with these layers in 4 bits has `limit` bytes."""
+        low, high = limit + self.size.offset, self.size() + self.size.offset
+        for _ in range(_HALVINGS if four_bits else 0):
+            middle = (low + high) / 2
+            made = self._with({"tflite_bytes": middle}, 1, gradual=False)
+            fits = made.keep is not None and self.size(made.keep, four_bits) <= limit
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """One plan: what stays (None where it is out of reach), and how it was come by."""
+
+    keep: np.ndarray | None
+    multiple: int
+    gradual: bool
+    trains: bool
+    near: float = 0.0
+    least: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict:
+        multiple = self.multiple if self.multiple > 1 else None
+        return {"gradual": self.gradual, "round_to": multiple, "max_ratio": _MOST}
+
+    @property
+    def how(self) -> str:
+        if self.gradual:
+            return "while the model trains"
+        return "at once, as training can drive too few to zero," if self.trains else "at once"
+
+    @property
+    def widths(self) -> str:
+        return f"; widths stay multiples of {self.multiple}, which kernels are fast with" if self.multiple > 2 else ""
+
+
+def _multiples(every: Sequence[Group]) -> tuple[int, ...]:
+    """8 and less, or 4 and less, where no layer is wide."""
+    widest = max(group.width for group in every if group.prunable)
+    return (8, 4, 2, 1) if widest >= 32 else (4, 2, 1) if widest >= 16 else (1,)

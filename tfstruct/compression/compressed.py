@@ -1,0 +1,56 @@
+"""What `compress` hands back: the model, its quantized twin, the file, and the report."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import keras
+
+from tfstruct.compression.compression_report import CompressionReport
+from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.files import write_atomic
+from tfstruct.quantize.twin import Twin
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """A smaller model, and the file that ships.
+
+    Attributes:
+        model: the smaller Keras model, plain.
+        twin: what the file computes, as a Keras model; None where the file was quantized after training.
+        file: the `.tflite` file, with the report of its conversion.
+        report: what was done and why; figures before and after.
+    """
+
+    model: keras.Model
+    twin: Twin | None
+    file: TFLiteModel
+    report: CompressionReport
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes a new folder, whole or not at all: `model.tflite`, `model.keras`, `twin.keras` (where there is one),
+        `report.json`.
+
+        Raises:
+            FileExistsError: the folder is there already and not empty.
+        """
+        folder = pathlib.Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"{folder} exists already. Expected a new or an empty folder.")
+        beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        beside.mkdir(parents=True)
+        try:
+            self.file.save(beside / "model.tflite")
+            self.model.save(beside / "model.keras")
+            if self.twin is not None:
+                self.twin.save(beside / "twin.keras")
+            write_atomic(beside / "report.json", self.report.to_json().encode())
+            os.replace(beside, folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+    def __str__(self) -> str:
+        return str(self.report)

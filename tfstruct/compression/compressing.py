@@ -1,0 +1,176 @@
+"""`compress`: one call and one budget, from a trained model to the file that ships."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from tfstruct.compression.budget import Budget
+from tfstruct.compression.compressed import Compressed
+from tfstruct.compression.compression_report import CompressionReport
+from tfstruct.compression.execution import Made, carry_out
+from tfstruct.compression.progress import Progress
+from tfstruct.compression.stage import Decision
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.strategy import decide
+from tfstruct.compression.task import Settings, Task
+from tfstruct.convert.runtime import processor
+from tfstruct.errors import BudgetError, RecipeError
+from tfstruct.graph import trace
+from tfstruct.samples import Preprocess
+
+
+def compress(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    budget: Budget | Mapping[str, float] | str,
+    *,
+    strategy: "str | Sequence[Step | str]" = "auto",
+    test: Any = None,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    distillation: float = 0.5,
+    temperature: float = 3.0,
+    target: str = "mobile",
+    calibrator: str = "percentile",
+    loss: Any = None,
+    metric: "str | Callable | keras.metrics.Metric | None" = None,
+    greater_is_better: bool | None = None,
+    labels: Any = None,
+    preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
+    augment: Callable | None = None,
+    workdir: str | os.PathLike | None = None,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Compressed:
+    """Makes a trained model small and fast within a budget, and writes its verified `.tflite` file.
+
+    Analyses the model, decides on a strategy, carries it out step by step and measures the file after each: what is
+    redundant goes, channels go while the model trains, the original teaches it, the rounding of the file is trained.
+    All choices are made on `validation`; `test` is looked at once, when everything is fixed.
+
+        made = compress(model, train, validation, "accuracy_drop=0.5%,macs=50%,tflite_bytes=50%")
+        made.file.save("model.tflite")
+
+    Args:
+        model: a trained Sequential or functional model, also nested, of any number of inputs and outputs; not changed.
+        train: what it is trained on: anything that `tfstruct.samples.open_samples` takes, as (x, y), files or a
+            `tf.data.Dataset`, which is streamed, augmentation and all. Without labels the original alone teaches.
+        validation: the same, other samples.
+        budget: see `Budget`. Without a figure (an `accuracy_drop` alone) channels go as long as the drop allows.
+        strategy: `"auto"`, or the steps in order: names or objects of `tfstruct.compression.steps`. What a step leaves
+            open (its epochs, the budget of its channels) is decided as for `"auto"`.
+        test: what the result is judged on, once, where it meets the budget.
+        epochs: of training in all; 0: nothing is trained, which costs accuracy.
+        batch_size, learning_rate: of training; see `Settings`.
+        distillation, temperature: how much of the loss is the original's outputs; see `Settings`.
+        target: the device, see `tfstruct.check_target`.
+        calibrator: for what is quantized after training.
+        loss: as in `compile`; by default the one the model is compiled with, else one that labels and outputs call for.
+        metric: what quality is: `"accuracy"`, `"loss"`, a metric of the compiled model or of Keras by name or as
+            object, or a function (labels, outputs) -> float. None: accuracy where labels are classes, the loss
+            elsewhere.
+        greater_is_better: of a function.
+        labels, preprocess: of all data, as in `open_samples`.
+        augment: (x, y, seed) -> (x, y) of a batch of training, see `training.fit`.
+        workdir: a folder that keeps every stage. Called again with the same arguments, also after the process was
+            killed, `compress` goes on from there to the same result. None: a temporary one.
+        seed: of everything that is drawn.
+        progress: called with a `Progress`.
+
+    Raises:
+        BudgetError: the budget cannot be read, or not be met; `.best` is the best that was found.
+        ModelError: the model has no graph, such as a subclassed one.
+        DataError: data that does not fit.
+        RecipeError: a setting that is out of range; a `workdir` of another run.
+        ConversionError: an operator without an integer kernel.
+    """
+    started = time.perf_counter()
+    steps = _given(strategy)
+    settings = Settings(
+        epochs, batch_size, learning_rate, distillation, temperature, target, calibrator, seed
+    )  # fmt: skip
+    with Task(
+        model, train, validation, budget, settings=settings, loss=loss, metric=metric,
+        greater_is_better=greater_is_better, labels=labels, preprocess=preprocess, augment=augment, workdir=workdir,
+        progress=progress, strategy=steps,
+    ) as task:  # fmt: skip
+        tested = None if test is None else task.open_data(test)
+        decided, decisions = _decided(task, steps)
+        made = carry_out(task, decided)
+        decisions += tuple(Decision(step.kind, False, why) for step, why in made.dropped)
+        report = _report(task, made, decisions, started, tested)
+    result = Compressed(_compiled(made.model, task), made.twin, made.file, report)
+    if not report.met:
+        raise BudgetError(
+            f"The budget is missed: {'; '.join(report.limits.misses(report.result))}. The best found is "
+            f"{report.result}. Raise the budget, or give more epochs, or choose another strategy.",
+            {name: getattr(report.result, name) for name in report.limits.figures},
+            best=result,
+        )
+    return result
+
+
+def _given(strategy) -> "str | tuple[Step, ...]":
+    if isinstance(strategy, str):
+        if strategy != "auto":
+            raise RecipeError(f"`strategy` must be 'auto', or a list of steps. Received: {strategy!r}.")
+        return strategy
+    steps = tuple(Step.of(step) for step in strategy)
+    if not steps:
+        raise RecipeError("`strategy` must be 'auto', or a list of at least one step. Received: an empty list.")
+    return steps
+
+
+def _decided(task: Task, steps) -> tuple[tuple[Step, ...], tuple[Decision, ...]]:
+    """The strategy, decided once: measured latencies would decide otherwise the second time."""
+    stored = task.folder.read("strategy.json")
+    if stored is None:
+        task.told.stage("decide")
+        decided, decisions = decide(task, None if steps == "auto" else steps)
+        stored = {
+            "steps": [step.to_dict() for step in decided], "decisions": [dataclasses.asdict(one) for one in decisions]
+        }  # fmt: skip
+        task.folder.write("strategy.json", stored)
+    return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
+
+
+def _report(task: Task, made: Made, decisions, started: float, tested) -> CompressionReport:
+    test = task.folder.read("test.json")
+    if test is None and tested is not None and not task.limits.misses(made.candidate):
+        task.told.stage("test")
+        test = task.tested(tested, made.model, made.file)
+        task.folder.write("test.json", test)
+    graph = trace(made.model)
+    after = {path: len(labels) for path, labels in graph.makes.items()}
+    widths = {path: (len(labels), after.get(path, 0)) for path, labels in task.graph.makes.items()}
+    return CompressionReport(
+        model=task.model.name,
+        budget=task.budget,
+        limits=task.limits,
+        original=task.original,
+        plain=task.plain,
+        result=made.candidate,
+        decisions=decisions,
+        stages=made.stages,
+        candidates=(task.plain, *(stage.candidate for stage in made.stages)),
+        widths=widths,
+        test=test or {},
+        settings=dataclasses.asdict(task.settings),
+        processor=processor(),
+        versions=task.versions(),
+        seconds=time.perf_counter() - started,
+        warnings=made.file.report.warnings,
+    )
+
+
+def _compiled(model: keras.Model, task: Task) -> keras.Model:
+    """For `evaluate`: with the loss and the metrics that it was trained with."""
+    if task.aim.loss is not None:
+        model.compile(loss=task.aim.loss, loss_weights=task.aim.weights, metrics=task.aim.metrics)
+    return model

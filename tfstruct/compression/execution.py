@@ -1,0 +1,158 @@
+"""A strategy carried out: step by step, each on disk when it is done."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+
+import keras
+
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.stage import Stage
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.task import Task
+from tfstruct.compression.work import Outcome, Work
+from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.errors import RecipeError
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.twin import Twin
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a strategy led to.
+
+    Attributes:
+        model: the smaller model.
+        twin: of quantization-aware training, or None.
+        file: the `.tflite` file.
+        candidate: its figures.
+        stages: what was done.
+        dropped: steps that were taken back or left out, each with the reason.
+    """
+
+    model: keras.Model
+    twin: Twin | None
+    file: TFLiteModel
+    candidate: Candidate
+    stages: tuple[Stage, ...]
+    dropped: tuple[tuple[Step, str], ...] = ()
+
+
+def carry_out(task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None) -> Made:
+    """Does one step after the other, measures the file after each, and hands back the last.
+
+    A step that is done is read from the folder when the same is asked for again; one that was killed goes on from its
+    last epoch. Seeds depend on the place of a step, so the end is the same.
+
+    Args:
+        task: what has to be done.
+        strategy: the steps; `epochs=None` is a share of those that are left.
+        folder: where the stages are kept; by default the task's own.
+    """
+    folder = folder or task.folder
+    steps = with_epochs([Step.of(step) for step in strategy], task.settings.epochs)
+    task.told.expect(sum(step.epochs for step in steps) * task.train.steps(task.settings.batch_size))
+    state = _State(Outcome(task.model), task.plain, None)
+    stages, dropped, out = [], [], set()
+    for number, step in enumerate(steps, 1):
+        if step.kind in out:
+            dropped.append((step, "the step of its kind before was taken back"))
+            continue
+        place = folder.inner(f"{number:02}-{step.kind}")
+        done = (*(stage.step for stage in stages), step)
+        after, stage = _carried_out(task, done, state, place, task.settings.seed + number)
+        if step.optional and not task.limits.good_enough(stage.candidate):
+            dropped.append((step, f"taken back: {task.limits.misses(stage.candidate)[-1]}"))
+            out.add(step.kind)
+            continue
+        state = after
+        stages.append(stage)
+        task.told.found(stage.candidate)
+    file = state.file
+    if file is None:  # the last step was done by an earlier call
+        _, file = task.measure("result", *_to_convert(task, state.outcome))
+    model, twin = state.outcome.model, state.outcome.twin
+    return Made(model, twin, file, state.candidate.replace(name="result"), tuple(stages), tuple(dropped))
+
+
+def with_epochs(steps: Sequence[Step], total: int) -> list[Step]:
+    """The steps with their epochs as numbers: what is given stays, the rest of `total` is shared out, whole epochs by
+    the largest remainder, ties to the later step."""
+    open_steps = [i for i, step in enumerate(steps) if step.epochs is None]
+    left = max(total - sum(step.epochs or 0 for step in steps), 0)
+    shares = {i: steps[i].share for i in open_steps}
+    whole = sum(shares.values())
+    exact = {i: left * share / whole if whole else 0.0 for i, share in shares.items()}
+    counts = {i: int(value) for i, value in exact.items()}
+    order = sorted(exact, key=lambda i: (counts[i] - exact[i], -i))
+    for i in order[: left - sum(counts.values())] if whole else ():
+        counts[i] += 1
+    return [step.replace(epochs=counts[i]) if i in counts else step for i, step in enumerate(steps)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """A model on its way: its figures, and its file unless an earlier call made it."""
+
+    outcome: Outcome
+    candidate: Candidate
+    file: TFLiteModel | None
+
+
+def _carried_out(
+    task: Task, strategy: tuple[Step, ...], before: _State, folder: WorkingFolder, seed: int
+) -> tuple[_State, Stage]:
+    """The last step of `strategy`, done on what the others have led to."""
+    step = strategy[-1]
+    _claim(folder, strategy)
+    stored = folder.read("stage.json")
+    if stored is not None:
+        task.told.skip(step.epochs * task.train.steps(task.settings.batch_size))
+        stage = Stage.from_dict(stored["stage"])
+        return _State(_restored(folder, stored), stage.candidate, None), stage
+    task.told.stage(step.kind)
+    started = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    outcome = step.run(Work(task, before.outcome.model, folder, seed))
+    if outcome.scheme is None:
+        outcome = dataclasses.replace(outcome, scheme=before.outcome.scheme)
+    if outcome.model is before.outcome.model and outcome.scheme == before.outcome.scheme:
+        candidate, file = before.candidate.replace(name=step.kind, strategy=strategy), before.file
+    else:
+        candidate, file = task.measure(step.kind, *_to_convert(task, outcome), strategy=strategy)
+    stage = Stage(
+        step, outcome.changes, outcome.skipped, candidate, outcome.history, outcome.details,
+        time.perf_counter() - started,
+    )  # fmt: skip
+    folder.save("model", outcome.model if outcome.twin is None else outcome.twin)
+    scheme = None if outcome.scheme is None else outcome.scheme.to_dict()
+    folder.write("stage.json", {"stage": stage.to_dict(), "scheme": scheme})  # last: what it says is there
+    return _State(outcome, candidate, file), stage
+
+
+def _claim(folder: WorkingFolder, strategy: tuple[Step, ...]) -> None:
+    """What lies in a folder is taken up only by the strategy that put it there."""
+    wanted = json.loads(json.dumps([step.to_dict() for step in strategy]))
+    found = folder.read("strategy.json")
+    if found is None:
+        folder.write("strategy.json", wanted)
+    elif found != wanted:
+        raise RecipeError(f"The folder {folder.path} holds the work of another strategy. Give this one its own.")
+
+
+def _restored(folder: WorkingFolder, stored: dict) -> Outcome:
+    loaded = folder.load("model")
+    twin = loaded if isinstance(loaded, Twin) else None
+    scheme = None if stored["scheme"] is None else Scheme.from_dict(stored["scheme"])
+    return Outcome(loaded if twin is None else twin.model, twin=twin, scheme=scheme)
+
+
+def _to_convert(task: Task, outcome: Outcome) -> tuple[keras.Model | Twin, Recipe]:
+    """The model, and how it becomes a file."""
+    if outcome.twin is not None:
+        return outcome.twin, task.recipe
+    scheme = outcome.scheme or Scheme("int8")
+    return outcome.model, task.recipe.replace(precision=scheme.precision, layers=scheme.layers)

@@ -1,0 +1,103 @@
+"""The working folder: what has been done so far, so that a run that was killed goes on."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+
+import keras
+
+from tfstruct.errors import ModelError, RecipeError
+from tfstruct.files import write_atomic
+
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+class WorkingFolder:
+    """A folder of models and JSON files, each of which is there whole or not at all.
+
+    Attributes:
+        path: where it is.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike | None, description: Mapping) -> "WorkingFolder":
+        """Opens the folder of a run, a new one or the one that an earlier call with the same description left.
+
+        Args:
+            path: None: a temporary folder, which `close` removes.
+            description: plain data that makes runs equal: model, data, budget, settings.
+
+        Raises:
+            RecipeError: the folder belongs to a run with another description, or to nothing of ours.
+        """
+        if path is None:
+            folder = _Temporary(pathlib.Path(tempfile.mkdtemp(prefix="tfstruct-compress-")))
+        else:
+            folder = cls(pathlib.Path(path))
+        wanted = {"format": _FORMAT, **json.loads(json.dumps(description))}
+        found = folder.read(_MANIFEST)
+        if found is None:
+            if any(folder.path.iterdir()):
+                raise RecipeError(f"The working folder {folder.path} holds other files. Give a new or an empty one.")
+            folder.write(_MANIFEST, wanted)
+        elif found != wanted:
+            other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            raise RecipeError(
+                f"The working folder {folder.path} belongs to another run: its {', '.join(other)} differ. Give a new "
+                "folder, or call it as before."
+            )
+        return folder
+
+    def close(self) -> None:
+        """Called at the end of a run; the folder stays."""
+
+    def inner(self, name: str) -> "WorkingFolder":
+        """A folder in this one."""
+        return WorkingFolder(self.path / name)
+
+    def read(self, name: str):
+        """The content of a JSON file, None if it is not there."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise RecipeError(f"{file} is damaged. Remove the working folder and start again.") from None
+
+    def write(self, name: str, data) -> None:
+        write_atomic(self.path / name, json.dumps(data, indent=1).encode())
+
+    def save(self, name: str, model: keras.Model) -> None:
+        """Writes a model as `name`.keras."""
+        beside = self.path / f"{name}.part.keras"
+        model.save(beside)
+        os.replace(beside, self.path / f"{name}.keras")
+
+    def load(self, name: str) -> keras.Model:
+        """Reads what `save` wrote, uncompiled.
+
+        Raises:
+            ModelError: Keras cannot read it, such as one with layers that it does not know.
+        """
+        file = self.path / f"{name}.keras"
+        try:
+            return keras.models.load_model(file, compile=False)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise ModelError(
+                f"The model of an earlier stage cannot be read from {file}: {str(error).splitlines()[0]} Register your "
+                "own layers with keras.saving.register_keras_serializable, or go without `workdir`."
+            ) from error
+
+
+class _Temporary(WorkingFolder):
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""What a model is trained for: the loss it is compiled with, or the one that labels and last activations call for."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfstruct.errors import DataError
+from tfstruct.graph import Call, Channels, Graph
+
+_HANDS_ON = ("Reshape", "Flatten", "Identity", "Dropout", "ActivityRegularization")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss, and what the outputs are.
+
+    Attributes:
+        loss: for `compile`; None where there are no labels.
+        weights: of the losses of several outputs, or None.
+        metrics: of the user's compilation, for the logs of training.
+        kinds: by output: `"probabilities"` (softmax), `"logits"` (of classes), `"probability"` (sigmoid) or `"values"`.
+    """
+
+    loss: Any
+    weights: Any
+    metrics: Any
+    kinds: tuple[str, ...]
+
+
+def objective(graph: Graph, labels, loss=None) -> Objective:
+    """Finds what to train for.
+
+    Args:
+        graph: of the model.
+        labels: some of them, in the structure of the model's outputs, or None.
+        loss: as in `compile`; by default the one the model is compiled with; else cross-entropy where labels are
+            classes (integers, or one-hot behind a softmax) or in [0, 1] behind a sigmoid, and the mean squared error
+            elsewhere.
+
+    Raises:
+        DataError: there are labels, but no output that they fit.
+    """
+    model = graph.model
+    ys = [None] * len(graph.outputs) if labels is None else keras.tree.flatten(labels)
+    endings = [_ending(graph, tensor) for tensor in graph.outputs]
+    classes = [y is not None and _are_classes(y, x) for y, x in zip(ys, graph.outputs, strict=True)]
+    kinds = tuple(map(_kind, endings, classes))
+    if labels is None:
+        return Objective(None, None, None, kinds)
+    weights = metrics = None
+    if loss is None and getattr(model, "loss", None) is not None:
+        loss, weights = model.loss, model._compile_loss._user_loss_weights
+        metrics = getattr(model._compile_metrics, "_user_metrics", None)
+    if loss is None:
+        found = [_loss(*one) for one in zip(ys, graph.outputs, kinds, endings, strict=True)]
+        loss = keras.tree.pack_sequence_as(labels, found)
+    names = graph.body.functional.output_names
+    return Objective(*(_in_order(one, labels, names) for one in (loss, weights, metrics)), kinds)
+
+
+def _in_order(given, labels, names):
+    """What is given by the names of the outputs, of a model whose outputs are no dict, in their order."""
+    if not isinstance(given, Mapping) or isinstance(labels, Mapping):
+        return given
+    return [given.get(name) for name in names]
+
+
+def _ending(graph: Graph, tensor: Channels) -> str:
+    """`softmax`, `sigmoid`, or `linear` for anything else: the activation that makes an output."""
+    makers: dict[int, Call] = {made.key: call for call in graph.calls for made in call.outputs}
+    call = makers.get(tensor.key)
+    while call is not None and type(call.op).__name__ in _HANDS_ON:
+        call = makers.get(call.inputs[0].key)
+    if call is None:
+        return "linear"
+    activation = getattr(getattr(call.op, "activation", None), "__name__", type(call.op).__name__.lower())
+    return activation if activation in ("softmax", "sigmoid") else "linear"
+
+
+def _are_classes(y: np.ndarray, output: Channels) -> bool:
+    """Whether labels are the numbers of classes, one a sample or position."""
+    whole = np.issubdtype(y.dtype, np.integer) or y.dtype == bool
+    width = output.shape[-1]
+    return bool(whole and width is not None and width > 1 and y.ndim in (output.rank - 1, output.rank) and (
+        y.ndim == output.rank - 1 or y.shape[-1] == 1
+    ))  # fmt: skip
+
+
+def _kind(ending: str, classes: bool) -> str:
+    if ending == "softmax":
+        return "probabilities"
+    if ending == "sigmoid":
+        return "probability"
+    return "logits" if classes else "values"
+
+
+def _loss(y: np.ndarray, output: Channels, kind: str, ending: str):
+    if _are_classes(y, output):
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=kind == "logits")
+    unit = bool(np.isfinite(y).all() and y.min() >= 0 and y.max() <= 1)
+    if kind == "probabilities" and unit:
+        return keras.losses.CategoricalCrossentropy()
+    if kind == "probability" and unit:
+        return keras.losses.BinaryCrossentropy()
+    if ending == "linear" and output.shape[-1] == 1 and not np.issubdtype(y.dtype, np.floating) and unit:
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    if y.ndim not in (output.rank, output.rank - 1):
+        raise DataError(
+            f"Labels of shape {y.shape[1:]} do not fit an output of shape {tuple(output.shape[1:])}. Give loss=..., or "
+            "compile the model with one."
+        )
+    return keras.losses.MeanSquaredError()

@@ -1,0 +1,85 @@
+"""What a long run tells while it goes on."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from tfstruct.compression.candidate import Candidate
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        stage: what is done now.
+        done, total: steps of training so far, of all stages, and all there will be; 0, None before that is known.
+        seconds_left: an estimate from the steps so far; None before there is one.
+        best: the figures of the best model that was found up to now.
+    """
+
+    stage: str
+    done: int
+    total: int | None
+    seconds_left: float | None
+    best: Candidate | None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
+        return f"{self.stage}{left}{'' if self.best is None else f'; {self.best}'}"
+
+
+class Told:
+    """Counts, and tells a function of the user's.
+
+    Args:
+        listener: called with a `Progress`: when a stage begins, and every second of training at most.
+    """
+
+    def __init__(self, listener: Callable[[Progress], None] | None = None):
+        self._listener = listener
+        self._stage, self._done, self._total = "", 0, None
+        self._best: Candidate | None = None
+        self._seconds, self._measured, self._told = 0.0, 0, 0.0
+        self._last: float | None = None
+
+    def stage(self, name: str) -> None:
+        """Something else begins."""
+        self._stage, self._last = name, None
+        self._tell()
+
+    def expect(self, steps: int) -> None:
+        """So many steps of training will be made in all."""
+        self._total = steps
+
+    def skip(self, steps: int) -> None:
+        """So many steps were made by an earlier call."""
+        self._done += steps
+
+    def step(self) -> None:
+        """One step of training was made."""
+        now = time.monotonic()
+        self._done += 1
+        if self._last is not None:  # the first step of a stage compiles
+            self._seconds, self._measured = self._seconds + now - self._last, self._measured + 1
+        self._last = now
+        if now - self._told > 1:
+            self._tell()
+
+    def found(self, candidate: Candidate) -> None:
+        """The best model up to now."""
+        self._best = candidate
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        if self._listener is None:
+            return
+        left = None
+        if self._total is not None and self._measured:
+            left = max(self._total - self._done, 0) * self._seconds / self._measured
+        self._listener(Progress(self._stage, self._done, self._total, left, self._best))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

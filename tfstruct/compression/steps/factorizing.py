@@ -1,0 +1,34 @@
+"""Kernels as products of smaller ones."""
+
+import dataclasses
+
+from tfstruct.compression.steps.edits import trained_after
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.work import Outcome, Work
+from tfstruct.surgery import factorize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Factorize(Step):
+    """Replaces kernels by products of smaller ones (`surgery.factorize`), and trains them.
+
+    Attributes:
+        layers: names; None: all.
+        energy: of each kernel, that stays, in (0, 1].
+        macs: instead of `energy`: the share of the multiply-accumulates that may stay.
+        method: of `surgery.factorize`.
+    """
+
+    kind = "factorize"
+    share = 0.3
+
+    layers: tuple[str, ...] | None = None
+    energy: float | None = None
+    macs: float | None = None
+    method: str = "svd"
+
+    def run(self, work: Work) -> Outcome:
+        energy = 0.95 if self.energy is None and self.macs is None else self.energy
+        return trained_after(work, self, factorize(
+            work.model, self.layers, energy=energy, macs=self.macs, method=self.method
+        ))  # fmt: skip

@@ -1,0 +1,60 @@
+"""Integers for weights and activations."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from tfstruct.callbacks import QuantizeAware
+from tfstruct.compression.four_bits import FileSize, four_bit_layers
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.work import Outcome, Work
+from tfstruct.convert.draft import draft
+from tfstruct.graph import trace
+from tfstruct.quantize import Scheme
+
+_FREEZE = 0.7  # the share of the steps after which ranges and the statistics of batch norm stay
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantize(Step):
+    """Trains with the rounding of the file in the forward pass (`callbacks.QuantizeAware`); without epochs the file is
+    quantized after training.
+
+    Attributes:
+        precision: as in `quantize.Scheme`; None: `"int8"`, and what the budget asks for besides.
+        layers: precision by layer, `{pattern: precision}`.
+        tflite_bytes: the most that the file may have: beside `layers`, weights get 4 bits in as many layers as that
+            takes, the largest first.
+        rate: the highest learning rate; by default a tenth of that of the settings.
+    """
+
+    kind = "quantize"
+    share = 0.3
+
+    precision: str | None = None
+    layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tflite_bytes: float | None = None
+    rate: float | None = None
+
+    def run(self, work: Work) -> Outcome:
+        task = work.task
+        steps = self.epochs * task.train.steps(task.settings.batch_size)
+        momentum = 0.99 if steps > 500 else 0.9
+        scheme = Scheme(self.precision or "int8", {**self.layers, **self._four_bits(work)}, momentum=momentum)
+        if not self.epochs:
+            mixed = "".join(f", {pattern} {precision}" for pattern, precision in scheme.layers.items())
+            return Outcome(work.model, [(work.model.name, f"{scheme.precision}{mixed}, after training")], scheme=scheme)
+        model = work.copy()
+        mark = int(_FREEZE * steps)
+        aware = QuantizeAware(scheme, freeze_ranges=mark or None, freeze_batch_norm=mark or None)
+        rate = task.settings.learning_rate / 10 if self.rate is None else self.rate
+        history = work.train(model, self.epochs, rate=rate, callbacks=[aware])
+        report = aware.report
+        changes = [(name, f"{bits} bits") for name, bits in report.kernels]
+        return Outcome(model, changes, report.skipped, report.to_dict(), history, aware.twin, scheme)
+
+    def _four_bits(self, work: Work) -> dict[str, str]:
+        if self.tflite_bytes is None:
+            return {}
+        content, _ = draft(work.model, process=work.task.process)
+        chosen = four_bit_layers(FileSize(trace(work.model)).sizes(), len(content) - self.tflite_bytes)
+        return dict.fromkeys(chosen, "int4")

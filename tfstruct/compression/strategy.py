@@ -1,0 +1,137 @@
+"""What is done, in which order and how much of it: decided from the profile, the target and the budget."""
+
+from collections.abc import Sequence
+
+from tfstruct.compression.channel_choice import Sizing, choose_channels
+from tfstruct.compression.stage import Decision
+from tfstruct.compression.steps.dropping import DropBlocks
+from tfstruct.compression.steps.factorizing import Factorize
+from tfstruct.compression.steps.optimizing import Optimize
+from tfstruct.compression.steps.pruning import PruneChannels
+from tfstruct.compression.steps.quantizing import Quantize
+from tfstruct.compression.steps.sharing import ShareLayers
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.task import Task
+from tfstruct.errors import ModelError
+from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sharing
+
+_IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
+_ALIKE = 0.95  # cosine of two layers' weights
+_LARGE = 0.15  # of all parameters: a layer worth a factorization
+_ENERGY = 0.99
+_WORTH = 0.6  # the share of its parameters that a factorized layer may have
+
+Decided = tuple[tuple[Step, ...], tuple[Decision, ...]]
+
+
+def decide(task: Task, given: Sequence[Step] | None = None) -> Decided:
+    """The steps, in order, and why; their epochs are shared out later.
+
+    First what costs nothing, then whole blocks and layers, then channels, and the rounding of the file last, as each of
+    them changes what the next one has to work with.
+
+    Args:
+        given: the steps that the user asks for; what they leave open is filled in.
+    """
+    if given is not None:
+        return _filled(task, given)
+    steps: list[Step] = []
+    decisions: list[Decision] = []
+
+    def add(made: Decided) -> None:
+        steps.extend(made[0])
+        decisions.extend(made[1])
+
+    sizing = choose_channels(task, task.model)
+    add(_optimize(task))
+    blocks, sizing = _blocks(task, sizing)
+    add(blocks)
+    small = {*sizing.wanted, *({"tflite_bytes"} if sizing.precision.four_bits else ())}
+    add(_sharing(task, small))
+    add(_factors(task, small))
+    add((sizing.steps, (sizing.decision,)))
+    add(((sizing.precision.step,), (Decision("quantize", True, sizing.precision.step.reason),)))
+    return tuple(steps), tuple(decisions)
+
+
+def _filled(task: Task, given: Sequence[Step]) -> Decided:
+    steps, sizing = [], None
+    for step in given:
+        wants_channels = isinstance(step, PruneChannels) and step.budget is None
+        if wants_channels or (isinstance(step, Quantize) and step.precision is None):
+            sizing = sizing or choose_channels(task, task.model)
+        if wants_channels:
+            step = step.replace(budget=sizing.wanted)
+        elif isinstance(step, Quantize) and step.precision is None and step.tflite_bytes is None:
+            step = step.replace(tflite_bytes=sizing.precision.step.tflite_bytes)
+        steps.append(step)
+    return tuple(steps), tuple(Decision(step.kind, True, step.reason or "asked for") for step in steps)
+
+
+def _optimize(task: Task) -> Decided:
+    if task.settings.epochs:
+        why = "layers and channels without effect go first; batch norms stay for training, the converter folds them"
+        return (Optimize(reason=why),), (Decision("optimize", True, why),)
+    why = "everything that computes the same without goes, batch norms are folded: nothing is trained afterwards"
+    return (Optimize(fold=True, reason=why),), (Decision("optimize", True, why),)
+
+
+def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
+    """Blocks that do nothing, and as many more as it takes where channels are not enough."""
+    free = [block.join for block in residual_blocks(task.model) if not block.obstacle]
+    if not sizing.wanted or not free:
+        why = "there is no residual block that could go" if sizing.wanted else "the budget does not ask for it"
+        return ((), (Decision("drop_blocks", False, why),)), sizing
+    importance = drop_blocks(task.model, task.some_data, count=1).details["importance"]
+    order = sorted(importance, key=importance.get)
+    idle = count = sum(importance[join] < _IDLE for join in order)
+
+    def sized(count: int) -> Sizing:
+        return choose_channels(task, drop_blocks(task.model, blocks=order[:count]).model)
+
+    if count:
+        sizing = sized(count)
+    while sizing.least is not None and count < len(order):
+        count += 1
+        sizing = sized(count)
+    if not count:
+        why = f"the least important, {order[0]}, changes what passes it by {importance[order[0]]:.3f} (1 - cosine)"
+        return ((), (Decision("drop_blocks", False, why),)), sizing
+    named = ", ".join(f"{join} ({importance[join]:.3f})" for join in order[:count])
+    why = f"these change least of what passes them (1 - cosine): {named}"
+    why += "" if count == idle else "; channels alone do not meet the budget"
+    step = DropBlocks(blocks=tuple(order[:count]), reason=why, optional=count == idle)
+    return ((step,), (Decision("drop_blocks", True, why),)), sizing
+
+
+def _sharing(task: Task, wanted: set[str]) -> Decided:
+    if not {"params", "tflite_bytes"} & wanted:
+        why = "sharing saves parameters only, which the budget does not ask for"
+        return (), (Decision("share_layers", False, why),)
+    found = suggest_sharing(task.model, threshold=_ALIKE)
+    if not found.groups:
+        return (), (Decision("share_layers", False, str(found)),)
+    step = ShareLayers(groups=found.groups, reason=str(found).splitlines()[0], optional=True)
+    return (step,), (Decision("share_layers", True, str(found)),)
+
+
+def _factors(task: Task, wanted: set[str]) -> Decided:
+    """Large layers of low rank."""
+    if not {"params", "tflite_bytes", "macs"} & wanted:
+        return (), (Decision("factorize", False, "the budget asks for nothing that a low rank would save"),)
+    layers = [
+        layer for layer in task.model._flatten_layers(include_self=False, recursive=True)
+        if hasattr(layer, "kernel") and layer.count_params() >= _LARGE * task.model.count_params()
+    ]  # fmt: skip
+    try:
+        made = factorize(task.model, lambda layer: layer in layers, energy=_ENERGY) if layers else None
+    except ModelError as error:
+        return (), (Decision("factorize", False, str(error)),)
+    details = {} if made is None else made.details
+    low = {path: d for path, d in details.items() if d["parameters"][1] <= _WORTH * d["parameters"][0]}
+    if not low:
+        why = f"no layer with {_LARGE:.0%} of the parameters has {_ENERGY:.0%} of its energy in a low rank"
+        return (), (Decision("factorize", False, why),)
+    why = "; ".join(f"{path} has {_ENERGY:.0%} of its energy in rank {d['rank']}" for path, d in low.items())
+    step = Factorize(layers=tuple(low), energy=_ENERGY, reason=why, optional=True)
+    return (step,), (Decision("factorize", True, why),)

@@ -1,0 +1,235 @@
+"""What has to be done: the model, the data, the budget, and all that the steps of a strategy work with."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfstruct
+from tfstruct.compression.budget import Budget, Limits
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
+from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.measuring import Measuring, said_by
+from tfstruct.compression.objective import objective
+from tfstruct.compression.progress import Progress, Told
+from tfstruct.compression.quality import quality
+from tfstruct.convert import micro
+from tfstruct.convert.converter import ConverterProcess
+from tfstruct.convert.draft import draft
+from tfstruct.convert.latency import LatencyTable
+from tfstruct.convert.recipe import CALIBRATORS, Recipe
+from tfstruct.convert.targets import target as known_target
+from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.errors import DataError, RecipeError
+from tfstruct.graph import fingerprint, trace
+from tfstruct.samples import Preprocess
+
+_SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the work is done, as plain data.
+
+    Attributes:
+        epochs: of training, in all.
+        batch_size: of training.
+        learning_rate: the highest of Adam's; quantization-aware training takes a tenth.
+        distillation: the share of the original's outputs in the loss, in [0, 1]; see `teaching.taught`.
+        temperature: of these outputs.
+        target: the device, see `tfstruct.check_target`.
+        calibrator: of post-training quantization.
+        seed: of everything that is drawn.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    distillation: float = 0.5
+    temperature: float = 3.0
+    target: str = "mobile"
+    calibrator: str = "percentile"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise RecipeError(f"`{name}` must be a whole number, {least} or more. Received: {value!r}.")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"`{name}` must be above 0. Received: {getattr(self, name)!r}.")
+        if not 0 <= self.distillation <= 1:
+            raise RecipeError(f"`distillation` must be in [0, 1]. Received: {self.distillation!r}.")
+        if self.calibrator not in CALIBRATORS:
+            raise RecipeError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {self.calibrator!r}.")
+        known_target(self.target)
+
+
+class Task(contextlib.AbstractContextManager):
+    """A model to compress, with its data, opened and measured once; for one or many strategies.
+
+        with Task(model, train, validation, "macs=50%", workdir="work") as task:
+            made = carry_out(task, [steps.PruneChannels(budget={"macs": 0.5}), steps.Quantize()])
+
+    Args: as in `compress`, and
+        strategy: which the working folder is for.
+        process: a converter process that is running already.
+
+    Attributes:
+        model: the original, which nothing changes.
+        graph: of it.
+        train, validation: the data.
+        aim: what is trained for.
+        budget, limits: as asked, and in absolute figures.
+        settings: how the work is done.
+        folder: the working folder.
+        measure: a model to its figures and file.
+        recipe: what is common to all conversions.
+        original, plain: the figures of the model as a float32 file, and of its int8 file by post-training quantization.
+        plain_file: that file's bytes.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Any,
+        validation: Any,
+        budget: Budget | dict | str,
+        *,
+        settings: Settings = Settings(),
+        loss: Any = None,
+        metric: Any = None,
+        greater_is_better: bool | None = None,
+        labels: Any = None,
+        preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
+        augment: Callable | None = None,
+        workdir: str | os.PathLike | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        strategy: Any = "auto",
+        process: ConverterProcess | None = None,
+    ):
+        self.model, self.budget, self.settings, self.augment = model, Budget.of(budget), settings, augment
+        self.graph = trace(model)
+        self.told = Told(progress)
+        self.told.stage("read data")
+        ports = Ports(model)
+        opened = functools.partial(open_data, ports=ports, labels=labels, preprocess=preprocess)
+        self.open_data = opened
+        self.train: Examples | Stream = opened(train)
+        self.validation = _whole(opened(validation))
+        self.some = self.train.take(_SOME)
+        self.aim = objective(self.graph, self.some.labels, loss)
+        self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
+        self.folder = WorkingFolder.open(workdir, self._description(strategy))
+        self._exits = contextlib.ExitStack()
+        self._exits.callback(self.folder.close)
+        self._exits.enter_context(_without_retracing_warnings())
+        try:
+            self.process = process or self._exits.enter_context(ConverterProcess())
+            self._measure_first()
+        except BaseException:
+            self._exits.close()
+            raise
+
+    def __exit__(self, *exc) -> None:
+        self._exits.close()
+
+    def _measure_first(self) -> None:
+        settings, validation = self.settings, self.validation
+        self.recipe = Recipe(calibrator=settings.calibrator, samples=_SOME)
+        arena = self.budget.arena_bytes is not None or (settings.target == "micro" and micro.version() is not None)
+        table = None if self.budget.latency_table is None else LatencyTable.read(self.budget.latency_table)
+        self.told.stage("measure the original")
+        outputs = self.model.predict(validation.x, batch_size=256, verbose=0)
+        truth = outputs if validation.labels is None else validation.labels
+        expected = keras.tree.flatten(outputs)
+        first = Measuring(validation, truth, expected, self.quality, self.process, self.some, table, arena)
+        stored = self.folder.read("plain.json")
+        if stored is None:
+            self.plain, file = first("plain int8", self.model, self.recipe.replace(precision="int8"))
+            self.plain_file = file.content
+            second = dataclasses.replace(first, reference=self.plain_file, reference_us=self.plain.latency_us)
+            self.original, _ = second("original", self.model, self.recipe)
+            file.save(self.folder.path / "plain.tflite")
+            self.folder.write("plain.json", [self.plain.to_dict(), self.original.to_dict()])
+        else:
+            self.plain, self.original = map(Candidate.from_dict, stored)
+            self.plain_file = (self.folder.path / "plain.tflite").read_bytes()
+        self.measure = dataclasses.replace(first, reference=self.plain_file, reference_us=self.plain.latency_us)
+        self.limits: Limits = self.budget.limits(self.original, self.plain)
+
+    @property
+    def some_inputs(self):
+        """Some samples as the functions of `surgery` and `analyze` take them: to these a tuple would be (x, y)."""
+        return list(self.some.x) if isinstance(self.some.x, tuple) else self.some.x
+
+    @property
+    def some_data(self):
+        """The same, with labels if there are any."""
+        return self.some_inputs if self.some.labels is None else (self.some_inputs, self.some.labels)
+
+    def latency_of(self, model: keras.Model) -> float:
+        """Microseconds of a Keras model's int8 file, for plans; nothing is calibrated."""
+        content, layers = draft(model, process=self.process)
+        return self.measure.latency(content, layers)
+
+    def tested(self, data: Examples | Stream, model: keras.Model, file: TFLiteModel) -> dict[str, float]:
+        """The metric of the original, the plain int8 file and a model's file on other data."""
+        data = _whole(data)
+        if (data.labels is None) != (self.validation.labels is None):
+            raise DataError(f"{data.source}: expected labels in the test data as in the validation data.")
+        original = self.model.predict(data.x, batch_size=256, verbose=0)
+        truth = original if data.labels is None else data.labels
+        outputs = {
+            "original": original,
+            "plain": said_by(self.plain_file, self.model, data),
+            "result": said_by(file.content, model, data),
+        }
+        return {name: self.quality.measure(truth, out) for name, out in outputs.items()}
+
+    def _description(self, strategy) -> dict:
+        """What makes two runs the same."""
+        weights = hashlib.sha256()
+        for weight in self.model.get_weights():
+            weights.update(np.ascontiguousarray(weight).tobytes())
+        told = strategy if isinstance(strategy, str) else [step.to_dict() for step in strategy]
+        return {
+            "model": [fingerprint(self.model), weights.hexdigest()[:16]],
+            "train": self.train.fingerprint(),
+            "validation": self.validation.fingerprint(),
+            "budget": self.budget.to_dict(),
+            "settings": dataclasses.asdict(self.settings),
+            "metric": self.quality.name,
+            "strategy": told,
+        }
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        names = ("keras", "tensorflow", "ai-edge-litert")
+        return {"tfstruct": tfstruct.__version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings():
+    """Every model is traced anew: TensorFlow takes that for a mistake."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _whole(data: Examples | Stream) -> Examples:
+    return data if isinstance(data, Examples) else data.take(None)

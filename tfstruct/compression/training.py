@@ -1,0 +1,129 @@
+"""Training that goes on where it was killed: the state is on disk after every epoch."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.compression.dataset import Examples, Stream
+from tfstruct.compression.objective import Objective
+from tfstruct.compression.teaching import taught
+from tfstruct.files import write_atomic
+
+_STATE = "training.json"
+
+
+def fit(
+    model: keras.Model,
+    data: Examples | Stream,
+    *,
+    aim: Objective,
+    epochs: int,
+    batch_size: int,
+    rate: "float | keras.optimizers.schedules.LearningRateSchedule",
+    seed: int,
+    folder: pathlib.Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    teacher: keras.Model | None = None,
+    weight: float = 0.0,
+    temperature: float = 1.0,
+    augment: Callable | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> list[dict[str, float]]:
+    """Trains a model in place, with Adam; returns the logs, one dict an epoch.
+
+    Args:
+        model: its compilation is replaced.
+        aim: what for.
+        folder: of this training alone; what an earlier call left there is taken up.
+        teacher, weight, temperature: see `taught`.
+        augment: (x, y, seed) -> (x, y) of a batch, with TensorFlow's stateless operations; the seed, two numbers, is
+            another one for each batch and depends on its place alone.
+        on_step: called after every step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _EpochState(folder)
+    first = len(state.history)
+    keras.utils.set_random_seed(seed)
+    optimizer = keras.optimizers.Adam(rate)
+    model.compile(optimizer, loss=aim.loss, loss_weights=aim.weights, metrics=aim.metrics)
+    optimizer.build(model.trainable_variables)
+    stream = data.batches(range(first, max(epochs, first + 1)), batch_size, seed)
+    if augment is not None:
+        stream = _augmented(stream, augment, first * data.steps(batch_size), seed)
+    with taught(model, teacher, aim.kinds, weight, temperature):
+        # After the last epoch too: the weights and what the callbacks know come back when training begins.
+        model.fit(
+            stream,
+            epochs=epochs,
+            initial_epoch=first,
+            steps_per_epoch=data.steps(batch_size),
+            shuffle=False,
+            verbose=0,
+            callbacks=[*callbacks, state, _Seeds(seed), _Steps(on_step)],
+        )
+    return state.history
+
+
+def _augmented(stream: tf.data.Dataset, augment: Callable, first: int, seed: int) -> tf.data.Dataset:
+    def change(number, batch):
+        x, y = batch if len(batch) == 2 else (batch[0], None)
+        x, y = augment(x, y, tf.stack([tf.constant(seed, tf.int64), number]))
+        return (x,) if y is None else (x, y)
+
+    return stream.enumerate(first).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+class _Steps(keras.callbacks.Callback):
+    def __init__(self, on_step: Callable[[], None]):
+        super().__init__()
+        self._on_step = on_step
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        self._on_step()
+
+
+class _Seeds(keras.callbacks.Callback):
+    """What layers draw in an epoch depends on `seed` and the epoch alone: Keras's files leave the state out."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        states = [v for v in self.model.variables if v.name == "seed_generator_state"]
+        rng = np.random.default_rng([self._seed, epoch])
+        for state in states:
+            state.assign(rng.integers(0, 2**31, state.shape))
+
+
+class _EpochState(keras.callbacks.Callback):
+    """Weights, optimizer and compressors after every epoch. The list of epochs is written last and names the weights
+    it belongs to: whenever the process is killed, one of the two states is whole."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__()
+        self._folder = folder
+        self._weights: str | None = None
+        self.history: list[dict[str, float]] = []
+        if (folder / _STATE).exists():
+            stored = json.loads((folder / _STATE).read_text())
+            self._weights, self.history = stored["weights"], stored["history"]
+
+    def on_train_begin(self, logs=None) -> None:
+        if self._weights is not None:
+            self.model.load_weights(self._folder / self._weights)
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        before, name = self._weights, f"epoch-{epoch + 1:04}.weights.h5"
+        self.model.save_weights(self._folder / name, overwrite=True)
+        self.history.append({key: float(value) for key, value in (logs or {}).items()})
+        self._weights = name
+        stored = {"weights": name, "history": self.history}
+        write_atomic(self._folder / _STATE, json.dumps(stored).encode())
+        if before is not None and before != name:
+            os.remove(self._folder / before)

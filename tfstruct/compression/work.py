@@ -1,0 +1,107 @@
+"""What one step of a strategy works with, and what it hands on."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.task import Task
+from tfstruct.compression.training import fit
+from tfstruct.graph import rebuild, trace
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.twin import Twin
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        model: the model from now on, uncompiled or not.
+        changes: (layer, what was done to it).
+        skipped: (layer, why it was left alone).
+        details: the report of what carried it out, plain data.
+        history: the logs of training, one dict an epoch.
+        twin: of quantization-aware training.
+        scheme: how the file is to be quantized, where that was decided.
+    """
+
+    model: keras.Model
+    changes: Sequence[tuple[str, str]] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+    details: Mapping = dataclasses.field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    twin: Twin | None = None
+    scheme: Scheme | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One step at work.
+
+    Attributes:
+        task: what has to be done.
+        model: as it is now; it is not changed.
+        folder: of this step alone.
+        seed: of this step.
+    """
+
+    task: Task
+    model: keras.Model
+    folder: WorkingFolder
+    seed: int
+
+    def copy(self) -> keras.Model:
+        """The model with weights of its own, to be trained."""
+        graph = trace(self.model)
+        return rebuild(graph, np.ones(graph.units.count, bool))[0]
+
+    def train(
+        self,
+        model: keras.Model,
+        epochs: int,
+        *,
+        rate: float | None = None,
+        decay: bool = True,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        part: str = "training",
+    ) -> list[dict[str, float]]:
+        """Trains a model in place, with the original as its teacher; goes on where an earlier call was killed.
+
+        Args:
+            rate: the highest learning rate; by default that of the settings.
+            decay: cosine decay from it to 0, or constant.
+            part: names this training among those of the step.
+        """
+        settings, task = self.task.settings, self.task
+        rate = settings.learning_rate if rate is None else rate
+        steps = epochs * task.train.steps(settings.batch_size)
+        return fit(
+            model,
+            task.train,
+            aim=task.aim,
+            epochs=epochs,
+            batch_size=settings.batch_size,
+            rate=keras.optimizers.schedules.CosineDecay(rate, steps) if decay else rate,
+            seed=self.seed,
+            folder=self.folder.path / part,
+            callbacks=callbacks,
+            teacher=task.model,
+            weight=settings.distillation if task.some.labels is not None else 1.0,
+            temperature=settings.temperature,
+            augment=task.augment,
+            on_step=task.told.step,
+        )
+
+    def once(self, name: str, make: Callable[[], tuple[keras.Model, dict]]) -> tuple[keras.Model, dict]:
+        """A model and plain data that `make` gives: the first time; later what it gave then."""
+        known = self.folder.read(f"{name}.json")
+        if known is not None:
+            return self.folder.load(name), known
+        model, data = make()
+        self.folder.save(name, model)
+        self.folder.write(f"{name}.json", data)
+        return model, json.loads(json.dumps(data))
