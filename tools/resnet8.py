@@ -3,6 +3,7 @@
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
+python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -10,6 +11,7 @@ Training uses the first 45,000 training images, choices are made on the other 5,
 
 import argparse
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -23,7 +25,9 @@ from tfstruct.analyze import Costs
 from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
 from tfstruct.distill import Distill, Logits
 from tfstruct.graph import trace
+from tfstruct.quantize import adaround, blockwise, calibrate, correct_bias, equalize
 from tfstruct.schedules import PolynomialRatio
+from tfstruct.surgery import fold_batch_norm
 
 DATA = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
 BATCH = 64
@@ -168,6 +172,38 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
     )
 
 
+def posttrain(precision: str, samples: int = 512) -> None:
+    """Quantized after training, with the first training images and no labels: the twins on validation images, and the
+    files on the test set."""
+    x, y = images("train")
+    held, test, data = (x[TRAIN:], y[TRAIN:]), images("test"), x[:samples].astype("float32")
+    model = baseline()
+    calibrated = calibrate(model, data, precision, "percentile")
+    methods = {
+        "calibrate": lambda: calibrated,
+        "correct_bias": lambda: correct_bias(calibrated, data),
+        "equalize, correct_bias": lambda: correct_bias(
+            calibrate(equalize(fold_batch_norm(model).model), data, precision, "percentile"), data
+        ),
+        "adaround": lambda: adaround(calibrated, data),
+        "blockwise": lambda: blockwise(calibrated, data),
+    }
+    table = Table(title=f"ResNet8 to {precision} after training, {samples} images without labels")
+    for column in ("method", "validation accuracy", "test accuracy of the file", "bytes", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, make in methods.items():
+        keras.utils.set_random_seed(0)
+        start = time.perf_counter()
+        twin = make()
+        seconds = time.perf_counter() - start
+        file = tfstruct.to_tflite(twin)
+        found = float(np.mean(file.predict(test[0].astype("float32")).argmax(1) == test[1]))
+        row = (name, f"{accuracy(twin, *held):.2%}", f"{found:.2%}", f"{len(file.content):,}", f"{seconds:.0f}")
+        print(*row, flush=True)
+        table.add_row(*row)
+    Console().print(table)
+
+
 def optimized(epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
@@ -240,6 +276,8 @@ def main() -> None:
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
+    after = commands.add_parser("posttrain", help=posttrain.__doc__)
+    after.add_argument("--precision", default="int8")
     commands.add_parser("optimizers", help=optimized.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
@@ -248,6 +286,8 @@ def main() -> None:
         channels(given.macs, given.rates, given.regularize)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
+    elif given.command == "posttrain":
+        posttrain(given.precision)
     else:
         optimized()
 
