@@ -3,6 +3,7 @@
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
+python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
@@ -11,6 +12,7 @@ Training uses the first 45,000 training images, choices are made on the other 5,
 
 import argparse
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -24,7 +26,9 @@ from tfstruct.analyze import Costs
 from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
 from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
+from tfstruct.quantize import adaround, blockwise, calibrate, correct_bias, equalize
 from tfstruct.schedules import PolynomialRatio
+from tfstruct.surgery import fold_batch_norm
 
 DATA = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
 BATCH = 64
@@ -170,6 +174,38 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
     )
 
 
+def posttrain(precision: str, samples: int = 512) -> None:
+    """Quantized after training, with the first training images and no labels: the twins on validation images, and the
+    files on the test set."""
+    x, y = images("train")
+    held, test, data = (x[TRAIN:], y[TRAIN:]), images("test"), x[:samples].astype("float32")
+    model = baseline()
+    calibrated = calibrate(model, data, precision, "percentile")
+    methods = {
+        "calibrate": lambda: calibrated,
+        "correct_bias": lambda: correct_bias(calibrated, data),
+        "equalize, correct_bias": lambda: correct_bias(
+            calibrate(equalize(fold_batch_norm(model).model), data, precision, "percentile"), data
+        ),
+        "adaround": lambda: adaround(calibrated, data),
+        "blockwise": lambda: blockwise(calibrated, data),
+    }
+    table = Table(title=f"ResNet8 to {precision} after training, {samples} images without labels")
+    for column in ("method", "validation accuracy", "test accuracy of the file", "bytes", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, make in methods.items():
+        keras.utils.set_random_seed(0)
+        start = time.perf_counter()
+        twin = make()
+        seconds = time.perf_counter() - start
+        file = tfstruct.to_tflite(twin)
+        found = float(np.mean(file.predict(test[0].astype("float32")).argmax(1) == test[1]))
+        row = (name, f"{accuracy(twin, *held):.2%}", f"{found:.2%}", f"{len(file.content):,}", f"{seconds:.0f}")
+        print(*row, flush=True)
+        table.add_row(*row)
+    Console().print(table)
+
+
 def optimized(only: str, epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
@@ -279,6 +315,8 @@ def main() -> None:
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
+    after = commands.add_parser("posttrain", help=posttrain.__doc__)
+    after.add_argument("--precision", default="int8")
     channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
     channels_by.add_argument("--only", default="", help="variants with this in their name")
     commands.add_parser("distill", help=distilled.__doc__)
@@ -291,6 +329,8 @@ def main() -> None:
         quantize(given.precision, given.rates)
     elif given.command == "distill":
         distilled()
+    elif given.command == "posttrain":
+        posttrain(given.precision)
     else:
         optimized(given.only)
 

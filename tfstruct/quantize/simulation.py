@@ -110,8 +110,9 @@ class Simulation:
 
     def activation_bits(self, point: Point) -> int | None:
         """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
-        paths = [point.path] if point.before else [point.path, *sorted(self.points.read_by.get(point.path, ()))]
-        return next((bits for path in paths if (bits := self.scheme.activation_bits(path)) is not None), None)
+        readers = () if point.before else sorted(self.points.read_by.get(point.path, ()))
+        widths = [self.scheme.activation_bits(path) for path in (point.path, *readers)]
+        return next((bits for bits in widths if bits is not None), None)
 
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
