@@ -136,8 +136,8 @@ def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, 
     test = images("test")
     file, after = int8(smaller, *test, x)
     Console().print(
-        f"chosen: {best[1]}, trained on all images: {left:.1%} of the MACs, {smaller.count_params():,} parameters; test "
-        f"accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
+        f"chosen: {best[1]}, trained on all images: {left:.1%} of the MACs, {smaller.count_params():,} parameters; "
+        f"test accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
         f"{file.report.gzip_size:,} gzipped"
     )
 
