@@ -28,6 +28,8 @@ ALLOWED = {
     "layers": {"errors", "graph", "schedules"},
     "initializers": {"errors", "graph", "analyze"},
     "callbacks": {"errors", "files", "masks", "quantize", "schedules", "graph", "analyze", "surgery"},
+    "augment": {"errors"},
+    "distill": {"errors", "files", "graph", "surgery", "callbacks"},
     "compression": {
         "errors",
         "files",

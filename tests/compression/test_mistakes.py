@@ -33,6 +33,10 @@ def test_logits_a_single_probability_and_no_labels():
     assert [w.weight for w in found.worst] == pytest.approx([0.95, 0.8])
     single = find_mistakes([X], [np.array([0, 1, 1, 0])], [BEFORE[:, 1:]], [SURE[:, 1:]], ["probability"])
     assert single.result == found.result and [w.weight for w in single.worst] == pytest.approx([0.95, 0.8])
+    flat = find_mistakes([X], [np.array([0, 1, 1, 0])], [BEFORE[:, 1]], [SURE[:, 1]], ["probability"])
+    assert flat == single
+    several = find_mistakes([X], None, [BEFORE], [SURE], ["probability"])
+    assert several.weight == "mean error" and [w.index for w in several.worst] == [1]
     alone = find_mistakes([X], None, [BEFORE], [SURE], ["probabilities"])
     assert alone.truth == "the original's outputs" and [w.index for w in alone.worst] == [1]
 

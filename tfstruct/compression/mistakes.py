@@ -89,7 +89,10 @@ def find_mistakes(
         original, result: the outputs of the original model and of the file.
         kinds: of the outputs, as in `Objective`.
     """
-    if len(result) == 1 and kinds[0] in _CLASSES:
+    original, result = ([x if x.ndim > 1 else x[:, None] for x in outputs] for outputs in (original, result))
+    # Several units of a sigmoid are classes only where labels say so.
+    unclear = labels is None and kinds[0] == "probability" and result[0].shape[-1] > 1
+    if len(result) == 1 and kinds[0] in _CLASSES and not unclear:
         made = _by_class(inputs, labels, original[0], result[0], kinds[0])
         if made is not None:
             return made
