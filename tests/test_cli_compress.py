@@ -1,11 +1,19 @@
 """`tfstruct-convert --budget`: a file within the budget, exit statuses, and errors of one line before any work."""
 
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from tfstruct import cli, demo
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,30 @@ def test_within_the_budget(run, tmp_path):
     assert json.loads(said)["result"] == report["result"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["02-prune_channels/pruning/training.json", "03-quantize/training/training.json"])
+def test_killed_with_sigkill_it_goes_on_to_the_same_file(folder, tmp_path, sign):
+    """The process dies as soon as an epoch of a stage is on disk; the second call writes what one call would have."""
+    command = [
+        sys.executable, "-c", "from tfstruct.cli import run; run()", "digits.keras", *DATA, "--budget", "macs=60%",
+        "--epochs", "6", "--learning-rate", "0.003", "--quiet",
+    ]  # fmt: skip
+
+    def arguments(name):
+        return [*command, "-o", str(tmp_path / f"{name}.tflite"), "--workdir", str(tmp_path / name)]
+
+    options = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    killed = subprocess.Popen(arguments("killed"), **options)
+    while not (tmp_path / "killed" / sign).exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "killed.tflite").exists()
+    for name in ("killed", "whole"):
+        subprocess.run(arguments(name), check=True, **options)
+    assert (tmp_path / "killed.tflite").read_bytes() == (tmp_path / "whole.tflite").read_bytes()
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -69,7 +101,7 @@ def test_within_the_budget(run, tmp_path):
         ((*DATA, "--budget", "mac=50%"), "`budget` knows accuracy_drop, macs"),
         ((*DATA, "--budget", "macs=much"), "`macs` in the budget must be a number or a percentage"),
         ((*DATA, "--budget", "macs=50%", "--precision", "int8"), "--budget decides by itself what --precision"),
-        ((*DATA, "--budget", "macs=50%", "--report", "r.html"), "ends in .json"),
+        ((*DATA, "--budget", "macs=50%", "--report", "r.txt"), "ends in .html or .json"),
         (
             ("--train", "none.npz", "--validation", "validation.npz", "--budget", "macs=50%"),
             "--train: there is no file",

@@ -133,22 +133,6 @@ def test_quantize_aware(capsys):
     assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
-def test_distill(capsys):
-    _load("distill").main(epochs=1)
-    said = capsys.readouterr().out
-    assert "of the teacher's 24 channels" in said
-    parameters = re.findall(r"│ (?:labels alone|outputs|outputs and inner layers) +│ +([\d,]+) │", said)
-    assert len(parameters) == 3 and len(set(parameters)) == 1
-    assert said.count("test accuracy") == 3
-
-
-def test_augment(tmp_path, capsys):
-    _load("augment").main(str(tmp_path), epochs=1, samples=100)
-    said = capsys.readouterr().out
-    assert "audio.png, images.png, sequences.png, spectrograms.png, text.png" in said
-    assert said.count("test accuracy") == 3
-
-
 def test_pack_model(capsys):
     from tfstruct.convert import micro
 
@@ -166,7 +150,23 @@ def test_dequantize(capsys):
     said = capsys.readouterr().out
     file, plain = (float(re.search(rf"{name}: ([\d.]+)%", said)[1]) for name in ("int4 file", "dequantized"))
     assert abs(file - plain) < 3  # activations of 8 bits lie between them
-    assert "conv3 has at most 15 values in a channel" in said
+    assert "conv3 has at most 15 values in a channel" in said and "what they were: True" in said
+
+
+def test_distill(capsys):
+    _load("distill").main(epochs=1)
+    said = capsys.readouterr().out
+    assert "of the teacher's 24 channels" in said
+    parameters = re.findall(r"│ (?:labels alone|outputs|outputs and inner layers) +│ +([\d,]+) │", said)
+    assert len(parameters) == 3 and len(set(parameters)) == 1
+    assert said.count("test accuracy") == 3
+
+
+def test_augment(tmp_path, capsys):
+    _load("augment").main(str(tmp_path), epochs=1, samples=100)
+    said = capsys.readouterr().out
+    assert "audio.png, images.png, sequences.png, spectrograms.png, text.png" in said
+    assert said.count("test accuracy") == 3
 
 
 def test_diagnose(capsys):
@@ -188,3 +188,12 @@ def test_compress_model(tmp_path, capsys, process, monkeypatch):
     assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
     assert re.search(r"MACs +│ +997,104 │ +997,104 │ +(4\d\d,\d\d\d) ", said)
     assert re.search(r"stem +24 -> \d+ channels", said) and (tmp_path / "work" / "manifest.json").exists()
+
+
+def test_search(tmp_path, capsys, process, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    _load("search").main(str(tmp_path), trials=2, epochs=1)
+    said = capsys.readouterr().out
+    assert said.startswith("2 trials") and "best: trial" in said
+    assert (tmp_path / "best.tflite").read_bytes()[4:8] == b"TFL3" and (tmp_path / "front.png").exists()
+    assert (tmp_path / "search.db").exists()

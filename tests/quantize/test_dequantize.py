@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from sweeps import sweep
 
 from tfstruct import Recipe, convert, quantize
 from tfstruct.errors import ModelError
@@ -34,7 +35,7 @@ def test_kernels_lie_on_the_grids_of_the_scheme(scheme, values):
         np.testing.assert_array_equal(old, now)
 
 
-@pytest.mark.parametrize("name", ["depthwise", "shared"])
+@pytest.mark.parametrize("name", sweep(["depthwise", "shared", "nested", "transposed"], ["depthwise"]))
 def test_the_file_of_a_twin_gives_the_same_model(name, process):
     model = zoo.build(name)
     twin = Twin(model, "int8")

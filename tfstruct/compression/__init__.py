@@ -22,6 +22,11 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Decision": "stage",
         "Stage": "stage",
         "Step": "steps.step",
+        "Search": "search.searching",
+        "search_strategies": "search.searching",
+        "SearchReport": "search.search_report",
+        "Space": "search.space",
+        "Trial": "search.trial",
         "steps": None,
     },
 )

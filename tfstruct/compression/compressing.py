@@ -9,10 +9,13 @@ from typing import Any
 import keras
 
 from tfstruct.compression.budget import Budget
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.closer_look import closer_look
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.execution import Made, carry_out
 from tfstruct.compression.progress import Progress
+from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.stage import Decision
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.strategy import decide
@@ -29,7 +32,7 @@ def compress(
     validation: Any,
     budget: Budget | Mapping[str, float] | str,
     *,
-    strategy: "str | Sequence[Step | str]" = "auto",
+    strategy: "str | Sequence[Step | str] | Search" = "auto",
     test: Any = None,
     epochs: int = 10,
     batch_size: int = 64,
@@ -64,7 +67,8 @@ def compress(
         validation: the same, other samples.
         budget: see `Budget`. Without a figure (an `accuracy_drop` alone) channels go as long as the drop allows.
         strategy: `"auto"`, or the steps in order: names or objects of `tfstruct.compression.steps`. What a step leaves
-            open (its epochs, the budget of its channels) is decided as for `"auto"`.
+            open (its epochs, the budget of its channels) is decided as for `"auto"`. `"search"`, or a `Search`: the
+            best of many that are tried, see `search_strategies`; each trains for `epochs`.
         test: what the result is judged on, once, where it meets the budget.
         epochs: of training in all; 0: nothing is trained, which costs accuracy.
         batch_size, learning_rate: of training; see `Settings`.
@@ -98,13 +102,16 @@ def compress(
     with Task(
         model, train, validation, budget, settings=settings, loss=loss, metric=metric,
         greater_is_better=greater_is_better, labels=labels, preprocess=preprocess, augment=augment, workdir=workdir,
-        progress=progress, strategy=steps,
+        progress=progress, strategy="search" if isinstance(steps, Search) else steps,
     ) as task:  # fmt: skip
         tested = None if test is None else task.open_data(test)
-        decided, decisions = _decided(task, steps)
-        made = carry_out(task, decided)
+        if isinstance(steps, Search):
+            made, decisions, tried = _searched(task, steps)
+        else:
+            decided, decisions = _decided(task, steps)
+            made, tried = carry_out(task, decided), ()
         decisions += tuple(Decision(step.kind, False, why) for step, why in made.dropped)
-        report = _report(task, made, decisions, started, tested)
+        report = _report(task, made, decisions, started, tested, tried)
     result = Compressed(_compiled(made.model, task), made.twin, made.file, report)
     if not report.met:
         raise BudgetError(
@@ -116,10 +123,14 @@ def compress(
     return result
 
 
-def _given(strategy) -> "str | tuple[Step, ...]":
+def _given(strategy) -> "str | tuple[Step, ...] | Search":
+    if strategy == "search":
+        return Search()
+    if isinstance(strategy, Search):
+        return strategy
     if isinstance(strategy, str):
         if strategy != "auto":
-            raise RecipeError(f"`strategy` must be 'auto', or a list of steps. Received: {strategy!r}.")
+            raise RecipeError(f"`strategy` must be 'auto', 'search', or a list of steps. Received: {strategy!r}.")
         return strategy
     steps = tuple(Step.of(step) for step in strategy)
     if not steps:
@@ -140,7 +151,18 @@ def _decided(task: Task, steps) -> tuple[tuple[Step, ...], tuple[Decision, ...]]
     return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
 
 
-def _report(task: Task, made: Made, decisions, started: float, tested) -> CompressionReport:
+def _searched(task: Task, search: Search) -> tuple[Made, tuple[Decision, ...], tuple[Candidate, ...]]:
+    """What the best trial made, and the figures of all."""
+    found = search_strategies(task, search)
+    best = found.best
+    if best is None:
+        raise BudgetError(f"No trial of the search could be carried out. The last one: {found.trials[-1]}")
+    why = f"trial {best.number} of {len(found.trials)}, {len(found.measured)} of which were carried out"
+    decisions = tuple(Decision(step.kind, True, step.reason or why) for step in best.steps)
+    return best.made(task), decisions, tuple(trial.candidate for trial in found.measured)
+
+
+def _report(task: Task, made: Made, decisions, started: float, tested, tried=()) -> CompressionReport:
     test = task.folder.read("test.json")
     if test is None and tested is not None and not task.limits.misses(made.candidate):
         task.told.stage("test")
@@ -158,14 +180,16 @@ def _report(task: Task, made: Made, decisions, started: float, tested) -> Compre
         result=made.candidate,
         decisions=decisions,
         stages=made.stages,
-        candidates=(task.plain, *(stage.candidate for stage in made.stages)),
+        candidates=(task.plain, *tried, *(stage.candidate for stage in made.stages)),
         widths=widths,
         test=test or {},
         settings=dataclasses.asdict(task.settings),
         processor=processor(),
         versions=task.versions(),
         seconds=time.perf_counter() - started,
-        warnings=made.file.report.warnings,
+        warnings=(*task.warnings, *made.file.report.warnings),
+        data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
+        **closer_look(task, made),
     )
 
 

@@ -41,7 +41,9 @@ class Made:
     dropped: tuple[tuple[Step, str], ...] = ()
 
 
-def carry_out(task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None) -> Made:
+def carry_out(
+    task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None, *, seed: int | None = None
+) -> Made:
     """Does one step after the other, measures the file after each, and hands back the last.
 
     A step that is done is read from the folder when the same is asked for again; one that was killed goes on from its
@@ -51,8 +53,10 @@ def carry_out(task: Task, strategy: Sequence[Step | str], folder: WorkingFolder 
         task: what has to be done.
         strategy: the steps; `epochs=None` is a share of those that are left.
         folder: where the stages are kept; by default the task's own.
+        seed: of what is drawn; by default that of the settings.
     """
     folder = folder or task.folder
+    seed = task.settings.seed if seed is None else seed
     steps = with_epochs([Step.of(step) for step in strategy], task.settings.epochs)
     task.told.expect(sum(step.epochs for step in steps) * task.train.steps(task.settings.batch_size))
     state = _State(Outcome(task.model), task.plain, None)
@@ -63,7 +67,7 @@ def carry_out(task: Task, strategy: Sequence[Step | str], folder: WorkingFolder 
             continue
         place = folder.inner(f"{number:02}-{step.kind}")
         done = (*(stage.step for stage in stages), step)
-        after, stage = _carried_out(task, done, state, place, task.settings.seed + number)
+        after, stage = _carried_out(task, done, state, place, seed + number)
         if step.optional and not task.limits.good_enough(stage.candidate):
             dropped.append((step, f"taken back: {task.limits.misses(stage.candidate)[-1]}"))
             out.add(step.kind)

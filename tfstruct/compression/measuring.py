@@ -87,7 +87,7 @@ class Measuring:
         """Microseconds of one inference: by the table, or measured in turns with the plain int8 file, whose own figure
         is multiplied by the median ratio. So all figures of a run compare, whatever else the machine does."""
         if self.table is not None:
-            return self.table.estimate(content, layers).microseconds
+            return self.table.estimate(content, layers).total()
         if self.reference is None:
             return latency(content, zeros(content)).median_us
         ratios = []

@@ -9,7 +9,7 @@ from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.task import Task
 from tfstruct.convert.draft import draft
 
-_TARGETS = ("mobile", "micro")  # that take 4 bits
+TARGETS = ("mobile", "micro")  # that take 4 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float)
     if wanted <= 0:
         return int8("the file need not be smaller than that")
     sizes = size.sizes(keep)
-    if target.split("-")[0] not in _TARGETS or not sizes:
+    if target.split("-")[0] not in TARGETS or not sizes:
         return int8(f"{target} has no 4-bit weights" if sizes else "no layer has a kernel for 4-bit weights")
     content, _ = draft(task.model, "int4", process=task.process)
     slow = task.measure.latency(content) / task.plain.latency_us

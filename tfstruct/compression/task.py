@@ -92,6 +92,8 @@ class Task(contextlib.AbstractContextManager):
         aim: what is trained for.
         budget, limits: as asked, and in absolute figures.
         settings: how the work is done.
+        options: the other arguments, for another process to open the same.
+        warnings: what the user should know.
         folder: the working folder.
         measure: a model to its figures and file.
         recipe: what is common to all conversions.
@@ -119,6 +121,10 @@ class Task(contextlib.AbstractContextManager):
         process: ConverterProcess | None = None,
     ):
         self.model, self.budget, self.settings, self.augment = model, Budget.of(budget), settings, augment
+        self.options = {
+            "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
+            "strategy": strategy,
+        }  # fmt: skip
         self.graph = trace(model)
         self.told = Told(progress)
         self.told.stage("read data")
@@ -130,6 +136,7 @@ class Task(contextlib.AbstractContextManager):
         self.some = self.train.take(_SOME)
         self.aim = objective(self.graph, self.some.labels, loss)
         self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
+        self.warnings = _own_training(model)
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()
         self._exits.callback(self.folder.close)
@@ -150,7 +157,7 @@ class Task(contextlib.AbstractContextManager):
         arena = self.budget.arena_bytes is not None or (settings.target == "micro" and micro.version() is not None)
         table = None if self.budget.latency_table is None else LatencyTable.read(self.budget.latency_table)
         self.told.stage("measure the original")
-        outputs = self.model.predict(validation.x, batch_size=256, verbose=0)
+        outputs = self.model.predict(validation.x, batch_size=settings.batch_size, verbose=0)
         truth = outputs if validation.labels is None else validation.labels
         expected = keras.tree.flatten(outputs)
         first = Measuring(validation, truth, expected, self.quality, self.process, self.some, table, arena)
@@ -188,7 +195,7 @@ class Task(contextlib.AbstractContextManager):
         data = _whole(data)
         if (data.labels is None) != (self.validation.labels is None):
             raise DataError(f"{data.source}: expected labels in the test data as in the validation data.")
-        original = self.model.predict(data.x, batch_size=256, verbose=0)
+        original = self.model.predict(data.x, batch_size=self.settings.batch_size, verbose=0)
         truth = original if data.labels is None else data.labels
         outputs = {
             "original": original,
@@ -209,7 +216,9 @@ class Task(contextlib.AbstractContextManager):
             "validation": self.validation.fingerprint(),
             "budget": self.budget.to_dict(),
             "settings": dataclasses.asdict(self.settings),
+            "loss": keras.tree.map_structure(_named, self.aim.loss) if self.aim.loss is not None else None,
             "metric": self.quality.name,
+            "augment": _named(self.augment),
             "strategy": told,
         }
 
@@ -229,6 +238,27 @@ def _without_retracing_warnings():
         yield
     finally:
         logger.setLevel(level)
+
+
+def _named(function) -> str | None:
+    """What a loss or a function is, as far as a name can say."""
+    if function is None or isinstance(function, str):
+        return function
+    config = function.get_config() if hasattr(function, "get_config") else ""
+    return f"{getattr(function, '__qualname__', type(function).__qualname__)} {config}".strip()
+
+
+def _own_training(model: keras.Model) -> tuple[str, ...]:
+    """A warning where a class of the user's trains in its own way: the models made from it are plain ones."""
+    methods = [
+        name for name in ("train_step", "compute_loss") if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if not methods:
+        return ()
+    return (
+        f"{type(model).__name__} has a {' and a '.join(methods)} of its own, which the smaller models do not: they are "
+        "trained by `fit` with the loss.",
+    )
 
 
 def _whole(data: Examples | Stream) -> Examples:

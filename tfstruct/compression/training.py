@@ -71,9 +71,9 @@ def fit(
 
 def _augmented(stream: tf.data.Dataset, augment: Callable, first: int, seed: int) -> tf.data.Dataset:
     def change(number, batch):
-        x, y = batch if len(batch) == 2 else (batch[0], None)
+        x, y, *weights = (*batch, None) if len(batch) == 1 else batch
         x, y = augment(x, y, tf.stack([tf.constant(seed, tf.int64), number]))
-        return (x,) if y is None else (x, y)
+        return (x,) if y is None else (x, y, *weights)
 
     return stream.enumerate(first).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
 

@@ -10,7 +10,6 @@ from tfstruct.convert.export import signature_of
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite import Converter, random_samples
-from tfstruct.errors import DataError
 
 _SAMPLES = 4
 
@@ -66,11 +65,7 @@ def measured_latency(
     if table is None:
         return runtime.latency(content, zeros(content), threads, seconds).median_us
     table = table if isinstance(table, LatencyTable) else LatencyTable.read(table)
-    estimate = table.estimate(content, layers)
-    if estimate.missing:
-        names = ", ".join(dict.fromkeys(one.operator for one in estimate.missing))
-        raise DataError(f"The latency table lacks {names}. Measure them on the device too.")
-    return estimate.microseconds
+    return table.estimate(content, layers).total()
 
 
 def zeros(content: bytes) -> Mapping[str, np.ndarray]:

@@ -85,6 +85,17 @@ class Estimate:
         """The operators that the table does not know: the sum is too small by them."""
         return tuple(one for one in self.operators if one.microseconds is None)
 
+    def total(self) -> float:
+        """The sum, where it is one of all operators.
+
+        Raises:
+            DataError: the table lacks some of them.
+        """
+        if self.missing:
+            names = ", ".join(dict.fromkeys(one.operator for one in self.missing))
+            raise DataError(f"The latency table lacks {names}. Measure them on the device too.")
+        return self.microseconds
+
     def rows(self) -> list[tuple[str, str]]:
         """(what, value) lines."""
         exact = sum(one.how == "measured" for one in self.operators)

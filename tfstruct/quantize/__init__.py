@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "correct_bias": "bias_correction",
         "sensitivity": "layer_sensitivity",
         "mixed_precision": "precision_search",
+        "adaround": "reconstruction",
+        "blockwise": "reconstruction",
     },
     registered=True,
 )

@@ -35,7 +35,7 @@ def calibrate(
     these ranges.
 
     Args:
-        model: any model that can be traced, or a `Twin`, whose model gets a new twin with its scheme.
+        model: any model that can be traced, or a `Twin`, whose model gets a new twin with its scheme and steps.
         data: an array, a list or dict of arrays for several inputs, a `tf.data.Dataset` or a generator of batches: a
             few hundred samples as in training. Labels are left aside.
         scheme: a precision, or a `Scheme`; by default that of the twin, or int8.
@@ -49,13 +49,15 @@ def calibrate(
     """
     if observer not in OBSERVERS:
         raise ValueError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")
-    if isinstance(model, Twin):
-        model, scheme = model.model, scheme or model.scheme
+    twin = model if isinstance(model, Twin) else None
+    if twin is not None:
+        model, scheme = twin.model, scheme or twin.scheme
     made = Twin(model, scheme or "int8")
-    simulation = made.simulation
+    if twin is not None and made.scheme == twin.scheme:
+        made.simulation.assign(twin.simulation.values())  # steps of its kernels
     found = _observed(Values(model, made.scheme), data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
-        simulation.bounds[group].set(*ends)
+        made.simulation.bounds[group].set(*ends)
     return made
 
 

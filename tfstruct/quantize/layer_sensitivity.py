@@ -93,7 +93,10 @@ class _Alone(Simulation):
         self.layers = fused(self.points)
         self._number = {path: i for i, layer in enumerate(self.layers) for path in layer.paths}
         self._chosen = tf.Variable(-1, trainable=False)
-        self._run = tf.function(lambda batch: self(structured(self.points.graph, batch), training=False))
+        self._run = tf.function(self._whole, reduce_retracing=True)
+
+    def _whole(self, batch):
+        return self(structured(self.points.graph, batch), training=False)
 
     def outputs(self, path: str | None, flat: list[np.ndarray], batch_size: int):
         """The model's outputs with one layer quantized; None: none."""

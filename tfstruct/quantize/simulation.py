@@ -13,7 +13,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted, without_activation
-from tfstruct.quantize.fake import activation_scale, fake_activation, rounded_average, twice_rounded
+from tfstruct.quantize.fake import activation_scale, fake_activation, once_rounded, rounded_average, twice_rounded
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
 from tfstruct.quantize.ranges import Range
@@ -110,8 +110,9 @@ class Simulation:
 
     def activation_bits(self, point: Point) -> int | None:
         """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
-        paths = [point.path] if point.before else [point.path, *sorted(self.points.read_by.get(point.path, ()))]
-        return next((bits for path in paths if (bits := self.scheme.activation_bits(path)) is not None), None)
+        readers = () if point.before else sorted(self.points.read_by.get(point.path, ()))
+        widths = [self.scheme.activation_bits(path) for path in (point.path, *readers)]
+        return next((bits for bits in widths if bits is not None), None)
 
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
@@ -281,7 +282,7 @@ class Simulation:
         norm, grid = self.points.folds.get(id(op)), grids[0]
         made = self.bounds.get(self.points.writes[id(op)])
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
-        twice = grid.stored_bits == 4 and made is not None and not isinstance(op, keras.layers.Dense)
+        rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
         def exact(call, args, kwargs):
             step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
@@ -298,19 +299,19 @@ class Simulation:
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
-            if twice:
-                return twice_rounded(total, step, activation_scale(made.low.value, made.high.value))
-            return total * step
+            if made is None or bits != 8:
+                return total * step
+            return rounded(total, step, activation_scale(made.low.value, made.high.value))
 
         def either(call, args, kwargs):
-            def rounded():
+            def on_integers():
                 return exact(call, args, kwargs)
 
             def as_it_is():
                 z = call(*args, **kwargs)
                 return z if norm is None else type(norm).call(norm, z, training=False)
 
-            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), rounded, as_it_is)
+            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), on_integers, as_it_is)
 
         if norm is not None:
             self._folded.add(id(norm))

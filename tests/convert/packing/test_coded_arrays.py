@@ -29,7 +29,7 @@ def assert_comes_back(values):
     return coded
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.sampled_from(DTYPES).flatmap(
         lambda dtype: hnp.arrays(dtype, st.integers(0, 200), fill=st.sampled_from([0, 1, 255]))
@@ -39,7 +39,7 @@ def test_any_patterns_come_back(values):
     assert_comes_back(values)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.sampled_from(DTYPES), st.integers(0, 5000), st.integers(1, 40), st.floats(0, 1), st.integers(0, 99))
 def test_few_values_and_zeros_come_back(dtype, count, distinct, zeros, seed):
     rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def test_sizes_are_not_believed():
         arrays.decode(arrays.Reader(b"p\x01\x01" * 50, 1 << 20))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.sampled_from(["normal", "few", "sparse"]), st.integers(0, 10_000), st.integers(0, 255))
 def test_changed_bytes_give_an_array_or_a_known_error(kind, place, byte):
     rng = np.random.default_rng(0)

@@ -48,7 +48,7 @@ def test_lanes_and_blocks(count):
     np.testing.assert_array_equal(restored(symbols, lengths), symbols)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, huffman.LARGEST_ALPHABET - 1), min_size=1, max_size=300))
 def test_any_symbols_come_back(symbols):
     symbols = np.array(symbols)

@@ -10,7 +10,6 @@ import numpy as np
 from tfstruct.convert.packing import arrays
 from tfstruct.errors import ModelError
 
-SUFFIX = ".tfpack"
 _MAGIC = b"\x89TFPACK\n"
 _VERSION = 1
 _CHECKSUM = 16

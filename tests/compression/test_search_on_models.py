@@ -1,0 +1,131 @@
+"""Searches over real models: what the graph rules out is not trained; `compress` hands back the best."""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import tfstruct
+from tfstruct.compression import Budget, Search, Settings, Space, Task, search_strategies, steps
+from tfstruct.compression.search import evaluation
+from tfstruct.errors import BudgetError
+
+layers = keras.layers
+
+
+def samples(count: int, seed: int):
+    """Points around four centres."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, count)
+    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,))
+    x = layers.Dense(16, activation="relu", name="stem")(inputs)
+    y = layers.Dense(16, name="back")(layers.Dense(32, activation="relu", name="inner")(x))
+    x = layers.Add(name="join")([x, y])
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(*samples(256, 0), epochs=5, batch_size=32, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data():
+    return samples(64, 1), samples(64, 2)
+
+
+@pytest.fixture
+def task(model, data, process, tmp_path):
+    settings = Settings(epochs=1, batch_size=32, learning_rate=1e-2, seed=1)
+    with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as one:
+        yield one
+
+
+def test_what_misses_the_budget_by_its_graph_is_not_trained(task, monkeypatch):
+    trained = []
+    monkeypatch.setattr(evaluation, "carry_out", lambda *a, **k: trained.append(a))
+    whole = task.original.macs
+    pruned = steps.PruneChannels(budget={"macs": 0.9 * whole})
+    place = task.folder.inner("trial")
+    with pytest.raises(BudgetError, match=r"not trained: macs [\d,]+ \(at most [\d,]+\)"):
+        evaluation.evaluate(task, (pruned, steps.Quantize()), place, 1)
+    assert not trained
+    small = (steps.PruneChannels(budget={"macs": 0.5 * whole}), steps.Quantize(precision="int4"))
+    assert evaluation.foreseen(task, small, task.folder.inner("small"), 1) == ()
+    # The file of a trained model has the size that was foreseen, to a few bytes.
+    monkeypatch.setattr(task, "limits", Budget.of({"tflite_bytes": 2.0}).limits(task.original, task.plain))
+    with pytest.raises(BudgetError, match="not trained: tflite_bytes"):
+        evaluation.evaluate(task, (steps.Quantize(),), task.folder.inner("file"), 1)
+    said = evaluation.foreseen(task, (steps.Quantize(),), task.folder.inner("file"), 1)[0]
+    assert int(said.split()[1].replace(",", "")) == pytest.approx(task.plain.tflite_bytes, rel=0.01)
+
+
+def test_what_a_model_has_to_choose_from(task):
+    space = Space.of(task)
+    assert space.blocks == 1 and space.gradual and space.precisions == ("int8", "int4")
+    assert space.channels == pytest.approx((0.09, 0.6)) and space.whole == task.original.macs
+    assert space.multiples == (1, 4, 8) and "inner" in space.factorized
+    assert set(space.distributions) == {"channels", "multiple", "blocks", "energy", "precision"}
+
+
+def test_compress_hands_back_the_best_of_a_search(model, data, process, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    search = Search(trials=3, generation=2)
+
+    def compressed():
+        return tfstruct.compress(
+            model, *data, "macs=60%", strategy=search, epochs=1, batch_size=32, learning_rate=1e-2,
+            workdir=tmp_path / "work",
+        )  # fmt: skip
+
+    made = compressed()
+    report = made.report
+    tried = [one for one in report.candidates if one.name.startswith("trial")]
+    assert [one.name for one in tried] == ["trial 0", "trial 1", "trial 2"]
+    within = [one for one in tried if one.macs <= 0.6 * report.original.macs]
+    assert report.met and report.result.quality == max(one.quality for one in within)
+    assert "3 of which were carried out" in report.decisions[-1].reason
+    assert {one.name for one in report.front()} <= {one.name for one in report.candidates}
+    best = max(report.candidates, key=lambda one: (one.quality, -one.tflite_bytes, -one.macs))
+    assert best.quality == max(one.quality for one in report.front())
+    again = compressed()
+    assert again.file.content == made.file.content and again.report.candidates == report.candidates
+    with Task(
+        model, *data, "macs=60%", settings=Settings(epochs=1, batch_size=32, learning_rate=1e-2),
+        workdir=tmp_path / "work", strategy="search", process=process,
+    ) as task:  # fmt: skip
+        found = search_strategies(task, search)
+        assert [trial.candidate for trial in found.measured] == tried
+        assert found.best.made(task).file.content == made.file.content
+
+
+def figures(candidate) -> dict:
+    """All but the latency, which is measured anew."""
+    return {**candidate.to_dict(), "latency_us": None}
+
+
+@pytest.mark.slow
+def test_two_ray_workers_give_the_same_front_as_this_process(model, data, process, tmp_path):
+    pytest.importorskip("ray")
+    search, found = Search(trials=6, generation=4), {}
+    settings = Settings(epochs=2, batch_size=32, learning_rate=1e-2, seed=1)
+    for workers in (0, 2):
+        with Task(
+            model, *data, "tflite_bytes=95%", settings=settings, workdir=tmp_path / str(workers), process=process
+        ) as task:  # fmt: skip
+            found[workers] = search_strategies(task, dataclasses.replace(search, workers=workers))
+    fronts = [[figures(trial.candidate) for trial in one.front()] for one in found.values()]
+    assert fronts[0] == fronts[1] and fronts[0]
+    trials = [[(trial.number, trial.steps, trial.seed, trial.reason) for trial in one.trials] for one in found.values()]
+    assert trials[0] == trials[1]
+    with Task(
+        model, *data, "tflite_bytes=95%", settings=settings, workdir=tmp_path / "2", process=process
+    ) as task:  # fmt: skip
+        best = found[2].best.made(task)  # what a worker left is read here
+    assert figures(best.candidate.replace(name=found[2].best.candidate.name)) == figures(found[2].best.candidate)

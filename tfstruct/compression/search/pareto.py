@@ -1,0 +1,26 @@
+"""Which candidates no other one beats."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfstruct.compression.candidate import Candidate
+
+
+def costs(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """The objectives of a candidate, less is better: `quality` is negated where more of it is better."""
+    signs = [-1.0 if name == "quality" and candidate.greater_is_better else 1.0 for name in objectives]
+    return tuple(sign * getattr(candidate, name) for sign, name in zip(signs, objectives, strict=True))
+
+
+def front(points: Sequence[Sequence[float]]) -> list[int]:
+    """The Pareto front: places of the points for which no other one is at most as high in all figures and lower in
+    one. Of equal points the first."""
+    points = np.array(points)
+    found = []
+    for i, point in enumerate(points):
+        no_higher = (points <= point).all(axis=1)
+        lower = no_higher & (points < point).any(axis=1)
+        if not lower.any() and not no_higher[:i].any():
+            found.append(i)
+    return found

@@ -1,0 +1,85 @@
+"""The trials of a search in a database: what was proposed, what came of it."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from tfstruct.compression.search.trial import Trial
+from tfstruct.errors import RecipeError
+
+
+def optuna():
+    """The package.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise RecipeError("A search needs Optuna: pip install 'tfstruct[search]'.") from None
+    return optuna
+
+
+class Record:
+    """An Optuna study, opened anew or as an earlier call left it. Only the process that proposes writes to it.
+
+    Args:
+        url: of the database.
+        name: of the study: equal for the same search, and for no other.
+        objectives: fields of `Candidate`.
+        greater_is_better: of `quality`.
+    """
+
+    def __init__(self, url: str, name: str, objectives: Sequence[str], greater_is_better: bool):
+        self.objectives, self.name = tuple(objectives), name
+        more = {"quality"} if greater_is_better else set()
+        self.directions = ["maximize" if one in more else "minimize" for one in objectives]
+        with _quiet():
+            self._study = optuna().create_study(
+                storage=url, study_name=name, directions=self.directions, load_if_exists=True
+            )
+
+    def add(self, trial: Trial, point: Mapping, distributions: Mapping) -> None:
+        """A trial that is to be carried out."""
+        made = optuna().trial
+        self._study.add_trial(made.create_trial(
+            state=made.TrialState.RUNNING,
+            params=dict(point),
+            distributions={name: distributions[name] for name in point},
+            user_attrs={"trial": trial.to_dict()},
+        ))  # fmt: skip
+
+    def finish(self, trial: Trial) -> None:
+        """A trial that was carried out, or that it cannot be."""
+        made = optuna().trial
+        made.Trial(self._study, self.stored()[trial.number]._trial_id).set_user_attr("trial", trial.to_dict())
+        if trial.candidate is None:
+            self._study.tell(trial.number, state=made.TrialState.PRUNED)
+            return
+        values = [float(getattr(trial.candidate, name)) for name in self.objectives]
+        self._study.tell(trial.number, values)
+
+    def stored(self) -> list:
+        """The trials as Optuna has them, in the order of their numbers."""
+        return self._study.get_trials(deepcopy=False)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """The same as ours."""
+        return tuple(Trial.from_dict(one.user_attrs["trial"]) for one in self.stored())
+
+    def waiting(self) -> tuple[Trial, ...]:
+        """Those that are to be carried out, also such that an earlier call began."""
+        open_ones = (one for one in self.stored() if not one.state.is_finished())
+        return tuple(Trial.from_dict(one.user_attrs["trial"]) for one in open_ones)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Optuna tells of every study that is opened."""
+    logging = optuna().logging
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,77 @@
+"""A task on disk, for other processes to open."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tfstruct.compression.budget import Budget
+from tfstruct.compression.dataset import Examples, Ports
+from tfstruct.compression.task import Settings, Task
+from tfstruct.errors import DataError, ModelError
+
+_MODEL, _DATA = "task.keras", "{}.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTask:
+    """What another process needs to open a task: model and data lie in its working folder.
+
+    Attributes:
+        folder: the working folder.
+        budget, settings: of the task.
+        options: its other arguments; functions are pickled.
+    """
+
+    folder: str
+    budget: Budget
+    settings: Settings
+    options: Mapping
+
+    @classmethod
+    def of(cls, task: Task) -> "StoredTask":
+        """Writes model and data.
+
+        Raises:
+            DataError: the training data is a stream.
+        """
+        if not isinstance(task.train, Examples):
+            raise DataError(
+                "Workers read the training data from the working folder. Expected arrays or files, received a "
+                "tf.data.Dataset: it cannot be written whole. Give arrays, or search with workers=0."
+            )
+        task.model.save(task.folder.path / _MODEL)
+        for name, examples in (("train", task.train), ("validation", task.validation)):
+            labels = [] if examples.labels is None else keras.tree.flatten(examples.labels)
+            arrays = {f"input{i}": array for i, array in enumerate(examples.inputs)}
+            arrays |= {f"label{i}": array for i, array in enumerate(labels)}
+            np.savez(task.folder.path / _DATA.format(name), **arrays)
+        return cls(str(task.folder.path.absolute()), task.budget, task.settings, task.options)
+
+    def open(self) -> Task:
+        """The same task; what was measured on the original is read, not measured again.
+
+        Raises:
+            ModelError: Keras cannot read the model.
+            RecipeError: what was read is not the same task.
+        """
+        folder = pathlib.Path(self.folder)
+        try:
+            model = keras.models.load_model(folder / _MODEL)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise ModelError(
+                f"A worker cannot read the model: {str(error).splitlines()[0]} Layers and losses of your own must be "
+                "registered with keras.saving.register_keras_serializable in a module that it can import."
+            ) from error
+        ports = Ports(model)
+        train, validation = (_read(ports, folder / _DATA.format(name)) for name in ("train", "validation"))
+        return Task(model, train, validation, self.budget, settings=self.settings, workdir=folder, **self.options)
+
+
+def _read(ports: Ports, file: pathlib.Path) -> Examples:
+    with np.load(file) as arrays:
+        inputs = [arrays[f"input{i}"] for i in range(sum(name.startswith("input") for name in arrays.files))]
+        labels = [arrays[f"label{i}"] for i in range(len(arrays.files) - len(inputs))]
+    return Examples(ports, inputs, ports.labelled(labels) if labels else None, file.name)

@@ -1,0 +1,54 @@
+"""One strategy of a search: proposed, and carried out or not."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.execution import Made, carry_out
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A strategy and what came of it.
+
+    Attributes:
+        number: in the order of proposal.
+        steps: the strategy.
+        generation: that it was proposed in; 0 is what `strategy="auto"` would do.
+        seed: of everything that is drawn.
+        folder: of its stages, within the working folder.
+        candidate: the figures; None where it was not carried out.
+        reason: why not.
+    """
+
+    number: int
+    steps: tuple[Step, ...]
+    generation: int
+    seed: int
+    folder: str
+    candidate: Candidate | None = None
+    reason: str = ""
+
+    def made(self, task: Task) -> Made:
+        """The model and the file: read from the folder, or made anew where they are not there."""
+        return carry_out(task, self.steps, task.folder.inner(self.folder), seed=self.seed)
+
+    def __str__(self) -> str:
+        strategy = ", ".join(map(str, self.steps))
+        if self.candidate is None:
+            return f"trial {self.number}: {strategy}: {self.reason}"
+        return f"{self.candidate}: {strategy}"
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        candidate = None if self.candidate is None else self.candidate.to_dict()
+        return {**fields, "steps": [step.to_dict() for step in self.steps], "candidate": candidate}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Trial":
+        candidate = data.get("candidate")
+        candidate = None if candidate is None else Candidate.from_dict(candidate)
+        return cls(**{**data, "steps": tuple(map(Step.from_dict, data["steps"])), "candidate": candidate})
