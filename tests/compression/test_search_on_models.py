@@ -6,6 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from contracts import two_replicas
 
 import tfstruct
 from tfstruct.compression import Budget, Search, Settings, Space, Task, search_strategies, steps
@@ -129,3 +130,25 @@ def test_two_ray_workers_give_the_same_front_as_this_process(model, data, proces
     ) as task:  # fmt: skip
         best = found[2].best.made(task)  # what a worker left is read here
     assert figures(best.candidate.replace(name=found[2].best.candidate.name)) == figures(found[2].best.candidate)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("second_device")
+def test_under_the_scope_of_a_strategy_every_training_is_distributed(data, process, tmp_path, monkeypatch):
+    real, replicas = keras.Model.fit, []
+
+    def fit(model, *args, **kwargs):
+        replicas.append(model.distribute_strategy.num_replicas_in_sync)
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    settings = Settings(epochs=2, batch_size=32, learning_rate=1e-2)
+    with two_replicas().scope():
+        inputs = keras.Input((12,))
+        x = layers.Dense(16, activation="relu", name="stem")(inputs)
+        model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
+        model.compile("adam", "sparse_categorical_crossentropy")
+        with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as task:
+            found = search_strategies(task, Search(trials=1))
+    assert replicas == [2, 2]  # channels, then rounding
+    assert found.best.candidate.macs <= 0.6 * task.original.macs
