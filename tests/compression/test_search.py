@@ -155,6 +155,17 @@ t.search_strategies(t.task({str(tmp_path)!r}), t.SEARCH, evaluate=t.slow)
     assert len(asked) == 14 - before
 
 
+def test_a_trial_that_diverges_is_left_out(tmp_path):
+    def diverged(task, strategy, folder, seed):
+        made = cheap(task, strategy, folder, seed)
+        return made.replace(quality=float("nan")) if strategy[-1].precision == "int4" else made
+
+    space = Space(channels=None, whole=1, precisions=("int8", "int4"))
+    found = search_strategies(task(tmp_path), dataclasses.replace(SEARCH, space=space), evaluate=diverged)
+    (left,) = (trial for trial in found.trials if trial.candidate is None)
+    assert left.steps[-1].precision == "int4" and left.reason == "accuracy is nan: training diverged"
+
+
 def test_another_space_is_another_search_in_the_same_folder(found, tmp_path):
     one = search_strategies(task(tmp_path), dataclasses.replace(SEARCH, trials=3), evaluate=cheap)
     other = dataclasses.replace(SPACE, precisions=("int8",))

@@ -77,26 +77,21 @@ def test_what_a_model_has_to_choose_from(task):
 
 def test_compress_hands_back_the_best_of_a_search(model, data, process, tmp_path, monkeypatch):
     monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
-    search = Search(trials=3, generation=2)
-
-    def compressed():
-        return tfstruct.compress(
-            model, *data, "macs=60%", strategy=search, epochs=1, batch_size=32, learning_rate=1e-2,
-            workdir=tmp_path / "work",
-        )  # fmt: skip
-
-    made = compressed()
+    search = Search(trials=2)
+    made = tfstruct.compress(
+        model, *data, "macs=60%", strategy=search, epochs=1, batch_size=32, learning_rate=1e-2,
+        workdir=tmp_path / "work",
+    )  # fmt: skip
     report = made.report
     tried = [one for one in report.candidates if one.name.startswith("trial")]
-    assert [one.name for one in tried] == ["trial 0", "trial 1", "trial 2"]
+    assert [one.name for one in tried] == ["trial 0", "trial 1"]
     within = [one for one in tried if one.macs <= 0.6 * report.original.macs]
     assert report.met and report.result.quality == max(one.quality for one in within)
-    assert "3 of which were carried out" in report.decisions[-1].reason
-    assert {one.name for one in report.front()} <= {one.name for one in report.candidates}
-    best = max(report.candidates, key=lambda one: (one.quality, -one.tflite_bytes, -one.macs))
+    assert "of 2, of which 2 were carried out" in report.decisions[0].reason
+    best = max(report.candidates, key=lambda one: one.quality)
     assert best.quality == max(one.quality for one in report.front())
-    again = compressed()
-    assert again.file.content == made.file.content and again.report.candidates == report.candidates
+    # Called again it reads what it did.
+    monkeypatch.setattr(evaluation, "carry_out", None)
     with Task(
         model, *data, "macs=60%", settings=Settings(epochs=1, batch_size=32, learning_rate=1e-2),
         workdir=tmp_path / "work", strategy="search", process=process,
