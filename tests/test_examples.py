@@ -133,6 +133,42 @@ def test_quantize_aware(capsys):
     assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
+def test_pack_model(capsys):
+    from tfstruct.convert import micro
+
+    _load("pack_model").main(epochs=2)
+    said = capsys.readouterr().out
+    assert said.count("comes back equal: True") == 2
+    for kind in ("keras", "tflite"):
+        whole, packed = re.search(rf"\({kind}\): ([\d,]+) bytes, ([\d,]+) packed", said).groups()
+        assert int(packed.replace(",", "")) < 0.4 * int(whole.replace(",", ""))
+    assert ("for tflite-micro, with lookup tables" in said) == (micro.version() is not None)
+
+
+def test_dequantize(capsys):
+    _load("dequantize").main(epochs=6)
+    said = capsys.readouterr().out
+    file, plain = (float(re.search(rf"{name}: ([\d.]+)%", said)[1]) for name in ("int4 file", "dequantized"))
+    assert abs(file - plain) < 3  # activations of 8 bits lie between them
+    assert "conv3 has at most 15 values in a channel" in said and "what they were: True" in said
+
+
+def test_distill(capsys):
+    _load("distill").main(epochs=1)
+    said = capsys.readouterr().out
+    assert "of the teacher's 24 channels" in said
+    parameters = re.findall(r"│ (?:labels alone|outputs|outputs and inner layers) +│ +([\d,]+) │", said)
+    assert len(parameters) == 3 and len(set(parameters)) == 1
+    assert said.count("test accuracy") == 3
+
+
+def test_augment(tmp_path, capsys):
+    _load("augment").main(str(tmp_path), epochs=1, samples=100)
+    said = capsys.readouterr().out
+    assert "audio.png, images.png, sequences.png, spectrograms.png, text.png" in said
+    assert said.count("test accuracy") == 3
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out

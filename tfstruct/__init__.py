@@ -9,9 +9,11 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "analyze",
+    "augment",
     "callbacks",
     "compression",
     "convert",
+    "distill",
     "errors",
     "graph",
     "initializers",
@@ -30,6 +32,8 @@ _HOME = {
     "to_tflite": "convert",
     "verify": "convert",
     "check_target": "convert",
+    "pack": "convert",
+    "unpack": "convert",
     "profile": "analyze",
     "explain": "analyze",
     "Plan": "surgery",

@@ -3,13 +3,16 @@
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
+python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
+python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
 """
 
 import argparse
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -21,8 +24,11 @@ import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
 from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
+from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
+from tfstruct.quantize import adaround, blockwise, calibrate, correct_bias, equalize
 from tfstruct.schedules import PolynomialRatio
+from tfstruct.surgery import fold_batch_norm
 
 DATA = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
 BATCH = 64
@@ -42,7 +48,7 @@ def images(part: str) -> tuple[np.ndarray, np.ndarray]:
     return x.numpy(), y.numpy()
 
 
-def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0) -> tf.data.Dataset:
+def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0, batch: int = BATCH) -> tf.data.Dataset:
     """Endless batches: flips, and crops of 32 x 32 after a reflected border of 2 pixels."""
 
     def change(image, label):
@@ -50,7 +56,7 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int = 0) -> tf.data.Dataset:
         return tf.cast(tf.image.random_crop(image, [32, 32, 3]), tf.float32), label
 
     stream = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed).repeat()
-    return stream.map(change, num_parallel_calls=2, deterministic=True).batch(BATCH).prefetch(4)
+    return stream.map(change, num_parallel_calls=2, deterministic=True).batch(batch).prefetch(4)
 
 
 def baseline() -> keras.Model:
@@ -97,44 +103,52 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
-def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8) -> None:
-    """Whole channels to zero while training: chosen on validation images, then `shrink`, int8 and the test set."""
+def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, batch: int = 32) -> None:
+    """Whole channels to zero while training, taught by the baseline: chosen on validation images.
+
+    The choice is trained again on all training images; then `shrink`, int8 and the test set.
+    """
     x, y = images("train")
     held = x[TRAIN:], y[TRAIN:]
-    steps = TRAIN // BATCH
-    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of {steps} steps")
+    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of batch {batch}")
     for column in ("regularize", "learning rate", "MACs after shrink", "parameters", "validation accuracy"):
         table.add_column(column, justify="right")
-    best = (0.0, None, "")
+
+    def trained(regularize: str, rate: float, count: int) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        model, steps = baseline(), count // batch
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        when = PolynomialRatio(0.0, 0.5, 0, int(0.1 * epochs * steps))  # most of the steps are for what stays
+        callbacks = [PruneChannels({"macs": macs}, when, regularize=regularize), Distill(baseline(), Logits(4.0))]
+        stream = augmented(x[:count], y[:count], batch=batch)
+        model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=callbacks, verbose=0)
+        return tfstruct.shrink(model).model
+
+    before = Costs(trace(baseline()), ("macs",))()["macs"]
+    best = (0.0, None)
     for regularize in ways:
         for rate in rates:
-            keras.utils.set_random_seed(0)
-            model = baseline()
-            before = Costs(trace(model), ("macs",))()["macs"]
-            schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
-            model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
-            when = PolynomialRatio(0.0, 0.5, 0, int(0.3 * epochs * steps))  # most of the steps are for what stays
-            pruner = PruneChannels({"macs": macs}, when, regularize=regularize)
-            stream = augmented(x[:TRAIN], y[:TRAIN])
-            model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=[pruner], verbose=0)
-            smaller = tfstruct.shrink(model).model
-            found = accuracy(smaller, *held)
-            left = Costs(trace(smaller), ("macs",))()["macs"]
+            smaller = trained(regularize, rate, TRAIN)
+            found, left = accuracy(smaller, *held), Costs(trace(smaller), ("macs",))()["macs"]
             row = (regularize, f"{rate:g}", f"{left / before:.1%}", f"{smaller.count_params():,}", f"{found:.2%}")
             table.add_row(*row)
             print(*row, flush=True)
-            best = max(best, (found, smaller, f"{regularize}, {rate:g}"), key=lambda b: b[0])
+            best = max(best, (found, (regularize, rate)), key=lambda b: b[0])
     Console().print(table)
+    smaller = trained(*best[1], len(x))
+    left = Costs(trace(smaller), ("macs",))()["macs"] / before
     test = images("test")
-    file, after = int8(best[1], *test, x)
+    file, after = int8(smaller, *test, x)
     Console().print(
-        f"chosen: {best[2]}; test accuracy {accuracy(best[1], *test):.2%}, int8 {after:.2%}; "
-        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
+        f"chosen: {best[1]}, trained on all images: {left:.1%} of the MACs, {smaller.count_params():,} parameters; "
+        f"test accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
+        f"{file.report.gzip_size:,} gzipped"
     )
 
 
 def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
-    """Quantization-aware: learning rate chosen on validation images, then the file and the test set."""
+    """Quantization-aware, taught by the baseline: learning rate chosen on validation images, then the test set."""
     x, y = images("train")
     held = x[TRAIN:], y[TRAIN:]
     best = (0.0, None, "")
@@ -144,7 +158,8 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
         schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
         model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
         aware = QuantizeAware(precision, freeze_batch_norm=0)
-        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[aware], verbose=0)
+        callbacks = [aware, Distill(baseline(), Logits(2.0), student_loss_weight=0.0)]
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=callbacks, verbose=0)
         found = accuracy(aware.twin, *held)
         print(f"learning rate {rate:g}: validation accuracy {found:.2%}", flush=True)
         best = max(best, (found, aware.twin, f"{rate:g}"), key=lambda b: b[0])
@@ -159,7 +174,39 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
     )
 
 
-def optimized(epochs: int = 3) -> None:
+def posttrain(precision: str, samples: int = 512) -> None:
+    """Quantized after training, with the first training images and no labels: the twins on validation images, and the
+    files on the test set."""
+    x, y = images("train")
+    held, test, data = (x[TRAIN:], y[TRAIN:]), images("test"), x[:samples].astype("float32")
+    model = baseline()
+    calibrated = calibrate(model, data, precision, "percentile")
+    methods = {
+        "calibrate": lambda: calibrated,
+        "correct_bias": lambda: correct_bias(calibrated, data),
+        "equalize, correct_bias": lambda: correct_bias(
+            calibrate(equalize(fold_batch_norm(model).model), data, precision, "percentile"), data
+        ),
+        "adaround": lambda: adaround(calibrated, data),
+        "blockwise": lambda: blockwise(calibrated, data),
+    }
+    table = Table(title=f"ResNet8 to {precision} after training, {samples} images without labels")
+    for column in ("method", "validation accuracy", "test accuracy of the file", "bytes", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, make in methods.items():
+        keras.utils.set_random_seed(0)
+        start = time.perf_counter()
+        twin = make()
+        seconds = time.perf_counter() - start
+        file = tfstruct.to_tflite(twin)
+        found = float(np.mean(file.predict(test[0].astype("float32")).argmax(1) == test[1]))
+        row = (name, f"{accuracy(twin, *held):.2%}", f"{found:.2%}", f"{len(file.content):,}", f"{seconds:.0f}")
+        print(*row, flush=True)
+        table.add_row(*row)
+    Console().print(table)
+
+
+def optimized(only: str, epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
     train, test = (x[:TRAIN], y[:TRAIN]), images("test")
@@ -196,11 +243,14 @@ def optimized(epochs: int = 3) -> None:
     variants = {
         "StructuredSparse, target 0.25": sparse(0.25),
         "StructuredSparse, target 0.5": sparse(0.5),
-        "ProximalAdam, ChannelGroups(0.1)": proximal(0.1),
+        "ProximalAdam, ChannelGroups(0.12)": proximal(0.12),
+        "ProximalAdam, ChannelGroups(0.15)": proximal(0.15),
         "PruneChannels, share 0.25": pruned(0.25),
         "PruneChannels, share 0.5": pruned(0.5),
     }
     for name, compiled in variants.items():
+        if only not in name:
+            continue
         keras.utils.set_random_seed(0)
         model = baseline()
         before, width = Costs(trace(model), ("macs",))()["macs"], _channels(model)
@@ -215,6 +265,40 @@ def optimized(epochs: int = 3) -> None:
     Console().print(table)
 
 
+def distilled(seeds: int = 3) -> None:
+    """Half of the multiply-accumulates, then one epoch: on labels alone, and with the whole network as teacher."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    steps = TRAIN // BATCH
+    teacher = baseline()
+    plan = tfstruct.plan_channels(teacher, {"macs": 0.5})
+    joins = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.Add)]
+    variants = {
+        "labels": lambda: [],
+        "Logits(4.0)": lambda: [Distill(teacher, Logits(4.0))],
+        "Logits(4.0), Features, Attention": lambda: [
+            Distill(teacher, [Logits(4.0), Features(joins), Attention(joins)], kept=plan)
+        ],
+    }
+    table = Table(title=f"ResNet8 at half of its MACs, one epoch of {steps} steps, by seed")
+    table.add_column("learned from")
+    for seed in range(seeds):
+        table.add_column(f"{seed}", justify="right")
+    for name, callbacks in variants.items():
+        found = []
+        for seed in range(seeds):
+            keras.utils.set_random_seed(seed)
+            student = tfstruct.apply(teacher, plan)
+            rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+            student.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=False)
+            stream = augmented(x[:TRAIN], y[:TRAIN], seed)
+            student.fit(stream, steps_per_epoch=steps, callbacks=callbacks(), verbose=0)
+            found.append(f"{accuracy(student, *held):.2%}")
+            print(name, seed, found[-1], flush=True)
+        table.add_row(name, *found)
+    Console().print(table)
+
+
 def _channels(model: keras.Model) -> int:
     return sum(layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
 
@@ -226,12 +310,16 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
-    whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
+    whole.add_argument("--rates", type=float, nargs="+", default=[2e-3, 3e-3])
+    whole.add_argument("--regularize", nargs="+", default=["projection"])
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
-    commands.add_parser("optimizers", help=optimized.__doc__)
+    after = commands.add_parser("posttrain", help=posttrain.__doc__)
+    after.add_argument("--precision", default="int8")
+    channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
+    channels_by.add_argument("--only", default="", help="variants with this in their name")
+    commands.add_parser("distill", help=distilled.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
@@ -239,8 +327,12 @@ def main() -> None:
         channels(given.macs, given.rates, given.regularize)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
+    elif given.command == "distill":
+        distilled()
+    elif given.command == "posttrain":
+        posttrain(given.precision)
     else:
-        optimized()
+        optimized(given.only)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def training(rounds: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    variants = {**_ours(), **_tfmot()}
+    variants = {**_ours(), **_distilled(), **_tfmot()}
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, (_, steps) in variants.items():
@@ -60,9 +60,9 @@ def _data():
     return rng.normal(size=(count, 32, 32, 3)).astype("float32"), rng.integers(0, 10, count)
 
 
-def _timed(keras, model, callbacks: Callable[[], list]) -> Callable[[], float]:
+def _timed(keras, model, callbacks: Callable[[], list], data=None) -> Callable[[], float]:
     """Seconds a step, from the end of one to the end of another, so that tracing does not count."""
-    x, y = _data()
+    x, y = _data() if data is None else (data, None)
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -73,7 +73,9 @@ def _timed(keras, model, callbacks: Callable[[], list]) -> Callable[[], float]:
 
     def steps() -> float:
         clock = Clock()
-        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[*callbacks(), clock])
+        model.fit(
+            x, y, batch_size=BATCH if data is None else None, shuffle=False, verbose=0, callbacks=[*callbacks(), clock]
+        )
         return clock.seconds
 
     return steps
@@ -102,6 +104,37 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
         "ProximalAdam, L1": ("plain", variant(optimizer=optimizers.ProximalAdam(optimizers.proximal.L1(1e-4)))),
         "SGD, momentum 0.9": ("", variant(optimizer=keras.optimizers.SGD(momentum=0.9))),
         "optimizers.Momentum": ("SGD, momentum 0.9", variant(optimizer=optimizers.Momentum())),
+    }
+
+
+def _distilled() -> dict[str, tuple[str, Callable[[], float]]]:
+    """A student of half the multiply-accumulates, alone and with the whole network as its teacher."""
+    import tempfile
+
+    import keras
+    import tensorflow as tf
+
+    from tfstruct import surgery
+    from tfstruct.distill import Attention, Distill, Features, cached
+
+    keras.utils.set_random_seed(0)
+    teacher = _resnet8(keras)
+    plan = surgery.plan_channels(teacher, {"macs": 0.5})
+    data = tf.data.Dataset.from_tensor_slices(_data()).batch(BATCH)
+    with_outputs = cached(teacher, data, f"{tempfile.mkdtemp()}/teacher.rows")
+
+    def variant(losses=None, data=data, teach=True):
+        student = surgery.apply(teacher, plan)
+        student.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+        taught = Distill(teacher, losses, kept=plan)
+        return _timed(keras, student, lambda: [taught.attach(student)] if teach else [], data.prefetch(2))
+
+    inner = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.Add)]
+    return {
+        "half the MACs": ("", variant(teach=False)),
+        "Distill": ("half the MACs", variant()),
+        "Distill, features and attention": ("half the MACs", variant([Features(inner), Attention(inner)])),
+        "Distill, cached outputs": ("half the MACs", variant(data=with_outputs)),
     }
 
 

@@ -94,7 +94,7 @@ def test_the_whole_chain_on_the_digits(digits_model, tmp_path, one_process):
     loaded = keras.models.load_model(tmp_path / "made" / "twin.keras", compile=False)
     np.testing.assert_array_equal(loaded.predict(test[0], verbose=0), twin)
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == [
-        "model.keras", "model.tflite", "report.json", "twin.keras",
+        "README.md", "model.keras", "model.tflite", "report.html", "report.json", "twin.keras",
     ]  # fmt: skip
     with pytest.raises(FileExistsError, match="exists already"):
         made.save(tmp_path / "made")

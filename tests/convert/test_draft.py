@@ -3,6 +3,7 @@
 import pytest
 import zoo
 
+from tfstruct import Recipe
 from tfstruct.convert import LatencyTable, measured_latency
 from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import OperatorLatency, profile_operators
@@ -21,6 +22,8 @@ def test_by_a_table(process, tmp_path):
     table = LatencyTable(rows)
     expected = table.estimate(content, layers).microseconds
     assert measured_latency(model, table=table, process=process) == pytest.approx(expected)
+    with pytest.raises(DataError, match="lacks"):  # it has no float operators
+        measured_latency(model, recipe=Recipe("int8", layers={"conv": "float32"}), table=table, process=process)
     (tmp_path / "board.json").write_text(table.to_json())
     assert measured_latency(model, table=tmp_path / "board.json", process=process) == pytest.approx(expected)
 

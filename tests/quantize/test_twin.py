@@ -105,6 +105,24 @@ def test_layers_left_in_float_by_the_scheme():
     assert not any(kernel.startswith(f"{name}/") for kernel in made.simulation.grids)
 
 
+@pytest.mark.parametrize("place", sweep(["first", "middle"], {"middle"}))
+def test_floats_between_integers_are_rounded_where_integers_read_them(place, process):
+    x = inputs = keras.Input((12, 12, 3), name="image")
+    for name in ("first", "middle"):
+        x = keras.layers.Conv2D(6, 3, name=name)(x)
+        x = keras.layers.MaxPooling2D(2, name=f"{name}_pool")(keras.layers.ReLU(name=f"{name}_relu")(x))
+    outputs = keras.layers.Dense(4, name="last")(keras.layers.Flatten(name="flat")(x))
+    model = zoo.randomise(keras.Model(inputs, outputs))
+    x = zoo.sample_inputs(model, 32)
+    made = observed(model, x, Scheme("int8", layers={place: "float32", f"{place}_relu": "float32"}))
+    with Converter(made, process=process) as converter:
+        file = converter.convert(Recipe())
+    operators = flatbuffer.operators(file.content, file.layers)
+    assert {op.layers[0] for op in operators if op.is_float and op.weights} == {place}
+    ours, theirs = made.predict(x, verbose=0), file.predict(x)
+    assert np.abs(ours - theirs).max() <= 2 * (max(ours.max(), 0) - min(ours.min(), 0)) / 255
+
+
 def test_scheme_as_json():
     scheme = Scheme("int4", layers={"block*": "int8"}, ranges="minmax", momentum=0.9)
     assert Scheme.from_json(scheme.to_json()) == scheme

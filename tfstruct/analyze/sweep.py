@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -51,6 +51,12 @@ class Sensitivity:
         data["groups"] = {k: [v if math.isfinite(v) else None for v in values] for k, values in self.groups.items()}
         return json.loads(json.dumps(data))
 
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Sensitivity":
+        groups = {k: tuple(math.nan if v is None else v for v in values) for k, values in data["groups"].items()}
+        removed = {k: tuple(values) for k, values in data["removed"].items()}
+        return cls(**{**data, "ratios": tuple(data["ratios"]), "groups": groups, "removed": removed})
+
     def ranked(self) -> list[str]:
         """Names of the groups, those first whose masking changes the metric least, in the mean over the ratios."""
         return sorted(self.groups, key=lambda name: np.mean(np.abs(np.array(self.groups[name]) - self.baseline)))
@@ -79,10 +85,15 @@ class Sensitivity:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        values = np.array(list(self.groups.values()), float).reshape(len(self.groups), len(self.ratios))
-        figure = Figure(figsize=(3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(values)), layout="constrained")
+        size = 3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(self.groups)
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axis = figure.subplots()
+        self.draw(figure.subplots())
+        figure.savefig(path, dpi=120)
+
+    def draw(self, axis) -> None:
+        """The picture on an axis of matplotlib's."""
+        values = np.array(list(self.groups.values()), float).reshape(len(self.groups), len(self.ratios))
         # Yellow is the unmasked model, whichever way the metric runs.
         far = np.abs(values - self.baseline)
         most = float(np.nanmax(far, initial=0.0)) or 1.0
@@ -94,7 +105,6 @@ class Sensitivity:
         axis.set_yticks(range(len(values)), list(self.groups), fontsize=7)
         axis.set_xlabel("share of the group's channels masked", fontsize=9)
         axis.set_title(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", fontsize=10)
-        figure.savefig(path, dpi=120)
 
 
 def sensitivity(

@@ -101,8 +101,9 @@ class QuantizeAware(Compressor):
         rows = []
         for group, point in simulation.groups.items():
             found = simulation.range_of(group)
-            if found is not None and self.scheme.activation_bits(point.path) is not None:
-                rows.append(QuantizedActivation(group, *found, self.scheme.activation_bits(point.path)))
+            bits = simulation.activation_bits(point)
+            if found is not None and bits is not None:
+                rows.append(QuantizedActivation(group, *found, bits))
         kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
         return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, tuple(simulation.skipped))
 

@@ -79,15 +79,11 @@ def _check(options) -> None:
         if getattr(options, name) is None:
             raise RecipeError(f"--budget needs data: --train DATA --validation DATA. --{name} is missing.")
     require_output(options)
-    if options.report and not options.report.endswith(".json"):
-        raise RecipeError(f"--report of a compression expects a name that ends in .json. Received: {options.report!r}.")
 
 
 def _tell(options, report, written) -> None:
-    from tfstruct.files import write_atomic
-
     if options.report:
-        write_atomic(options.report, report.to_json().encode())
+        report.save(options.report)
     if options.json:
         print(json.dumps(report.to_dict(), indent=1))
     elif not options.quiet:

@@ -9,7 +9,6 @@ import keras
 
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.convert.tflite import TFLiteModel
-from tfstruct.files import write_atomic
 from tfstruct.quantize.twin import Twin
 
 
@@ -31,7 +30,7 @@ class Compressed:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes a new folder, whole or not at all: `model.tflite`, `model.keras`, `twin.keras` (where there is one),
-        `report.json`.
+        the report as `report.json` and `report.html`, and the model card `README.md`.
 
         Raises:
             FileExistsError: the folder is there already and not empty.
@@ -46,7 +45,8 @@ class Compressed:
             self.model.save(beside / "model.keras")
             if self.twin is not None:
                 self.twin.save(beside / "twin.keras")
-            write_atomic(beside / "report.json", self.report.to_json().encode())
+            for name in ("report.json", "report.html", "README.md"):
+                self.report.save(beside / name)
             os.replace(beside, folder)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)

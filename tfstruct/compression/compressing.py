@@ -10,6 +10,7 @@ import keras
 
 from tfstruct.compression.budget import Budget
 from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.closer_look import closer_look
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.execution import Made, carry_out
@@ -190,6 +191,8 @@ def _report(task: Task, made: Made, decisions, started: float, tested, tried=())
         versions=task.versions(),
         seconds=time.perf_counter() - started,
         warnings=(*task.warnings, *made.file.report.warnings),
+        data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
+        **closer_look(task, made),
     )
 
 

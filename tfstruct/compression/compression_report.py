@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tfstruct.compression.budget import Budget, Limits
 from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.mistakes import Mistakes
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Decision, Stage
+from tfstruct.convert.runtime import Port
+from tfstruct.files import write_atomic
+
+if TYPE_CHECKING:
+    from tfstruct.analyze import Sensitivity
 
 _FORMAT = 1
+_SCORES = {"top1_agreement": "top-1 as the original", "sqnr_db": "SQNR to the original, dB"}
 _ROWS = (
     ("params", "parameters"), ("macs", "MACs"), ("tflite_bytes", "file, bytes"), ("gzip_bytes", "file, gzipped"),
     ("peak_memory", "peak activations, bytes"), ("arena_bytes", "arena, bytes"), ("latency_us", "latency, µs"),
@@ -37,6 +47,10 @@ class CompressionReport:
         versions: of tfstruct, Keras and TensorFlow.
         seconds: how long all of it took.
         warnings: what a user should know.
+        data: how much of it there was: `train`, `validation` and, where one was given, `test`, in words.
+        ports: `inputs` and `outputs` of the file.
+        mistakes: where the file goes wrong on the validation data.
+        sensitivity: what the original loses without a share of the channels of each group.
     """
 
     model: str
@@ -55,6 +69,10 @@ class CompressionReport:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ports: Mapping[str, tuple[Port, ...]] = dataclasses.field(default_factory=dict)
+    mistakes: Mistakes | None = None
+    sensitivity: "Sensitivity | None" = None
 
     @property
     def met(self) -> bool:
@@ -75,7 +93,7 @@ class CompressionReport:
             tested = (f"{self.test[name]:.4g}" for name in ("original", "plain", "result"))
             rows.append((f"{self.original.metric}, test", *tested, ""))
         for name in dict.fromkeys(name for one in three for name in one.scores):
-            rows.append((name, *(_text(one.scores.get(name), ".4g") for one in three), ""))
+            rows.append((_SCORES.get(name, name), *(_text(one.scores.get(name), ".4g") for one in three), ""))
         for name, label in _ROWS:
             values = [getattr(one, name) for one in three]
             if values[2] is not None:
@@ -117,7 +135,12 @@ class CompressionReport:
         lists = {name: [one.to_dict() for one in fields[name]] for name in ("stages", "candidates")}
         decisions = [dataclasses.asdict(one) for one in self.decisions]
         widths = {layer: list(pair) for layer, pair in self.widths.items()}
-        return {"format": _FORMAT, **fields, **parts, **lists, "decisions": decisions, "widths": widths}
+        looks = {
+            "ports": {side: [port.to_dict() for port in ports] for side, ports in self.ports.items()},
+            "mistakes": None if self.mistakes is None else dataclasses.asdict(self.mistakes),
+            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
+        }
+        return {"format": _FORMAT, **fields, **parts, **lists, "decisions": decisions, "widths": widths, **looks}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "CompressionReport":
@@ -125,6 +148,8 @@ class CompressionReport:
             raise ValueError(
                 f"Expected the report of a compression, format {_FORMAT}. Received: {data.get('format')!r}."
             )
+        from tfstruct.analyze import Sensitivity
+
         data = {name: value for name, value in data.items() if name != "format"}
         parts = {name: Candidate.from_dict(data[name]) for name in ("original", "plain", "result")}
         return cls(
@@ -138,6 +163,9 @@ class CompressionReport:
                 "candidates": tuple(Candidate.from_dict(one) for one in data["candidates"]),
                 "widths": {layer: tuple(pair) for layer, pair in data["widths"].items()},
                 "warnings": tuple(data["warnings"]),
+                "ports": {side: tuple(map(Port.from_dict, ports)) for side, ports in data["ports"].items()},
+                "mistakes": None if data["mistakes"] is None else Mistakes.from_dict(data["mistakes"]),
+                "sensitivity": None if data["sensitivity"] is None else Sensitivity.from_dict(data["sensitivity"]),
             }
         )
 
@@ -147,6 +175,39 @@ class CompressionReport:
     @classmethod
     def from_json(cls, text: str) -> "CompressionReport":
         return cls.from_dict(json.loads(text))
+
+    def plot(self, name: str | None = None):
+        """A matplotlib figure: candidates by accuracy and cost with their Pareto front, widths before and after,
+        sensitivity, confusion before and after, worst samples, as far as there are data for them.
+
+        Args:
+            name: of one picture alone: `"front"`, `"widths"`, `"sensitivity"`, `"confusion"`, `"worst"`.
+        """
+        from tfstruct.compression.report_pictures import plot
+
+        return plot(self, name)
+
+    def to_html(self) -> str:
+        """One page that needs neither network nor other files. Its pictures need matplotlib; without it, it says so.
+        It shows the worst of the validation samples: look at it before you give it away."""
+        from tfstruct.compression.report_page import report_page
+
+        return report_page(self)
+
+    def model_card(self) -> str:
+        """Markdown: what the model is, how to use its file, data, figures, limits."""
+        from tfstruct.compression.model_card import model_card
+
+        return model_card(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the report, whole or not at all, as the suffix of `path` says: `.html`, `.json`, or `.md` for the
+        model card."""
+        forms = {".html": self.to_html, ".json": self.to_json, ".md": self.model_card}
+        suffix = pathlib.Path(path).suffix
+        if suffix not in forms:
+            raise ValueError(f"Expected a name that ends in {', '.join(forms)}. Received: {os.fspath(path)!r}.")
+        write_atomic(path, forms[suffix]().encode())
 
 
 def _text(value, form: str) -> str:

@@ -81,6 +81,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    def __str__(self) -> str:
+        return f"{len(self):,} samples ({self.source})"
+
     @property
     def x(self):
         """The samples as the model takes them."""
@@ -145,6 +148,9 @@ class Stream:
         self._count = int(dataset.cardinality())
         if self._count == tf.data.UNKNOWN_CARDINALITY:
             self._count = sum(1 for _ in dataset)
+
+    def __str__(self) -> str:
+        return f"{self._count:,} {'batches' if self._batched else 'samples'} (streamed)"
 
     def steps(self, batch_size: int) -> int:
         """Batches an epoch."""

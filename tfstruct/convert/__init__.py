@@ -22,5 +22,11 @@ __getattr__, __dir__, __all__ = lazy.names(
         "TARGETS": "targets",
         "measured_latency": "draft",
         "LatencyTable": "latency",
+        "dequantize": "stored_kernels",
+        "pack": "packing.packed",
+        "unpack": "packing.packed",
+        "Packed": "packing.packed",
+        "PackReport": "packing.report",
+        "compress_for_micro": "packing.lookup_tables",
     },
 )

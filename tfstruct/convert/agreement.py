@@ -94,7 +94,7 @@ class ScoreCount:
     def add(self, labels: np.ndarray, outputs: np.ndarray) -> None:
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         labels = labels[:, None] if labels.ndim == 1 and outputs.shape[1:] == (1,) else labels
-        classes = _class_labels(labels, outputs)
+        classes = class_labels(labels, outputs)
         fits = labels.shape == outputs.shape
         # A batch may hold 0 and 1 only by chance: the first label that is no class makes it a regression.
         self.regression |= classes is None
@@ -134,7 +134,7 @@ class ScoreCount:
         )
 
 
-def _class_labels(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
+def class_labels(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
     """Class numbers, or None where the labels are values to regress."""
     units = outputs.shape[-1]
     if labels.shape[1:] == outputs.shape[1:] and units > 1:

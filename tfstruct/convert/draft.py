@@ -45,13 +45,15 @@ def measured_latency(
     model,
     precision: str = "int8",
     *,
+    recipe: Recipe | None = None,
     table: LatencyTable | str | os.PathLike | None = None,
     threads: int = 1,
     seconds: float = 0.5,
     process=None,
 ) -> float:
     """The microseconds of one inference of a Keras model's file: the median of single invocations on this machine, or
-    the sum over its operators by a table of times measured on a device.
+    the sum over its operators by a table of times measured on a device. `recipe` stands for more than a precision, such
+    as layers with one of their own.
 
     For a budget of a device: `plan_channels(model, {"latency_us": 0.5}, latency=lambda m: measured_latency(m,
     table="board.json"))`.
@@ -59,7 +61,7 @@ def measured_latency(
     Raises:
         DataError: the table lacks an operator of the file.
     """
-    content, layers = draft(model, precision, process=process)
+    content, layers = draft(model, precision, recipe=recipe, process=process)
     if table is None:
         return runtime.latency(content, zeros(content), threads, seconds).median_us
     table = table if isinstance(table, LatencyTable) else LatencyTable.read(table)

@@ -103,6 +103,20 @@ def constant(model: schema.ModelT, tensor: schema.TensorT, dtype=np.float32) -> 
     return np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape)
 
 
+def integers(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    """The value of a constant of 4, 8 or 16 bits."""
+    if dtype_name(tensor) != "int4":
+        return constant(model, tensor, {"int8": np.int8, "int16": np.int16}[dtype_name(tensor)])
+    shape = tuple(tensor.shape)
+    halves = nibbles(np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8), int(np.prod(shape)))
+    return ((halves ^ 8).astype(np.int8) - 8).reshape(shape)
+
+
+def nibbles(packed: np.ndarray, count: int) -> np.ndarray:
+    """The values, 0 to 15, of bytes that hold two each, the lower half first."""
+    return np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:count]
+
+
 def set_constant(model: schema.ModelT, tensor: schema.TensorT, value: np.ndarray) -> None:
     """Gives a constant a new value; where equal constants share a buffer, in a buffer of its own."""
     users = sum(t.buffer == tensor.buffer for graph in model.subgraphs for t in graph.tensors)

@@ -43,6 +43,7 @@ _METHODS = {
     "PADV2": "AddPadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
     "ethos-u": "AddEthosU",
+    "TFLM_DECODE": "AddDecode",
     "TFLite_Detection_PostProcess": "AddDetectionPostprocess",
 }
 _BYTES_A_LINE = 16
@@ -167,20 +168,21 @@ def identifier(name: str) -> str:
     return clean
 
 
-def run(content: bytes, inputs, *, arena: int | None = None) -> Run:
+def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | None = None) -> Run:
     """Runs a file in the microcontroller runtime.
 
     Args:
         inputs: an array, a list or a dict by input name, samples along the first axis. What is not of the file's
             own dtype is taken for real numbers and quantized as the file says.
         arena: size of the tensor arena in bytes; by default ample.
+        ports_of: a file with the same inputs and outputs that TensorFlow Lite can load; by default `content`.
 
     Raises:
         ConversionError: tflite-micro is not installed, has no kernel, or the arena is too small.
     """
-    _require()
-    model = flatbuffer.read(content)
-    ports = Runtime(content)
+    require()
+    model = flatbuffer.read(ports_of or content)
+    ports = Runtime(ports_of or content)
     if any(d is None for port in ports.inputs for d in port.shape):
         raise ConversionError(
             "The microcontroller runtime needs fixed shapes. The file leaves dimensions of its inputs open: "
@@ -234,7 +236,7 @@ def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:
 
     An operator that cannot stand alone (a loop, a resource) is looked up in `OPERATORS`.
     """
-    _require()
+    require()
     model = flatbuffer.read(content)
     found = flatbuffer.operators(model)
     answers: list[str | None] = [None] * len(found)
@@ -263,7 +265,7 @@ def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:
     return tuple(answers)
 
 
-def _require() -> None:
+def require() -> None:
     if version() is None:
         raise ConversionError(
             "tflite-micro is not installed, which runs files as a microcontroller does. "

@@ -40,7 +40,7 @@ class Recipe:
             `tfstruct.samples.open_samples`. Needed where activations are integers, and for
             `rounding="gptq"`.
         calibrator: how ranges are found: `"minmax"`, `"moving_average"`, `"percentile"`, `"mse"` or
-            `"entropy"`, see `tfstruct.convert.calibrate`.
+            `"entropy"`, see `tfstruct.quantize.observers`.
         percentile: share of the values, in percent, that `calibrator="percentile"` keeps on either side.
         samples: the largest number of calibration samples used.
         labels: the key, column or file of the labels in `calibration` and `verification`.

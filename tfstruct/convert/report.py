@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import html
 import io
 import json
 import math
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
 from tfstruct.convert.runtime import Latency
-from tfstruct.convert.verification import Verification
+from tfstruct.convert.verification import LayerError, Verification
+from tfstruct.markup import element, folded, page, table
 
 if TYPE_CHECKING:
     from tfstruct.convert.targets import TargetReport
@@ -200,65 +200,33 @@ def render(renderable, width: int = 100) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#1a1a1a;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.warning td{background:#fff4d6}
-.bar{background:#4a7fb5;height:.7rem;border-radius:2px}
-footer{color:#666;font-size:.85rem;margin-top:2rem}
-"""
-
-
 def html_page(title: str, reports: Sequence[Report]) -> str:
     """Reports as one HTML page: the comparison where there are several, then each in full."""
-
-    def table(rows, header=None, classes=()):
-        head = "".join(f"<th>{html.escape(h)}</th>" for h in header) if header else ""
-        lines = [f"<tr>{head}</tr>"] if head else []
-        for i, row in enumerate(rows):
-            kind = f' class="{classes[i]}"' if i < len(classes) and classes[i] else ""
-            lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
-        return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
-
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts = []
     if len(reports) > 1:
         header, rows = comparison_rows(reports)
-        parts.append(table([[html.escape(c) for c in row] for row in rows], header))
+        parts.append(table(rows, header))
     for r in reports:
-        parts.append(f"<h2>{html.escape(r.precision)}</h2>")
         lines = r.rows()
+        parts.append(element("h2", r.precision))
         parts.append(
             table(
-                [[f"<b>{html.escape(k)}</b>", html.escape(v)] for k, v in lines],
-                classes=["warning" if k == "warning" else "" for k, _ in lines],
+                [(element("b", what), value) for what, value in lines],
+                classes=["warning" if what == "warning" else "" for what, _ in lines],
             )
         )
         if r.verification.layers:
-            parts.append("<h3>Signal to noise by layer</h3>")
-            rows = []
-            for e in r.verification.layers:
-                width = 0.0 if math.isnan(e.sqnr_db) else max(0.0, min(100.0, e.sqnr_db))
-                rows.append(
-                    [
-                        html.escape(", ".join(e.layers) or e.tensor),
-                        _db(e.sqnr_db),
-                        f'<div class="bar" style="width:{width:.0f}%"></div>',
-                    ]
-                )
-            parts.append(table(rows, ["layers", "SQNR", ""]))
-        counts = [[html.escape(op.name), html.escape(", ".join(op.layers)), op.dtype] for op in r.operators]
-        parts.append(f"<details><summary>{len(counts)} operators</summary>")
-        parts.append(table(counts, ["operator", "Keras layers", "type"]) + "</details>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}"
-        "<footer>Written by tfstruct.</footer></body></html>\n"
-    )
+            parts.append(element("h3", "Signal to noise by layer"))
+            parts.append(table(map(_noise_row, r.verification.layers), ["layers", "SQNR", ""]))
+        operators = [(op.name, ", ".join(op.layers), op.dtype) for op in r.operators]
+        parts.append(folded(f"{len(operators)} operators", table(operators, ["operator", "Keras layers", "type"])))
+    return page(title, *parts)
+
+
+def _noise_row(error: LayerError):
+    width = 0.0 if math.isnan(error.sqnr_db) else max(0.0, min(100.0, error.sqnr_db))
+    bar = element("div", class_="bar", style=f"width:{width:.0f}%")
+    return ", ".join(error.layers) or error.tensor, _db(error.sqnr_db), bar
 
 
 def _float_line(floats: Sequence[Operator]) -> str:

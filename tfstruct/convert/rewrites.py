@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.copying import copied
 from tfstruct.graph.layer_tree import layer_paths
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
@@ -298,9 +299,7 @@ def integer_activations(model: keras.Model) -> keras.Model:
 def _copy(model: keras.Model, rewrites: list[Rewrite]) -> keras.Model:
     if not getattr(model, "inputs", None):
         raise ModelError(f"{model.name!r} is subclassed and cannot be copied; to_tflite rewrites it in place.")
-    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-    copy = keras.models.clone_model(model, recursive=True) if nested else keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copied(model)
     for layer in layer_paths(copy).values():
         for rewrite in rewrites:
             if rewrite.applies(layer):

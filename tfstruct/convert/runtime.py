@@ -45,6 +45,14 @@ class Port:
             return stored
         return ((stored.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
 
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "shape": list(self.shape), "dtype": self.dtype.name}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Port":
+        return cls(**{**data, "shape": tuple(data["shape"]), "dtype": np.dtype(data["dtype"])})
+
 
 class Runtime:
     """A `.tflite` file in ai-edge-litert's interpreter.

@@ -22,6 +22,7 @@ from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import write_atomic
 from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, open_samples
 
@@ -325,7 +326,7 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.check_range:
             check_scale(self.model, signature, first)
         bits = 16 if recipe.precision == "int16x8" else 8
-        make = calibrate.observer(recipe.calibrator, recipe.percentile, bits)
+        make = observer(recipe.calibrator, recipe.percentile, bits)
         batches = _batched(itertools.chain(first, source), exported.batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:

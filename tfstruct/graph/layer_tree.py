@@ -1,9 +1,12 @@
 """The layers of a Keras model by path, and a way to stand in for their calls."""
 
 import contextlib
+import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import keras
+import tensorflow as tf
 
 
 def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Operation]:
@@ -43,11 +46,66 @@ def layer_at(node_name: str, scopes: Mapping[str, str]) -> str | None:
 def intercepted(
     ops: Mapping[str, keras.Operation], route: Callable[[str, keras.Operation, Callable], Callable]
 ) -> Iterator[None]:
-    """While it is open, each operation's `call` is `route(path, operation, call)`; afterwards as before."""
+    """While it is open, each operation's `call` is `route(path, operation, call)`; afterwards as before.
+
+    One that is opened inside of another is nearer to the operation: the outer one sees what the inner one returns. What
+    a replica opens holds for its own calls only.
+    """
+    opened = []
     try:
         for path, op in ops.items():
-            object.__setattr__(op, "call", route(path, op, op.call))
+            if not isinstance(op.__dict__.get("call"), _Routed):
+                object.__setattr__(op, "call", _Routed(op.call))
+            opened.append((op, op.call.add(lambda call, path=path, op=op: route(path, op, call))))
         yield
     finally:
-        for op in ops.values():
-            op.__dict__.pop("call", None)
+        for op, added in opened:
+            op.call.routes.remove(added)
+            if not op.call.routes:
+                object.__delattr__(op, "call")
+
+
+class _Routed:
+    """An operation's call, with the routes that are laid over it, the outermost first."""
+
+    def __init__(self, own: Callable):
+        self.own = own
+        self.routes: list[_Route] = []
+
+    def add(self, route: Callable[[Callable], Callable]) -> "_Route":
+        added = _Route(_replica())
+        added.call = route(lambda *args, **kwargs: self._inside(added)(*args, **kwargs))
+        self.routes.append(added)
+        return added
+
+    def __call__(self, *args, **kwargs):
+        return self._inside(None)(*args, **kwargs)
+
+    def _inside(self, outer: "_Route | None") -> Callable:
+        """What is called inside of `outer`, as this replica sees it."""
+        replica = _replica()
+        routes = self.routes[self.routes.index(outer) + 1 :] if outer else self.routes
+        return next((route.call for route in routes if route.replica in (None, replica)), self.own)
+
+
+@dataclasses.dataclass(eq=False)
+class _Route:
+    replica: int | None
+    call: Callable | None = None
+
+
+def _replica() -> int | None:
+    """The thread of this replica: replicas run the same operations in turns. None where there is one only."""
+    context = tf.distribute.get_replica_context()
+    return None if context is None or context.num_replicas_in_sync == 1 else threading.get_ident()
+
+
+@contextlib.contextmanager
+def without_activation(op) -> Iterator[Callable | None]:
+    """While it is open, the layer leaves out its own activation, which is handed out."""
+    own = op.activation
+    object.__setattr__(op, "activation", keras.activations.linear)
+    try:
+        yield own
+    finally:
+        object.__setattr__(op, "activation", own)

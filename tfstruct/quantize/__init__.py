@@ -7,7 +7,15 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Scheme": "scheme",
         "Twin": "twin",
+        "dequantize": "rounded",
         "twin": None,
+        "calibrate": "calibration",
+        "equalize": "equalization",
+        "correct_bias": "bias_correction",
+        "sensitivity": "layer_sensitivity",
+        "mixed_precision": "precision_search",
+        "adaround": "reconstruction",
+        "blockwise": "reconstruction",
     },
     registered=True,
 )

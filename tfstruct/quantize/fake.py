@@ -69,6 +69,11 @@ def rounded_average(x, low, high):
     return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
 
 
+def once_rounded(total, step, scale):
+    """An accumulator rescaled as kernels in 8 bits do: round(total * (step / scale)) scale, halves to even."""
+    return tf.round(total * (step / scale)) * scale
+
+
 def twice_rounded(total, step, scale):
     """An accumulator rescaled as kernels in 4 bits do: total * step in units of `scale`, rounded twice.
 

@@ -44,15 +44,15 @@ class Grid:
             g: (outputs,) or one number.
             learning: 1 or 0, in training, where the step shall learn from this call; None: it does not.
         """
-        moved, factor = self._seen(w, g)
+        moved, factor = self.seen(w, g)
         s = tf.stop_gradient(self._step(moved))
-        return self._back(tf.grad_pass_through(lambda m: self._codes(m, s) * s)(moved) / factor)
+        return self.back(tf.grad_pass_through(lambda m: self._codes(m, s) * s)(moved) / factor)
 
     def integers(self, w, g=1.0):
         """(q, s): the integers as floats, shaped like the kernel, and the step of each output channel."""
-        moved, factor = self._seen(w, g)
+        moved, factor = self.seen(w, g)
         s = self._step(moved)
-        return self._back(self._codes(moved, s)), s / factor
+        return self.back(self._codes(moved, s)), s / factor
 
     def limits(self, g=1.0) -> np.ndarray:
         """What the largest integer that the file can hold stands for, by output channel: for `Recipe.weight_limits`."""
@@ -67,11 +67,13 @@ class Grid:
         """The kernel as (everything else, output channels), float32."""
         return tf.reshape(tf.transpose(tf.cast(w, tf.float32), self.kernel.order), (-1, self.kernel.shape[-1]))
 
-    def _seen(self, w, g):
+    def seen(self, w, g=1.0):
+        """The kernel as it is rounded, (everything else, output channels), and the factor that is in it."""
         factor = tf.maximum(tf.abs(g), _TINY) if self.per == "tensor" else 1.0
         return self._moved(w) * factor, factor
 
-    def _back(self, moved):
+    def back(self, moved):
+        """From there to the shape of the kernel."""
         shape = [self.kernel.variable.shape[i] for i in self.kernel.order]
         return tf.transpose(tf.reshape(moved, shape), np.argsort(self.kernel.order))
 
@@ -96,14 +98,14 @@ class LargestGrid(Grid):
         self.plain = per == "channel"
 
     def fake(self, w, g=1.0, learning=None):
-        moved, factor = self._seen(w, g)
+        moved, factor = self.seen(w, g)
         limit = tf.stop_gradient(self._limit(moved))
 
         def rounded(m):  # in one pass over the kernel
             quantize = tf.quantization.fake_quant_with_min_max_vars_per_channel
             return quantize(m, -limit, limit, num_bits=self.bits, narrow_range=True)
 
-        return self._back(tf.grad_pass_through(rounded)(moved) / factor)
+        return self.back(tf.grad_pass_through(rounded)(moved) / factor)
 
     def _limit(self, moved):
         return self._tied(tf.reduce_max(tf.abs(moved), axis=0), tf.reduce_max)
@@ -169,7 +171,7 @@ class LearnedGrid(Grid):
         super().__init__(kernel, 1 if signs else high.bit_length() + 1, stored_bits, per)
         self.low, self.high, self.signs = low, high, signs
         self.nearest = not signs and high == 2 ** (stored_bits - 1) - 1
-        moved, _ = self._seen(kernel.variable.value, g)
+        moved, _ = self.seen(kernel.variable.value, g)
         if high >= 7:
             rows = np.asarray(moved).T if per == "channel" else np.asarray(moved).reshape(1, -1)
             best = symmetric_scale(rows, None, self.bits)
@@ -182,7 +184,7 @@ class LearnedGrid(Grid):
     def fake(self, w, g=1.0, learning=None):
         if learning is not None:
             self.learned.step(learning)
-        moved, factor = self._seen(w, g)
+        moved, factor = self.seen(w, g)
         s = self.learned.variable.value
         count = int(np.prod(self.kernel.shape[:2])) * (1 if self.per == "channel" else self.kernel.shape[2])
 
@@ -202,7 +204,7 @@ class LearnedGrid(Grid):
 
             return q * s, backward
 
-        return self._back(quantized(moved) / factor)
+        return self.back(quantized(moved) / factor)
 
     def _step(self, moved):
         return self.learned.variable.value

@@ -1,6 +1,7 @@
 """Where the integers of a quantized file are seen between layers: after fusion, one range for what only moves."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 
@@ -97,6 +98,7 @@ class Points:
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
         reads: id of an operation with one input -> the range of what it reads, the same one in each of its calls.
         writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
+        read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
     """
 
@@ -159,6 +161,14 @@ class Points:
             group = point.group if point else self.writes[id(self._reader(call, readers).op)]
             if self.writes.setdefault(key, group) != group:
                 self.writes[key] = None
+
+        self.read_by: dict[str, set[str]] = {}
+        for call in graph.calls:
+            self.read_by.setdefault(call.path, set()).update(self._read_by(call, readers))
+
+    def _read_by(self, call: Call, readers) -> Iterator[str]:
+        for reader in (r for tensor in call.outputs for r in readers.get(tensor.key, []) if r is not None):
+            yield from self._read_by(reader, readers) if is_training_only(reader.op) else [reader.path]
 
     def _reader(self, call: Call, readers) -> Call | None:
         """The only reader of what a call makes, behind layers that are absent from the file."""

@@ -37,6 +37,11 @@ class Range:
         """(low, high); None before anything was seen."""
         return (float(self.low.numpy()), float(self.high.numpy())) if self.seen.numpy() else None
 
+    def set(self, low: float, high: float) -> None:
+        """Takes a range that was found elsewhere."""
+        for variable, value in zip((self.low, self.high, self.seen), (low, high, 1.0), strict=True):
+            variable.assign(value)
+
     def follow(self, x, frozen, positive: bool = False) -> None:
         """Takes in a batch, none of it below zero if `positive`, unless `frozen` is 1 and there has been one."""
         low, high = self._of_batch(tf.cast(x, tf.float32), positive)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -11,8 +12,8 @@ from keras.src.backend import AutocastScope
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
-from tfstruct.graph.layer_tree import intercepted
-from tfstruct.quantize.fake import activation_scale, fake_activation, rounded_average, twice_rounded
+from tfstruct.graph.layer_tree import intercepted, without_activation
+from tfstruct.quantize.fake import activation_scale, fake_activation, once_rounded, rounded_average, twice_rounded
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
 from tfstruct.quantize.ranges import Range
@@ -67,9 +68,10 @@ class Simulation:
             found.setdefault(key, []).append(made)
         for key, op in ops.items():
             path = self.points.paths[key]
+            nested = isinstance(op, keras.Layer) and len(list(op._flatten_layers())) > 1
             if self.scheme.weight_bits(path) is None:
                 self.skipped.append((path, "left in float, as the scheme says"))
-            elif isinstance(op, keras.Layer) and len(list(op._flatten_layers())) > 1 and self._rounds(path):
+            elif nested and self.scheme.activation_bits(path) is not None:
                 self.skipped.append((path, "its kernels and its result are rounded, the values inside are not"))
         return found
 
@@ -101,15 +103,16 @@ class Simulation:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
         found = {}
-        for point in self.points.input_points:
-            found[point.path] = self.range_of(point.group)
-        for point in (*self.points.outputs.values(), *self.points.before.values()):
-            if point is not None:
+        for point in (*self.points.input_points, *self.points.outputs.values(), *self.points.before.values()):
+            if point is not None and self.activation_bits(point) is not None:
                 found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
-        return {path: pair for path, pair in found.items() if pair is not None and self._rounds(path)}
+        return {path: pair for path, pair in found.items() if pair is not None}
 
-    def _rounds(self, path: str) -> bool:
-        return self.scheme.activation_bits(path) is not None
+    def activation_bits(self, point: Point) -> int | None:
+        """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
+        readers = () if point.before else sorted(self.points.read_by.get(point.path, ()))
+        widths = [self.scheme.activation_bits(path) for path in (point.path, *readers)]
+        return next((bits for bits in widths if bits is not None), None)
 
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
@@ -135,9 +138,9 @@ class Simulation:
         }
 
     def _quantized(self, point: Point, x, training: bool):
-        if not hasattr(x, "dtype") or not tf.as_dtype(x.dtype).is_floating or not self._rounds(point.path):
+        bits = self.activation_bits(point)
+        if not hasattr(x, "dtype") or not tf.as_dtype(x.dtype).is_floating or bits is None:
             return x
-        bits = self.scheme.activation_bits(point.path)
         group = self.groups[point.group]
         if group.fixed is not None:
             return _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
@@ -166,11 +169,17 @@ class Simulation:
     def __call__(self, inputs, training=None, mask=None):
         """What `model.call` returns, quantized on the way."""
         training = bool(training) if training is None or isinstance(training, (bool, int)) else training
-        self._folded: set[int] = set()
         names = {point.path: point for point in self.points.input_points}
         inputs = self._inputs(inputs, names, training)
-        with intercepted(self._ops, functools.partial(self._route, training)):
+        with self.routed(training):
             return type(self.model).call(self.model, inputs, training=training, mask=mask)
+
+    @contextlib.contextmanager
+    def routed(self, training) -> Iterator[None]:
+        """While it is open, calls of the model's layers go through rounding."""
+        self._folded: set[int] = set()
+        with intercepted(self._ops, functools.partial(self._route, training)):
+            yield
 
     def _inputs(self, inputs, names: dict[str, Point], training):
         if isinstance(inputs, dict):
@@ -196,7 +205,7 @@ class Simulation:
             if before is not None and isinstance(op, SEPARABLE) and grids:
                 outputs = self._separable(op, before, args[0], training)
             elif exact is not None:
-                with _linear(op) as activation:
+                with without_activation(op) as activation:
                     z = exact(call, args, kwargs)
                 if before is not None:
                     z = self._quantized(before, z, training)
@@ -204,7 +213,7 @@ class Simulation:
             elif before is None:
                 outputs = self._with_weights(op, grids, training, call, args, kwargs)
             else:
-                with _linear(op) as activation:
+                with without_activation(op) as activation:
                     z = self._with_weights(op, grids, training, call, args, kwargs)
                 outputs = activation(self._quantized(before, z, training))
             if point is None:
@@ -217,7 +226,7 @@ class Simulation:
 
     def _pools(self, point: Point) -> bool:
         fixed = self.groups[point.group].fixed
-        return fixed is None and self.scheme.activation_bits(point.path) == 8
+        return fixed is None and self.activation_bits(point) == 8
 
     def _averaged(self, point: Point, x):
         bounds = self.bounds[point.group]
@@ -267,13 +276,13 @@ class Simulation:
         group = self.points.reads.get(id(op))
         bounds = self.bounds.get(group)
         plain = isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"
-        if not (bounds is not None and plain and self._rounds(self.groups[group].path)):
+        bits = None if bounds is None else self.activation_bits(self.groups[group])
+        if bits is None or not plain:
             return None
         norm, grid = self.points.folds.get(id(op)), grids[0]
-        bits = self.scheme.activation_bits(self.groups[group].path)
         made = self.bounds.get(self.points.writes[id(op)])
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
-        twice = grid.stored_bits == 4 and made is not None and not isinstance(op, keras.layers.Dense)
+        rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
         def exact(call, args, kwargs):
             step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
@@ -290,19 +299,19 @@ class Simulation:
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
-            if twice:
-                return twice_rounded(total, step, activation_scale(made.low.value, made.high.value))
-            return total * step
+            if made is None or bits != 8:
+                return total * step
+            return rounded(total, step, activation_scale(made.low.value, made.high.value))
 
         def either(call, args, kwargs):
-            def rounded():
+            def on_integers():
                 return exact(call, args, kwargs)
 
             def as_it_is():
                 z = call(*args, **kwargs)
                 return z if norm is None else type(norm).call(norm, z, training=False)
 
-            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), rounded, as_it_is)
+            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), on_integers, as_it_is)
 
         if norm is not None:
             self._folded.add(id(norm))
@@ -351,14 +360,3 @@ def _like(x, y):
     if mask is not None:
         y._keras_mask = mask
     return y
-
-
-@contextlib.contextmanager
-def _linear(op):
-    """While it is open, the layer leaves out its own activation, which is handed out."""
-    own = op.activation
-    object.__setattr__(op, "activation", keras.activations.linear)
-    try:
-        yield own
-    finally:
-        object.__setattr__(op, "activation", own)

@@ -12,11 +12,11 @@ from keras import layers as keras_layers
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph.contraction import CONVS, plain
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.factor.factor_layers import build, macs_of
 from tfstruct.surgery.factor.kernels import METHODS, Factors, Rank, factors_of
 from tfstruct.surgery.factor.rank_budget import Option, choose
-from tfstruct.surgery.lossless.contraction import CONVS, plain
 
 
 @dataclasses.dataclass

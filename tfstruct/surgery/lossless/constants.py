@@ -16,8 +16,7 @@ from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, is_training_only
-from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.lossless.contraction import (
+from tfstruct.graph.contraction import (
     DEPTHWISE,
     SEPARABLE,
     Weights,
@@ -26,6 +25,7 @@ from tfstruct.surgery.lossless.contraction import (
     pads,
     plain,
 )
+from tfstruct.graph.rules.contractions import channel_axis
 
 _MANY = 1 << 22  # elements; a larger tensor is not written out to follow a reshape
 

@@ -8,9 +8,9 @@ from keras import layers
 
 from tfstruct.analyze import masking
 from tfstruct.graph import Call, Graph, In
+from tfstruct.graph.contraction import Contraction, Weights, contraction, plain
 from tfstruct.graph.rules.contractions import subscripts
 from tfstruct.surgery.lossless.constants import along, constants, is_local, summed_over, unknown
-from tfstruct.surgery.lossless.contraction import Contraction, Weights, contraction, plain
 
 
 @dataclasses.dataclass(frozen=True)

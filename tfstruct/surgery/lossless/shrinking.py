@@ -8,10 +8,10 @@ from keras import layers
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, rebuild, trace
+from tfstruct.graph.contraction import Weights
 from tfstruct.surgery.certificate import Difference, certify, difference
 from tfstruct.surgery.lossless.branches import Branch, cut_branches
 from tfstruct.surgery.lossless.constants import constants
-from tfstruct.surgery.lossless.contraction import Weights
 from tfstruct.surgery.lossless.removable import Summed, contractions, removable
 
 

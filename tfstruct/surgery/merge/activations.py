@@ -6,10 +6,11 @@ from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.contraction import plain
+from tfstruct.graph.linear_layers import LINEAR, has_activation
+from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.lossless.contraction import plain
-from tfstruct.surgery.merge.linear_layers import LINEAR, has_activation
-from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _OPERATIONS = {
     nn_ops.Relu: "relu", nn_ops.Relu6: "relu6", nn_ops.Sigmoid: "sigmoid", nn_ops.Silu: "silu",

@@ -1,28 +1,16 @@
 """`fold_batch_norm`: batch normalizations become part of the layers before or behind them."""
 
-from collections.abc import Iterator
-
 import keras
 import numpy as np
 from keras import layers, ops
 
-from tfstruct.graph import Call, Graph, is_training_only, trace
+from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.channelwise import ends, maker
+from tfstruct.graph.contraction import plain
+from tfstruct.graph.linear_layers import Affine, arrays, before, behind, check_no_activation
+from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.lossless.contraction import plain
-from tfstruct.surgery.merge.linear_layers import Affine, arrays, before, behind, check_no_activation, is_linear
-from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
-
-_AVERAGES = (
-    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.UpSampling1D, layers.UpSampling2D,
-    layers.UpSampling3D,
-)  # fmt: skip
-_MAXIMA = (
-    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
-)  # fmt: skip
-_CROPS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
-_PADS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
 def fold_batch_norm(model: keras.Model) -> Edited:
@@ -95,7 +83,7 @@ def fold_once(graph: Graph) -> Pass:
 
 def _into_makers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
     affine = affine_of(norms[0])
-    makers = [_maker(wiring, norm, affine, norm.op.axis % norm.input.rank) for norm in norms]
+    makers = [maker(wiring, norm, affine, norm.op.axis % norm.input.rank) for norm in norms]
     _check(wiring, remake, norms, [call for call, _ in makers])
     made = {}
     for call, axis in makers:
@@ -107,7 +95,7 @@ def _into_makers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
 
 def _into_readers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
     affine = affine_of(norms[0])
-    found = [end for norm in norms for end in _ends(wiring, norm, affine, norm.op.axis % norm.input.rank)]
+    found = [end for norm in norms for end in ends(wiring, norm, affine, norm.op.axis % norm.input.rank)]
     if not found:
         raise Unfit("nothing reads it")
     _check(wiring, remake, norms, [call for call, _, _ in found])
@@ -134,86 +122,3 @@ def _put(remake: Remake, norms: list[Call], made: dict) -> str:
         remake.replace(call.op, values, config)
     remake.drop(norms[0].op)
     return ", ".join(dict.fromkeys(f"`{call.path}`" for call, _ in made.values()))
-
-
-# Ways from a batch normalization to the layers around it, over what acts on each channel alone.
-
-
-def _maker(wiring: Wiring, norm: Call, affine: Affine, axis: int) -> tuple[Call, int]:
-    """The layer whose output arrives at a batch normalization, and nowhere else; the axis that is normalized there."""
-    call = norm
-    while True:
-        made = wiring.maker.get(call.input.key)
-        if made is None:
-            raise Unfit("it reads an input of the model")
-        linear = is_linear(made)
-        if not linear and not _commutes(made, affine):
-            raise Unfit(f"it reads {_what(made)}")
-        wiring.reader(made)
-        if linear:
-            return made, axis
-        axis = _axis_before(made, axis)
-        call = made
-
-
-def _ends(wiring: Wiring, call: Call, affine: Affine, axis: int) -> Iterator[tuple[Call, Affine, int]]:
-    """The layers that read a batch normalization's output, with the affine map and its axis as they meet it."""
-    (tensor,) = call.outputs
-    if tensor.key in wiring.outputs:
-        raise Unfit(f"the output of `{call.path}` is an output of the model")
-    for reader in wiring.readers.get(tensor.key, []):
-        if is_linear(reader):
-            yield reader, affine, axis
-        elif plain(reader, layers.Flatten):
-            yield from _ends(wiring, reader, _flattened(reader, affine, axis), 1)
-        elif _commutes(reader, affine):
-            yield from _ends(wiring, reader, affine, _axis_behind(reader, axis))
-        else:
-            raise Unfit(f"{_what(reader)} reads `{call.path}`")
-
-
-def _hands_on(call: Call) -> bool:
-    return is_training_only(call.op) or plain(call, layers.ActivityRegularization)
-
-
-def _commutes(call: Call, affine: Affine) -> bool:
-    """Whether the layer gives the same before and after an affine map of its channels."""
-    if _hands_on(call):
-        return not call.argument("training")
-    if plain(call, *_MAXIMA):
-        return bool((affine.scale >= 0).all())
-    return plain(call, *_AVERAGES, *_CROPS) or (plain(call, *_PADS) and not affine.shifts)
-
-
-def _axis_behind(call: Call, axis: int) -> int:
-    if _hands_on(call):
-        return axis
-    if axis != _channels(call):
-        raise Unfit(f"{_what(call)} reaches over the axis that is normalized")
-    # Global pooling leaves the batch and the channels.
-    return axis if len(call.shapes[0]) == call.input.rank else 1
-
-
-def _axis_before(call: Call, axis: int) -> int:
-    if _hands_on(call):
-        return axis
-    if axis != _axis_behind(call, _channels(call)):
-        raise Unfit(f"{_what(call)} reaches over the axis that is normalized")
-    return _channels(call)
-
-
-def _channels(call: Call) -> int:
-    first = getattr(call.op, "data_format", None) == "channels_first"
-    return 1 if first else call.input.rank - 1
-
-
-def _flattened(call: Call, affine: Affine, axis: int) -> Affine:
-    shape = call.input.shape[1:]
-    if None in shape or call.op.data_format == "channels_first":
-        raise Unfit(f"`{call.path}` flattens a shape that is open, or in another order")
-    spread = [-1 if i == axis - 1 else 1 for i in range(len(shape))]
-    return Affine(*(np.broadcast_to(x.reshape(spread), shape).ravel() for x in (affine.scale, affine.shift)))
-
-
-def _what(call: Call) -> str:
-    return f"`{call.path}` ({type(call.op).__name__})"

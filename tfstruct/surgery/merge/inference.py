@@ -12,7 +12,7 @@ from tfstruct.surgery.merge.activations import fuse_once
 from tfstruct.surgery.merge.folding import fold_once
 from tfstruct.surgery.merge.merging import merge_once
 from tfstruct.surgery.merge.parallel import join_once
-from tfstruct.surgery.merge.wiring import Pass, finished, repeated
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _Step = Callable[[keras.Model], Pass]
 

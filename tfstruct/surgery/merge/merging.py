@@ -10,10 +10,11 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.contraction import CONVS, TRANSPOSED, pads, plain
+from tfstruct.graph.linear_layers import Arrays, arrays, check_no_activation, has_activation
+from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.lossless.contraction import CONVS, TRANSPOSED, pads, plain
-from tfstruct.surgery.merge.linear_layers import Arrays, arrays, check_no_activation, has_activation
-from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _KINDS = (keras.layers.Dense, *CONVS, *TRANSPOSED)
 

@@ -10,11 +10,12 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.contraction import CONVS, DEPTHWISE, plain
+from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
+from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.surgery.edited import Edited
-from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, plain
 from tfstruct.surgery.merge.folding import affine_of
-from tfstruct.surgery.merge.linear_layers import Affine, arrays, axes, check_no_activation
-from tfstruct.surgery.merge.wiring import Pass, Remake, Unfit, Wiring, finished, repeated
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _KINDS = (layers.Dense, *CONVS, *DEPTHWISE)
 

@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 from keras import activations, layers, ops
 
-from tfstruct.graph import Call
+from tfstruct.graph.call import Call
+from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
 from tfstruct.graph.rules.contractions import channel_axis, subscripts
-from tfstruct.surgery.lossless.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
-from tfstruct.surgery.merge.wiring import Unfit
+from tfstruct.graph.wiring import Unfit
 
 LINEAR = (layers.Dense, layers.EinsumDense, *CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)
 
@@ -52,6 +52,14 @@ def arrays(op) -> Arrays:
     names = ("depthwise_kernel", "pointwise_kernel", "bias") if isinstance(op, SEPARABLE) else ("kernel", "bias")
     found = {name: getattr(op, name) for name in names}
     return {name: ops.convert_to_numpy(v).astype("float64") for name, v in found.items() if v is not None}
+
+
+def norm_arrays(norm: layers.BatchNormalization) -> Arrays:
+    """The weights of a batch normalization by attribute, also those that it leaves out."""
+    mean, variance = (ops.convert_to_numpy(v).astype("float64") for v in (norm.moving_mean, norm.moving_variance))
+    gamma = np.ones_like(mean) if norm.gamma is None else ops.convert_to_numpy(norm.gamma).astype("float64")
+    beta = np.zeros_like(mean) if norm.beta is None else ops.convert_to_numpy(norm.beta).astype("float64")
+    return {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_variance": variance}
 
 
 def bias_config(op, values: Arrays) -> dict[str, object]:

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from keras import layers, ops
 
-from tfstruct.graph import Call
+from tfstruct.graph.call import Call
 from tfstruct.graph.rules.contractions import channel_axis
 
 CONVS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)

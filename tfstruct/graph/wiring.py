@@ -1,6 +1,5 @@
 """Who makes and who reads a tensor, and a model with some of its layers dropped or made anew."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,8 +8,9 @@ import numpy as np
 from keras import layers
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Call, Graph, rewire, trace
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.graph.call import Call
+from tfstruct.graph.rebuild import rewire
+from tfstruct.graph.trace import Graph
 
 
 class Unfit(Exception):
@@ -154,31 +154,3 @@ class Remake:
                 variable = getattr(layer, name)
                 variable.assign(np.asarray(value).reshape(variable.shape).astype("float64"))
         return made
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """What one pass over a model did; `model` is None where it changed nothing."""
-
-    model: keras.Model | None
-    changes: Sequence[tuple[str, str]]
-    skipped: Sequence[tuple[str, str]]
-
-
-def repeated(graph: Graph, once: Callable[[Graph], Pass]) -> Pass:
-    """Passes over a model until one changes nothing; no model where the first does not."""
-    changes: list[tuple[str, str]] = []
-    model = None
-    while True:
-        made = once(graph)
-        changes += made.changes
-        if made.model is None:
-            return Pass(model, changes, made.skipped)
-        model = made.model
-        graph = trace(model)
-
-
-def finished(graph: Graph, made: Pass) -> Edited:
-    """What passes did, measured; a copy of the model where they changed nothing."""
-    model = made.model or rewire(graph, {}).model
-    return edited(graph, model, made.changes, made.skipped, exact=True)

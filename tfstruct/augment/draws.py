@@ -1,0 +1,60 @@
+"""Random numbers that depend on one seed alone, and changes made with them."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+# What is done to a batch of values: a function of them and of draws, or a layer of Keras.
+Change = Callable[[tf.Tensor, "Draws"], tf.Tensor] | keras.layers.Layer
+
+
+class Draws(keras.random.SeedGenerator):
+    """Seeds made from one seed, one after the other.
+
+    Stands in for a `SeedGenerator` in `keras.random` and in Keras's layers. Those keep the state of their draws in a
+    variable, so that batches handled in parallel get draws in any order; this has none.
+    """
+
+    def __init__(self, seed):
+        self._seed, self._count = seed, 0  # and no variable, which the base class makes
+
+    def next(self, ordered: bool = True):
+        self._count += 1
+        return tf.random.experimental.stateless_fold_in(self._seed, self._count)
+
+    def uniform(self, shape, low=0.0, high=1.0):
+        return keras.random.uniform(shape, low, high, dtype="float32", seed=self)
+
+    def normal(self, shape, mean=0.0, deviation=1.0):
+        return keras.random.normal(shape, mean, deviation, dtype="float32", seed=self)
+
+    def integers(self, shape, low: int, high):
+        """From `low` to `high`, both included; `high` may be a tensor."""
+        span = tf.cast(high - low + 1, tf.float32)
+        return low + tf.cast(tf.minimum(tf.floor(self.uniform(shape) * span), span - 1), tf.int32)
+
+
+def changed(change: Change, x, draws: Draws):
+    """The values after a change; a layer draws from `draws`."""
+    if not isinstance(change, keras.layers.Layer):
+        return change(x, draws)
+    own = [
+        (layer, name, getattr(layer, name))
+        for layer in change._flatten_layers()
+        for name in ("generator", "seed_generator")
+        if hasattr(layer, name)
+    ]
+    try:
+        for layer, name, _ in own:
+            object.__setattr__(layer, name, draws)
+        return change(x, training=True)
+    finally:
+        for layer, name, generator in own:
+            object.__setattr__(layer, name, generator)
+
+
+def settings(presets: dict[str, dict], strength: str) -> dict:
+    if strength not in presets:
+        raise ValueError(f"`strength` must be one of {', '.join(presets)}. Received: {strength!r}.")
+    return presets[strength]

@@ -1,0 +1,145 @@
+"""Changes to the batches of a `tf.data.Dataset`."""
+
+import dataclasses
+import itertools
+
+import keras
+import tensorflow as tf
+
+from tfstruct.augment.draws import Change, Draws, changed
+from tfstruct.augment.mixing import Mix
+from tfstruct.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Random changes to the inputs of batches; other than that the dataset is the same.
+
+        train = augment.images("medium", classes=10)(dataset.shuffle(10_000).batch(64)).prefetch(2)
+
+    Shapes and dtypes are kept, labels and sample weights too unless `mix` mixes samples. Draws depend on `seed`, on
+    which pass over the dataset it is and on the batch's number: each epoch is another, and a second run of the same
+    program gives the same. As it happens in the dataset, a teacher sees what its student sees.
+
+    Args:
+        changes: made one after the other, each a function of the batch's values (float32, but for `kind` "tokens") and
+            of `Draws`, or a layer of Keras, such as `keras.layers.RandomZoom(0.1)`.
+        mix: of whole samples with their labels, after that.
+        value_range: values are kept in it; integers are rounded.
+        input: name or number of the input that is changed, where the model has several.
+        kind: what `plot` draws: "images", "waves", "spectrograms" or "tokens".
+    """
+
+    changes: tuple[Change, ...]
+    mix: Mix | None = None
+    value_range: tuple[float, float] | None = None
+    seed: int = 0
+    input: str | int | None = None
+    kind: str = "images"
+
+    def __post_init__(self):
+        object.__setattr__(self, "changes", tuple(self.changes))
+        if self.kind not in RANKS:
+            raise ValueError(f"`kind` must be one of {', '.join(RANKS)}. Received: {self.kind!r}.")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"`value_range` must be (low, high). Received: {self.value_range}.")
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The dataset with changed batches.
+
+        Raises:
+            DataError: not a dataset of batches, or labels that cannot be mixed.
+        """
+        self._check(dataset)
+        passes = itertools.count()
+        numbers = tf.data.Dataset.from_generator(
+            lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64)
+        ).flat_map(lambda number: tf.data.Dataset.counter().map(lambda batch: (number, batch)))
+        numbered = tf.data.Dataset.zip(dataset, numbers)
+        made = numbered.map(
+            tf.autograph.experimental.do_not_convert(self._batch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        # TensorFlow does not know how long a generator is.
+        length = int(dataset.cardinality())
+        unknown = tf.data.UNKNOWN_CARDINALITY
+        return made if length == unknown else made.apply(tf.data.experimental.assert_cardinality(length))
+
+    def plot(self, data, count: int = 4, path=None):
+        """Draws samples as they are and as three epochs would show them. Needs matplotlib.
+
+        Args:
+            data: arrays x or (x, y), or a dataset of batches.
+            count: of samples.
+            path: where to write the picture, if at all.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+        """
+        from tfstruct.augment.gallery import draw
+
+        if not isinstance(data, tf.data.Dataset):
+            data = tf.data.Dataset.from_tensor_slices(data).batch(count)
+        first = data.unbatch().batch(count).take(1)
+        epochs = [first, *([self(first)] * 3)]  # each time it is run through is another epoch
+        shown = [keras.utils.unpack_x_y_sample_weight(_tuple(next(iter(epoch)))) for epoch in epochs]
+        figure = draw(self.kind, [(self._input(x), y) for x, y, _ in shown], self.value_range)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
+
+    def _input(self, x):
+        return x if self.input is None else x[self.input]
+
+    def _check(self, dataset) -> None:
+        if not isinstance(dataset, tf.data.Dataset):
+            raise DataError(f"Expected a tf.data.Dataset of batches. Received: {type(dataset).__name__}.")
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(_tuple(dataset.element_spec))
+        ranks = RANKS[self.kind]
+        try:
+            spec = self._input(x)
+        except (KeyError, IndexError, TypeError) as error:
+            raise DataError(f"The dataset has no input {self.input!r}. Received elements {x}.") from error
+        if not isinstance(spec, tf.TensorSpec) or spec.shape.rank not in ranks:
+            several = " Give input=, the name or number of one." if isinstance(spec, dict | tuple) else ""
+            raise DataError(
+                f"Expected batches of {self.kind}, tensors of rank {' or '.join(map(str, ranks))}. Received: {spec}: "
+                f"call batch(...) first.{several}"
+            )
+        if self.mix is not None:
+            self.mix.check(y, weights)
+
+    def _batch(self, batch, numbers):
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(_tuple(batch))
+        draws = Draws(tf.random.experimental.stateless_fold_in((self.seed, numbers[0]), numbers[1]))
+        before = self._input(x)
+        values = before if self.kind == "tokens" else tf.cast(before, tf.float32)
+        for change in self.changes:
+            values = changed(change, values, draws)
+        if self.mix is not None:
+            values, y, weights = self.mix(values, y, weights, draws)
+        if self.value_range is not None:
+            values = tf.clip_by_value(values, *map(float, self.value_range))
+        if before.dtype.is_integer and values.dtype.is_floating:
+            values = tf.round(values)
+        values = tf.ensure_shape(tf.saturate_cast(values, before.dtype), before.shape)
+        made = (self._with(x, values), y, weights)
+        if not isinstance(batch, tuple):
+            return made[0]
+        return made[: len(batch)]
+
+    def _with(self, x, values):
+        if self.input is None:
+            return values
+        if isinstance(x, dict):
+            return {**x, self.input: values}
+        return tuple(values if i == self.input else part for i, part in enumerate(x))
+
+
+# Of a batch.
+RANKS = {"images": (4,), "waves": (2, 3), "spectrograms": (3, 4), "tokens": (2,)}
+
+
+def _tuple(batch) -> tuple:
+    return batch if isinstance(batch, tuple) else (batch,)

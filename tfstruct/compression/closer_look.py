@@ -1,0 +1,38 @@
+"""What the report shows besides figures, found when the work is done."""
+
+import keras
+
+from tfstruct.analyze import Sensitivity, sensitivity
+from tfstruct.compression.execution import Made
+from tfstruct.compression.measuring import said_by
+from tfstruct.compression.mistakes import find_mistakes
+from tfstruct.compression.task import Task
+from tfstruct.convert.runtime import Runtime
+from tfstruct.errors import ModelError
+
+_SAMPLES = 128
+_RATIOS = (0.25, 0.5, 0.75)
+
+
+def closer_look(task: Task, made: Made) -> dict:
+    """The fields `ports`, `mistakes` and `sensitivity` of the report."""
+    runtime = Runtime(made.file.content)
+    validation = task.validation
+    labels = None if validation.labels is None else keras.tree.flatten(validation.labels)
+    result = keras.tree.flatten(said_by(made.file.content, made.model, validation))
+    return {
+        "ports": {"inputs": runtime.inputs, "outputs": runtime.outputs},
+        "mistakes": find_mistakes(validation.inputs, labels, task.measure.expected, result, task.aim.kinds),
+        "sensitivity": _sensitivity(task),
+    }
+
+
+def _sensitivity(task: Task) -> Sensitivity | None:
+    """Of the original, on a few samples: which layers could give up channels."""
+    if task.some.labels is None:
+        return None
+    data = keras.tree.map_structure(lambda array: array[:_SAMPLES], task.some_data)
+    try:
+        return sensitivity(task.model, data, loss=task.aim.loss, ratios=_RATIOS, progress=False)
+    except ModelError:  # no group of channels can go
+        return None

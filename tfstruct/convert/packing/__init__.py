@@ -1,0 +1,1 @@
+"""Models in the fewest bytes for transport, restored bit by bit."""

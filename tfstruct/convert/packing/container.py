@@ -1,0 +1,80 @@
+"""The file of a packed model: a description and arrays, with a checksum over all of it."""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tfstruct.convert.packing import arrays
+from tfstruct.errors import ModelError
+
+_MAGIC = b"\x89TFPACK\n"
+_VERSION = 1
+_CHECKSUM = 16
+# What a container may take in memory: a gigabyte does no harm, and few distinct values give a ratio of 32 at most, with
+# indices and codes on the way.
+_HARMLESS = 1 << 30
+_LARGEST_RATIO = 100
+
+
+def write(description: dict, coded: Sequence[bytes]) -> bytes:
+    """A container of a description (data for JSON) and coded arrays."""
+    text = json.dumps(description, separators=(",", ":")).encode()
+    body = b"".join([_MAGIC, bytes([_VERSION]), arrays.encode(arrays.bit_patterns(text)).content, *coded])
+    return body + _checksum(body)
+
+
+def read(content: bytes, name: str) -> tuple[dict, Iterator[np.ndarray]]:
+    """The description and the arrays, which are decoded one by one as they are asked for.
+
+    Args:
+        content: what `write` made.
+        name: what errors call it.
+
+    Raises:
+        ModelError: other bytes, damaged or cut short, a later version, or more memory than a model of its size takes;
+            also while the arrays are read.
+    """
+    if content[: len(_MAGIC)] != _MAGIC:
+        raise ModelError(f"{name} is no packed model, which begins with {_MAGIC!r}. Received {content[:8]!r}.")
+    if len(content) < len(_MAGIC) + 1 + _CHECKSUM or _checksum(content[:-_CHECKSUM]) != content[-_CHECKSUM:]:
+        raise ModelError(f"{name} is damaged or cut short: its checksum is another. Transfer or pack it again.")
+    if content[len(_MAGIC)] != _VERSION:
+        raise ModelError(f"{name} has version {content[len(_MAGIC)]}, this tfstruct reads {_VERSION}. Update tfstruct.")
+    room = max(_HARMLESS, _LARGEST_RATIO * len(content))
+    reader = arrays.Reader(content[len(_MAGIC) + 1 : -_CHECKSUM], room)
+    stream = _decoded(reader, name)
+    try:
+        description = json.loads(next(stream).tobytes())
+    except (ValueError, RecursionError) as error:
+        raise malformed(name, error) from None
+    return description, stream
+
+
+def malformed(name: str, error: Exception) -> ModelError:
+    """For a container that was made to mislead: its checksum is right, what it holds is not."""
+    return ModelError(f"{name} is no packed model as tfstruct writes it: {error or type(error).__name__}.")
+
+
+def _decoded(reader: arrays.Reader, name: str) -> Iterator[np.ndarray]:
+    while not reader.done:
+        try:
+            yield arrays.decode(reader)
+        except ModuleNotFoundError:
+            raise ModelError(f"{name} was packed with zstd. Install it: pip install 'tfstruct[pack]'.") from None
+        except (ValueError, KeyError, IndexError, OverflowError, lzma.LZMAError, *_zstd_errors()) as error:
+            raise malformed(name, error) from None
+
+
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    if arrays.squeezer() != "zstd":
+        return ()
+    import zstandard
+
+    return (zstandard.ZstdError,)
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_CHECKSUM).digest()

@@ -1,0 +1,202 @@
+"""The teacher's outputs on disk, for data that is the same in each epoch."""
+
+import hashlib
+import json
+import os
+import pathlib
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.errors import DataError, ModelError
+from tfstruct.files import write_atomic
+
+_FORMAT = 1
+
+
+class Taught(typing.NamedTuple):
+    """What `cached` puts in the place of the labels.
+
+    Attributes:
+        labels: the labels; () where the data has none.
+        outputs: what the teacher puts out for the same samples.
+    """
+
+    labels: typing.Any
+    outputs: typing.Any
+
+
+def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLike) -> tf.data.Dataset:
+    """The same batches with the teacher's outputs beside the labels: (x, y) becomes (x, Taught(y, outputs)).
+
+    The teacher runs over the dataset once, now, in inference, and what it puts out is written to `path`, a row a
+    sample, and `path.json`, which says what the rows are. Where these files are there already, only what is missing is
+    computed, so a killed run goes on. The rows are read as they are needed.
+
+    Each row has a hash of its sample, which is checked when it is read: a dataset that gives other samples, or the same
+    in another order, is refused. So shuffle and repeat what this returns, and augment before only if each epoch gives
+    the same.
+
+        student.fit(cached(teacher, dataset, "teacher.rows").shuffle(100), callbacks=[Distill(teacher)])
+
+    Under `tf.distribute`, Keras looks at labels before callbacks begin: call the Distill's `attach(student)` before.
+
+    Args:
+        teacher: not changed.
+        dataset: finite, of batches x, (x, y) or (x, y, sample_weight).
+        path: of the file; its folder must be there.
+
+    Raises:
+        DataError: the file belongs to another teacher or to other samples, or is none of these; or the dataset is
+            endless or not batched.
+    """
+    if not isinstance(dataset, tf.data.Dataset) or int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError("Expected a finite tf.data.Dataset of batches. Received other data, or one that repeats.")
+    spec = _parts(dataset.element_spec)[0]
+    if any(not isinstance(s, tf.TensorSpec) or not s.shape.rank for s in keras.tree.flatten(spec)):
+        raise DataError(f"Expected batches of plain tensors. Received elements {spec}: call batch(...) first.")
+    if not isinstance(teacher, keras.Model):
+        raise ModelError(f"Expected a keras.Model as teacher. Received: {type(teacher).__name__}.")
+    rows = _Rows(pathlib.Path(path), teacher)
+    rows.fill(dataset)
+    started = dataset.scan(np.int64(0), lambda start, batch: (start + _count(_parts(batch)[0]), (start, batch)))
+    return started.map(rows.beside, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+class _Rows:
+    """The file: one structured row a sample, "sample" its hash, "0", "1", ... the outputs."""
+
+    def __init__(self, path: pathlib.Path, teacher: keras.Model):
+        self._path, self._about = path, path.with_name(f"{path.name}.json")
+        self._teacher, self._owner = teacher, _fingerprint(teacher)
+        self._outputs, self._row = None, None
+        self._rows: np.memmap | None = None
+
+    def fill(self, dataset: tf.data.Dataset) -> None:
+        about, start = self._read(), 0
+        predict = tf.function(lambda x: self._teacher(x, training=False), reduce_retracing=True)
+        for batch in dataset:
+            x = _parts(batch)[0]
+            hashes = _hashes(x)
+            if self._row is None:
+                self._shape(predict.get_concrete_function(x).structured_outputs, about)
+            have = self._known(start, hashes)
+            if about.get("rows") is not None:
+                break  # whole, and it starts with the same samples
+            if have < len(hashes):
+                self._append(start, hashes, predict(x))
+            start += len(hashes)
+        if self._row is None:
+            raise DataError("Expected at least one batch. Received an empty dataset.")
+        if about.get("rows") is None:
+            self._say(start)
+        self._rows = np.memmap(self._path, self._row, "r")
+
+    def _read(self) -> dict:
+        if not self._about.exists():
+            if self._path.exists():
+                raise DataError(f"{self._path} is there, but no {self._about.name} beside it: not a file of `cached`.")
+            return {}
+        about = json.loads(self._about.read_text())
+        if about.get("format") != _FORMAT or about.get("teacher") != self._owner:
+            raise DataError(
+                f"{self._path} has the outputs of another teacher: fingerprint {about.get('teacher')}, this one has "
+                f"{self._owner}. Give another path, or delete the file."
+            )
+        return about
+
+    def _shape(self, outputs, about: dict) -> None:
+        """Settles what a row is, from the specs of the teacher's outputs."""
+        self._outputs = keras.tree.lists_to_tuples(outputs)  # tf.data takes a list for an array
+        fields = [(str(i), "<f4", tuple(x.shape[1:])) for i, x in enumerate(keras.tree.flatten(outputs))]
+        self._row = np.dtype([("sample", "<u8"), *fields])
+        if not about:
+            self._say(None)
+            self._path.touch()
+        whole = self._path.stat().st_size // self._row.itemsize * self._row.itemsize
+        os.truncate(self._path, whole)  # a row that was being written
+
+    def _say(self, rows: int | None) -> None:
+        about = {"format": _FORMAT, "teacher": self._owner, "row": self._row.descr, "rows": rows}
+        write_atomic(self._about, json.dumps(about).encode())
+
+    def _known(self, start: int, hashes: np.ndarray) -> int:
+        """How many of a batch's rows are there; cuts off what is only begun."""
+        there = self._path.stat().st_size // self._row.itemsize - start
+        found = min(there, len(hashes))
+        if found > 0:
+            rows = np.fromfile(self._path, self._row, found, offset=start * self._row.itemsize)
+            self._check(rows["sample"], hashes[:found], start)
+        if 0 < found < len(hashes):
+            os.truncate(self._path, start * self._row.itemsize)
+            return 0
+        return max(found, 0)
+
+    def _append(self, start: int, hashes: np.ndarray, outputs) -> None:
+        rows = np.empty(len(hashes), self._row)
+        rows["sample"] = hashes
+        for i, output in enumerate(keras.tree.flatten(outputs)):
+            rows[str(i)] = output.numpy()
+        with self._path.open("ab") as file:
+            file.write(rows.tobytes())
+
+    def _check(self, found, hashes, start: int) -> None:
+        same = len(found) == len(hashes) and (found == hashes).all()
+        if not same:
+            raise DataError(
+                f"{self._path} has the teacher's outputs for other samples, from number {start} on. The dataset has to "
+                "give the same samples in the same order in each epoch: shuffle behind `cached`, and augment behind "
+                "it or not at random. For other data, give another path or delete the file."
+            )
+
+    # In the pipeline
+
+    def beside(self, start, batch):
+        x, labels, weights = _parts(batch)
+        flat = keras.tree.flatten(self._outputs)
+        read = tf.numpy_function(self._at, [start, *keras.tree.flatten(x)], [tf.float32] * len(flat))
+        for value, output in zip(read, flat, strict=True):
+            value.set_shape((keras.tree.flatten(x)[0].shape[0], *output.shape[1:]))
+        taught = Taught(() if labels is None else labels, keras.tree.pack_sequence_as(self._outputs, read))
+        return (x, taught) if weights is None else (x, taught, weights)
+
+    def _at(self, start, *x):
+        hashes = _hashes(x)
+        rows = self._rows[start : start + len(hashes)]
+        self._check(rows["sample"], hashes, int(start))
+        return [np.ascontiguousarray(rows[name]) for name in self._row.names[1:]]
+
+
+def _parts(batch) -> tuple:
+    batch = batch if isinstance(batch, tuple) else (batch,)
+    return keras.utils.unpack_x_y_sample_weight(batch)
+
+
+def _count(x):
+    return tf.shape(keras.tree.flatten(x)[0], tf.int64)[0]
+
+
+def _hashes(x) -> np.ndarray:
+    """Of each sample, 64 bits."""
+    arrays = [np.asarray(part) for part in keras.tree.flatten(x)]
+    digests = []
+    for sample in zip(*arrays, strict=True):
+        digest = hashlib.blake2b(digest_size=8)
+        for part in sample:
+            part = np.asarray(part)
+            digest.update(repr(part.tolist()).encode() if part.dtype == object else part.tobytes())
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+def _fingerprint(teacher: keras.Model) -> str:
+    """Of its operations and weights; not of names, which differ between two models made alike."""
+    digest = hashlib.sha256()
+    for op in getattr(teacher, "operations", teacher.layers):
+        digest.update(f"{type(op).__name__} {getattr(getattr(op, 'activation', None), '__name__', '')};".encode())
+    for weight in teacher.weights:
+        value = weight.numpy()
+        digest.update(f"{value.shape} {value.dtype};".encode() + value.tobytes())
+    return digest.hexdigest()[:16]

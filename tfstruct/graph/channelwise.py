@@ -1,0 +1,112 @@
+"""Ways to and from linear layers over what acts on each channel alone, for an affine map by channel."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from keras import layers
+
+from tfstruct.graph.call import Call
+from tfstruct.graph.contraction import plain
+from tfstruct.graph.linear_layers import Affine, is_linear
+from tfstruct.graph.rules import is_training_only
+from tfstruct.graph.wiring import Unfit, Wiring
+
+_AVERAGES = (
+    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.UpSampling1D, layers.UpSampling2D,
+    layers.UpSampling3D,
+)  # fmt: skip
+_MAXIMA = (
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
+)  # fmt: skip
+_CROPS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+_PADS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+
+
+def maker(wiring: Wiring, norm: Call, affine: Affine, axis: int) -> tuple[Call, int]:
+    """The layer whose output arrives at a batch normalization, and nowhere else; the axis that is normalized there."""
+    call = norm
+    while True:
+        made = wiring.maker.get(call.input.key)
+        if made is None:
+            raise Unfit("it reads an input of the model")
+        linear = is_linear(made)
+        if not linear and not _commutes(made, affine):
+            raise Unfit(f"it reads {described(made)}")
+        wiring.reader(made)
+        if linear:
+            return made, axis
+        axis = _axis_before(made, axis)
+        call = made
+
+
+def ends(
+    wiring: Wiring, call: Call, affine: Affine, axis: int, passes: Callable[[Call], bool] = lambda call: False
+) -> Iterator[tuple[Call, Affine, int]]:
+    """The linear layers that read what a call makes, with an affine map of it, and its axis, as they meet it.
+
+    Args:
+        passes: which further layers the map goes through as it is; Unfit from it tells why one does not.
+    """
+    (tensor,) = call.outputs
+    if tensor.key in wiring.outputs:
+        raise Unfit(f"the output of `{call.path}` is an output of the model")
+    for reader in wiring.readers.get(tensor.key, []):
+        if is_linear(reader):
+            yield reader, affine, axis
+        elif plain(reader, layers.Flatten):
+            yield from ends(wiring, reader, _flattened(reader, affine, axis), 1, passes)
+        elif _commutes(reader, affine):
+            yield from ends(wiring, reader, affine, _axis_behind(reader, axis), passes)
+        elif passes(reader):
+            yield from ends(wiring, reader, affine, axis, passes)
+        else:
+            raise Unfit(f"{described(reader)} reads `{call.path}`")
+
+
+def _hands_on(call: Call) -> bool:
+    return is_training_only(call.op) or plain(call, layers.ActivityRegularization)
+
+
+def _commutes(call: Call, affine: Affine) -> bool:
+    """Whether the layer gives the same before and after an affine map of its channels."""
+    if _hands_on(call):
+        return not call.argument("training")
+    if plain(call, *_MAXIMA):
+        return bool((affine.scale >= 0).all())
+    return plain(call, *_AVERAGES, *_CROPS) or (plain(call, *_PADS) and not affine.shifts)
+
+
+def _axis_behind(call: Call, axis: int) -> int:
+    if _hands_on(call):
+        return axis
+    if axis != _channels(call):
+        raise Unfit(f"{described(call)} reaches over the axis of the channels")
+    # Global pooling leaves the batch and the channels.
+    return axis if len(call.shapes[0]) == call.input.rank else 1
+
+
+def _axis_before(call: Call, axis: int) -> int:
+    if _hands_on(call):
+        return axis
+    if axis != _axis_behind(call, _channels(call)):
+        raise Unfit(f"{described(call)} reaches over the axis of the channels")
+    return _channels(call)
+
+
+def _channels(call: Call) -> int:
+    first = getattr(call.op, "data_format", None) == "channels_first"
+    return 1 if first else call.input.rank - 1
+
+
+def _flattened(call: Call, affine: Affine, axis: int) -> Affine:
+    shape = call.input.shape[1:]
+    if None in shape or call.op.data_format == "channels_first":
+        raise Unfit(f"`{call.path}` flattens a shape that is open, or in another order")
+    spread = [-1 if i == axis - 1 else 1 for i in range(len(shape))]
+    return Affine(*(np.broadcast_to(x.reshape(spread), shape).ravel() for x in (affine.scale, affine.shift)))
+
+
+def described(call: Call) -> str:
+    return f"`{call.path}` ({type(call.op).__name__})"

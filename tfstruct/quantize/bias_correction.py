@@ -1,0 +1,158 @@
+"""`correct_bias`: the mean error that rounding puts into each channel, taken out of its bias."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.data_criteria import structured
+from tfstruct.graph.layer_tree import without_activation
+from tfstruct.graph.linear_layers import arrays as weights_of
+from tfstruct.graph.linear_layers import norm_arrays
+from tfstruct.graph.wiring import Remake
+from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
+from tfstruct.quantize.calibration import Progress, calibrate
+from tfstruct.quantize.points import CONTRACTIONS, SEPARABLE
+from tfstruct.quantize.preactivations import channels_axis, moments
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.twin import Twin
+
+
+def correct_bias(
+    model: keras.Model,
+    data,
+    scheme: Scheme | str | None = None,
+    *,
+    observer: str = "minmax",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    report: Callable[[BiasCorrection], None] | None = None,
+) -> keras.Model:
+    """Shifts biases so that quantization leaves the mean of every channel where it was.
+
+    Layer after layer, in order of execution: with y what a layer makes before its activation in float, and y' what it
+    makes in the quantized model whose biases before it are corrected already, `b' = b - (E[y'] - E[y])` by output
+    channel, the means over samples and positions. Where a batch norm follows that the converter folds, its beta takes
+    the shift; a layer without a bias gets one.
+
+    Args:
+        model: a model that can be traced, or a `Twin`; not changed.
+        data: see `calibrate`; a few hundred samples, without labels.
+        scheme: what the biases shall make up for: a precision, or a `Scheme`; by default that of the twin, or int8.
+        observer: for the ranges of a model that is no twin.
+        progress: called with (stage, layers done, layers in all).
+        report: called with the shifts, and with the kernels whose bias was left alone, and why: `report=print`.
+
+    Returns:
+        A new model; for a twin, a new twin of a new model with the same ranges.
+
+    Source: Nagel et al. 2019, Data-free quantization through weight equalization and bias correction,
+    arXiv:1906.04721, Sec. 4.2 and Appendix D.
+    """
+    is_twin = isinstance(model, Twin)
+    given = model if is_twin else calibrate(model, data, scheme, observer, batch_size=batch_size)
+    made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)
+    means = _Means(made.model, given.scheme)
+    for simulation in (made.simulation, means):
+        simulation.assign(given.simulation.values())
+    graph = means.points.graph
+    flat = inputs_of(graph.body.functional, arrays(data)[0])
+    wanted = moments(graph, data, [means.last(op) for op in means.layers], batch_size)
+    rows = []
+    for done, op in enumerate(means.layers, 1):
+        last = means.last(op)
+        mean, deviation = wanted[id(last)]
+        shift = mean - means.of(op, flat, batch_size)
+        bias = last.beta if isinstance(last, layers.BatchNormalization) else last.bias
+        bias.assign_add(shift.reshape(bias.shape).astype("float32"))
+        rows.append(CorrectedBias.of(means.points.paths[id(op)], shift, deviation))
+        if progress is not None:
+            progress("correct biases", done, len(means.layers))
+    if report is not None:
+        report(BiasCorrection(made.scheme.precision, tuple(rows), tuple(means.left)))
+    return made if is_twin else made.model
+
+
+def _with_biases(means: "_Means") -> keras.Model:
+    """A copy in which each layer that is corrected has a bias, zero at first, or a batch norm with a beta."""
+    remake = Remake(means.points.graph)
+    made = {id(call.op): call.outputs[0].shape for call in means.points.graph.calls}
+    for last in map(means.last, means.layers):
+        if isinstance(last, layers.BatchNormalization):
+            if not last.center:
+                values = {k: v for k, v in norm_arrays(last).items() if k != "gamma" or last.scale}
+                remake.replace(last, values, {"center": True})
+        elif not last.use_bias:
+            shape = made[id(last)]
+            bias = np.zeros(shape[channels_axis(last, len(shape))])
+            remake.replace(last, {**weights_of(last), "bias": bias}, {"use_bias": True})
+    return remake.model()
+
+
+class _Means(Simulation):
+    """The mean, by channel, of what the layers of a quantized model make before their activation.
+
+    Attributes:
+        layers: those whose bias can be corrected, in order of execution.
+        left: (layer, why its bias is left alone), for the others that have a rounded kernel.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Scheme):
+        super().__init__(model, scheme)
+        ops = {id(call.op): call.op for call in self.points.graph.calls}
+        folded = Counter(id(norm) for norm in self.points.folds.values() if norm is not None)
+        self.layers, self.left = [], []
+        for key in (key for key in ops if key in self._grids):
+            if not isinstance(ops[key], CONTRACTIONS):
+                self.left.append((self.points.paths[key], f"a {type(ops[key]).__name__} has no one bias by channel"))
+            elif folded[id(self.points.folds[key])] > 1:
+                self.left.append((self.points.paths[key], "its batch norm is behind other layers too"))
+            else:
+                self.layers.append(ops[key])
+        self._sums: dict[str, list] = {}
+        self._run = tf.function(self._summed, reduce_retracing=True)
+
+    def last(self, op):
+        """The layer, or the batch norm that the converter folds into it."""
+        return self.points.folds.get(id(op)) or op
+
+    def of(self, op, flat: list[np.ndarray], batch_size: int) -> np.ndarray:
+        """Shape (channels,): the mean over the samples, positions and calls of the layer."""
+        path, total, count = self.points.paths[id(op)], 0.0, 0.0
+        for part in slices(len(flat[0]), batch_size):
+            for rows, added in self._run([x[part] for x in flat])[path]:
+                total, count = total + added.numpy().astype(np.float64), count + float(rows)
+        return total / count
+
+    def _summed(self, inputs):
+        self._sums = {}
+        self(structured(self.points.graph, inputs), training=False)
+        return self._sums
+
+    def _route(self, training, path, op, call):
+        routed = super()._route(training, path, op, call)
+        if not any(op is one for one in self.layers):
+            return routed
+        before, norm = self.points.before.get(id(op)), self.points.folds.get(id(op))
+
+        def summed(*args, **kwargs):
+            with without_activation(op):
+                if before is not None and isinstance(op, SEPARABLE):
+                    z = self._separable(op, before, args[0], training)
+                else:
+                    z = self._with_weights(op, self._grids[id(op)], training, call, args, kwargs)
+            if norm is not None:
+                z = type(norm).call(norm, z, training=False)
+            z = tf.cast(z, tf.float32)
+            axis = channels_axis(op, z.shape.rank)
+            rows = tf.cast(tf.size(z), tf.float32) / z.shape[axis]
+            total = tf.reduce_sum(z, [i for i in range(z.shape.rank) if i != axis])
+            self._sums.setdefault(path, []).append((rows, total))
+            return routed(*args, **kwargs)
+
+        return summed

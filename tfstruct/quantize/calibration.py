@@ -1,0 +1,109 @@
+"""`calibrate`: ranges of activations from data, for a model that was trained in float."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.data_criteria import structured
+from tfstruct.errors import DataError
+from tfstruct.quantize.observers import OBSERVERS, observer, usable
+from tfstruct.quantize.points import Point
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.twin import Twin
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def calibrate(
+    model: keras.Model,
+    data,
+    scheme: Scheme | str | None = None,
+    observer: str = "minmax",
+    *,
+    percentile: float = 99.99,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Twin:
+    """A twin of a trained model, with the ranges that its activations have on data; no weight changes.
+
+    The data runs through the model once, in float and inference; at every place where the file has integers an observer
+    of `tfstruct.quantize.observers` follows the values. `to_tflite(calibrate(model, data))` writes a file with exactly
+    these ranges.
+
+    Args:
+        model: any model that can be traced, or a `Twin`, whose model gets a new twin with its scheme and steps.
+        data: an array, a list or dict of arrays for several inputs, a `tf.data.Dataset` or a generator of batches: a
+            few hundred samples as in training. Labels are left aside.
+        scheme: a precision, or a `Scheme`; by default that of the twin, or int8.
+        observer: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
+        percentile: share of the values, in percent, that `observer="percentile"` keeps on either side.
+        progress: called with (stage, samples done, samples in all).
+
+    Raises:
+        ModelError: the model's graph is hidden in a `call` of its own.
+        DataError: no data, data that do not fit, or values that are not finite.
+    """
+    if observer not in OBSERVERS:
+        raise ValueError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")
+    twin = model if isinstance(model, Twin) else None
+    if twin is not None:
+        model, scheme = twin.model, scheme or twin.scheme
+    made = Twin(model, scheme or "int8")
+    if twin is not None and made.scheme == twin.scheme:
+        made.simulation.assign(twin.simulation.values())  # steps of its kernels
+    found = _observed(Values(model, made.scheme), data, observer, percentile, batch_size, progress)
+    for group, ends in found.items():
+        made.simulation.bounds[group].set(*ends)
+    return made
+
+
+def _observed(values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None):
+    """(low, high) by group."""
+    flat = inputs_of(values.points.graph.body.functional, arrays(data)[0])
+    total = len(flat[0])
+    observers: dict = {}
+    for part in slices(total, batch_size):
+        for group, seen in values.of([x[part] for x in flat]).items():
+            point = values.groups[group]
+            make = observer(name, percentile, values.activation_bits(point) or 8)
+            one = observers.setdefault(group, make())
+            for value in seen:
+                if not np.isfinite(value).all():
+                    raise DataError(
+                        f"The values of `{point.path}` are not finite for the samples {part.start} to {part.stop}."
+                    )
+                # Sample by sample, as ranges of a file are found, where the first axis is that of the samples.
+                for sample in value if len(value) == part.stop - part.start else [value]:
+                    one.update(sample)
+        if progress is not None:
+            progress("calibrate", part.stop, total)
+    return {group: usable(*one.range()) for group, one in observers.items()}
+
+
+class Values(Simulation):
+    """The values that a model has, in float, wherever its quantized file has integers."""
+
+    def __init__(self, model: keras.Model, scheme: Scheme):
+        super().__init__(model, scheme)
+        self.gated = True
+        self.active.assign(0.0)
+        self._seen: dict[str, list] = {}
+        self._run = tf.function(self._values, reduce_retracing=True)
+
+    def of(self, inputs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """By group: the values at each of its points, in order of execution."""
+        return keras.tree.map_structure(lambda x: x.numpy(), self._run(inputs))
+
+    def _values(self, inputs):
+        self._seen = {}
+        self(structured(self.points.graph, inputs), training=False)
+        return self._seen
+
+    def _quantized(self, point: Point, x, training):
+        if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:
+            self._seen.setdefault(point.group, []).append(tf.cast(x, tf.float32))
+        return x

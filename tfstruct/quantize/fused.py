@@ -1,0 +1,56 @@
+"""Which layers become one operator of the quantized file: what is quantized together."""
+
+import dataclasses
+
+import keras
+
+from tfstruct.graph import is_training_only
+from tfstruct.quantize.points import FOUR_BITS, Points
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """Layers that are fused: a convolution, its batch norm and its ReLU, or one operation alone.
+
+    Attributes:
+        ops: in order of execution.
+        paths: of these.
+        rows: the places of all their calls in `Graph.calls`.
+    """
+
+    ops: tuple[keras.Operation, ...]
+    paths: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+    @property
+    def has_four_bits(self) -> bool:
+        """Whether there is a kernel for 4-bit weights."""
+        return isinstance(self.ops[0], FOUR_BITS)
+
+
+def fused(points: Points) -> list[Fused]:
+    """The operators in which values change, in order of execution; what only moves values is in none."""
+    calls = points.graph.calls
+    readers = {tensor.key: call for call in reversed(calls) for tensor in call.inputs}
+    rows: dict[int, list[int]] = {}
+    for row, call in enumerate(calls):
+        rows.setdefault(id(call.op), []).append(row)
+    found, seen = [], set()
+    for call in calls:
+        if id(call.op) in seen or id(call.op) in points.movers:
+            continue
+        ops, paths = [], []
+        while call is not None:
+            seen.add(id(call.op))
+            if not is_training_only(call.op):
+                ops.append(call.op)
+                paths.append(call.path)
+            if points.outputs[id(call.op)] is not None and id(call.op) not in points.movers:
+                break
+            call = readers.get(call.outputs[0].key)
+        found.append(Fused(tuple(ops), tuple(paths), tuple(row for op in ops for row in rows[id(op)])))
+    return found

@@ -1,0 +1,137 @@
+"""`sensitivity`: what is lost if one layer alone is quantized."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.evaluation import scoring
+from tfstruct.quantize.calibration import Progress, calibrate
+from tfstruct.quantize.fused import fused
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
+from tfstruct.quantize.simulation import Simulation
+
+
+def sensitivity(
+    model: keras.Model,
+    data,
+    schemes: Sequence[str] = ("int8", "int4"),
+    *,
+    labels=None,
+    metric: str | Callable | None = None,
+    loss=None,
+    observer: str = "minmax",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> QuantizationSensitivity:
+    """Quantizes each layer alone, its weights and what it makes, and measures how far the model's outputs move.
+
+    A layer here is what becomes one operator of the file: a convolution with its batch norm and ReLU is one. By layer
+    and precision: `SQNR = 10 log10(sum y^2 / sum (y - y')^2)` of the outputs in dB, of several outputs the least; with
+    labels, the metric too. A layer without a kernel for 4 bits has no line for int4.
+
+    Args:
+        model: a model that can be traced; not changed.
+        data: samples, or pairs with labels; see `calibrate`. Ranges are found on the same samples.
+        schemes: precisions, of "int8", "int4" and "int16x8".
+        labels: where `data` does not hold them.
+        metric: `"accuracy"`, `"loss"`, or a function (labels, outputs) -> float over all samples; by default accuracy
+            where labels are classes, and loss otherwise.
+        loss: for `metric="loss"`; by default the one the model is compiled with.
+        observer: see `calibrate`.
+        progress: called with (stage, measurements done, measurements in all).
+    """
+    x, y = arrays(data, labels)
+    twins = {precision: calibrate(model, x, precision, observer, batch_size=batch_size) for precision in schemes}
+    alone = {precision: _Alone(model, twin.scheme) for precision, twin in twins.items()}
+    for precision, simulation in alone.items():
+        simulation.assign(twins[precision].simulation.values())
+    first = next(iter(alone.values()))
+    flat = inputs_of(first.points.graph.body.functional, x)
+    name, score = (None, None) if y is None else scoring(first.points.graph, y, loss, metric)
+    reference = first.outputs(None, flat, batch_size)
+    baseline = None if score is None else score(y, reference)
+    todo = [
+        (layer, precision)
+        for layer in first.layers
+        for precision in schemes
+        if precision != "int4" or layer.has_four_bits
+    ]
+    rows = []
+    for done, (layer, precision) in enumerate(todo, 1):
+        outputs = alone[precision].outputs(layer.path, flat, batch_size)
+        value = None if score is None else score(y, outputs)
+        rows.append(LayerSensitivity(layer.path, layer.paths, precision, sqnr(reference, outputs), value))
+        if progress is not None:
+            progress("sensitivity", done, len(todo))
+    return QuantizationSensitivity(model.name, len(flat[0]), name, baseline, tuple(rows))
+
+
+def sqnr(reference, outputs) -> float:
+    """dB; of several outputs the least. Infinite where nothing differs."""
+    found = []
+    for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(outputs), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        noise = np.square(a - b).sum()
+        found.append(10 * np.log10(max(np.square(a).sum(), 1e-30) / noise) if noise > 0 else np.inf)
+    return float(min(found))
+
+
+class _Alone(Simulation):
+    """A model of which one layer at a time is quantized, chosen by a variable: it is traced once.
+
+    Attributes:
+        layers: that can be chosen, see `fused`.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Scheme):
+        super().__init__(model, scheme)
+        self.layers = fused(self.points)
+        self._number = {path: i for i, layer in enumerate(self.layers) for path in layer.paths}
+        self._chosen = tf.Variable(-1, trainable=False)
+        self._run = tf.function(self._whole, reduce_retracing=True)
+
+    def _whole(self, batch):
+        return self(structured(self.points.graph, batch), training=False)
+
+    def outputs(self, path: str | None, flat: list[np.ndarray], batch_size: int):
+        """The model's outputs with one layer quantized; None: none."""
+        self._chosen.assign(-1 if path is None else self._number[path])
+        parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
+        return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
+
+    def _alone(self, path: str, quantized: Callable, plain: Callable):
+        """What `quantized` gives where the layer at a path is the one, `plain` elsewhere."""
+        return tf.cond(tf.equal(self._chosen, self._number[path]), quantized, plain)
+
+    def _integers(self, op, grids):
+        return None  # what it reads is no integer
+
+    def _quantized(self, point, x, training):
+        if point.path not in self._number:
+            return x  # an input of the model
+        quantized = super()._quantized
+        return self._alone(point.path, lambda: quantized(point, x, training), lambda: x)
+
+    def _with_weights(self, op, grids, training, call, args, kwargs):
+        if not grids:
+            return call(*args, **kwargs)
+        rounded = super()._with_weights
+        return self._alone(
+            self.points.paths[id(op)],
+            lambda: rounded(op, grids, training, call, args, kwargs),
+            lambda: call(*args, **kwargs),
+        )
+
+    def _separable(self, op, before, x, training):
+        halves = super()._separable
+        return self._alone(
+            self.points.paths[id(op)], lambda: halves(op, before, x, training), lambda: type(op).call(op, x)
+        )
+
+    def _averaged(self, point, x):
+        return x

@@ -1,0 +1,47 @@
+"""What layers make before their activation, on data."""
+
+import contextlib
+
+import numpy as np
+
+from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.data_criteria import run
+from tfstruct.graph import Graph
+from tfstruct.graph.layer_tree import without_activation
+
+
+def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """By id of a layer: mean and standard deviation of each channel of what it makes before its own activation.
+
+    Channels are on the last axis, or where `data_format` or a batch norm's `axis` says; a shared layer's are over all
+    its calls.
+    """
+    flat = inputs_of(graph.body.functional, arrays(data)[0])
+    sums = {id(op): [0, 0.0, 0.0] for op in ops}
+
+    def visit(call, outputs):
+        if id(call.op) not in sums:
+            return
+        (z,) = outputs
+        axis = channels_axis(call.op, len(z.shape))
+        rows = np.moveaxis(np.asarray(z, np.float64), axis, -1).reshape(-1, z.shape[axis])
+        total = sums[id(call.op)]
+        total[0] += len(rows)
+        total[1] += rows.sum(axis=0)
+        total[2] += np.square(rows).sum(axis=0)
+        if call.op in own:
+            outputs[0] = own[call.op](z)
+
+    with contextlib.ExitStack() as stack:
+        own = {op: stack.enter_context(without_activation(op)) for op in ops if getattr(op, "activation", None)}
+        for part in slices(len(flat[0]), batch_size):
+            run(graph, [x[part] for x in flat], visit, training=False)
+    means = {key: (first / count, second / count) for key, (count, first, second) in sums.items()}
+    return {key: (m, np.sqrt(np.maximum(square - m**2, 0.0))) for key, (m, square) in means.items()}
+
+
+def channels_axis(op, rank: int) -> int:
+    """Where the channels of what a layer makes are."""
+    if getattr(op, "data_format", None) == "channels_first":
+        return 1
+    return getattr(op, "axis", -1) % rank

@@ -1,0 +1,188 @@
+"""`mixed_precision`: which layers get how many bits, so that a budget is met and least is lost."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.analyze.batches import arrays
+from tfstruct.analyze.costs import Costs
+from tfstruct.analyze.tflite_size import TENSOR
+from tfstruct.errors import BudgetError
+from tfstruct.graph import trace
+from tfstruct.quantize.calibration import Progress
+from tfstruct.quantize.fused import Fused, fused
+from tfstruct.quantize.layer_sensitivity import sensitivity
+from tfstruct.quantize.points import Points
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.sensitivity_report import QuantizationSensitivity
+
+_BUDGETS = ("tflite_bytes", "latency_us")
+# Costs are counted in so many steps up to the budget, rounded up.
+_STEPS = 20_000
+Latency = Callable[[keras.Model, Scheme], float]
+
+
+def mixed_precision(
+    model: keras.Model,
+    data,
+    budget: Mapping[str, float],
+    precisions: Sequence[str] = ("int4", "int8"),
+    *,
+    latency: Latency | None = None,
+    known: QuantizationSensitivity | None = None,
+    observer: str = "minmax",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Scheme:
+    """A scheme with a precision for each layer that meets a budget and adds least error to the outputs.
+
+    `minimise sum over layers of n_l(p_l)` under `sum of c_l(p_l) <= budget`, a knapsack with one choice a layer, where
+    n is the share of error power that `sensitivity` measured with layer l alone in precision p (errors of several
+    layers are nearly independent, so their powers add up), and c its cost.
+
+    Args:
+        model: a model that can be traced.
+        data: see `calibrate`; labels are left aside.
+        budget: `{"tflite_bytes": ...}` or `{"latency_us": ...}`: up to 1 the fraction of the int8 file's (int16x8, for
+            the latency, where that is among the precisions), above 1 an absolute figure. The bytes are an upper bound.
+        precisions: those allowed, of "int4", "int8" and "float32", or of "int16x8" and "float32": activations have one
+            width.
+        latency: for `latency_us`: the microseconds of a model under a scheme, such as
+            `lambda m, s: measured_latency(m, recipe=Recipe(s.precision, layers=s.layers))`. It is asked once for each
+            layer and precision, and once or a few times for the result.
+        known: what `sensitivity` measured for these precisions, if it has been.
+        observer, batch_size, progress: of `sensitivity`.
+
+    Raises:
+        BudgetError: a budget that cannot be read or not be met; the message says the least that is reachable.
+        ValueError: precisions that do not go together.
+    """
+    name, value = _named(budget, latency)
+    default = _default(precisions)
+    points = Points(trace(model))
+    layers = fused(points)
+    quantized = tuple(p for p in precisions if p != "float32")
+    if known is None:
+        known = sensitivity(
+            model, arrays(data)[0], quantized, observer=observer, batch_size=batch_size, progress=progress
+        )
+    choices = [_choices(layer, precisions, known) for layer in layers]
+    if name == "tflite_bytes":
+        int8, rest, costs = _bytes(points, layers, choices)
+        limit = value * int8 if value <= 1 else value
+        return _scheme(default, layers, _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs))
+    base = Scheme(default)
+    whole = latency(model, base)
+    limit = value * whole if value <= 1 else value
+    costs = []
+    for done, (layer, own) in enumerate(zip(layers, choices, strict=True), 1):
+        single = {precision: _scheme(default, [layer], [precision]) for precision in own}
+        costs.append({p: 0.0 if scheme == base else latency(model, scheme) - whole for p, scheme in single.items()})
+        if progress is not None:
+            progress("latency", done, len(layers))
+    aim = limit
+    while chosen := _chosen(aim, whole, choices, costs):
+        found = _scheme(default, layers, chosen)
+        measured = latency(model, found)
+        if measured <= limit:
+            return found
+        aim -= 1.1 * (measured - limit)  # layers alone promised more than they keep together
+    return _refuse(name, limit, whole, costs)
+
+
+def _named(budget, latency) -> tuple[str, float]:
+    if not isinstance(budget, Mapping) or len(budget) != 1 or next(iter(budget)) not in _BUDGETS:
+        raise BudgetError(f"`budget` must be a dict with one of {', '.join(_BUDGETS)}. Received: {budget!r}.")
+    ((name, value),) = budget.items()
+    if not value > 0:
+        raise BudgetError(f"`budget[{name!r}]` must be above 0. Received: {value!r}.")
+    if name == "latency_us" and latency is None:
+        raise BudgetError("A budget of `latency_us` needs `latency=`: a function (model, scheme) -> microseconds.")
+    return name, float(value)
+
+
+def _default(precisions: Sequence[str]) -> str:
+    allowed = ("int4", "int8", "int16x8", "float32")
+    if not precisions or any(p not in allowed for p in precisions):
+        raise ValueError(f"`precisions` must be some of {', '.join(allowed)}. Received: {precisions!r}.")
+    if "int16x8" in precisions and {"int4", "int8"} & set(precisions):
+        raise ValueError(
+            "All quantized layers have activations of one width: int16x8 goes with float32 alone. "
+            f"Received: {precisions!r}."
+        )
+    if set(precisions) == {"float32"}:
+        raise ValueError("`precisions` of float32 alone leave nothing to choose.")
+    return "int16x8" if "int16x8" in precisions else "int8"
+
+
+def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensitivity) -> dict[str, float]:
+    """Error by precision; a layer without a kernel for 4 bits has int8 in its place."""
+    measured = {row.precision: row.noise for row in known.rows if row.layer == layer.path}
+    found = {}
+    for precision in precisions:
+        own = "int8" if precision == "int4" and not layer.has_four_bits else precision
+        found[own] = 0.0 if own == "float32" else measured[own]
+    return found
+
+
+def _bytes(points: Points, layers: Sequence[Fused], choices) -> tuple[float, float, list[dict[str, float]]]:
+    """Upper bounds: of the int8 file, of what no choice changes in it, and of each layer by precision."""
+    by_call = Costs(points.graph, ("tflite_bytes",)).by_call()["tflite_bytes"]
+    whole, costs, rest = float(by_call.sum()), [], float(by_call.sum())
+    for layer, own in zip(layers, choices, strict=True):
+        int8 = float(by_call[list(layer.rows)].sum())
+        weights = [w for op in layer.ops for w in getattr(op, "weights", ())]
+        kernels = [int(np.prod(w.shape)) for w in weights if len(w.shape) > 1]
+        inputs = sum(len(points.graph.calls[row].inputs) for row in layer.rows)
+        more = {
+            "int8": 0.0,
+            "int4": -float(sum(n // 2 for n in kernels)),
+            "float32": 3.0 * sum(kernels) + TENSOR * (inputs + 1),  # with what turns integers into floats and back
+            "int16x8": 4.0 * sum(w.shape[-1] for w in weights),  # biases of 64 bits
+        }
+        costs.append({precision: int8 + more[precision] for precision in own})
+        rest -= int8
+    return whole, rest, costs
+
+
+def _refuse(name: str, limit: float, rest: float, costs):
+    least = rest + sum(min(cost.values()) for cost in costs)
+    raise BudgetError(f"`{name}` of {limit:,.0f} cannot be met with these precisions: the least is {least:,.0f}.")
+
+
+def _chosen(limit: float, rest: float, choices, costs) -> list[str] | None:
+    """One precision a layer: least error with costs of at most `limit`, `rest` among them; None where there is none."""
+    finest = [min(own, key=own.get) for own in choices]
+    if rest + sum(cost[p] for cost, p in zip(costs, finest, strict=True)) <= limit:
+        return finest
+    least = [min(cost.values()) for cost in costs]
+    spare = limit - rest - sum(least)
+    if spare < 0:
+        return None
+    unit = max(spare / _STEPS, 1e-9)
+    spent = [
+        {p: min(math.ceil((cost[p] - low) / unit - 1e-6), _STEPS + 1) for p in own}
+        for own, cost, low in zip(choices, costs, least, strict=True)
+    ]
+    best, picks = np.zeros(_STEPS + 1), []  # by the steps that may be spent: the least error of the layers so far
+    for own, steps in zip(choices, spent, strict=True):
+        ways = [np.append(np.full(steps[p], np.inf), best)[: _STEPS + 1] + error for p, error in own.items()]
+        picks.append(np.argmin(ways, axis=0))
+        best = np.min(ways, axis=0)
+    left, found = _STEPS, []
+    for own, steps, pick in zip(choices[::-1], spent[::-1], picks[::-1], strict=True):
+        found.append(list(own)[pick[left]])
+        left -= steps[found[-1]]
+    return found[::-1]
+
+
+def _scheme(default: str, layers: Sequence[Fused], chosen: Sequence[str]) -> Scheme:
+    wanted: dict[str, str] = {}
+    for layer, precision in zip(layers, chosen, strict=True):
+        # What is fused behind a kernel of 4 bits has 8 all the same.
+        wanted.update(dict.fromkeys(layer.paths if precision == "float32" else layer.paths[:1], precision))
+    scheme = Scheme(default, layers={path: p for path, p in wanted.items() if p != default})
+    # A name also matches layers of that name in nested models.
+    return Scheme(default, layers={**scheme.layers, **{k: p for k, p in wanted.items() if scheme.precision_of(k) != p}})

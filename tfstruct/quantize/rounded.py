@@ -1,0 +1,27 @@
+"""The plain model of a twin, with the weights that the quantized file will hold."""
+
+import keras
+
+from tfstruct.graph.copying import copied
+from tfstruct.graph.kernels import kernels
+from tfstruct.quantize.twin import Twin
+
+
+def dequantize(twin: Twin) -> keras.Model:
+    """The plain float model with its kernels rounded: each is s q, the step s of its channel times integers q.
+
+    Activations are not rounded in it; kernels that the scheme leaves in float and tables of embeddings are as they
+    were. It is for looking at the weights, and for going on training. `convert.dequantize` does the same from a
+    `.tflite` file.
+
+    Args:
+        twin: of `QuantizeAware`, `calibrate` or `Twin`; neither it nor its model is changed.
+
+    Returns:
+        A copy of the twin's model, not compiled.
+    """
+    model = copied(twin.model)
+    weights = {kernel.name: kernel.variable for kernel in kernels(model, depthwise=True)}
+    for name, (_, value) in twin.simulation.rounded_weights().items():
+        weights[name].assign(value)
+    return model

@@ -1,0 +1,89 @@
+"""Parts of a graph that are looked at as one: the layers of an operator, or a block of them."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import keras
+
+from tfstruct.graph import Call, Graph
+from tfstruct.quantize.points import Points
+
+# A value by the key of its tensor.
+Values = dict[int, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Calls in order of execution.
+
+    Attributes:
+        inputs: keys of the tensors that they read and do not make.
+        outputs: keys of those that they make and others read, or that the model hands out.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def path(self) -> str:
+        """Of its first layer, and of its last one where there are several."""
+        first, last = self.calls[0].path, self.calls[-1].path
+        return first if len(self.calls) == 1 else f"{first} .. {last}"
+
+
+def execute(calls: Iterable[Call], values: Values) -> None:
+    """Runs calls; `values` holds what they read, and gets what they make."""
+    for call in calls:
+        given = zip(call.node.arguments.keras_tensors, call.inputs, strict=True)
+        args, kwargs = call.node.arguments.fill_in({id(x): values[channels.key] for x, channels in given})
+        made = keras.tree.flatten(call.op(*args, **kwargs))
+        values.update({channels.key: y for channels, y in zip(call.outputs, made, strict=True)})
+
+
+def unit(graph: Graph, calls: Sequence[Call]) -> Unit:
+    made = {x.key for call in calls for x in call.outputs}
+    read = {x.key: None for call in calls for x in call.inputs}
+    inside = set(map(id, calls))
+    wanted = {x.key for call in graph.calls if id(call) not in inside for x in call.inputs}
+    wanted |= {x.key for x in graph.outputs}
+    outputs = [x.key for call in calls for x in call.outputs if x.key in wanted]
+    return Unit(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
+
+
+def operators(points: Points) -> list[Unit]:
+    """The calls of the graph, those together that become one operator of the file."""
+    found: list[list[Call]] = []
+    open_ends: dict[int, list[Call]] = {}  # key of a tensor that no integer stands for -> the calls behind it
+    for call in points.graph.calls:
+        chain = next((open_ends.pop(x.key) for x in call.inputs if x.key in open_ends), None)
+        if chain is None:
+            found.append(chain := [])
+        chain.append(call)
+        if points.outputs[id(call.op)] is None:
+            open_ends[call.outputs[0].key] = chain
+    return [unit(points.graph, chain) for chain in found]
+
+
+def blocks(points: Points) -> list[Unit]:
+    """The calls of the graph, cut wherever everything passes through one tensor: a residual block is one unit."""
+    graph, found, current = points.graph, [], []
+    left: dict[int, int] = {}
+    for call in graph.calls:
+        for x in call.inputs:
+            left[x.key] = left.get(x.key, 0) + 1
+    for x in graph.outputs:
+        left[x.key] = left.get(x.key, 0) + 1
+    alive = {x.key for x in graph.body.inputs}
+    for part in operators(points):
+        current += part.calls
+        for call in part.calls:
+            alive.update(x.key for x in call.outputs if left.get(x.key))
+            for x in call.inputs:
+                left[x.key] -= 1
+                if not left[x.key]:
+                    alive.discard(x.key)
+        if len(alive) == 1 and alive <= set(part.outputs):
+            found.append(unit(graph, current))
+            current = []
+    return [*found, unit(graph, current)] if current else found
