@@ -43,8 +43,6 @@ ALLOWED = {
         "quantize",
         "convert",
     },
-    "augment": {"errors"},
-    "distill": {"errors", "files", "graph", "surgery", "callbacks"},
     "demo": set(),
     "terminal": set(),
     "cli": {"errors", "files", "samples", "convert", "legacy", "demo", "surgery", "compression", "terminal"},
