@@ -2,6 +2,7 @@
 
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
+python tools/resnet8.py cluster [--bits 4]       # kernels of 16 values in 300 steps, then int8
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -19,7 +20,7 @@ from rich.table import Table
 import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
-from tfstruct.callbacks import Prune, PruneChannels
+from tfstruct.callbacks import Cluster, Prune, PruneChannels
 from tfstruct.graph import trace
 from tfstruct.schedules import PolynomialRatio
 
@@ -60,11 +61,10 @@ def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(model.predict(x.astype("float32"), batch_size=500, verbose=0).argmax(1) == y))
 
 
-def int8(model: keras.Model, x: np.ndarray, y: np.ndarray, calibration: np.ndarray):
+def int8(model: keras.Model, x: np.ndarray, y: np.ndarray, calibration: np.ndarray, **recipe):
     """The int8 file of a model, and its accuracy."""
-    file = tfstruct.to_tflite(
-        model, Recipe(precision="int8", calibrator="percentile", calibration=calibration[:500].astype("float32"))
-    )
+    samples = calibration[:500].astype("float32")
+    file = tfstruct.to_tflite(model, Recipe(precision="int8", calibrator="percentile", calibration=samples, **recipe))
     return file, float(np.mean(file.predict(x.astype("float32")).argmax(1) == y))
 
 
@@ -128,6 +128,35 @@ def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8) 
     file, after = int8(best[1], *test, x)
     Console().print(
         f"chosen: {best[2]}; test accuracy {accuracy(best[1], *test):.2%}, int8 {after:.2%}; "
+        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
+    )
+
+
+def cluster(bits: int, rates: list[float], steps: int = 300) -> None:
+    """2^bits values a kernel: learning rate chosen on validation images, then int8 and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    table = Table(title=f"ResNet8, {2**bits} values a kernel in {steps} steps of {BATCH}")
+    for column in ("learning rate", "bits a weight", "validation accuracy"):
+        table.add_column(column, justify="right")
+    best = (0.0, None, None, "")
+    for rate in rates:
+        keras.utils.set_random_seed(0)
+        model = baseline()
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        shared = Cluster(bits=bits)
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[shared], verbose=0)
+        found = accuracy(model, *held)
+        table.add_row(f"{rate:g}", f"{shared.report.entropy:.2f}", f"{found:.2%}")
+        best = max(best, (found, model, shared, f"{rate:g}"), key=lambda b: b[0])
+    Console().print(table)
+    _, model, shared, chosen = best
+    test = images("test")
+    file, after = int8(model, *test, x, weight_limits=shared.weight_limits)
+    print(shared.report)
+    Console().print(
+        f"chosen: {chosen}; test accuracy {accuracy(model, *test):.2%}, int8 {after:.2%}; "
         f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
     )
 
@@ -201,12 +230,17 @@ def main() -> None:
     whole.add_argument("--macs", type=float, default=0.5)
     whole.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
     whole.add_argument("--regularize", nargs="+", default=["projection", "group_lasso"])
+    few = commands.add_parser("cluster", help=cluster.__doc__)
+    few.add_argument("--bits", type=int, default=4)
+    few.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4])
     commands.add_parser("optimizers", help=optimized.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
         channels(given.macs, given.rates, given.regularize)
+    elif given.command == "cluster":
+        cluster(given.bits, given.rates)
     else:
         optimized()
 
