@@ -3,6 +3,7 @@
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
+python tools/resnet8.py cluster [--bits 4]       # kernels of 16 values in 300 steps, then int8
 python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
 python tools/resnet8.py compress                 # one budget of bytes and latency, 20 epochs in all
@@ -24,7 +25,7 @@ from rich.table import Table
 import tfstruct
 from tfstruct import Recipe, legacy, optimizers
 from tfstruct.analyze import Costs
-from tfstruct.callbacks import Prune, PruneChannels, QuantizeAware
+from tfstruct.callbacks import Cluster, Prune, PruneChannels, QuantizeAware
 from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
 from tfstruct.quantize import adaround, blockwise, calibrate, correct_bias, equalize
@@ -172,6 +173,35 @@ def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
         f"chosen: {best[2]}; test accuracy of the {precision} file {np.mean(theirs == test[1]):.2%}, of the twin "
         f"{np.mean(twin == test[1]):.2%}, equal top-1 {np.mean(twin == theirs):.2%}; {len(file.content):,} bytes, "
         f"{file.report.gzip_size:,} gzipped"
+    )
+
+
+def cluster(bits: int, rates: list[float], steps: int = 300) -> None:
+    """2^bits values a kernel: learning rate chosen on validation images, then int8 and the test set."""
+    x, y = images("train")
+    held = x[TRAIN:], y[TRAIN:]
+    table = Table(title=f"ResNet8, {2**bits} values a kernel in {steps} steps of {BATCH}")
+    for column in ("learning rate", "bits a weight", "validation accuracy"):
+        table.add_column(column, justify="right")
+    best = (0.0, None, None, "")
+    for rate in rates:
+        keras.utils.set_random_seed(0)
+        model = baseline()
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        shared = Cluster(bits=bits)
+        model.fit(augmented(x[:TRAIN], y[:TRAIN]), steps_per_epoch=steps, callbacks=[shared], verbose=0)
+        found = accuracy(model, *held)
+        table.add_row(f"{rate:g}", f"{shared.report.entropy:.2f}", f"{found:.2%}")
+        best = max(best, (found, model, shared, f"{rate:g}"), key=lambda b: b[0])
+    Console().print(table)
+    _, model, shared, chosen = best
+    test = images("test")
+    file, after = int8(model, *test, x, weight_limits=shared.weight_limits)
+    print(shared.report)
+    Console().print(
+        f"chosen: {chosen}; test accuracy {accuracy(model, *test):.2%}, int8 {after:.2%}; "
+        f"{len(file.content):,} bytes, {file.report.gzip_size:,} gzipped"
     )
 
 
@@ -344,6 +374,9 @@ def main() -> None:
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
+    few = commands.add_parser("cluster", help=cluster.__doc__)
+    few.add_argument("--bits", type=int, default=4)
+    few.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4])
     after = commands.add_parser("posttrain", help=posttrain.__doc__)
     after.add_argument("--precision", default="int8")
     channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
@@ -365,6 +398,8 @@ def main() -> None:
         compressed(given.budget, given.epochs, given.rate, given.workdir)
     elif given.command == "distill":
         distilled()
+    elif given.command == "cluster":
+        cluster(given.bits, given.rates)
     elif given.command == "posttrain":
         posttrain(given.precision)
     else:

@@ -85,7 +85,7 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
     import keras
 
     from tfstruct import optimizers
-    from tfstruct.callbacks import Diagnose, Prune, PruneChannels, QuantizeAware
+    from tfstruct.callbacks import Cluster, Diagnose, Prune, PruneChannels, QuantizeAware
     from tfstruct.schedules import PolynomialRatio
 
     def variant(callbacks=list, optimizer="adam"):
@@ -98,6 +98,7 @@ def _ours() -> dict[str, tuple[str, Callable[[], float]]]:
         "plain": ("", variant()),
         "Prune": ("plain", variant(lambda: [Prune(PolynomialRatio(0.0, 0.5, 0, 1000), frequency=100)])),
         "PruneChannels": ("plain", variant(lambda: [PruneChannels({"macs": 0.5})])),
+        "Cluster": ("plain", variant(lambda: [Cluster(16)])),
         "QuantizeAware": ("plain", variant(lambda: [QuantizeAware()])),
         "Diagnose": ("plain", variant(lambda: [Diagnose(verbose=0)])),
         "optimizers.Adam": ("plain", variant(optimizer=optimizers.Adam())),
@@ -155,10 +156,15 @@ def _tfmot() -> dict[str, tuple[str, Callable[[], float]]]:
             schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.5, 0, 1000, frequency=100)
             return tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
 
+        def clustered(model):
+            start = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+            return tfmot.clustering.keras.cluster_weights(model, 16, cluster_centroids_init=start)
+
         return {
             "plain tf_keras": ("", variant(lambda model: model)),
             "TFMOT prune_low_magnitude": (
                 "plain tf_keras", variant(pruned, lambda: [tfmot.sparsity.keras.UpdatePruningStep()]),
             ),
+            "TFMOT cluster_weights": ("plain tf_keras", variant(clustered)),
             "TFMOT quantize_model": ("plain tf_keras", variant(tfmot.quantization.keras.quantize_model)),
         }  # fmt: skip

@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
         "ChannelReport": "channel_report",
+        "Cluster": "cluster",
+        "ClusterReport": "cluster_report",
         "Compressor": "compressor",
         "Prune": "prune",
         "QuantizeAware": "quantize_aware",

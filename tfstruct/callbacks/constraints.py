@@ -8,25 +8,53 @@ import numpy as np
 from tfstruct.errors import ModelError
 
 
-class Masked(keras.constraints.Constraint):
-    """w <- mask * w after the constraint that the weight had.
+class Attached(keras.constraints.Constraint):
+    """A constraint around the one that the weight had, until it is removed.
 
     Attributes:
         variable: the weight.
-        mask: a variable of its shape and type, ones at first. Values between 0 and 1 make weights decay.
-        owner: who masks the weight, for messages.
+        owner: who holds the weight, for messages.
+        before: the constraint that the weight had; None if it had none.
     """
+
+    around = 0  # one with a higher number stands around those with a lower one
 
     def __init__(self, variable: keras.Variable, owner: str):
         other = variable.constraint
-        if isinstance(other, Masked):
+        if isinstance(other, Attached) and other.around == self.around:
             raise ModelError(
                 f"{owner} and {other.owner} both want the weight {variable.path}. Call finish() of the one that is "
                 "done, or give them different `layers`."
             )
+        if isinstance(other, Attached) and other.around > self.around:
+            raise ModelError(
+                f"{other.owner} holds the weight {variable.path} already, and {owner} has to be attached before it: "
+                f"give callbacks=[{owner}(...), {other.owner}(...)]."
+            )
         self.variable, self.owner, self.before = variable, owner, other
-        self.mask = keras.Variable(np.ones(variable.shape), trainable=False, dtype=variable.dtype, name="mask")
         variable.constraint = self
+
+    def remove(self) -> None:
+        """The weight has its constraint without this one again, in whatever order those around it go."""
+        outer = self.variable.constraint
+        if outer is self:
+            self.variable.constraint = self.before
+        while isinstance(outer, Attached):
+            if outer.before is self:
+                outer.before = self.before
+            outer = outer.before
+
+
+class Masked(Attached):
+    """w <- mask * w after the constraint that the weight had.
+
+    Attributes:
+        mask: a variable of its shape and type, ones at first. Values between 0 and 1 make weights decay.
+    """
+
+    def __init__(self, variable: keras.Variable, owner: str):
+        super().__init__(variable, owner)
+        self.mask = keras.Variable(np.ones(variable.shape), trainable=False, dtype=variable.dtype, name="mask")
 
     def __call__(self, w):
         w = w if self.before is None else self.before(w)
@@ -44,11 +72,6 @@ class Masked(keras.constraints.Constraint):
     def holds(self) -> bool:
         """Whether the weight is zero wherever the mask is."""
         return not np.any(self.variable.numpy()[self.mask.numpy() == 0])
-
-    def remove(self) -> None:
-        """The weight has its own constraint again."""
-        if self.variable.constraint is self:
-            self.variable.constraint = self.before
 
 
 class Moving(Masked):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.model_call import ModelCall
 from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
 from tfstruct.errors import ModelError
 from tfstruct.quantize.scheme import Scheme
@@ -67,19 +68,18 @@ class QuantizeAware(Compressor):
         return self.twin.weight_limits()
 
     def _begin(self, model: keras.Model) -> None:
-        if "call" in vars(model):
-            raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
         if self.twin is None:
             self.twin = Twin(model, self.scheme)
+        call = ModelCall.of(model)
+        if call.instead is not None:
+            raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
         self.twin.simulation.gated = self.start > 0
         self._set(self.steps)
-        # Keras calls model.call; an attribute of the instance goes before the method of the class.
-        object.__setattr__(model, "call", self.twin.simulation)
+        call.instead = self.twin.simulation
 
     def _let_go(self) -> None:
-        model = self.twin.model if self.twin is not None else None
-        if model is not None and vars(model).get("call") is self.twin.simulation:
-            object.__delattr__(model, "call")
+        if self.twin is not None:
+            ModelCall.of(self.twin.model).release(self.twin.simulation)
 
     def _advance(self, before: int, now: int) -> None:
         marks = [at for at in (self.start, self.freeze_ranges, self.freeze_batch_norm) if at is not None]

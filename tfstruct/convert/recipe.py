@@ -64,8 +64,9 @@ class Recipe:
         ranges: (low, high) of activations by layer path or input name, used as they are, e.g. those that
             quantization-aware training found; `"path/pre_activation"` is what enters a softmax or another
             activation of that layer. Others come from calibration, which is not needed if none is missing.
-        weight_limits: the largest magnitude that the integers of a kernel stand for, by `"layer path/kernel"`: one
-            number, or one an output channel. Its scale is limit / 127, of the kernel before batch norm is folded.
+        weight_limits: the largest magnitude that the integers of a kernel stand for, by layer path and weight such as
+            `"block/conv/kernel"`: one number, or one an output channel. Its scale is limit / 127 (limit / 7 in 4 bits),
+            of the kernel before batch norm is folded. GPTQ has grids of its own and leaves them aside.
         timeout: seconds one conversion step may take.
     """
 

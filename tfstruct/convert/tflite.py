@@ -21,6 +21,7 @@ from tfstruct.convert.runtime import Runtime, arrange, latency, processor
 from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import write_atomic
+from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
@@ -292,7 +293,9 @@ class Converter(contextlib.AbstractContextManager):
             calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe, calls)
         rounded = reference
-        limits = trained.weight_limits(reference, layers, layer_paths(self.model), recipe.weight_limits)
+        limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
+        if unused:
+            warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
         if kept and _rounds(recipe):
             limits = {}  # rounded weights lie on grids of their own
             bits = _bits_of_weights(recipe, reference, layers)
@@ -419,7 +422,8 @@ def _check_layers(model: keras.Model, recipe: Recipe) -> None:
     unknown = [name for name in recipe.ranges if name not in known]
     if unknown:
         raise RecipeError(f"`ranges` names {unknown}, which are no layers or inputs of {model.name!r}.")
-    unknown = [name for name in recipe.weight_limits if name.removesuffix("/kernel") not in paths]
+    own = {kernel.name for kernel in kernels(model, depthwise=True)} if recipe.weight_limits else set()
+    unknown = [name for name in recipe.weight_limits if name not in own]
     if unknown:
         raise RecipeError(f"`weight_limits` names {unknown}, which are no kernels of {model.name!r}.")
 

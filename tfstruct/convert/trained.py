@@ -8,6 +8,7 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
+from tfstruct.graph.kernels import Kernel, kernels
 
 Range = tuple[float, float]
 # What ends such a key is the value that enters an activation which is an operator of its own.
@@ -39,6 +40,8 @@ _MOVERS = {
     "REDUCE_MAX",
     "REDUCE_MIN",
 }
+# Operators that look up in a table, which has the range of what is looked up.
+_TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 # Operators whose result lies in a range that the int8 specification fixes.
 _FIXED = {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128)}
 
@@ -110,9 +113,9 @@ def _ends(kinds: list[str], calls: int) -> set[int]:
 def weight_limits(
     content: bytes,
     layers: Mapping[str, tuple[str, ...]],
-    paths: Mapping[str, keras.Operation],
+    model: keras.Model,
     given: Mapping[str, tuple[float, ...]],
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Largest magnitude by kernel tensor of a float file, one an output channel, the other axes of length 1.
 
     Folding batch norm multiplies each channel of a kernel, and its trained limit with it: what stays is the ratio
@@ -120,32 +123,50 @@ def weight_limits(
 
     Args:
         content, layers: as in `by_tensor`.
-        paths: layer path -> layer, from `layer_tree.layer_paths`.
+        model: the Keras model that the file came from.
         given: see `Recipe.weight_limits`.
+
+    Returns:
+        The limits, and the names in `given` for which the file has no kernel.
     """
-    model = flatbuffer.read(content)
-    graph = model.subgraphs[0]
+    parsed = flatbuffer.read(content)
+    graph = parsed.subgraphs[0]
+    known = [k for k in kernels(model, depthwise=True) if k.name in given] if given else []
     out: dict[str, np.ndarray] = {}
+    used: set[str] = set()
     for op in flatbuffer.operators(content, layers):
         place = flatbuffer.WEIGHT_INPUT.get(op.name)
-        path = op.layers[0] if op.layers else ""
-        if op.subgraph or place is None or f"{path}/kernel" not in given:
+        tensor = None if op.subgraph or place is None else graph.tensors[graph.operators[op.index].inputs[place]]
+        if tensor is None or op.name in _TABLES or not flatbuffer.is_constant(parsed, tensor):
             continue
-        kernel = np.asarray(paths[path].kernel)
-        if op.name == "DEPTHWISE_CONV_2D":
-            kernel = kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
-        elif op.name == "TRANSPOSE_CONV":
-            kernel = np.moveaxis(kernel, -2, -1)
-        largest = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(axis=0)
-        limit = np.broadcast_to(given[f"{path}/kernel"], largest.shape)
-        room = np.divide(limit, largest, out=np.ones_like(largest), where=largest > 0)
-        tensor = graph.tensors[graph.operators[op.index].inputs[place]]
-        stored = np.abs(flatbuffer.constant(model, tensor))
+        stored = np.abs(flatbuffer.constant(parsed, tensor))
         axis = stored.ndim - 1 if op.name == "DEPTHWISE_CONV_2D" else 0
-        others = tuple(i for i in range(stored.ndim) if i != axis)
+        rows = np.moveaxis(stored, axis, 0).reshape(stored.shape[axis], -1)
+        own = [kernel for kernel in known if kernel.name.rpartition("/")[0] in op.layers]
+        # A model's last operator knows its last layer only.
+        kernel = next((k for k in (*own, *known) if _same_up_to_factors(rows, _rows(k))), None)
+        if kernel is None:
+            continue
+        largest = _rows(kernel).max(axis=1)
+        limit = np.broadcast_to(given[kernel.name], largest.shape)
+        room = np.divide(limit, largest, out=np.ones_like(largest), where=largest > 0)
         shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
-        out[tensor.name.decode()] = stored.max(axis=others, keepdims=True) * room.reshape(shape).astype(np.float32)
-    return out
+        out[tensor.name.decode()] = (rows.max(axis=1) * room).reshape(shape).astype(np.float32)
+        used.add(kernel.name)
+    return out, [name for name in given if name not in used]
+
+
+def _rows(kernel: Kernel) -> np.ndarray:
+    """Magnitudes, one row for each output channel."""
+    return np.abs(kernel.view(np.asarray(kernel.variable)).reshape(-1, kernel.shape[-1])).T
+
+
+def _same_up_to_factors(stored: np.ndarray, ours: np.ndarray) -> bool:
+    """Whether each row has the same magnitudes, in any order, but for a factor."""
+    if stored.shape != ours.shape:
+        return False
+    pair = [np.sort(rows, axis=1) / np.maximum(rows.max(axis=1, keepdims=True), 1e-30) for rows in (stored, ours)]
+    return np.allclose(*pair, atol=1e-4)
 
 
 def clipped(content: bytes, limits: Mapping[str, np.ndarray]) -> bytes:

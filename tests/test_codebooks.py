@@ -1,0 +1,58 @@
+"""Codebooks against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tfstruct import codebooks
+
+
+def best_error(values: np.ndarray, count: int) -> float:
+    """The least squared error of `count` centroids: in one dimension clusters are runs of the sorted values."""
+    ordered = np.sort(values)
+    cuts = itertools.combinations(range(1, len(ordered)), count - 1)
+    return min(sum(((run - run.mean()) ** 2).sum() for run in np.split(ordered, cut)) for cut in cuts)
+
+
+@pytest.mark.parametrize("init", codebooks.INITS)
+def test_kmeans(init):
+    values = np.random.default_rng(0).normal(size=14)
+    centroids, group = codebooks.kmeans(values, 4, init)
+    assert list(centroids) == sorted(centroids) and len(centroids) <= 4
+    np.testing.assert_array_equal(group, np.abs(values[:, None] - centroids).argmin(1))
+    for k, centroid in enumerate(centroids):
+        assert centroid == pytest.approx(values[group == k].mean())
+    error = np.square(values - centroids[group]).sum()
+    assert error >= best_error(values, 4) * (1 - 1e-9)
+    if init == "kmeans++":
+        assert error == pytest.approx(best_error(values, 4))
+
+
+def test_few_distinct_values_are_kept():
+    centroids, group = codebooks.kmeans(np.array([3.0, 1.0, 3.0, 1.0]), 16)
+    assert list(centroids) == [1.0, 3.0] and list(group) == [1, 0, 1, 0]
+
+
+def test_initial_centroids():
+    values = np.arange(101.0)
+    np.testing.assert_allclose(codebooks.initial(values, 5, "linear"), [0, 25, 50, 75, 100])
+    np.testing.assert_allclose(codebooks.initial(values**2, 5, "density"), np.array([0, 25, 50, 75, 100]) ** 2)
+    np.testing.assert_allclose(codebooks.initial(values, 5, "quantile"), [10, 30, 50, 70, 90])
+
+
+def test_groups_by_value_keep_zeros():
+    values = np.array([0.0, 0.1, -0.1, 0.0, 5.0], "float32")
+    (group,) = codebooks.by_value([values], 3, "kmeans++", keep_zeros=True, seed=0)
+    assert group[0] == group[3] == 0 and group[1] == group[2] > 0 and group[4] not in (0, group[1])
+
+
+def test_united_is_the_signed_mean():
+    values, groups, signs = np.array([1.0, -3.0, 7.0, 9.0]), np.array([1, 1, 2, 0]), np.array([1, -1, 1, 1])
+    (found,) = codebooks.united([values], [groups], [signs], keep_zeros=False)
+    np.testing.assert_array_equal(found, [2.0, -2.0, 7.0, 0.0])
+
+
+def test_entropy():
+    assert codebooks.entropy(np.array([1, 1, 2, 3])) == pytest.approx(1.5)
+    assert codebooks.entropy(np.zeros(5)) == 0

@@ -1,0 +1,272 @@
+"""Weights that share few values while a model trains."""
+
+import keras
+import numpy as np
+
+from tfstruct import codebooks
+from tfstruct.callbacks.cluster_report import ClusterReport, SharedWeight
+from tfstruct.callbacks.compressor import Compressor
+from tfstruct.callbacks.model_call import ModelCall, replaced
+from tfstruct.callbacks.tied_weights import Codebook, Tied
+from tfstruct.errors import ModelError
+from tfstruct.graph.kernels import Kernel, Which, kernels
+
+SHARES = ("kmeans", "hash", "product")
+SCOPES = ("layer", "channel", "model")
+
+
+class Cluster(Compressor):
+    """Lets the weights of a kernel share few values and trains these, in `fit` or in a loop of one's own.
+
+    When training begins, weights are put into groups, and each gets the value of its group. Then
+    c_k <- c_k - lr * sum(dL/dw_i) over the weights i of group k, or what the optimizer makes of that gradient
+    (Sec. 3.3, arXiv:1510.00149): in the backward pass every weight gets the sum over its group, penalties included, so
+    that any Keras optimizer moves a group as one. SGD and gradient clipping see larger gradients than without sharing.
+    The forward pass is the model's own: batch norm and dropout know that it trains.
+
+        cluster = Cluster(bits=4)
+        model.fit(x, y, callbacks=[cluster])
+        to_tflite(model, Recipe(precision="int8", weight_limits=cluster.weight_limits, calibration=x[:500]))
+
+    Afterwards the model is plain Keras, with at most `n_clusters` distinct values in a kernel. Zeros of `Prune` stay:
+    prune first, or in the same `fit` with `callbacks=[Prune(...), Cluster(...)]`. An optimizer that has trained the
+    model before has slots for single weights: compile anew, unless it has none.
+
+    How weights are put into groups, `share`:
+
+    - "kmeans": those of like value, by `init` and Lloyd's algorithm in one dimension, see `codebooks.kmeans`.
+    - "hash": by a hash of their place, with a sign: w_i = s(i) c_h(i) (HashedNets, arXiv:1504.04788). Nothing but
+      `seed` has to be stored beside the values. The values start at the mean of s(i) w_i.
+    - "product": product quantization. The weights that make one output, or a row of an embedding, are cut into runs of
+      `block`; runs of like values have one codeword, and the entries at one place of it are a group. A kernel then has
+      at most `block * n_clusters` values for each codebook.
+
+    Args:
+        n_clusters: the number of values, at least 2; for "product" of codewords.
+        bits: instead of `n_clusters`: 2^bits.
+        share: see above.
+        per: what has one codebook: "layer" (a kernel), "channel" (what makes one output channel; for "product" the runs
+            at one place of the row), or "model".
+        init: the first centroids of k-means: "kmeans++", "linear", "density" or "quantile", see `codebooks.initial`.
+        keep_zeros: zero stays zero, and counts among the values (for "product" besides them).
+        layers: which layers, see `kernels`; None for all dense, convolution, embedding, recurrent, attention and
+            EinsumDense kernels that have more weights than values.
+        depthwise: whether depthwise kernels take part too.
+        block: the length of a run, for "product".
+        seed: of the draws of k-means++, and of the hash.
+    """
+
+    def __init__(
+        self,
+        n_clusters: int | None = None,
+        *,
+        bits: int | None = None,
+        share: str = "kmeans",
+        per: str = "layer",
+        init: str = "kmeans++",
+        keep_zeros: bool = True,
+        layers: Which = None,
+        depthwise: bool = False,
+        block: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if (n_clusters is None) == (bits is None):
+            raise ValueError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
+        for name, value in {"n_clusters": n_clusters, "bits": bits, "block": block}.items():
+            least = 2 if name == "n_clusters" else 1
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
+        for name, value, known in (("share", share, SHARES), ("per", per, SCOPES), ("init", init, codebooks.INITS)):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}. Received: {value!r}.")
+        if (block is None) == (share == "product"):
+            raise ValueError(f"`block` goes with share='product'. Received: block={block} with share={share!r}.")
+        if share != "kmeans" and init != "kmeans++":
+            raise ValueError(f"`init` goes with share='kmeans'. Received: init={init!r} with share={share!r}.")
+        if share == "hash" and per == "channel":
+            raise ValueError("share='hash' goes with per='layer' or 'model': a hash knows no channels.")
+        self.n_clusters = 2**bits if n_clusters is None else n_clusters
+        self.share, self.per, self.init, self.keep_zeros = share, per, init, keep_zeros
+        self.layers, self.depthwise, self.block, self.seed = layers, depthwise, block, seed
+        self._kernels: list[Kernel] = []
+        self._codebooks: list[Codebook] = []
+        self._saved: list[tuple] = []  # groups and signs, for a second `fit`
+        self._errors: list[float] = []
+        self._skipped: list[tuple[str, str]] = []
+        self._notes: list[str] = []
+        self._call: ModelCall | None = None
+        self._tested = self._called = False
+
+    @property
+    def centroids(self) -> dict[str, np.ndarray]:
+        """The distinct values of each kernel, by its name (layer path and weight), in order."""
+        return {kernel.name: np.unique(kernel.variable.numpy()) for kernel in self._held()}
+
+    @property
+    def weight_limits(self) -> dict[str, tuple[float, ...]]:
+        """For `Recipe.weight_limits`: one step for a whole kernel, so that an integer file has the shared values.
+
+        Each value becomes one integer in all channels, also after batch norm has been folded. A channel whose batch
+        norm has a negative factor has the negated integers. With per="channel", one step a channel.
+        """
+        found = {}
+        for kernel in self._held():
+            view = kernel.view(kernel.variable.numpy())
+            apart = view.reshape(-1, view.shape[-1]).T if self.per == "channel" else view.reshape(1, -1)
+            found[kernel.name] = tuple(codebooks.integer_limit(one) or 1.0 for one in apart)
+        return found
+
+    def _held(self) -> list[Kernel]:
+        if not self._kernels:
+            raise ModelError("There are no shared weights yet: this Cluster was not attached to a model.")
+        return self._kernels
+
+    def _begin(self, model: keras.Model) -> None:
+        self._notes, self._tested, self._called = [], False, False
+        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise), model)
+        together = [self._kernels] if self.per == "model" else [[kernel] for kernel in self._kernels]
+        for one in together:
+            self._codebooks.append(Codebook())
+            for kernel in one:
+                size, signed = 1 + self._values(kernel), self.share == "hash"
+                tied = Tied(kernel.variable, type(self).__name__, size, self.keep_zeros, signed)
+                self._codebooks[-1].add(tied)
+        self._call = ModelCall.of(model)
+        self._call.scopes.append(self._sharing)
+        if self._stored is None:
+            self._share(self._saved or [pair for one in together for pair in self._grouped(one)])
+
+    def _values(self, kernel: Kernel) -> int:
+        """How many groups a kernel has besides zero."""
+        count = self.n_clusters * (self.block or 1)
+        if self.per == "channel":
+            count *= self._rows(kernel).shape[1] // self.block if self.block else kernel.shape[-1]
+        return count
+
+    def _rows(self, kernel: Kernel) -> np.ndarray:
+        """A kernel as the vectors of product quantization: what makes one output, or the rows of a table."""
+        view = kernel.view(kernel.variable.numpy())
+        matrix = view.reshape(-1, view.shape[-1])
+        return matrix.T if kernel.sums else matrix
+
+    def _fitting(self, found: list[Kernel], model: keras.Model) -> list[Kernel]:
+        bad = [(kernel, why) for kernel in found if (why := self._misfit(kernel))]
+        if bad and (self.layers is not None or len(bad) == len(found)):
+            raise ModelError(
+                f"Weights cannot share {self.n_clusters} values: "
+                f"{'; '.join(f'{kernel.name}: {why}' for kernel, why in bad[:6])}."
+            )
+        self._skipped = [(kernel.name, why) for kernel, why in bad]
+        return [kernel for kernel in found if kernel not in [k for k, _ in bad]]
+
+    def _misfit(self, kernel: Kernel) -> str | None:
+        values = kernel.variable.numpy()
+        if not np.isfinite(values).all():
+            raise ModelError(f"{kernel.name} has weights that are not finite: training has diverged.")
+        if self.keep_zeros and not values.any():
+            return "all its weights are zero"
+        count, what = values.size, "weights"
+        if self.share == "product":
+            rows = self._rows(kernel)
+            if rows.shape[1] % self.block:
+                return f"its vectors of {rows.shape[1]} do not divide into runs of {self.block}"
+            count, what = values.size // self.block, f"runs of {self.block}"
+            count = len(rows) if self.per == "channel" else count
+        elif self.per == "channel":
+            count, what = values.size // kernel.shape[-1], "weights a channel"
+        return f"it has {count} {what}" if count <= self.n_clusters and self.per != "model" else None
+
+    def _grouped(self, together: list[Kernel]) -> list[tuple]:
+        """Groups and signs for kernels with one set of codebooks."""
+        values = [kernel.variable.numpy() for kernel in together]
+        shared = {"keep_zeros": self.keep_zeros, "seed": self.seed}
+        if self.share == "hash":
+            return list(zip(*codebooks.by_hash(values, self.n_clusters, **shared), strict=True))
+        if self.share == "product":
+            rows = [self._rows(kernel) for kernel in together]
+            groups = codebooks.by_product(rows, self.n_clusters, self.block, self.per == "channel", **shared)
+            views = [g.T if k.sums else g for k, g in zip(together, groups, strict=True)]
+            return [(kernel.unview(view), None) for kernel, view in zip(together, views, strict=True)]
+        if self.per != "channel":
+            return [(g, None) for g in codebooks.by_value(values, self.n_clusters, self.init, **shared)]
+        (kernel,) = together
+        view = kernel.view(values[0])
+        groups = np.zeros(view.shape, np.int32)
+        for i in range(view.shape[-1]):
+            own = codebooks.by_value([view[..., i]], self.n_clusters, self.init, **shared)[0]
+            groups[..., i] = np.where(own > 0, own + i * self.n_clusters, 0)
+        return [(kernel.unview(groups), None)]
+
+    def _share(self, groups: list[tuple]) -> None:
+        """Takes groups and signs, one pair a kernel, and gives each weight the value of its group."""
+        before = [kernel.variable.numpy() for kernel in self._kernels]
+        pairs = iter(groups)
+        for codebook in self._codebooks:
+            for tied in codebook.tied:
+                tied.set(*next(pairs))
+            codebook.unite()
+        if not self._errors:
+            after = [kernel.variable.numpy() for kernel in self._kernels]
+            self._errors = [
+                float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(after, before, strict=True)
+            ]
+
+    def _sharing(self):
+        """Opened around each call of the model."""
+        self._called = True
+        values = [pair for one in self._codebooks for pair in zip(one.variables, one.read(), strict=True)]
+        return replaced(self._call.model, values)
+
+    def _advance(self, before: int, now: int) -> None:
+        if self._tested:
+            return
+        self._tested = True
+        if not (self._called and all(codebook.holds() for codebook in self._codebooks)):
+            raise ModelError(
+                "The last step did not sum gradients over shared weights: either it was traced before the model was "
+                "attached (call attach(model) first, then define the tf.function), or it does not call the model."
+            )
+
+    def _end(self, model: keras.Model) -> ClusterReport:
+        back = sum(not codebook.holds() for codebook in self._codebooks)
+        if back:
+            self._notes.append(
+                f"Weights of {back} codebooks were changed at the end of training (EarlyStopping, moving averages or "
+                "set_weights): each group was set to its mean."
+            )
+        for codebook in self._codebooks:
+            codebook.unite()
+        rows = []
+        for kernel, error in zip(self._kernels, self._errors, strict=True):
+            w = kernel.variable.numpy()
+            zeros, values = int((w == 0).sum()), len(np.unique(w))
+            rows.append(SharedWeight(kernel.name, tuple(w.shape), w.size, values, zeros, codebooks.entropy(w), error))
+        self._saved = [tied.groups() for codebook in self._codebooks for tied in codebook.tied]
+        self._let_go()
+        return ClusterReport(
+            self.share, self.per, self.n_clusters, self.steps, tuple(rows), tuple(self._skipped), tuple(self._notes)
+        )
+
+    def _let_go(self) -> None:
+        for codebook in self._codebooks:
+            codebook.remove()
+        self._codebooks = []
+        if self._call is not None:
+            self._call.release(self._sharing)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {"errors": np.asarray(self._errors)}
+        for i, tied in enumerate(tied for codebook in self._codebooks for tied in codebook.tied):
+            group, sign = tied.groups()
+            state[f"group_{i}"] = group.astype(np.min_scalar_type(tied.size))
+            if tied.sign is not None:
+                state[f"sign_{i}"] = sign
+        return state
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        shapes = [tuple(state.get(f"group_{i}", np.zeros(0)).shape) for i in range(len(self._kernels))]
+        if shapes != [tuple(k.variable.shape) for k in self._kernels] or f"group_{len(self._kernels)}" in state:
+            raise ModelError("The file was written while other weights were shared. Give the same `layers` as then.")
+        self._errors = [float(error) for error in state["errors"]]
+        self._share([(state[f"group_{i}"], state.get(f"sign_{i}")) for i in range(len(self._kernels))])

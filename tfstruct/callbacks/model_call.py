@@ -1,0 +1,77 @@
+"""What stands in for `model.call` while compressors are attached."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+from keras.src.backend import AutocastScope
+
+from tfstruct.errors import ModelError
+
+
+class ModelCall:
+    """Calls the model inside of scopes, or what computes in its place.
+
+    Attributes:
+        scopes: functions that give a context manager, opened around each call.
+        instead: what is called with the model's arguments; None: the model's own `call`.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.scopes: list[Callable] = []
+        self.instead: Callable | None = None
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "ModelCall":
+        """The one that stands in for the call of this model, put there now if there is none."""
+        found = vars(model).get("call")
+        if found is None:
+            # Keras calls model.call; an attribute of the instance goes before the method of the class.
+            object.__setattr__(model, "call", found := cls(model))
+        if not isinstance(found, cls):
+            raise ModelError(f"`{model.name}.call` was replaced by {found!r}: call the method of its class.")
+        return found
+
+    def __call__(self, *args, **kwargs):
+        with contextlib.ExitStack() as stack:
+            for scope in self.scopes:
+                stack.enter_context(scope())
+            if self.instead is not None:
+                return self.instead(*args, **kwargs)
+            return type(self.model).call(self.model, *args, **kwargs)
+
+    def release(self, part: Callable) -> None:
+        """Goes on without this scope or replacement; without any, the model has its own call again."""
+        if part in self.scopes:
+            self.scopes.remove(part)
+        if self.instead is part:
+            self.instead = None
+        if not self.scopes and self.instead is None and vars(self.model).get("call") is self:
+            object.__delattr__(self.model, "call")
+
+
+@contextlib.contextmanager
+def replaced(model: keras.Model, values: Sequence[tuple]) -> Iterator[None]:
+    """While it is open, variables read as other values: (variable, tensor). All else goes on as without it."""
+    with AutocastScope(None):
+        scope = _Replaced(values, collect_losses=True)
+    with scope:
+        yield
+    for loss in scope.losses:  # of add_loss; a scope keeps them from the layers
+        model.add_loss(loss)
+
+
+class _Replaced(keras.StatelessScope):
+    """Of the scopes that Keras looks for by thread, as replicas of a model run in several."""
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        return self.original_scope.get_current_value(variable) if value is None and self.original_scope else value
+
+    def add_update(self, update) -> None:
+        variable, value = update
+        if self.original_scope is not None:
+            self.original_scope.add_update(update)
+        else:
+            variable._direct_assign(value)
