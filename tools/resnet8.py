@@ -5,6 +5,7 @@ python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs,
 python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 steps
 python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
+python tools/resnet8.py compress                 # one budget of bytes and latency, 20 epochs in all
 python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -206,6 +207,34 @@ def posttrain(precision: str, samples: int = 512) -> None:
     Console().print(table)
 
 
+def compressed(budget: str, epochs: int = 20, rate: float = 3e-3, folder: str | None = None) -> None:
+    """`compress` with its own strategy, judged on validation images; the test set is looked at once, by itself."""
+    x, y = images("train")
+
+    def change(image, label, seed):
+        image = tf.pad(
+            tf.image.stateless_random_flip_left_right(image, seed), [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT"
+        )
+        return tf.image.stateless_random_crop(image, [tf.shape(label)[0], 32, 32, 3], seed + 1), label
+
+    made = tfstruct.compress(
+        baseline(),
+        (x[:TRAIN].astype("float32"), y[:TRAIN]),
+        (x[TRAIN:].astype("float32"), y[TRAIN:]),
+        budget,
+        test=tuple(part.astype(kind) for part, kind in zip(images("test"), ("float32", "int64"), strict=True)),
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=rate,
+        temperature=4.0,
+        augment=change,
+        workdir=folder,
+        progress=lambda told: print(told, flush=True),
+    )
+    Console().print(made.report.table())
+    print(made.report)
+
+
 def optimized(only: str, epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
@@ -319,6 +348,11 @@ def main() -> None:
     after.add_argument("--precision", default="int8")
     channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
     channels_by.add_argument("--only", default="", help="variants with this in their name")
+    whole_way = commands.add_parser("compress", help=compressed.__doc__)
+    whole_way.add_argument("--budget", default="tflite_bytes=56000,latency_us=60%")
+    whole_way.add_argument("--epochs", type=int, default=20)
+    whole_way.add_argument("--rate", type=float, default=3e-3)
+    whole_way.add_argument("--workdir")
     commands.add_parser("distill", help=distilled.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
@@ -327,6 +361,8 @@ def main() -> None:
         channels(given.macs, given.rates, given.regularize)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
+    elif given.command == "compress":
+        compressed(given.budget, given.epochs, given.rate, given.workdir)
     elif given.command == "distill":
         distilled()
     elif given.command == "posttrain":

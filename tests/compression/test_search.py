@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tfstruct.compression import Budget, Candidate, Search, SearchReport, Space, search_strategies, steps
 from tfstruct.compression.folder import WorkingFolder
-from tfstruct.compression.search import searching
+from tfstruct.compression.search import searching, workers
 from tfstruct.compression.search.evaluation import attempted
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.search.proposals import first_points
@@ -155,6 +155,17 @@ t.search_strategies(t.task({str(tmp_path)!r}), t.SEARCH, evaluate=t.slow)
     assert len(asked) == 14 - before
 
 
+def test_a_trial_that_diverges_is_left_out(tmp_path):
+    def diverged(task, strategy, folder, seed):
+        made = cheap(task, strategy, folder, seed)
+        return made.replace(quality=float("nan")) if strategy[-1].precision == "int4" else made
+
+    space = Space(channels=None, whole=1, precisions=("int8", "int4"))
+    found = search_strategies(task(tmp_path), dataclasses.replace(SEARCH, space=space), evaluate=diverged)
+    (left,) = (trial for trial in found.trials if trial.candidate is None)
+    assert left.steps[-1].precision == "int4" and left.reason == "accuracy is nan: training diverged"
+
+
 def test_another_space_is_another_search_in_the_same_folder(found, tmp_path):
     one = search_strategies(task(tmp_path), dataclasses.replace(SEARCH, trials=3), evaluate=cheap)
     other = dataclasses.replace(SPACE, precisions=("int8",))
@@ -238,3 +249,35 @@ def test_what_cannot_be_searched_is_said(tmp_path):
         search_strategies(task(tmp_path), Search(objectives=("quality", "arena_bytes")), evaluate=cheap)
     with pytest.raises(RecipeError, match=r"in \(0, 1\]"):
         Space(channels=(0.5, 2.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a Ray worker opens instead of a stored `Task`."""
+
+    folder: str
+
+    def open(self):
+        return task(self.folder)
+
+
+def killed_once(task, strategy, folder, seed) -> Candidate:
+    """SIGKILLs the worker that is the first to come here."""
+    try:
+        (task.folder.path / "killed").touch(exist_ok=False)
+    except FileExistsError:
+        return cheap(task, strategy, folder, seed)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_ray_workers_one_of_which_is_killed_find_the_same(found, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(workers.StoredTask, "of", lambda of_task: Stored(str(of_task.folder.path)))
+    here = pathlib.Path(__file__).parent  # what workers unpickle by name, they import
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(map(str, (here, here.parents[1], os.environ.get("PYTHONPATH", ""))))
+    )
+    search = dataclasses.replace(SEARCH, workers=2)
+    assert trials(search_strategies(task(tmp_path), search, evaluate=killed_once)) == trials(found)
+    assert (tmp_path / "killed").exists()

@@ -158,8 +158,11 @@ def _searched(task: Task, search: Search) -> tuple[Made, tuple[Decision, ...], t
     best = found.best
     if best is None:
         raise BudgetError(f"No trial of the search could be carried out. The last one: {found.trials[-1]}")
-    why = f"trial {best.number} of {len(found.trials)}, {len(found.measured)} of which were carried out"
-    decisions = tuple(Decision(step.kind, True, step.reason or why) for step in best.steps)
+    why = f"the best is trial {best.number} of {len(found.trials)}, of which {len(found.measured)} were carried out"
+    decisions = (
+        Decision("search", True, why),
+        *(Decision(step.kind, True, step.reason or f"of trial {best.number}") for step in best.steps),
+    )
     return best.made(task), decisions, tuple(trial.candidate for trial in found.measured)
 
 

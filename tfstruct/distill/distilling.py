@@ -18,7 +18,7 @@ from tfstruct.distill.layer_pairs import Channels, Kept, Pair, pairs_of
 from tfstruct.distill.losses import Logits
 from tfstruct.distill.teacher_cache import Taught
 from tfstruct.errors import ModelError
-from tfstruct.graph import rebuild, trace
+from tfstruct.graph.copying import copied
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 
 _SUM, _STUDENT = "distillation_loss", "student_loss"
@@ -183,7 +183,7 @@ class Distill(Compressor):
         if self.teacher is None and model.built:
             # Before any other callback begins: some change weights at once.
             with model.distribute_strategy.scope():
-                self.teacher = _copied(model)
+                self.teacher = copied(model)
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         found = self._note_means()
@@ -210,7 +210,7 @@ class Distill(Compressor):
                 "`training`, as keras.Model's has it."
             )
         if self.teacher is None:
-            self.teacher = _copied(model)
+            self.teacher = copied(model)
         ops = layer_paths(model)
         shared = {id(op) for op in layer_paths(self.teacher).values()} & {id(op) for op in ops.values()}
         if shared or self.teacher is model:
@@ -303,14 +303,6 @@ def _by_name(losses: Sequence) -> dict[str, keras.distillation.DistillationLoss]
         numbered = (f"{name} {i}" for i in itertools.count(2))
         found[name if name not in found else next(n for n in numbered if n not in found)] = loss
     return found
-
-
-def _copied(model: keras.Model) -> keras.Model:
-    try:
-        graph = trace(model)
-    except ModelError as error:
-        raise ModelError(f"A teacher cannot be copied from `{model.name}`: give Distill one. {error}") from error
-    return rebuild(graph, np.ones(graph.units.count, bool))[0]
 
 
 def _noting(seen, path: str, op, call):

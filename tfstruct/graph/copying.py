@@ -1,8 +1,11 @@
 """A model once more."""
 
+import tempfile
+
 import keras
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.layer_tree import layer_paths
 
 
 def copied(model: keras.Model) -> keras.Model:
@@ -22,4 +25,19 @@ def copied(model: keras.Model) -> keras.Model:
             f"{model.name!r} cannot be copied: `get_config` and `from_config` do not make it again, built as it is. "
             f"({reason})"
         ) from error
+    made = layer_paths(copy)
+    for path, old in layer_paths(model).items():
+        if path in made:
+            carry_adapted(old, made[path])
     return copy
+
+
+def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:
+    """What `adapt` taught a preprocessing layer, which its configuration and weights do not tell."""
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+    elif isinstance(new, keras.layers.Normalization):
+        # It computes with constants that it makes from its weights.
+        new.finalize_state()

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -12,6 +11,7 @@ from keras.src.models.functional import Functional, functional_like_constructor
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
+from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.trace import Body, Graph
 
 Edit = Callable[..., object]
@@ -195,7 +195,7 @@ class _Rebuild:
                 variable.assign(np.zeros(variable.shape))
             for name, value in added.items():
                 getattr(new, name).assign_add(value(self._kept))
-            _carry_adapted(old, new)
+            carry_adapted(old, new)
         return pairs
 
 
@@ -209,17 +209,6 @@ def _chain(x) -> list[keras.Operation]:
         if not inputs:
             return operations[::-1]
         (x,) = inputs
-
-
-def _carry_adapted(old, new) -> None:
-    """What `adapt` taught a preprocessing layer, which its configuration and weights do not tell."""
-    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
-    elif isinstance(new, keras.layers.Normalization):
-        # It computes with constants that it makes from its weights.
-        new.finalize_state()
 
 
 def _copied(op, edits):

@@ -1,6 +1,7 @@
 """One trial: a strategy to its figures, or the reason why it was not carried out."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -67,4 +68,6 @@ def attempted(evaluate: Evaluate, task: Task, trial: Trial) -> Trial:
         candidate = evaluate(task, trial.steps, task.folder.inner(trial.folder), trial.seed)
     except TfstructError as error:
         return dataclasses.replace(trial, reason=str(error))
+    if not math.isfinite(candidate.quality):
+        return dataclasses.replace(trial, reason=f"{candidate.metric} is {candidate.quality}: training diverged")
     return dataclasses.replace(trial, candidate=candidate.replace(name=f"trial {trial.number}"))

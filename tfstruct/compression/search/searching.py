@@ -102,7 +102,7 @@ def search_strategies(task: Task, search: Search = Search(), *, evaluate: Evalua
     if unknown:
         raise RecipeError(f"`objectives` names {', '.join(unknown)}, which is unknown for this model and budget.")
     space = search.space or Space.of(task)
-    name = _name(task, search, objectives, space.distributions)
+    name = _name(task, search, objectives, space)
     storage = search.storage or f"sqlite:///{task.folder.path / 'search.db'}"
     record = Record(storage, name, objectives, task.plain.greater_is_better)
     plan = _Plan(task, search, space, record)
@@ -118,11 +118,12 @@ def _objectives(task: Task) -> tuple[str, ...]:
     return ("quality", "tflite_bytes", "latency_us" if "latency_us" in task.limits.figures else cost)
 
 
-def _name(task: Task, search: Search, objectives: Sequence[str], distributions) -> str:
+def _name(task: Task, search: Search, objectives: Sequence[str], space) -> str:
     """Equal for searches that go on from one another: same task, same proposals."""
     told = [
         task.folder.read("manifest.json"), objectives, search.generation, search.start,
-        {name: repr(one) for name, one in sorted(distributions.items())},
+        {name: repr(one) for name, one in sorted(space.distributions.items())},
+        repr(space) if isinstance(space, Space) else "",
     ]  # fmt: skip
     return f"search-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}"
 

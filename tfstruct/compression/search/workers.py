@@ -48,8 +48,13 @@ def workers(task: Task, evaluate: Evaluate, count: int, address: str | None, gpu
         )(_Worker)
         actors = [kind.remote(stored, evaluate) for _ in range(count)]
         pool = ray.util.ActorPool(actors)
+
+        def spread(trials):
+            task.told.stage(f"trials {trials[0].number} to {trials[-1].number}")
+            yield from pool.map_unordered(lambda actor, trial: actor.carry_out.remote(trial), trials)
+
         try:
-            yield lambda trials: pool.map_unordered(lambda actor, trial: actor.carry_out.remote(trial), trials)
+            yield spread
         finally:
             for actor in actors:
                 ray.kill(actor)
