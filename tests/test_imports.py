@@ -43,6 +43,8 @@ ALLOWED = {
         "callbacks",
         "quantize",
         "convert",
+        "augment",
+        "distill",
     },
     "demo": set(),
     "terminal": set(),

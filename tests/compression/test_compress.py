@@ -245,7 +245,7 @@ def test_what_has_no_graph_and_settings_out_of_range(model, data):
     ):
         with pytest.raises(RecipeError, match=said):
             tfstruct.compress(model, *data, "macs=50%", **wrong)
-    with pytest.raises(RecipeError, match="'auto', or a list"):
+    with pytest.raises(RecipeError, match="'auto', 'search', or a list"):
         tfstruct.compress(model, *data, "macs=50%", strategy="best")
     with pytest.raises(RecipeError, match="at least one step"):
         tfstruct.compress(model, *data, "macs=50%", strategy=[])

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfstruct.augment import Pipeline
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
 from tfstruct.compression.execution import with_epochs
 from tfstruct.compression.objective import objective
 from tfstruct.compression.quality import agreement, quality
 from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
-from tfstruct.compression.teaching import taught
+from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
 from tfstruct.errors import DataError
 from tfstruct.graph import trace
@@ -154,26 +155,23 @@ def test_without_labels_quality_is_agreement_with_the_model_itself():
         quality(trace(model), data, aim, "accuracy")
 
 
-def test_soft_targets_by_hand():
-    """One batch: (1 - w) * own loss + w * T^2 KL of softened outputs."""
-    student, teacher = contracts.network(seed=1), contracts.network(seed=2)
-    x, y = contracts.data(8)
-    weight, temperature = 0.3, 2.0
-
-    def softened(model):
-        z = model(x, training=model is student).numpy().astype("float64") / temperature
-        e = np.exp(z - z.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
-
-    q = softened(student)
-    p = softened(teacher)
-    logits = student(x, training=True)
-    own = float(student.compute_loss(x, y, logits))
-    expected = (1 - weight) * own + weight * temperature**2 * np.mean((p * np.log(p / q)).sum(1))
-    with taught(student, teacher, ("logits",), weight, temperature):
-        assert float(student.compute_loss(x, y, logits)) == pytest.approx(expected, rel=1e-5)
-        assert float(student.compute_loss(x, y, logits, training=False)) == pytest.approx(own)
-    assert "compute_loss" not in vars(student)
+def test_the_teacher_of_every_kind_of_output_by_hand():
+    """One batch: T^2 KL of softened classes, and the squared difference of values."""
+    student, teacher = two_and_two(), two_and_two()
+    teacher.set_weights([2 * w for w in teacher.get_weights()])
+    data = open_data(some(), Ports(student))
+    aim = objective(trace(student), data.labels)
+    (distill,) = taught_by(teacher, aim, student.output_names, 0.3, 2.0)
+    assert distill.student_loss_weight == pytest.approx(0.7)
+    (p, t), (q, s) = ([out.numpy().astype("float64") for out in m(data.x)] for m in (teacher, student))
+    p, q = (np.sqrt(x) / np.sqrt(x).sum(1, keepdims=True) for x in (p, q))  # softmax(log p / 2)
+    expected = 4 * np.mean((p * np.log(p / q)).sum(1)) + np.mean((t - s) ** 2)
+    distill.attach(student)
+    assert float(distill.loss(data.x, student(data.x))) == pytest.approx(expected, rel=1e-4)
+    distill.finish()
+    assert taught_by(teacher, aim, student.output_names, 0.0, 2.0) == []
+    (alone,) = taught_by(teacher, objective(trace(student), None), student.output_names, 0.0, 2.0)
+    assert alone.student_loss_weight == 0.0
 
 
 def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
@@ -182,9 +180,12 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     class Killed(Exception):
         pass
 
+    noise = Pipeline((lambda x, draws: x + 0.1 * draws.normal(tf.shape(x)),))
+
     def trained(folder, stop_at=None):
         model, teacher = contracts.network(layers.Dropout(0.3, seed=7)), contracts.network(seed=5)
         data = open_data((x, y), Ports(model))
+        aim = objective(trace(model), data.labels)
         steps = types.SimpleNamespace(seen=0)
 
         def on_step():
@@ -193,9 +194,9 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
                 raise Killed
 
         history = fit(
-            model, data, aim=objective(trace(model), data.labels), epochs=3, batch_size=16,
-            rate=keras.optimizers.schedules.CosineDecay(1e-2, 12), seed=4, folder=folder, teacher=teacher, weight=0.5,
-            augment=lambda x, y, seed: (x + 0.1 * tf.random.stateless_normal(tf.shape(x), seed), y), on_step=on_step,
+            model, data, aim=aim, epochs=3, batch_size=16, rate=keras.optimizers.schedules.CosineDecay(1e-2, 12),
+            seed=4, folder=folder, callbacks=taught_by(teacher, aim, ["logits"], 0.5, 3.0), augment=noise,
+            on_step=on_step,
         )  # fmt: skip
         return model.get_weights(), history
 

@@ -66,6 +66,24 @@ class Pipeline:
         unknown = tf.data.UNKNOWN_CARDINALITY
         return made if length == unknown else made.apply(tf.data.experimental.assert_cardinality(length))
 
+    def numbered(self, batches: tf.data.Dataset, steps: int, first: int = 0) -> tf.data.Dataset:
+        """The same for batches of several passes in a row, `steps` a pass, of which `first` went before: training that
+        goes on after some epochs sees what it would have seen.
+
+        Raises:
+            DataError: as above.
+        """
+        self._check(batches)
+
+        def change(number, *batch):
+            return self._batch(batch if len(batch) > 1 else batch[0], (number // steps, number % steps))
+
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(first * steps), batches).map(
+            lambda number, batch: (number, *_tuple(batch))
+        )
+        change = tf.autograph.experimental.do_not_convert(change)
+        return numbered.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
     def plot(self, data, count: int = 4, path=None):
         """Draws samples as they are and as three epochs would show them. Needs matplotlib.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import Budget
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.closer_look import closer_look
@@ -46,7 +47,7 @@ def compress(
     greater_is_better: bool | None = None,
     labels: Any = None,
     preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
-    augment: Callable | None = None,
+    augment: Pipeline | None = None,
     workdir: str | os.PathLike | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -81,7 +82,7 @@ def compress(
             elsewhere.
         greater_is_better: of a function.
         labels, preprocess: of all data, as in `open_samples`.
-        augment: (x, y, seed) -> (x, y) of a batch of training, see `training.fit`.
+        augment: of the batches of training, such as `tfstruct.augment.images("light")`; a teacher sees the same.
         workdir: a folder that keeps every stage. Called again with the same arguments, also after the process was
             killed, `compress` goes on from there to the same result. None: a temporary one.
         seed: of everything that is drawn.

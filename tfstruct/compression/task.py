@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfstruct
+from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import Budget, Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
@@ -44,7 +45,7 @@ class Settings:
         epochs: of training, in all.
         batch_size: of training.
         learning_rate: the highest of Adam's; quantization-aware training takes a tenth.
-        distillation: the share of the original's outputs in the loss, in [0, 1]; see `teaching.taught`.
+        distillation: the share of the original's outputs in the loss, in [0, 1]; see `teaching.taught_by`.
         temperature: of these outputs.
         target: the device, see `tfstruct.check_target`.
         calibrator: of post-training quantization.
@@ -114,7 +115,7 @@ class Task(contextlib.AbstractContextManager):
         greater_is_better: bool | None = None,
         labels: Any = None,
         preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
-        augment: Callable | None = None,
+        augment: Pipeline | None = None,
         workdir: str | os.PathLike | None = None,
         progress: Callable[[Progress], None] | None = None,
         strategy: Any = "auto",
@@ -218,7 +219,7 @@ class Task(contextlib.AbstractContextManager):
             "settings": dataclasses.asdict(self.settings),
             "loss": keras.tree.map_structure(_named, self.aim.loss) if self.aim.loss is not None else None,
             "metric": self.quality.name,
-            "augment": _named(self.augment),
+            "augment": _drawn(self.augment),
             "strategy": told,
         }
 
@@ -246,6 +247,13 @@ def _named(function) -> str | None:
         return function
     config = function.get_config() if hasattr(function, "get_config") else ""
     return f"{getattr(function, '__qualname__', type(function).__qualname__)} {config}".strip()
+
+
+def _drawn(augment: Pipeline | None) -> list | None:
+    """What a pipeline does, as far as names can say."""
+    if augment is None:
+        return None
+    return [*map(_named, augment.changes), str(augment.mix), augment.value_range, augment.input, augment.seed]
 
 
 def _own_training(model: keras.Model) -> tuple[str, ...]:

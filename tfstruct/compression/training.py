@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from tfstruct.augment import Pipeline
 from tfstruct.compression.dataset import Examples, Stream
 from tfstruct.compression.objective import Objective
-from tfstruct.compression.teaching import taught
 from tfstruct.files import write_atomic
 
 _STATE = "training.json"
@@ -28,10 +27,7 @@ def fit(
     seed: int,
     folder: pathlib.Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    teacher: keras.Model | None = None,
-    weight: float = 0.0,
-    temperature: float = 1.0,
-    augment: Callable | None = None,
+    augment: Pipeline | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     """Trains a model in place, with Adam; returns the logs, one dict an epoch.
@@ -40,9 +36,7 @@ def fit(
         model: its compilation is replaced.
         aim: what for.
         folder: of this training alone; what an earlier call left there is taken up.
-        teacher, weight, temperature: see `taught`.
-        augment: (x, y, seed) -> (x, y) of a batch, with TensorFlow's stateless operations; the seed, two numbers, is
-            another one for each batch and depends on its place alone.
+        augment: of the batches; what it draws depends on the epoch and the place of a batch alone.
         on_step: called after every step.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,30 +46,21 @@ def fit(
     optimizer = keras.optimizers.Adam(rate)
     model.compile(optimizer, loss=aim.loss, loss_weights=aim.weights, metrics=aim.metrics)
     optimizer.build(model.trainable_variables)
+    steps = data.steps(batch_size)
     stream = data.batches(range(first, max(epochs, first + 1)), batch_size, seed)
     if augment is not None:
-        stream = _augmented(stream, augment, first * data.steps(batch_size), seed)
-    with taught(model, teacher, aim.kinds, weight, temperature):
-        # After the last epoch too: the weights and what the callbacks know come back when training begins.
-        model.fit(
-            stream,
-            epochs=epochs,
-            initial_epoch=first,
-            steps_per_epoch=data.steps(batch_size),
-            shuffle=False,
-            verbose=0,
-            callbacks=[*callbacks, state, _Seeds(seed), _Steps(on_step)],
-        )
+        stream = augment.numbered(stream, steps, first)
+    # After the last epoch too: the weights and what the callbacks know come back when training begins.
+    model.fit(
+        stream,
+        epochs=epochs,
+        initial_epoch=first,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, state, _Seeds(seed), _Steps(on_step)],
+    )
     return state.history
-
-
-def _augmented(stream: tf.data.Dataset, augment: Callable, first: int, seed: int) -> tf.data.Dataset:
-    def change(number, batch):
-        x, y, *weights = (*batch, None) if len(batch) == 1 else batch
-        x, y = augment(x, y, tf.stack([tf.constant(seed, tf.int64), number]))
-        return (x,) if y is None else (x, y, *weights)
-
-    return stream.enumerate(first).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
 class _Steps(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.task import Task
+from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
 from tfstruct.graph import rebuild, trace
 from tfstruct.quantize.scheme import Scheme
@@ -78,6 +79,7 @@ class Work:
         """
         settings, task = self.task.settings, self.task
         rate = settings.learning_rate if rate is None else rate
+        names = task.graph.body.functional.output_names
         steps = epochs * task.train.steps(settings.batch_size)
         return fit(
             model,
@@ -88,10 +90,10 @@ class Work:
             rate=keras.optimizers.schedules.CosineDecay(rate, steps) if decay else rate,
             seed=self.seed,
             folder=self.folder.path / part,
-            callbacks=callbacks,
-            teacher=task.model,
-            weight=settings.distillation if task.some.labels is not None else 1.0,
-            temperature=settings.temperature,
+            callbacks=[
+                *callbacks,
+                *taught_by(task.model, task.aim, names, settings.distillation, settings.temperature),
+            ],
             augment=task.augment,
             on_step=task.told.step,
         )
