@@ -169,6 +169,14 @@ def test_augment(tmp_path, capsys):
     assert said.count("test accuracy") == 3
 
 
+def test_post_training(capsys):
+    _load("post_training").main(epochs=2, steps=3)
+    said = capsys.readouterr().out
+    assert "layers equalized with their readers" in said and "one layer quantized at a time" in said
+    assert re.search(r"mixed: \{.*'int4'.*\}, [\d,]+ bytes", said)
+    assert float(re.search(r"same class for ([\d.]+)%", said)[1]) >= 98
+
+
 def test_diagnose(capsys):
     _load("diagnose").main(epochs=3)
     said = capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_by_hand():
     assert (row.layer, row.largest) == ("fc", pytest.approx(np.abs(wanted).max(), abs=1e-4))
 
 
-@pytest.mark.parametrize("name", sweep(["conv_bn", "depthwise", "shared", "nested"], quick=["conv_bn", "shared"]))
+@pytest.mark.parametrize("name", sweep(["conv_bn", "depthwise", "shared", "nested"], quick=["conv_bn"]))
 def test_means_of_the_last_layer_are_where_they_were(name):
     model = zoo.build(name)
     x = zoo.sample_inputs(model, 48)
@@ -48,8 +48,8 @@ def test_means_of_the_last_layer_are_where_they_were(name):
     before, made = calibrate(model, x, scheme), correct_bias(model, x, scheme)
     after = Twin(made, scheme)
     after.simulation.assign(before.simulation.values())
-    wanted = np.mean(model.predict(x, verbose=0), axis=0)
-    errors = [np.abs(np.mean(twin.predict(x, verbose=0), axis=0) - wanted).max() for twin in (before, after)]
+    wanted = np.mean(np.asarray(model(x)), axis=0)
+    errors = [np.abs(np.mean(np.asarray(twin(x)), axis=0) - wanted).max() for twin in (before, after)]
     low, high = before.ranges()[next(path for path in before.ranges() if path.endswith(last.name))]
     assert errors[1] < 0.2 * errors[0] or errors[1] < (high - low) / 255
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(weights, model.weights, strict=True))

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from tfstruct.graph import is_training_only
-from tfstruct.quantize.points import FOUR_BITS, Points
+from tfstruct.quantize.points import FOUR_BITS, OWN_STEPS, Points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Fused:
     def path(self) -> str:
         return self.paths[0]
 
-    @property
-    def has_four_bits(self) -> bool:
-        """Whether there is a kernel for 4-bit weights."""
-        return isinstance(self.ops[0], FOUR_BITS)
+    def takes(self, precision: str) -> bool:
+        """Whether its weights can have that precision; others are in 8 bits."""
+        few = {"int4": FOUR_BITS, "int2": OWN_STEPS, "ternary": OWN_STEPS, "binary": OWN_STEPS}
+        return isinstance(self.ops[0], few.get(precision, keras.Operation))
 
 
 def fused(points: Points) -> list[Fused]:

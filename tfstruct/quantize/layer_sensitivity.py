@@ -32,12 +32,12 @@ def sensitivity(
 
     A layer here is what becomes one operator of the file: a convolution with its batch norm and ReLU is one. By layer
     and precision: `SQNR = 10 log10(sum y^2 / sum (y - y')^2)` of the outputs in dB, of several outputs the least; with
-    labels, the metric too. A layer without a kernel for 4 bits has no line for int4.
+    labels, the metric too. A precision that a layer's weights cannot have has no line.
 
     Args:
         model: a model that can be traced; not changed.
         data: samples, or pairs with labels; see `calibrate`. Ranges are found on the same samples.
-        schemes: precisions, of "int8", "int4" and "int16x8".
+        schemes: precisions, see `Scheme`.
         labels: where `data` does not hold them.
         metric: `"accuracy"`, `"loss"`, or a function (labels, outputs) -> float over all samples; by default accuracy
             where labels are classes, and loss otherwise.
@@ -55,12 +55,7 @@ def sensitivity(
     name, score = (None, None) if y is None else scoring(first.points.graph, y, loss, metric)
     reference = first.outputs(None, flat, batch_size)
     baseline = None if score is None else score(y, reference)
-    todo = [
-        (layer, precision)
-        for layer in first.layers
-        for precision in schemes
-        if precision != "int4" or layer.has_four_bits
-    ]
+    todo = [(layer, precision) for layer in first.layers for precision in schemes if layer.takes(precision)]
     rows = []
     for done, (layer, precision) in enumerate(todo, 1):
         outputs = alone[precision].outputs(layer.path, flat, batch_size)

@@ -122,7 +122,7 @@ def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensiti
     measured = {row.precision: row.noise for row in known.rows if row.layer == layer.path}
     found = {}
     for precision in precisions:
-        own = "int8" if precision == "int4" and not layer.has_four_bits else precision
+        own = precision if layer.takes(precision) else "int8"
         found[own] = 0.0 if own == "float32" else measured[own]
     return found
 
