@@ -234,4 +234,4 @@ def test_readme_set_up_has_two_commands():
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    (.+)$", text.split("## Set up")[1].split("\n## ")[0], re.MULTILINE)
     assert len(commands) == 2
-    assert commands[0].endswith("tfstruct-convert --demo") and commands[1].endswith("pytest")
+    assert commands[0].endswith("tfstruct-convert --demo") and commands[1].endswith("pytest -n 2")

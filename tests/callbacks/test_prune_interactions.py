@@ -179,7 +179,7 @@ class Own(keras.Model):
 def test_subclassed():
     keras.utils.set_random_seed(0)
     model = Own()
-    with pytest.raises(ModelError, match="`own` is not built yet: call it on a batch"):
+    with pytest.raises(ModelError, match=f"`{model.name}` is not built yet: call it on a batch"):
         Prune(0.5).attach(model)
     model.compile("sgd", "mse", jit_compile=False)
     prune = Prune(0.5)
