@@ -133,6 +133,13 @@ def test_quantize_aware(capsys):
     assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
+def test_cluster_weights(capsys):
+    _load("cluster_weights").main(epochs=2)
+    said = capsys.readouterr().out
+    plain, shared = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) bytes packed", said))
+    assert shared < 0.8 * plain and said.count("16") >= 3
+
+
 def test_pack_model(capsys):
     from tfstruct.convert import micro
 
