@@ -43,7 +43,7 @@ def test_initial_centroids():
 
 def test_groups_by_value_keep_zeros():
     values = np.array([0.0, 0.1, -0.1, 0.0, 5.0], "float32")
-    (group,) = codebooks.by_value([values], 3, "kmeans++", keep_zeros=True, seed=0)
+    ((group,),) = codebooks.by_value([[values]], 3, "kmeans++", keep_zeros=True, seed=0)
     assert group[0] == group[3] == 0 and group[1] == group[2] > 0 and group[4] not in (0, group[1])
 
 
@@ -56,3 +56,50 @@ def test_united_is_the_signed_mean():
 def test_entropy():
     assert codebooks.entropy(np.array([1, 1, 2, 3])) == pytest.approx(1.5)
     assert codebooks.entropy(np.zeros(5)) == 0
+
+
+def lloyd(values, centroids, price):
+    """The rounds as they are defined: (v - c_k)^2 + price * -log2 p_k, the first one without a price."""
+    nearest = np.square(values[:, None] - centroids).argmin(1)
+    while True:
+        shares = np.bincount(nearest, minlength=len(centroids)) / len(values)
+        means = [values[nearest == k].mean() if shares[k] else np.nan for k in range(len(centroids))]
+        centroids = np.array(means)[shares > 0]
+        cost = np.square(values[:, None] - centroids) - price * np.log2(shares[shares > 0])
+        before, nearest = nearest, cost.argmin(1)
+        if len(centroids) == len(shares) and np.array_equal(before, nearest):
+            return centroids, nearest
+
+
+def test_a_price_of_bits():
+    values = np.random.default_rng(0).normal(size=2000)
+    free, nearest = codebooks.kmeans(values, 16, "quantile")
+    paid, dearer = codebooks.kmeans(values, 16, "quantile", price=0.02)
+    wanted, assigned = lloyd(values, free, 0.02)
+    np.testing.assert_allclose(paid, wanted, rtol=1e-9)
+    np.testing.assert_array_equal(dearer, assigned)
+    assert codebooks.entropy(dearer) < codebooks.entropy(nearest) - 0.2
+    # Five centroids without a price come to more bits at a larger error.
+    paid, dearer = codebooks.kmeans(values, 16, "quantile", price=0.1)
+    fewer, plain = codebooks.kmeans(values, 5)
+    assert codebooks.entropy(plain) > codebooks.entropy(dearer)
+    assert np.square(values - fewer[plain]).mean() > np.square(values - paid[dearer]).mean()
+
+
+def test_bits_are_met_and_large_codebooks_get_fewer():
+    random = np.random.default_rng(0)
+    small, large = random.normal(size=400), 7 * random.normal(size=8000)
+    groups = [found for (found,) in codebooks.by_value([[small], [large]], 16, bits=3.0)]
+    each = [codebooks.entropy(found) for found in groups]
+    assert 2.9 < np.average(each, weights=[400, 8000]) <= 3.0
+    assert each[0] > 3.4 > 3.0 > each[1]
+
+
+def test_integer_limit():
+    assert codebooks.integer_limit(np.array([-2.54, 0.02, 1.0])) == pytest.approx(2.54)
+    values = np.array([127.0, 10.5])  # at the limit 127 the second one lies at a half
+    limit = codebooks.integer_limit(values)
+    assert 127 < limit <= 127 * 1.01
+    for top in (127, 7):
+        steps = values / limit * top
+        assert np.abs(steps - np.floor(steps) - 0.5).min() >= 1e-3 and round(steps[0]) == top

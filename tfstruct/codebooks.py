@@ -3,6 +3,7 @@
 Groups are numbers from 0 on, one for each weight. Group 0 is zero: its weights are zero and stay so.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,9 @@ def _drawn(vectors: np.ndarray, count: int, random: np.random.Generator) -> np.n
     return np.array(chosen)
 
 
-def kmeans(values: np.ndarray, count: int, init: str = "kmeans++", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def kmeans(
+    values: np.ndarray, count: int, init: str = "kmeans++", seed: int = 0, price: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd's algorithm on numbers, to the end: each value goes to the nearest centroid, each centroid to their mean.
 
     The values are sorted once; a round then costs a search and a difference of running sums for each centroid. A
@@ -51,9 +54,12 @@ def kmeans(values: np.ndarray, count: int, init: str = "kmeans++", seed: int = 0
 
     Args:
         init: see `initial`. Of "kmeans++" the best of four draws is taken.
+        price: of a bit. Rounds with (v - c_k)^2 + price * -log2 p_k in place of the distance follow, p_k the share of
+            the values at c_k (entropy-constrained quantization, Algorithm 1, arXiv:1612.01543). Centroids may go.
 
     Returns:
-        The centroids in order, at most `count`, float64, and the number of the nearest one, shaped like `values`.
+        The centroids in order, at most `count`, float64, and the number of the one that each value went to, shaped like
+        `values`.
     """
     ordered = np.sort(values.ravel().astype(np.float64))
     distinct = np.unique(ordered)
@@ -64,33 +70,60 @@ def kmeans(values: np.ndarray, count: int, init: str = "kmeans++", seed: int = 0
         starts = range(seed, seed + 4) if init == "kmeans++" else [seed]
         found = [_settled(ordered, initial(sample, count, init, start)) for start in starts]
         _, centroids = min(found, key=lambda pair: pair[0])
-    return centroids, np.searchsorted(_borders(centroids), values.astype(np.float64))
+    borders = _middles(centroids)
+    if price:
+        centroids, borders = _priced(ordered, centroids, price)
+    return centroids, np.searchsorted(borders, values.astype(np.float64))
 
 
-def _borders(centroids: np.ndarray) -> np.ndarray:
+def _middles(centroids: np.ndarray) -> np.ndarray:
     return (centroids[1:] + centroids[:-1]) / 2
+
+
+def _cuts(ordered: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Where the share of each centroid begins in the sorted values, and their number."""
+    return np.concatenate([[0], np.searchsorted(ordered, borders, side="right"), [len(ordered)]])
 
 
 def _settled(ordered: np.ndarray, centroids: np.ndarray) -> tuple[float, np.ndarray]:
     """Lloyd's rounds until no value changes its centroid: the squared error, and the centroids."""
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     squares = np.square(ordered).sum()
-    cuts = None
+    before = None
     while True:
-        ends = np.searchsorted(ordered, _borders(centroids), side="right")
-        now = np.concatenate([[0], ends, [len(ordered)]])
-        if cuts is not None and np.array_equal(now, cuts):
-            counts = np.diff(cuts)
+        cuts = _cuts(ordered, _middles(centroids))
+        counts = np.diff(cuts)
+        if np.array_equal(cuts, before):
             if counts.all():
                 return squares - (counts * np.square(centroids)).sum(), centroids
             own = np.repeat(centroids, counts)
             centroids[np.argmin(counts)] = ordered[np.argmax(np.abs(ordered - own))]
             centroids.sort()
-            cuts = None
-            continue
-        cuts = now
+        else:
+            centroids = np.where(counts > 0, np.diff(sums[cuts]) / np.maximum(counts, 1), centroids)
+        before = cuts
+
+
+def _priced(ordered: np.ndarray, centroids: np.ndarray, price: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds in which a value also pays for its centroid's bits: the centroids that are left, and their borders."""
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    cuts = _cuts(ordered, _middles(centroids))
+    while True:
+        cuts = np.unique(cuts)  # a centroid without values goes
         counts = np.diff(cuts)
-        centroids = np.where(counts > 0, np.diff(sums[cuts]) / np.maximum(counts, 1), centroids)
+        centroids = np.diff(sums[cuts]) / counts
+        bits = -np.log2(counts / len(ordered))
+        while True:
+            borders = _middles(centroids) + price * np.diff(bits) / (2 * np.diff(centroids))
+            behind = np.flatnonzero(np.diff(borders) <= 0)
+            if not len(behind):
+                break
+            # Its neighbours are cheaper wherever it could be the best.
+            centroids, bits = np.delete(centroids, behind[0] + 1), np.delete(bits, behind[0] + 1)
+        now = _cuts(ordered, borders)
+        if np.array_equal(now, cuts):
+            return centroids, borders
+        cuts = now
 
 
 def kmeans_of_vectors(vectors: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -128,20 +161,51 @@ def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np
 
 
 def by_value(
-    parts: Sequence[np.ndarray], count: int, init: str = "kmeans++", keep_zeros: bool = True, seed: int = 0
-) -> list[np.ndarray]:
-    """Groups of like values, one codebook of `count` values for all `parts` together.
+    books: Sequence[Sequence[np.ndarray]],
+    count: int,
+    init: str = "kmeans++",
+    keep_zeros: bool = True,
+    seed: int = 0,
+    bits: float | None = None,
+    energies: Sequence[float] | None = None,
+) -> list[list[np.ndarray]]:
+    """Groups of like values, one codebook of `count` values for each list of arrays.
 
     Args:
-        parts: arrays of any shape.
+        books: lists of arrays of any shape.
         keep_zeros: zeros are group 0, which is one of the `count` values.
+        bits: what the best codes of all codebooks may need on average for a value. Then k-means has a price a bit, the
+            least one that meets it, in units of the squared error over its `energies`: codebooks with many values get
+            fewer bits each, as an error that many share does as much harm as a larger one of few.
+        energies: for each codebook; the sum of its squares by default.
     """
-    values = np.concatenate([part.ravel() for part in parts])
-    free = values != 0 if keep_zeros else np.ones(values.shape, bool)
-    groups = np.zeros(values.shape, np.int32)
-    if free.any():
-        groups[free] = 1 + kmeans(values[free], count - (not free.all()), init, seed)[1]
-    return _like(groups, parts)
+    flat = [np.concatenate([part.ravel() for part in parts]) for parts in books]
+    energies = [float(np.square(values, dtype=np.float64).sum()) for values in flat] if energies is None else energies
+
+    def grouped(price: float, every: Sequence[np.ndarray]) -> list[np.ndarray]:
+        found = []
+        for values, energy in zip(every, energies, strict=True):
+            groups = np.zeros(values.shape, np.int32)
+            free = values != 0 if keep_zeros else np.ones(values.shape, bool)
+            if free.any():
+                groups[free] = 1 + kmeans(values[free], count - (not free.all()), init, seed, price * energy)[1]
+            found.append(groups)
+        return found
+
+    def needed(found: list[np.ndarray]) -> float:
+        sizes = [values.size for values in flat]
+        return float(np.average([entropy(groups) for groups in found], weights=sizes))
+
+    groups = grouped(0.0, flat)
+    if bits is not None and needed(groups) > bits:
+        thin = [np.sort(values)[:: max(len(values) >> 13, 1)] for values in flat]
+        low, high = 1e-14, 1.0
+        for _ in range(30):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if needed(grouped(middle, thin)) > bits else (low, middle)
+        while needed(groups := grouped(high, flat)) > bits:  # a sample says it nearly
+            high *= 1.02
+    return [_like(found, parts) for found, parts in zip(groups, books, strict=True)]
 
 
 def by_hash(
@@ -234,14 +298,14 @@ def entropy(values: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
-def integer_limit(values: np.ndarray, bits: int = 8) -> float:
+def integer_limit(values: np.ndarray) -> float:
     """The magnitude that the largest integer stands for: max|v|, or up to 1 % more.
 
-    It is the least one at which no v / limit * (2^(bits-1) - 1) is nearer than 0.001 to a half, where the rounding
+    It is the least one at which no v / limit * Q, Q = 127 or 7, is nearer than 0.001 to a half, where the rounding
     errors of a factor by channel would give a value other integers in other channels; if there is none, the best.
     """
     magnitudes = np.unique(np.abs(values.astype(np.float64)))
     limits = magnitudes[-1] * (1 + np.linspace(0, 0.01, 101))
-    steps = magnitudes / limits[:, None] * (2 ** (bits - 1) - 1)
-    margins = np.abs(steps - np.floor(steps) - 0.5).min(1)
+    steps = magnitudes / limits[:, None] * np.array([127, 7])[:, None, None]
+    margins = np.abs(steps - np.floor(steps) - 0.5).min((0, 2))
     return float(limits[np.argmax(np.minimum(margins, 1e-3))])

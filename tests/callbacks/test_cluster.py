@@ -65,6 +65,8 @@ def test_a_step_by_hand():
         ({"n_clusters": 6, "per": "model"}, 6),
         ({"n_clusters": 5, "share": "hash"}, 10),
         ({"n_clusters": 4, "share": "product", "block": 3}, 12),
+        ({"n_clusters": 8, "entropy": 2.0}, 8),
+        ({"n_clusters": 4, "per": "channel", "entropy": 1.5}, 4 * 8),
     ],
 )
 def test_ways_to_share(options, most):
@@ -75,7 +77,9 @@ def test_ways_to_share(options, most):
     if options.get("share") == "hash":
         assert len(np.unique(np.abs(kernel))) <= 5
     if options.get("per") == "channel":
-        assert max(len(np.unique(kernel[..., i])) for i in range(8)) <= 3
+        assert max(len(np.unique(kernel[..., i])) for i in range(8)) <= options["n_clusters"]
+    if options.get("per", "layer") == "layer" and "entropy" in options:
+        assert 1.5 < cluster.report.entropy <= options["entropy"]
     assert cluster.report.to_dict()["share"] == options.get("share", "kmeans")
 
 
@@ -160,6 +164,8 @@ def test_report():
         ({"n_clusters": 4, "bits": 2}, "either `n_clusters` or `bits`"),
         ({"n_clusters": 1}, "`n_clusters` must be an integer of at least 2"),
         ({"n_clusters": 4, "init": "guess"}, "`init` must be one of"),
+        ({"n_clusters": 4, "entropy": 2.0}, "`entropy` must be between"),
+        ({"n_clusters": 4, "share": "hash", "entropy": 1.0}, "`entropy` goes with"),
         ({"n_clusters": 4, "share": "product"}, "`block` goes with"),
     ],
 )

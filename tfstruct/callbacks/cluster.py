@@ -7,12 +7,10 @@ from tfstruct import codebooks
 from tfstruct.callbacks.cluster_report import ClusterReport, SharedWeight
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall, replaced
+from tfstruct.callbacks.sharing import Sharing
 from tfstruct.callbacks.tied_weights import Codebook, Tied
 from tfstruct.errors import ModelError
 from tfstruct.graph.kernels import Kernel, Which, kernels
-
-SHARES = ("kmeans", "hash", "product")
-SCOPES = ("layer", "channel", "model")
 
 
 class Cluster(Compressor):
@@ -48,6 +46,8 @@ class Cluster(Compressor):
         per: what has one codebook: "layer" (a kernel), "channel" (what makes one output channel; for "product" the runs
             at one place of the row), or "model".
         init: the first centroids of k-means: "kmeans++", "linear", "density" or "quantile", see `codebooks.initial`.
+        entropy: the bits that the best code may need for a weight, on average over all kernels, so that files pack
+            smaller. Large kernels get fewer bits a weight, and perhaps fewer values, see `codebooks.by_value`.
         keep_zeros: zero stays zero, and counts among the values (for "product" besides them).
         layers: which layers, see `kernels`; None for all dense, convolution, embedding, recurrent, attention and
             EinsumDense kernels that have more weights than values.
@@ -64,6 +64,7 @@ class Cluster(Compressor):
         share: str = "kmeans",
         per: str = "layer",
         init: str = "kmeans++",
+        entropy: float | None = None,
         keep_zeros: bool = True,
         layers: Which = None,
         depthwise: bool = False,
@@ -73,22 +74,11 @@ class Cluster(Compressor):
         super().__init__()
         if (n_clusters is None) == (bits is None):
             raise ValueError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
-        for name, value in {"n_clusters": n_clusters, "bits": bits, "block": block}.items():
-            least = 2 if name == "n_clusters" else 1
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
-        for name, value, known in (("share", share, SHARES), ("per", per, SCOPES), ("init", init, codebooks.INITS)):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}. Received: {value!r}.")
-        if (block is None) == (share == "product"):
-            raise ValueError(f"`block` goes with share='product'. Received: block={block} with share={share!r}.")
-        if share != "kmeans" and init != "kmeans++":
-            raise ValueError(f"`init` goes with share='kmeans'. Received: init={init!r} with share={share!r}.")
-        if share == "hash" and per == "channel":
-            raise ValueError("share='hash' goes with per='layer' or 'model': a hash knows no channels.")
-        self.n_clusters = 2**bits if n_clusters is None else n_clusters
-        self.share, self.per, self.init, self.keep_zeros = share, per, init, keep_zeros
-        self.layers, self.depthwise, self.block, self.seed = layers, depthwise, block, seed
+        if bits is not None and not (isinstance(bits, int) and bits >= 1):
+            raise ValueError(f"`bits` must be a positive integer. Received: {bits!r}.")
+        count = 2**bits if n_clusters is None else n_clusters
+        self.sharing = Sharing(count, share, per, init, entropy, keep_zeros, block, seed)
+        self.layers, self.depthwise = layers, depthwise
         self._kernels: list[Kernel] = []
         self._codebooks: list[Codebook] = []
         self._saved: list[tuple] = []  # groups and signs, for a second `fit`
@@ -108,13 +98,15 @@ class Cluster(Compressor):
         """For `Recipe.weight_limits`: one step for a whole kernel, so that an integer file has the shared values.
 
         Each value becomes one integer in all channels, also after batch norm has been folded. A channel whose batch
-        norm has a negative factor has the negated integers. With per="channel", one step a channel.
+        norm has a negative factor has the negated integers. With per="channel", one step a channel. A table of an
+        embedding needs none: it has one step anyway. In int4, say `rounding="nearest"`.
         """
         found = {}
         for kernel in self._held():
             view = kernel.view(kernel.variable.numpy())
-            apart = view.reshape(-1, view.shape[-1]).T if self.per == "channel" else view.reshape(1, -1)
-            found[kernel.name] = tuple(codebooks.integer_limit(one) or 1.0 for one in apart)
+            apart = view.reshape(-1, view.shape[-1]).T if self.sharing.per == "channel" else view.reshape(1, -1)
+            if kernel.sums:
+                found[kernel.name] = tuple(codebooks.integer_limit(one) or 1.0 for one in apart)
         return found
 
     def _held(self) -> list[Kernel]:
@@ -124,79 +116,28 @@ class Cluster(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._notes, self._tested, self._called = [], False, False
-        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise), model)
-        together = [self._kernels] if self.per == "model" else [[kernel] for kernel in self._kernels]
-        for one in together:
+        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise))
+        books = self.sharing.books(self._kernels)
+        for book in books:
             self._codebooks.append(Codebook())
-            for kernel in one:
-                size, signed = 1 + self._values(kernel), self.share == "hash"
-                tied = Tied(kernel.variable, type(self).__name__, size, self.keep_zeros, signed)
+            for kernel in book:
+                size, zeros = self.sharing.size(kernel), self.sharing.keep_zeros
+                tied = Tied(kernel.variable, type(self).__name__, size, zeros, self.sharing.kind == "hash")
                 self._codebooks[-1].add(tied)
         self._call = ModelCall.of(model)
-        self._call.scopes.append(self._sharing)
+        self._call.scopes.append(self._shared)
         if self._stored is None:
-            self._share(self._saved or [pair for one in together for pair in self._grouped(one)])
+            self._share(self._saved or self.sharing.groups(books))
 
-    def _values(self, kernel: Kernel) -> int:
-        """How many groups a kernel has besides zero."""
-        count = self.n_clusters * (self.block or 1)
-        if self.per == "channel":
-            count *= self._rows(kernel).shape[1] // self.block if self.block else kernel.shape[-1]
-        return count
-
-    def _rows(self, kernel: Kernel) -> np.ndarray:
-        """A kernel as the vectors of product quantization: what makes one output, or the rows of a table."""
-        view = kernel.view(kernel.variable.numpy())
-        matrix = view.reshape(-1, view.shape[-1])
-        return matrix.T if kernel.sums else matrix
-
-    def _fitting(self, found: list[Kernel], model: keras.Model) -> list[Kernel]:
-        bad = [(kernel, why) for kernel in found if (why := self._misfit(kernel))]
+    def _fitting(self, found: list[Kernel]) -> list[Kernel]:
+        bad = [(kernel, why) for kernel in found if (why := self.sharing.misfit(kernel))]
         if bad and (self.layers is not None or len(bad) == len(found)):
             raise ModelError(
-                f"Weights cannot share {self.n_clusters} values: "
+                f"Weights cannot share {self.sharing.n_clusters} values: "
                 f"{'; '.join(f'{kernel.name}: {why}' for kernel, why in bad[:6])}."
             )
         self._skipped = [(kernel.name, why) for kernel, why in bad]
         return [kernel for kernel in found if kernel not in [k for k, _ in bad]]
-
-    def _misfit(self, kernel: Kernel) -> str | None:
-        values = kernel.variable.numpy()
-        if not np.isfinite(values).all():
-            raise ModelError(f"{kernel.name} has weights that are not finite: training has diverged.")
-        if self.keep_zeros and not values.any():
-            return "all its weights are zero"
-        count, what = values.size, "weights"
-        if self.share == "product":
-            rows = self._rows(kernel)
-            if rows.shape[1] % self.block:
-                return f"its vectors of {rows.shape[1]} do not divide into runs of {self.block}"
-            count, what = values.size // self.block, f"runs of {self.block}"
-            count = len(rows) if self.per == "channel" else count
-        elif self.per == "channel":
-            count, what = values.size // kernel.shape[-1], "weights a channel"
-        return f"it has {count} {what}" if count <= self.n_clusters and self.per != "model" else None
-
-    def _grouped(self, together: list[Kernel]) -> list[tuple]:
-        """Groups and signs for kernels with one set of codebooks."""
-        values = [kernel.variable.numpy() for kernel in together]
-        shared = {"keep_zeros": self.keep_zeros, "seed": self.seed}
-        if self.share == "hash":
-            return list(zip(*codebooks.by_hash(values, self.n_clusters, **shared), strict=True))
-        if self.share == "product":
-            rows = [self._rows(kernel) for kernel in together]
-            groups = codebooks.by_product(rows, self.n_clusters, self.block, self.per == "channel", **shared)
-            views = [g.T if k.sums else g for k, g in zip(together, groups, strict=True)]
-            return [(kernel.unview(view), None) for kernel, view in zip(together, views, strict=True)]
-        if self.per != "channel":
-            return [(g, None) for g in codebooks.by_value(values, self.n_clusters, self.init, **shared)]
-        (kernel,) = together
-        view = kernel.view(values[0])
-        groups = np.zeros(view.shape, np.int32)
-        for i in range(view.shape[-1]):
-            own = codebooks.by_value([view[..., i]], self.n_clusters, self.init, **shared)[0]
-            groups[..., i] = np.where(own > 0, own + i * self.n_clusters, 0)
-        return [(kernel.unview(groups), None)]
 
     def _share(self, groups: list[tuple]) -> None:
         """Takes groups and signs, one pair a kernel, and gives each weight the value of its group."""
@@ -209,10 +150,10 @@ class Cluster(Compressor):
         if not self._errors:
             after = [kernel.variable.numpy() for kernel in self._kernels]
             self._errors = [
-                float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(after, before, strict=True)
+                float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0)) for a, b in zip(after, before, strict=True)
             ]
 
-    def _sharing(self):
+    def _shared(self):
         """Opened around each call of the model."""
         self._called = True
         values = [pair for one in self._codebooks for pair in zip(one.variables, one.read(), strict=True)]
@@ -244,16 +185,15 @@ class Cluster(Compressor):
             rows.append(SharedWeight(kernel.name, tuple(w.shape), w.size, values, zeros, codebooks.entropy(w), error))
         self._saved = [tied.groups() for codebook in self._codebooks for tied in codebook.tied]
         self._let_go()
-        return ClusterReport(
-            self.share, self.per, self.n_clusters, self.steps, tuple(rows), tuple(self._skipped), tuple(self._notes)
-        )
+        settings = (self.sharing.kind, self.sharing.per, self.sharing.n_clusters)
+        return ClusterReport(*settings, self.steps, tuple(rows), tuple(self._skipped), tuple(self._notes))
 
     def _let_go(self) -> None:
         for codebook in self._codebooks:
             codebook.remove()
         self._codebooks = []
         if self._call is not None:
-            self._call.release(self._sharing)
+            self._call.release(self._shared)
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {"errors": np.asarray(self._errors)}
