@@ -41,6 +41,26 @@ def test_percentile():
     np.testing.assert_allclose([low, high], wanted, rtol=1e-5)
 
 
+def test_percentiles_look_at_few_values_of_a_batch_of_open_size(monkeypatch):
+    x = (np.random.default_rng(0).permutation(20_001) - 10_000).astype("float32").reshape(-1, 3)
+    found, sorted_, sort = Range(Scheme(ranges="percentile", percentile=90.0), MAKE), [], tf.sort
+
+    def noted(values):
+        sorted_.append(values)
+        return sort(values)
+
+    monkeypatch.setattr(tf, "sort", noted)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+    def follow(batch):
+        found.follow(batch, 0.0)
+        return tf.size(sorted_[-1])
+
+    assert 2048 < int(follow(x)) <= 4096
+    some = np.sort(x.ravel()[::5])
+    assert found.pair() == (some[round(0.1 * (len(some) - 1))], some[round(0.9 * (len(some) - 1))])
+
+
 def gradients(x, upstream, low, high, **options):
     seen = []
     value = tf.constant(x, tf.float32)

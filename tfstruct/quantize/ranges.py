@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfstruct.quantize.fake import fake_activation, learned_activation
@@ -62,8 +61,8 @@ class Range:
         if self.scheme.ranges != "percentile":
             return 0.0 if positive else tf.reduce_min(x), tf.reduce_max(x)
         flat = tf.reshape(x, [-1])
-        stride = max(1, int(np.ceil(np.prod([n or 1 for n in x.shape]) / _MOST_VALUES)))
-        values = tf.sort(flat[::stride])
+        stride = tf.maximum((tf.size(flat) - 1) // _MOST_VALUES + 1, 1)  # the size of the batch is open in a trace
+        values = tf.sort(tf.gather(flat, tf.range(0, tf.size(flat), stride)))
         last = tf.cast(tf.size(values) - 1, tf.float32)
         share = self.scheme.percentile / 100
         at = [tf.cast(tf.round(last * s), tf.int32) for s in (1 - share, share)]
