@@ -121,6 +121,17 @@ def go_on(model, way="fit", epochs=1, callbacks=(), after_step=lambda: None) -> 
     return losses
 
 
+def compressed(build: Callable[[], keras.Model], compressor, way: str, epochs: int) -> tuple[keras.Model, list[float]]:
+    """The model after some epochs under a compressor, by hand if `way` is "tape", and its losses."""
+    model = built(build, way)
+    if way != "tape":
+        return model, go_on(model, way, epochs, [compressor])
+    compressor.attach(model)
+    losses = go_on(model, way, epochs, after_step=compressor.step)
+    compressor.finish()
+    return model, losses
+
+
 def assert_learns(build: Callable[[], keras.Model], way: str, epochs: int = 4) -> keras.Model:
     """The loss falls and every weight stays finite; returns the trained model."""
     model, losses = trained(build, way, epochs)

@@ -22,13 +22,7 @@ def values(model, name="conv") -> int:
 
 def trained(way="fit", epochs=3, make=lambda: Cluster(8)):
     cluster = make()
-    model = contracts.built(build, way)
-    if way == "tape":
-        cluster.attach(model)
-        losses = contracts.go_on(model, way, epochs, after_step=cluster.step)
-        cluster.finish()
-    else:
-        losses = contracts.go_on(model, way, epochs, [cluster])
+    model, losses = contracts.compressed(build, cluster, way, epochs)
     return model, cluster, losses
 
 

@@ -20,13 +20,7 @@ def build():
 
 def trained(way="fit", epochs=3, **options):
     aware = QuantizeAware(**options)
-    model = contracts.built(build, way)
-    if way == "tape":
-        aware.attach(model)
-        losses = contracts.go_on(model, way, epochs, after_step=aware.step)
-        aware.finish()
-    else:
-        losses = contracts.go_on(model, way, epochs, [aware])
+    model, losses = contracts.compressed(build, aware, way, epochs)
     return model, aware, losses
 
 

@@ -111,25 +111,6 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
         return converter.convert(recipe)
 
 
-def _as_trained(twin: Twin, recipe: Recipe) -> Recipe:
-    scheme = twin.scheme
-    precision = scheme.file_of(scheme.precision)
-    if recipe.precision not in ("float32", precision):
-        raise RecipeError(
-            f"The twin was trained for {scheme.precision}, whose file is {precision}. The recipe asks for "
-            f"{recipe.precision}."
-        )
-    layers = {pattern: scheme.file_of(found) for pattern, found in scheme.layers.items()}
-    return recipe.replace(
-        precision=precision,
-        layers={**layers, **recipe.layers},
-        ranges={**twin.ranges(), **recipe.ranges},
-        weight_limits={**twin.weight_limits(), **recipe.weight_limits},
-        # Training has rounded to nearest.
-        rounding="nearest" if recipe.rounding == "auto" else recipe.rounding,
-    )
-
-
 class Converter(contextlib.AbstractContextManager):
     """Converts one model by several recipes; what they share is done once: process, export, float file.
 
@@ -208,7 +189,7 @@ class Converter(contextlib.AbstractContextManager):
         if self.twin is None:
             yield recipe
         else:
-            recipe = _as_trained(self.twin, recipe)  # before the weights move, which some steps are a mean of
+            recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
             with self.twin.on_grid():
                 yield recipe
 

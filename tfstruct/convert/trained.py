@@ -9,6 +9,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.quantize.twin import Twin
 
 Range = tuple[float, float]
 # What ends such a key is the value that enters an activation which is an operator of its own.
@@ -44,6 +45,30 @@ _MOVERS = {
 _TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 # Operators whose result lies in a range that the int8 specification fixes.
 _FIXED = {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128)}
+
+
+def recipe_of(twin: Twin, recipe: Recipe) -> Recipe:
+    """The recipe with the precision, ranges and limits that a twin was trained with; what it says itself goes first.
+
+    Raises:
+        RecipeError: it asks for another precision.
+    """
+    scheme = twin.scheme
+    precision = scheme.file_of(scheme.precision)
+    if recipe.precision not in ("float32", precision):
+        raise RecipeError(
+            f"The twin was trained for {scheme.precision}, whose file is {precision}. The recipe asks for "
+            f"{recipe.precision}."
+        )
+    layers = {pattern: scheme.file_of(found) for pattern, found in scheme.layers.items()}
+    return recipe.replace(
+        precision=precision,
+        layers={**layers, **recipe.layers},
+        ranges={**twin.ranges(), **recipe.ranges},
+        weight_limits={**twin.weight_limits(), **recipe.weight_limits},
+        # Training has rounded to nearest.
+        rounding="nearest" if recipe.rounding == "auto" else recipe.rounding,
+    )
 
 
 def by_tensor(

@@ -129,12 +129,14 @@ class Simulation:
         factor = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
         return factor * norm.gamma.value if norm.scale else factor
 
-    def rounded_weights(self) -> dict[str, tuple[keras.Variable, np.ndarray]]:
-        """Every kernel on its grid, by name: (weight, the value)."""
+    def rounded_weights(self, nearest: bool = True) -> dict[str, tuple[keras.Variable, np.ndarray]]:
+        """Kernels on their grids, by name: (weight, the value). Without those that a file rounds by itself, given their
+        steps, if not `nearest`."""
         return {
             g.kernel.name: (g.kernel.variable, g.rounded(self._factor(key)))
             for key, grids in self._grids.items()
             for g in grids
+            if nearest or not g.nearest
         }
 
     def _quantized(self, point: Point, x, training: bool):
