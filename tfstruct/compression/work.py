@@ -5,13 +5,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
-import numpy as np
 
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.task import Task
 from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
-from tfstruct.graph import rebuild, trace
+from tfstruct.graph.copying import copied
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.twin import Twin
 
@@ -57,8 +56,7 @@ class Work:
 
     def copy(self) -> keras.Model:
         """The model with weights of its own, to be trained."""
-        graph = trace(self.model)
-        return rebuild(graph, np.ones(graph.units.count, bool))[0]
+        return copied(self.model)
 
     def train(
         self,
