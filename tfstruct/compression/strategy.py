@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tfstruct.analyze import Costs
 from tfstruct.compression.channel_choice import Sizing, choose_channels
 from tfstruct.compression.stage import Decision
 from tfstruct.compression.steps.dropping import DropBlocks
@@ -13,6 +14,7 @@ from tfstruct.compression.steps.sharing import ShareLayers
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 from tfstruct.errors import ModelError
+from tfstruct.graph import trace
 from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sharing
 
 _IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
@@ -84,24 +86,44 @@ def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
         return ((), (Decision("drop_blocks", False, why),)), sizing
     importance = drop_blocks(task.model, task.some_data, count=1).details["importance"]
     order = sorted(importance, key=importance.get)
-    idle = count = sum(importance[join] < _IDLE for join in order)
+    idle = [join for join in order if importance[join] < _IDLE]
 
-    def sized(count: int) -> Sizing:
-        return choose_channels(task, drop_blocks(task.model, blocks=order[:count]).model)
+    def sized(gone: Sequence[str]) -> Sizing:
+        return choose_channels(task, drop_blocks(task.model, blocks=gone).model)
 
-    if count:
-        sizing = sized(count)
-    while sizing.least is not None and count < len(order):
-        count += 1
-        sizing = sized(count)
-    if not count:
+    gone = list(idle)
+    if gone:
+        sizing = sized(gone)
+    if sizing.least is not None:
+        worth = _saved(task, order, sizing)
+        for join in sorted(set(order) - set(gone), key=lambda join: importance[join] / worth[join]):
+            gone.append(join)
+            sizing = sized(gone)
+            if sizing.least is None:
+                break
+    if not gone:
         why = f"the least important, {order[0]}, changes what passes it by {importance[order[0]]:.3f} (1 - cosine)"
         return ((), (Decision("drop_blocks", False, why),)), sizing
-    named = ", ".join(f"{join} ({importance[join]:.3f})" for join in order[:count])
+    named = ", ".join(f"{join} ({importance[join]:.3f})" for join in gone)
     why = f"these change least of what passes them (1 - cosine): {named}"
-    why += "" if count == idle else "; channels alone do not meet the budget"
-    step = DropBlocks(blocks=tuple(order[:count]), reason=why, optional=count == idle)
+    if gone != idle:
+        why = f"channels alone do not meet the budget; these change least for what they cost (1 - cosine): {named}"
+    step = DropBlocks(blocks=tuple(gone), reason=why, optional=gone == idle)
     return ((step,), (Decision("drop_blocks", True, why),)), sizing
+
+
+def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:
+    """By block, the share that goes with it of what channels cannot meet, at most of one figure; multiply-accumulates
+    stand for times."""
+    missed = [name for name, least in sizing.least.items() if least > sizing.wanted[name]]
+    names = tuple({"macs" if name == "latency_us" else name for name in missed or sizing.wanted})
+    whole = Costs(task.graph, names)()
+
+    def share(join: str) -> float:
+        left = Costs(trace(drop_blocks(task.model, blocks=[join]).model), names)()
+        return max(1 - left[name] / whole[name] for name in names)
+
+    return {join: max(share(join), 1e-9) for join in joins}
 
 
 def _sharing(task: Task, wanted: set[str]) -> Decided:
