@@ -161,7 +161,7 @@ def test_the_teacher_of_every_kind_of_output_by_hand():
     teacher.set_weights([2 * w for w in teacher.get_weights()])
     data = open_data(some(), Ports(student))
     aim = objective(trace(student), data.labels)
-    (distill,) = taught_by(teacher, aim, student.output_names, 0.3, 2.0)
+    (distill,) = taught_by(teacher, student, aim, 0.3, 2.0)
     assert distill.student_loss_weight == pytest.approx(0.7)
     (p, t), (q, s) = ([out.numpy().astype("float64") for out in m(data.x)] for m in (teacher, student))
     p, q = (np.sqrt(x) / np.sqrt(x).sum(1, keepdims=True) for x in (p, q))  # softmax(log p / 2)
@@ -169,9 +169,30 @@ def test_the_teacher_of_every_kind_of_output_by_hand():
     distill.attach(student)
     assert float(distill.loss(data.x, student(data.x))) == pytest.approx(expected, rel=1e-4)
     distill.finish()
-    assert taught_by(teacher, aim, student.output_names, 0.0, 2.0) == []
-    (alone,) = taught_by(teacher, objective(trace(student), None), student.output_names, 0.0, 2.0)
+    assert taught_by(teacher, student, aim, 0.0, 2.0) == []
+    (alone,) = taught_by(teacher, student, objective(trace(student), None), 0.0, 2.0)
     assert alone.student_loss_weight == 0.0
+
+
+def test_what_leaves_residual_blocks_is_compared_whatever_the_widths():
+    def network(width: int, join: str = "join") -> keras.Model:
+        inputs = keras.Input((8, 8, 2))
+        x = layers.Conv2D(width, 3, padding="same", name="stem")(inputs)
+        x = layers.Add(name=join)([x, layers.Conv2D(width, 3, padding="same", name="branch")(x)])
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+        x = layers.Add(name="flat")([x, layers.Dense(width, name="dense")(x)])  # without positions
+        return keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
+
+    teacher = network(8)
+    aim = objective(trace(teacher), np.array([0, 1]))
+    for student in (network(8), network(6)):
+        (distill,) = taught_by(teacher, student, aim, 0.5, 4.0)
+        distill.attach(student)
+        assert {name: loss.layers for name, loss in distill.losses.items() if name != "Logits"} == {
+            "Features": {"join": "join"}, "Attention": {"join": "join"}
+        }  # fmt: skip
+    (distill,) = taught_by(teacher, network(8, "other"), aim, 0.5, 4.0)  # whose block is another one
+    assert list(distill.losses) == ["Logits"]
 
 
 def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
@@ -195,7 +216,7 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
 
         history = fit(
             model, data, aim=aim, epochs=3, batch_size=16, rate=keras.optimizers.schedules.CosineDecay(1e-2, 12),
-            seed=4, folder=folder, callbacks=taught_by(teacher, aim, ["logits"], 0.5, 3.0), augment=noise,
+            seed=4, folder=folder, callbacks=taught_by(teacher, model, aim, 0.5, 3.0), augment=noise,
             on_step=on_step,
         )  # fmt: skip
         return model.get_weights(), history

@@ -6,7 +6,9 @@ import keras
 import tensorflow as tf
 
 from tfstruct.compression.objective import Objective
-from tfstruct.distill import Distill, Logits
+from tfstruct.distill import Attention, Distill, Features, Logits
+from tfstruct.graph import trace
+from tfstruct.surgery import residual_blocks
 
 # Kinds of outputs in the words of `Logits`.
 _CLASSES = {"probabilities": "softmax", "logits": "logits", "probability": "sigmoid"}
@@ -28,13 +30,13 @@ class Values(keras.distillation.DistillationLoss):
 
 
 def taught_by(
-    teacher: keras.Model, aim: Objective, outputs: Sequence[str], weight: float, temperature: float
+    teacher: keras.Model, student: keras.Model, aim: Objective, weight: float, temperature: float
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks that let a model learn from a teacher; none at weight 0.
+    """The callbacks that let a model learn from a teacher: its outputs, and what leaves its residual blocks. None at
+    weight 0.
 
     Args:
         aim: which outputs are classes, and of what kind; without labels the teacher's outputs are all of the loss.
-        outputs: names of the output layers.
         weight: the share of the teacher's outputs in the loss.
         temperature: of the classes.
     """
@@ -46,8 +48,20 @@ def taught_by(
     losses: list[keras.distillation.DistillationLoss] = []
     if classes:
         kinds = [_CLASSES[aim.kinds[i]] for i in classes]
+        outputs = trace(student).body.functional.output_names
         names = [outputs[i] for i in classes]
         losses.append(Logits(temperature, outputs=names, teacher_outputs=kinds, student_outputs=kinds))
     if values:
         losses.append(Values(values))
+    joins = _joins(teacher, student)
+    losses += [Features(joins), Attention(joins)] if joins else []
     return [Distill(teacher, losses, student_loss_weight=1 - weight)]
+
+
+def _joins(teacher: keras.Model, student: keras.Model) -> dict[str, str]:
+    """The joins of residual blocks, of values with positions (of images or sequences), that both models have."""
+    theirs, ours = ({call.path: call.outputs[0].shape for call in trace(model).calls} for model in (teacher, student))
+    joins = [block.join for block in residual_blocks(teacher)]
+    return {
+        join: join for join in joins if join in ours and len(ours[join]) > 2 and theirs[join][:-1] == ours[join][:-1]
+    }

@@ -77,7 +77,6 @@ class Work:
         """
         settings, task = self.task.settings, self.task
         rate = settings.learning_rate if rate is None else rate
-        names = task.graph.body.functional.output_names
         steps = epochs * task.train.steps(settings.batch_size)
         return fit(
             model,
@@ -90,7 +89,7 @@ class Work:
             folder=self.folder.path / part,
             callbacks=[
                 *callbacks,
-                *taught_by(task.model, task.aim, names, settings.distillation, settings.temperature),
+                *taught_by(task.model, model, task.aim, settings.distillation, settings.temperature),
             ],
             augment=task.augment,
             on_step=task.told.step,
