@@ -22,6 +22,7 @@ _RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this 
 _NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
 _HALVINGS = 12
 _MOST = 0.875  # of a group's channels: a layer with less left is better dropped
+_EXACT = 0.995  # of a file's bytes: what 4 bits save is estimated
 _TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
 
 
@@ -150,7 +151,7 @@ class _Choice:
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
         """The estimate of the int8 file at which the file with these layers in 4 bits has `limit` bytes."""
-        low, high = limit + self.size.offset, self.size() + self.size.offset
+        low, high, limit = limit + self.size.offset, self.size() + self.size.offset, _EXACT * limit
         for _ in range(_HALVINGS if four_bits else 0):
             middle = (low + high) / 2
             made = self._with({"tflite_bytes": middle}, 1, gradual=False)

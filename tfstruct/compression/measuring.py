@@ -38,6 +38,7 @@ class Measuring:
         quality: the metric.
         process: the converter's.
         calibration: what ranges are found on.
+        classes: whether the largest value of every output is a class.
         table: of latencies, instead of this machine's.
         arena: whether tflite-micro is asked for its arena.
         reference: the plain int8 file, in turns with which latencies are measured; None for that file itself.
@@ -50,6 +51,7 @@ class Measuring:
     quality: Quality
     process: ConverterProcess
     calibration: Examples
+    classes: bool = True
     table: LatencyTable | None = None
     arena: bool = False
     reference: bytes | None = None
@@ -104,7 +106,7 @@ class Measuring:
             total = AgreementSum()
             total.add(expected, out)
             agreements.append(total.agreement(""))
-        if all(one.top1_agreement is not None for one in agreements):
+        if self.classes and all(one.top1_agreement is not None for one in agreements):
             found["top1_agreement"] = min(one.top1_agreement for one in agreements)
         found["sqnr_db"] = min(one.sqnr_db for one in agreements)
         if self.validation.labels is not None and len(flat) == 1:

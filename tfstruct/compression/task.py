@@ -161,7 +161,8 @@ class Task(contextlib.AbstractContextManager):
         outputs = self.model.predict(validation.x, batch_size=settings.batch_size, verbose=0)
         truth = outputs if validation.labels is None else validation.labels
         expected = keras.tree.flatten(outputs)
-        first = Measuring(validation, truth, expected, self.quality, self.process, self.some, table, arena)
+        classes = {"probabilities", "logits"}.issuperset(self.aim.kinds)
+        first = Measuring(validation, truth, expected, self.quality, self.process, self.some, classes, table, arena)
         stored = self.folder.read("plain.json")
         if stored is None:
             self.plain, file = first("plain int8", self.model, self.recipe.replace(precision="int8"))

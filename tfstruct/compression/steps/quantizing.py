@@ -8,6 +8,7 @@ from tfstruct.compression.four_bits import FileSize, four_bit_layers
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
 from tfstruct.convert.draft import draft
+from tfstruct.convert.recipe import Recipe
 from tfstruct.graph import trace
 from tfstruct.quantize import Scheme
 
@@ -55,6 +56,11 @@ class Quantize(Step):
     def _four_bits(self, work: Work) -> dict[str, str]:
         if self.tflite_bytes is None:
             return {}
-        content, _ = draft(work.model, process=work.task.process)
-        chosen = four_bit_layers(FileSize(trace(work.model)).sizes(), len(content) - self.tflite_bytes)
-        return dict.fromkeys(chosen, "int4")
+        sizes, chosen = FileSize(trace(work.model)).sizes(), ()
+        while True:
+            layers = dict.fromkeys(chosen, "int4")
+            recipe = Recipe(precision=self.precision or "int8", layers={**self.layers, **layers})
+            excess = len(draft(work.model, recipe=recipe, process=work.task.process)[0]) - self.tflite_bytes
+            if excess <= 0 or len(chosen) == len(sizes):
+                return layers
+            chosen = four_bit_layers(sizes, excess + sum(sizes[path] / 2 for path in chosen))
