@@ -205,6 +205,23 @@ def test_compress_model(tmp_path, capsys, process, monkeypatch):
     assert re.search(r"stem +24 -> \d+ channels", said) and (tmp_path / "work" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    "name, epochs, drop",
+    [
+        ("text", 1, 0.5),
+        ("machine", 1, 0.5),
+        *(pytest.param(name, 20, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
+    ],
+)
+def test_compress_tasks(name, epochs, drop, capsys, process, monkeypatch):
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    report = _load("compress_tasks").main(name, epochs=epochs, drop=drop)
+    assert report.result.tflite_bytes <= 0.5 * report.plain.tflite_bytes
+    assert report.test["result"] >= report.test["plain"] - drop
+    assert f"{name}: " in capsys.readouterr().out
+
+
 def test_search(tmp_path, capsys, process, monkeypatch):
     monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
     _load("search").main(str(tmp_path), trials=2, epochs=1)
