@@ -6,7 +6,6 @@ python tools/resnet8.py quantize [--precision int4] # quantization-aware in 400 
 python tools/resnet8.py cluster [--bits 4]       # kernels of 16 values, int8-aware, in 300 steps
 python tools/resnet8.py posttrain [--precision int4] # after training, with 512 images and no labels
 python tools/resnet8.py optimizers               # channels to zero by optimizers and by PruneChannels, 3 epochs each
-python tools/resnet8.py compress                 # one budget of bytes and latency, 20 epochs in all
 python tools/resnet8.py distill                  # half of the MACs, one epoch: labels alone, and with a teacher
 
 Training uses the first 45,000 training images, choices are made on the other 5,000, and the test set is looked at once.
@@ -126,7 +125,8 @@ def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, 
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
         model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
         when = PolynomialRatio(0.0, 0.5, 0, int(0.1 * epochs * steps))  # most of the steps are for what stays
-        callbacks = [PruneChannels({"macs": macs}, when, regularize=regularize), Distill(baseline(), Logits(4.0))]
+        taught = Distill(baseline(), [Logits(4.0), Features("add*"), Attention("add*")])
+        callbacks = [PruneChannels({"macs": macs}, when, regularize=regularize), taught]
         stream = augmented(x[:count], y[:count], batch=batch)
         model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=callbacks, verbose=0)
         return tfstruct.shrink(model).model
@@ -241,34 +241,6 @@ def posttrain(precision: str, samples: int = 512) -> None:
     Console().print(table)
 
 
-def compressed(budget: str, epochs: int = 20, rate: float = 3e-3, folder: str | None = None) -> None:
-    """`compress` with its own strategy, judged on validation images; the test set is looked at once, by itself."""
-    x, y = images("train")
-
-    def change(image, label, seed):
-        image = tf.pad(
-            tf.image.stateless_random_flip_left_right(image, seed), [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT"
-        )
-        return tf.image.stateless_random_crop(image, [tf.shape(label)[0], 32, 32, 3], seed + 1), label
-
-    made = tfstruct.compress(
-        baseline(),
-        (x[:TRAIN].astype("float32"), y[:TRAIN]),
-        (x[TRAIN:].astype("float32"), y[TRAIN:]),
-        budget,
-        test=tuple(part.astype(kind) for part, kind in zip(images("test"), ("float32", "int64"), strict=True)),
-        epochs=epochs,
-        batch_size=32,
-        learning_rate=rate,
-        temperature=4.0,
-        augment=change,
-        workdir=folder,
-        progress=lambda told: print(told, flush=True),
-    )
-    Console().print(made.report.table())
-    print(made.report)
-
-
 def optimized(only: str, epochs: int = 3) -> None:
     """Channels at exactly zero by optimizers, beside PruneChannels: what `shrink` leaves, and its accuracy."""
     x, y = images("train")
@@ -336,12 +308,11 @@ def distilled(seeds: int = 3) -> None:
     steps = TRAIN // BATCH
     teacher = baseline()
     plan = tfstruct.plan_channels(teacher, {"macs": 0.5})
-    joins = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.Add)]
     variants = {
         "labels": lambda: [],
         "Logits(4.0)": lambda: [Distill(teacher, Logits(4.0))],
         "Logits(4.0), Features, Attention": lambda: [
-            Distill(teacher, [Logits(4.0), Features(joins), Attention(joins)], kept=plan)
+            Distill(teacher, [Logits(4.0), Features("add*"), Attention("add*")], kept=plan)
         ],
     }
     table = Table(title=f"ResNet8 at half of its MACs, one epoch of {steps} steps, by seed")
@@ -374,7 +345,7 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
-    whole.add_argument("--rates", type=float, nargs="+", default=[2e-3, 3e-3])
+    whole.add_argument("--rates", type=float, nargs="+", default=[3e-3])
     whole.add_argument("--regularize", nargs="+", default=["projection"])
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
@@ -387,11 +358,6 @@ def main() -> None:
     after.add_argument("--precision", default="int8")
     channels_by = commands.add_parser("optimizers", help=optimized.__doc__)
     channels_by.add_argument("--only", default="", help="variants with this in their name")
-    whole_way = commands.add_parser("compress", help=compressed.__doc__)
-    whole_way.add_argument("--budget", default="tflite_bytes=56000,latency_us=60%")
-    whole_way.add_argument("--epochs", type=int, default=20)
-    whole_way.add_argument("--rate", type=float, default=3e-3)
-    whole_way.add_argument("--workdir")
     commands.add_parser("distill", help=distilled.__doc__)
     given = parser.parse_args()
     if given.command == "prune":
@@ -400,8 +366,6 @@ def main() -> None:
         channels(given.macs, given.rates, given.regularize)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
-    elif given.command == "compress":
-        compressed(given.budget, given.epochs, given.rate, given.workdir)
     elif given.command == "distill":
         distilled()
     elif given.command == "cluster":

@@ -1,0 +1,135 @@
+"""The shared ResNet8 compressed to one budget after the other, beside what TFMOT makes of it. Needs ../shared/data.
+
+python tools/pareto.py [--budgets BUDGET ...] [--workdir FOLDER] [--picture PNG]
+
+Each budget has 20 epochs in all. Trained on 45,000 training images, chosen on the other 5,000; the test set is
+looked at once for each. Latencies are measured in turns with the plain int8 file of TensorFlow's own converter.
+"""
+
+import argparse
+import pathlib
+import statistics
+
+import keras
+import numpy as np
+import resnet8
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+import tfstruct
+from tfstruct import augment
+from tfstruct.convert.runtime import Runtime, latency
+from tfstruct.errors import BudgetError
+
+BUDGETS = (
+    "tflite_bytes=56000,latency_us=60%",
+    "tflite_bytes=48000,latency_us=60%",
+    "tflite_bytes=36000,latency_us=50%",
+)
+ROUNDS = 15
+# ../shared/data/README.md: accuracy, bytes, and latency as a multiple of plain int8.
+TFMOT = {
+    "plain int8": (0.8388, 95_568, 1.0),
+    "quantization-aware, 400 steps": (0.8358, 97_200, 463 / 450),
+    "pruned 50 %, int8": (0.8131, 95_568, 466 / 450),
+    "pruned 75 %, int8": (0.6828, 95_568, 454 / 450),
+    "clustered, int8": (0.8139, 95_568, 1.0),
+}
+
+
+def plain_int8(model: keras.Model, samples: np.ndarray) -> bytes:
+    """What TensorFlow's converter makes of the model by itself."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def share_of_time(content: bytes, reference: bytes) -> float:
+    """The median ratio of the latencies of two files, measured in turns on one image."""
+    ratios = []
+    for _ in range(ROUNDS):
+        ours, theirs = (latency(one, _image(one), seconds=0.1).median_us for one in (content, reference))
+        ratios.append(ours / theirs)
+    return statistics.median(ratios)
+
+
+def _image(content: bytes) -> dict[str, np.ndarray]:
+    (port,) = Runtime(content).inputs
+    return {port.name: np.zeros((1, 32, 32, 3), port.dtype)}
+
+
+def compressed(budget: str, epochs: int, rate: float, folder: str | None) -> tfstruct.compression.Compressed:
+    """`compress` with a strategy of its own; the best that was found where it misses the budget."""
+    x, y = resnet8.images("train")
+    test = resnet8.images("test")
+    train, validation = slice(0, resnet8.TRAIN), slice(resnet8.TRAIN, None)
+    try:
+        return tfstruct.compress(
+            resnet8.baseline(),
+            (x[train].astype("float32"), y[train]),
+            (x[validation].astype("float32"), y[validation]),
+            budget,
+            test=(test[0].astype("float32"), test[1]),
+            epochs=epochs,
+            batch_size=32,
+            learning_rate=rate,
+            temperature=4.0,
+            augment=augment.images("light"),
+            workdir=folder,
+            progress=lambda told: print(told, flush=True),
+        )
+    except BudgetError as error:
+        print(error)
+        return error.best
+
+
+def drawn(points: dict[str, tuple[float, int, float]], path: str) -> None:
+    """Accuracy by bytes, TFMOT's points and ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name, of in (("TFMOT", TFMOT), ("tfstruct.compress", points)):
+        quality, size, _ = zip(*of.values(), strict=True)
+        axes.plot(np.array(size) / 1000, 100 * np.array(quality), "o" if name == "TFMOT" else "o-", label=name)
+    axes.set(xlabel="bytes of the int8 file, thousands", ylabel="accuracy on the CIFAR-10 test set, %")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budgets", nargs="+", default=BUDGETS)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--workdir", help="each budget keeps its stages in a folder of it")
+    parser.add_argument("--picture")
+    given = parser.parse_args()
+    plain = plain_int8(resnet8.baseline(), resnet8.images("train")[0][:500].astype("float32"))
+    table = Table(title=f"ResNet8 on CIFAR-10, compress in {given.epochs} epochs")
+    for column in ("budget", "test accuracy", "bytes", "gzipped", "MACs", "time of plain int8"):
+        table.add_column(column, justify="left" if column == "budget" else "right")
+    points = {}
+    for number, budget in enumerate(given.budgets):
+        folder = None if given.workdir is None else str(pathlib.Path(given.workdir) / f"budget-{number}")
+        made = compressed(budget, given.epochs, given.rate, folder)
+        print(made.report)
+        result, content = made.report.result, made.file.content
+        points[budget] = (made.report.test.get("result", float("nan")), len(content), share_of_time(content, plain))
+        quality, size, time = points[budget]
+        row = (budget, f"{quality:.2%}", f"{size:,}", f"{result.gzip_bytes:,}", f"{result.macs:,}", f"{time:.2f}")
+        print(*row, flush=True)
+        table.add_row(*row)
+    Console(width=120).print(table)
+    if given.picture:
+        drawn(points, given.picture)
+
+
+if __name__ == "__main__":
+    main()
