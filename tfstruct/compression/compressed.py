@@ -8,7 +8,7 @@ import shutil
 import keras
 
 from tfstruct.compression.compression_report import CompressionReport
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.quantize.twin import Twin
 
 

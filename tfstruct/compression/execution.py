@@ -14,7 +14,7 @@ from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 from tfstruct.compression.work import Outcome, Work
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import RecipeError
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.twin import Twin

@@ -17,7 +17,8 @@ from tfstruct.convert.draft import zeros
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime, latency
-from tfstruct.convert.tflite import Converter, TFLiteModel
+from tfstruct.convert.tflite import Converter
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.quantize.twin import Twin

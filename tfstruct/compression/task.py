@@ -29,7 +29,7 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
 from tfstruct.convert.targets import target as known_target
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.graph import fingerprint, trace
 from tfstruct.samples import Preprocess

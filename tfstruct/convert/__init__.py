@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Recipe": "recipe",
         "to_tflite": "tflite",
         "Converter": "tflite",
-        "TFLiteModel": "tflite",
+        "TFLiteModel": "tflite_model",
         "verify": "verification",
         "Verification": "verification",
         "Report": "report",

@@ -9,7 +9,8 @@ from tfstruct.convert import runtime
 from tfstruct.convert.export import signature_of
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.tflite import Converter, random_samples
+from tfstruct.convert.recipe_data import random_samples
+from tfstruct.convert.tflite import Converter
 
 _SAMPLES = 4
 

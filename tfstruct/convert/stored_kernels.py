@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfstruct.convert import flatbuffer
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.copying import copied

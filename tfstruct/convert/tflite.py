@@ -6,7 +6,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -16,76 +16,23 @@ from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
 from tfstruct.convert.recipe import Recipe, matches
+from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
-from tfstruct.convert.runtime import Runtime, arrange, latency, processor
-from tfstruct.convert.verification import compare, layer_errors
+from tfstruct.convert.runtime import latency, processor
+from tfstruct.convert.tflite_model import TFLiteModel
+from tfstruct.convert.verification import compare
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
-from tfstruct.files import write_atomic
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
-from tfstruct.samples import Sample, Samples, open_samples
+from tfstruct.samples import Sample, Samples
 
 # Samples held in memory: for verification by default, and for second-order rounding.
 _KEPT = 256
 _FEW_SAMPLES = 100
 
 Progress = Callable[[str, int, int | None], None]
-
-
-class TFLiteModel:
-    """A converted model.
-
-    Attributes:
-        content: the bytes of the file.
-        report: what the conversion did.
-        layers: tensor of the file -> Keras layers it came from.
-        reference: the float file that the quantized one was made from.
-    """
-
-    def __init__(
-        self,
-        content: bytes,
-        report: Report,
-        layers: Mapping[str, tuple[str, ...]],
-        reference: bytes,
-        samples: list[Sample],
-    ):
-        self.content, self.report, self.layers, self.reference = content, report, layers, reference
-        self._samples = samples
-        self._runtime: Runtime | None = None
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the file: whole or not at all."""
-        write_atomic(path, self.content)
-
-    def predict(self, x):
-        """Runs the file: float in, float out, quantizing at the border as the file says.
-
-        Args:
-            x: an array, a list or a dict by input name, any number of samples along the first axis.
-
-        Returns:
-            An array, or for several outputs a dict by output name.
-        """
-        self._runtime = self._runtime or Runtime(self.content)
-        names = [port.name for port in self._runtime.inputs]
-        inputs = arrange(x, names)
-        for port in self._runtime.inputs:
-            got, want = inputs[port.name].shape[1:], port.shape[1:]
-            if len(got) != len(want) or any(w is not None and w != g for g, w in zip(got, want, strict=True)):
-                raise DataError(f"Input {port.name!r} expects samples of shape {want}. Received {got}.")
-        outputs = self._runtime.run_all(inputs)
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
-
-    def layer_errors(self):
-        """Which layer loses most: SQNR by tensor against the float file, on the samples of the conversion."""
-        inputs = [{k: v[None] for k, v in s.inputs.items()} for s in self._samples[:64]]
-        return layer_errors(self.reference, self.content, inputs, self.layers)
-
-    def __repr__(self) -> str:
-        return f"TFLiteModel({self.report.model!r}, {self.report.precision}, {len(self.content):,} bytes)"
 
 
 def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Progress | None = None) -> TFLiteModel:
@@ -203,7 +150,7 @@ class Converter(contextlib.AbstractContextManager):
         """(file, layers by tensor, float file, engine, calibration samples)."""
         _check_layers(self.model, recipe)
         _check_data(recipe)
-        _peek(recipe, signature)
+        peek(recipe, signature)
         exported = self._export(recipe)
         reference, layers = self._converted(recipe, float16=False)
         content, engine = reference, "converter"
@@ -265,9 +212,9 @@ class Converter(contextlib.AbstractContextManager):
         ranges: dict[str, tuple[float, float]] = {}
         if recipe.calibration is not None:
             # Labels in memory or in a file of their own belong to the verification data where there is any.
-            apart = recipe.verification is not None and not _is_key(recipe.labels)
+            apart = recipe.verification is not None and not is_key(recipe.labels)
             calibration = recipe.replace(labels=None) if apart else recipe
-            data = _open(recipe.calibration, signature, calibration, recipe.samples)
+            data = opened(recipe.calibration, signature, calibration, recipe.samples)
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
@@ -280,7 +227,7 @@ class Converter(contextlib.AbstractContextManager):
         if kept and _rounds(recipe):
             limits = {}  # rounded weights lie on grids of their own
             bits = _bits_of_weights(recipe, reference, layers)
-            inputs = list(_batched(kept, exported.batch))
+            inputs = list(batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
         elif limits:
@@ -311,7 +258,7 @@ class Converter(contextlib.AbstractContextManager):
             check_scale(self.model, signature, first)
         bits = 16 if recipe.precision == "int16x8" else 8
         make = observer(recipe.calibrator, recipe.percentile, bits)
-        batches = _batched(itertools.chain(first, source), exported.batch)
+        batches = batched(itertools.chain(first, source), exported.batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:
             warnings.append(
@@ -339,58 +286,18 @@ class Converter(contextlib.AbstractContextManager):
 
     def _verification_samples(self, recipe: Recipe, signature: Signature, kept: list[Sample]):
         if recipe.verification is not None:
-            data = _open(recipe.verification, signature, recipe, None)
+            data = opened(recipe.verification, signature, recipe, None)
             return data, data.source
         if kept:
             return kept, f"the first {len(kept)} calibration samples"
         if recipe.calibration is not None:
-            data = _open(recipe.calibration, signature, recipe, _KEPT)
+            data = opened(recipe.calibration, signature, recipe, _KEPT)
             return data, f"the first samples of {data.source}"
         return random_samples(signature, 8), "random inputs (no data was given)"
 
     def _one_batch(self, content: bytes, kept: list[Sample], exported: Exported) -> dict[str, np.ndarray]:
         samples = kept or random_samples(Signature(exported.inputs, exported.batch, lambda x: {}), 1)
-        return next(iter(_batched(samples[:1], exported.batch)))
-
-
-def random_samples(signature: Signature, count: int, seed: int = 0) -> list[Sample]:
-    """Normal values for float inputs, zeros and ones for integers; open dimensions become 8."""
-    rng = np.random.default_rng(seed)
-
-    def draw(spec):
-        shape = tuple(8 if d is None else d for d in spec.shape)
-        values = rng.normal(size=shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
-        return values.astype(spec.dtype)
-
-    return [Sample({s.name: draw(s) for s in signature.inputs}, None) for _ in range(count)]
-
-
-def _open(source, signature: Signature, recipe: Recipe, limit: int | None) -> Samples:
-    if isinstance(source, Samples):
-        return source
-    return open_samples(source, signature.inputs, labels=recipe.labels, preprocess=recipe.preprocess, limit=limit)
-
-
-def _peek(recipe: Recipe, signature: Signature) -> None:
-    """Reads one sample of each source that can be read again: seconds of conversion are lost on bad data."""
-    for source in (recipe.calibration, recipe.verification):
-        if source is not None:
-            data = _open(source, signature, recipe.replace(labels=None) if not _is_key(recipe.labels) else recipe, 1)
-            if data.reiterable:
-                data.take(1)
-
-
-def _is_key(labels) -> bool:
-    """True if `labels` names a key, feature or column of the data, not a file or an array."""
-    return isinstance(labels, str) and not os.path.exists(labels)
-
-
-def _batched(samples: Iterable[Sample], size: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """Dicts by input name with a batch axis: one sample, or as many as the file asks, the last filled up."""
-    stream = iter(samples)
-    while group := list(itertools.islice(stream, size or 1)):
-        group += group[-1:] * ((size or 1) - len(group))
-        yield {name: np.stack([s.inputs[name] for s in group]) for name in group[0].inputs}
+        return next(iter(batched(samples[:1], exported.batch)))
 
 
 def _check_layers(model: keras.Model, recipe: Recipe) -> None:

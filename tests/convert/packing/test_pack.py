@@ -15,7 +15,7 @@ import tfstruct
 from tfstruct import Recipe, demo
 from tfstruct.convert import Converter, flatbuffer
 from tfstruct.convert.packing import arrays, container, lookup_tables
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ConversionError, ModelError
 
 

@@ -65,7 +65,7 @@ class Step:
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        said = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        said = ", ".join(f"{name}={_short(value)}" for name, value in self.settings.items())
         return f"{self.kind}({said})"
 
     def to_dict(self) -> dict:
@@ -103,6 +103,15 @@ def _kind(name) -> type[Step]:
 
 def _default(field: dataclasses.Field):
     return field.default_factory() if field.default is dataclasses.MISSING else field.default
+
+
+def _short(value) -> str:
+    """As in code, numbers to four digits."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_short(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return repr(value)
 
 
 def _frozen(value):

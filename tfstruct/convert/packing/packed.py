@@ -12,7 +12,7 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.packing import arrays, container, huffman, keras_archive, lookup_tables, tflite_buffers
 from tfstruct.convert.packing.report import PackedTensor, PackReport
-from tfstruct.convert.tflite import TFLiteModel
+from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.files import write_atomic
 

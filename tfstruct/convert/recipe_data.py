@@ -1,0 +1,51 @@
+"""The samples that a recipe names, and those that stand in where it names none."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tfstruct.convert.export import Signature
+from tfstruct.convert.recipe import Recipe
+from tfstruct.samples import Sample, Samples, open_samples
+
+
+def opened(source, signature: Signature, recipe: Recipe, limit: int | None) -> Samples:
+    if isinstance(source, Samples):
+        return source
+    return open_samples(source, signature.inputs, labels=recipe.labels, preprocess=recipe.preprocess, limit=limit)
+
+
+def peek(recipe: Recipe, signature: Signature) -> None:
+    """Reads one sample of each source that can be read again: seconds of conversion are lost on bad data."""
+    for source in (recipe.calibration, recipe.verification):
+        if source is not None:
+            data = opened(source, signature, recipe.replace(labels=None) if not is_key(recipe.labels) else recipe, 1)
+            if data.reiterable:
+                data.take(1)
+
+
+def is_key(labels) -> bool:
+    """True if `labels` names a key, feature or column of the data, not a file or an array."""
+    return isinstance(labels, str) and not os.path.exists(labels)
+
+
+def batched(samples: Iterable[Sample], size: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """Dicts by input name with a batch axis: one sample, or as many as the file asks, the last filled up."""
+    stream = iter(samples)
+    while group := list(itertools.islice(stream, size or 1)):
+        group += group[-1:] * ((size or 1) - len(group))
+        yield {name: np.stack([s.inputs[name] for s in group]) for name in group[0].inputs}
+
+
+def random_samples(signature: Signature, count: int, seed: int = 0) -> list[Sample]:
+    """Normal values for float inputs, zeros and ones for integers; open dimensions become 8."""
+    rng = np.random.default_rng(seed)
+
+    def draw(spec):
+        shape = tuple(8 if d is None else d for d in spec.shape)
+        values = rng.normal(size=shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
+        return values.astype(spec.dtype)
+
+    return [Sample({s.name: draw(s) for s in signature.inputs}, None) for _ in range(count)]

@@ -1,0 +1,65 @@
+"""`TFLiteModel`: a file with its report, and what can be asked of it."""
+
+import os
+from collections.abc import Mapping
+
+from tfstruct.convert.report import Report
+from tfstruct.convert.runtime import Runtime, arrange
+from tfstruct.convert.verification import layer_errors
+from tfstruct.errors import DataError
+from tfstruct.files import write_atomic
+from tfstruct.samples import Sample
+
+
+class TFLiteModel:
+    """A converted model.
+
+    Attributes:
+        content: the bytes of the file.
+        report: what the conversion did.
+        layers: tensor of the file -> Keras layers it came from.
+        reference: the float file that the quantized one was made from.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        report: Report,
+        layers: Mapping[str, tuple[str, ...]],
+        reference: bytes,
+        samples: list[Sample],
+    ):
+        self.content, self.report, self.layers, self.reference = content, report, layers, reference
+        self._samples = samples
+        self._runtime: Runtime | None = None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the file: whole or not at all."""
+        write_atomic(path, self.content)
+
+    def predict(self, x):
+        """Runs the file: float in, float out, quantizing at the border as the file says.
+
+        Args:
+            x: an array, a list or a dict by input name, any number of samples along the first axis.
+
+        Returns:
+            An array, or for several outputs a dict by output name.
+        """
+        self._runtime = self._runtime or Runtime(self.content)
+        names = [port.name for port in self._runtime.inputs]
+        inputs = arrange(x, names)
+        for port in self._runtime.inputs:
+            got, want = inputs[port.name].shape[1:], port.shape[1:]
+            if len(got) != len(want) or any(w is not None and w != g for g, w in zip(got, want, strict=True)):
+                raise DataError(f"Input {port.name!r} expects samples of shape {want}. Received {got}.")
+        outputs = self._runtime.run_all(inputs)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def layer_errors(self):
+        """Which layer loses most: SQNR by tensor against the float file, on the samples of the conversion."""
+        inputs = [{k: v[None] for k, v in s.inputs.items()} for s in self._samples[:64]]
+        return layer_errors(self.reference, self.content, inputs, self.layers)
+
+    def __repr__(self) -> str:
+        return f"TFLiteModel({self.report.model!r}, {self.report.precision}, {len(self.content):,} bytes)"
