@@ -27,6 +27,7 @@ from tfstruct.analyze import Costs
 from tfstruct.callbacks import Cluster, Prune, PruneChannels, QuantizeAware
 from tfstruct.distill import Attention, Distill, Features, Logits
 from tfstruct.graph import trace
+from tfstruct.graph.copying import copied
 from tfstruct.quantize import Scheme, adaround, blockwise, calibrate, correct_bias, equalize
 from tfstruct.schedules import PolynomialRatio
 from tfstruct.surgery import fold_batch_norm
@@ -108,49 +109,64 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
-def channels(macs: float, rates: list[float], ways: list[str], epochs: int = 8, batch: int = 32) -> None:
-    """Whole channels to zero while training, taught by the baseline: chosen on validation images.
+# Of PruneChannels. The largest channel of a group counts 1 in "max", the mean one otherwise.
+INNER = {"exclude": ["conv2d", "conv2d_4", "conv2d_7"]}  # what the residual joins carry stays
+WAYS = {
+    "all": {},
+    "all, max": {"normalization": "max"},
+    "inner, max": {"normalization": "max", **INNER},
+}
 
-    The choice is trained again on all training images; then `shrink`, int8 and the test set.
+
+def channels(macs: float, way: str, choose: bool, rate: float = 3e-3, epochs: int = 8, batch: int = 32) -> None:
+    """Whole channels to zero while training, taught by the unpruned network; then `shrink`, int8 and the test set.
+
+    The shared network was trained on all training images, so none of them can tell how well it generalizes: choices are
+    made with another one, trained from scratch on 40,000 of them, by its accuracy on the other 10,000.
     """
     x, y = images("train")
-    held = x[TRAIN:], y[TRAIN:]
-    table = Table(title=f"ResNet8 to {macs:.0%} of its MACs in {epochs} epochs of batch {batch}")
-    for column in ("regularize", "learning rate", "MACs after shrink", "parameters", "validation accuracy"):
-        table.add_column(column, justify="right")
+    before = Costs(trace(baseline()), ("macs",))()["macs"]
 
-    def trained(regularize: str, rate: float, count: int) -> keras.Model:
+    def trained(whole: keras.Model, way: str, count: int) -> tuple[keras.Model, str]:
         keras.utils.set_random_seed(0)
-        model, steps = baseline(), count // batch
+        model, steps = copied(whole), count // batch
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
         model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
         when = PolynomialRatio(0.0, 0.5, 0, int(0.1 * epochs * steps))  # most of the steps are for what stays
-        taught = Distill(baseline(), [Logits(4.0), Features("add*"), Attention("add*")])
-        callbacks = [PruneChannels({"macs": macs}, when, regularize=regularize), taught]
+        taught = Distill(whole, [Logits(4.0), Features("add*"), Attention("add*")])
         stream = augmented(x[:count], y[:count], batch=batch)
+        callbacks = [PruneChannels({"macs": macs}, when, **WAYS[way]), taught]
         model.fit(stream, steps_per_epoch=steps, epochs=epochs, callbacks=callbacks, verbose=0)
-        return tfstruct.shrink(model).model
+        smaller = tfstruct.shrink(model).model
+        left = Costs(trace(smaller), ("macs",))()["macs"] / before
+        return smaller, f"{way}: {left:.1%} of the MACs, {smaller.count_params():,} parameters"
 
-    before = Costs(trace(baseline()), ("macs",))()["macs"]
-    best = (0.0, None)
-    for regularize in ways:
-        for rate in rates:
-            smaller = trained(regularize, rate, TRAIN)
-            found, left = accuracy(smaller, *held), Costs(trace(smaller), ("macs",))()["macs"]
-            row = (regularize, f"{rate:g}", f"{left / before:.1%}", f"{smaller.count_params():,}", f"{found:.2%}")
-            table.add_row(*row)
-            print(*row, flush=True)
-            best = max(best, (found, (regularize, rate)), key=lambda b: b[0])
-    Console().print(table)
-    smaller = trained(*best[1], len(x))
-    left = Costs(trace(smaller), ("macs",))()["macs"] / before
+    if choose:
+        whole = _from_scratch(x[:40_000], y[:40_000])
+        print(f"from scratch: {accuracy(whole, x[40_000:], y[40_000:]):.2%} of the held-out images", flush=True)
+        for one in WAYS:
+            smaller, said = trained(whole, one, 40_000)
+            print(f"{said}; {accuracy(smaller, x[40_000:], y[40_000:]):.2%} of the held-out images", flush=True)
+        return
+    smaller, said = trained(baseline(), way, len(x))
     test = images("test")
     file, after = int8(smaller, *test, x)
     Console().print(
-        f"chosen: {best[1]}, trained on all images: {left:.1%} of the MACs, {smaller.count_params():,} parameters; "
-        f"test accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
+        f"{said}; test accuracy {accuracy(smaller, *test):.2%}, int8 {after:.2%}; {len(file.content):,} bytes, "
         f"{file.report.gzip_size:,} gzipped"
     )
+
+
+def _from_scratch(x: np.ndarray, y: np.ndarray, epochs: int = 22) -> keras.Model:
+    """A network of the same architecture."""
+    keras.utils.set_random_seed(1)
+    model, steps = keras.models.clone_model(baseline()), len(x) // BATCH
+    schedule = keras.optimizers.schedules.CosineDecay(
+        1e-5, (epochs - 2) * steps, warmup_target=4e-3, warmup_steps=2 * steps
+    )
+    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+    model.fit(augmented(x, y), steps_per_epoch=steps, epochs=epochs, verbose=0)
+    return model
 
 
 def quantize(precision: str, rates: list[float], steps: int = 400) -> None:
@@ -345,8 +361,8 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
-    whole.add_argument("--rates", type=float, nargs="+", default=[3e-3])
-    whole.add_argument("--regularize", nargs="+", default=["projection"])
+    whole.add_argument("--way", choices=WAYS, default="inner, max")
+    whole.add_argument("--choose", action="store_true", help="compare the ways on held-out images instead")
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")
     aware.add_argument("--rates", type=float, nargs="+", default=[1e-5, 3e-5, 1e-4])
@@ -363,7 +379,7 @@ def main() -> None:
     if given.command == "prune":
         prune(given.ratio)
     elif given.command == "channels":
-        channels(given.macs, given.rates, given.regularize)
+        channels(given.macs, given.way, given.choose)
     elif given.command == "quantize":
         quantize(given.precision, given.rates)
     elif given.command == "distill":

@@ -9,7 +9,7 @@ from tfstruct.quantize.fake import fake_activation, learned_activation
 from tfstruct.quantize.learning import Learned
 from tfstruct.quantize.scheme import Scheme
 
-# Percentiles of a batch are those of so many of its values, evenly spread.
+# Percentiles of a larger batch, or of one of open size, are those of so many of its values.
 _MOST_VALUES = 4096
 
 
@@ -60,9 +60,12 @@ class Range:
     def _of_batch(self, x, positive: bool):
         if self.scheme.ranges != "percentile":
             return 0.0 if positive else tf.reduce_min(x), tf.reduce_max(x)
-        flat = tf.reshape(x, [-1])
-        stride = tf.maximum((tf.size(flat) - 1) // _MOST_VALUES + 1, 1)  # the size of the batch is open in a trace
-        values = tf.sort(tf.gather(flat, tf.range(0, tf.size(flat), stride)))
+        values = tf.reshape(x, [-1])
+        if values.shape[0] is None or values.shape[0] > _MOST_VALUES:
+            # Places at random, the same for each batch: those of equal distance meet few of the channels.
+            places = tf.random.stateless_uniform([_MOST_VALUES], (0, 0), 0, tf.size(values), tf.int32)
+            values = tf.gather(values, places)
+        values = tf.sort(values)
         last = tf.cast(tf.size(values) - 1, tf.float32)
         share = self.scheme.percentile / 100
         at = [tf.cast(tf.round(last * s), tf.int32) for s in (1 - share, share)]
