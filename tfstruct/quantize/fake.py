@@ -69,6 +69,11 @@ def rounded_average(x, low, high):
     return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
 
 
+def divided(x, number: int):
+    """x / number, rightly rounded: in a graph TensorFlow multiplies by the reciprocal of a constant, an ulp off."""
+    return tf.cast(tf.cast(x, tf.float64) / number, tf.float32)
+
+
 def once_rounded(total, step, scale):
     """An accumulator rescaled as kernels in 8 bits do: round(total * (step / scale)) scale, halves to even."""
     return tf.round(total * (step / scale)) * scale
@@ -90,5 +95,5 @@ def twice_rounded(total, step, scale):
 def activation_scale(low, high, bits: int = 8):
     """The step s of `fake_activation`."""
     if bits == 8:
-        return tf.maximum(high - low, 1e-9) / 255.0
-    return tf.maximum(tf.maximum(-low, high), 1e-9) / (2 ** (bits - 1) - 1)
+        return divided(tf.maximum(high - low, 1e-9), 255)
+    return divided(tf.maximum(tf.maximum(-low, high), 1e-9), 2 ** (bits - 1) - 1)

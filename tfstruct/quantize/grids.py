@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.graph.kernels import Kernel
+from tfstruct.quantize.fake import divided
 from tfstruct.quantize.learning import Learned
 from tfstruct.quantize.rounding import symmetric_scale
 from tfstruct.quantize.scheme import Scheme
@@ -111,7 +112,7 @@ class LargestGrid(Grid):
         return self._tied(tf.reduce_max(tf.abs(moved), axis=0), tf.reduce_max)
 
     def _step(self, moved):
-        return self._limit(moved) / self.top
+        return divided(self._limit(moved), self.top)
 
     def _codes(self, moved, s):
         return tf.clip_by_value(tf.round(moved / s), -self.top, self.top)

@@ -13,7 +13,14 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted, without_activation
-from tfstruct.quantize.fake import activation_scale, fake_activation, once_rounded, rounded_average, twice_rounded
+from tfstruct.quantize.fake import (
+    activation_scale,
+    divided,
+    fake_activation,
+    once_rounded,
+    rounded_average,
+    twice_rounded,
+)
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
 from tfstruct.quantize.ranges import Range
@@ -273,7 +280,8 @@ class Simulation:
         """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
 
         acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel
-        times the batch norm's factor g, and b' the bias of both. Sums below 2^24 are exact in float32.
+        times the batch norm's factor g, read off the largest weight as the file's is, and b' the bias of both. Sums
+        below 2^24 are exact in float32.
         """
         group = self.points.reads.get(id(op))
         bounds = self.bounds.get(group)
@@ -283,6 +291,7 @@ class Simulation:
             return None
         norm, grid = self.points.folds.get(id(op)), grids[0]
         made = self.bounds.get(self.points.writes[id(op)])
+        top = 2 ** (grid.stored_bits - 1) - 1
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
         rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
@@ -297,7 +306,7 @@ class Simulation:
                 mapping.append((op.bias, tf.zeros_like(bias)))
             if norm is not None:
                 bias = (bias - norm.moving_mean.value) * g + (norm.beta.value if norm.center else 0.0)
-            step = step_in * s_w * tf.maximum(tf.abs(g), 1e-30)
+            step = step_in * divided(top * s_w * tf.maximum(tf.abs(g), 1e-30), top)
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
