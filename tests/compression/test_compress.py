@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 
 import keras
 import numpy as np
@@ -166,6 +167,23 @@ def test_blocks_go_where_channels_are_not_enough(decided):
     plan, why = decided("params=4%")
     assert plan[1].kind == "drop_blocks" and plan[1].blocks == ("join",)
     assert "channels alone do not meet the budget" in why[1].reason
+
+
+def test_blocks_go_where_far_more_of_the_network_stays_without_them(process):
+    """The block is most of the work and few of the weights."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(x)
+    x = layers.Add(name="join")([x, layers.Conv2D(8, 3, padding="same", name="back")(y)])
+    x = layers.Conv2D(32, 3, 2, activation="relu", name="wide")(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(32, 3, activation="relu", name="wider")(x))
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(32, 16, 16, 3)).astype("float32"), rng.integers(0, 4, 32)
+    with Task(model, data, data, "macs=60%", settings=QUICK, process=process) as task:
+        plan, why = decide(task)
+    assert plan[1] == steps.DropBlocks(blocks=("join",), reason=why[1].reason)
+    assert re.search("channels alone leave [3-5].% of the network, and [7-9].% without these blocks", why[1].reason)
 
 
 class Killed(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from tfstruct.analyze import unit_scores
+from tfstruct.analyze import Costs, unit_scores
 from tfstruct.callbacks.channel_masks import lossless_groups
 from tfstruct.compression.four_bits import FileSize
 from tfstruct.compression.precision_choice import Precision, choose_precision
@@ -36,6 +36,7 @@ class Sizing:
         decision: on channels.
         wanted: the figures that had to be met by channels.
         least: what channels could reach where they could not meet it; else None.
+        capacity: of the original's that stays: the geometric mean of the shares of multiply-accumulates and parameters.
     """
 
     steps: tuple[PruneChannels, ...]
@@ -43,6 +44,7 @@ class Sizing:
     decision: Decision
     wanted: Mapping[str, float]
     least: Mapping[str, float] | None = None
+    capacity: float = 0.0
 
 
 def graph_limits(task: Task) -> dict[str, float]:
@@ -107,11 +109,14 @@ class _Choice:
         asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
         why = f"channels go {found.how} until {asked} is met{found.widths}"
         step = PruneChannels(budget=wanted, reason=why, **found.settings)
-        return Sizing((step,), precision, Decision("prune_channels", True, why), wanted)
+        return Sizing(
+            (step,), precision, Decision("prune_channels", True, why), wanted, capacity=self._capacity(found.keep)
+        )
 
     def _without_figures(self, precision: Precision) -> Sizing:
         if self.task.limits.figures:
-            return Sizing((), precision, Decision("prune_channels", False, "the budget is met without"), {})
+            met = Decision("prune_channels", False, "the budget is met without")
+            return Sizing((), precision, met, {}, capacity=self._capacity(self.all))
         if not self.trains or not any(group.prunable for group in self.every):
             why = "the budget names no figure, and nothing is trained that could make up for lost channels"
             return Sizing((), precision, Decision("prune_channels", False, why), {})
@@ -123,6 +128,11 @@ class _Choice:
         )
         step = PruneChannels(budget={"macs": _SHARE}, reason=why, optional=True, **found.settings)
         return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
+
+    def _capacity(self, keep: np.ndarray) -> float:
+        names = ("macs", "params")
+        whole, left = Costs(self.task.graph, names)(), Costs(self.graph, names)(keep)
+        return float(np.sqrt(np.prod([left[name] / whole[name] for name in names])))
 
     def _planned(self, wanted: Mapping[str, float]) -> "_Planned":
         """While training where that reaches it, else at once; with the widest multiple that is no waste."""

@@ -18,6 +18,8 @@ from tfstruct.graph import trace
 from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sharing
 
 _IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
+_TRIED = 3  # blocks at a time
+_FAR_MORE = 1.25  # times the capacity that channels alone would leave: one more block goes
 _ALIKE = 0.95  # cosine of two layers' weights
 _LARGE = 0.15  # of all parameters: a layer worth a factorization
 _ENERGY = 0.99
@@ -79,43 +81,48 @@ def _optimize(task: Task) -> Decided:
 
 
 def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
-    """Blocks that do nothing, and as many more as it takes where channels are not enough."""
+    """Blocks that do nothing, and as many more as it takes where channels are not enough, or as leave far more of the
+    network within the same budget than channels alone would."""
     free = [block.join for block in residual_blocks(task.model) if not block.obstacle]
     if not sizing.wanted or not free:
         why = "there is no residual block that could go" if sizing.wanted else "the budget does not ask for it"
         return ((), (Decision("drop_blocks", False, why),)), sizing
     importance = drop_blocks(task.model, task.some_data, count=1).details["importance"]
     order = sorted(importance, key=importance.get)
-    idle = [join for join in order if importance[join] < _IDLE]
 
     def sized(gone: Sequence[str]) -> Sizing:
         return choose_channels(task, drop_blocks(task.model, blocks=gone).model)
 
-    gone = list(idle)
+    idle = [join for join in order if importance[join] < _IDLE]
+    gone, alone = list(idle), sizing
     if gone:
         sizing = sized(gone)
-    if sizing.least is not None:
-        worth = _saved(task, order, sizing)
-        for join in sorted(set(order) - set(gone), key=lambda join: importance[join] / worth[join]):
-            gone.append(join)
-            sizing = sized(gone)
-            if sizing.least is None:
-                break
+    worth = _saved(task, order, sizing)
+    ranked = sorted(set(order) - set(gone), key=lambda join: importance[join] / worth[join])
+    while ranked:
+        tried = {join: sized([*gone, join]) for join in ranked[:_TRIED]}
+        best = max(tried, key=lambda join: tried[join].capacity)  # 0 for those that do not meet the budget
+        if sizing.least is None and tried[best].capacity < _FAR_MORE * sizing.capacity:
+            break
+        gone, sizing = [*gone, best], tried[best]
+        ranked.remove(best)
     if not gone:
         why = f"the least important, {order[0]}, changes what passes it by {importance[order[0]]:.3f} (1 - cosine)"
         return ((), (Decision("drop_blocks", False, why),)), sizing
     named = ", ".join(f"{join} ({importance[join]:.3f})" for join in gone)
     why = f"these change least of what passes them (1 - cosine): {named}"
     if gone != idle:
-        why = f"channels alone do not meet the budget; these change least for what they cost (1 - cosine): {named}"
+        instead = f"leave {alone.capacity:.0%} of the network, and {sizing.capacity:.0%} without these blocks"
+        why = "do not meet the budget" if alone.least is not None else instead
+        why = f"channels alone {why}; these change least for what they cost (1 - cosine): {named}"
     step = DropBlocks(blocks=tuple(gone), reason=why, optional=gone == idle)
     return ((step,), (Decision("drop_blocks", True, why),)), sizing
 
 
 def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:
-    """By block, the share that goes with it of what channels cannot meet, at most of one figure; multiply-accumulates
-    stand for times."""
-    missed = [name for name, least in sizing.least.items() if least > sizing.wanted[name]]
+    """By block, the share that goes with it of what the budget asks for, or of what channels cannot meet of it, at most
+    of one figure; multiply-accumulates stand for times."""
+    missed = [name for name, least in (sizing.least or {}).items() if least > sizing.wanted[name]]
     names = tuple({"macs" if name == "latency_us" else name for name in missed or sizing.wanted})
     whole = Costs(task.graph, names)()
 
