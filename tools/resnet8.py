@@ -109,12 +109,13 @@ def prune(ratio: float, steps: int = 781) -> None:
     )
 
 
-# Of PruneChannels. The largest channel of a group counts 1 in "max", the mean one otherwise.
-INNER = {"exclude": ["conv2d", "conv2d_4", "conv2d_7"]}  # what the residual joins carry stays
+# Of PruneChannels: which channels go. The first block is a third of the work and a twentieth of the weights.
+REST = ("conv2d", "conv2d_3", "conv2d_4", "conv2d_6", "conv2d_7")
 WAYS = {
-    "all": {},
-    "all, max": {"normalization": "max"},
-    "inner, max": {"normalization": "max", **INNER},
+    "everywhere": {},
+    "by the largest": {"normalization": "max"},
+    "inside the blocks": {"normalization": "max", "exclude": ["conv2d", "conv2d_4", "conv2d_7"]},
+    "first block": {"max_ratio": {"conv2d_1": 1.0, **dict.fromkeys(REST, 0.15)}},
 }
 
 
@@ -361,7 +362,7 @@ def main() -> None:
     sparse.add_argument("--ratio", type=float, default=0.5)
     whole = commands.add_parser("channels", help=channels.__doc__)
     whole.add_argument("--macs", type=float, default=0.5)
-    whole.add_argument("--way", choices=WAYS, default="inner, max")
+    whole.add_argument("--way", choices=WAYS, default="first block")
     whole.add_argument("--choose", action="store_true", help="compare the ways on held-out images instead")
     aware = commands.add_parser("quantize", help=quantize.__doc__)
     aware.add_argument("--precision", default="int8")

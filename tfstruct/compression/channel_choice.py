@@ -20,6 +20,7 @@ from tfstruct.surgery.pruning.planner import Options, Planner
 _MARGIN = 0.97  # of a measured latency: the second measurement is another one
 _RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this share of the MACs stays
 _NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
+_MORE = 1.05  # times the capacity: a smaller multiple is worth it
 _HALVINGS = 12
 _MOST = 0.875  # of a group's channels: a layer with less left is better dropped
 _EXACT = 0.995  # of a file's bytes: what 4 bits save is estimated
@@ -109,9 +110,7 @@ class _Choice:
         asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
         why = f"channels go {found.how} until {asked} is met{found.widths}"
         step = PruneChannels(budget=wanted, reason=why, **found.settings)
-        return Sizing(
-            (step,), precision, Decision("prune_channels", True, why), wanted, capacity=self._capacity(found.keep)
-        )
+        return Sizing((step,), precision, Decision("prune_channels", True, why), wanted, capacity=found.capacity)
 
     def _without_figures(self, precision: Precision) -> Sizing:
         if self.task.limits.figures:
@@ -141,7 +140,7 @@ class _Choice:
             for gradual in (True, False) if self.trains and self.lossless else (False,):
                 made = self._with(wanted, multiple, gradual)
                 if made.keep is not None:
-                    if best is None or made.near > best.near + 0.02:
+                    if best is None or made.capacity > _MORE * best.capacity:
                         best = made
                     break
             if best is not None and best.near >= _NEAR:
@@ -157,7 +156,7 @@ class _Choice:
         except BudgetError as error:
             return _Planned(None, multiple, gradual, self.trains, least=error.least)
         near = max(after[name] / limit for name, limit in planner.limits.items())
-        return _Planned(keep, multiple, gradual, self.trains, near)
+        return _Planned(keep, multiple, gradual, self.trains, near, self._capacity(keep))
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
         """The estimate of the int8 file at which the file with these layers in 4 bits has `limit` bytes."""
@@ -179,6 +178,7 @@ class _Planned:
     gradual: bool
     trains: bool
     near: float = 0.0
+    capacity: float = 0.0
     least: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property

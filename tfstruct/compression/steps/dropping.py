@@ -19,7 +19,7 @@ class DropBlocks(Step):
     """
 
     kind = "drop_blocks"
-    share = 0.3
+    share = 0.15
 
     count: int | None = None
     blocks: tuple[str, ...] | None = None
