@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from sweeps import sweep
 
@@ -64,6 +65,13 @@ def test_the_file_has_the_trained_scales_and_the_same_outputs(name, process):
     for a, b in zip(keras.tree.flatten(ours), theirs, strict=True):
         step = (max(a.max(), 0) - min(a.min(), 0)) / 255
         assert np.abs(a - b).max() <= 2 * step
+
+
+def test_scales_are_rightly_rounded_in_a_graph():
+    """TensorFlow multiplies by the reciprocal of a constant there."""
+    low, high = -np.random.default_rng(0).uniform(0, 3, (2, 1000)).astype("float32") * np.float32([[1], [-1]])
+    found = tf.function(activation_scale)(tf.constant(low), tf.constant(high))
+    np.testing.assert_array_equal(found, (high - low) / np.float32(255))
 
 
 def test_what_is_inside_a_layer_of_many_operators_needs_calibration():
