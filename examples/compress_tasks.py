@@ -96,7 +96,7 @@ def area_under_roc_curve(x, again):
     return float((faulty[:, None] > sound[None]).mean())
 
 
-def main(name: str = "image", *given: str, epochs: int = 20, drop: float = 0.01):
+def main(name: str = "image", *given: str, epochs: int = 30, drop: float = 0.01):
     keras.utils.set_random_seed(0)
     make = {"image": image, "text": text, "sensors": sensors, "machine": machine}[name]
     model, train, validation, test = make(np.random.default_rng(0), *given)

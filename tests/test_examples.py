@@ -210,7 +210,7 @@ def test_compress_model(tmp_path, capsys, process, monkeypatch):
     [
         ("text", 1, 0.5),
         ("machine", 1, 0.5),
-        *(pytest.param(name, 20, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
+        *(pytest.param(name, 30, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
     ],
 )
 def test_compress_tasks(name, epochs, drop, capsys, process, monkeypatch):

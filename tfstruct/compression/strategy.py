@@ -19,7 +19,7 @@ from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sh
 
 _IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
 _TRIED = 3  # blocks at a time
-_FAR_MORE = 1.25  # times the capacity that channels alone would leave: one more block goes
+_FAR_MORE = 1.75  # times the capacity that channels alone would leave: one more block goes
 _ALIKE = 0.95  # cosine of two layers' weights
 _LARGE = 0.15  # of all parameters: a layer worth a factorization
 _ENERGY = 0.99
