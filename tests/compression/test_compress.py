@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 
 import keras
 import numpy as np
@@ -169,21 +168,21 @@ def test_blocks_go_where_channels_are_not_enough(decided):
     assert "channels alone do not meet the budget" in why[1].reason
 
 
-def test_blocks_go_where_far_more_of_the_network_stays_without_them(process):
-    """The block is most of the work and few of the weights."""
-    inputs = keras.Input((16, 16, 3))
-    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
-    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(x)
-    x = layers.Add(name="join")([x, layers.Conv2D(8, 3, padding="same", name="back")(y)])
-    x = layers.Conv2D(32, 3, 2, activation="relu", name="wide")(x)
-    x = layers.GlobalAveragePooling2D()(layers.Conv2D(32, 3, activation="relu", name="wider")(x))
+def test_the_block_that_goes_is_the_one_without_which_most_stays(process):
+    """Two blocks: the first is most of the work, and few of the weights."""
+    inputs = x = keras.Input((16, 16, 3))
+    for number, width in ((1, 8), (2, 32)):
+        x = layers.Conv2D(width, 3, number * number, "same", activation="relu", name=f"stem{number}")(x)
+        y = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"inner{number}")(x)
+        x = layers.Add(name=f"join{number}")([x, layers.Conv2D(width, 3, padding="same", name=f"back{number}")(y)])
+    x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
     rng = np.random.default_rng(0)
     data = rng.normal(size=(32, 16, 16, 3)).astype("float32"), rng.integers(0, 4, 32)
-    with Task(model, data, data, "macs=60%", settings=QUICK, process=process) as task:
+    with Task(model, data, data, "macs=2%", settings=QUICK, process=process) as task:
         plan, why = decide(task)
-    assert plan[1] == steps.DropBlocks(blocks=("join",), reason=why[1].reason)
-    assert re.search("channels alone leave [3-5].% of the network, and [7-9].% without these blocks", why[1].reason)
+    assert plan[1] == steps.DropBlocks(blocks=("join1",), reason=why[1].reason)
+    assert why[1].reason.startswith("channels alone do not meet the budget; these change least for what they cost")
 
 
 class Killed(Exception):

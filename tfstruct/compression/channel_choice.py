@@ -23,7 +23,7 @@ _NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the width
 _MORE = 1.05  # times the capacity: a smaller multiple is worth it
 _HALVINGS = 12
 _MOST = 0.875  # of a group's channels: a layer with less left is better dropped
-_EXACT = 0.995  # of a file's bytes: what 4 bits save is estimated
+_EXACT = 0.98  # of a file's bytes: what 4 bits save is estimated, within a hundredth
 _TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
 
 

@@ -19,7 +19,6 @@ from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sh
 
 _IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
 _TRIED = 3  # blocks at a time
-_FAR_MORE = 1.75  # times the capacity that channels alone would leave: one more block goes
 _ALIKE = 0.95  # cosine of two layers' weights
 _LARGE = 0.15  # of all parameters: a layer worth a factorization
 _ENERGY = 0.99
@@ -81,8 +80,8 @@ def _optimize(task: Task) -> Decided:
 
 
 def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
-    """Blocks that do nothing, and as many more as it takes where channels are not enough, or as leave far more of the
-    network within the same budget than channels alone would."""
+    """Blocks that do nothing, and as many more as it takes where channels are not enough: of those that change least
+    for what they cost, the one without which most of the network stays."""
     free = [block.join for block in residual_blocks(task.model) if not block.obstacle]
     if not sizing.wanted or not free:
         why = "there is no residual block that could go" if sizing.wanted else "the budget does not ask for it"
@@ -94,16 +93,16 @@ def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
         return choose_channels(task, drop_blocks(task.model, blocks=gone).model)
 
     idle = [join for join in order if importance[join] < _IDLE]
-    gone, alone = list(idle), sizing
+    gone = list(idle)
     if gone:
         sizing = sized(gone)
-    worth = _saved(task, order, sizing)
-    ranked = sorted(set(order) - set(gone), key=lambda join: importance[join] / worth[join])
-    while ranked:
+    ranked = [join for join in order if join not in gone]
+    if sizing.least is not None:
+        worth = _saved(task, ranked, sizing)
+        ranked.sort(key=lambda join: importance[join] / worth[join])
+    while sizing.least is not None and ranked:
         tried = {join: sized([*gone, join]) for join in ranked[:_TRIED]}
         best = max(tried, key=lambda join: tried[join].capacity)  # 0 for those that do not meet the budget
-        if sizing.least is None and tried[best].capacity < _FAR_MORE * sizing.capacity:
-            break
         gone, sizing = [*gone, best], tried[best]
         ranked.remove(best)
     if not gone:
@@ -112,17 +111,15 @@ def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
     named = ", ".join(f"{join} ({importance[join]:.3f})" for join in gone)
     why = f"these change least of what passes them (1 - cosine): {named}"
     if gone != idle:
-        instead = f"leave {alone.capacity:.0%} of the network, and {sizing.capacity:.0%} without these blocks"
-        why = "do not meet the budget" if alone.least is not None else instead
-        why = f"channels alone {why}; these change least for what they cost (1 - cosine): {named}"
+        why = f"channels alone do not meet the budget; these change least for what they cost (1 - cosine): {named}"
     step = DropBlocks(blocks=tuple(gone), reason=why, optional=gone == idle)
     return ((step,), (Decision("drop_blocks", True, why),)), sizing
 
 
 def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:
-    """By block, the share that goes with it of what the budget asks for, or of what channels cannot meet of it, at most
-    of one figure; multiply-accumulates stand for times."""
-    missed = [name for name, least in (sizing.least or {}).items() if least > sizing.wanted[name]]
+    """By block, the share that goes with it of what channels cannot meet, at most of one figure; multiply-accumulates
+    stand for times."""
+    missed = [name for name, least in sizing.least.items() if least > sizing.wanted[name]]
     names = tuple({"macs" if name == "latency_us" else name for name in missed or sizing.wanted})
     whole = Costs(task.graph, names)()
 
