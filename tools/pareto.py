@@ -28,7 +28,6 @@ from tfstruct.errors import BudgetError
 BUDGETS = {
     "tflite_bytes=56000,latency_us=60%": 57_500,
     "tflite_bytes=48000,latency_us=60%": 49_500,
-    "tflite_bytes=36000,latency_us=60%": 37_500,
 }
 EPOCHS = 20
 ROUNDS = 15
