@@ -115,7 +115,7 @@ class _Choice:
     def _without_figures(self, precision: Precision) -> Sizing:
         if self.task.limits.figures:
             met = Decision("prune_channels", False, "the budget is met without")
-            return Sizing((), precision, met, {}, capacity=self._capacity(self.all))
+            return Sizing((), precision, met, {}, capacity=self._capacity(Costs(self.graph, ("macs", "params"))()))
         if not self.trains or not any(group.prunable for group in self.every):
             why = "the budget names no figure, and nothing is trained that could make up for lost channels"
             return Sizing((), precision, Decision("prune_channels", False, why), {})
@@ -128,10 +128,9 @@ class _Choice:
         step = PruneChannels(budget={"macs": _SHARE}, reason=why, optional=True, **found.settings)
         return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
 
-    def _capacity(self, keep: np.ndarray) -> float:
-        names = ("macs", "params")
-        whole, left = Costs(self.task.graph, names)(), Costs(self.graph, names)(keep)
-        return float(np.sqrt(np.prod([left[name] / whole[name] for name in names])))
+    def _capacity(self, left: Mapping[str, float]) -> float:
+        original = self.task.original
+        return float(np.sqrt(left["macs"] / max(original.macs, 1) * left["params"] / original.params))
 
     def _planned(self, wanted: Mapping[str, float]) -> "_Planned":
         """While training where that reaches it, else at once; with the widest multiple that is no waste."""
@@ -156,7 +155,7 @@ class _Choice:
         except BudgetError as error:
             return _Planned(None, multiple, gradual, self.trains, least=error.least)
         near = max(after[name] / limit for name, limit in planner.limits.items())
-        return _Planned(keep, multiple, gradual, self.trains, near, self._capacity(keep))
+        return _Planned(keep, multiple, gradual, self.trains, near, self._capacity(after))
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
         """The estimate of the int8 file at which the file with these layers in 4 bits has `limit` bytes."""

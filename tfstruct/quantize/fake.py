@@ -21,7 +21,7 @@ def fake_activation(x, low, high, bits: int = 8):
         quantized = tf.quantization.fake_quant_with_min_max_vars(values, low, high, num_bits=8)
     else:
         limit = tf.maximum(tf.maximum(-low, high), 1e-9)
-        scale = limit / (2 ** (bits - 1) - 1)
+        scale = activation_scale(low, high, bits)
         inside = tf.clip_by_value(values, -limit, limit)
         quantized = inside + tf.stop_gradient(tf.round(inside / scale) * scale - inside)
     return tf.cast(quantized, x.dtype)

@@ -55,10 +55,14 @@ class Grid:
         s = self._step(moved)
         return self.back(self._codes(moved, s)), s / factor
 
+    @property
+    def largest(self) -> int:
+        """The largest integer that the file can hold."""
+        return 2 ** (self.stored_bits - 1) - 1
+
     def limits(self, g=1.0) -> np.ndarray:
         """What the largest integer that the file can hold stands for, by output channel: for `Recipe.weight_limits`."""
-        s = np.asarray(self.integers(self.kernel.variable.value, g)[1])
-        return (2 ** (self.stored_bits - 1) - 1) * s
+        return self.largest * np.asarray(self.integers(self.kernel.variable.value, g)[1])
 
     def rounded(self, g=1.0) -> np.ndarray:
         """s q of the kernel as it is, shaped like it."""
@@ -171,7 +175,7 @@ class LearnedGrid(Grid):
     def __init__(self, kernel, low: int, high: int, stored_bits: int, per: str, signs: bool, make, rate: float, g=1.0):
         super().__init__(kernel, 1 if signs else high.bit_length() + 1, stored_bits, per)
         self.low, self.high, self.signs = low, high, signs
-        self.nearest = not signs and high == 2 ** (stored_bits - 1) - 1
+        self.nearest = not signs and high == self.largest
         moved, _ = self.seen(kernel.variable.value, g)
         if high >= 7:
             rows = np.asarray(moved).T if per == "channel" else np.asarray(moved).reshape(1, -1)

@@ -291,7 +291,6 @@ class Simulation:
             return None
         norm, grid = self.points.folds.get(id(op)), grids[0]
         made = self.bounds.get(self.points.writes[id(op)])
-        top = 2 ** (grid.stored_bits - 1) - 1
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
         rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
@@ -306,7 +305,7 @@ class Simulation:
                 mapping.append((op.bias, tf.zeros_like(bias)))
             if norm is not None:
                 bias = (bias - norm.moving_mean.value) * g + (norm.beta.value if norm.center else 0.0)
-            step = step_in * divided(top * s_w * tf.maximum(tf.abs(g), 1e-30), top)
+            step = step_in * divided(grid.largest * s_w * tf.maximum(tf.abs(g), 1e-30), grid.largest)
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
