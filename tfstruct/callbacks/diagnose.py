@@ -209,13 +209,13 @@ class Diagnose(keras.callbacks.Callback):
             return
         if self._steps <= _READ_EACH or self._steps % _READ_OFTEN == 0:
             self._read()
-        if self._probe is not None and self._record.probes and self._steps >= self._next:
+        half = bool(self._planned_steps) and self._steps >= self._planned_steps / 2 and not self._tried_farther
+        if self._probe is not None and self._record.probes and (half or self._steps >= self._next):
             self._read()
             self._look(self._steps)
-            self._judge()
-        if self._planned_steps and self._steps >= self._planned_steps / 2 and not self._tried_farther:
-            self._tried_farther = True
-            self._go_farther()
+            if half:
+                self._tried_farther = True
+                self._go_farther()
             self._judge()
 
     def _look(self, step: int) -> None:
@@ -315,11 +315,10 @@ class Diagnose(keras.callbacks.Callback):
         rates = [f.learning_rate for f in record.probes if f.learning_rate is not None]
         if rates and rates[-1] > 1.5 * np.mean(rates):
             return  # still warming up
-        # From the last probe on, which is recent enough: one evaluation instead of two.
         ends = zip(self._first, self._last, strict=True)
         far = self._probe(self._steps, [a + tf.cast(symptoms.FARTHER, a.dtype) * (b - a) for a, b in ends])
         last = record.probes[-1]
-        record.farther = (last.step, last.loss, far.loss)
+        record.farther.append((last.step, last.loss, far.loss))
 
     def _rate(self) -> float | None:
         optimizer = getattr(self.model, "optimizer", None)

@@ -59,7 +59,7 @@ class Record:
         spread: standard deviation of the targets of a regression, 1 for classes.
         settled: steps until batch norm's moving statistics have forgotten 99 % of where they began; validation losses
             before that say nothing.
-        farther: (step, loss now, loss at ten times the way from the first weights), on the kept batch.
+        farther: looks at (step, loss now, loss at ten times the way from the first weights), on the kept batch.
         breakdown: None while all is finite.
     """
 
@@ -69,7 +69,7 @@ class Record:
     guess: float | None = None
     spread: float = 1.0
     settled: float = 0.0
-    farther: tuple[int, float, float] | None = None
+    farther: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
     breakdown: Breakdown | None = None
 
     @property
@@ -89,11 +89,12 @@ def findings(record: Record) -> list[Finding]:
             found[rule] = one
     located = broken in found and found[broken].layer is not None
     deep = exploding in found or vanishing in found
-    silent = dead in found and found[dead].figures["share"] >= 0.9  # passes no gradient on
+    silent = dead in found and _passes_nothing(found[dead], record)
+    left = exploding in found and dead in found and _left_dead(record)
     explained = {
         broken: exploding in found or (too_high in found and not located),
         vanishing: silent or saturated in found or exploding in found,
-        dead: deep,
+        dead: (exploding in found and not left) or (vanishing in found and not silent),
         saturated: exploding in found,
         too_high: located or exploding in found,
         too_low: located or deep or dead in found or saturated in found or too_high in found,
@@ -101,6 +102,9 @@ def findings(record: Record) -> list[Finding]:
         plateau: len(found) > 1,
     }
     kept = [rule for rule in found if not explained.get(rule, False)]
+    if left and exploding in kept:
+        kept.remove(exploding)  # what is there now comes first
+        kept.insert(kept.index(dead) + 1, exploding)
     if too_high in kept and dead in kept and not _began(found[dead], record):
         kept.remove(too_high)  # killed on the way: the cause comes first
         kept.insert(kept.index(dead), too_high)
@@ -110,6 +114,21 @@ def findings(record: Record) -> list[Finding]:
 def _began(idle: Finding, record: Record) -> bool:
     """Were the units of a finding dead before the first step?"""
     return record.probes[0].dead.get(idle.layer, 0.0) >= IDLE
+
+
+def _passes_nothing(idle: Finding, record: Record) -> bool:
+    """Is a whole layer dead, and not because the signal had faded on its way there?"""
+    signals = [x.signal for x in record.probes[-1].layers.values() if math.isfinite(x.signal)]
+    strong = itertools.takewhile(lambda pair: pair[0] >= NEGLIGIBLE * signals[0], itertools.pairwise(signals))
+    faded = signals[-1] < NEGLIGIBLE * signals[0] and all(b >= NEGLIGIBLE * a for a, b in strong) if signals else False
+    return idle.figures["share"] >= 0.9 and not faded
+
+
+def _left_dead(record: Record) -> bool:
+    """Is an explosion over, in a network that is not deep? It was that of the weights which a step has left, as are the
+    dead units that stay; in a deep network it is the reason why they died."""
+    now = dataclasses.replace(record, probes=record.probes[-2:])
+    return len(record.probes[-1].layers) < DEPTH and exploding(now) is None
 
 
 def broken(record: Record) -> Finding | None:
@@ -303,16 +322,13 @@ def too_low(record: Record) -> Finding | None:
     far lies on a straight slope. Or it would take a further tenth of the first loss off one that is still above half of
     it. A run whose steps have the size of the valley that they are in is thrown out of it by going ten times as far.
     """
-    if record.farther is None or not record.probes:
+    # A look back at half of the run counts while the loss is still high: farther on, the same slope may have bent.
+    looks = [look for look in record.farther[:-1] if _high(record.farther[-1][1], record)] + record.farther[-1:]
+    straight = [look for look in looks if record.probes and _straight(look, record)]
+    if not straight:
         return None
-    step, now, then = record.farther
+    step, now, then = straight[-1]
     start = record.probes[0].loss
-    gain, farther = start - now, start - then
-    high = now > 0.5 * (record.scale or math.inf)
-    straight = gain > 1e-4 * abs(start) and farther >= STRAIGHT * gain and (high or farther >= 0.1 * abs(start))
-    # A loss cannot fall below its floor: where much is gained already, a tenth of the scale more counts as well.
-    if not (straight or (high and gain > 0 and now - then >= 0.1 * record.scale)):
-        return None
     rate = record.probes[-1].learning_rate
     message = (
         f"in {step:,} steps the loss of the kept batch fell from {start:.4g} to {now:.4g}; ten times as far in the "
@@ -324,6 +340,20 @@ def too_low(record: Record) -> Finding | None:
     )
     figures = {"start": start, "now": now, "farther": then} | ({} if rate is None else {"learning_rate": rate})
     return Finding("learning_rate_too_low", message, advice, None, step, figures)
+
+
+def _straight(look: tuple[int, float, float], record: Record) -> bool:
+    start = record.probes[0].loss
+    gain, farther, more = start - look[1], start - look[2], look[1] - look[2]
+    high = _high(look[1], record)
+    if gain > 1e-4 * abs(start) and farther >= STRAIGHT * gain and (high or farther >= 0.1 * abs(start)):
+        return True
+    # A loss cannot fall below its floor: where much is gained already, a tenth of the scale more counts as well.
+    return high and gain > 0 and more >= 0.1 * record.scale
+
+
+def _high(loss: float, record: Record) -> bool:
+    return loss > 0.5 * (record.scale or math.inf)
 
 
 def overfitting(record: Record) -> Finding | None:
