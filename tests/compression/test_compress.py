@@ -255,6 +255,9 @@ def test_what_has_no_graph_and_settings_out_of_range(model, data):
 
     with pytest.raises(ModelError, match="subclassed model"):
         tfstruct.compress(Hidden(), *data, "macs=50%")
+    inputs = keras.Input((None, None, 3))
+    with pytest.raises(ModelError, match="open shape"):
+        tfstruct.compress(keras.Model(inputs, keras.layers.GlobalMaxPooling2D()(inputs)), *data, "macs=50%")
     for wrong, said in (
         ({"epochs": -1}, "`epochs`"),
         ({"distillation": 2}, "`distillation`"),

@@ -1,5 +1,6 @@
 """The latency of a model that nobody has calibrated: measured, or by a table."""
 
+import keras
 import pytest
 import zoo
 
@@ -7,7 +8,7 @@ from tfstruct import Recipe
 from tfstruct.convert import LatencyTable, measured_latency
 from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import OperatorLatency, profile_operators
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, RecipeError
 
 
 def test_measured_here(process):
@@ -32,3 +33,12 @@ def test_a_table_without_an_operator_is_an_error(process):
     table = LatencyTable((OperatorLatency("CONV_2D", ((1, 1, 1, 1),), "int8", 1.0, "board", (), 1),))
     with pytest.raises(DataError, match=r"lacks .*FULLY_CONNECTED"):
         measured_latency(zoo.build("conv_bn"), table=table, process=process)
+
+
+def test_open_sizes_have_to_be_fixed(process):
+    inputs = keras.Input((None, None, 3), name="image")
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(RecipeError, match=r"image.*Fix them"):
+        measured_latency(model, process=process)
+    fixed = Recipe("int8", input_shapes={"image": (8, 8, 3)})
+    assert measured_latency(model, recipe=fixed, process=process, seconds=0.01) > 0

@@ -30,7 +30,7 @@ from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
 from tfstruct.convert.targets import target as known_target
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import DataError, RecipeError
+from tfstruct.errors import DataError, ModelError, RecipeError
 from tfstruct.graph import fingerprint, trace
 from tfstruct.samples import Preprocess
 
@@ -127,6 +127,7 @@ class Task(contextlib.AbstractContextManager):
             "strategy": strategy,
         }  # fmt: skip
         self.graph = trace(model)
+        _refuse_open_sizes(model)
         self.told = Told(progress)
         self.told.stage("read data")
         ports = Ports(model)
@@ -272,3 +273,12 @@ def _own_training(model: keras.Model) -> tuple[str, ...]:
 
 def _whole(data: Examples | Stream) -> Examples:
     return data if isinstance(data, Examples) else data.take(None)
+
+
+def _refuse_open_sizes(model: keras.Model) -> None:
+    for x in model.inputs:
+        if None in x.shape[1:]:
+            raise ModelError(
+                f"The input `{x.name}` has the open shape {tuple(x.shape)}, so its file can be neither measured nor "
+                "timed. Build the model again on keras.Input(shape) with fixed sizes and give it the same weights."
+            )

@@ -11,6 +11,7 @@ from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import random_samples
 from tfstruct.convert.tflite import Converter
+from tfstruct.errors import RecipeError
 
 _SAMPLES = 4
 
@@ -70,6 +71,15 @@ def measured_latency(
 
 
 def zeros(content: bytes) -> Mapping[str, np.ndarray]:
-    """One batch of zeros by input name, for a file of fixed shapes."""
+    """One batch of zeros by input name, for a file of fixed shapes.
+
+    Raises:
+        RecipeError: the file has open ones.
+    """
     ports = runtime.Runtime(content).inputs
+    wide = [f"{port.name} {port.shape}" for port in ports if None in port.shape]
+    if wide:
+        raise RecipeError(
+            f"A file of open sizes cannot be timed: {', '.join(wide)}. Fix them: Recipe(input_shapes={{name: shape}})."
+        )
     return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}
