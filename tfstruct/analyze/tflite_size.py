@@ -1,9 +1,9 @@
 """An upper bound of the size of an int8 `.tflite` file, from the graph alone.
 
 Every constant is counted as tfstruct.convert stores it, and every tensor with what the flatbuffer needs to describe
-it. Measured on 27 files (digits, ResNet8, MobileNetV2, MobileNetV3, DenseNet121, EfficientNetB0, ResNet50 and the small
-models of the tests): a kernel's output channel costs 28 bytes besides its weights (bias int32; scale float32 and zero
-point int64 of kernel and of bias), and all that is not a buffer or a scale 119 to 159 bytes a tensor.
+it. Measured on 14 files (ResNet8, MobileNetV2, MobileNetV3, DenseNet121, EfficientNetB0, ResNet50 and small
+models of the tests): a kernel's output channel costs 20 bytes besides its weights (bias int32; scale float32 of kernel
+and of bias; zero point int64 of both), and all that is not a buffer or a scale 54 to 124 bytes a tensor.
 """
 
 from collections import Counter
@@ -14,8 +14,8 @@ from tfstruct.analyze.counts import Terms, axis_sizes
 from tfstruct.graph import Each, Graph, Out, is_training_only
 
 FILE = 450  # header, metadata, operator codes, signature
-TENSOR = 165  # a tensor with its buffer, quantization and share of an operator
-CHANNEL = 28  # an output channel of a kernel: bias 4, scale and zero point of kernel and bias 2 * 12
+TENSOR = 135  # a tensor with its buffer, quantization and share of an operator
+CHANNEL = 20  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4, zero point of both 8
 _FOLDS = {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"}
 _FUSES = {*_FOLDS, "Add", "BatchNormalization"}
 # Tensors by layer: constants and results of the operators that a layer becomes.

@@ -37,7 +37,7 @@ def quantize(
         The file and the name of the engine that wrote it.
     """
     if recipe.engine == "tensorflow":
-        return _tensorflow(content, recipe, layers, ranges, process()), "tensorflow"
+        return flatbuffer.compact(_tensorflow(content, recipe, layers, ranges, process())), "tensorflow"
     first, problem = _attempt(lambda: _litert(content, recipe, layers, ranges, limits or {}))
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
@@ -53,7 +53,7 @@ def quantize(
 def _attempt(quantizer: Callable[[], bytes]) -> tuple[bytes | None, ConversionError | None]:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
-        content = quantizer()
+        content = flatbuffer.compact(quantizer())
         Runtime(content)
     except ConversionError as error:
         return None, error

@@ -4,6 +4,7 @@ import dataclasses
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
@@ -25,6 +26,7 @@ WEIGHT_INPUT = {
     "GATHER": 0,
     "EMBEDDING_LOOKUP": 1,
 }
+_BUFFER_ALIGNMENT = 16
 # Begins the name of every tensor in the body of a loop or branch.
 SUBGRAPH_PREFIX = "subgraph"
 
@@ -69,9 +71,33 @@ def read(content: bytes) -> schema.ModelT:
         raise ConversionError(f"The .tflite file is damaged: {error}.") from error
 
 
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors of numbers once: zero points alone are 16 bytes of each channel of a kernel. Constants are
+    aligned as the schema asks, for processors that cannot read an integer elsewhere."""
+
+    def __init__(self):
+        super().__init__(1024)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            if x.dtype == np.uint8:  # the contents of a `Buffer`
+                self.Prep(_BUFFER_ALIGNMENT, len(x))
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
+
+
 def write(model: schema.ModelT) -> bytes:
     """The inverse of `read`."""
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    builder = _SharingBuilder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def compact(content: bytes) -> bytes:
+    """The same file, with equal vectors of numbers written once and its constants aligned."""
+    return write(read(content))
 
 
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:

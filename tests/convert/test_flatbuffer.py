@@ -1,0 +1,68 @@
+"""How files are written: equal vectors once, constants aligned, the same function."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfstruct import Recipe
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.tflite import Converter
+from tfstruct.errors import ConversionError
+
+
+@pytest.fixture(scope="module")
+def file(process):
+    model = zoo.build("residual")
+    x = zoo.sample_inputs(model, 32)
+    with Converter(model, process=process) as converter:
+        return converter.convert(Recipe(precision="int8", calibration=x)), x
+
+
+def _starts(content: bytes) -> list[int]:
+    """Where the contents of buffers begin."""
+    model = schema.Model.GetRootAs(content, 0)
+    tables = [model.Buffers(i)._tab for i in range(model.BuffersLength())]
+    return [table.Vector(table.Offset(4)) for table in tables if table.Offset(4)]
+
+
+def test_constants_are_aligned(file):
+    made, _ = file
+    assert len(_starts(made.content)) > 5
+    assert not any(start % 16 for start in _starts(made.content))
+
+
+def test_equal_vectors_are_written_once(file):
+    made, x = file
+    model = flatbuffer.read(made.content)
+    plain = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    stored = [t.quantization for t in model.subgraphs[0].tensors if t.quantization is not None]
+    channels = sum(len(q.zeroPoint) for q in stored if q.zeroPoint is not None and len(q.zeroPoint) > 1)
+    # Of zero points, 8 bytes each, a layer's kernel and bias share theirs.
+    assert len(made.content) < len(plain) - 8 * channels / 2
+    assert flatbuffer.compact(plain) == made.content == flatbuffer.compact(made.content)
+    first, second = (
+        Runtime(content).run_all({Runtime(content).inputs[0].name: x}) for content in (plain, made.content)
+    )
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+
+
+def test_what_is_read_is_what_was_written(file):
+    made, _ = file
+    before = flatbuffer.read(made.content)
+    bias = next(t for t in before.subgraphs[0].tensors if t.name.endswith(b"bias"))
+    flatbuffer.set_constant(before, bias, np.arange(bias.shape[0], dtype=np.int32))
+    after = flatbuffer.read(flatbuffer.write(before))
+    again = next(t for t in after.subgraphs[0].tensors if t.name == bias.name)
+    np.testing.assert_array_equal(flatbuffer.constant(after, again, np.int32), np.arange(bias.shape[0]))
+    for tensor in after.subgraphs[0].tensors:
+        assert tensor.quantization is None or tensor.quantization.scale is None or len(tensor.quantization.scale)
+
+
+def test_other_bytes_are_refused():
+    with pytest.raises(ConversionError, match="TFL3"):
+        flatbuffer.read(keras.Sequential([]).name.encode() * 8)
