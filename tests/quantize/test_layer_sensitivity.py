@@ -48,7 +48,7 @@ def test_against_rounding_by_hand():
 @pytest.mark.parametrize("name", sweep(["conv_bn", "residual", "concat", "depthwise", "attention"], quick=["residual"]))
 def test_as_a_twin_of_that_layer_alone(name):
     model = zoo.build(name)
-    x = zoo.sample_inputs(model, 16)
+    x = zoo.sample_inputs(model, 64)
     report = sensitivity(model, x, ["int4"])
     every = calibrate(model, x, "int4")
     y = np.asarray(model(x))

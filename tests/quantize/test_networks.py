@@ -1,4 +1,4 @@
-"""Known networks, quantized while they train, to the file: a recurrent one always, all by `pytest -m slow`."""
+"""Known networks, quantized while they train and after, to the file: one each always, all by `pytest -m slow`."""
 
 import keras
 import numpy as np
@@ -7,9 +7,11 @@ import zoo
 from keras import layers
 from sweeps import sweep
 
-from tfstruct import Recipe
+from tfstruct import Recipe, surgery
 from tfstruct.callbacks import QuantizeAware
+from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
+from tfstruct.quantize import calibrate, correct_bias, equalize
 
 VOCABULARY = 50
 
@@ -95,7 +97,21 @@ def test_trained_converted_and_equal(name, process):
     model.compile(keras.optimizers.SGD(1e-3), keras.tree.map_structure(lambda _: "mse", y), jit_compile=False)
     aware = QuantizeAware()
     model.fit(x, y, batch_size=16, verbose=0, callbacks=[aware])
-    with Converter(aware.twin, process=process) as converter:
+    _agree(name, aware.twin, x, process)
+
+
+@pytest.mark.parametrize("name", sweep(NETWORKS, {"several"}))
+def test_calibrated_converted_and_equal(name, process):
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[name]()
+    x = _samples(model)
+    folded = surgery.fold_batch_norm(model).model
+    _agree(name, calibrate(correct_bias(equalize(folded), x), x), x, process)
+
+
+def _agree(name, twin, x, process):
+    """The file of a twin is made, says what stays in float, and computes what the twin computes."""
+    with Converter(twin, process=process) as converter:
         # Only what `skipped` lists needs the samples.
         file = converter.convert(Recipe(calibration=x, check_range=False, allow_float=True))
     for op in file.report.float_operators:
@@ -103,7 +119,10 @@ def test_trained_converted_and_equal(name, process):
         assert any(f"{named}: " in warning and op.name in warning for warning in file.report.warnings)
     found = file.predict(x)
     found = list(found.values()) if isinstance(found, dict) else [found]
-    unseen = bool(aware.report.skipped)
-    for ours, theirs in zip(keras.tree.flatten(aware.twin.predict(x, verbose=0)), found, strict=True):
-        step = (max(ours.max(), 0) - min(ours.min(), 0)) / 255
-        assert np.abs(ours - theirs).max() <= (12 if unseen else 2) * step
+    unseen = bool(twin.simulation.skipped)
+    ports = Runtime(file.content).outputs
+    for ours, theirs, port in zip(keras.tree.flatten(twin.predict(x, verbose=0)), found, ports, strict=True):
+        step = port.scale or (max(ours.max(), 0) - min(ours.min(), 0)) / 255
+        steps = np.abs(ours - theirs).max() / step
+        print(f"{name}: {steps:.0f} steps", "with unseen values" if unseen else "")
+        assert steps <= (12 if unseen else 2)

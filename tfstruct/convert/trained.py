@@ -106,7 +106,8 @@ def by_tensor(
     for path, names in by_layer.items():
         ends = _ends([made[name].name for name in names], (calls or {}).get(path, 1))
         for i, name in enumerate(names):
-            key = path if i in ends else path + BEFORE
+            # A batch norm whose sum is part of the activation behind it ends with its product.
+            key = path if i in ends and path in given else path + BEFORE
             if key in given and (i in ends or made[name].name not in _FIXED):
                 out[name] = given[key]
     for name, op in made.items():

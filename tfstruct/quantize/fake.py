@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -60,36 +59,9 @@ def learned_activation(x, low, high, note: Callable, clips_only: bool = False):
     return tf.cast(quantized(tf.cast(x, tf.float32)), x.dtype)
 
 
-def rounded_average(x, low, high):
-    """`fake_activation` in 8 bits with halves rounded away from the integer zero, as average pooling in files does."""
-    scale = activation_scale(low, high)
-    zero = tf.round(-128.0 - low / scale)
-    q = tf.cast(x, tf.float32) / scale + zero
-    q = tf.sign(q) * tf.floor(tf.abs(q) + 0.5 + 1e-4)  # a half is not exact in floats
-    return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
-
-
 def divided(x, number: int):
     """x / number, rightly rounded: in a graph TensorFlow multiplies by the reciprocal of a constant, an ulp off."""
     return tf.cast(tf.cast(x, tf.float64) / number, tf.float32)
-
-
-def once_rounded(total, step, scale):
-    """An accumulator rescaled as kernels in 8 bits do: round(total * (step / scale)) scale, halves to even."""
-    return tf.round(total * (step / scale)) * scale
-
-
-def twice_rounded(total, step, scale):
-    """An accumulator rescaled as kernels in 4 bits do: total * step in units of `scale`, rounded twice.
-
-    With step / scale = m 2^e, m in [0.5, 1): t = round(total m), then round(t 2^e), halves upwards. Returns
-    t 2^e scale, a little above halves, so that rounding to the nearest ends there.
-    """
-    ratio = step / scale
-    e = tf.minimum(tf.floor(tf.math.log(ratio) / np.log(2.0)) + 1.0, 0.0)
-    power = tf.pow(2.0, e)
-    t = tf.floor(total * (ratio / power) + 0.5)
-    return (t * power + 2.0**-12) * scale
 
 
 def activation_scale(low, high, bits: int = 8):

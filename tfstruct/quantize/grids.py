@@ -55,6 +55,11 @@ class Grid:
         s = self._step(moved)
         return self.back(self._codes(moved, s)), s / factor
 
+    def folded(self, w, g=1.0):
+        """(q, s) of the kernel times |g|, as a file has them in which the batch norm is part of it."""
+        q, s = self.integers(w, g)
+        return q, divided(self.largest * s * tf.maximum(tf.abs(g), 1e-30), self.largest)
+
     @property
     def largest(self) -> int:
         """The largest integer that the file can hold."""
@@ -111,6 +116,11 @@ class LargestGrid(Grid):
             return quantize(m, -limit, limit, num_bits=self.bits, narrow_range=True)
 
         return self.back(tf.grad_pass_through(rounded)(moved) / factor)
+
+    def folded(self, w, g=1.0):
+        moved = self._moved(w) * tf.maximum(tf.abs(g), 1e-30)  # the file rounds the product
+        s = self._step(moved)
+        return self.back(self._codes(moved, s)), s
 
     def _limit(self, moved):
         return self._tied(tf.reduce_max(tf.abs(moved), axis=0), tf.reduce_max)

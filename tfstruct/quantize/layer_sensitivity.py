@@ -85,6 +85,7 @@ class _Alone(Simulation):
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
+        self.integers.used = False  # what a layer reads are none
         self.layers = fused(self.points)
         self._number = {path: i for i, layer in enumerate(self.layers) for path in layer.paths}
         self._chosen = tf.Variable(-1, trainable=False)
@@ -102,9 +103,6 @@ class _Alone(Simulation):
     def _alone(self, path: str, quantized: Callable, plain: Callable):
         """What `quantized` gives where the layer at a path is the one, `plain` elsewhere."""
         return tf.cond(tf.equal(self._chosen, self._number[path]), quantized, plain)
-
-    def _integers(self, op, grids):
-        return None  # what it reads is no integer
 
     def _quantized(self, point, x, training):
         if point.path not in self._number:
@@ -127,6 +125,3 @@ class _Alone(Simulation):
         return self._alone(
             self.points.paths[id(op)], lambda: halves(op, before, x, training), lambda: type(op).call(op, x)
         )
-
-    def _averaged(self, point, x):
-        return x

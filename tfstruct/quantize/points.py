@@ -43,8 +43,8 @@ class Point:
         fixed: the range, where the specification sets it.
         observes: whether the values are looked at for the range; not so where they were only moved.
         positive: whether the values are zero or more.
-        before: whether it is what enters the layer's own activation (an operator of its own), or the pointwise half of
-            a separable convolution.
+        before: whether it is inside the layer: what enters its own activation (an operator of its own) or the pointwise
+            half of a separable convolution, or the product in a batch norm that is no part of another layer.
     """
 
     path: str
@@ -94,9 +94,10 @@ class Points:
     Attributes:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
         before: id of an operation -> the point inside it; see `Point.before`.
+        products: likewise, of a batch norm that is no part of another layer: the file has a product and a sum.
         input_points: one for each input of the model, in their order.
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
-        reads: id of an operation with one input -> the range of what it reads, the same one in each of its calls.
+        reads: id of an operation -> the ranges of its inputs in order, the same ones in each of its calls.
         writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
         read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
@@ -148,11 +149,17 @@ class Points:
             separable = isinstance(call.op, SEPARABLE) and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
                 self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
+        folded = {id(norm) for norm in self.folds.values() if norm is not None}
+        self.products = {
+            id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
+            for call in graph.calls
+            if isinstance(call.op, keras.layers.BatchNormalization) and id(call.op) not in folded
+        }
         self.input_points = [Point(name, self._find(name)) for name in names]
-        self.reads: dict[int, str | None] = {}
+        self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
-            group = self._find(made[call.inputs[0].key]) if len(call.inputs) == 1 else None
-            if self.reads.setdefault(id(call.op), group) != group:
+            groups = tuple(self._find(made[tensor.key]) for tensor in call.inputs)
+            if self.reads.setdefault(id(call.op), groups) != groups:
                 self.reads[id(call.op)] = None
         self.writes: dict[int, str | None] = {}
         for call in reversed(graph.calls):
@@ -193,10 +200,15 @@ class Points:
             self._ties[a] = b
 
     @property
+    def inner(self) -> tuple[Point, ...]:
+        """The points inside operations."""
+        return *self.before.values(), *self.products.values()
+
+    @property
     def groups(self) -> dict[str, Point]:
         """Every range by its name, with a point that has it."""
         found: dict[str, Point] = {}
-        for point in (*self.input_points, *(p for p in self.outputs.values() if p), *self.before.values()):
+        for point in (*self.input_points, *filter(None, self.outputs.values()), *self.inner):
             known = found.get(point.group)
             if known is None or (point.fixed is not None and known.fixed is None):
                 found[point.group] = point

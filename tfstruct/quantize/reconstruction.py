@@ -12,6 +12,7 @@ from tfstruct.graph import rewire, trace
 from tfstruct.quantize import rounding
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.grids import LearnedGrid
+from tfstruct.quantize.integer_kernels import folded_factor
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.preactivations import channels_axis
 from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstruction
@@ -126,7 +127,8 @@ class _Learning(Simulation):
 
     def factor_of(self, grid: LearnedGrid):
         """Of the batch norm behind a kernel."""
-        return next(self._factor(key) for key, grids in self._grids.items() if any(grid is one for one in grids))
+        key = next(key for key, grids in self._grids.items() if any(grid is one for one in grids))
+        return folded_factor(self.points, key)
 
     def inputs(self, values: Values) -> Values:
         """The model's inputs, rounded."""

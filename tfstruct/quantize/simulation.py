@@ -13,18 +13,19 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import intercepted, without_activation
-from tfstruct.quantize.fake import (
-    activation_scale,
-    divided,
-    fake_activation,
-    once_rounded,
-    rounded_average,
-    twice_rounded,
-)
+from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
-from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
+from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
+from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points, activation_of
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
+
+# Layers with weights whose values are all simulated; and layers without any that are not.
+_SEEN = (*CONTRACTIONS, keras.layers.EinsumDense, keras.layers.Embedding, keras.layers.BatchNormalization)
+_SEVERAL = (
+    keras.layers.LayerNormalization, keras.layers.GroupNormalization, keras.layers.UnitNormalization,
+    keras.layers.Normalization, keras.layers.Rescaling,
+)  # fmt: skip
 
 
 class Simulation:
@@ -52,6 +53,7 @@ class Simulation:
         self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
         self.frozen_statistics = make(0.0, name="frozen_statistics")
+        self.integers = IntegerKernels(self.points, self.bounds, self.activation_bits, self.active)
         self.grids: dict[str, Grid] = {}
         self.skipped: list[tuple[str, str]] = []
         ops = {id(call.op): call.op for call in self.points.graph.calls}
@@ -75,10 +77,9 @@ class Simulation:
             found.setdefault(key, []).append(made)
         for key, op in ops.items():
             path = self.points.paths[key]
-            nested = isinstance(op, keras.Layer) and len(list(op._flatten_layers())) > 1
             if self.scheme.weight_bits(path) is None:
                 self.skipped.append((path, "left in float, as the scheme says"))
-            elif nested and self.scheme.activation_bits(path) is not None:
+            elif _has_unseen(op) and self.scheme.activation_bits(path) is not None:
                 self.skipped.append((path, "its kernels and its result are rounded, the values inside are not"))
         return found
 
@@ -89,16 +90,15 @@ class Simulation:
             stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
             if precision == "int4" and not few:
                 precision = "int8"
-            return grid(kernel, self.scheme, precision, stored, make, self._factor(id(op)))
+            return grid(kernel, self.scheme, precision, stored, make, folded_factor(self.points, id(op)))
         if self.scheme.weight_bits(path) < 4 or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
             self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
         return LargestGrid(kernel, 8, 8)
 
     def _touches(self, op) -> bool:
         key = id(op)
-        return bool(
-            self.points.outputs.get(key) or key in self._grids or isinstance(op, keras.layers.BatchNormalization)
-        )
+        inner = isinstance(op, keras.layers.BatchNormalization) or type(op).__name__ in ARITHMETIC
+        return bool(self.points.outputs.get(key) or key in self._grids or inner)
 
     # Ranges
 
@@ -110,7 +110,7 @@ class Simulation:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
         found = {}
-        for point in (*self.points.input_points, *self.points.outputs.values(), *self.points.before.values()):
+        for point in (*self.points.input_points, *self.points.outputs.values(), *self.points.inner):
             if point is not None and self.activation_bits(point) is not None:
                 found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
         return {path: pair for path, pair in found.items() if pair is not None}
@@ -125,22 +125,14 @@ class Simulation:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
         found = {}
         for key, grids in self._grids.items():
-            found |= {g.kernel.name: g.limits(self._factor(key)) for g in grids if not g.plain}
+            found |= {g.kernel.name: g.limits(folded_factor(self.points, key)) for g in grids if not g.plain}
         return found
-
-    def _factor(self, key: int):
-        """What the batch norm behind a layer multiplies each output channel with, once it is part of it."""
-        norm = self.points.folds.get(key)
-        if norm is None:
-            return 1.0
-        factor = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
-        return factor * norm.gamma.value if norm.scale else factor
 
     def rounded_weights(self, nearest: bool = True) -> dict[str, tuple[keras.Variable, np.ndarray]]:
         """Kernels on their grids, by name: (weight, the value). Without those that a file rounds by itself, given their
         steps, if not `nearest`."""
         return {
-            g.kernel.name: (g.kernel.variable, g.rounded(self._factor(key)))
+            g.kernel.name: (g.kernel.variable, g.rounded(folded_factor(self.points, key)))
             for key, grids in self._grids.items()
             for g in grids
             if nearest or not g.nearest
@@ -192,11 +184,15 @@ class Simulation:
 
     def _inputs(self, inputs, names: dict[str, Point], training):
         if isinstance(inputs, dict):
-            return {k: self._quantized(names[k], x, training) if k in names else x for k, x in inputs.items()}
+            return {k: self._input(names[k], x, training) if k in names else x for k, x in inputs.items()}
         flat = keras.tree.flatten(inputs)
         points = self.points.input_points
-        flat = [self._quantized(p, x, training) for p, x in zip(points, flat, strict=True)]
+        flat = [self._input(p, x, training) for p, x in zip(points, flat, strict=True)]
         return keras.tree.pack_sequence_as(inputs, flat)
+
+    def _input(self, point: Point, x, training):
+        x = x if training else self.integers.input(point, x)
+        return self._quantized(point, x, training)
 
     def _route(self, training, path, op, call):
         point = self.points.outputs.get(id(op))
@@ -208,7 +204,16 @@ class Simulation:
         if id(op) in self.points.movers and not averages:
             point = None
 
-        exact = None if training else self._integers(op, grids)
+        name, norm = activation_of(op), self.points.folds.get(id(op))
+        exact = None
+        if not training:
+            exact = self.integers.contraction(op, grids)
+            if exact is not None and norm is not None:
+                self._folded.add(id(norm))
+            kind = name if isinstance(op, keras.layers.Activation) else type(op).__name__
+            call = self.integers.arithmetic(
+                kind, self.points.reads.get(id(op)) or (), self.points.writes.get(id(op)), call
+            )
 
         def routed(*args, **kwargs):
             if before is not None and isinstance(op, SEPARABLE) and grids:
@@ -218,6 +223,7 @@ class Simulation:
                     z = exact(call, args, kwargs)
                 if before is not None:
                     z = self._quantized(before, z, training)
+                    activation = self.integers.arithmetic(name, [before.group], point and point.group, activation)
                 outputs = z if activation is None else activation(z)
             elif before is None:
                 outputs = self._with_weights(op, grids, training, call, args, kwargs)
@@ -227,26 +233,17 @@ class Simulation:
                 outputs = activation(self._quantized(before, z, training))
             if point is None:
                 return outputs
-            if averages and not training and self._pools(point):
-                return self._averaged(point, outputs)
+            if averages and not training:
+                outputs = self.integers.average(point, outputs)
             return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
 
         return routed
-
-    def _pools(self, point: Point) -> bool:
-        fixed = self.groups[point.group].fixed
-        return fixed is None and self.activation_bits(point) == 8
-
-    def _averaged(self, point: Point, x):
-        bounds = self.bounds[point.group]
-        on = tf.logical_and(self.active.value > 0, bounds.seen.value > 0)
-        return tf.where(on, rounded_average(x, bounds.low.value, bounds.high.value), x)
 
     def _rounded(self, op, grid: Grid, training):
         w = grid.kernel.variable
         with AutocastScope(None):  # the stored weight is rounded, not its float16 copy
             value = tf.convert_to_tensor(w.value)
-        factor = self._factor(id(op)) if grid.per == "tensor" else 1.0
+        factor = folded_factor(self.points, id(op)) if grid.per == "tensor" else 1.0
         fake = grid.fake(value, factor, self._learning if training else None)
         return self._where_active(tf.cast(fake, value.dtype), value)
 
@@ -276,66 +273,19 @@ class Simulation:
         x = x + keras.ops.reshape(op.bias, (1,) * (len(x.shape) - 1) + (-1,)) if op.use_bias else x
         return x if op.activation is None else op.activation(x)
 
-    def _integers(self, op, grids: list[Grid]):
-        """For inference: the layer on integers, as the file computes it, with the batch norm behind it folded.
-
-        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' = |g| s is the scale of the kernel
-        times the batch norm's factor g, read off the largest weight as the file's is, and b' the bias of both. Sums
-        below 2^24 are exact in float32.
-        """
-        group = self.points.reads.get(id(op))
-        bounds = self.bounds.get(group)
-        plain = isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"
-        bits = None if bounds is None else self.activation_bits(self.groups[group])
-        if bits is None or not plain:
-            return None
-        norm, grid = self.points.folds.get(id(op)), grids[0]
-        made = self.bounds.get(self.points.writes[id(op)])
-        # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
-        rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
-
-        def exact(call, args, kwargs):
-            step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
-            g = self._factor(id(op))
-            w, s_w = grid.integers(grid.kernel.variable.value, g)
-            mapping = [(grid.kernel.variable, w)]
-            bias = 0.0
-            if op.use_bias:
-                bias = op.bias.value
-                mapping.append((op.bias, tf.zeros_like(bias)))
-            if norm is not None:
-                bias = (bias - norm.moving_mean.value) * g + (norm.beta.value if norm.center else 0.0)
-            step = step_in * divided(grid.largest * s_w * tf.maximum(tf.abs(g), 1e-30), grid.largest)
-            with keras.StatelessScope(mapping):
-                acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
-            total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
-            if made is None or bits != 8:
-                return total * step
-            return rounded(total, step, activation_scale(made.low.value, made.high.value))
-
-        def either(call, args, kwargs):
-            def on_integers():
-                return exact(call, args, kwargs)
-
-            def as_it_is():
-                z = call(*args, **kwargs)
-                return z if norm is None else type(norm).call(norm, z, training=False)
-
-            return tf.cond(tf.logical_and(self.active.value > 0, bounds.seen.value > 0), on_integers, as_it_is)
-
-        if norm is not None:
-            self._folded.add(id(norm))
-        return either
-
     def _batch_norm(self, op, call):
-        def routed(*args, **kwargs):
-            training = kwargs.get("training")
-            if not training:
-                return args[0] if id(op) in self._folded else call(*args, **kwargs)
+        product = self.points.products.get(id(op))
+        inference = call if product is None else self.integers.batch_norm(op, product, call)
+
+        def routed(x, **kwargs):
+            if not kwargs.get("training"):
+                return x if id(op) in self._folded else inference(x, **kwargs)
             still = {**kwargs, "training": False}
-            return tf.cond(
-                self.frozen_statistics.value > 0, lambda: call(*args, **still), lambda: call(*args, **kwargs)
-            )
+            y = tf.cond(self.frozen_statistics.value > 0, lambda: call(x, **still), lambda: call(x, **kwargs))
+            if product is None:
+                return y
+            p = tf.stop_gradient(tf.cast(x, tf.float32) * norm_constants(op, x)[0])
+            return _like(y, y + tf.cast(tf.stop_gradient(self._quantized(product, p, True) - p), y.dtype))
 
         return routed
 
@@ -362,6 +312,13 @@ class Simulation:
             )
         for variable, part in zip(self.variables, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
             variable.assign(part.reshape(variable.shape))
+
+
+def _has_unseen(op) -> bool:
+    """Does the file compute a layer by several operators, between which values are not simulated?"""
+    if not isinstance(op, keras.Layer) or isinstance(op, _SEEN):
+        return False
+    return bool(op.weights) or len(list(op._flatten_layers())) > 1 or isinstance(op, _SEVERAL)
 
 
 def _like(x, y):

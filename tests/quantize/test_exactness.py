@@ -1,0 +1,74 @@
+"""The twin gives the very integers of the file, also where operators do more than round once."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from keras import layers
+from test_twin import observed
+
+from tfstruct import Recipe
+from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.tflite import Converter
+from tfstruct.quantize.rescaling import rounded_sum
+
+
+def two(x):
+    return layers.Conv2D(8, 3, padding="same", name="left")(x), layers.Conv2D(8, 1, name="right")(x)
+
+
+def folded(x):
+    """Kernels and biases that lie near halves: among 65,000 some always do."""
+    x = layers.Conv2D(128, 1, activation="relu", name="wide")(x)
+    return layers.BatchNormalization(name="norm")(layers.Conv2D(512, 1, name="wider")(x))
+
+
+def before_activation(x):
+    x = layers.Conv2D(8, 3, activation="relu", name="first")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    return layers.Conv2D(8, 3, name="second")(x)
+
+
+CASES = {
+    "sum": lambda x: layers.ReLU()(layers.Add()(two(x))),
+    "difference": lambda x: layers.Subtract()(two(x)),
+    "product": lambda x: layers.Multiply()(two(x)),
+    "silu": lambda x: layers.Conv2D(8, 3, name="second")(layers.Activation("silu")(two(x)[0])),
+    "own silu": lambda x: layers.Conv2D(8, 3, activation="silu", name="only")(x),
+    "gate": lambda x: layers.Multiply()([two(x)[0], layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)]),
+    "mean": lambda x: layers.GlobalAveragePooling2D()(two(x)[0]),
+    "folded": folded,
+    "batch norm before the activation": before_activation,
+    "batch norm at the end": lambda x: layers.BatchNormalization(name="norm")(layers.ReLU()(two(x)[0])),
+    "batch norm at the start": lambda x: layers.Dense(4)(layers.Flatten()(layers.BatchNormalization(name="norm")(x))),
+    "plain batch norm": lambda x: layers.BatchNormalization(scale=False, center=False)(layers.ReLU()(two(x)[0])),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_integer_is_the_same(name, process):
+    inputs = keras.Input((8, 8, 3), name="image")
+    model = zoo.randomise(keras.Model(inputs, CASES[name](inputs)))
+    x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
+    made = observed(model, x)
+    with Converter(made, process=process) as converter:
+        file = converter.convert(Recipe())  # no samples: the twin knows every range
+    (port,) = Runtime(file.content).outputs
+    steps = np.abs(made.predict(x, verbose=0) - file.predict(x)) / port.scale
+    assert not made.simulation.skipped
+    assert np.mean(steps > 0.5) == 0, f"{np.mean(steps > 0.5):.2e} of the values differ"
+
+
+def test_sum_in_fixed_point_against_numpy():
+    rng = np.random.default_rng(0)
+    for s_x, s_y, s in ((0.02, 0.031, 0.047), (0.5, 0.001, 0.3), (0.007, 0.009, 0.0011)):
+        q_x, q_y = rng.integers(-255, 256, (2, 5000))
+        ratios = np.float32([s_x, s_y]) / np.float32(s)
+        shift = 20 - int(np.floor(np.log2(ratios.max())))
+        f_x, f_y = (int(np.rint(np.float64(ratio) * 2**shift)) for ratio in ratios)
+        for sign in (1, -1):
+            wanted = (q_x * f_x + sign * q_y * f_y + 2 ** (shift - 1)) >> shift
+            scales = np.float32(s_x), np.float32(s_y)
+            values = (np.float32(q) * scale for q, scale in zip((q_x, q_y), scales, strict=True))
+            found = rounded_sum(*values, scales, np.float32(s), sign)
+            np.testing.assert_array_equal(np.rint(found / np.float32(s)), wanted)

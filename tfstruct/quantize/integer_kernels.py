@@ -1,0 +1,194 @@
+"""Operators of the file on its integers, as its kernels compute: for the inference of a twin."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfstruct.quantize.fake import activation_scale, fake_activation
+from tfstruct.quantize.grids import Grid
+from tfstruct.quantize.points import CONTRACTIONS, FIXED, Point, Points
+from tfstruct.quantize.ranges import Range
+from tfstruct.quantize.rescaling import (
+    once_rounded,
+    rounded_average,
+    rounded_input,
+    rounded_mean,
+    rounded_product,
+    rounded_sum,
+    twice_rounded,
+)
+
+# What the file computes with integers of several values: how many the model gives.
+ARITHMETIC = {
+    "Add": 2, "Subtract": 2, "Multiply": 2, "silu": 1, "GlobalAveragePooling1D": 1, "GlobalAveragePooling2D": 1,
+    "GlobalAveragePooling3D": 1,
+}  # fmt: skip
+
+
+class IntegerKernels:
+    """What the file's kernels compute from integers, seen in float; plain layers where ranges are not known yet.
+
+    Args:
+        points, bounds: of the simulation.
+        bits_of: a point -> what its values have as integers; None where they are float.
+        active: 1 where values are rounded.
+
+    Attributes:
+        used: False where layers read values that are no integers: plain layers everywhere.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        bounds: Mapping[str, Range],
+        bits_of: Callable[[Point], int | None],
+        active: keras.Variable,
+    ):
+        self._points, self._bounds, self._bits_of, self._active = points, bounds, bits_of, active
+        self._groups = points.groups
+        self.used = True
+
+    def input(self, point: Point, x):
+        """An input as who fills the file's rounds it."""
+        if self._bits_of(point) != 8 or not tf.as_dtype(x.dtype).is_floating:
+            return x
+        return self._where_known([point.group], lambda v: rounded_input(v, *self._ends(point.group)), tf.identity)(x)
+
+    def contraction(self, op, grids: list[Grid]):
+        """(call, args, kwargs) -> the outputs of a layer before its activation, with the batch norm behind it folded;
+        None where it does not compute on integers.
+
+        acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' is the scale of the kernel times the
+        batch norm's factor, and b' the bias of both. Sums below 2^24 are exact in float32.
+        """
+        if not (self.used and isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"):
+            return None
+        (group,) = self._points.reads.get(id(op)) or (None,)
+        bounds = self._bounds.get(group)
+        bits = None if bounds is None else self._bits_of(self._groups[group])
+        if bits is None:
+            return None
+        norm, grid = self._points.folds.get(id(op)), grids[0]
+        made = self._bounds.get(self._points.writes[id(op)])
+        # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
+        rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
+
+        def exact(call, args, kwargs):
+            step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
+            g = folded_factor(self._points, id(op))
+            w, s_w = grid.folded(grid.kernel.variable.value, g)
+            mapping = [(grid.kernel.variable, w)]
+            bias = 0.0
+            if op.use_bias:
+                bias = op.bias.value
+                mapping.append((op.bias, tf.zeros_like(bias)))
+            if norm is not None:
+                # In the converter's order, as rounding of large ones shows it.
+                bias = bias * g + ((norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g)
+            step = step_in * s_w
+            with keras.StatelessScope(mapping):
+                acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
+            total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
+            if made is None or bits != 8:
+                return total * step
+            return rounded(total, step, activation_scale(made.low.value, made.high.value))
+
+        def as_it_is(call, args, kwargs):
+            z = call(*args, **kwargs)
+            return z if norm is None else type(norm).call(norm, z, training=False)
+
+        return self._where_known([group], exact, as_it_is)
+
+    def arithmetic(self, kind: str | None, reads: Sequence[str | None], writes: str | None, call):
+        """Sum, difference and product of two values, x sigmoid(x) and means over all places; `call` for all else.
+
+        Args:
+            kind: the operation's class, or its activation.
+            reads, writes: the ranges of what it reads and makes.
+        """
+        groups = (*reads, writes)
+        known = len(reads) == ARITHMETIC.get(kind) and None not in groups
+        if not known or {self._bits_of(self._groups[group]) for group in groups} != {8}:
+            return call
+
+        def exact(*args, **kwargs):
+            x, *more = keras.tree.flatten((args, kwargs))
+            *scales, scale = (activation_scale(*self._ends(group)) for group in groups)
+            if kind in ("Add", "Subtract"):
+                made = rounded_sum(x, *more, scales, scale, 1 if kind == "Add" else -1)
+            elif kind == "Multiply":
+                made = rounded_product(x, *more, scales, scale)
+            elif kind == "silu":
+                gate = fake_activation(tf.sigmoid(tf.cast(x, tf.float32)), *FIXED["sigmoid"])
+                made = rounded_product(x, gate, (*scales, activation_scale(*FIXED["sigmoid"])), scale)
+            else:
+                made = rounded_mean(x, call, *scales, scale)
+            return tf.cast(made, x.dtype)
+
+        return self._where_known(groups, exact, call)
+
+    def average(self, point: Point, x):
+        """What average pooling makes, before it is rounded."""
+        if self._groups[point.group].fixed is not None or self._bits_of(point) != 8:
+            return x
+        return self._where_known([point.group], lambda v: rounded_average(v, *self._ends(point.group)), tf.identity)(x)
+
+    def batch_norm(self, op, product: Point, call):
+        """A batch norm that is no part of another layer, with constants in 8 bits."""
+        (reads,), writes = self._points.reads.get(id(op)) or (None,), self._points.writes.get(id(op))
+        groups = (reads, product.group, writes)
+        if None in groups or {self._bits_of(self._groups[group]) for group in groups} != {8}:
+            return call
+
+        def exact(x, **kwargs):
+            s_x, s_p, s_y = (activation_scale(*self._ends(group)) for group in groups)
+            (g, s_g), (b, s_b) = map(_rounded_constant, norm_constants(op, x))
+            p = fake_activation(rounded_product(x, g, (s_x, s_g), s_p), *self._ends(product.group))
+            return tf.cast(rounded_sum(p, b, (s_p, s_b), s_y), x.dtype)
+
+        return self._where_known(groups, exact, call)
+
+    def _ends(self, group: str):
+        """(low, high) of a range as it is now."""
+        fixed = self._groups[group].fixed
+        return fixed if fixed is not None else (self._bounds[group].low.value, self._bounds[group].high.value)
+
+    def _where_known(self, groups: Sequence[str], exact, plain):
+        """`exact` where values are rounded and the ranges are known; `plain` where not."""
+        if not self.used:
+            return plain
+        seen = [self._bounds[group].seen for group in groups if group in self._bounds]
+
+        def either(*args, **kwargs):
+            known = tf.reduce_all([self._active.value > 0, *(one.value > 0 for one in seen)])
+            return tf.cond(known, lambda: exact(*args, **kwargs), lambda: plain(*args, **kwargs))
+
+        return either
+
+
+def folded_factor(points: Points, key: int):
+    """What the batch norm behind a layer multiplies each output channel with, once it is part of it."""
+    norm = points.folds.get(key)
+    return 1.0 if norm is None else _factor(norm)
+
+
+def _factor(norm):
+    """gamma / sqrt(variance + epsilon)."""
+    factor = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
+    return factor * norm.gamma.value if norm.scale else factor
+
+
+def norm_constants(norm, x):
+    """g and b of a batch norm as x g + b, shaped for x."""
+    g = _factor(norm)
+    b = (norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g
+    shape = [1] * len(x.shape)
+    shape[norm.axis] = -1
+    return tf.reshape(g, shape), tf.reshape(b, shape)
+
+
+def _rounded_constant(x):
+    """(the constant, rounded as the file does, its scale)."""
+    low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), 0.0)
+    return fake_activation(x, low, high), activation_scale(low, high)

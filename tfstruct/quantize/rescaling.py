@@ -1,0 +1,80 @@
+"""How the kernels of a file round what they make of integers, seen in float."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.quantize.fake import activation_scale
+
+
+def rounded_input(x, low, high):
+    """`fake_activation` in 8 bits by a division, as inputs of files are rounded, not by the scale's reciprocal."""
+    scale, zero = activation_scale(low, high), _zero_point(low, high)
+    q = tf.round(tf.cast(x, tf.float32) / scale) + zero
+    return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
+
+
+def rounded_average(x, low, high):
+    """`fake_activation` in 8 bits with halves rounded away from the integer zero, as average pooling in files does."""
+    scale, zero = activation_scale(low, high), _zero_point(low, high)
+    q = tf.cast(x, tf.float32) / scale + zero
+    q = tf.sign(q) * tf.floor(tf.abs(q) + 0.5 + 1e-4)  # a half is not exact in floats
+    return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
+
+
+def _zero_point(low, high):
+    return tf.round(-128.0 - low / activation_scale(low, high))
+
+
+def once_rounded(total, step, scale):
+    """An accumulator rescaled as kernels in 8 bits do: round(total * (step / scale)) scale, halves to even."""
+    return tf.round(total * (step / scale)) * scale
+
+
+def twice_rounded(total, step, scale):
+    """An accumulator rescaled as kernels in 4 bits do: total * step in units of `scale`, rounded twice.
+
+    With step / scale = m 2^e, m in [0.5, 1): t = round(total m), then round(t 2^e), halves upwards. Returns
+    t 2^e scale, a little above halves, so that rounding to the nearest ends there.
+    """
+    ratio = step / scale
+    e = tf.minimum(tf.floor(tf.math.log(ratio) / np.log(2.0)) + 1.0, 0.0)
+    power = tf.pow(2.0, e)
+    t = tf.floor(total * (ratio / power) + 0.5)
+    return (t * power + 2.0**-12) * scale
+
+
+def rounded_sum(x, y, scales, scale, sign: int = 1):
+    """x + sign * y as kernels in 8 bits add: with factors of 21 bits, in fixed point, halves upwards.
+
+    With m = max(s_x, s_y) / s, e = floor(log2 m) and k = 20 - e: f_x = round(s_x / s 2^k), f_y likewise, and the result
+    is floor((x / s_x f_x + sign y / s_y f_y) / 2^k + 1/2) s.
+
+    Args:
+        scales: (s_x, s_y) of the two, which are multiples of them.
+        scale: s, of the result.
+    """
+    ratios = [one / scale for one in scales]
+    exponent = tf.bitcast(tf.maximum(*ratios), tf.int32) // 2**23 - 127
+    shift = 20 - exponent
+    power = tf.bitcast((shift + 127) * 2**23, tf.float32)
+    factors = [tf.cast(tf.round(ratio * power), tf.int32) for ratio in ratios]
+    a, b = (tf.cast(_integers(*one), tf.int32) for one in zip((x, y), scales, strict=True))
+    total = a * factors[0] + sign * b * factors[1] + tf.bitwise.left_shift(1, shift - 1)
+    return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32) * scale
+
+
+def rounded_product(x, y, scales, scale):
+    """x y as kernels in 8 bits multiply: the product of integers rescaled by s_x s_y / s, halves to even."""
+    a, b = (_integers(*one) for one in zip((x, y), scales, strict=True))
+    return once_rounded(a * b, scales[0] * scales[1], scale)
+
+
+def rounded_mean(x, mean, s_x, scale):
+    """The means that a layer takes of x, a sum of integers rescaled by s_x / (n s), halves to even."""
+    found = mean(_integers(x, s_x))
+    count = tf.cast(tf.size(x) / tf.size(found), tf.float32)
+    return once_rounded(tf.round(found * count), s_x / count, scale)
+
+
+def _integers(x, scale):
+    return tf.round(tf.cast(x, tf.float32) / scale)
