@@ -34,6 +34,7 @@ CASES = {
     "difference": lambda x: layers.Subtract()(two(x)),
     "product": lambda x: layers.Multiply()(two(x)),
     "silu": lambda x: layers.Conv2D(8, 3, name="second")(layers.Activation("silu")(two(x)[0])),
+    "silu operation": lambda x: keras.ops.silu(two(x)[0]),
     "own silu": lambda x: layers.Conv2D(8, 3, activation="silu", name="only")(x),
     "gate": lambda x: layers.Multiply()([two(x)[0], layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)]),
     "mean": lambda x: layers.GlobalAveragePooling2D()(two(x)[0]),

@@ -68,7 +68,8 @@ def activation_of(op) -> str | None:
         name = getattr(function, "__name__", type(function).__name__)
         return None if name == "linear" else name
     name = type(op).__name__
-    return {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}.get(name)
+    known = ("relu", "relu6", "sigmoid", "silu", "softmax", "tanh")
+    return name.lower() if name.lower() in known else None
 
 
 def _is_activation_layer(op) -> bool:

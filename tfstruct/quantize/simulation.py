@@ -210,7 +210,7 @@ class Simulation:
             exact = self.integers.contraction(op, grids)
             if exact is not None and norm is not None:
                 self._folded.add(id(norm))
-            kind = name if isinstance(op, keras.layers.Activation) else type(op).__name__
+            kind = "silu" if name == "silu" and before is None else type(op).__name__
             call = self.integers.arithmetic(
                 kind, self.points.reads.get(id(op)) or (), self.points.writes.get(id(op)), call
             )
