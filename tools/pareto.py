@@ -26,8 +26,8 @@ from tfstruct.errors import BudgetError
 
 # Each with the bytes that channels are planned for, by an upper bound that is some 2 kB above the file.
 BUDGETS = {
-    "tflite_bytes=56000,latency_us=60%": 57_500,
-    "tflite_bytes=48000,latency_us=60%": 49_500,
+    "tflite_bytes=56000,latency_us=60%": 58_400,
+    "tflite_bytes=48000,latency_us=60%": 50_400,
 }
 EPOCHS = 20
 ROUNDS = 15
@@ -66,11 +66,12 @@ def _image(content: bytes) -> dict[str, np.ndarray]:
 
 
 def by_hand(size: int) -> list[steps.Step]:
-    """The first block is a third of the work and a twentieth of the weights; what the residual joins carry stays."""
-    joined = ("conv2d", "conv2d_4", "conv2d_7")
+    """The first block is a third of the work and a twentieth of the weights; channels go inside the last one alone,
+    which has two thirds of the weights."""
+    whole = ("conv2d", "conv2d_3", "conv2d_4", "conv2d_7")
     return [
         steps.DropBlocks(blocks=("add",), epochs=2),
-        steps.PruneChannels(budget={"tflite_bytes": size}, exclude=joined, epochs=15, ramp=0.1),
+        steps.PruneChannels(budget={"tflite_bytes": size}, exclude=whole, epochs=15, ramp=0.1),
         steps.Quantize(epochs=3),
     ]
 
