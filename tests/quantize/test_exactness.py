@@ -10,6 +10,7 @@ from test_twin import observed
 from tfstruct import Recipe
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
+from tfstruct.quantize import Scheme
 from tfstruct.quantize.rescaling import rounded_sum
 
 
@@ -58,6 +59,21 @@ def test_every_integer_is_the_same(name, process):
     steps = np.abs(made.predict(x, verbose=0) - file.predict(x)) / port.scale
     assert not made.simulation.skipped
     assert np.mean(steps > 0.5) == 0, f"{np.mean(steps > 0.5):.2e} of the values differ"
+
+
+@pytest.mark.parametrize("scheme", [Scheme("int8", per="layer"), Scheme("int8", per="tensor"), Scheme("int4")])
+def test_kernels_with_steps_of_other_kinds(scheme, process):
+    inputs = keras.Input((8, 8, 3), name="image")
+    model = zoo.randomise(keras.Model(inputs, CASES["folded"](inputs)))
+    x = np.random.default_rng(1).normal(size=(64, 8, 8, 3)).astype("float32")
+    made = observed(model, x, scheme)
+    with Converter(made, process=process) as converter:
+        file = converter.convert(Recipe())
+    (port,) = Runtime(file.content).outputs
+    steps = np.abs(made.predict(x, verbose=0) - file.predict(x)) / port.scale
+    # Kernels in 4 bits rescale with factors of 31 bits, of which floats hold 24.
+    few = 1e-5 if scheme.precision == "int4" else 0.0
+    assert np.mean(steps > 0.5) <= few, f"{np.mean(steps > 0.5):.2e} of the values differ"
 
 
 def test_sum_in_fixed_point_against_numpy():

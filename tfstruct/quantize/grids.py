@@ -118,9 +118,13 @@ class LargestGrid(Grid):
         return self.back(tf.grad_pass_through(rounded)(moved) / factor)
 
     def folded(self, w, g=1.0):
-        moved = self._moved(w) * tf.maximum(tf.abs(g), 1e-30)  # the file rounds the product
-        s = self._step(moved)
-        return self.back(self._codes(moved, s)), s
+        g = tf.maximum(tf.abs(g), 1e-30)
+        moved = self._moved(w)
+        if self.per == "layer":  # the step is that of the kernel without the factor
+            s = divided(self.largest * self._step(moved) * g, self.largest)
+        else:
+            s = self._step(moved * g)
+        return self.back(self._codes(moved * g, s)), s  # the file rounds the product
 
     def _limit(self, moved):
         return self._tied(tf.reduce_max(tf.abs(moved), axis=0), tf.reduce_max)
