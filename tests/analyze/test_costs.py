@@ -67,7 +67,7 @@ def test_an_activation_does_not_overwrite_what_is_needed_later():
 
 def test_dead_model_of_no_operation():
     x = keras.Input((4,))
-    assert Costs(trace(keras.Model(x, x)))() == {"macs": 0, "params": 0, "tflite_bytes": 585, "peak_memory": 4}
+    assert Costs(trace(keras.Model(x, x)))() == {"macs": 0, "params": 0, "tflite_bytes": 595, "peak_memory": 4}
 
 
 def test_open_sizes_raise_only_where_they_matter():
@@ -135,6 +135,8 @@ def test_a_shared_layer_with_two_batch_norms_is_two_kernels(process):
     x = layers.BatchNormalization(name="bn1")(conv(inputs := keras.Input((8, 8, 64))))
     x = layers.BatchNormalization(name="bn2")(conv(x))
     model = zoo.randomise(keras.Model(inputs, x))
+    # With other signs the integers are others; a file holds equal kernels once.
+    model.get_layer("bn2").gamma.assign(-model.get_layer("bn2").gamma)
     size = _int8_size(model, process)
     assert size <= Costs(trace(model))()["tflite_bytes"] <= 1.05 * size
 

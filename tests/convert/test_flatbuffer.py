@@ -44,9 +44,8 @@ def test_equal_vectors_are_written_once(file):
     # Of zero points, 8 bytes each, a layer's kernel and bias share theirs.
     assert len(made.content) < len(plain) - 8 * channels / 2
     assert flatbuffer.compact(plain) == made.content == flatbuffer.compact(made.content)
-    first, second = (
-        Runtime(content).run_all({Runtime(content).inputs[0].name: x}) for content in (plain, made.content)
-    )
+    runtimes = [Runtime(content) for content in (plain, made.content)]
+    first, second = (runtime.run_all({runtime.inputs[0].name: x}) for runtime in runtimes)
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name])
 
@@ -59,8 +58,11 @@ def test_what_is_read_is_what_was_written(file):
     after = flatbuffer.read(flatbuffer.write(before))
     again = next(t for t in after.subgraphs[0].tensors if t.name == bias.name)
     np.testing.assert_array_equal(flatbuffer.constant(after, again, np.int32), np.arange(bias.shape[0]))
-    for tensor in after.subgraphs[0].tensors:
-        assert tensor.quantization is None or tensor.quantization.scale is None or len(tensor.quantization.scale)
+    for old, new in zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=True):
+        assert old.name == new.name and (old.quantization is None) == (new.quantization is None)
+        if old.quantization is not None:
+            np.testing.assert_array_equal(old.quantization.scale, new.quantization.scale)
+            np.testing.assert_array_equal(old.quantization.zeroPoint, new.quantization.zeroPoint)
 
 
 def test_other_bytes_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
 from tfstruct.analyze.memory import Memory
-from tfstruct.analyze.tflite_size import add_tflite_bytes
+from tfstruct.analyze.tflite_size import ZERO_POINT, add_tflite_bytes
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph
 
@@ -38,7 +38,10 @@ class Costs:
             for factor, labels in call.costs:
                 self._terms["macs"].add(row, factor, labels)
         self._add_weights()
-        add_tflite_bytes(self._terms["tflite_bytes"], graph)
+        widths = add_tflite_bytes(self._terms["tflite_bytes"], graph)
+        self._widths = Terms(self._counter, len(widths))
+        for number, (factor, held) in enumerate(widths):
+            self._widths.add(number, factor, held)
         self._memory = Memory(graph, self._counter, lambda call, i: 1)
 
     def _add_weights(self) -> None:
@@ -71,7 +74,7 @@ class Costs:
         counts = self._counter.counts(keep)
         found = {}
         for name in self.names:
-            value = self.timeline(keep).max() if name == "peak_memory" else self._terms[name].values(counts).sum()
+            value = self.timeline(keep).max() if name == "peak_memory" else self._by_call(name, counts).sum()
             if np.isnan(value):
                 raise ModelError(
                     f"`{self.graph.model.name}` leaves spatial sizes open, so its {name} are unknown. Give "
@@ -83,7 +86,13 @@ class Costs:
     def by_call(self, keep: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """`macs`, `params`, `weight_bytes` (in their dtype) and `tflite_bytes` of each call; NaN where unknown."""
         counts = self._counter.counts(keep)
-        return {name: terms.values(counts)[: len(self.graph.calls)] for name, terms in self._terms.items()}
+        return {name: self._by_call(name, counts)[: len(self.graph.calls)] for name in self._terms}
+
+    def _by_call(self, name: str, counts: np.ndarray) -> np.ndarray:
+        values = self._terms[name].values(counts)
+        if name == "tflite_bytes":  # of the file, so with the first call
+            values[0] += ZERO_POINT * np.unique(self._widths.values(counts)).sum()
+        return values
 
     def timeline(self, keep: np.ndarray | None = None) -> np.ndarray:
         """Live activation bytes during each call, one byte an element."""

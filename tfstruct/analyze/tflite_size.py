@@ -1,9 +1,10 @@
 """An upper bound of the size of an int8 `.tflite` file, from the graph alone.
 
 Every constant is counted as tfstruct.convert stores it, and every tensor with what the flatbuffer needs to describe
-it. Measured on 14 files (ResNet8, MobileNetV2, MobileNetV3, DenseNet121, EfficientNetB0, ResNet50 and small
-models of the tests): a kernel's output channel costs 20 bytes besides its weights (bias int32; scale float32 of kernel
-and of bias; zero point int64 of both), and all that is not a buffer or a scale 54 to 124 bytes a tensor.
+it. Measured on 15 files (ResNet8, MobileNetV2, MobileNetV3, DenseNet121, EfficientNetB0, ResNet50 and small
+models of the tests): a kernel's output channel costs 12 bytes besides its weights (bias int32; scale float32 of kernel
+and of bias), kernels of as many channels share the zero points of these (int64), and all that is not a buffer or a
+scale is 54 to 124 bytes a tensor.
 """
 
 from collections import Counter
@@ -13,9 +14,13 @@ import numpy as np
 from tfstruct.analyze.counts import Terms, axis_sizes
 from tfstruct.graph import Each, Graph, Out, is_training_only
 
+# Channels as a product: what is known of it, and the axes that may lose some.
+Width = tuple[float | None, list[np.ndarray]]
+
 FILE = 450  # header, metadata, operator codes, signature
-TENSOR = 135  # a tensor with its buffer, quantization and share of an operator
-CHANNEL = 20  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4, zero point of both 8
+TENSOR = 145  # a tensor with its buffer, quantization and share of an operator
+CHANNEL = 12  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4
+ZERO_POINT = 8  # of an output channel; kernels of as many channels have theirs, and those of their biases, in common
 _FOLDS = {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"}
 _FUSES = {*_FOLDS, "Add", "BatchNormalization"}
 # Tensors by layer: constants and results of the operators that a layer becomes.
@@ -34,8 +39,13 @@ _ACTIVATION = {"relu": 0, "relu6": 0, "softmax": 1, "sigmoid": 1, "tanh": 1, "ge
 _BY_STEP = {"LSTM": 21, "GRU": 25, "SimpleRNN": 9, "Bidirectional": 42}  # unrolled: tensors a time step
 
 
-def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
-    """Adds the bytes of each call to its row; those of the file to row 0."""
+def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
+    """Adds the bytes of each call to its row, those of the file to row 0, without zero points.
+
+    Returns:
+        The output channels of each kernel, which has zero points.
+    """
+    widths: list[Width] = []
     terms.add(0, FILE + TENSOR * len(graph.body.inputs))
     made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
     uses: dict[int, int] = {}
@@ -60,7 +70,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
             unfolded[id(before.op)] -= 1
             if unfolded[id(before.op)] > 0:
                 for variable in before.op.weights:
-                    _weight(terms, row, type(before.op).__name__, variable, slots.get(id(variable)))
+                    widths += _weight(terms, row, type(before.op).__name__, variable, slots.get(id(variable)))
             continue
         relu = kind == "ReLU" or (
             kind == "Activation" and getattr(call.op.activation, "__name__", "") in ("relu", "relu6")
@@ -70,7 +80,8 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> None:
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                _weight(terms, row, kind, variable, slots.get(id(variable)))
+                widths += _weight(terms, row, kind, variable, slots.get(id(variable)))
+    return widths
 
 
 def _tensors(call, kind: str) -> float:
@@ -95,8 +106,9 @@ def _linear(op) -> bool:
     return getattr(getattr(op, "activation", None), "__name__", "linear") == "linear"
 
 
-def _weight(terms: Terms, row: int, kind: str, variable, slot) -> None:
-    """The constant that a weight becomes. Biases are counted with their kernel."""
+def _weight(terms: Terms, row: int, kind: str, variable, slot) -> list[Width]:
+    """The constant that a weight becomes, and its output channels if it has zero points. Biases are counted with their
+    kernel."""
     shape = tuple(variable.shape)
     axes = slot.axes if slot is not None else (None,) * len(shape)
     factor, held = axis_sizes(shape, [None if a is None else a.labels for a in axes])
@@ -105,7 +117,7 @@ def _weight(terms: Terms, row: int, kind: str, variable, slot) -> None:
     if len(shape) < 2 or kind == "Embedding" or "bias" in variable.name:
         if len(shape) >= 1 and "bias" not in variable.name:
             terms.add(row, 12)
-        return
+        return []
     outs = [i for i, a in enumerate(axes) if isinstance(a, Out)]
     if not outs:
         depthwise = "depthwise" in variable.name or kind.startswith("Depthwise")
@@ -113,3 +125,4 @@ def _weight(terms: Terms, row: int, kind: str, variable, slot) -> None:
         outs += [i for i, a in enumerate(axes) if isinstance(a, Each) and i not in outs]
     factor, held = axis_sizes([shape[i] for i in outs], [None if axes[i] is None else axes[i].labels for i in outs])
     terms.add(row, CHANNEL * np.float64(factor), held)
+    return [(factor, held)]

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.callbacks import symptoms
+from tfstruct.callbacks.causes import findings
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.probe import Figures, Probe
@@ -336,7 +337,7 @@ class Diagnose(keras.callbacks.Callback):
 
     def _judge(self) -> None:
         record = self._record
-        found = symptoms.findings(record)
+        found = findings(record)
         for one in found:
             if self.verbose and (one.symptom, one.layer) not in self._said:
                 self._said.add((one.symptom, one.layer))

@@ -80,57 +80,6 @@ class Record:
         return max(known, default=None)
 
 
-def findings(record: Record) -> list[Finding]:
-    """All that holds, causes first; what another finding explains is left out."""
-    found = {}
-    for rule in (broken, exploding, vanishing, dead, saturated, too_high, too_low, overfitting, plateau):
-        one = rule(record)
-        if one is not None:
-            found[rule] = one
-    located = broken in found and found[broken].layer is not None
-    deep = exploding in found or vanishing in found
-    silent = dead in found and _passes_nothing(found[dead], record)
-    left = exploding in found and dead in found and _left_dead(record)
-    explained = {
-        broken: exploding in found or (too_high in found and not located),
-        vanishing: silent or saturated in found or exploding in found,
-        dead: (exploding in found and not left) or (vanishing in found and not silent),
-        saturated: exploding in found,
-        too_high: located or exploding in found,
-        too_low: located or deep or dead in found or saturated in found or too_high in found,
-        overfitting: located or deep or too_high in found,
-        plateau: len(found) > 1,
-    }
-    kept = [rule for rule in found if not explained.get(rule, False)]
-    if left and exploding in kept:
-        kept.remove(exploding)  # what is there now comes first
-        kept.insert(kept.index(dead) + 1, exploding)
-    if too_high in kept and dead in kept and not _began(found[dead], record):
-        kept.remove(too_high)  # killed on the way: the cause comes first
-        kept.insert(kept.index(dead), too_high)
-    return [found[rule] for rule in kept]
-
-
-def _began(idle: Finding, record: Record) -> bool:
-    """Were the units of a finding dead before the first step?"""
-    return record.probes[0].dead.get(idle.layer, 0.0) >= IDLE
-
-
-def _passes_nothing(idle: Finding, record: Record) -> bool:
-    """Is a whole layer dead, and not because the signal had faded on its way there?"""
-    signals = [x.signal for x in record.probes[-1].layers.values() if math.isfinite(x.signal)]
-    strong = itertools.takewhile(lambda pair: pair[0] >= NEGLIGIBLE * signals[0], itertools.pairwise(signals))
-    faded = signals[-1] < NEGLIGIBLE * signals[0] and all(b >= NEGLIGIBLE * a for a, b in strong) if signals else False
-    return idle.figures["share"] >= 0.9 and not faded
-
-
-def _left_dead(record: Record) -> bool:
-    """Is an explosion over, in a network that is not deep? It was that of the weights which a step has left, as are the
-    dead units that stay; in a deep network it is the reason why they died."""
-    now = dataclasses.replace(record, probes=record.probes[-2:])
-    return len(record.probes[-1].layers) < DEPTH and exploding(now) is None
-
-
 def broken(record: Record) -> Finding | None:
     """NaN or infinity, with the first layer that made it."""
     seen = record.breakdown

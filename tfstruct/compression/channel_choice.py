@@ -85,8 +85,7 @@ class _Choice:
         self.lossless = tuple(lossless_groups(self.graph, ())[0].values())
         self.scores = unit_scores(self.graph, "l2", missing="keep")
         too_much = FileSize(task.graph)() - task.plain.tflite_bytes
-        self.size = FileSize(self.graph)
-        self.size.offset = _TRUSTED * max(too_much - self.size.shared, 0.0)
+        self.size = FileSize(self.graph, _TRUSTED * max(too_much, 0.0))
         self.all = np.ones(self.graph.units.count, bool)
         self.trains = task.settings.epochs > 0
 

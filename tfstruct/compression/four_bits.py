@@ -23,12 +23,6 @@ class FileSize:
             if isinstance(call.op, FOUR_BITS) and getattr(call.op, "groups", 1) == 1:
                 self._rows.setdefault(call.path, row)
 
-    @property
-    def shared(self) -> int:
-        """Bytes of zero points that layers of equal widths have in common; of widths of their own, each has its own."""
-        widths = [self._costs.graph.calls[row].op.kernel.shape[-1] for row in self._rows.values()]
-        return 8 * (sum(widths) - sum(set(widths)))
-
     def sizes(self, keep: np.ndarray | None = None) -> dict[str, int]:
         """Layer path -> weights of those that 4-bit kernels exist for, in order; what stays of them."""
         params = self._costs.by_call(keep)["params"]

@@ -1,6 +1,7 @@
 """The inside of a `.tflite` file: its operators and tensors, with the Keras layers they came from."""
 
 import dataclasses
+import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
@@ -80,7 +81,7 @@ class _SharingBuilder(flatbuffers.Builder):
         self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
-        key = (x.dtype.str, x.tobytes())
+        key = (x.dtype.str, hashlib.sha256(x.tobytes()).digest())  # a model's weights are not held twice
         if key not in self._written:
             if x.dtype == np.uint8:  # the contents of a `Buffer`
                 self.Prep(_BUFFER_ALIGNMENT, len(x))

@@ -13,6 +13,7 @@ from tfstruct.quantize.rounding import symmetric_scale
 from tfstruct.quantize.scheme import Scheme
 
 _TINY = 1e-9
+_LEAST = 1e-30  # of a factor
 
 
 class Grid:
@@ -58,7 +59,11 @@ class Grid:
     def folded(self, w, g=1.0):
         """(q, s) of the kernel times |g|, as a file has them in which the batch norm is part of it."""
         q, s = self.integers(w, g)
-        return q, divided(self.largest * s * tf.maximum(tf.abs(g), 1e-30), self.largest)
+        return q, self._of_product(s, tf.maximum(tf.abs(g), _LEAST))
+
+    def _of_product(self, s, g):
+        """The step of the kernel times g, which the file reads off the largest weight."""
+        return divided(self.largest * s * g, self.largest)
 
     @property
     def largest(self) -> int:
@@ -118,12 +123,10 @@ class LargestGrid(Grid):
         return self.back(tf.grad_pass_through(rounded)(moved) / factor)
 
     def folded(self, w, g=1.0):
-        g = tf.maximum(tf.abs(g), 1e-30)
+        g = tf.maximum(tf.abs(g), _LEAST)
         moved = self._moved(w)
-        if self.per == "layer":  # the step is that of the kernel without the factor
-            s = divided(self.largest * self._step(moved) * g, self.largest)
-        else:
-            s = self._step(moved * g)
+        # A step by layer is that of the kernel without the factor.
+        s = self._of_product(self._step(moved), g) if self.per == "layer" else self._step(moved * g)
         return self.back(self._codes(moved * g, s)), s  # the file rounds the product
 
     def _limit(self, moved):
