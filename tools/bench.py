@@ -125,6 +125,7 @@ def edits(rounds: int) -> None:
         ("delete_layer", mobile, lambda m: surgery.delete_layer(m, "block_4_expand_relu")),
         ("remove_redundant", mobile, surgery.remove_redundant),
         ("drop_blocks", resnet, lambda m: surgery.drop_blocks(m, blocks=["conv3_block2_add"])),
+        ("downsample_early", mobile, surgery.downsample_early),
         ("fold_batch_norm", resnet, surgery.fold_batch_norm),
         ("fold_batch_norm", mobile, surgery.fold_batch_norm),
         ("merge_linear", mobile, surgery.merge_linear),

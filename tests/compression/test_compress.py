@@ -234,6 +234,33 @@ def test_an_optional_step_is_taken_back(measured, decided, tmp_path):
     assert made.candidate.macs == measured.original.macs
 
 
+def test_early_downsampling_and_ranks_by_hand(process, tmp_path):
+    """Without epochs each step is the edit, and batch norms measured on what there is."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, padding="same", name="stem")(inputs)))
+    x = layers.Conv2D(8, 3, 2, "same", activation="relu", name="down")(x)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="wide")(x)
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 3, size=(32, 16, 16, 3)).astype("float32")
+    strategy = [
+        steps.DownsampleEarly(layer="stem", epochs=0),
+        steps.Factorize(rank={"wide": 5}, method="spatial", epochs=0),
+        steps.Quantize(epochs=0),
+    ]
+    assert [steps.Step.from_dict(json.loads(json.dumps(step.to_dict()))) for step in strategy] == strategy
+    with Task(model, (x, rng.integers(0, 4, 32)), (x, rng.integers(0, 4, 32)), "macs=50%", settings=QUICK,
+              process=process) as task:  # fmt: skip
+        made = carry_out(task, strategy, WorkingFolder(tmp_path))
+    early, factors, _ = made.stages
+    assert dict(early.changes) == {"stem": "strides 1 -> (2, 2)", "down": "strides (2, 2) -> 1"}
+    assert early.candidate.macs < task.original.macs and early.candidate.params == task.original.params
+    assert factors.details["wide"]["rank"] == [5] and factors.candidate.params < early.candidate.params
+    stem = model.get_layer("stem")
+    expected = keras.ops.mean(keras.ops.conv(x, stem.kernel, 2, "same") + stem.bias, axis=(0, 1, 2))
+    np.testing.assert_allclose(made.model.get_layer("norm").moving_mean, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_every_step_by_hand(measured, decided, tmp_path):
     """Factors and blocks: each does what it says, and the next one works on what it left."""

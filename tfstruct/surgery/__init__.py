@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Bottlenecks": "grow.bottlenecks",
         "remove_redundant": "layers.redundant",
         "drop_blocks": "layers.block_dropping",
+        "downsample_early": "layers.early_downsampling",
         "residual_blocks": "layers.residuals",
         "delete_layer": "layers.layer_edits",
         "delete_layers": "layers.layer_edits",

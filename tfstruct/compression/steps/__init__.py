@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Step": "step",
         "Optimize": "optimizing",
         "DropBlocks": "dropping",
+        "DownsampleEarly": "downsampling",
         "Factorize": "factorizing",
         "ShareLayers": "sharing",
         "PruneChannels": "pruning",

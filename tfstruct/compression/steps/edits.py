@@ -1,12 +1,21 @@
 """An edit of layers, and the training that makes up for it."""
 
+import contextlib
+
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
+from tfstruct.errors import ModelError
+from tfstruct.surgery import recalibrate_batch_norm
 from tfstruct.surgery.edited import Edited
 
 
 def trained_after(work: Work, step: Step, made: Edited) -> Outcome:
-    """The edited model, trained for the epochs of the step."""
-    history = work.train(made.model, step.epochs) if step.epochs and made.changes else []
+    """The edited model, trained for the epochs of the step; without any, its batch norms are measured anew."""
+    history = []
+    if made.changes and step.epochs:
+        history = work.train(made.model, step.epochs)
+    elif made.changes and not made.exact:
+        with contextlib.suppress(ModelError):  # there is none
+            recalibrate_batch_norm(made.model, work.task.some_inputs)
     details = {name: value for name, value in made.details.items() if name != "order"}
     return Outcome(made.model, made.changes, made.skipped, details, history)

@@ -1,6 +1,7 @@
 """Kernels as products of smaller ones."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Step
@@ -14,8 +15,9 @@ class Factorize(Step):
 
     Attributes:
         layers: names; None: all.
-        energy: of each kernel, that stays, in (0, 1].
+        energy: of each kernel, that stays, in (0, 1]; 0.95 where nothing else is given.
         macs: instead of `energy`: the share of the multiply-accumulates that may stay.
+        rank: instead of both: of all these layers, or by name.
         method: of `surgery.factorize`.
     """
 
@@ -25,10 +27,11 @@ class Factorize(Step):
     layers: tuple[str, ...] | None = None
     energy: float | None = None
     macs: float | None = None
+    rank: int | tuple[int, int] | Mapping[str, int | tuple[int, int]] | None = None
     method: str = "svd"
 
     def run(self, work: Work) -> Outcome:
-        energy = 0.95 if self.energy is None and self.macs is None else self.energy
+        energy = 0.95 if {self.energy, self.macs} == {None} and self.rank is None else self.energy
         return trained_after(work, self, factorize(
-            work.model, self.layers, energy=energy, macs=self.macs, method=self.method
+            work.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
         ))  # fmt: skip

@@ -116,6 +116,8 @@ def _short(value) -> str:
 
 def _frozen(value):
     """Lists, which JSON gives back, as tuples."""
+    if isinstance(value, Mapping):
+        return {name: _frozen(one) for name, one in value.items()}
     return tuple(_frozen(one) for one in value) if isinstance(value, (list, tuple)) else value
 
 
