@@ -11,9 +11,10 @@ from sweeps import sweep
 import tfstruct
 from tfstruct import demo
 from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, steps
+from tfstruct.compression.budget import Limits
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.strategy import decide
-from tfstruct.errors import ModelError, RecipeError
+from tfstruct.errors import BudgetError, ModelError, RecipeError
 
 layers = keras.layers
 QUICK = Settings(epochs=2, batch_size=16, learning_rate=1e-2, seed=1)
@@ -127,10 +128,11 @@ def test_what_is_decided_and_why(measured, decided):
     assert [step.kind for step in plan] == ["optimize", "prune_channels", "quantize"]
     assert plan[1].budget == {"macs": pytest.approx(0.5 * measured.original.macs)} and plan[1].gradual
     assert {d.kind: d.taken for d in why} == {
-        "optimize": True, "drop_blocks": False, "share_layers": False, "factorize": False, "prune_channels": True,
-        "quantize": True,
+        "optimize": True, "downsample_early": False, "drop_blocks": False, "share_layers": False, "factorize": False,
+        "prune_channels": True, "quantize": True,
     }  # fmt: skip
-    assert "changes what passes it by" in why[1].reason and why[2].reason.startswith("sharing saves parameters only")
+    assert why[1].reason == "channels are enough for what would get smaller by it"
+    assert "changes what passes it by" in why[2].reason and why[3].reason.startswith("sharing saves parameters only")
 
 
 def test_what_the_user_fixes_stays_and_what_is_open_is_filled_in(decided):
@@ -165,24 +167,32 @@ def test_without_training_everything_is_folded_and_done_at_once(decided):
 def test_blocks_go_where_channels_are_not_enough(decided):
     plan, why = decided("params=4%")
     assert plan[1].kind == "drop_blocks" and plan[1].blocks == ("join",)
-    assert "channels alone do not meet the budget" in why[1].reason
+    assert "channels alone do not meet the budget" in why[2].reason
 
 
-def test_the_block_that_goes_is_the_one_without_which_most_stays(process):
-    """Two blocks: the first is most of the work, and few of the weights."""
-    inputs = x = keras.Input((16, 16, 3))
+@pytest.mark.parametrize("strides", [1, 2])
+def test_what_leaves_most_goes(strides, process):
+    """Two blocks: the first is most of the work, and few of the weights. It goes, where it cannot be made to work on
+    fewer positions, as the layer before it has strides."""
+    inputs = x = keras.Input((16 * strides, 16 * strides, 3))
     for number, width in ((1, 8), (2, 32)):
-        x = layers.Conv2D(width, 3, number * number, "same", activation="relu", name=f"stem{number}")(x)
+        first = strides if number == 1 else 4
+        x = layers.Conv2D(width, 3, first, "same", activation="relu", name=f"stem{number}")(x)
         y = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"inner{number}")(x)
         x = layers.Add(name=f"join{number}")([x, layers.Conv2D(width, 3, padding="same", name=f"back{number}")(y)])
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
     rng = np.random.default_rng(0)
-    data = rng.normal(size=(32, 16, 16, 3)).astype("float32"), rng.integers(0, 4, 32)
+    data = rng.normal(size=(32, *inputs.shape[1:])).astype("float32"), rng.integers(0, 4, 32)
     with Task(model, data, data, "macs=2%", settings=QUICK, process=process) as task:
         plan, why = decide(task)
-    assert plan[1] == steps.DropBlocks(blocks=("join1",), reason=why[1].reason)
-    assert why[1].reason.startswith("channels alone do not meet the budget; these change least for what they cost")
+    if strides == 1:
+        assert plan[1] == steps.DownsampleEarly(layer="stem1", reason=why[1].reason)
+        assert why[1].reason.endswith("with the strides of stem2 in stem1 they do")
+        assert why[2].reason.startswith("downsampling early leaves more: ")
+        return
+    assert plan[1] == steps.DropBlocks(blocks=("join1",), reason=why[2].reason)
+    assert why[2].reason.startswith("channels alone do not meet the budget; these change least for what they cost")
 
 
 class Killed(Exception):
@@ -273,6 +283,29 @@ def test_every_step_by_hand(measured, decided, tmp_path):
     assert blocks.changes[0][0] == "join" and blocks.candidate.macs < factors.candidate.macs
     assert made.candidate.strategy == tuple(stage.step for stage in made.stages)
     assert Candidate.from_dict(json.loads(made.candidate.to_json())) == made.candidate
+
+
+@pytest.mark.parametrize("refused", ["4 bits", "all"])
+def test_without_4_bits_where_these_miss_the_budget(refused, model, data, one_process, monkeypatch, tmp_path):
+    def good_enough(self, candidate):
+        return refused != "all" and all(getattr(step, "tflite_bytes", None) is None for step in candidate.strategy)
+
+    monkeypatch.setattr(Limits, "good_enough", good_enough)
+    asked = {"epochs": 1, "batch_size": 16, "workdir": tmp_path / "work"}
+    if refused == "all":
+        with pytest.raises(BudgetError) as caught:
+            tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)
+        report = caught.value.best.report
+        first, second = report.candidates[-1], report.candidates[1]  # the other one's stages come first
+        assert {d.kind for d in report.decisions} >= {"auto", "quantize"} and first.quality >= second.quality
+        return
+    made = tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)
+    why = made.report.decisions[0]
+    assert why.kind == "auto" and why.taken and "with weights of 4 bits, missed the budget: accuracy" in why.reason
+    assert made.report.met and made.report.stages[-1].step.tflite_bytes is None
+    assert "weights of 4 bits were tried" in made.report.stages[-1].step.reason
+    again = tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)  # read from the folder
+    assert again.file.content == made.file.content and again.report.decisions == made.report.decisions
 
 
 def test_what_has_no_graph_and_settings_out_of_range(model, data):

@@ -71,15 +71,15 @@ def size_limit(task: Task) -> float:
     return min(limits.get("tflite_bytes", plain.tflite_bytes), by_gzip)
 
 
-def choose_channels(task: Task, model: keras.Model) -> Sizing:
-    """Channels until what the graph costs is met; then weights of 4 bits, where these can make the file small enough;
-    then channels again."""
-    return _Choice(task, model).made()
+def choose_channels(task: Task, model: keras.Model, four_bits: bool = True) -> Sizing:
+    """Channels until what the graph costs is met; then weights of 4 bits, if wanted, where these can make the file
+    small enough; then channels again."""
+    return _Choice(task, model, four_bits).made()
 
 
 class _Choice:
-    def __init__(self, task: Task, model: keras.Model):
-        self.task = task
+    def __init__(self, task: Task, model: keras.Model, four_bits: bool):
+        self.task, self.four_bits = task, four_bits
         self.graph = trace(model)
         self.every = groups(self.graph)
         self.lossless = tuple(lossless_groups(self.graph, ())[0].values())
@@ -94,7 +94,7 @@ class _Choice:
         free = any(group.prunable for group in self.every)
         found = self._planned(wanted) if wanted and free else None
         keep = self.all if found is None or found.keep is None else found.keep
-        precision = choose_precision(self.task, self.size, keep, limit)
+        precision = choose_precision(self.task, self.size, keep, limit, self.four_bits)
         if self.size(keep, precision.four_bits) > limit:
             wanted = {**wanted, "tflite_bytes": self._equivalent(limit, precision.four_bits)}
             found = self._planned(wanted) if free else None

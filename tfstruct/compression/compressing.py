@@ -15,6 +15,7 @@ from tfstruct.compression.closer_look import closer_look
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.execution import Made, carry_out
+from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.progress import Progress
 from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.stage import Decision
@@ -71,7 +72,8 @@ def compress(
             open (its epochs, the budget of its channels) is decided as for `"auto"`. `"search"`, or a `Search`: the
             best of many that are tried, see `search_strategies`; each trains for `epochs`.
         test: what the result is judged on, once, where it meets the budget.
-        epochs: of training in all; 0: nothing is trained, which costs accuracy.
+        epochs: of training in all; 0: nothing is trained, which costs accuracy. Where the strategy that is decided on
+            has weights of 4 bits and misses the budget, a second one without them is trained for as many.
         batch_size, learning_rate: of training; see `Settings`.
         distillation, temperature: how much of the loss is the original's outputs; see `Settings`.
         target: the device, see `tfstruct.check_target`.
@@ -108,6 +110,8 @@ def compress(
         tested = None if test is None else task.open_data(test)
         if isinstance(steps, Search):
             made, decisions, tried = _searched(task, steps)
+        elif steps == "auto":
+            made, decisions, tried = _best_of_two(task)
         else:
             decided, decisions = _decided(task, steps)
             made, tried = carry_out(task, decided), ()
@@ -139,16 +143,46 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
     return steps
 
 
-def _decided(task: Task, steps) -> tuple[tuple[Step, ...], tuple[Decision, ...]]:
+def _best_of_two(task: Task) -> tuple[Made, tuple[Decision, ...], tuple[Candidate, ...]]:
+    """What is decided on; where that has weights of 4 bits and misses the budget, the same without them, if better."""
+    decided, decisions = _decided(task, "auto")
+    first = carry_out(task, decided)
+    missed = task.limits.misses(first.candidate)
+    if not missed or all(getattr(step, "tflite_bytes", None) is None for step in decided):
+        return first, decisions, ()
+    folder = task.folder.inner("8-bits")
+    decided, others = _decided(task, "auto", folder, four_bits=False)
+    second = carry_out(task, decided, folder)
+    if task.limits.misses(second.candidate) and not _better(task, second.candidate, first.candidate):
+        why = f"a strategy without weights of 4 bits is no better: {second.candidate}"
+        return first, (*decisions, Decision("auto", False, why)), _figures(second)
+    why = f"a first strategy, with weights of 4 bits, missed the budget: {'; '.join(missed)}"
+    return second, (Decision("auto", True, why), *others), _figures(first)
+
+
+def _better(task: Task, one: Candidate, other: Candidate) -> bool:
+    """Nearer to the figures of the budget; where both are as near, of better quality."""
+    excess = task.limits.excess(one), task.limits.excess(other)
+    return one.better_than(other) if excess[0] == excess[1] else excess[0] < excess[1]
+
+
+def _figures(made: Made) -> tuple[Candidate, ...]:
+    return tuple(stage.candidate for stage in made.stages)
+
+
+def _decided(
+    task: Task, steps, folder: WorkingFolder | None = None, **options
+) -> tuple[tuple[Step, ...], tuple[Decision, ...]]:
     """The strategy, decided once: measured latencies would decide otherwise the second time."""
-    stored = task.folder.read("strategy.json")
+    folder = folder or task.folder
+    stored = folder.read("strategy.json")
     if stored is None:
         task.told.stage("decide")
-        decided, decisions = decide(task, None if steps == "auto" else steps)
+        decided, decisions = decide(task, None if steps == "auto" else steps, **options)
         stored = {
             "steps": [step.to_dict() for step in decided], "decisions": [dataclasses.asdict(one) for one in decisions]
         }  # fmt: skip
-        task.folder.write("strategy.json", stored)
+        folder.write("strategy.json", stored)
     return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
 
 

@@ -25,8 +25,8 @@ class Precision:
     step: Quantize
 
 
-def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float) -> Precision:
-    """int8, unless the file of what stays is larger than `limit` bytes and 4-bit weights help."""
+def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float, four_bits: bool = True) -> Precision:
+    """int8, unless the file of what stays is larger than `limit` bytes and 4-bit weights, if wanted, help."""
     target, latency = task.settings.target, task.limits.figures.get("latency_us")
     wanted = size(keep) - limit
 
@@ -35,6 +35,8 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float)
 
     if wanted <= 0:
         return int8("the file need not be smaller than that")
+    if not four_bits:
+        return int8("weights of 4 bits were tried and missed the budget")
     sizes = size.sizes(keep)
     if target.split("-")[0] not in TARGETS or not sizes:
         return int8(f"{target} has no 4-bit weights" if sizes else "no layer has a kernel for 4-bit weights")

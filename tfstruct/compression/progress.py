@@ -49,8 +49,8 @@ class Told:
         self._tell()
 
     def expect(self, steps: int) -> None:
-        """So many steps of training will be made in all."""
-        self._total = steps
+        """So many more steps of training will be made."""
+        self._total = self._done + steps
 
     def skip(self, steps: int) -> None:
         """So many steps were made by an earlier call."""

@@ -1,10 +1,14 @@
 """What is done, in which order and how much of it: decided from the profile, the target and the budget."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+
+import keras
 
 from tfstruct.analyze import Costs
 from tfstruct.compression.channel_choice import Sizing, choose_channels
 from tfstruct.compression.stage import Decision
+from tfstruct.compression.steps.downsampling import DownsampleEarly
 from tfstruct.compression.steps.dropping import DropBlocks
 from tfstruct.compression.steps.factorizing import Factorize
 from tfstruct.compression.steps.optimizing import Optimize
@@ -13,9 +17,9 @@ from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.sharing import ShareLayers
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import trace
-from tfstruct.surgery import drop_blocks, factorize, residual_blocks, suggest_sharing
+from tfstruct.surgery import downsample_early, drop_blocks, factorize, residual_blocks, suggest_sharing
 
 _IDLE = 0.02  # 1 - cosine of a block's output and its shortcut: it does next to nothing
 _TRIED = 3  # blocks at a time
@@ -25,9 +29,10 @@ _ENERGY = 0.99
 _WORTH = 0.6  # the share of its parameters that a factorized layer may have
 
 Decided = tuple[tuple[Step, ...], tuple[Decision, ...]]
+Sizes = Callable[[keras.Model], Sizing]
 
 
-def decide(task: Task, given: Sequence[Step] | None = None) -> Decided:
+def decide(task: Task, given: Sequence[Step] | None = None, *, four_bits: bool = True) -> Decided:
     """The steps, in order, and why; their epochs are shared out later.
 
     First what costs nothing, then whole blocks and layers, then channels, and the rounding of the file last, as each of
@@ -35,6 +40,7 @@ def decide(task: Task, given: Sequence[Step] | None = None) -> Decided:
 
     Args:
         given: the steps that the user asks for; what they leave open is filled in.
+        four_bits: whether weights may have 4 bits, where nothing is given.
     """
     if given is not None:
         return _filled(task, given)
@@ -45,9 +51,20 @@ def decide(task: Task, given: Sequence[Step] | None = None) -> Decided:
         steps.extend(made[0])
         decisions.extend(made[1])
 
-    sizing = choose_channels(task, task.model)
+    sizes = functools.partial(choose_channels, task, four_bits=four_bits)
+    sizing = sizes(task.model)
     add(_optimize(task))
-    blocks, sizing = _blocks(task, sizing)
+    earlier, at_first = _earlier(task, sizing, sizes)
+    blocks, without = _blocks(task, sizing, sizes)
+    if at_first.capacity > without.capacity:
+        why = f"downsampling early leaves more: {_left(at_first)} against {_left(without)}"
+        blocks, sizing = ((), (Decision("drop_blocks", False, why),)), at_first
+    elif earlier[0]:
+        why = f"dropping blocks leaves more: {_left(without)} against {_left(at_first)}"
+        earlier, sizing = ((), (Decision("downsample_early", False, why),)), without
+    else:
+        sizing = without
+    add(earlier)
     add(blocks)
     small = {*sizing.wanted, *({"tflite_bytes"} if sizing.precision.four_bits else ())}
     add(_sharing(task, small))
@@ -79,7 +96,31 @@ def _optimize(task: Task) -> Decided:
     return (Optimize(fold=True, reason=why),), (Decision("optimize", True, why),)
 
 
-def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
+def _left(sizing: Sizing) -> str:
+    return f"{sizing.capacity:.0%} of MACs and parameters" if sizing.capacity else "the budget is missed"
+
+
+def _earlier(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing]:
+    """Fewer positions in the first stage, where channels are not enough for what depends on positions."""
+
+    def not_taken(why: str) -> tuple[Decided, Sizing]:
+        return ((), (Decision("downsample_early", False, why),)), Sizing((), sizing.precision, sizing.decision, {})
+
+    missed = {name for name, least in (sizing.least or {}).items() if least > sizing.wanted[name]}
+    if not missed & {"macs", "latency_us", "peak_memory"}:
+        return not_taken("channels are enough for what would get smaller by it")
+    try:
+        made = downsample_early(task.model)
+    except PlanError as error:
+        return not_taken(str(error))
+    found = sizes(made.model)
+    layer, whence = made.details["layer"], ", ".join(made.details["moved_from"])
+    why = f"channels alone do not meet the budget; with the strides of {whence} in {layer} they do"
+    step = DownsampleEarly(layer=layer, reason=why)
+    return ((step,), (Decision("downsample_early", True, why),)), found
+
+
+def _blocks(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing]:
     """Blocks that do nothing, and as many more as it takes where channels are not enough: of those that change least
     for what they cost, the one without which most of the network stays."""
     free = [block.join for block in residual_blocks(task.model) if not block.obstacle]
@@ -90,7 +131,7 @@ def _blocks(task: Task, sizing: Sizing) -> tuple[Decided, Sizing]:
     order = sorted(importance, key=importance.get)
 
     def sized(gone: Sequence[str]) -> Sizing:
-        return choose_channels(task, drop_blocks(task.model, blocks=gone).model)
+        return sizes(drop_blocks(task.model, blocks=gone).model)
 
     idle = [join for join in order if importance[join] < _IDLE]
     gone = list(idle)
