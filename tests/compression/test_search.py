@@ -217,6 +217,10 @@ def test_a_point_is_a_strategy():
     assert [step.kind for step in made] == ["optimize", "drop_blocks", "factorize", "prune_channels", "quantize"]
     assert made[1].count == 2 and made[2].layers == ("a",) and made[4].precision == "int4"
     assert made[3].budget == {"macs": 5_000} and made[3].round_to == 8
+    space = dataclasses.replace(SPACE, early=True, methods=("svd", "spatial"))
+    made = space.steps({**point, "early": True, "method": "spatial"})
+    assert made[1] == steps.DownsampleEarly() and made[3].method == "spatial"
+    assert {"early", "method"} == {*space.distributions} - {*SPACE.distributions}
     none = SPACE.steps({"channels": 0.99, "multiple": 8, "blocks": 0, "energy": 1.0, "precision": "int8"})
     assert none == (steps.Optimize(), steps.Quantize(precision="int8"))
 
