@@ -216,9 +216,9 @@ def test_the_shared_model(shared):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "EfficientNetB0", "DenseNet121", "VGG16", "Xception"])
 def test_applications(name):
-    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=5)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(80, 80, 3), classes=5)
     made = downsample_early(model)
     assert made.macs[1] < made.macs[0] and made.parameters[1] == made.parameters[0]
-    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    x = np.random.default_rng(0).uniform(0, 255, (2, 80, 80, 3)).astype("float32")
     file = tfstruct.to_tflite(made.model)
     np.testing.assert_allclose(file.predict(x), made.model(x, training=False), rtol=1e-3, atol=1e-4)
