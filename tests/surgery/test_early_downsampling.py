@@ -191,6 +191,10 @@ def no_room(x):
             lambda x: conv(2, strides=2)(layers.LayerNormalization(axis=(1, 2), name="n")(conv(4, name="a")(x))),
             "What is behind a cannot work on fewer positions",
         ),
+        (
+            lambda x: conv(2, strides=2, name="c")(layers.Resizing(8, 8)(conv(4, name="a")(x))),
+            r"c would make \(8, 8, 2\) instead of \(4, 4, 2\)",
+        ),
     ],
 )  # fmt: skip
 def test_refused(build, said):

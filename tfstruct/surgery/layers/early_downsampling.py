@@ -219,15 +219,20 @@ def _made(graph: Graph, plan: _Plan) -> Edited:
             _configure(call, (1,) * len(plan.strides), padding="same")
             changes.append((call.path, f"strides {plan.strides} -> 1"))
     try:
-        made = rewire(graph, edits).model
+        made = rewire(graph, edits)
     except (ValueError, ModelError) as error:
         raise PlanError(
             f"What is behind {plan.layer.path} cannot work on fewer positions: {str(error).splitlines()[0]}"
         ) from error
+    for call in plan.ends:
+        after = made.made.get(id(call.op))
+        shape = call.shapes[0] if after is None else tuple(after._inbound_nodes[-1].outputs[0].shape)
+        if shape != call.shapes[0]:  # something between, such as Resizing, makes one size of all
+            raise PlanError(f"{call.path} would make {shown(shape)} instead of {shown(call.shapes[0])}.")
     details = {
         "layer": plan.layer.path, "strides": list(plan.strides), "moved_from": [call.path for call in plan.ends]
     }  # fmt: skip
-    return edited(graph, made, changes, exact=False, details=details)
+    return edited(graph, made.model, changes, exact=False, details=details)
 
 
 def _configure(call: Call, strides: tuple[int, ...], **others) -> None:
