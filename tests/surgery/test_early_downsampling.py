@@ -124,6 +124,26 @@ def test_series():
     check(build(1, 3), build(3, 1), (20, 2), moved=["b"])
 
 
+def test_series_that_look_back_only():
+    def build(first, second):
+        return lambda x: layers.Conv1D(4, 2, second, "causal", name="b")(
+            layers.ReLU()(layers.Conv1D(4, 3, first, "causal", name="a")(x))
+        )
+
+    check(build(1, 2), build(2, 1), (20, 2), moved=["b"])
+
+
+def test_the_first_that_can_where_an_earlier_one_cannot():
+    """The norm over positions behind `a` shows only when the model is made: `a` stays as it was."""
+
+    def build(x, strides=(1, 2)):
+        x = layers.LayerNormalization(axis=(1, 2))(conv(4, name="a")(x))
+        return conv(2, strides=strides[1], name="c")(conv(3, strides=strides[0], name="b")(x))
+
+    made = check(build, lambda x: build(x, (2, 1)), moved=["c"])
+    assert made.details["layer"] == "b" and made.model.get_layer("a").strides == (1, 1)
+
+
 def test_into_nested_and_sequential_models():
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.ReLU(name="r"), conv(4, 3, 2, name="c")], name="inner")
     model = chain(conv(4, name="a"), inner, conv(2, name="head"), shape=(8, 8, 3))

@@ -72,20 +72,25 @@ def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
     return Rewired(model, weights, {key: new for key, (_, new) in work._made.items()})
 
 
+def in_order(args, kwargs) -> list[keras.KerasTensor]:
+    """The tensors among a call's arguments, in the order of `node.arguments.keras_tensors`."""
+    return [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+
+
 class _Rebuild:
     def __init__(self, graph: Graph, kept: Kept, edits: Mapping[int, Edit] | None = None):
         self._graph, self._kept, self._edits = graph, kept, edits or {}
         self._made: dict[int, tuple[object, object]] = {}  # id of an operation -> (it, its successor)
 
     def model(self, body: Body, given: Sequence[keras.KerasTensor] = ()) -> keras.Model:
-        """Args: given: what a nested model is called on; an edit may have changed its sizes."""
+        """A body as a model; one with a single input takes the sizes of what is `given` to it, which an edit may have
+        changed."""
         functional = body.functional
         tensors = {}
-        sizes = [x.shape for x in given] if len(given) == len(functional.inputs) == 1 else None
         for old, channels in zip(functional.inputs, body.inputs, strict=True):
             shape = [n if x is None else len(self._kept(x)) for n, x in zip(channels.shape, channels.axes, strict=True)]
-            if sizes is not None:
-                shape = [None if n is None else size for n, size in zip(old.shape, sizes[0], strict=True)]
+            if len(given) == len(functional.inputs) == 1:
+                shape = [None if n is None else size for n, size in zip(old.shape, given[0].shape, strict=True)]
             config = {**old._keras_history.operation.get_config(), "batch_shape": (old.shape[0], *shape[1:])}
             tensors[id(old)] = keras.layers.InputLayer(**config).output
         for node, step in body.steps:
@@ -105,9 +110,8 @@ class _Rebuild:
 
     def _run(self, step: "Call | Body", *args, **kwargs):
         if isinstance(step, Body):
-            given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
             body = self._graph.bodies[id(step.model)]
-            return self._successor(step.model, lambda: self.model(body, given))(*args, **kwargs)
+            return self._successor(step.model, lambda: self.model(body, in_order(args, kwargs)))(*args, **kwargs)
         if step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
             return rewritten
         made = self._successor(step.op, lambda: self.operation(step))

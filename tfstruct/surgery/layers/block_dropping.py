@@ -11,9 +11,9 @@ import tensorflow as tf
 from tfstruct.analyze.batches import arrays, inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import run, structured
 from tfstruct.errors import DataError, ModelError, PlanError
-from tfstruct.graph import Graph, rewire, trace
+from tfstruct.graph import Graph, in_order, rewire, trace
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.layers.places import Place, in_order
+from tfstruct.surgery.layers.places import Place
 from tfstruct.surgery.layers.residuals import Block, found_blocks
 
 _Found = dict[str, tuple[Block, Place]]

@@ -1,25 +1,24 @@
 """`downsample_early`: strides moved to an earlier layer, so that what is between works on fewer positions."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, rewire, trace
 from tfstruct.graph.wiring import Wiring
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.layers.places import Places, shown
+from tfstruct.surgery.layers.redundant import POOLS
 
 _CONVOLUTIONS = (
     layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D,
     layers.SeparableConv2D,
-)  # fmt: skip
-_POOLS = (
-    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
-    layers.AveragePooling3D,
 )  # fmt: skip
 _GLOBAL = (
     layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D,
@@ -57,17 +56,17 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
             what is between needs all positions, such as Flatten, or is joined with what comes from elsewhere at full
             resolution.
     """
-    graph = trace(model)
+    wiring = Wiring(trace(model))
     if layer is not None:
-        return _made(graph, _planned(graph, Places(graph).find(layer).op))
-    whys = []
-    for call in graph.calls:
+        return _made(_planned(wiring, Places(wiring.graph).find(layer).op), wiring.graph)
+    first = None
+    for call in wiring.graph.calls:
         if isinstance(call.op, _CONVOLUTIONS):
             try:
-                return _made(graph, _planned(graph, call.op))
+                return _made(_planned(wiring, call.op), wiring.graph)
             except PlanError as error:
-                whys.append(str(error))
-    raise PlanError(f"No convolution of `{model.name}` can downsample earlier. {whys[0] if whys else 'There is none.'}")
+                first = first or error
+    raise PlanError(f"No convolution of `{model.name}` can downsample earlier. {first or 'There is none.'}")
 
 
 @dataclasses.dataclass
@@ -87,8 +86,7 @@ class _Plan:
     gone: list[Call] = dataclasses.field(default_factory=list)
 
 
-def _planned(graph: Graph, op) -> _Plan:
-    wiring = Wiring(graph)
+def _planned(wiring: Wiring, op) -> _Plan:
     calls = wiring.calls.get(id(op), [])
     name = calls[0].path if calls else op.name
     if not isinstance(op, _CONVOLUTIONS):
@@ -100,7 +98,7 @@ def _planned(graph: Graph, op) -> _Plan:
     if not _ones(op.dilation_rate):
         raise PlanError(f"{name} is dilated, and strides do not go with that. Name another layer.")
     plan, walk = _Plan(calls[0]), _Walk(wiring, calls[0])
-    for call in graph.calls:
+    for call in wiring.graph.calls:
         walk.visit(call, plan)
     if plan.strides is None:
         raise PlanError(f"Behind {name} nothing downsamples, so there are no strides to move.")
@@ -132,9 +130,8 @@ class _Walk:
         inputs = [x for x in call.inputs if x.key in self._low or x.key in self._padded]
         if not inputs or self._ends_in_one_place(call):
             return
-        strides = getattr(call.op, "strides", None)
-        if isinstance(call.op, (*_CONVOLUTIONS, *_POOLS)) and not _ones(strides):
-            self._stride(call, tuple(strides), inputs[0], plan)
+        if _strided(call.op):
+            self._stride(call, tuple(call.op.strides), inputs[0], plan)
         elif type(call.op) in _PADDINGS and self._pads(call):
             plan.gone.append(call)
             self._padded.add(call.outputs[0].key)
@@ -148,7 +145,7 @@ class _Walk:
                 "cannot move to one layer."
             )
         sizes, reached = self._space, self._positions(call.outputs[0])
-        known = given.key in self._padded or call.op.padding == "same" or _whole(call.op, strides)
+        known = given.key in self._padded or call.op.padding != "valid" or _whole(call.op, strides)
         halved = tuple(None if n is None else math.ceil(n / s) for n, s in zip(sizes, strides, strict=True))
         if not known or halved != reached:
             raise PlanError(
@@ -160,9 +157,9 @@ class _Walk:
 
     def _pads(self, call: Call) -> bool:
         """Whether it is there for strided layers only."""
-        readers = self._wiring.readers.get(call.outputs[0].key, [])
-        strided = (isinstance(c.op, (*_CONVOLUTIONS, *_POOLS)) and not _ones(c.op.strides) for c in readers)
-        return bool(readers) and all(strided) and call.outputs[0].key not in self._wiring.outputs
+        (made,) = call.outputs
+        readers = self._wiring.readers.get(made.key, [])
+        return bool(readers) and all(_strided(c.op) for c in readers) and made.key not in self._wiring.outputs
 
     def _pass(self, call: Call) -> None:
         """What keeps the number of positions, whatever it is."""
@@ -195,6 +192,10 @@ class _Walk:
         return isinstance(call.op, _GLOBAL)
 
 
+def _strided(op) -> bool:
+    return isinstance(op, (*_CONVOLUTIONS, *POOLS)) and not _ones(op.strides)
+
+
 def _whole(op, strides: tuple[int, ...]) -> bool:
     """Whether windows without padding lie side by side, or are single positions."""
     window = op.kernel_size if hasattr(op, "kernel_size") else op.pool_size
@@ -205,21 +206,23 @@ def _ones(values) -> bool:
     return {*(values if isinstance(values, (tuple, list)) else (values,))} == {1}
 
 
-def _made(graph: Graph, plan: _Plan) -> Edited:
+def _made(plan: _Plan, graph: Graph) -> Edited:
     edits, changes = {}, [(plan.layer.path, f"strides 1 -> {plan.strides}")]
-    _configure(plan.layer, plan.strides)
+    configured: list[tuple[Call, dict]] = [(plan.layer, {"strides": plan.strides})]
     for call in plan.gone:
         edits[id(call.op)] = _passes
         changes.append((call.path, "zero padding taken out"))
     for call in plan.ends:
-        if isinstance(call.op, _POOLS) and tuple(call.op.pool_size) == plan.strides:
+        if isinstance(call.op, POOLS) and tuple(call.op.pool_size) == plan.strides:
             edits[id(call.op)] = _passes
             changes.append((call.path, f"pooling of {plan.strides} taken out"))
         else:
-            _configure(call, (1,) * len(plan.strides), padding="same")
+            padding = "same" if call.op.padding == "valid" else call.op.padding
+            configured.append((call, {"strides": (1,) * len(plan.strides), "padding": padding}))
             changes.append((call.path, f"strides {plan.strides} -> 1"))
     try:
-        made = rewire(graph, edits)
+        with _configured(configured):
+            made = rewire(graph, edits)
     except (ValueError, ModelError) as error:
         raise PlanError(
             f"What is behind {plan.layer.path} cannot work on fewer positions: {str(error).splitlines()[0]}"
@@ -235,12 +238,20 @@ def _made(graph: Graph, plan: _Plan) -> Edited:
     return edited(graph, made.model, changes, exact=False, details=details)
 
 
-def _configure(call: Call, strides: tuple[int, ...], **others) -> None:
-    for name, value in {"strides": strides, **others}.items():
-        call.edits[(name,)] = lambda kept, value=value: value
+@contextlib.contextmanager
+def _configured(calls: Sequence[tuple[Call, dict]]):
+    """Configurations of operations edited; afterwards the graph is as it was, for the next layer that is tried."""
+    edited_names = [(call, (name,)) for call, values in calls for name in values]
+    for call, values in calls:
+        call.edits.update({(name,): lambda kept, value=value: value for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for call, name in edited_names:
+            del call.edits[name]
 
 
 def _passes(step, run, *args, **kwargs):
-    (x,) = (y for y in keras.tree.flatten((args, kwargs)) if isinstance(y, keras.KerasTensor))
+    (x,) = in_order(args, kwargs)
     # A nested model needs something to do, an output its name.
     return keras.layers.Identity(name=step.op.name, dtype=x.dtype)(x)

@@ -6,7 +6,8 @@ import keras
 from keras import layers
 
 from tfstruct.errors import ModelError
-from tfstruct.surgery.layers.places import Place, Places, Visit, in_order, replaced, shown
+from tfstruct.graph import in_order
+from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
 
 _SIZE = 61  # stands for an unknown size: odd and prime, so that strides and padding show
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import rewire, trace
+from tfstruct.graph import in_order, rewire, trace
 from tfstruct.graph.trace import Body
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.layers.fitting import (
@@ -16,7 +16,7 @@ from tfstruct.surgery.layers.fitting import (
     kind_of,
     understood,
 )
-from tfstruct.surgery.layers.places import Place, Places, Visit, in_order, replaced, shown
+from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
 
 # One layer by path or object, several of them, or a predicate.
 Which = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]

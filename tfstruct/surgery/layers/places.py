@@ -174,11 +174,6 @@ def shown(shape: Sequence[int | None]) -> str:
     return "(" + ", ".join("?" if n is None else str(n) for n in tuple(shape)[1:]) + ")"
 
 
-def in_order(args, kwargs) -> list[keras.KerasTensor]:
-    """The tensors among a call's arguments, in the order of `node.arguments.keras_tensors`."""
-    return [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-
-
 def replaced(change: Callable, args, kwargs) -> tuple[tuple, dict]:
     """A call's arguments with `change` applied to each tensor."""
     args, kwargs = keras.tree.map_structure(

@@ -6,13 +6,13 @@ from keras import layers
 from keras.src.ops import core
 from keras.src.ops import numpy as numpy_ops
 
-from tfstruct.graph import Call, Graph, is_training_only, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, is_training_only, rewire, trace
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.layers.places import Place, Places, Visit, in_order
+from tfstruct.surgery.layers.places import Place, Places, Visit
 from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
 
 _JOINS = (layers.Add, layers.Concatenate, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
-_POOLS = (
+POOLS = (
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
     layers.AveragePooling3D,
 )  # fmt: skip
@@ -23,7 +23,7 @@ _ZERO = {
 }  # fmt: skip
 _ONE = {
     layers.UpSampling1D: ("size",), layers.UpSampling2D: ("size",), layers.UpSampling3D: ("size",),
-    **dict.fromkeys(_POOLS, ("pool_size", "strides")),
+    **dict.fromkeys(POOLS, ("pool_size", "strides")),
 }  # fmt: skip
 
 

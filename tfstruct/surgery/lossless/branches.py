@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call, Graph, in_order
 from tfstruct.surgery.lossless.removable import by_layer
 
 # Of each kind of join: the value that leaves the others as they are, and what that is called.
@@ -86,7 +85,7 @@ def _same_kind(call: Call, i: int) -> bool:
 
 def _passing(call: Call, stays: list[int], named: bool):
     def rewrite(kept, *args, **kwargs):
-        tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        tensors = in_order(args, kwargs)
         left = [tensors[i] for i in stays]
         if len(left) > 1:
             return type(call.op).from_config(call.op.get_config())(left)
