@@ -63,6 +63,7 @@ def test_layer_surgery(capsys):
     assert len(exact) == 3 and len(set(exact)) == 1  # the exact edits change nothing
     parameters = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", said)]
     assert parameters[1] < parameters[0] < parameters[-1]
+    assert "pooling of (2, 2) taken out" in said
 
 
 def test_legacy_model(capsys, tmp_path):

@@ -285,20 +285,25 @@ def test_every_step_by_hand(measured, decided, tmp_path):
     assert Candidate.from_dict(json.loads(made.candidate.to_json())) == made.candidate
 
 
-@pytest.mark.parametrize("refused", ["4 bits", "all"])
-def test_without_4_bits_where_these_miss_the_budget(refused, model, data, one_process, monkeypatch, tmp_path):
-    def good_enough(self, candidate):
-        return refused != "all" and all(getattr(step, "tflite_bytes", None) is None for step in candidate.strategy)
+def with_4_bits(candidate: Candidate) -> bool:
+    return any(getattr(step, "tflite_bytes", None) is not None for step in candidate.strategy)
 
-    monkeypatch.setattr(Limits, "good_enough", good_enough)
+
+def test_the_better_of_two_where_both_miss_the_budget(model, data, one_process, monkeypatch):
+    monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: False)
+    with pytest.raises(BudgetError) as caught:
+        tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", epochs=1, batch_size=16)
+    report = caught.value.best.report
+    chosen, other = report.candidates[-1], report.candidates[-1 - len(report.stages)]  # their last stages
+    assert with_4_bits(chosen) != with_4_bits(other)
+    excess = report.limits.excess(chosen), report.limits.excess(other)
+    assert excess[0] < excess[1] or (excess[0] == excess[1] and chosen.quality >= other.quality)
+    assert {d.taken for d in report.decisions if d.kind == "auto"} == {with_4_bits(other)}
+
+
+def test_without_4_bits_where_these_miss_the_budget(model, data, one_process, monkeypatch, tmp_path):
+    monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: not with_4_bits(candidate))
     asked = {"epochs": 1, "batch_size": 16, "workdir": tmp_path / "work"}
-    if refused == "all":
-        with pytest.raises(BudgetError) as caught:
-            tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)
-        report = caught.value.best.report
-        first, second = report.candidates[-1], report.candidates[1]  # the other one's stages come first
-        assert {d.kind for d in report.decisions} >= {"auto", "quantize"} and first.quality >= second.quality
-        return
     made = tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)
     why = made.report.decisions[0]
     assert why.kind == "auto" and why.taken and "with weights of 4 bits, missed the budget: accuracy" in why.reason

@@ -148,7 +148,7 @@ def _best_of_two(task: Task) -> tuple[Made, tuple[Decision, ...], tuple[Candidat
     decided, decisions = _decided(task, "auto")
     first = carry_out(task, decided)
     missed = task.limits.misses(first.candidate)
-    if not missed or all(getattr(step, "tflite_bytes", None) is None for step in decided):
+    if not missed or decided[-1].tflite_bytes is None:  # the last one is Quantize
         return first, decisions, ()
     folder = task.folder.inner("8-bits")
     decided, others = _decided(task, "auto", folder, four_bits=False)

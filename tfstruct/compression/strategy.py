@@ -55,15 +55,14 @@ def decide(task: Task, given: Sequence[Step] | None = None, *, four_bits: bool =
     sizing = sizes(task.model)
     add(_optimize(task))
     earlier, at_first = _earlier(task, sizing, sizes)
-    blocks, without = _blocks(task, sizing, sizes)
-    if at_first.capacity > without.capacity:
-        why = f"downsampling early leaves more: {_left(at_first)} against {_left(without)}"
-        blocks, sizing = ((), (Decision("drop_blocks", False, why),)), at_first
-    elif earlier[0]:
-        why = f"dropping blocks leaves more: {_left(without)} against {_left(at_first)}"
-        earlier, sizing = ((), (Decision("downsample_early", False, why),)), without
-    else:
-        sizing = without
+    blocks, sizing = _blocks(task, sizing, sizes)
+    if at_first is not None:
+        left = [f"{one.capacity:.0%} of MACs and parameters" for one in (at_first, sizing)]
+        if at_first.capacity > sizing.capacity:
+            blocks = _not("drop_blocks", f"downsampling early leaves more: {left[0]} against {left[1]}")
+            sizing = at_first
+        else:
+            earlier = _not("downsample_early", f"dropping blocks leaves more: {left[1]} against {left[0]}")
     add(earlier)
     add(blocks)
     small = {*sizing.wanted, *({"tflite_bytes"} if sizing.precision.four_bits else ())}
@@ -96,28 +95,28 @@ def _optimize(task: Task) -> Decided:
     return (Optimize(fold=True, reason=why),), (Decision("optimize", True, why),)
 
 
-def _left(sizing: Sizing) -> str:
-    return f"{sizing.capacity:.0%} of MACs and parameters" if sizing.capacity else "the budget is missed"
+def _not(kind: str, why: str) -> Decided:
+    return (), (Decision(kind, False, why),)
 
 
-def _earlier(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing]:
-    """Fewer positions in the first stage, where channels are not enough for what depends on positions."""
-
-    def not_taken(why: str) -> tuple[Decided, Sizing]:
-        return ((), (Decision("downsample_early", False, why),)), Sizing((), sizing.precision, sizing.decision, {})
-
+def _earlier(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing | None]:
+    """Fewer positions in the first stage, where channels are not enough for what depends on positions; no `Sizing`
+    where that is no way."""
+    kind = DownsampleEarly.kind
     missed = {name for name, least in (sizing.least or {}).items() if least > sizing.wanted[name]}
     if not missed & {"macs", "latency_us", "peak_memory"}:
-        return not_taken("channels are enough for what would get smaller by it")
+        return _not(kind, "channels are enough for what would get smaller by it"), None
     try:
         made = downsample_early(task.model)
     except PlanError as error:
-        return not_taken(str(error))
+        return _not(kind, str(error)), None
     found = sizes(made.model)
+    if found.least is not None:
+        return _not(kind, "channels are not enough with it either"), None
     layer, whence = made.details["layer"], ", ".join(made.details["moved_from"])
     why = f"channels alone do not meet the budget; with the strides of {whence} in {layer} they do"
     step = DownsampleEarly(layer=layer, reason=why)
-    return ((step,), (Decision("downsample_early", True, why),)), found
+    return ((step,), (Decision(kind, True, why),)), found
 
 
 def _blocks(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing]:

@@ -1,5 +1,6 @@
 """What one step of a strategy works with, and what it hands on."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,11 @@ from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.task import Task
 from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
+from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.twin import Twin
+from tfstruct.surgery import recalibrate_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,11 @@ class Work:
             augment=task.augment,
             on_step=task.told.step,
         )
+
+    def recalibrate(self, model: keras.Model) -> None:
+        """Measures the batch norms of a model, if it has any, anew, in place."""
+        with contextlib.suppress(ModelError):  # there is none
+            recalibrate_batch_norm(model, self.task.some_inputs)
 
     def once(self, name: str, make: Callable[[], tuple[keras.Model, dict]]) -> tuple[keras.Model, dict]:
         """A model and plain data that `make` gives: the first time; later what it gave then."""

@@ -1,6 +1,5 @@
 """What a search may choose from, and the strategy that a choice stands for."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -126,9 +125,11 @@ class Space:
 
 
 def _downsamples_early(model: keras.Model) -> bool:
-    with contextlib.suppress(PlanError):
-        return bool(downsample_early(model))
-    return False
+    try:
+        downsample_early(model)
+    except PlanError:
+        return False
+    return True
 
 
 def _of_two_axes(layer: keras.layers.Layer) -> bool:

@@ -1,11 +1,7 @@
 """An edit of layers, and the training that makes up for it."""
 
-import contextlib
-
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
-from tfstruct.errors import ModelError
-from tfstruct.surgery import recalibrate_batch_norm
 from tfstruct.surgery.edited import Edited
 
 
@@ -15,7 +11,6 @@ def trained_after(work: Work, step: Step, made: Edited) -> Outcome:
     if made.changes and step.epochs:
         history = work.train(made.model, step.epochs)
     elif made.changes and not made.exact:
-        with contextlib.suppress(ModelError):  # there is none
-            recalibrate_batch_norm(made.model, work.task.some_inputs)
+        work.recalibrate(made.model)
     details = {name: value for name, value in made.details.items() if name != "order"}
     return Outcome(made.model, made.changes, made.skipped, details, history)

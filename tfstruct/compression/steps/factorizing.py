@@ -31,7 +31,8 @@ class Factorize(Step):
     method: str = "svd"
 
     def run(self, work: Work) -> Outcome:
-        energy = 0.95 if {self.energy, self.macs} == {None} and self.rank is None else self.energy
+        given = (self.rank, self.energy, self.macs)
+        energy = 0.95 if all(one is None for one in given) else self.energy
         return trained_after(work, self, factorize(
             work.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
         ))  # fmt: skip

@@ -1,6 +1,5 @@
 """Channels that go."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -9,9 +8,8 @@ import keras
 from tfstruct.callbacks import PruneChannels as Pruner
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
-from tfstruct.errors import ModelError
 from tfstruct.schedules import PolynomialRatio
-from tfstruct.surgery import apply, plan_channels, recalibrate_batch_norm, shrink
+from tfstruct.surgery import apply, plan_channels, shrink
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +86,7 @@ class PruneChannels(Step):
     def _at_once(self, work: Work) -> tuple[keras.Model, dict]:
         plan = plan_channels(work.model, self.budget, **self._options(work))
         model = apply(work.model, plan)
-        with contextlib.suppress(ModelError):  # there is none
-            recalibrate_batch_norm(model, work.task.some_inputs)
+        work.recalibrate(model)
         widths = plan.widths
         rows = [(path, f"{widths[path]} -> {widths[path] - gone} channels") for path, gone in plan.removed.items()]
         return model, {"changes": rows, "skipped": [], "details": plan.to_dict(), "history": []}
