@@ -22,3 +22,12 @@ def test_adapted_layers_compute_the_same():
     assert not {id(op) for op in layer_paths(twin).values()} & {id(op) for op in layer_paths(model).values()}
     model.layers[-1].kernel.assign(np.zeros((3, 2)))
     assert np.abs(model(x) - twin(x)).max() > 0
+
+
+def test_inputs_keep_the_names_of_their_layers():
+    """An input without a name of its own is the same in a copy as in a file: its tensor's number is of this process."""
+    a, b = keras.Input((3,)), keras.Input((3,), name="b", sparse=True)
+    model = keras.Model([a, b], L.Dense(2)(a))
+    made = copied(model)
+    assert [layer.name for layer in made.layers] == [layer.name for layer in model.layers]
+    assert made.inputs[0].name == made.layers[0].name and made.inputs[1].sparse

@@ -3,6 +3,7 @@
 import tempfile
 
 import keras
+from keras.src.models.functional import Functional
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
@@ -16,8 +17,11 @@ def copied(model: keras.Model) -> keras.Model:
     """
     functional = bool(getattr(model, "inputs", None))
     nested = functional and any(isinstance(layer, keras.Model) for layer in model.layers)
+    options = {"recursive": True} if nested else {}
+    if isinstance(model, Functional):  # else inputs without a name are called by the number of the tensor
+        options["input_tensors"] = keras.tree.map_structure(_input_again, model.input)
     try:
-        copy = keras.models.clone_model(model, recursive=True) if nested else keras.models.clone_model(model)
+        copy = keras.models.clone_model(model, **options)
         copy.set_weights(model.get_weights())
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -30,6 +34,10 @@ def copied(model: keras.Model) -> keras.Model:
         if path in made:
             carry_adapted(old, made[path])
     return copy
+
+
+def _input_again(x: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.InputLayer(**x._keras_history.operation.get_config()).output
 
 
 def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:
