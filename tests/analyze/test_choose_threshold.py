@@ -143,7 +143,8 @@ def test_what_tolerance_means(model, data):
     curve = choose_threshold(model, data, tolerance=1e9)
     mean, error = np.array(curve.mean), np.array(curve.standard_error)
     assert curve.threshold == curve.thresholds[-1]
-    middle = mean[4] - mean[0]
+    middle = (mean[4] + mean[5]) / 2 - mean[0]  # between two points: no verdict by the last bit
+    assert mean[3] < mean[4] < mean[5]
 
     absolute = choose_threshold(model, data, tolerance=middle, relative=False)
     relative = choose_threshold(model, data, tolerance=middle / mean[0])
@@ -155,6 +156,7 @@ def test_what_tolerance_means(model, data):
 
     rule = choose_threshold(model, data, tolerance="one_standard_error")
     best = mean.argmin()
+    assert np.abs(mean - mean[best] - error[best]).min() > 1e-6
     assert rule.index == np.flatnonzero(mean <= mean[best] + error[best])[-1]
     assert rule.limit == pytest.approx(mean[best] + error[best] - mean[0])
 

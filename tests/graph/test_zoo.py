@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from keras.src import backend
 from oracle import assert_equal, assert_pruned_equals_masked, share_prunable
 from sweeps import sweep
 
@@ -42,6 +43,20 @@ QUICK = {
     "nested_with_a_dict", "nested_whose_layer_is_called_outside_too", "channels_first", "unknown_height_and_width",
     "fixed_batch", "vit_block", "squeeze_excite_by_operators",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _channels_first_on_any_processor(monkeypatch):
+    """TensorFlow's plain CPU kernels (oneDNN off) refuse NCHW convolutions: they run transposed, elsewhere too."""
+    plain = backend.nn.conv
+
+    def conv(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
+        if data_format != "channels_first":
+            return plain(inputs, kernel, strides, padding, data_format, dilation_rate)
+        made = plain(keras.ops.moveaxis(inputs, 1, -1), kernel, strides, padding, "channels_last", dilation_rate)
+        return keras.ops.moveaxis(made, -1, 1)
+
+    monkeypatch.setattr(backend.nn, "conv", conv)
 
 
 def inputs_of(model, n=3, seed=0):

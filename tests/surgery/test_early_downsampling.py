@@ -207,6 +207,16 @@ def no_room(x):
         (lambda x: conv(2)(conv(4, strides=2, name="a")(x)), r"a has strides \(2, 2\) already"),
         (lambda x: conv(2, strides=2)(conv(4, dilation_rate=2, name="a")(x)), "a is dilated"),
         (lambda x: conv(2, strides=2)(layers.Dense(4, name="a")(x)), "a is a Dense. Expected a convolution"),
+        *(
+            (
+                lambda x, kind=kind: conv(2, strides=(2, 1), name="b")(kind(name="a")(x)),
+                r"a is a .*, which TensorFlow runs on a CPU with equal strides only, not with \(2, 1\)",
+            )
+            for kind in (
+                lambda **options: layers.DepthwiseConv2D(3, padding="same", **options),
+                lambda **options: layers.SeparableConv2D(4, 3, padding="same", **options),
+            )
+        ),
         (
             lambda x: conv(2, strides=2)(layers.LayerNormalization(axis=(1, 2), name="n")(conv(4, name="a")(x))),
             "What is behind a cannot work on fewer positions",

@@ -145,7 +145,9 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
     # What reads a narrow layer, and what it reads, has its low rank from there.
     starved = {f.layer for f in narrow}
     starving = {name for f in narrow for name in rows[f.layer][2]}
-    usual = float(np.median([row["per_channel"] for _, row, _ in rows.values()])) if rows else 0.0
+    # Their low rank makes masking them cheap as well, so they do not tell what a channel usually costs.
+    told = [row["per_channel"] for name, (_, row, before) in rows.items() if not (starved & before or name in starving)]
+    usual = float(np.median(told)) if told else 0.0
     wide = [
         x
         for name, (_, row, before) in rows.items()

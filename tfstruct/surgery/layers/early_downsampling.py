@@ -102,6 +102,11 @@ def _planned(wiring: Wiring, op) -> _Plan:
         walk.visit(call, plan)
     if plan.strides is None:
         raise PlanError(f"Behind {name} nothing downsamples, so there are no strides to move.")
+    if len(set(plan.strides)) > 1 and hasattr(op, "depth_multiplier"):
+        raise PlanError(
+            f"{name} is a {type(op).__name__}, which TensorFlow runs on a CPU with equal strides only, not with "
+            f"{plan.strides}. Name another layer."
+        )
     for call in (*plan.ends, *plan.gone):
         others = [one for one in wiring.calls[id(call.op)] if one not in plan.ends and one not in plan.gone]
         if others:
