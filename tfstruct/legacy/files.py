@@ -8,16 +8,14 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
 
 from tfstruct.errors import ModelError
+from tfstruct.untrusted.descriptions import parts, refuse_code
 
 # A model's description is text of a few MB at most; its weights hardly compress.
 _LARGEST_CONFIG = 256 << 20
 _LARGEST_RATIO = 100
 _HARMLESS_SIZE = 1 << 30
-_TRUSTED_MODULES = ("keras", "builtins", "tfstruct")
-_TRUSTED_KERAS2 = (*_TRUSTED_MODULES, "tf_keras", "tensorflow_model_optimization")
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _EXPECTED = "Expected a .keras or .h5 file or a SavedModel folder"
 
@@ -34,17 +32,17 @@ def open_model(path: str | os.PathLike, *, trust: bool = False):
 
         return savedmodel.open_folder(file, trust=trust)
     config, version = _keras_config(file) if file.suffix == ".keras" else _h5_config(file)
-    keras2 = not version.startswith("3")
-    if not trust:
-        refuse_code(config, file, keras2=keras2)
-    if keras2:
-        return _open_keras2(file, config, trust)
-    return _open_keras3(file, trust)
+    config.pop("compile_config", None)  # nothing is compiled
+    if version.startswith("3"):
+        return _open_keras3(file, config, trust)
+    return _open_keras2(file, config, trust)
 
 
-def _open_keras3(file: pathlib.Path, trust: bool):
+def _open_keras3(file: pathlib.Path, config, trust: bool):
     import keras
 
+    if not trust:
+        refuse_code(config, file)
     try:
         return keras.models.load_model(file, compile=False, safe_mode=not trust)
     except Exception as error:
@@ -55,23 +53,27 @@ def _open_keras2(file: pathlib.Path, config, trust: bool):
     """By tf_keras, which reads what Keras 3 refuses; by Keras 3 where only that one knows a custom class."""
     import tf_keras
 
-    from tfstruct.legacy import tfmot
+    from tfstruct.legacy import operators, tfmot
 
     wrapped = any(part.get("class_name") in tfmot.CLASSES for part in parts(config))
     with tfmot.scope() if wrapped else contextlib.nullcontext():
         try:
+            if not trust:
+                refuse_code(config, file, keras2=True, functions=operators.TABLE)
             return tf_keras.models.load_model(file, compile=False, safe_mode=not trust)
+        except ModelError as error:
+            refused = error
         except Exception as error:
             reason = reason_of(error)
+            hint = " TFMOT often cannot read its own files: give the model object, or a SavedModel." if wrapped else ""
+            refused = ModelError(f"Keras 2 cannot load {file}: {reason}{hint}")
             if "Unknown layer" not in str(error) and "Unknown activation" not in str(error):
-                hint = (
-                    " TFMOT often cannot read its own files: give the model object, or a SavedModel." if wrapped else ""
-                )
-                raise ModelError(f"Keras 2 cannot load {file}: {reason}{hint}") from error
+                raise refused from error
+            refused = ModelError(f"Keras cannot load {file}: {reason}")
     try:
-        return _open_keras3(file, trust)
+        return _open_keras3(file, config, trust)
     except ModelError as error:
-        raise ModelError(f"Keras cannot load {file}: {reason}") from error
+        raise refused from error
 
 
 def check_path(path: str | os.PathLike) -> pathlib.Path:
@@ -174,68 +176,6 @@ def _json(text, file: pathlib.Path, what: str) -> dict:
     if not isinstance(data, dict):
         raise ModelError(f"{file} describes no model. Expected a JSON object. Save it again.")
     return data
-
-
-def refuse_code(config, file: pathlib.Path, *, keras2: bool = False) -> None:
-    """Refuses what would run code on loading; Keras itself does not enforce this for `.h5` files."""
-    trusted = _TRUSTED_KERAS2 if keras2 else _TRUSTED_MODULES
-    for part in parts(config):
-        kind = part.get("class_name")
-        inner = part.get("config")
-        name = inner.get("name", "") if isinstance(inner, dict) else ""
-        # A class may be named with what stands before it: "keras.layers>Lambda", "layers.Lambda".
-        plain = kind.replace(">", ".").rpartition(".")[2] if isinstance(kind, str) else kind
-        if plain == "Lambda":
-            raise ModelError(
-                f"{file} holds the Lambda layer {name!r}, which runs code from the file. Use --trust "
-                "(load(..., trust=True)) if you know where the file comes from."
-            )
-        if kind in ("__lambda__", "function") and not _is_named_function(part):
-            raise ModelError(f"{file} holds a serialized function, which would run on loading. Use --trust if known.")
-        if plain in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"):
-            _refuse_function(file, name, plain, inner)
-        module = part.get("module")
-        known = module is None or (isinstance(module, str) and module.split(".")[0] in trusted)
-        if isinstance(kind, str) and not known and not _is_registered(part):
-            raise ModelError(
-                f"{file} needs the custom class {module}.{kind}, which is not registered. Import the module that "
-                "registers it (--import MODULE)."
-            )
-
-
-def _refuse_function(file: pathlib.Path, name: str, kind: str, config) -> None:
-    """A file may name any function of TensorFlow, `io.write_file` too; only those with a counterpart are taken."""
-    from tfstruct.legacy import operators
-
-    function = config.get("function", "") if isinstance(config, dict) else ""
-    if kind not in ("TFOpLambda", "SlicingOpLambda") or not operators.is_known(function):
-        raise ModelError(
-            f"{file} holds the layer {name!r}, the TensorFlow function {function or kind!r}, which has no counterpart "
-            "in Keras 3 here. Replace it by a Keras layer in tf_keras, or save the model as a SavedModel."
-        )
-
-
-def parts(config) -> Iterator[dict]:
-    """All dicts in a description, however deep; a loop, as a hostile file may nest deeper than the stack."""
-    todo = [config]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, dict):
-            yield part
-            todo.extend(part.values())
-        elif isinstance(part, list):
-            todo.extend(part)
-
-
-def _is_named_function(part: dict) -> bool:
-    return isinstance(part.get("config"), str)
-
-
-def _is_registered(part: dict) -> bool:
-    import keras
-
-    name = part.get("registered_name")
-    return isinstance(name, str) and keras.saving.get_registered_object(name) is not None
 
 
 def reason_of(error: Exception) -> str:

@@ -6,7 +6,9 @@ import pathlib
 import keras
 
 from tfstruct.errors import ModelError
-from tfstruct.legacy.files import parts, reason_of, refuse_code
+from tfstruct.legacy import operators
+from tfstruct.legacy.files import reason_of
+from tfstruct.untrusted.descriptions import parts, refuse_code
 
 # Operators that reach outside the graph: files, Python, the network.
 _OUTSIDE = {
@@ -43,7 +45,7 @@ def open_folder(folder: pathlib.Path, *, trust: bool = False):
     nodes = _keras_nodes(folder)
     if not trust:
         for node in nodes:
-            refuse_code(node, folder, keras2=True)
+            refuse_code(node, folder, keras2=True, revived=True, functions=operators.TABLE)
     root = nodes[0].get("class_name") if nodes else None
     if root in ("Functional", "Sequential"):
         return _open_keras2(folder, nodes)
