@@ -9,18 +9,8 @@ from tfstruct.errors import ModelError
 from tfstruct.legacy import operators
 from tfstruct.legacy.files import reason_of
 from tfstruct.untrusted.descriptions import parts, refuse_code
+from tfstruct.untrusted.graphs import refuse_operators
 
-# Operators that reach outside the graph: files, Python, the network.
-_OUTSIDE = {
-    "PyFunc",
-    "PyFuncStateless",
-    "EagerPyFunc",
-    "ReadFile",
-    "WriteFile",
-    "MatchingFiles",
-    "PrintV2",
-    "RpcCall",
-}
 _SIGNATURES = ("serving_default", "serve")
 
 
@@ -65,14 +55,8 @@ def _refuse_outside(folder: pathlib.Path, trust: bool) -> None:
         raise ModelError(f"{folder}/saved_model.pb holds no graph. It is damaged or cut short: save it again.")
     if not (folder / "variables" / "variables.index").exists():
         raise ModelError(f"{folder} lacks variables/variables.index, which a SavedModel has. Copy the whole folder.")
-    for graph in saved.meta_graphs:
-        nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
-        found = sorted({n.op for n in nodes} & _OUTSIDE)
-        if found and not trust:
-            raise ModelError(
-                f"{folder} holds operators that reach outside the model: {', '.join(found)}. Use --trust "
-                "(load(..., trust=True)) if you know where it comes from."
-            )
+    if not trust:
+        refuse_operators(saved, folder)
 
 
 def _keras_nodes(folder: pathlib.Path) -> list[dict]:
