@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+_TIMEOUT = 120
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -24,8 +25,36 @@ def process():
     """One converter process for all tests: starting TensorFlow takes seconds."""
     from tfstruct.convert.converter import ConverterProcess
 
-    with ConverterProcess(timeout=120) as running:
+    with ConverterProcess(timeout=_TIMEOUT) as running:
         yield running
+
+
+class _Borrowed:
+    """The one converter process in place of an own one: it is there when its context begins, and goes on behind it."""
+
+    def __init__(self, process, timeout: float):
+        self._process, self._timeout = process, timeout
+
+    def __enter__(self):
+        self._process.timeout = self._timeout
+        return self
+
+    def __exit__(self, *exc):
+        self._process.timeout = _TIMEOUT
+
+    def __getattr__(self, name):
+        return getattr(self._process, name)
+
+
+@pytest.fixture(autouse=True)
+def _one_converter_process(request, monkeypatch):
+    """`to_tflite`, `compress` and the command in this process use it too."""
+
+    def borrowed(timeout: float = _TIMEOUT):
+        return _Borrowed(request.getfixturevalue("process"), timeout)
+
+    monkeypatch.setattr("tfstruct.convert.tflite.ConverterProcess", borrowed)
+    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", borrowed)
 
 
 @pytest.fixture(scope="session")

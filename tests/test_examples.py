@@ -1,6 +1,5 @@
 """Every example runs as it stands, in seconds."""
 
-import contextlib
 import importlib.util
 import json
 import pathlib
@@ -197,8 +196,7 @@ def test_examples_are_short_and_tested(file):
     assert f'_load("{file.stem}")' in pathlib.Path(__file__).read_text()
 
 
-def test_compress_model(tmp_path, capsys, process, monkeypatch):
-    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+def test_compress_model(tmp_path, capsys):
     _load("compress_model").main(str(tmp_path / "work"), epochs=2)
     said = capsys.readouterr().out
     assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
@@ -214,8 +212,7 @@ def test_compress_model(tmp_path, capsys, process, monkeypatch):
         *(pytest.param(name, 30, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
     ],
 )
-def test_compress_tasks(name, epochs, drop, capsys, process, monkeypatch):
-    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+def test_compress_tasks(name, epochs, drop, capsys, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     report = _load("compress_tasks").main(name, epochs=epochs, drop=drop)
     assert report.result.tflite_bytes <= 0.5 * report.plain.tflite_bytes
@@ -223,8 +220,7 @@ def test_compress_tasks(name, epochs, drop, capsys, process, monkeypatch):
     assert f"{name}: " in capsys.readouterr().out
 
 
-def test_search(tmp_path, capsys, process, monkeypatch):
-    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
+def test_search(tmp_path, capsys):
     _load("search").main(str(tmp_path), trials=2, epochs=1)
     said = capsys.readouterr().out
     assert said.startswith("2 trials") and "best: trial" in said

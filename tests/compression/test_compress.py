@@ -1,6 +1,5 @@
 """From a trained model and a budget to the file: met or refused, in words, and resumable."""
 
-import contextlib
 import json
 
 import keras
@@ -53,14 +52,8 @@ def data():
     return samples(128, 1), samples(64, 2)
 
 
-@pytest.fixture
-def one_process(process, monkeypatch):
-    """`compress` starts no converter of its own."""
-    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", lambda: contextlib.nullcontext(process))
-
-
 @pytest.mark.slow
-def test_the_whole_chain_on_the_digits(digits_model, tmp_path, one_process):
+def test_the_whole_chain_on_the_digits(digits_model, tmp_path):
     (x, y), test = demo.digits()
     told = []
     made = tfstruct.compress(
@@ -289,7 +282,7 @@ def with_4_bits(candidate: Candidate) -> bool:
     return any(getattr(step, "tflite_bytes", None) is not None for step in candidate.strategy)
 
 
-def test_the_better_of_two_where_both_miss_the_budget(model, data, one_process, monkeypatch):
+def test_the_better_of_two_where_both_miss_the_budget(model, data, monkeypatch):
     monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: False)
     with pytest.raises(BudgetError) as caught:
         tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", epochs=1, batch_size=16)
@@ -301,7 +294,7 @@ def test_the_better_of_two_where_both_miss_the_budget(model, data, one_process, 
     assert {d.taken for d in report.decisions if d.kind == "auto"} == {with_4_bits(other)}
 
 
-def test_without_4_bits_where_these_miss_the_budget(model, data, one_process, monkeypatch, tmp_path):
+def test_without_4_bits_where_these_miss_the_budget(model, data, monkeypatch, tmp_path):
     monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: not with_4_bits(candidate))
     asked = {"epochs": 1, "batch_size": 16, "workdir": tmp_path / "work"}
     made = tfstruct.compress(model, *data, "tflite_bytes=97%,accuracy_drop=90%", **asked)

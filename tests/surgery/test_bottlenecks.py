@@ -2,6 +2,7 @@
 
 import json
 
+import contracts
 import keras
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ def digits():
 
 @pytest.fixture(scope="module")
 def sick(digits):
+    return _sick(digits, seed=0)
+
+
+def _sick(digits, seed):
     """`fat` is far too wide, `thin` far too narrow, `stem_relu_deeper` a repeated layer that does nothing."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
 
     def conv(t, n, name, **options):
         t = layers.Conv2D(n, 3, padding="same", use_bias=False, name=name, **options)(t)
@@ -59,6 +64,62 @@ def test_all_three_are_found_and_nothing_else(report):
     assert [f.severity for f in report.findings] == sorted((f.severity for f in report.findings), reverse=True)
     assert all(0 <= f.severity <= 1 for f in report.findings)
     assert report.metric == "accuracy"
+
+
+def _residual(seed, width):
+    """Small images whose class is their brightest quarter; `inner` of that width in a residual block of 12 channels."""
+    keras.utils.set_random_seed(seed)
+    x, y = contracts.data(600, seed=seed)
+    inputs = keras.Input((8, 8, 2))
+    t = layers.Conv2D(12, 3, padding="same", activation="relu", name="stem")(inputs)
+    inner = layers.Conv2D(width, 3, padding="same", activation="relu", name="inner")(t)
+    t = layers.Add()([t, layers.Conv2D(12, 3, padding="same", name="outer")(inner)])
+    t = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3, strides=2, activation="relu", name="last")(t))
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="head")(t), name="residual")
+    return _fit(model, x, y, 3e-3, 12), x, y
+
+
+def _table(seed, first, second):
+    """Four classes of twelve numbers; dense layers of 32, `first`, `second` and 24 units."""
+    keras.utils.set_random_seed(seed)
+    x = np.random.default_rng(seed).normal(size=(1500, 12)).astype("float32")
+    curved = np.sin(x[:, :6]).sum(axis=1) + x[:, 6] * x[:, 7] > 0
+    y = curved.astype(int) + 2 * (x[:, 8] + x[:, 9] ** 2 > 1)
+    inputs = t = keras.Input((12,))
+    for name, units in {"start": 32, "first": first, "second": second, "third": 24}.items():
+        t = layers.Dense(units, activation="tanh", name=name)(t)
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="head")(t), name="table")
+    return _fit(model, x, y, 3e-3, 15), x, y
+
+
+_PLANTED = {
+    "residual": (lambda seed: _residual(seed, 12), set()),
+    "wide residual": (lambda seed: _residual(seed, 128), {("inner", "wide")}),
+    "table": (lambda seed: _table(seed, 32, 24), set()),
+    "wide table": (lambda seed: _table(seed, 256, 24), {("first", "wide")}),
+    "narrow table": (lambda seed: _table(seed, 32, 3), {("second", "narrow")}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"), sweep([(name, seed) for name in _PLANTED for seed in range(3)], quick=[("wide residual", 0)])
+)
+def test_other_data_and_seeds_give_the_planted_verdict(name, seed):
+    build, planted = _PLANTED[name]
+    model, x, y = build(seed)
+    for labels in (y, None):
+        report = analyze_bottlenecks(model, x, labels)
+        assert {(f.layer, f.kind) for f in report.findings} == planted, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_other_seeds_give_the_same_verdict(seed, digits):
+    (x, y), _ = digits
+    report = analyze_bottlenecks(_sick(digits, seed), x, y)
+    assert {(f.layer, f.kind) for f in report.findings} == {
+        ("fat", "wide"), ("thin", "narrow"), ("stem_relu_deeper", "redundant")
+    }, str(report)  # fmt: skip
 
 
 def test_the_edits_apply_and_the_models_run_and_train(sick, report, digits):

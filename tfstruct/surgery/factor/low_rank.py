@@ -66,8 +66,9 @@ def factorize(
             the smallest relative error for each MAC saved, until the budget is met.
         method: see above.
 
-    A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions, unequal strides
-    where factors are depthwise (TensorFlow's CPU kernel refuses them), and all other layers; `.skipped` says why.
+    A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions, unequal
+    strides where factors are depthwise (TensorFlow's CPU kernel refuses them), and all other layers; `.skipped` says
+    why.
 
     Returns:
         `Edited`; `details[layer]`: `method`, `rank`, `error` = ||W - W'||_F / ||W||_F, `parameters` and `macs` (before
