@@ -1,5 +1,6 @@
 """Agreement and scores against NumPy and scikit-learn; summed in uneven batches they are the same as at once."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -43,7 +44,10 @@ def by_sklearn(true, guess):
 
 def assert_same(got, expected):
     assert type(got) is type(expected)
+    figures = {f.name: f.default for f in dataclasses.fields(expected)}
     for name, value in vars(expected).items():
+        if isinstance(expected, Agreement) and figures[name] is not dataclasses.MISSING:
+            continue  # columns and what makes a doubt: test_doubts.py
         if value is None or isinstance(value, str):
             assert getattr(got, name) == value, name
         else:

@@ -5,7 +5,12 @@ import math
 
 import numpy as np
 
+from tfstruct.convert.borders import Border
+from tfstruct.convert.columns import ColumnSums, LostColumns
 from tfstruct.errors import DataError
+
+# Sums of a row of probabilities may be off by this much: a file rounds each of them.
+_ROUNDED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +23,15 @@ class Agreement:
         sqnr_db: 10 log10(sum k^2 / sum (k - t)^2), in dB; infinite where they are equal.
         cosine: of all values as one vector.
         top1_agreement: share of samples (positions) with the same argmax; None for a single unit.
+        channel_sqnr_db: SQNR of the worst column of the last axis; None where there is one only.
+        columns: columns of the last axis, and of the first of two (boxes, say, in a tensor of shape (attributes,
+            boxes)), that are lost in the error of the whole.
+        clipped: share of Keras's values that lie outside of the file's range by more than a step.
+        infinite: shares of values that are NaN or infinite, in Keras and in the file.
+        varies: False if Keras gives every sample the same.
+        constant: True if it varies in Keras and is one value in the file.
+        classes: number of classes that Keras predicts; None for a single unit.
+        distribution: True if the last axis holds probabilities that add up to 1.
     """
 
     name: str
@@ -26,6 +40,14 @@ class Agreement:
     sqnr_db: float
     cosine: float
     top1_agreement: float | None
+    channel_sqnr_db: float | None = None
+    columns: tuple[LostColumns, ...] = ()
+    clipped: float = 0.0
+    infinite: tuple[float, float] = (0.0, 0.0)
+    varies: bool = True
+    constant: bool = False
+    classes: int | None = None
+    distribution: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +67,33 @@ class Scores:
 
 
 class AgreementSum:
-    """Sums over all values of one output, enough for every figure of `Agreement`."""
+    """Sums over all values of one output, enough for every figure of `Agreement`.
 
-    def __init__(self):
-        self.count = self.places = self.same = 0
+    Args:
+        border: the integers behind the output; None where it is computed in float.
+    """
+
+    def __init__(self, border: Border | None = None):
+        self.border = border
+        self.count = self.places = self.same = self.clipped = self.bad = self.file_bad = self.samples = 0
         self.largest = self.absolute = self.squared = self.kk = self.tt = self.kt = 0.0
-        self.has_classes = False
+        self.has_classes = self.varies = self.file_varies = False
+        self.distribution = True
+        self.first: tuple[np.ndarray, np.ndarray] | None = None
+        self.classes = np.zeros(0, bool)
+        self.columns: tuple[ColumnSums, ...] = ()
 
     def add(self, keras_values: np.ndarray, tflite_values: np.ndarray) -> None:
         k, t = keras_values.astype(np.float64), np.asarray(tflite_values).astype(np.float64)
         if k.shape != t.shape:
             raise DataError(f"The outputs differ in shape: Keras {k.shape}, TFLite {t.shape}.")
+        if not k.size:
+            return
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._values(k, t)
+            self._columns(k, t)
+
+    def _values(self, k: np.ndarray, t: np.ndarray) -> None:
         error = np.abs(k - t)
         self.count += k.size
         self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))  # unlike max, it keeps NaN
@@ -66,21 +104,65 @@ class AgreementSum:
             self.tt + float((t * t).sum()),
             self.kt + float((k * t).sum()),
         )
+        self.bad += int((~np.isfinite(k)).sum())
+        self.file_bad += int((~np.isfinite(t)).sum())
+        if self.border is not None:
+            self.clipped += int(self.border.beyond(k).sum())
+
+    def _columns(self, k: np.ndarray, t: np.ndarray) -> None:
+        self.samples += len(k) if k.ndim else 1
+        if self.first is None:
+            self.first = (k[:1].copy(), t[:1].copy())
+            self.columns = tuple(ColumnSums(axis) for axis in _axes_of_columns(k.ndim))
+        self.varies |= _differs(k, self.first[0])
+        self.file_varies |= _differs(t, self.first[1])
+        for sums in self.columns:
+            sums.add(k, t)
         self.has_classes = k.ndim > 1 and k.shape[-1] > 1
+        adds_up = self.has_classes and k.min() >= 0 and (np.abs(k.sum(-1) - 1) < _ROUNDED).all()
+        self.distribution = bool(self.distribution and adds_up)
         if self.has_classes:
-            same = k.argmax(-1) == t.argmax(-1)
+            top = k.argmax(-1)
+            same = top == t.argmax(-1)
             self.same, self.places = self.same + int(same.sum()), self.places + same.size
+            self.classes = np.pad(self.classes, (0, max(0, k.shape[-1] - len(self.classes))))
+            self.classes[np.unique(top)] = True
 
     def agreement(self, name: str) -> Agreement:
         norm = math.sqrt(self.kk) * math.sqrt(self.tt)
+        whole = decibel(self.kk, self.squared)
+        probabilities = self.distribution or (self.border is not None and self.border.probability)
+        # One step of a probability is no loss, however rare the class.
+        tolerance = 1 / 256 if probabilities else 0.0
+        lost = [sums.lost(self.count, whole, tolerance) for sums in self.columns] if math.isfinite(whole) else []
         return Agreement(
             name,
             self.largest,
             self.absolute / max(self.count, 1),
-            decibel(self.kk, self.squared),
+            whole,
             self.kt / norm if norm else float(self.kk == self.tt),
             self.same / self.places if self.has_classes else None,
+            self.columns[0].worst_db() if self.columns else None,
+            tuple(found for found in lost if found),
+            self.clipped / max(self.count, 1),
+            (self.bad / max(self.count, 1), self.file_bad / max(self.count, 1)),
+            self.varies or self.samples < 2,
+            self.varies and not self.file_varies,
+            int(self.classes.sum()) if self.has_classes else None,
+            self.distribution,
         )
+
+
+def _axes_of_columns(rank: int) -> tuple[int, ...]:
+    """The last axis, and the first where there are two besides the batch."""
+    return {0: (), 1: (), 3: (-1, 1)}.get(rank, (-1,))
+
+
+def _differs(values: np.ndarray, first: np.ndarray) -> bool:
+    """True if a sample is another than the first, by more than the last bits of float32."""
+    if values.shape[1:] != first.shape[1:]:
+        return True
+    return bool((np.abs(values - first) > 1e-6 * np.abs(first).max(initial=0.0)).any())
 
 
 class ScoreCount:

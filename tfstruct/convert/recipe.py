@@ -21,6 +21,7 @@ REQUIREMENTS = {
     "accuracy": "at least",
     "top1_agreement": "at least",
     "sqnr_db": "at least",
+    "channel_sqnr_db": "at least",
     "cosine": "at least",
     "max_abs_error": "at most",
     "mean_abs_error": "at most",

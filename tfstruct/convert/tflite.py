@@ -1,17 +1,19 @@
 """From a Keras model to a verified `.tflite` file."""
 
 import contextlib
+import dataclasses
 import gzip
 import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 
 from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, trained, weights
+from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
@@ -20,7 +22,7 @@ from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_s
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import latency, processor
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.convert.verification import compare
+from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths
@@ -31,6 +33,9 @@ from tfstruct.samples import Sample, Samples
 # Samples held in memory: for verification by default, and for second-order rounding.
 _KEPT = 256
 _FEW_SAMPLES = 100
+# A file that falls short is run once more on so many samples, with all that it computes.
+_LOOKED_AT = 16
+_RANDOM = "random inputs (no data was given)"
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -174,12 +179,20 @@ class Converter(contextlib.AbstractContextManager):
         exported = self._export(recipe)
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
-            self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings)
+            rounded = _rounded_for_floats(found, recipe)
+            self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings, rounded)
+            warnings += [f"{rounded} it in float"] if rounded else []
             warnings += _unshrunk_weights(found, recipe)
         samples, source = self._verification_samples(recipe, signature, kept)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:
             verification = compare(signature, content, samples, source, step)
+            verification = dataclasses.replace(verification, random=source == _RANDOM)
+            if verification.is_low and content != reference:
+                few = _first(samples, kept)
+                errors = layer_errors(reference, content, batched(few, exported.batch), layers) if few else ()
+                verification = dataclasses.replace(verification, layers=errors)
+        warnings += verification.doubts()
         with self._stage("latency"):
             one = self._one_batch(content, kept, exported)
             threads = sorted({1, os.cpu_count() or 1})
@@ -267,7 +280,7 @@ class Converter(contextlib.AbstractContextManager):
             )
         return kept, ranges
 
-    def _refuse_floats(self, unwanted, recipe: Recipe, warnings: list[str]) -> None:
+    def _refuse_floats(self, unwanted, recipe: Recipe, warnings: list[str], rounded: str) -> None:
         if not unwanted:
             return
         by_layer: dict[str, list[str]] = {}
@@ -280,7 +293,7 @@ class Converter(contextlib.AbstractContextManager):
         raise ConversionError(
             f"{len(unwanted)} operators of the {recipe.precision} file would stay in float: {named}. Replace those "
             "layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
-            "them (allow_float=True, --allow-float).",
+            f"them (allow_float=True, --allow-float).{f' Either way {rounded} it in float.' if rounded else ''}",
             tuple(dict.fromkeys(layer for op in unwanted for layer in op.layers)),
         )
 
@@ -293,11 +306,18 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.calibration is not None:
             data = opened(recipe.calibration, signature, recipe, _KEPT)
             return data, f"the first samples of {data.source}"
-        return random_samples(signature, 8), "random inputs (no data was given)"
+        return random_samples(signature, 8), _RANDOM
 
     def _one_batch(self, content: bytes, kept: list[Sample], exported: Exported) -> dict[str, np.ndarray]:
         samples = kept or random_samples(Signature(exported.inputs, exported.batch, lambda x: {}), 1)
         return next(iter(batched(samples[:1], exported.batch)))
+
+
+def _first(samples: list[Sample] | Samples, kept: list[Sample]) -> list[Sample]:
+    """A few samples of those that were compared; of the calibration where those cannot be read twice."""
+    if isinstance(samples, list):
+        return samples[:_LOOKED_AT]
+    return samples.take(_LOOKED_AT) if samples.reiterable else kept[:_LOOKED_AT]
 
 
 def _check_layers(model: keras.Model, recipe: Recipe) -> None:
@@ -343,6 +363,21 @@ def _bits_of_weights(recipe: Recipe, content: bytes, layers) -> dict[str, int]:
         if (precision := recipe.precision_of(op.layers)) in bits
         for name in op.outputs
     }
+
+
+def _rounded_for_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) -> str:
+    """What becomes of layers kept in float that stand at an input or output which is rounded; empty where none does."""
+    if recipe.float_io or not recipe.quantizes_activations or recipe.precision not in ("int8", "int16x8", "int4"):
+        return ""
+    ends = floats_at_border(found)
+    named = ", ".join(dict.fromkeys(", ".join(op.layers) or op.name for op in ends))
+    dtype = "int16" if recipe.precision == "int16x8" else "int8"
+    return (
+        f"the file's {dtype} input or output is rounded beside {named}, which computes in float: float_io=True "
+        "(--float-io) leaves"
+        if ends
+        else ""
+    )
 
 
 def _unshrunk_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[str]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.convert import flatbuffer
+from tfstruct.convert import doubts, flatbuffer
 from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores, decibel
+from tfstruct.convert.borders import Border, borders
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
@@ -37,6 +38,24 @@ class LayerError:
 
 
 @dataclasses.dataclass(frozen=True)
+class InputCoverage:
+    """How the samples use the range that an input has in the file.
+
+    Attributes:
+        name: the input.
+        low, high: of the samples.
+        range: of the file.
+        clipped: share of the values outside of it.
+    """
+
+    name: str
+    low: float
+    high: float
+    range: tuple[float, float]
+    clipped: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Verification:
     """What a comparison of file and Keras model found.
 
@@ -45,7 +64,10 @@ class Verification:
         samples: how many.
         outputs: one agreement an output.
         keras, tflite: scores of both where labels were given, from the same code.
-        layers: errors by layer where asked for, the greatest loss first.
+        layers: errors by layer where asked for, or where the file falls short; the greatest loss first.
+        inputs: the samples against the ranges of quantized inputs.
+        random: True if the samples were drawn at random, for want of data.
+        quantized: True if activations are integers.
     """
 
     source: str
@@ -54,6 +76,18 @@ class Verification:
     keras: Scores | None = None
     tflite: Scores | None = None
     layers: tuple[LayerError, ...] = ()
+    inputs: tuple[InputCoverage, ...] = ()
+    random: bool = False
+    quantized: bool = False
+
+    def doubts(self) -> list[str]:
+        """A line for every reason not to trust the file, or these figures; each with what to do."""
+        return doubts.found(self)
+
+    @property
+    def is_low(self) -> bool:
+        """True if an output falls below what a file should reach: what `doubts` names first."""
+        return any(doubts.low_figures(output) for output in self.outputs)
 
     def figures(self) -> dict[str, float]:
         """The figures that `Recipe.require` can bound: the worst over the outputs, NaN where one is NaN."""
@@ -66,6 +100,9 @@ class Verification:
         top1 = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
         if top1:
             found["top1_agreement"] = min(top1)
+        columns = [o.channel_sqnr_db for o in self.outputs if o.channel_sqnr_db is not None]
+        if columns:
+            found["channel_sqnr_db"] = float(np.min(columns))
         if self.tflite is not None and self.tflite.accuracy is not None:
             found["accuracy"] = self.tflite.accuracy
         return found
@@ -76,7 +113,8 @@ class Verification:
         for name, bound in require.items():
             side = REQUIREMENTS[name]
             if name not in figures:
-                why = "labels are needed" if name == "accuracy" else "no output has several classes"
+                why = {"accuracy": "labels are needed", "channel_sqnr_db": "no output has several channels"}
+                why = why.get(name, "no output has several classes")
                 lines.append(f"{name} {side} {bound:g} was asked for, but cannot be measured: {why}")
             elif not (figures[name] >= bound if side == "at least" else figures[name] <= bound):
                 lines.append(f"{name} is {figures[name]:.6g}, expected {side} {bound:g}")
@@ -153,6 +191,8 @@ def compare(
     import tensorflow as tf
 
     runtime = Runtime(content)
+    at_inputs, at_outputs = borders(content, runtime)
+    coverage = {name: _Coverage(border) for name, border in at_inputs.items()}
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH
     # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
@@ -169,7 +209,9 @@ def compare(
         truth = {k: np.asarray(v) for k, v in _call_in_batches(call, inputs, signature.batch).items()}
         ours = runtime.run_all(inputs)
         for name, value in truth.items():
-            totals.setdefault(name, AgreementSum()).add(value, ours[name])
+            totals.setdefault(name, AgreementSum(at_outputs.get(name))).add(value, ours[name])
+        for name, seen in coverage.items():
+            seen.add(inputs[name])
         if batch[0].label is not None:
             for name, labels in _labels_of(batch, list(truth)):
                 for count, outputs in zip(scores, (truth, ours), strict=True):
@@ -185,13 +227,31 @@ def compare(
         tuple(t.agreement(name) for name, t in totals.items()),
         keras_scores,
         tflite_scores,
+        inputs=tuple(seen.coverage(name) for name, seen in coverage.items() if seen.count),
+        quantized=bool(at_inputs or at_outputs),
     )
+
+
+class _Coverage:
+    """Between which values an input lies, and how many of them the file clips."""
+
+    def __init__(self, border: Border):
+        self.border, self.count, self.clipped = border, 0, 0
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        self.count += values.size
+        self.clipped += int(self.border.beyond(values).sum())
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    def coverage(self, name: str) -> InputCoverage:
+        return InputCoverage(name, self.low, self.high, (self.border.low, self.border.high), self.clipped / self.count)
 
 
 def layer_errors(
     reference: bytes,
     content: bytes,
-    inputs: Sequence[Mapping[str, np.ndarray]],
+    inputs: Iterable[Mapping[str, np.ndarray]],
     layers: Mapping[str, tuple[str, ...]],
 ) -> tuple[LayerError, ...]:
     """SQNR of every tensor that float and quantized file share, the operator that adds most noise first."""

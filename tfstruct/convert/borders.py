@@ -1,0 +1,87 @@
+"""Where a quantized file rounds what goes in and comes out: step and range of its inputs and outputs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.runtime import Port, Runtime
+
+# Sigmoid and softmax have this step and zero point by the int8 specification, whatever their values are.
+_PROBABILITY = (1 / 256, -128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Border:
+    """The integers behind one input or output.
+
+    Attributes:
+        step: the difference of neighbouring integers.
+        low, high: what the smallest and the largest integer stand for.
+        probability: True for the fixed scale of sigmoid and softmax.
+    """
+
+    step: float
+    low: float
+    high: float
+    probability: bool
+
+    def beyond(self, values: np.ndarray) -> np.ndarray:
+        """Which values lie outside by more than a step: those are clipped, not rounded."""
+        reach = 1.001 * self.step
+        return (values < self.low - reach) | (values > self.high + reach)
+
+
+def borders(content: bytes, runtime: Runtime) -> tuple[dict[str, Border], dict[str, Border]]:
+    """By name, the borders of inputs and outputs, where there are integers.
+
+    Where the file takes and gives floats, those behind its QUANTIZE and DEQUANTIZE.
+    """
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+
+    def behind(port: Port, own: str, other: str, name: str):
+        """The tensor on the other side of the only operator at this one, if that changes the number format."""
+        at = [op for op in graph.operators if port.index in list(getattr(op, own))]
+        if len(at) == 1 and flatbuffer.operator_name(model, at[0]) == name:
+            return graph.tensors[getattr(at[0], other)[0]]
+        return None
+
+    def border(port: Port, *way: str) -> Border | None:
+        scale, zero, dtype = port.scale, port.zero_point, port.dtype
+        if not scale:
+            tensor = behind(port, *way)
+            quantization = tensor.quantization if tensor is not None else None
+            if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+                return None
+            scale, zero = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+            dtype = np.dtype(flatbuffer.dtype_name(tensor))
+        limits = np.iinfo(dtype)
+        low, high = (scale * (int(limit) - zero) for limit in (limits.min, limits.max))
+        return Border(scale, low, high, dtype == np.int8 and (scale, zero) == _PROBABILITY)
+
+    ins = {p.name: border(p, "inputs", "outputs", "QUANTIZE") for p in runtime.inputs}
+    outs = {p.name: border(p, "outputs", "inputs", "DEQUANTIZE") for p in runtime.outputs}
+    return tuple({name: found for name, found in side.items() if found} for side in (ins, outs))
+
+
+def floats_at_border(found: Sequence[flatbuffer.Operator]) -> list[flatbuffer.Operator]:
+    """Operators in float that read an input or write an output of the file, be it through a change of format."""
+    made = {name: op for op in found if op.subgraph == 0 for name in op.outputs}
+    read = {name: op for op in found if op.subgraph == 0 for name in op.inputs}
+
+    def is_end(name: str, way: dict, side: str) -> bool:
+        while name in way and way[name].name in flatbuffer.BORDER_OPERATORS:
+            name = getattr(way[name], side)[0]
+        return name not in way
+
+    return [
+        op
+        for op in flatbuffer.float_operators(found)
+        if op.subgraph == 0
+        and (
+            any(is_end(name, made, "inputs") for name in op.inputs)
+            or any(is_end(name, read, "outputs") for name in op.outputs)
+        )
+    ]

@@ -1,0 +1,141 @@
+"""Why a verification should not be trusted, in words: a file that falls short, and figures that prove nothing."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tfstruct.convert.agreement import Agreement
+from tfstruct.convert.columns import LostColumns
+
+if TYPE_CHECKING:
+    from tfstruct.convert.verification import Verification
+
+LOW_SQNR_DB, LOW_TOP1 = 15.0, 0.9
+# Without labels or probabilities nobody knows whether the last axis holds classes: of values that are good, near ties
+# alone change places.
+_GOOD_SQNR_DB = 30.0
+_LOST_ACCURACY = 0.05
+_BELOW_DB = 20.0
+_CLIPPED = 0.01
+_UNUSED = 0.05
+_NAMED = 5
+_FEW = 10
+
+
+def found(check: "Verification") -> list[str]:
+    """The lines, what concerns the file before what concerns the samples."""
+    lines: list[str] = []
+    best = max(output.sqnr_db for output in check.outputs) if len(check.outputs) > 1 else None
+    asked = check.samples >= _FEW and not check.random
+    for output in check.outputs:
+        low = low_figures(output)
+        if low:
+            lines.append(f"output {output.name!r}: {' and '.join(low)}{_worst_layers(check)}")
+        lines += _of_values(output, best, bool(low), asked)
+        lines += [_columns(output, lost) for lost in output.columns]
+    lines += _of_scores(check)
+    lines += _of_samples(check)
+    return lines
+
+
+def low_figures(output: Agreement) -> list[str]:
+    """What falls below 15 dB or 90 % of equal top-1; NaN is not low."""
+    lines = []
+    if output.sqnr_db < LOW_SQNR_DB:
+        lines.append(f"SQNR is {output.sqnr_db:.1f} dB, below {LOW_SQNR_DB:g} the file computes something else")
+    top1 = output.top1_agreement
+    if top1 is not None and top1 < LOW_TOP1 and (output.distribution or output.sqnr_db < _GOOD_SQNR_DB):
+        of = "" if output.distribution else " (if its last axis holds classes)"
+        lines.append(f"top-1 is equal for {top1:.1%} only{of}, expected {LOW_TOP1:.0%} or more")
+    return lines
+
+
+def _worst_layers(check: "Verification") -> str:
+    worst = [one for one in check.layers if one.added_noise > 0][:3]
+    if not worst:
+        return ""
+    named = ", ".join(f"{', '.join(one.layers) or one.tensor} ({one.sqnr_db:.1f} dB)" for one in worst)
+    return f". Most is lost at {named}: keep those in float (Recipe(layers={{pattern: 'float32'}})) or train with them"
+
+
+def _of_values(output: Agreement, best: float | None, is_low: bool, asked: bool) -> Iterator[str]:
+    """`asked` is False where nobody expects the samples to show all classes."""
+    for who, share in zip(("Keras", "the file"), output.infinite, strict=True):
+        if share:
+            yield f"output {output.name!r}: {share:.2%} of the values are NaN or infinite in {who}; nothing is proven"
+    if output.constant:
+        yield (
+            f"output {output.name!r} varies in Keras, and is the same for every sample in the file: calibrate on data "
+            "on which it varies, or keep the layers behind it in float (Recipe(layers={pattern: 'float32'}))"
+        )
+    elif best is not None and not is_low and output.sqnr_db < min(best - _BELOW_DB, _GOOD_SQNR_DB):
+        yield f"output {output.name!r} has {output.sqnr_db:.1f} dB, where another has {best:.1f} dB"
+    if not output.varies:
+        yield (
+            f"output {output.name!r} is the same for every sample in Keras: its figures say nothing about other data; "
+            "verify on data on which it varies"
+        )
+    elif output.distribution and output.classes == 1 and asked:
+        yield (
+            f"output {output.name!r}: Keras predicts one class for every sample, so equal top-1 says nothing about the "
+            "others; verify on data of all classes, shuffled"
+        )
+    if output.clipped > _CLIPPED:
+        yield (
+            f"output {output.name!r}: {output.clipped:.1%} of Keras's values lie outside of the file's range and are "
+            "clipped: calibrate on data like that it is verified on, with calibrator='minmax'"
+        )
+
+
+def _columns(output: Agreement, lost: LostColumns) -> str:
+    axis = "of its last axis" if lost.axis == -1 else f"along axis {lost.axis}"
+    shown = lost.columns[:_NAMED] if lost.count > 2 * _NAMED else lost.columns
+    named = _runs([column.index for column in shown])
+    more = f" and {lost.count - len(shown)} more" if lost.count > len(shown) else ""
+    low, high = min(c.low for c in shown), max(c.high for c in shown)
+    worst = min(c.sqnr_db for c in shown)
+    what = "constant in the file" if all(c.constant for c in shown) else f"down to {worst:.1f} dB in the file"
+    return (
+        f"output {output.name!r}: the columns {named}{more} {axis} ({lost.count} of {lost.size}) vary between "
+        f"{low:.3g} and {high:.3g} in Keras and are {what}, where the whole has "
+        f"{output.sqnr_db:.1f} dB. One scale holds for all columns: make these an output of their own, or bring all "
+        "columns to one scale and undo it outside of the file"
+    )
+
+
+def _runs(places: list[int]) -> str:
+    """`"0, 4-7"`."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _of_scores(check: "Verification") -> Iterator[str]:
+    ours, theirs = (getattr(s, "accuracy", None) for s in (check.tflite, check.keras))
+    if ours is not None and theirs is not None and ours < theirs - _LOST_ACCURACY:
+        yield f"accuracy falls from {theirs:.2%} in Keras to {ours:.2%} in the file"
+
+
+def _of_samples(check: "Verification") -> Iterator[str]:
+    if check.random and check.quantized:
+        yield (
+            "verified on random inputs, for want of data: the figures of an integer file hold for data like that it "
+            "will see; give Recipe(verification=...), --verify"
+        )
+        return
+    for one in check.inputs:
+        low, high = one.range
+        span = f"they lie in [{one.low:.4g}, {one.high:.4g}], the file's range is [{low:.4g}, {high:.4g}]"
+        if one.clipped > _CLIPPED:
+            yield (
+                f"input {one.name!r}: {one.clipped:.1%} of the values of the verification data are clipped: {span}. "
+                "Calibrate on data like it"
+            )
+        elif one.high - one.low < _UNUSED * (high - low):
+            yield (
+                f"input {one.name!r}: the verification data uses few of the file's 256 steps: {span}. Is its scale "
+                "that of the calibration data?"
+            )
