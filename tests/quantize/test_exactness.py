@@ -30,7 +30,14 @@ def before_activation(x):
     return layers.Conv2D(8, 3, name="second")(x)
 
 
+def dead(x):
+    """Channels whose biases do not fit into 32 bits with the steps of their weights."""
+    x = layers.ReLU()(layers.BatchNormalization(name="dead_norm")(layers.DepthwiseConv2D(3, name="dead_depthwise")(x)))
+    return layers.Conv2D(8, 3, name="dead_conv")(x)
+
+
 CASES = {
+    "dead channels": dead,
     "sum": lambda x: layers.ReLU()(layers.Add()(two(x))),
     "difference": lambda x: layers.Subtract()(two(x)),
     "product": lambda x: layers.Multiply()(two(x)),
@@ -51,6 +58,7 @@ CASES = {
 def test_every_integer_is_the_same(name, process):
     inputs = keras.Input((8, 8, 3), name="image")
     model = zoo.randomise(keras.Model(inputs, CASES[name](inputs)))
+    kill_channels(model)
     x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
     made = observed(model, x)
     with Converter(made, process=process) as converter:
@@ -61,10 +69,26 @@ def test_every_integer_is_the_same(name, process):
     assert np.mean(steps > 0.5) == 0, f"{np.mean(steps > 0.5):.2e} of the values differ"
 
 
-@pytest.mark.parametrize("scheme", [Scheme("int8", per="layer"), Scheme("int8", per="tensor"), Scheme("int4")])
-def test_kernels_with_steps_of_other_kinds(scheme, process):
+def kill_channels(model) -> None:
+    """Of layers that are called dead: one channel without weights, one with next to none."""
+    for layer in model.layers:
+        if layer.name.startswith("dead_") and hasattr(layer, "kernel"):
+            outputs = (1, 1, -1, 1) if "depthwise" in layer.name else (1, 1, 1, -1)
+            channels = layer.kernel.shape[outputs.index(-1)]
+            layer.kernel.assign(layer.kernel * np.resize([1.0, 0.0, 1e-7], channels).reshape(outputs))
+
+
+SCHEMES = [Scheme("int8", per="layer"), Scheme("int8", per="tensor"), Scheme("int4")]
+DEAD = [*SCHEMES, Scheme("ternary"), Scheme("int8", steps="learned")]
+
+
+@pytest.mark.parametrize(
+    "scheme, case", [*((scheme, "folded") for scheme in SCHEMES), *((scheme, "dead channels") for scheme in DEAD)]
+)
+def test_kernels_with_steps_of_other_kinds(scheme, case, process):
     inputs = keras.Input((8, 8, 3), name="image")
-    model = zoo.randomise(keras.Model(inputs, CASES["folded"](inputs)))
+    model = zoo.randomise(keras.Model(inputs, CASES[case](inputs)))
+    kill_channels(model)
     x = np.random.default_rng(1).normal(size=(64, 8, 8, 3)).astype("float32")
     made = observed(model, x, scheme)
     with Converter(made, process=process) as converter:

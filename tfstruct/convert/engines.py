@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfstruct.convert import flatbuffer
+from tfstruct.convert import biases, flatbuffer
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime
@@ -38,7 +38,7 @@ def quantize(
     """
     if recipe.engine == "tensorflow":
         return flatbuffer.compact(_tensorflow(content, recipe, layers, ranges, process())), "tensorflow"
-    first, problem = _attempt(lambda: _litert(content, recipe, layers, ranges, limits or {}))
+    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}))
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
     if recipe.engine == "auto" and second_fits and not limits and (first is None or _floats(first, layers, recipe)):
@@ -68,6 +68,13 @@ def unwanted_floats(found: list[flatbuffer.Operator], recipe: Recipe) -> list[fl
 
 def _floats(content: bytes, layers, recipe: Recipe) -> list[flatbuffer.Operator]:
     return unwanted_floats(flatbuffer.operators(content, layers), recipe)
+
+
+def _with_biases(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray]) -> bytes:
+    """What litert-quantizer writes, which does not look whether biases fit into their 32 bits: again where not."""
+    made = _litert(content, recipe, layers, ranges, limits)
+    wider = biases.limits_that_fit(content, made, limits)
+    return _litert(content, recipe, layers, ranges, {**limits, **wider}) if wider else made
 
 
 def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray]) -> bytes:

@@ -27,6 +27,8 @@ WEIGHT_INPUT = {
     "GATHER": 0,
     "EMBEDDING_LOOKUP": 1,
 }
+# And which one its bias.
+BIAS_INPUT = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
 _BUFFER_ALIGNMENT = 16
 # Begins the name of every tensor in the body of a loop or branch.
 SUBGRAPH_PREFIX = "subgraph"

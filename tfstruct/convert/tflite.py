@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from tfstruct.convert import calibrate, engines, flatbuffer, rewrites, trained, weights
+from tfstruct.convert import biases, calibrate, engines, flatbuffer, rewrites, trained, weights
 from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
@@ -183,6 +183,7 @@ class Converter(contextlib.AbstractContextManager):
             self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings, rounded)
             warnings += [f"{rounded} it in float"] if rounded else []
             warnings += _unshrunk_weights(found, recipe)
+            warnings += biases.lost(content, layers)
         samples, source = self._verification_samples(recipe, signature, kept)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:

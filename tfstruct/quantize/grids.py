@@ -56,10 +56,26 @@ class Grid:
         s = self._step(moved)
         return self.back(self._codes(moved, s)), s / factor
 
-    def folded(self, w, g=1.0):
-        """(q, s) of the kernel times |g|, as a file has them in which the batch norm is part of it."""
+    def folded(self, w, g=1.0, least=0.0):
+        """(q, s) of the kernel times |g|, as a file has them in which the batch norm is part of it.
+
+        Args:
+            least: what s is at least, (outputs,) or one number, so that the bias fits (`biases.limits_that_fit`).
+        """
+        g = tf.maximum(tf.abs(g), _LEAST)
+        q, s = self._folded(w, g)
+        # A file takes the step from the weights that are left, and the least there is where none is.
+        empty = tf.reduce_max(tf.abs(self._moved(q)), axis=0) == 0
+        s = tf.where(empty, divided(tf.constant(_TINY), self.largest), s)
+        raised = tf.maximum(s, divided(self.largest * least, self.largest))
+        # What the file rounds where it has a wider step: the weights themselves, or the few values they became.
+        product = self._moved(w) * g if self.nearest else self._moved(q) * s
+        again = tf.clip_by_value(tf.round(product / raised), -self.largest, self.largest)
+        return self.back(tf.where(raised > s, again, self._moved(q))), raised
+
+    def _folded(self, w, g):
         q, s = self.integers(w, g)
-        return q, self._of_product(s, tf.maximum(tf.abs(g), _LEAST))
+        return q, self._of_product(s, g)
 
     def _of_product(self, s, g):
         """The step of the kernel times g, which the file reads off the largest weight."""
@@ -122,8 +138,7 @@ class LargestGrid(Grid):
 
         return self.back(tf.grad_pass_through(rounded)(moved) / factor)
 
-    def folded(self, w, g=1.0):
-        g = tf.maximum(tf.abs(g), _LEAST)
+    def _folded(self, w, g):
         moved = self._moved(w)
         # A step by layer is that of the kernel without the factor.
         s = self._of_product(self._step(moved), g) if self.per == "layer" else self._step(moved * g)

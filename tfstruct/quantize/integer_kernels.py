@@ -18,6 +18,7 @@ from tfstruct.quantize.rescaling import (
     rounded_sum,
     twice_rounded,
 )
+from tfstruct.quantize.rounding import LARGEST_BIAS
 
 # What the file computes with integers of several values: how many the model gives.
 ARITHMETIC = {
@@ -60,7 +61,7 @@ class IntegerKernels:
         None where it does not compute on integers.
 
         acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' is the scale of the kernel times the
-        batch norm's factor, and b' the bias of both. Sums below 2^24 are exact in float32.
+        batch norm's factor, or what lets b' fit, and b' the bias of both. Sums below 2^24 are exact in float32.
         """
         if not (self.used and isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
@@ -77,15 +78,15 @@ class IntegerKernels:
         def exact(call, args, kwargs):
             step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
             g = folded_factor(self._points, id(op))
-            w, s_w = grid.folded(grid.kernel.variable.value, g)
-            mapping = [(grid.kernel.variable, w)]
-            bias = 0.0
+            bias, mapping = 0.0, []
             if op.use_bias:
                 bias = op.bias.value
                 mapping.append((op.bias, tf.zeros_like(bias)))
             if norm is not None:
                 # In the converter's order, as rounding of large ones shows it.
                 bias = bias * g + ((norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g)
+            w, s_w = grid.folded(grid.kernel.variable.value, g, tf.abs(bias) / (step_in * LARGEST_BIAS))
+            mapping.append((grid.kernel.variable, w))
             step = step_in * s_w
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)

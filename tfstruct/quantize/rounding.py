@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# A bias is stored in 32 bits; the larger half of them is left to the sum that it is added to.
+LARGEST_BIAS = 2.0**30
+
 
 def symmetric_scale(
     weights: np.ndarray, hessian: np.ndarray | None, bits: int, steps: int = 60, least: float = 0.3

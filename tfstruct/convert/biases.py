@@ -1,0 +1,100 @@
+"""Biases of an integer file: integers of 32 bits, in units of the input's scale times the kernel's, and if they fit."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.quantize.rounding import LARGEST_BIAS
+
+_KINDS = {"int32": np.int32, "int64": np.int64}
+# The largest integer of a kernel.
+_TOPS = {"int8": 127, "int4": 7}
+_CHANNELS_LAST = ("DEPTHWISE_CONV_2D",)
+
+
+def limits_that_fit(
+    content: bytes, quantized: bytes, limits: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Largest magnitudes of the kernels with which every bias fits, for kernels of which one does not.
+
+    A bias b is stored as round(b / (s_x s_w)), s_x the scale of the input and s_w = l / Q that of the kernel, whose
+    largest magnitude l stands for the integer Q. Where a channel has no weights, or tiny ones behind a batch norm, s_w
+    is so small that b does not fit into 32 bits. There l becomes |b| Q / (s_x 2^30), as in TensorFlow's own quantizer;
+    beside such a bias nothing is seen of what the weights lose.
+
+    Args:
+        content: the float file.
+        quantized: what a quantizer made of it.
+        limits: largest magnitudes that it was given, see `trained.weight_limits`.
+
+    Returns:
+        By kernel tensor of the float file, one an output channel, the other axes of length 1. A kernel that several
+        operators read has what the one needs that needs most.
+    """
+    narrow = {name: steps for name, value, steps in _stored(flatbuffer.read(quantized)) if _size(value) > LARGEST_BIAS}
+    if not narrow:
+        return {}
+    reference = flatbuffer.read(content)
+    graph = reference.subgraphs[0]
+    found: dict[str, np.ndarray] = {}
+    for op in graph.operators:
+        place = _place(reference, op)
+        steps = narrow.get(graph.tensors[op.outputs[0]].name.decode())
+        if place is None or steps is None:
+            continue
+        bias, kernel = graph.tensors[op.inputs[place]], graph.tensors[op.inputs[1]]
+        if not (flatbuffer.is_constant(reference, bias) and flatbuffer.is_constant(reference, kernel)):
+            continue
+        stored = np.abs(flatbuffer.constant(reference, kernel))
+        axis = stored.ndim - 1 if flatbuffer.operator_name(reference, op) in _CHANNELS_LAST else 0
+        shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
+        name = kernel.name.decode()
+        largest = stored.max(axis=tuple(i for i in range(stored.ndim) if i != axis))
+        now = found.get(name, (limits or {}).get(name, largest)).reshape(-1)
+        size = np.abs(flatbuffer.constant(reference, bias).astype(np.float64))
+        step, top = steps
+        needed = (size * top / (step * LARGEST_BIAS)).astype(np.float32)
+        found[name] = np.maximum(now, needed).reshape(shape).astype(np.float32)
+    return found
+
+
+def lost(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """A line on each operator of an integer file with biases at a limit of 32 bits: what they were is unknown."""
+    lines = []
+    for name, value, _ in _stored(flatbuffer.read(content)):
+        count = int(np.sum(np.abs(value.astype(np.float64)) >= 2**31 - 1))
+        if count:
+            where = ", ".join(layers.get(name, ())) or name
+            lines.append(
+                f"{count} of {value.size} biases of {where} do not fit into 32 bits and are lost: the weights, or "
+                "the values that the layer reads, are too small beside them. Keep the layer in float32 "
+                "(Recipe(layers={pattern: 'float32'}), --keep-float)"
+            )
+    return lines
+
+
+def _size(value: np.ndarray) -> float:
+    return float(np.abs(value.astype(np.float64)).max(initial=0.0))
+
+
+def _place(model, op) -> int | None:
+    """Which input of an operator is its bias; None where it has none."""
+    place = flatbuffer.BIAS_INPUT.get(flatbuffer.operator_name(model, op))
+    return None if place is None or len(op.inputs) <= place or op.inputs[place] < 0 else place
+
+
+def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
+    """(what the operator makes, its bias in integers, (the input's scale, the kernel's largest integer))."""
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            place = _place(model, op)
+            if place is None:
+                continue
+            source = graph.tensors[op.inputs[2 if flatbuffer.operator_name(model, op) == "TRANSPOSE_CONV" else 0]]
+            kernel, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[place]]
+            kinds = [flatbuffer.dtype_name(tensor) for tensor in (bias, kernel)]
+            scale = getattr(source.quantization, "scale", None)
+            if kinds[0] in _KINDS and kinds[1] in _TOPS and scale is not None and flatbuffer.is_constant(model, bias):
+                value = flatbuffer.constant(model, bias, _KINDS[kinds[0]])
+                yield graph.tensors[op.outputs[0]].name.decode(), value, (float(scale[0]), _TOPS[kinds[1]])
