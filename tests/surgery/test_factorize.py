@@ -1,5 +1,6 @@
 """Kernels as products of smaller ones: exact where they are, as wrong as NumPy says where they are not."""
 
+import itertools
 import json
 
 import keras
@@ -11,7 +12,7 @@ from sweeps import sweep
 
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, ModelError, PlanError
-from tfstruct.graph import trace
+from tfstruct.graph import cpu_kernels, trace
 from tfstruct.surgery import factorize
 
 METHODS = ("svd", "tucker", "cp", "spatial", "depthwise")
@@ -58,9 +59,6 @@ def test_a_convolution_that_has_the_form_is_equal(method, geometry):
     kernel = _product(method, shape, rng)
     model.layers[0].kernel.assign(kernel)
     done = factorize(model, rank=2, method=method)
-    if method in ("cp", "depthwise") and isinstance(geometry["strides"], tuple):
-        assert "needs equal strides, this layer has (2, 1)" in dict(done.skipped)["conv"]
-        return
     detail = done.details["conv"]
     assert detail["error"] < 1e-5
     assert done.max_difference.relative < 2e-5
@@ -76,6 +74,40 @@ def _figures_are_the_models(before, done):
     gained = np.sum([np.diff(d["macs"]) for d in done.details.values()])
     assert done.macs[1] - done.macs[0] == gained
     assert Costs(trace(done.model), ("macs",))()["macs"] == done.macs[1]
+
+
+@pytest.mark.parametrize("method", ["cp", "depthwise"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_strides_that_depthwise_factors_cannot_have(padding, method):
+    """They go to the next factor, at the same positions: sizes and taps of every parity, strides beyond the taps."""
+    rng, seen = np.random.default_rng(3), set()
+    for strides, taps in itertools.product([(2, 2), (2, 1), (1, 3), (3, 2)], [(3, 5), (2, 4), (3, 2)]):
+        for size in ((9, 10), (10, 9)):
+            shape = (*taps, 6, 9 if method == "cp" else 14)
+            conv = layers.Conv2D(shape[-1], taps, strides=strides, padding=padding, name="conv")
+            model = keras.Sequential([keras.Input((*size, 6)), conv])
+            conv.kernel.assign(_product(method, shape, rng))
+            done = factorize(model, rank=2, method=method)
+            assert done.details and done.max_difference.relative < 2e-5, (strides, taps, size)
+            _figures_are_the_models(model, done)
+            for layer in done.model.layers:
+                assert cpu_kernels.refused(layer) is None
+            seen |= {type(layer).__name__ for layer in done.model.layers}
+    assert ("ZeroPadding2D" in seen) == (padding == "same")
+
+
+def test_strides_whose_padding_is_not_known():
+    inputs = keras.Input((None, None, 6))
+    model = keras.Model(inputs, layers.Conv2D(24, 3, strides=(2, 1), padding="same", name="conv")(inputs))
+    for method in ("cp", "depthwise"):
+        assert "sizes that are open" in dict(factorize(model, rank=1, method=method).skipped)["conv"]
+    shared = layers.Conv2D(6, 3, strides=(2, 1), padding="same", name="conv")
+    inputs = keras.Input((9, 8, 6))
+    model = keras.Model(inputs, shared(shared(shared(inputs))))  # 9, 5, 3 rows: one zero before; 8, 4, 2: none
+    assert factorize(model, rank=2, method="cp").details
+    inputs = keras.Input((10, 8, 6))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    assert "padded differently" in dict(factorize(model, rank=2, method="cp").skipped)["conv"]
 
 
 @pytest.mark.parametrize("taps", [(3, 1), (1, 3)])
@@ -136,10 +168,7 @@ def _restored(model, name, method):
     if method == "spatial":
         return np.einsum("hir,wro->hwio", kernel("_vertical")[:, 0], last[0])
     if method == "cp":
-        p, slides = kernel("_u")[0, 0], [x.name for x in model.layers if isinstance(x, layers.DepthwiseConv2D)]
-        if f"{name}_depthwise" in slides:  # strided
-            return np.einsum("ir,hwr,ro->hwio", p, kernel("_depthwise")[..., 0], last[0, 0])
-        y, x = kernel("_vertical")[:, 0, :, 0], kernel("_horizontal")[0, :, :, 0]
+        p, y, x = kernel("_u")[0, 0], kernel("_vertical")[:, 0, :, 0], kernel("_horizontal")[0, :, :, 0]
         return np.einsum("ir,hr,wr,ro->hwio", p, y, x, last[0, 0])
     depthwise = kernel("_depthwise")
     return np.einsum("hwim,imo->hwio", depthwise, last[0, 0].reshape(depthwise.shape[2], -1, last.shape[-1]))

@@ -1,16 +1,20 @@
 """The layers that stand for a factorized one: their configurations, weights and multiply-accumulates."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import layers
 
+from tfstruct.errors import PlanError
 from tfstruct.graph import Call
 from tfstruct.graph.rules.contractions import channel_axis
 from tfstruct.surgery.factor.kernels import Stage
 
 _DEPTHWISE = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D}
+_OPEN = "its depthwise factors cannot have its strides, and how to pad them depends on sizes that are open"
+_PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 
 
 def build(layer, stages: Sequence[Stage], kernels: Sequence[np.ndarray], named: Callable[[str], str]) -> Callable:
@@ -28,10 +32,9 @@ def build(layer, stages: Sequence[Stage], kernels: Sequence[np.ndarray], named: 
             for one in made:
                 x = one(x)
             return x
-        for stage, kernel in zip(stages, kernels, strict=True):
-            before = _causal_padding(layer, stage, named)
-            one = _layer(layer, stage, named)
-            for new in (*before, one):
+        for stage, kernel, at in zip(stages, kernels, _places(layer, stages, x.shape), strict=True):
+            one = _layer(layer, stage, at, named)
+            for new in (*_zeros(layer, at, named), one):
                 x = new(x)
                 new.trainable = layer.trainable
                 made.append(new)
@@ -42,7 +45,75 @@ def build(layer, stages: Sequence[Stage], kernels: Sequence[np.ndarray], named: 
     return run
 
 
-def _layer(layer, stage: Stage, named) -> layers.Layer:
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Which positions a factor meets.
+
+    Attributes:
+        zeros: (before, after) by axis, put around by a layer of its own; empty for none.
+    """
+
+    strides: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: str = "valid"
+    zeros: tuple[tuple[int, int], ...] = ()
+
+
+def _places(layer, stages: Sequence[Stage], shape) -> list[_Place]:
+    """Of each stage, for an input of that shape.
+
+    Strides that TensorFlow's CPU kernels refuse of a depthwise stage go to the next one, which has one tap there: the
+    stage makes all positions, padded as for its strides. Those over an axis of one tap are for the first to take.
+    """
+    if isinstance(layer, layers.Dense):
+        return [_Place() for _ in stages]
+    axis = channel_axis(layer, len(shape))
+    sizes = [n for i, n in enumerate(shape) if i not in (0, axis)]
+    ones = (1,) * len(sizes)
+    slid = {i for stage in stages for i in stage.axes}
+    found, owed = [], tuple(1 if i in slid else n for i, n in enumerate(layer.strides))
+    for stage in stages:
+        strides = tuple(owed[i] * (n if i in stage.axes else 1) for i, n in enumerate(layer.strides))
+        dilation = tuple(n if i in stage.axes else 1 for i, n in enumerate(layer.dilation_rate))
+        padding, zeros, owed = layer.padding if stage.axes else "valid", (), ones
+        spans = [(k - 1) * d for k, d in zip(stage.kernel, dilation, strict=False)]
+        if stage.depthwise and padding == "causal":  # which depthwise layers do not have
+            padding, zeros = "valid", ((spans[0], 0),)
+        elif stage.depthwise and len(set(strides)) > 1:
+            owed, strides = strides, ones
+            if padding == "same":
+                zeros = tuple(_same(n, span, s) for n, span, s in zip(sizes, spans, owed, strict=True))
+                if all(before == span // 2 for (before, _), span in zip(zeros, spans, strict=True)):
+                    zeros = ()
+                else:
+                    padding = "valid"
+        found.append(_Place(strides, dilation, padding, zeros))
+    return found
+
+
+def _same(size: int | None, span: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after, for padding `same`."""
+    if span == 0 or stride == 1:
+        missing = span
+    elif size is None:
+        raise PlanError(_OPEN)
+    else:
+        missing = max((-(-size // stride) - 1) * stride + span + 1 - size, 0)
+    return missing // 2, missing - missing // 2
+
+
+def misplaced(calls: Sequence[Call], stages: Sequence[Stage]) -> str | None:
+    """Why the factors cannot run in all calls of a layer; None where they can."""
+    try:
+        places = [_places(call.op, stages, call.input.shape) for call in calls]
+    except PlanError as error:
+        return str(error)
+    if any(other != places[0] for other in places):
+        return "its depthwise factors cannot have its strides, and its calls need them padded differently"
+    return None
+
+
+def _layer(layer, stage: Stage, place: _Place, named) -> layers.Layer:
     config = layer.get_config()
     config |= {"kernel_initializer": "glorot_uniform", "kernel_constraint": None}
     if stage.suffix:
@@ -54,14 +125,12 @@ def _layer(layer, stage: Stage, named) -> layers.Layer:
         return type(layer).from_config({**config, "units": stage.kernel[-1]})
     at = {
         "kernel_size": stage.kernel[:-2],
-        "strides": tuple(n if i in stage.axes else 1 for i, n in enumerate(layer.strides)),
-        "dilation_rate": tuple(n if i in stage.axes else 1 for i, n in enumerate(layer.dilation_rate)),
-        "padding": layer.padding if stage.axes else "valid",
+        "strides": place.strides,
+        "dilation_rate": place.dilation,
+        "padding": place.padding,
     }
     if not stage.depthwise:
         return type(layer).from_config({**config, **at, "filters": stage.kernel[-1]})
-    if at["padding"] == "causal":
-        at["padding"] = "valid"
     return _DEPTHWISE[len(stage.kernel) - 2](
         **at,
         depth_multiplier=stage.kernel[-1],
@@ -73,13 +142,13 @@ def _layer(layer, stage: Stage, named) -> layers.Layer:
     )
 
 
-def _causal_padding(layer, stage: Stage, named) -> list[layers.Layer]:
-    """Depthwise layers have no causal padding of their own."""
-    if not stage.depthwise or layer.padding != "causal":
+def _zeros(layer, place: _Place, named) -> list[layers.Layer]:
+    if not place.zeros:
         return []
-    reach = (stage.kernel[0] - 1) * layer.dilation_rate[0]
+    rank = len(place.zeros)
+    zeros = place.zeros[0] if rank == 1 else place.zeros
     name = named(f"{layer.name}_pad")
-    return [layers.ZeroPadding1D((reach, 0), data_format=layer.data_format, name=name, dtype=layer.dtype_policy)]
+    return [_PADDING[rank](zeros, data_format=layer.data_format, name=name, dtype=layer.dtype_policy)]
 
 
 def macs_of(call: Call, stages: Sequence[Stage]) -> float:
@@ -91,10 +160,13 @@ def macs_of(call: Call, stages: Sequence[Stage]) -> float:
     axis = channel_axis(layer, call.input.rank)
     sizes = [math.nan if n is None else n for i, n in enumerate(shape) if i not in (0, axis)]
     total = 0.0
-    for stage in stages:
-        for i in stage.axes:
-            span = (stage.kernel[i] - 1) * layer.dilation_rate[i] if layer.padding == "valid" else 0
-            n = (sizes[i] - span) / layer.strides[i]
+    for stage, place in zip(stages, _places(layer, stages, shape), strict=True):
+        for i, zeros in enumerate(place.zeros):
+            sizes[i] += sum(zeros)
+        for i, (taps, stride, dilation) in enumerate(
+            zip(stage.kernel[:-2], place.strides, place.dilation, strict=True)
+        ):
+            n = (sizes[i] - ((taps - 1) * dilation if place.padding == "valid" else 0)) / stride
             sizes[i] = n if math.isnan(n) else math.ceil(n)
         total += math.prod(sizes) * stage.size
     return total

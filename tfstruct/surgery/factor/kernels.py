@@ -285,16 +285,14 @@ class Tucker(Factors):
 class CP(Factors):
     """kernel[y, x, i, o] = sum over r of H[y, r] W[x, r] P[i, r] Q[o, r], by alternating least squares.
 
-    1 x 1 to r channels, depthwise kh x 1, depthwise 1 x kw, 1 x 1 (Sec. 3, arXiv:1412.6553). With strides the two
-    depthwise ones are one of kh x kw taps, H[y, r] W[x, r]: TensorFlow's CPU kernel takes equal strides only.
+    1 x 1 to r channels, depthwise kh x 1, depthwise 1 x kw, 1 x 1 (Sec. 3, arXiv:1412.6553).
     """
 
-    def __init__(self, kernel: np.ndarray, strided: bool = False):
+    def __init__(self, kernel: np.ndarray):
         super().__init__(kernel)
-        self._joined = strided and kernel.ndim == 4
         self._known: dict[int, list[np.ndarray]] = {}
         # Beyond it the factors are larger than the kernel.
-        self.full = (max(1, kernel.size // sum(stage.size for stage in self.stages((1,)))),)
+        self.full = (max(1, kernel.size // sum(kernel.shape)),)
 
     def ranks(self):
         most = self.full[0]
@@ -317,9 +315,6 @@ class CP(Factors):
     def stages(self, rank):
         *taps, ins, outs = self.kernel.shape
         (r,) = rank
-        if self._joined:
-            slides = [Stage("_depthwise", (*taps, r, 1), self.space, depthwise=True)]
-            return [Stage("_u", (*self.ones, ins, r)), *slides, Stage("", (*self.ones, r, outs))]
         slides = []
         for axis, suffix in enumerate(("_vertical", "_horizontal") if len(taps) == 2 else ("_depthwise",)):
             if taps[axis] > 1 or len(taps) == 1:
@@ -331,8 +326,6 @@ class CP(Factors):
         if rank[0] not in self._known:
             *taps, p, q = canonical(self.kernel, rank[0])
             stages = self.stages(rank)
-            if self._joined:
-                taps = [np.einsum("yr,xr->yxr", *taps)]
             for axis, factor in enumerate(taps):
                 if factor.shape[0] == 1 and len(taps) == 2:
                     p = p * factor  # an axis of one tap needs no layer
@@ -392,8 +385,8 @@ def _tensorly():
     return tensorly, parafac
 
 
-def factors_of(kernel: np.ndarray, method: str, strides: tuple[int, ...] = ()) -> Factors | str:
-    """The factors, or why the method has none for a kernel of this shape and these strides."""
+def factors_of(kernel: np.ndarray, method: str) -> Factors | str:
+    """The factors, or why the method has none for a kernel of this shape."""
     taps = kernel.shape[:-2]
     if not np.isfinite(kernel).all():
         return "its kernel holds values that are not finite"
@@ -402,10 +395,6 @@ def factors_of(kernel: np.ndarray, method: str, strides: tuple[int, ...] = ()) -
         return SVD(kernel) if method in ("svd", "tucker", "cp") else f"{method} needs a kernel of several taps"
     if method in ("cp", "depthwise") and len(taps) > 2:
         return f"Keras has no depthwise convolution over {len(taps)} axes"
-    if method in ("cp", "depthwise") and len(set(strides)) > 1:
-        return f"TensorFlow's depthwise convolution on a CPU needs equal strides, this layer has {strides}"
-    if method == "cp":
-        return CP(kernel, strided=max(strides, default=1) > 1)
     if method == "spatial" and (len(taps) != 2 or 1 in taps):
         return "spatial needs a kernel of several rows and columns"
-    return {"svd": SVD, "tucker": Tucker, "spatial": Spatial, "depthwise": Depthwise}[method](kernel)
+    return {"svd": SVD, "tucker": Tucker, "cp": CP, "spatial": Spatial, "depthwise": Depthwise}[method](kernel)

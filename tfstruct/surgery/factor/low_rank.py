@@ -14,7 +14,7 @@ from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.contraction import CONVS, plain
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.factor.factor_layers import build, macs_of
+from tfstruct.surgery.factor.factor_layers import build, macs_of, misplaced
 from tfstruct.surgery.factor.kernels import METHODS, Factors, Rank, factors_of
 from tfstruct.surgery.factor.rank_budget import Option, choose
 
@@ -48,9 +48,9 @@ def factorize(
     - `"depthwise"`: depthwise with r as multiplier, then 1 x 1; best of its rank.
     - `"tucker"`: 1 x 1 to r_in, kh x kw to r_out, 1 x 1 (Tucker-2 by HOSVD and its iteration, arXiv:1511.06530).
     - `"cp"`: 1 x 1 to r, depthwise kh x 1, depthwise 1 x kw, 1 x 1 (arXiv:1412.6553), by alternating least squares,
-      which may stop short of the best; needs tensorly (`pip install "tfstruct[cp]"`). With strides the two depthwise
-      ones are one of kh x kw, whose kernel is their product.
+      which may stop short of the best; needs tensorly (`pip install "tfstruct[cp]"`).
 
+    Strides that differ by axis, which TensorFlow's CPU kernels refuse of depthwise layers, go to the layer behind them.
     A kernel of one tap (dense, 1 x 1) is a matrix: svd, tucker and cp are the same there, the others have no use. The
     last factor keeps the layer's name, the others are called `name_u` and so on; a shared layer's factors are shared.
 
@@ -66,9 +66,8 @@ def factorize(
             the smallest relative error for each MAC saved, until the budget is met.
         method: see above.
 
-    A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions, unequal
-    strides where factors are depthwise (TensorFlow's CPU kernel refuses them), and all other layers; `.skipped` says
-    why.
+    A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions and all other
+    layers; `.skipped` says why.
 
     Returns:
         `Edited`; `details[layer]`: `method`, `rank`, `error` = ||W - W'||_F / ||W||_F, `parameters` and `macs` (before
@@ -88,9 +87,10 @@ def factorize(
     chosen, skipped = _chosen(graph, layers)
     targets: list[_Target] = []
     for path, calls in chosen.items():
-        found = factors_of(_kernel(calls[0].op), method, getattr(calls[0].op, "strides", ()))
-        if isinstance(found, str):
-            skipped[path] = found
+        found = factors_of(_kernel(calls[0].op), method)
+        why = found if isinstance(found, str) else misplaced(calls, found.stages(found.full))
+        if why:
+            skipped[path] = why
         else:
             targets.append(_Target(path, calls, found))
     if macs is not None:

@@ -6,6 +6,7 @@ from keras import layers
 
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph.cpu_kernels import refused
 from tfstruct.surgery.edited import Edited, edited
 
 _KINDS = ("dense", "conv", "depthwise")
@@ -42,7 +43,7 @@ def deepen(
     Raises:
         ModelError: the model has no graph, or no such layer.
         PlanError: nothing can follow `after`, such as a recurrent layer or one of several outputs; relu is asked for
-            behind results that may be negative; or `kind` does not fit the shape.
+            behind results that may be negative; `kind` does not fit the shape, or does not run where the model does.
 
     Source: Eq. 4 and Sec. 2.3, arXiv:1511.05641.
     """
@@ -69,6 +70,9 @@ def deepen(
         raise PlanError(f"`{model.name}` has a layer `{name}` already. Rename it, or deepen behind `{name}`.")
     kind = kind or ("conv" if isinstance(op, _CONVOLUTIONS) or len(output.shape) > 3 else "dense")
     chain = _identity(kind, op, output, name, batch_norm, activation, after)
+    why = refused(chain[0])
+    if why and not any(refused(x.op) == why for x in graph.calls):
+        raise PlanError(f'kind `{kind}` behind `{after}` would not run everywhere: {why}. Give kind="depthwise".')
 
     def behind(step, run, *args, **kwargs):
         x = run(*args, **kwargs)

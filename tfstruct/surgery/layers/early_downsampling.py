@@ -11,6 +11,7 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, in_order, rewire, trace
+from tfstruct.graph.cpu_kernels import unequal
 from tfstruct.graph.wiring import Wiring
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.layers.places import Places, shown
@@ -54,7 +55,7 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
         ModelError: the model has no such layer, or its graph cannot be walked.
         PlanError: `layer` is no convolution, has strides or is called several times; nothing behind it downsamples;
             what is between needs all positions, such as Flatten, or is joined with what comes from elsewhere at full
-            resolution.
+            resolution; `layer` is depthwise or separable, and the strides differ by axis.
     """
     wiring = Wiring(trace(model))
     if layer is not None:
@@ -102,11 +103,9 @@ def _planned(wiring: Wiring, op) -> _Plan:
         walk.visit(call, plan)
     if plan.strides is None:
         raise PlanError(f"Behind {name} nothing downsamples, so there are no strides to move.")
-    if len(set(plan.strides)) > 1 and hasattr(op, "depth_multiplier"):
-        raise PlanError(
-            f"{name} is a {type(op).__name__}, which TensorFlow runs on a CPU with equal strides only, not with "
-            f"{plan.strides}. Name another layer."
-        )
+    why = unequal(op, plan.strides)
+    if why:
+        raise PlanError(f"{name} cannot have the strides of {plan.ends[0].path}: {why}. Name another layer.")
     for call in (*plan.ends, *plan.gone):
         others = [one for one in wiring.calls[id(call.op)] if one not in plan.ends and one not in plan.gone]
         if others:
