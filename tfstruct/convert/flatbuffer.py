@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from tfstruct.convert import file_bounds
 from tfstruct.errors import ConversionError
 
 _OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
@@ -65,13 +66,66 @@ class Operator:
 
 
 def read(content: bytes) -> schema.ModelT:
-    """Parses a `.tflite` file into objects that can be edited."""
+    """Parses a `.tflite` file into objects that can be edited.
+
+    Raises:
+        ConversionError: other bytes, a damaged file, one that names tensors, buffers or operators that it does not
+            have, or one that would become far more objects than a model of its size.
+    """
     if content[4:8] != b"TFL3":
         raise ConversionError("Expected a .tflite file, which carries 'TFL3' at byte 4. Received other bytes.")
     try:
-        return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    except (struct.error, IndexError, ValueError, TypeError) as error:
+        file_bounds.check_size(content)
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        _check_places(model)
+    except (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ConversionError(f"The .tflite file is damaged: {error}.") from error
+    return model
+
+
+def _check_places(model: schema.ModelT) -> None:
+    """Checks every number that names something else of the file; what is left out is made empty."""
+    codes, buffers = len(model.operatorCodes), len(model.buffers)
+    for code in model.operatorCodes:
+        kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+        if kind == schema.BuiltinOperator.CUSTOM:
+            code.customCode = code.customCode or b""
+            code.customCode.decode()
+        elif kind not in _OPERATOR_NAMES:
+            raise ValueError(f"it has an operator of the unknown kind {kind}")
+    for graph in model.subgraphs:
+        _fill(graph, ("tensors", "operators", "inputs", "outputs"))
+        count = len(graph.tensors)
+        _check(graph.inputs, 0, count, "tensor")
+        _check(graph.outputs, 0, count, "tensor")
+        for tensor in graph.tensors:
+            tensor.name = tensor.name or b""
+            tensor.name.decode()
+            _check([tensor.buffer], 0, buffers, "buffer")
+            _check([tensor.type], 0, len(_DTYPE_NAMES), "dtype")
+        for operator in graph.operators:
+            _fill(operator, ("inputs", "outputs"))
+            _check([operator.opcodeIndex], 0, codes, "operator code")
+            _check([*operator.inputs, *operator.outputs], -1, count, "tensor")
+    for signature in model.signatureDefs or ():
+        _fill(signature, ("inputs", "outputs"))
+        _check([signature.subgraphIndex], 0, len(model.subgraphs), "subgraph")
+        maps = [*signature.inputs, *signature.outputs]
+        _check([m.tensorIndex for m in maps], 0, len(model.subgraphs[signature.subgraphIndex].tensors), "tensor")
+        for entry in maps:
+            entry.name.decode()
+
+
+def _fill(table, fields: Iterable[str]) -> None:
+    for field in fields:
+        if getattr(table, field) is None:
+            setattr(table, field, [])
+
+
+def _check(numbers: Iterable[int], least: int, end: int, what: str) -> None:
+    for number in numbers:
+        if not least <= number < end:
+            raise ValueError(f"it names the {what} {number}, of {end}")
 
 
 class _SharingBuilder(flatbuffers.Builder):

@@ -1,22 +1,14 @@
 """Opens a model file without running code from it: `.keras` and `.h5`, of Keras 3 and of Keras 2."""
 
 import contextlib
-import json
-import lzma
 import os
 import pathlib
 import re
-import zipfile
-import zlib
 
 from tfstruct.errors import ModelError
+from tfstruct.untrusted import hdf5, keras_archive
 from tfstruct.untrusted.descriptions import parts, refuse_code
 
-# A model's description is text of a few MB at most; its weights hardly compress.
-_LARGEST_CONFIG = 256 << 20
-_LARGEST_RATIO = 100
-_HARMLESS_SIZE = 1 << 30
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _EXPECTED = "Expected a .keras or .h5 file or a SavedModel folder"
 
 
@@ -31,7 +23,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False):
         from tfstruct.legacy import savedmodel
 
         return savedmodel.open_folder(file, trust=trust)
-    config, version = _keras_config(file) if file.suffix == ".keras" else _h5_config(file)
+    config, version = keras_archive.description(file, file) if file.suffix == ".keras" else _h5_config(file, trust)
     config.pop("compile_config", None)  # nothing is compiled
     if version.startswith("3"):
         return _open_keras3(file, config, trust)
@@ -111,33 +103,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     return file
 
 
-def _keras_config(file: pathlib.Path) -> tuple[dict, str]:
-    """The description in a `.keras` archive and the version of Keras, after a look at the archive itself."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            for entry in entries:
-                if entry.filename.startswith(("/", "\\")) or ".." in pathlib.PurePosixPath(entry.filename).parts:
-                    raise ModelError(f"{file} holds the path {entry.filename!r}, which leaves the archive. Refused.")
-            unpacked = sum(e.file_size for e in entries)
-            packed = max(sum(e.compress_size for e in entries), 1)
-            if unpacked > _HARMLESS_SIZE and unpacked / packed > _LARGEST_RATIO:
-                raise ModelError(
-                    f"{file} would unpack from {packed:,} to {unpacked:,} bytes, as no trained model does. Refused."
-                )
-            missing = {"config.json", "model.weights.h5"} - {e.filename for e in entries}
-            if missing:
-                raise ModelError(f"{file} lacks {', '.join(sorted(missing))}, which a .keras model has.")
-            if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
-                raise ModelError(f"{file} holds a config.json of more than {_LARGEST_CONFIG:,} bytes. Refused.")
-            text = archive.read("config.json")
-            about = archive.read("metadata.json") if "metadata.json" in archive.namelist() else b"{}"
-    except (*_DAMAGED_ZIP, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{file} is damaged or cut short ({reason_of(error)}). Download or save it again.") from None
-    return _description(text, file), str(_json(about, file, "metadata").get("keras_version") or "3")
-
-
-def _h5_config(file: pathlib.Path) -> tuple[dict, str]:
+def _h5_config(file: pathlib.Path, trust: bool) -> tuple[dict, str]:
     """The description in a legacy `.h5` file and the version of Keras that wrote it."""
     import h5py
 
@@ -146,36 +112,19 @@ def _h5_config(file: pathlib.Path) -> tuple[dict, str]:
             text = stream.attrs.get("model_config")
             version = stream.attrs.get("keras_version", "2")
             names = list(stream)
-    except (OSError, RuntimeError, KeyError) as error:
+            if not trust:
+                hdf5.refuse_reach(stream, file.stat().st_size, file)
+    except ModelError:
+        raise
+    except Exception as error:  # HDF5 fails on damaged files in many ways
         raise ModelError(f"{file} is damaged or cut short ({reason_of(error)}). Download or save it again.") from None
     if text is None:
         raise ModelError(
             f"{file} holds {'weights only, ' if names else ''}no model. Expected a file written by model.save: build "
             "the model, model.load_weights(...), then model.save('model.keras')."
         )
-    return _description(text, file), version.decode() if isinstance(version, bytes) else str(version)
-
-
-def _description(text, file: pathlib.Path) -> dict:
-    """The description of a model as data."""
-    data = _json(text, file, "description")
-    if "class_name" not in data:
-        raise ModelError(f"{file} describes no model. Expected a JSON object with a class_name. Save it again.")
-    return data
-
-
-def _json(text, file: pathlib.Path, what: str) -> dict:
-    if not isinstance(text, str | bytes):
-        raise ModelError(f"{file} holds a model {what} that is no text. Expected JSON. Save it again.")
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ModelError(f"{file} holds a model {what} that nests too deep for any model. Refused.") from None
-    except ValueError as error:
-        raise ModelError(f"{file} holds a model {what} that is no JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} describes no model. Expected a JSON object. Save it again.")
-    return data
+    description = keras_archive.described(text, file)
+    return description, version.decode(errors="replace") if isinstance(version, bytes) else str(version)
 
 
 def reason_of(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """SavedModel folders: Keras 2's by tf_keras, any other as the graph it is."""
 
-import json
 import pathlib
 
 import keras
@@ -8,6 +7,7 @@ import keras
 from tfstruct.errors import ModelError
 from tfstruct.legacy import operators
 from tfstruct.legacy.files import reason_of
+from tfstruct.untrusted import json_text
 from tfstruct.untrusted.descriptions import parts, refuse_code
 from tfstruct.untrusted.graphs import refuse_operators
 
@@ -71,7 +71,7 @@ def _keras_nodes(folder: pathlib.Path) -> list[dict]:
     try:
         metadata.ParseFromString(file.read_bytes())
         nodes = sorted(metadata.nodes, key=lambda n: n.node_path.count(".") if n.node_path != "root" else -1)
-        return [json.loads(n.metadata) for n in nodes if n.metadata]
+        return [json_text.parse(n.metadata) for n in nodes if n.metadata]
     except (DecodeError, ValueError) as error:
         raise ModelError(f"{file} is damaged or cut short ({error}). Save the model again.") from None
 

@@ -65,6 +65,10 @@ class Reader:
                 return value
         raise ValueError("a number is too large")
 
+    def limit(self, room: int) -> None:
+        """Sets what all arrays from here on may take."""
+        self._room = room
+
     def reserve(self, count: int) -> None:
         """Claims memory before it is used: what a file says of its sizes is not believed without limit."""
         self._room -= count

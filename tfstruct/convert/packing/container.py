@@ -9,13 +9,17 @@ import numpy as np
 
 from tfstruct.convert.packing import arrays
 from tfstruct.errors import ModelError
+from tfstruct.untrusted import json_text
 
 _MAGIC = b"\x89TFPACK\n"
 _VERSION = 1
 _CHECKSUM = 16
-# What a container may take in memory: a gigabyte does no harm, and few distinct values give a ratio of 32 at most, with
+# What a container may take in memory: some of it does no harm, and few distinct values give a ratio of 32 at most, with
 # indices and codes on the way.
-_HARMLESS = 1 << 30
+_HARMLESS = 256 << 20
+# What unpacking the description takes: its code can have parts of its own.
+_DESCRIPTION = 8 * json_text.LARGEST
+_MOST_ARRAYS = 100_000
 _LARGEST_RATIO = 100
 
 
@@ -43,13 +47,13 @@ def read(content: bytes, name: str) -> tuple[dict, Iterator[np.ndarray]]:
         raise ModelError(f"{name} is damaged or cut short: its checksum is another. Transfer or pack it again.")
     if content[len(_MAGIC)] != _VERSION:
         raise ModelError(f"{name} has version {content[len(_MAGIC)]}, this tfstruct reads {_VERSION}. Update tfstruct.")
-    room = max(_HARMLESS, _LARGEST_RATIO * len(content))
-    reader = arrays.Reader(content[len(_MAGIC) + 1 : -_CHECKSUM], room)
+    reader = arrays.Reader(content[len(_MAGIC) + 1 : -_CHECKSUM], _DESCRIPTION)
     stream = _decoded(reader, name)
     try:
-        description = json.loads(next(stream).tobytes())
-    except (ValueError, RecursionError) as error:
+        description = json_text.parse(next(stream, np.zeros(0, np.uint8)).tobytes())
+    except ValueError as error:
         raise malformed(name, error) from None
+    reader.limit(max(_HARMLESS, _LARGEST_RATIO * len(content)))
     return description, stream
 
 
@@ -59,7 +63,11 @@ def malformed(name: str, error: Exception) -> ModelError:
 
 
 def _decoded(reader: arrays.Reader, name: str) -> Iterator[np.ndarray]:
+    count = 0
     while not reader.done:
+        count += 1
+        if count > _MOST_ARRAYS:
+            raise malformed(name, ValueError(f"it holds more than {_MOST_ARRAYS:,} arrays"))
         try:
             yield arrays.decode(reader)
         except ModuleNotFoundError:

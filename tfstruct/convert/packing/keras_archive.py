@@ -14,6 +14,8 @@ import numpy as np
 from tfstruct.convert.packing.arrays import bit_patterns
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.untrusted import keras_archive as untrusted
+from tfstruct.untrusted.descriptions import refuse_code
 
 WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
@@ -32,7 +34,10 @@ def saved(model: keras.Model) -> bytes:
 
 
 def loaded(archive: bytes, name: str, trust: bool) -> keras.Model:
-    """The model in an archive, by Keras's own loader; without `trust` it refuses what would run code."""
+    """The model in an archive, by Keras's own loader; without `trust` its description names only what computes."""
+    if not trust:
+        config, _ = untrusted.description(archive, name)
+        refuse_code(config, name)
     with tempfile.TemporaryDirectory(prefix="tfstruct-pack-") as folder:
         path = pathlib.Path(folder, "model.keras")
         path.write_bytes(archive)
