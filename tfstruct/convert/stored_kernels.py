@@ -14,6 +14,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.copying import copied
 from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.plain_weights import check_plain
 from tfstruct.quantize import dequantize as dequantize_twin
 from tfstruct.quantize.points import Points
 from tfstruct.quantize.twin import Twin
@@ -70,6 +71,7 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
         raise ModelError(f"Expected a TFLiteModel, the bytes of a .tflite file or a Twin. Received: {type(source)}.")
     if not isinstance(model, keras.Model):
         raise ModelError("Give the Keras model that the file was made from: dequantize(file, model).")
+    check_plain(model)
     stored = list(_stored_kernels(bytes(content)))
     factors = _factors(model)
     result = copied(model)

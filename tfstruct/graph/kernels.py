@@ -9,6 +9,7 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.plain_weights import check_plain
 
 Which = str | keras.Layer | Sequence | Callable | None
 
@@ -57,8 +58,10 @@ def kernels(model: keras.Model, layers: Which = None, depthwise: bool = False) -
             counts anyway.
 
     Raises:
-        ModelError: a name or object that is not in the model, or no such kernel at all.
+        ModelError: a name or object that is not in the model, no such kernel at all, or layers with LoRA weights or
+            quantized by Keras.
     """
+    check_plain(model)
     paths = layer_paths(model)
     chosen, named = _selected(model, paths, layers)
     found: dict[int, Kernel] = {}

@@ -11,6 +11,7 @@ from keras.src.models.functional import Functional
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Channels
 from tfstruct.graph.labels import Labels, Units
+from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
 
@@ -78,7 +79,8 @@ def trace(model: keras.Model) -> Graph:
     """Walks a Sequential or functional model and labels the channels of every tensor in it.
 
     Raises:
-        ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph.
+        ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph;
+            or layers have LoRA weights or are quantized by Keras.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
@@ -94,6 +96,7 @@ def trace(model: keras.Model) -> Graph:
             "channels cannot be followed. Write it as a functional model; a subclassed model's weights can still be "
             "masked, clustered and quantized."
         )
+    check_plain(model)
     walk = _Walk()
     inputs = [walk.channels(x.shape, (None,) * len(x.shape)) for x in functional.inputs]
     body, outputs = walk.body(model, functional, "", inputs)

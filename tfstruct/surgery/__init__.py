@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "fold_batch_norm": "merge.folding",
         "merge_linear": "merge.merging",
         "merge_parallel": "merge.parallel",
+        "merge_lora": "merge.adapters",
         "fuse_activation": "merge.activations",
         "optimize_inference": "merge.inference",
         "factorize": "factor.low_rank",

@@ -1,0 +1,79 @@
+"""Low-rank adapters put into the kernels that they adapt."""
+
+import os
+import tempfile
+
+import keras
+
+from tfstruct.errors import ModelError
+from tfstruct.graph.copying import carry_adapted
+from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.plain_weights import lora_layers, quantized_layers
+
+_OPTIONS = ("lora_rank", "lora_alpha")
+
+
+def merge_lora(model: keras.Model) -> keras.Model:
+    """Makes plain layers of those with `enable_lora`: `kernel <- kernel + (alpha / rank) A B`, which trains again.
+
+    `model.save` puts the product into the kernel too, but what is loaded has LoRA enabled once more, with a product of
+    zero: its kernels stay frozen. LoRA: Hu et al. 2021, arXiv:2106.09685.
+
+    Args:
+        model: a built model; it is not changed.
+
+    Returns:
+        A new model, not compiled, that computes the same; names, nested and shared layers as they were.
+
+    Raises:
+        ModelError: no layer has LoRA weights, layers are quantized by Keras, or the model cannot be made again from its
+            configuration.
+
+    Example:
+        plain = merge_lora(tuned)
+        plain.compile("adam", loss)
+        plain.fit(x, y, callbacks=[Prune(0.5)])
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
+    adapted, quantized = lora_layers(model), quantized_layers(model)
+    if quantized:
+        raise ModelError(
+            f"Layers of {model.name!r} are quantized by Keras: {', '.join(quantized)}. Expected float layers: merge "
+            "before `quantize`."
+        )
+    if not adapted:
+        raise ModelError(f"No layer of {model.name!r} has LoRA weights: there is nothing to merge.")
+    try:
+        plain = type(model).from_config(_without_lora(model.get_config()))
+        if not plain.built:
+            plain.build_from_config(model.get_build_config())
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "merged.weights.h5")
+            model.save_weights(path)  # kernels with the product in them
+            plain.load_weights(path)
+    except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{model.name!r} cannot be made again without LoRA: `get_config` and `from_config` do not make it again, "
+            f"built as it is. ({reason})"
+        ) from error
+    made = layer_paths(plain)
+    for path, old in layer_paths(model).items():
+        if path in made:
+            carry_adapted(old, made[path])
+            if isinstance(old, keras.layers.Layer) and not old.trainable:
+                made[path].trainable = False
+    left = lora_layers(plain)
+    if left:
+        raise ModelError(f"{', '.join(left)} of {model.name!r} enable LoRA by themselves when they are made again.")
+    return plain
+
+
+def _without_lora(config):
+    """A configuration of layers in layers, without what enables LoRA."""
+    if isinstance(config, dict):
+        return {key: _without_lora(value) for key, value in config.items() if key not in _OPTIONS}
+    if isinstance(config, list | tuple):
+        return type(config)(_without_lora(value) for value in config)
+    return config
