@@ -17,6 +17,7 @@ from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, processor
 from tfstruct.convert.runtime import latency as time_file
 from tfstruct.errors import DataError
+from tfstruct.untrusted import json_text
 
 Shapes = tuple[tuple[int, ...], ...]
 _SCHEMA = "tfstruct-latency-1"
@@ -143,16 +144,16 @@ class LatencyTable:
         Raises:
             DataError: no JSON, or not such a table.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"A latency table must be JSON. Received text that is not: {error}.") from None
-        if isinstance(data, Mapping) and isinstance(data.get("latency"), Mapping):
+        return json_text.read(text, lambda data: cls._from_data(data, processor), DataError, "A latency table")
+
+    @classmethod
+    def _from_data(cls, data: Mapping, processor: str | None) -> "LatencyTable":
+        if isinstance(data.get("latency"), Mapping):
             return cls((_benchmark_row(data, processor),))
-        if not isinstance(data, Mapping) or not isinstance(data.get("rows"), list):
+        if not isinstance(data.get("rows"), list):
             raise DataError(
                 'A latency table must be a JSON object with "rows", or the result of litert-benchmark. Received: '
-                f"{'an object with ' + str(sorted(data)) if isinstance(data, Mapping) else type(data).__name__}."
+                f"an object with {sorted(data)}."
             )
         place = processor or data.get("processor")
         return cls(tuple(_row(row, number, place) for number, row in enumerate(data["rows"])))
@@ -160,11 +161,9 @@ class LatencyTable:
     @classmethod
     def read(cls, path: str | os.PathLike, processor: str | None = None) -> "LatencyTable":
         """`from_json` of a file."""
-        try:
-            with open(path, encoding="utf-8") as file:
-                return cls.from_json(file.read(), processor)
-        except UnicodeDecodeError:
-            raise DataError(f"{os.fspath(path)} is not a latency table: it is not text.") from None
+        with open(path, "rb") as file:
+            what = f"{os.fspath(path)} is not a latency table, which"
+            return json_text.read(file.read(), lambda data: cls._from_data(data, processor), DataError, what)
 
     def estimate(self, content: bytes, layers: Mapping[str, tuple[str, ...]] | None = None) -> Estimate:
         """What a file takes by this table.
@@ -295,6 +294,8 @@ def _row(row, number: int, processor: str | None) -> OperatorLatency:
     except (TypeError, ValueError):
         raise wrong("needs `shapes`, a list of lists of numbers") from None
     work = row.get("macs") or (macs(row["operator"], shapes) if len(shapes) > 1 else 0)
+    if not isinstance(work, int | float) or not math.isfinite(work):
+        raise wrong("needs `macs`, a number, or none")
     layers = tuple(str(layer) for layer in row.get("layers", ()))
     return OperatorLatency(
         row["operator"], shapes, str(row.get("dtype", "")), float(row["microseconds"]), place, layers, int(work)

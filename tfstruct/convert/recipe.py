@@ -11,6 +11,8 @@ from typing import Any
 
 from tfstruct.errors import RecipeError
 from tfstruct.samples import Preprocess
+from tfstruct.samples.preprocess import FunctionOfFile
+from tfstruct.untrusted import json_text
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
@@ -207,14 +209,22 @@ class Recipe:
         return cls(**data)
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"A recipe must be JSON. Received text that is not: {error}.") from None
-        if not isinstance(data, dict):
-            raise RecipeError(f"A recipe must be a JSON object. Received: {type(data).__name__}.")
-        return cls.from_dict(data)
+    def from_json(cls, text: str, *, trust: bool = False) -> "Recipe":
+        """A recipe from `to_json`.
+
+        Args:
+            trust: let it import the module of its `preprocess` function, which is code. Without, the recipe is read and
+                fails where that function is needed.
+
+        Raises:
+            RecipeError: no JSON, or not such a recipe.
+        """
+        recipe = json_text.read(text, cls.from_dict, RecipeError, "A recipe")
+        name = recipe.preprocess.function
+        if trust or name is None:
+            return recipe
+        steps = dataclasses.replace(recipe.preprocess, function=FunctionOfFile(name))
+        return dataclasses.replace(recipe, preprocess=steps)
 
 
 def matches(pattern: str, path: str) -> bool:

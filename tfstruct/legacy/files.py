@@ -23,7 +23,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False):
         from tfstruct.legacy import savedmodel
 
         return savedmodel.open_folder(file, trust=trust)
-    config, version = keras_archive.description(file, file) if file.suffix == ".keras" else _h5_config(file, trust)
+    config, version = keras_archive.description(file, file) if file.suffix == ".keras" else _h5_config(file)
     config.pop("compile_config", None)  # nothing is compiled
     if version.startswith("3"):
         return _open_keras3(file, config, trust)
@@ -103,7 +103,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     return file
 
 
-def _h5_config(file: pathlib.Path, trust: bool) -> tuple[dict, str]:
+def _h5_config(file: pathlib.Path) -> tuple[dict, str]:
     """The description in a legacy `.h5` file and the version of Keras that wrote it."""
     import h5py
 
@@ -112,8 +112,7 @@ def _h5_config(file: pathlib.Path, trust: bool) -> tuple[dict, str]:
             text = stream.attrs.get("model_config")
             version = stream.attrs.get("keras_version", "2")
             names = list(stream)
-            if not trust:
-                hdf5.refuse_reach(stream, file.stat().st_size, file)
+            hdf5.refuse_reach(stream, file.stat().st_size, file)
     except ModelError:
         raise
     except Exception as error:  # HDF5 fails on damaged files in many ways

@@ -5,6 +5,9 @@ import fnmatch
 import json
 from collections.abc import Mapping
 
+from tfstruct.errors import RecipeError
+from tfstruct.untrusted import json_text
+
 # precision: (bits of weights, bits of activations, the precision of the file that holds them)
 _WIDTHS = {
     "int8": (8, 8, "int8"),
@@ -129,4 +132,9 @@ class Scheme:
 
     @classmethod
     def from_json(cls, text: str) -> "Scheme":
-        return cls.from_dict(json.loads(text))
+        """A scheme from `to_json`.
+
+        Raises:
+            RecipeError: no JSON, or not such a scheme.
+        """
+        return json_text.read(text, cls.from_dict, RecipeError, "A scheme")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, RecipeError
 from tfstruct.samples.rows import blamed, one_line
 from tfstruct.samples.spec import TensorSpec
 from tfstruct.samples.values import checked, fit, is_image, number_dtype, numbers
@@ -163,8 +163,17 @@ def _call(function: Callable, name: str, values: Mapping[str, np.ndarray], where
     return {key: numbers(value, f"Result of '{name}' for '{key}' of {where}") for key, value in result.items()}
 
 
+class FunctionOfFile(str):
+    """The name of a function that stood in a file: it is not imported, as importing runs code."""
+
+
 def _import_function(name: str) -> Callable:
     """Imports `"module:function"`, from the working directory too."""
+    if isinstance(name, FunctionOfFile):
+        raise RecipeError(
+            f"The recipe asks for the function '{name}', and would import that module. Read it with "
+            "Recipe.from_json(text, trust=True) if you know where it comes from, or give preprocess=Preprocess(...)."
+        )
     module_name, _, attribute = name.partition(":")
     folder = os.getcwd()
     sys.path.insert(0, folder)

@@ -1,7 +1,10 @@
 """JSON of files from elsewhere: its size is checked before it becomes objects, and it fails in one way."""
 
 import json
+from collections.abc import Callable
 from typing import Any
+
+from tfstruct.errors import TfstructError
 
 LARGEST = 16 << 20  # bytes of text
 # A list takes 3 bytes of text and 56 of memory; the descriptions of the largest models hold some ten thousand.
@@ -25,3 +28,26 @@ def parse(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it nests too deep for any description") from None
+
+
+def read(text: str | bytes, build: Callable[[dict], Any], error: type[TfstructError], what: str) -> Any:
+    """`build(object)` of a JSON text; whatever values of another kind raise in it becomes one documented error.
+
+    Args:
+        build: makes the result of a dict; its own `TfstructError` comes through.
+        error: what is raised.
+        what: begins its message: "A recipe", or the path of a file.
+    """
+    try:
+        data = parse(text)
+    except ValueError as reason:
+        raise error(f"{what} must be JSON. Received text that is not: {reason}.") from None
+    if not isinstance(data, dict):
+        raise error(f"{what} must be a JSON object. Received: {type(data).__name__}.")
+    try:
+        return build(data)
+    except TfstructError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as reason:
+        kind, text = type(reason).__name__, " ".join(str(reason).split())[:200]
+        raise error(f"{what} must hold values of the documented kinds. Received others ({kind}: {text}).") from reason

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import numbers
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from tfstruct.errors import PlanError
 from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, fingerprint
+from tfstruct.untrusted import json_text
 
 _FORMAT = 1
 
@@ -71,6 +73,10 @@ class Plan:
             raise PlanError(
                 "This is not a plan of channels: expected a JSON object with format 1, model, keep and widths."
             )
+        for key, kind in (("keep", _are_indices), ("widths", _is_count), ("before", _is_number), ("after", _is_number)):
+            values = data.get(key, {})
+            if not isinstance(values, dict) or not all(map(kind, values.values())):
+                raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
         return cls(**{key: value for key, value in data.items() if key in names})
 
     def to_json(self) -> str:
@@ -78,11 +84,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanError(f"This is not a plan of channels: {error}.") from None
-        return cls.from_dict(data)
+        return json_text.read(text, cls.from_dict, PlanError, "This is not a plan of channels, which")
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, whole or not at all."""
@@ -90,7 +92,9 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return json_text.read(
+            Path(path).read_bytes(), cls.from_dict, PlanError, f"{path} is not a plan of channels, which"
+        )
 
     def __str__(self) -> str:
         layers = self.removed
@@ -124,6 +128,21 @@ class Plan:
                 after = self.after[name]
                 table.add_row(name, _number(before), _number(after), f"{after / before:.1%}")
         return table
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+
+
+def _are_indices(value) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and all(map(_is_count, np.asarray(value, object).tolist()))
+
+
+_KINDS = {_is_number: "numbers", _is_count: "widths", _are_indices: "lists of indices"}
 
 
 def _number(value: float) -> str:
