@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from tfstruct.convert import biases, calibrate, engines, flatbuffer, rewrites, trained, weights
+from tfstruct.convert import biases, calibrate, engines, flatbuffer, masks, rewrites, trained, weights
 from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
@@ -91,6 +91,7 @@ class Converter(contextlib.AbstractContextManager):
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
         self._seconds: dict[str, float] = {}
+        self._masked: list[str] = []
 
     def __enter__(self) -> "Converter":
         if self._owned:
@@ -173,7 +174,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def _convert(self, recipe: Recipe) -> TFLiteModel:
         signature = signature_of(self.model, recipe.input_shapes)
-        self._seconds = {}
+        self._seconds, self._masked = {}, []
         warnings: list[str] = []
         content, layers, reference, engine, kept = self._make(recipe, signature, warnings)
         exported = self._export(recipe)
@@ -211,7 +212,7 @@ class Converter(contextlib.AbstractContextManager):
             verification=verification,
             latency=timed,
             processor=processor(),
-            rewrites=exported.rewrites,
+            rewrites=(*exported.rewrites, *self._masked),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )
@@ -235,6 +236,10 @@ class Converter(contextlib.AbstractContextManager):
             calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe, calls)
         rounded = reference
+        if recipe.quantizes_activations:
+            rounded, ranges, self._masked, lost = masks.bounded(reference, ranges, layers, recipe)
+            reference = rounded
+            warnings += lost
         limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")

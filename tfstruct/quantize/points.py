@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 
 from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.shuffle import Shuffle
@@ -31,6 +32,12 @@ OWN_STEPS = (
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
 FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+
+
+def mask_depth(count: int, bits: int = 8) -> float:
+    """How far below all others a softmax over `count` values has to have one, for all that are so low to get nothing
+    in integers of so many bits: count e^-d = 2^-bits."""
+    return float(np.log(2.0**bits * count))
 
 
 @dataclasses.dataclass(frozen=True)
