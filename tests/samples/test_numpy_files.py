@@ -156,3 +156,16 @@ def test_one_array_cannot_fill_two_inputs(tmp_path):
     refuse("expected data for the inputs 'a', 'b', received data for one", tmp_path / "x.npy", PAIR)
     np.save(tmp_path / "x.npy", ROWS)
     refuse("neither a key.*keys are: none", tmp_path / "x.npy", labels="y")
+
+
+@pytest.mark.parametrize("packed", ["x", "y"], ids=["samples", "labels"])
+def test_small_archives_of_gigabytes_are_refused(tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(numpy_files, "HARMLESS", 2**20)
+    path, count = tmp_path / "bomb.npz", 2**19
+    arrays = {"x": np.ones((count, *ROW.shape), ROW.dtype), "y": np.zeros(count, np.int32)}
+    other = "y" if packed == "x" else "x"
+    arrays[other] = np.random.default_rng(0).integers(0, 255, arrays[other].shape).astype(arrays[other].dtype)
+    np.savez_compressed(path, **arrays)
+    refuse(f"'{packed}' in .*bomb.npz: .* bytes would become", path, [ROW], labels="y")
+    np.savez(path, **arrays)
+    open_samples(path, [ROW], labels="y")

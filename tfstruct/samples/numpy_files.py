@@ -16,6 +16,7 @@ from tfstruct.samples.rows import MAX_ROW, Inputs, LabelKey, Reader, Row, match_
 
 MAX_SPOOL = 4 * 2**30  # bytes of a Fortran-ordered member that are copied to a temporary file
 MAX_LABELS = 100_000_000  # entries of a label array, which is held in memory
+HARMLESS, LARGEST_RATIO = 2**28, 100  # bytes of a zip member that may be packed to any size; what others may grow by
 BLOCK = 2**18  # bytes read from a zip member at once
 
 
@@ -111,8 +112,14 @@ def _read_header(stream: BinaryIO, where: str, size: int) -> _Header:
 @contextlib.contextmanager
 def _member(archive: zipfile.ZipFile, key: str, path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
     """One array of an .npz file: a stream that stands at its values, and its header."""
-    with archive.open(f"{key}.npy") as stream:
-        yield stream, _read_header(stream, f"'{key}' in {path}", archive.getinfo(f"{key}.npy").file_size)
+    entry, where = archive.getinfo(f"{key}.npy"), f"'{key}' in {path}"
+    if entry.file_size > HARMLESS and entry.file_size > LARGEST_RATIO * entry.compress_size:
+        raise DataError(
+            f"{where}: {entry.compress_size:,} bytes would become {entry.file_size:,}, as no samples do. Save them "
+            "again with np.savez, uncompressed, if you made the file."
+        )
+    with archive.open(entry) as stream:
+        yield stream, _read_header(stream, where, entry.file_size)
 
 
 @contextlib.contextmanager
