@@ -116,6 +116,19 @@ def test_planted_channels_are_found(model, data, criterion, tolerance):
     )
 
 
+def test_a_drop_of_just_the_tolerance_is_within_it(model, data):
+    """0.98 - 0.97 > 0.01 in floats, and the mean of folds may be off by a bit either way."""
+    whole = model.predict(data[0], verbose=0)
+
+    def metric(rows, outputs):
+        return 0.98 if np.allclose(outputs, whole[rows], rtol=1e-3) else 0.97
+
+    for folds in (3, 4, 7):
+        asked = {"folds": folds, "metric": metric, "mode": "max", "relative": False}
+        assert choose_threshold(model, data[0], np.arange(43), tolerance=0.01, **asked).index == 6
+        assert choose_threshold(model, data[0], np.arange(43), tolerance=0.009, **asked).index == 3
+
+
 def test_folds_are_disjoint_and_cover_the_data(model, data):
     seen = []
 

@@ -22,6 +22,7 @@ from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
 
 ONE_STANDARD_ERROR = "one_standard_error"
+_ROUNDING = 1e-6  # of the metric: what sums in float32 may be apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,8 @@ def choose_threshold(
       best candidate's, `s / sqrt(k)` with `s` its standard deviation over the folds (Breiman et al., Classification and
       Regression Trees, 1984, Sec. 3.4.3).
 
-    The curve need not rise steadily: what it does below `t*` does not count.
+    The curve need not rise steadily: what it does below `t*` does not count. A millionth of `|m0|` more is no more: the
+    order of sums, which the processor chooses, decides nothing.
 
     Units of groups that can be pruned go, those that the criterion cannot see stay, and of every layer and every slice
     of it the most important one stays. Where blocks have to stay equal, units go together, by the mean of their scores.
@@ -241,7 +243,7 @@ def choose_threshold(
         raise DataError(f"The {name} of the unmasked model is {mean[0]} on these data. Check them and the model.")
     worse = (mean - mean[0]) * (1 if mode == "min" else -1)
     limit = _limit(tolerance, relative, worse, mean, error)
-    chosen = int(np.flatnonzero(worse <= limit)[-1])
+    chosen = int(np.flatnonzero(worse <= limit + _ROUNDING * abs(mean[0]))[-1])
     stays = [_keep(graph, whole, t) for t in candidates]
     prunable = np.concatenate([group.units for group in groups(graph) if group.prunable])
     return ThresholdChoice(
