@@ -14,6 +14,11 @@ from tfstruct.initializers import describe
 from tfstruct.surgery import apply, plan_channels, recalibrate_batch_norm
 
 layers = keras.layers
+PENALTIES = {
+    "none": None,
+    "GroupLasso over channels": regularizers.GroupLasso(2e-3, by="channel"),
+    "BatchNormScale": regularizers.BatchNormScale(1e-2),
+}
 
 
 def build() -> keras.Model:
@@ -52,11 +57,7 @@ def main(epochs: int = 8) -> None:
     table.add_column("penalty")
     for column in ("weights with it", "stem", "inner", "accuracy", "half the MACs gone", "tuned"):
         table.add_column(column, justify="right")
-    for name, penalty in (
-        ("none", None),
-        ("GroupLasso over channels", regularizers.GroupLasso(2e-3, by="channel")),
-        ("BatchNormScale", regularizers.BatchNormScale(1e-2)),
-    ):
+    for name, penalty in PENALTIES.items():
         model = build()
         fit(model, x, y, max(epochs // 2, 1))
         # The model has been trained already: Keras has no way to penalize it now.

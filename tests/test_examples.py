@@ -112,7 +112,9 @@ def test_sparse_optimizer(capsys):
 
 
 def test_regularize_built_model(capsys):
-    _load("regularize_built_model").main(epochs=1)
+    example = _load("regularize_built_model")
+    del example.PENALTIES["none"], example.PENALTIES["BatchNormScale"]  # one way of the three
+    example.main(epochs=1)
     said = capsys.readouterr().out
     assert "GroupLasso over channels" in said and "gradient's variance" in said
 
@@ -208,7 +210,7 @@ def test_compress_model(tmp_path, capsys):
     "name, epochs, drop",
     [
         ("text", 1, 0.5),
-        ("machine", 1, 0.5),
+        pytest.param("machine", 1, 0.5, marks=pytest.mark.slow),
         *(pytest.param(name, 30, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
     ],
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tf_keras
+from sweeps import sweep
 from tf_keras import layers
 
 from tfstruct import Recipe, legacy, to_tflite
@@ -59,7 +60,7 @@ def weight(model, path):
 NAMES = ["image", "stem", "bn", "relu", "dw", "add", "pool", "conv", "gap", "head"]
 
 
-@pytest.mark.parametrize("form", ["object", "net.h5", "net"])
+@pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["object", "net"]))
 def test_pruning_is_taken_off_and_zeros_stay(form, tmp_path):
     source = pruned()
     if form != "object":
@@ -93,7 +94,7 @@ def test_clustering_that_preserves_sparsity():
         assert np.mean(values == 0) > 0.4 and not values[~mask].any() and len(np.unique(values)) <= 7
 
 
-@pytest.mark.parametrize("form", ["object", "net.h5", "net"])
+@pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["net.h5", "net"]))
 def test_quantization_aware_to_a_file_with_the_trained_scales(form, tmp_path, process):
     source = trained(tfmot.quantization.keras.quantize_model(network()))
     if form != "object":
