@@ -166,7 +166,7 @@ PARTS = {
     "function-with-code": ({"class_name": "function", "config": {"code": "4wAA"}}, "a serialized function"),
     "function-of-os": (
         {"class_name": "function", "config": "system", "module": "os"},
-        r"layer 'head' the custom function os\.system, which is not registered",
+        r"needs the custom function os\.system, which is not registered.*'head'",
     ),
     "class-of-os": ({"class_name": "system", "config": {}, "module": "os"}, r"os\.system, .*not registered"),
     "class-in-a-list": ([[{"class_name": "Popen", "config": {}, "module": "subprocess"}]], r"subprocess\.Popen"),

@@ -141,7 +141,7 @@ FILES = {
 @pytest.mark.parametrize("bad", HOSTILE_KERAS2.values(), ids=HOSTILE_KERAS2)
 def test_code_of_keras_2_is_refused(bad, suffix, tmp_path, mark):
     path = keras2_file(tmp_path / f"evil{suffix}", bad())
-    with pytest.raises(ModelError, match=rf"evil\{suffix} .*'(bad|)'.*(--trust|--import|tf_keras)"):
+    with pytest.raises(ModelError, match=rf"evil\{suffix} .*(--trust|--import|tf_keras)"):
         legacy.load(path)
 
 
@@ -215,7 +215,7 @@ def test_what_the_user_registered_needs_no_trust():
         with package.saving.custom_object_scope({"own": leave_a_mark, "Own": Doubled}):
             refuse_code(layer("Own"), "file", keras2=keras2)
             refuse_code(function("__main__", "own"), "file", keras2=keras2)
-        with pytest.raises(ModelError, match="custom class Own, which is not registered"):
+        with pytest.raises(ModelError, match="custom class: 'Own' is not registered"):
             refuse_code(layer("Own"), "file", keras2=keras2)
 
 

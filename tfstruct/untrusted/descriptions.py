@@ -112,11 +112,10 @@ class _Judge:
         of = f" for the layer {layer!r}" if layer else ""
         if isinstance(name, str) and name in self.known.native and (module is None or self._is_keras(module)):
             self._refuse(f"the {what} {name}{of}, which is none of those that only compute", TRUST)
-        name = name if module is None else f"{module}.{name}"
-        raise ModelError(
-            f"{self.file} needs{of} the custom {what} {name}, which is not registered. Import the module that "
-            "registers it (--import MODULE)."
-        )
+        missing = f": {name!r} is not registered" if module is None else f" {module}.{name}, which is not registered"
+        missing += ". Import the module that registers it (--import MODULE)."
+        place = f" It stands in the layer {layer!r}." if layer else ""
+        raise ModelError(f"{self.file} needs the custom {what}{missing}{place}")
 
     def _is_keras(self, module) -> bool:
         return isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras")
