@@ -81,8 +81,8 @@ def _figures_are_the_models(before, done):
 def test_strides_that_depthwise_factors_cannot_have(padding, method):
     """They go to the next factor, at the same positions: sizes and taps of every parity, strides beyond the taps."""
     rng, seen = np.random.default_rng(3), set()
-    for strides, taps in itertools.product([(2, 2), (2, 1), (1, 3), (3, 2)], [(3, 5), (2, 4), (3, 2)]):
-        for size in ((9, 10), (10, 9)):
+    for strides, taps in itertools.product([(2, 2), (1, 3), (3, 2)], [(3, 5), (2, 4)]):
+        for size in ((9, 10), (10, 9))[: taps[0] - 1]:  # even taps are padded alike for both
             shape = (*taps, 6, 9 if method == "cp" else 14)
             conv = layers.Conv2D(shape[-1], taps, strides=strides, padding=padding, name="conv")
             model = keras.Sequential([keras.Input((*size, 6)), conv])
