@@ -356,7 +356,7 @@ MODELS = [
     ("config-deep", deep_json, "nest|recursion"),
     ("config-of-a-layer", a_layer, r"Expected a path, a keras\.Model .*Received.*GlobalAveragePooling2D"),
     ("config-module-is-a-number", lambda t: t.argv(model=t.rewritten(edit_head(module=5))), "bad.keras.*module"),
-    ("damaged-weights", damaged_weights, "Keras cannot load .*truncated"),
+    ("damaged-weights", damaged_weights, "is damaged or cut short .*truncated"),
     ("h5-weights-only", weights_only, r"weights only.*model\.load_weights\(.*model\.save"),
     ("h5-empty-description", lambda t: t.argv(model=t.described("{")), "description that is no JSON"),
     ("h5-deep-description", lambda t: t.argv(model=t.described("[" * 20_000 + "]" * 20_000)), "nest|recursion"),
