@@ -45,6 +45,7 @@ _HOME = {
     "Budget": "compression",
     "BudgetError": "errors",
     "PlanError": "errors",
+    "EmptyPlanError": "errors",
     "TfstructError": "errors",
     "ConversionError": "errors",
     "DataError": "errors",

@@ -57,3 +57,7 @@ class BudgetError(TfstructError, ValueError):
         super().__init__(message)
         self.least = dict(least or {})
         self.best = best
+
+
+class EmptyPlanError(PlanError, BudgetError):
+    """A plan that removes nothing: the model meets the budget as it is, or nothing can go; the message says why."""

@@ -7,6 +7,7 @@ import numpy as np
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
 from tfstruct.analyze.memory import Memory
 from tfstruct.analyze.tflite_size import ZERO_POINT, add_tflite_bytes
+from tfstruct.analyze.traced_work import OPEN, works
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph
 
@@ -16,14 +17,18 @@ COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 class Costs:
     """The costs of what stays of a graph, a millisecond or so a question.
 
-    - `macs`: multiply-accumulates for one sample, `sum of factor * product of kept channels` over all calls.
+    - `macs`: multiply-accumulates for one sample, `sum of factor * product of kept channels` over all calls. Those of a
+      call that no rule knows are counted on what it traces to, see `traced_work`.
     - `params`: entries of all weights, a shared layer's once.
     - `tflite_bytes`: at least the size of the int8 file that `to_tflite` writes, see `tflite_size`.
     - `peak_memory`: bytes of live activations at the worst moment, one byte an element, see `Memory`.
 
     Args:
         graph: from `tfstruct.graph.trace`.
-        names: the costs that are wanted; those of unknown spatial sizes raise only where they are.
+        names: the costs that are wanted; those that are unknown raise only where they are.
+
+    Attributes:
+        inside: by number of a call, what was counted inside of it, as no rule says it.
     """
 
     def __init__(self, graph: Graph, names: Sequence[str] = COSTS):
@@ -34,8 +39,10 @@ class Costs:
         self._counter = Counter(graph.units)
         rows = max(len(graph.calls), 1)
         self._terms = {name: Terms(self._counter, rows) for name in ("macs", "params", "weight_bytes", "tflite_bytes")}
+        self.inside = works(graph)
         for row, call in enumerate(graph.calls):
-            for factor, labels in call.costs:
+            own = [(self.inside[row].macs, ())] if row in self.inside else call.costs
+            for factor, labels in own:
                 self._terms["macs"].add(row, factor, labels)
         self._add_weights()
         widths = add_tflite_bytes(self._terms["tflite_bytes"], graph)
@@ -69,19 +76,45 @@ class Costs:
         """The costs by name; `keep` is boolean, by unit, by default all.
 
         Raises:
-            ModelError: a cost depends on a spatial size that the model leaves open.
+            ModelError: a cost depends on a size that the model leaves open, or on what happens inside of a layer where
+                that cannot be counted; the message names it.
         """
+        found = self.known(keep)
+        for name in self.names:
+            if name not in found:
+                raise ModelError(self._why(name))
+        return found
+
+    def known(self, keep: np.ndarray | None = None) -> dict[str, int]:
+        """The same without those that are unknown."""
         counts = self._counter.counts(keep)
         found = {}
         for name in self.names:
             value = self.timeline(keep).max() if name == "peak_memory" else self._by_call(name, counts).sum()
-            if np.isnan(value):
-                raise ModelError(
-                    f"`{self.graph.model.name}` leaves spatial sizes open, so its {name} are unknown. Give "
-                    "input_shape, or build the model on inputs of a fixed shape."
-                )
-            found[name] = round(float(value))
+            if not np.isnan(value):
+                found[name] = round(float(value))
         return found
+
+    @property
+    def hidden(self) -> dict[str, str]:
+        """By path, why what happens inside of a call cannot be counted, whatever the sizes."""
+        found = {self.graph.calls[row].path: work.why for row, work in self.inside.items()}
+        return {path: why for path, why in found.items() if why not in ("", OPEN)}
+
+    def _why(self, name: str) -> str:
+        """Why a cost is unknown, as a sentence."""
+        of = f"`{self.graph.model.name}`"
+        if self.hidden:
+            said = "; ".join(f"`{path}`: {why}" for path, why in list(self.hidden.items())[:4])
+            more = f"; and {len(self.hidden) - 4} more" if len(self.hidden) > 4 else ""
+            return (
+                f"The {name} of {of} are unknown: no rule knows the work of {said}{more}. Write a rule "
+                "(tfstruct.graph.rule) that notes it by call.macs, or leave this figure out."
+            )
+        return (
+            f"{of} leaves spatial sizes open, so its {name} are unknown. Give input_shape, or build the model on "
+            "inputs of a fixed shape."
+        )
 
     def by_call(self, keep: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """`macs`, `params`, `weight_bytes` (in their dtype) and `tflite_bytes` of each call; NaN where unknown."""

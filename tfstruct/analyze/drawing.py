@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.analyze.memory import hands_on
 from tfstruct.graph import Call, Graph, Group
+from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
 
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
 # Inches.
@@ -87,7 +88,7 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
 
 
 def _kind(call: Call) -> str:
-    size = getattr(call.op, "kernel_size", None)
+    size = call.op.kernel_size if isinstance(call.op, (*CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)) else None
     name = type(call.op).__name__.replace("DepthwiseConv", "DwConv").replace("GlobalAveragePooling", "GlobalAvgPool")
     return name + (f" {'×'.join(map(str, size))}" if size else "")  # noqa: RUF001
 

@@ -8,7 +8,7 @@ import numpy as np
 from tfstruct.analyze.drawing import Picture, draw, picture_of
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.weight_criteria import is_kernel
-from tfstruct.graph import Graph, Group, Out, trace
+from tfstruct.graph import Graph, Group, Out, stay_whole, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,8 @@ class GroupReport:
         groups: in the order in which the model makes them.
         channels: that kernels make (convolutions, dense, recurrent and attention layers), in all.
         prunable_channels: those of them that can go.
+        whole: path of a layer with a kernel -> why none of its channels can go; of layers inside of others too, such as
+            those in a wrapper or a layer that no rule knows, whose channels are not among `channels`.
         picture: what `plot` draws.
     """
 
@@ -69,6 +71,7 @@ class GroupReport:
     groups: tuple[GroupRow, ...]
     channels: int
     prunable_channels: int
+    whole: dict[str, str]
     picture: Picture = dataclasses.field(repr=False, compare=False)
 
     @property
@@ -86,6 +89,7 @@ class GroupReport:
             "channels": self.channels,
             "prunable_channels": self.prunable_channels,
             "share": self.share,
+            "whole": self.whole,
             "groups": rows,
         }
 
@@ -119,7 +123,9 @@ class GroupReport:
 
         buffer = io.StringIO()
         Console(file=buffer, width=140, color_system=None).print(self.table())
-        return buffer.getvalue().rstrip("\n")
+        told = {maker for row in self.groups for maker in row.makers}
+        lines = [f"stays whole: {path}: {why}" for path, why in self.whole.items() if path not in told]
+        return "\n".join([buffer.getvalue().rstrip("\n"), *lines])
 
     def plot(self, path) -> None:
         """Writes a picture of the network: operations as boxes in the colour of the group that they carry, hatched
@@ -148,7 +154,8 @@ def explain(model) -> GroupReport:
         free[group.free] = True
     made, can_go = _channels(graph, free)
     rows = tuple(_row(name, group) for name, group in named.items())
-    return GroupReport(graph.model.name, rows, made, can_go, picture_of(graph, named))
+    whole = stay_whole(graph, tuple(named.values()))
+    return GroupReport(graph.model.name, rows, made, can_go, whole, picture_of(graph, named))
 
 
 def _row(name: str, group: Group) -> GroupRow:

@@ -12,7 +12,6 @@ from tfstruct.analyze.memory import Memory
 from tfstruct.analyze.shapes import on_input_shape
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
-from tfstruct.graph.rules import rule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Row:
         type: its class.
         shape: of its output, without the batch; the first where there are several.
         params: entries of its weights; 0 where an earlier call has counted them.
-        macs: multiply-accumulates; None where no rule knows the operation.
+        macs: multiply-accumulates; None where no rule knows them and they cannot be counted on what the call traces to.
         weight_bytes: in the dtype they are held in.
         activation_bytes: of its outputs, in the dtype the layer computes in.
         intensity: operations a byte moved, `2 macs / (weight + input + output bytes)`.
@@ -48,9 +47,11 @@ class Profile:
         model: its name.
         rows: every call in order of execution.
         params, macs, weight_bytes: the totals.
-        peak_activation_bytes: live activations at the worst moment, operations running in order, see `Memory`.
+        peak_activation_bytes: live activations at the worst moment, operations running in order, see `Memory`; without
+            what `unknown` ones need inside.
         peak_at: path of the operation where that is.
-        unknown: paths of operations whose MACs no rule knows: the total leaves them out.
+        unknown: paths of operations whose MACs cannot be counted: the total leaves them out.
+        inside: paths of operations that no rule knows: their MACs were counted on what their call traces to.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Profile:
     peak_activation_bytes: int
     peak_at: str
     unknown: tuple[str, ...]
+    inside: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         """Plain data, fit for JSON."""
@@ -74,9 +76,13 @@ class Profile:
             ("MACs", f"{self.macs:,}" + (" and those of the operations below" if self.unknown else "")),
             ("peak activations", f"{self.peak_activation_bytes:,} bytes at {self.peak_at or 'no operation'}"),
         ]
-        if self.unknown:
-            more = f" and {len(self.unknown) - 8} more" if len(self.unknown) > 8 else ""
-            lines.append(("not counted", f"no rule knows {', '.join(self.unknown[:8])}{more}"))
+        for what, why, paths in (
+            ("not counted", "no rule knows", self.unknown),
+            ("counted inside", "no rule knows", self.inside),
+        ):
+            if paths:
+                more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+                lines.append((what, f"{why} {', '.join(paths[:8])}{more}"))
         return lines
 
     def table(self):
@@ -187,12 +193,11 @@ def profile(model, input_shape=None) -> Profile:
     rows = []
     for i, call in enumerate(graph.calls):
         macs, weights, out = by_call["macs"][i], by_call["weight_bytes"][i], moved(call.outputs)
-        if math.isnan(macs) or math.isnan(out):
+        if call.path not in costs.hidden and (math.isnan(macs) or math.isnan(out)):
             raise ModelError(
                 f"`{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. Give input_shape, "
                 "the shape of one sample."
             )
-        known = rule_of(call.op) is not None
         total = weights + moved(call.inputs) + out
         rows.append(
             Row(
@@ -200,13 +205,13 @@ def profile(model, input_shape=None) -> Profile:
                 type=type(call.op).__name__,
                 shape=tuple(call.shapes[0][1:]) if call.shapes else (),
                 params=int(by_call["params"][i]),
-                macs=round(macs) if known else None,
+                macs=None if math.isnan(macs) else round(macs),
                 weight_bytes=int(weights),
                 activation_bytes=int(out),
-                intensity=round(2 * macs / total, 3) if total and not math.isnan(total) else 0.0,
+                intensity=round(2 * macs / total, 3) if total and not math.isnan(total + macs) else 0.0,
             )
         )
-    timeline = Memory(graph, counter, width).timeline(counter.counts())
+    timeline = Memory(graph, counter, width).timeline(counter.counts(), unknown=0.0)
     worst = int(np.argmax(timeline))
     return Profile(
         model=model.name,
@@ -217,4 +222,5 @@ def profile(model, input_shape=None) -> Profile:
         peak_activation_bytes=int(timeline[worst]),
         peak_at=graph.calls[worst].path if graph.calls else "",
         unknown=tuple(r.path for r in rows if r.macs is None),
+        inside=tuple(rows[i].path for i, work in costs.inside.items() if work.macs),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
+from tfstruct.analyze.traced_work import works
 from tfstruct.graph import Call, Channels, Graph, is_training_only
 
 # They hand on their input, at inference, whatever else still reads it.
@@ -22,6 +23,7 @@ class Memory:
     `bytes(t) = sum of size(s) over the storages s with birth(s) <= t <= last use(s)`. A view (Flatten, Reshape,
     Dropout at inference) shares its input's storage; so does an operation that works in place (activations, batch
     norm) where nothing reads the input afterwards. The model's inputs live from the start, its outputs to the end.
+    An operation that no rule knows needs what the operations inside of it need, see `traced_work`.
 
     Args:
         itemsize: bytes of one element, from `(None, i)` for the i-th input of the model or `(call, i)` for the i-th
@@ -62,14 +64,23 @@ class Memory:
                     self._death[came] = max(self._death[came], last.get(tensor.key, t))
                 else:
                     fresh(tensor, t, itemsize(call, i))
+        self._inside = np.zeros(self._steps)
+        for t, work in works(graph).items():
+            call = calls[t]
+            own = sum(axis_sizes(x.shape[1:], (None,) * len(x.shape[1:]))[0] or 0.0 for x in _tensors(call))
+            self._inside[t] = np.nan if work.peak is None else max(0.0, work.peak - own) * itemsize(call, 0)
         self._sizes = Terms(counter, len(sizes))
         for i, (factor, held) in enumerate(sizes):
             self._sizes.add(i, factor, held)
 
-    def timeline(self, counts: np.ndarray) -> np.ndarray:
-        """Live bytes during each call."""
+    def timeline(self, counts: np.ndarray, unknown: float = np.nan) -> np.ndarray:
+        """Live bytes during each call; `unknown` stands for what operations inside of a call need, where it is."""
         sizes = self._sizes.values(counts)
         change = np.zeros(self._steps + 1)
         np.add.at(change, self._birth, sizes)
         np.add.at(change, np.array(self._death) + 1, -sizes)
-        return np.cumsum(change)[:-1]
+        return np.cumsum(change)[:-1] + np.nan_to_num(self._inside, nan=unknown)
+
+
+def _tensors(call: Call) -> list[Channels]:
+    return list({x.key: x for x in (*call.inputs, *call.outputs)}.values())

@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 
 from tfstruct.analyze.counts import Terms, axis_sizes
+from tfstruct.analyze.traced_work import works
 from tfstruct.graph import Each, Graph, Out, is_training_only
 
 # Channels as a product: what is known of it, and the axes that may lose some.
@@ -19,6 +20,7 @@ Width = tuple[float | None, list[np.ndarray]]
 
 FILE = 450  # header, metadata, operator codes, signature
 TENSOR = 145  # a tensor with its buffer, quantization and share of an operator
+INSIDE = 2  # tensors of an operation in a layer that no rule knows: its result, and a constant
 CHANNEL = 12  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4
 ZERO_POINT = 8  # of an output channel; kernels of as many channels have theirs, and those of their biases, in common
 _FOLDS = {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"}
@@ -55,8 +57,16 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
         for tensor in call.inputs:
             uses[tensor.key] = uses.get(tensor.key, 0) + 1
     seen: set[int] = set()
+    inside = works(graph)
     for row, call in enumerate(graph.calls):
         kind = type(call.op).__name__
+        if row in inside and inside[row].results is not None:
+            terms.add(row, INSIDE * TENSOR * inside[row].results)
+            for variable in getattr(call.op, "weights", ()):
+                if id(variable) not in seen:
+                    seen.add(id(variable))
+                    widths += _weight(terms, row, kind, variable, slots.get(id(variable)))
+            continue
         before = made_by.get(call.inputs[0].key) if call.inputs else None
         alone = before is not None and uses[call.inputs[0].key] == 1
         if kind == "BatchNormalization":

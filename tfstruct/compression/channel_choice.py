@@ -22,6 +22,7 @@ _RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this 
 _NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
 _MORE = 1.05  # times the capacity: a smaller multiple is worth it
 _HALVINGS = 12
+_NAMES = {"macs": "multiply-accumulates", "params": "parameters"}
 _MOST = 0.875  # of a group's channels: a layer with less left is better dropped
 _EXACT = 0.98  # of a file's bytes: what 4 bits save is estimated, within a hundredth
 _TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
@@ -115,22 +116,28 @@ class _Choice:
     def _without_figures(self, precision: Precision) -> Sizing:
         if self.task.limits.figures:
             met = Decision("prune_channels", False, "the budget is met without")
-            return Sizing((), precision, met, {}, capacity=self._capacity(Costs(self.graph, ("macs", "params"))()))
+            return Sizing(
+                (), precision, met, {}, capacity=self._capacity(Costs(self.graph, ("macs", "params")).known())
+            )
         if not self.trains or not any(group.prunable for group in self.every):
             why = "the budget names no figure, and nothing is trained that could make up for lost channels"
             return Sizing((), precision, Decision("prune_channels", False, why), {})
-        found = self._planned({"macs": _SHARE})
+        figure = "params" if self.task.original.macs is None else "macs"
+        found = self._planned({figure: _SHARE})
         rungs = max(1, min(_RUNGS, self.task.settings.epochs // 2))
         why = (
-            f"the budget names no figure: up to {rungs} times a quarter of the multiply-accumulates goes {found.how}, "
+            f"the budget names no figure: up to {rungs} times a quarter of the {_NAMES[figure]} goes {found.how}, "
             f"as long as the quality allows{found.widths}"
         )
-        step = PruneChannels(budget={"macs": _SHARE}, reason=why, optional=True, **found.settings)
+        step = PruneChannels(budget={figure: _SHARE}, reason=why, optional=True, **found.settings)
         return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
 
     def _capacity(self, left: Mapping[str, float]) -> float:
+        """Multiply-accumulates that cannot be counted are taken to go as the parameters do."""
         original = self.task.original
-        return float(np.sqrt(left["macs"] / max(original.macs, 1) * left["params"] / original.params))
+        parameters = left["params"] / original.params
+        macs = parameters if original.macs is None else left["macs"] / max(original.macs, 1)
+        return float(np.sqrt(macs * parameters))
 
     def _planned(self, wanted: Mapping[str, float]) -> "_Planned":
         """While training where that reaches it, else at once; with the widest multiple that is no waste."""

@@ -19,7 +19,6 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime, latency
 from tfstruct.convert.tflite import Converter
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.quantize.twin import Twin
 
@@ -119,10 +118,7 @@ class Measuring:
 
 
 def _costs(model: keras.Model) -> dict[str, int]:
-    try:
-        return Costs(trace(model), ("macs", "peak_memory"))()
-    except ModelError:  # sizes are open
-        return {}
+    return Costs(trace(model), ("macs", "peak_memory")).known()
 
 
 def said_by(content: bytes, model: keras.Model, examples: Examples) -> object:

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 import tfstruct
+from tfstruct.analyze import Costs
 from tfstruct.augment import Pipeline
-from tfstruct.compression.budget import Budget, Limits
+from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
@@ -30,8 +31,8 @@ from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
 from tfstruct.convert.targets import target as known_target
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import DataError, ModelError, RecipeError
-from tfstruct.graph import fingerprint, trace
+from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
+from tfstruct.graph import Graph, fingerprint, trace
 from tfstruct.samples import Preprocess
 
 _SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
@@ -128,6 +129,7 @@ class Task(contextlib.AbstractContextManager):
         }  # fmt: skip
         self.graph = trace(model)
         _refuse_open_sizes(model)
+        _refuse_unknown_figures(self.graph, self.budget)
         self.told = Told(progress)
         self.told.stage("read data")
         ports = Ports(model)
@@ -273,6 +275,14 @@ def _own_training(model: keras.Model) -> tuple[str, ...]:
 
 def _whole(data: Examples | Stream) -> Examples:
     return data if isinstance(data, Examples) else data.take(None)
+
+
+def _refuse_unknown_figures(graph: Graph, budget: Budget) -> None:
+    names = [name for name in OF_THE_GRAPH if name in budget.figures]
+    try:
+        Costs(graph, names)()
+    except ModelError as error:
+        raise BudgetError(str(error)) from error
 
 
 def _refuse_open_sizes(model: keras.Model) -> None:

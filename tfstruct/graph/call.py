@@ -134,6 +134,8 @@ class Call:
         independent: set by a rule whose layer can be called on tensors of several shapes: its calls share nothing but
             its weights and the labels that it makes.
         offsets: what surgery adds to the layer's weights, by the attribute that holds the weight.
+        opaque: why no rule follows what happens inside, so that what it costs has to be counted in another way; empty
+            where one does.
     """
 
     def __init__(self, op, path: str, node, inputs: Sequence[Channels], shapes, labels: Labels, shared: dict):
@@ -150,6 +152,7 @@ class Call:
         self.rewrite: Callable | None = None
         self.in_place = False
         self.independent = False
+        self.opaque = ""
         self._shared = shared  # id of a variable -> its slot, over all calls of the trace
         self._inside: tuple[str, ...] = ()
 
@@ -247,7 +250,8 @@ class Call:
             self.labels.freeze(labels, reason)
 
     def freeze_inputs(self, reason: str) -> None:
-        """All channels that come in have to stay."""
+        """All channels that come in have to stay, as nothing is known of what happens to them."""
+        self.opaque = self.opaque or reason
         for tensor in self.inputs:
             for labels in tensor.axes:
                 self.freeze(labels, reason)
@@ -307,7 +311,12 @@ class Inner(Call):
     def __init__(self, outer: Call, name: str, op, inputs, shapes):
         super().__init__(op, outer.path, outer.node, inputs, shapes, outer.labels, outer._shared)
         self.slots, self.edits, self.costs, self.makes = outer.slots, outer.edits, outer.costs, outer.makes
+        self._outer = outer
         self._inside = (*outer._inside, name, "config")
+
+    def freeze_inputs(self, reason: str) -> None:
+        super().freeze_inputs(reason)
+        self._outer.opaque = self._outer.opaque or reason
 
 
 def _as_function(value) -> Callable[[Kept], object]:

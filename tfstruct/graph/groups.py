@@ -1,12 +1,14 @@
 """The coupled channels of a graph as groups: who makes them, who reads them, and whether they can go."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 
 from tfstruct.graph import blocks as partitions
-from tfstruct.graph.call import Each, In, Out
+from tfstruct.graph.call import Call, Each, In, Out
+from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.trace import Graph
 
 _ROLES = {In: "reads", Out: "makes", Each: "carries"}
@@ -92,6 +94,36 @@ def groups(graph: Graph) -> tuple[Group, ...]:
         reason = why[0] if why else ""
         found.append(Group(paths[0], tuple(paths), own, tuple(members[number]), free, reason, lossy, bound))
     return tuple(found)
+
+
+def stay_whole(graph: Graph, found: Sequence[Group] | None = None) -> dict[str, str]:
+    """By path of a layer with a kernel, why none of its channels can go; layers inside of others too.
+
+    Args:
+        found: the groups of the graph.
+    """
+    held = {maker: group.reason for group in found or groups(graph) if not group.prunable for maker in group.makers}
+    free = {maker for group in found or groups(graph) if group.prunable for maker in group.makers}
+    result: dict[str, str] = {}
+    for call in graph.calls:
+        if call.opaque:
+            for path in _with_kernels(call):
+                result.setdefault(path, call.opaque)
+        for maker in call.makes:
+            if maker in held and maker not in free:
+                result.setdefault(maker, held[maker])
+    return result
+
+
+def _with_kernels(call: Call) -> list[str]:
+    """Paths of the layers of a call that have weights of two axes or more of their own."""
+    inner = {"": call.op, **layer_paths(call.op)} if isinstance(call.op, keras.layers.Layer) else {}
+    found = [(f"{call.path}/{path}".rstrip("/"), layer) for path, layer in inner.items()]
+    return [path for path, one in found if any(len(w.shape) > 1 for w in _own_weights(one))]
+
+
+def _own_weights(layer) -> list:
+    return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
 
 
 def last_units(

@@ -8,6 +8,7 @@ import keras
 from tfstruct.callbacks import PruneChannels as Pruner
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
+from tfstruct.errors import EmptyPlanError
 from tfstruct.schedules import PolynomialRatio
 from tfstruct.surgery import apply, plan_channels, shrink
 
@@ -84,7 +85,11 @@ class PruneChannels(Step):
         }  # fmt: skip
 
     def _at_once(self, work: Work) -> tuple[keras.Model, dict]:
-        plan = plan_channels(work.model, self.budget, **self._options(work))
+        try:
+            plan = plan_channels(work.model, self.budget, **self._options(work))
+        except EmptyPlanError as error:
+            left = [(work.model.name, str(error))]
+            return work.copy(), {"changes": [], "skipped": left, "details": {}, "history": []}
         model = apply(work.model, plan)
         work.recalibrate(model)
         widths = plan.widths

@@ -32,6 +32,9 @@ def rule(*types: type):
             call.macs(call.positions((*call.input.axes[:-1], made)), call.input.axes[-1], made)
             return (*call.input.axes[:-1], made)
 
+    Multiply-accumulates that it does not note are counted on the operations that the layer's call traces to, as if no
+    channel had gone.
+
     A type inherits the rule of its base class as long as it keeps that class's `call`.
     """
 

@@ -58,8 +58,9 @@ def plan_channels(
     Raises:
         ModelError: the model has no graph, such as a subclassed one.
         BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
-            budget nor a threshold, or both.
+            budget nor a threshold, or both; or it names a figure that cannot be counted.
         PlanError: an option that is out of range or names no layer.
+        EmptyPlanError: nothing can go, or the model meets the budget as it is.
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
@@ -70,6 +71,7 @@ def plan_channels(
     )  # fmt: skip
     planner = Planner(graph, groups(graph), options)
     keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
+    planner.require_some(keep)
     settings = {
         "budget": dict(budget) if isinstance(budget, Mapping) else budget,
         "threshold": None if threshold is None else float(threshold),
@@ -78,7 +80,7 @@ def plan_channels(
         "exclude": list(options.exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
     }  # fmt: skip
     widths = {path: len(labels) for path, labels in graph.makes.items()}
-    return Plan(fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings)
+    return Plan(fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole)
 
 
 def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Model:

@@ -30,6 +30,7 @@ class Plan:
         widths: layer -> number of its output channels before.
         before, after: `macs`, `params`, `tflite_bytes`, `peak_memory` as far as they are known, at planning time.
         settings: the arguments the plan was made with.
+        whole: path of a layer with a kernel -> why none of its channels can go, those inside of other layers too.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Plan:
     before: dict[str, float] = dataclasses.field(default_factory=dict)
     after: dict[str, float] = dataclasses.field(default_factory=dict)
     settings: dict = dataclasses.field(default_factory=dict)
+    whole: dict[str, str] = dataclasses.field(default_factory=dict)
     planned: str = ""  # digest of `keep` when the figures were computed
 
     def __post_init__(self):
@@ -110,6 +112,7 @@ class Plan:
         width = max((len(name) for name in layers), default=0)
         for name, gone in layers.items():
             lines.append(f"  {name:<{width}}  {self.widths[name]:>5} -> {self.widths[name] - gone}")
+        lines += [f"  stays whole: {name}: {why}" for name, why in self.whole.items()]
         return "\n".join(lines)
 
     def table(self):

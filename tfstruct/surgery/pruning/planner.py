@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfstruct.analyze.costs import Costs
-from tfstruct.errors import BudgetError, ModelError, PlanError
-from tfstruct.graph import Graph, Group, rebuild
+from tfstruct.errors import BudgetError, EmptyPlanError, ModelError, PlanError
+from tfstruct.graph import Graph, Group, groups, rebuild, stay_whole
 from tfstruct.surgery.pruning import budget as budgets
 
 # A share of every group, or absolute figures by name.
@@ -74,7 +74,13 @@ class Planner:
         """The figures of the whole graph."""
         whole = np.ones(self.graph.units.count, bool)
         figures = self.figures(whole)
-        figures.update(self._costs(self.options.names)(whole))
+        costs = self._costs(self.options.names)
+        try:
+            figures.update(costs(whole))
+        except ModelError as error:
+            if costs.hidden:
+                raise BudgetError(str(error)) from error
+            raise
         if "latency_us" in self.options.names:
             figures["latency_us"] = float(self.options.latency(self.graph.model))
         return figures
@@ -96,11 +102,45 @@ class Planner:
         return {name: self.before[name] + progress * (limit - self.before[name]) for name, limit in limits.items()}
 
     def figures(self, keep: np.ndarray) -> dict[str, float]:
-        """The costs of what stays, for information: without those that depend on sizes the model leaves open."""
-        try:
-            return self.costs(keep)
-        except ModelError:
-            return self._costs(("params",))(keep)
+        """The costs of what stays, for information: without those that are unknown."""
+        return self.costs.known(keep)
+
+    @functools.cached_property
+    def whole(self) -> dict[str, str]:
+        """By layer, why none of its channels can go; layers inside of others too."""
+        result = stay_whole(self.graph, groups(self.graph))
+        for group in self.groups:
+            if budgets.excluded(group, self.options.exclude):
+                result.update(dict.fromkeys(group.makers, "`exclude` names it, or a layer that it is coupled with"))
+        return result
+
+    def _and_why(self) -> str:
+        """What stays whole, as a sentence."""
+        if not self.whole:
+            return ""
+        said = "; ".join(f"`{path}`: {why}" for path, why in list(self.whole.items())[:6])
+        more = f"; and {len(self.whole) - 6} more" if len(self.whole) > 6 else ""
+        return f" Whole stay {said}{more}."
+
+    def require_some(self, keep: np.ndarray) -> None:
+        """Refuses a choice in which nothing goes.
+
+        Raises:
+            EmptyPlanError: the model meets the budget as it is, or nothing can go.
+        """
+        if not keep.all():
+            return
+        of = f"`{self.graph.model.name}`"
+        if isinstance(self.options.budget, Mapping):
+            said = ", ".join(f"{name} {self.before[name]:,.0f} of {limit:,.0f}" for name, limit in self.limits.items())
+            raise EmptyPlanError(f"The plan removes nothing: {of} meets the budget as it is ({said}).")
+        if not any(group.prunable for group in self.groups):
+            cause = "none of its channels can go"
+        elif self.options.shared:
+            cause = "no step is that small, by round_to, min_channels, max_ratio, exclude or the size of the groups"
+        else:
+            cause = "no channels that can go score below the threshold"
+        raise EmptyPlanError(f"The plan removes nothing of {of}: {cause}.{self._and_why()}")
 
     def choose(
         self, scores: np.ndarray, limits: Limits | None = None, gone: np.ndarray | None = None
@@ -164,7 +204,7 @@ class Planner:
             ]
             raise BudgetError(
                 f"No plan within these limits meets {' and '.join(missed)}. Raise the budget, or relax min_channels, "
-                "max_ratio, round_to or exclude.",
+                f"max_ratio, round_to or exclude.{self._and_why()}",
                 {name: least[name] for name in limits if name in least},
             )
         keep = _without(gone, order[:count])
