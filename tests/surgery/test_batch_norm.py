@@ -80,7 +80,7 @@ def test_bad_input_leaves_the_statistics():
     before = model.get_layer("bn").moving_mean.numpy()
     with pytest.raises(DataError, match="no batch"):
         recalibrate_batch_norm(model, iter([]))
-    with pytest.raises(DataError, match="iterable of batches"):
+    with pytest.raises(DataError, match="Received: int"):
         recalibrate_batch_norm(model, 3)
     with pytest.raises(ValueError, match="shape"):
         recalibrate_batch_norm(model, np.zeros((4, 9), "float32"))
@@ -88,3 +88,28 @@ def test_bad_input_leaves_the_statistics():
     assert "call" not in vars(model.get_layer("bn"))
     with pytest.raises(ModelError, match="no BatchNormalization"):
         recalibrate_batch_norm(zoo.build("attention"), np.zeros((1, 6, 8)))
+
+
+@pytest.mark.parametrize("kind", ["pair", "alone", "weights", "list", "dict", "batches", "batches_of_samples", "steps"])
+def test_labels_are_no_samples(kind):
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(2.0, 1.0, (64, 8)).astype("float32")
+    y, w = x + 100, np.ones(64)
+    inputs = keras.Input((8,), name="in")
+    model = keras.Model(inputs, layers.BatchNormalization(name="norm")(inputs))
+    data = {
+        "pair": (x, y),
+        "alone": (x,),
+        "weights": (x, y, w),
+        "list": ([x], y),
+        "dict": ({"in": x}, y),
+        "batches": tf.data.Dataset.from_tensor_slices((x, y, w)).batch(16),
+        "batches_of_samples": [x],
+        "steps": tf.data.Dataset.from_tensor_slices((x, y)).batch(16).repeat(),
+    }[kind]
+    recalibrate_batch_norm(model, data, steps=4 if kind == "steps" else None)
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, x.mean(0), rtol=1e-4)
+    if kind == "steps":
+        with pytest.raises(DataError, match="without end"):
+            recalibrate_batch_norm(model, data)

@@ -8,6 +8,11 @@ import numpy as np
 from tfstruct.errors import DataError
 
 
+def in_memory(data) -> bool:
+    """Whether data are samples themselves, or a tuple (x, y), and no iterable of batches."""
+    return isinstance(data, Mapping | list | tuple) or hasattr(data, "shape")
+
+
 def arrays(data, labels=None) -> tuple[object, object]:
     """Samples and labels (None where there are none) as NumPy arrays, whole in memory.
 
@@ -18,7 +23,7 @@ def arrays(data, labels=None) -> tuple[object, object]:
     """
     if data is None:
         raise DataError("Expected data: arrays, a pair (x, y), a tf.data.Dataset or a generator. Received: None.")
-    if not (isinstance(data, Mapping | list | tuple) or hasattr(data, "shape")):
+    if not in_memory(data):
         if not hasattr(data, "__iter__"):
             raise DataError(
                 f"Expected arrays, (x, y), a tf.data.Dataset or a generator. Received: {type(data).__name__}."
@@ -37,11 +42,12 @@ def arrays(data, labels=None) -> tuple[object, object]:
                 lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *(p[1] for p in pairs)
             )
     elif isinstance(data, tuple):
-        if len(data) not in (1, 2):
+        if not 1 <= len(data) <= 3:
             raise DataError(
-                f"Expected a pair (x, y); several inputs are a list or a dict. Received {len(data)} entries."
+                "Expected (x, y), or (x, y, weights), whose weights are not used; several inputs are a list or a dict. "
+                f"Received {len(data)} entries."
             )
-        x, y = data if len(data) == 2 else (data[0], None)
+        x, y, *_ = (*data, None)
     else:
         x, y = data, None
     if labels is not None:

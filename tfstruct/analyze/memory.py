@@ -7,14 +7,12 @@ import numpy as np
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
 from tfstruct.analyze.traced_work import works
 from tfstruct.graph import Call, Channels, Graph, is_training_only
-
-# They hand on their input, at inference, whatever else still reads it.
-_VIEWS = {"Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization"}
+from tfstruct.graph.endings import VIEWS
 
 
 def hands_on(call: Call) -> bool:
     """Whether the operation makes nothing new: it moves no byte, at inference."""
-    return is_training_only(call.op) or type(call.op).__name__ in _VIEWS
+    return is_training_only(call.op) or type(call.op).__name__ in VIEWS
 
 
 class Memory:

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 
 from tfstruct.errors import DataError
-from tfstruct.graph import Call, Channels, Graph
-
-_HANDS_ON = ("Reshape", "Flatten", "Identity", "Dropout", "ActivityRegularization")
+from tfstruct.graph import Channels, Graph
+from tfstruct.graph.endings import ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ def objective(graph: Graph, labels, loss=None) -> Objective:
     """
     model = graph.model
     ys = [None] * len(graph.outputs) if labels is None else keras.tree.flatten(labels)
-    endings = [_ending(graph, tensor) for tensor in graph.outputs]
+    endings = [ending(x)[0] for x in graph.body.functional.outputs]
     classes = [y is not None and _are_classes(y, x) for y, x in zip(ys, graph.outputs, strict=True)]
     kinds = tuple(map(_kind, endings, classes))
     if labels is None:
@@ -66,18 +65,6 @@ def _in_order(given, labels, names):
     if not isinstance(given, Mapping) or isinstance(labels, Mapping):
         return given
     return [given.get(name) for name in names]
-
-
-def _ending(graph: Graph, tensor: Channels) -> str:
-    """`softmax`, `sigmoid`, or `linear` for anything else: the activation that makes an output."""
-    makers: dict[int, Call] = {made.key: call for call in graph.calls for made in call.outputs}
-    call = makers.get(tensor.key)
-    while call is not None and type(call.op).__name__ in _HANDS_ON:
-        call = makers.get(call.inputs[0].key)
-    if call is None:
-        return "linear"
-    activation = getattr(getattr(call.op, "activation", None), "__name__", type(call.op).__name__.lower())
-    return activation if activation in ("softmax", "sigmoid") else "linear"
 
 
 def _are_classes(y: np.ndarray, output: Channels) -> bool:

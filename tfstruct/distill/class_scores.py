@@ -6,12 +6,10 @@ import keras
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.endings import ending
 
 KINDS = ("logits", "softmax", "sigmoid", "binary_logits")
 _LEAST = 1e-7  # of a probability, before its logarithm is taken
-_MOVERS = (
-    keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Identity, keras.layers.Dropout,
-)  # fmt: skip
 
 
 def as_logits(x, kind: str):
@@ -51,17 +49,11 @@ def _outputs(model: keras.Model) -> list:
 
 
 def _kind(model: keras.Model, x) -> str:
-    op, node, index = x._keras_history
-    if isinstance(op, keras.Model) and getattr(op, "outputs", None):
-        return _kind(model, op.outputs[index])
-    activation = getattr(op, "activation", None)
-    if isinstance(op, _MOVERS) or (isinstance(op, keras.layers.Activation) and activation is keras.activations.linear):
-        return _kind(model, op._inbound_nodes[node].input_tensors[0])
-    name = getattr(activation, "__name__", type(op).__name__).lower()
+    name, op = ending(x)
     if name in ("softmax", "sigmoid"):
         return name
     hint = f"Give teacher_outputs= or student_outputs=, one of {', '.join(KINDS)}; or use Features(), which compares "
-    if activation is not None and activation is not keras.activations.linear:
+    if name != "linear":
         raise ModelError(f"`{model.name}` ends in {op.name} with {name}, which makes no classes. {hint}any values.")
     if x.shape[-1] == 1:
         raise ModelError(f"`{model.name}` ends in one unit, {op.name}, without an activation. {hint}numbers.")

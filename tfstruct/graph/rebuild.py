@@ -12,6 +12,7 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
+from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.trace import Body, Graph
 
 Edit = Callable[..., object]
@@ -34,7 +35,8 @@ def rebuild(graph: Graph, keep: np.ndarray | Kept) -> tuple[keras.Model, dict[in
         The model, uncompiled, and by id of each weight of the original: the new weight, and how it was cut.
     """
     work = _Rebuild(graph, keep if callable(keep) else kept_by(graph, keep))
-    model = work.model(graph.body)
+    with any_initializer():
+        model = work.model(graph.body)
     return model, work.copy_weights()
 
 
@@ -67,7 +69,8 @@ def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
             `lambda step, run, x: layer(run(x))` puts another behind it.
     """
     work = _Rebuild(graph, kept_by(graph, np.ones(graph.units.count, bool)), edits)
-    model = work.model(graph.body)
+    with any_initializer():
+        model = work.model(graph.body)
     weights = work.copy_weights()
     return Rewired(model, weights, {key: new for key, (_, new) in work._made.items()})
 
@@ -143,6 +146,8 @@ class _Rebuild:
                 config = copy.deepcopy(config)
                 for path, value in edits.items():
                     _put(config, path, value)
+            if self._cuts(op):
+                config = for_new_shapes(config)
             made = type(op).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
             if isinstance(error, NotImplementedError) and not isinstance(op, keras.layers.Layer):
@@ -154,6 +159,12 @@ class _Rebuild:
         if isinstance(op, keras.layers.Layer):
             made.trainable = op.trainable
         return made
+
+    def _cuts(self, op) -> bool:
+        """Whether one of its weights gets another shape."""
+        own = {id(w) for w in getattr(op, "weights", ())}
+        axes = [a for slot in self._graph.slots if id(slot.variable) in own for a in slot.axes if a is not None]
+        return any(len(self._kept(a.labels)) != len(a.labels) for a in axes)
 
     def _assemble(self, body: Body, inputs, outputs) -> keras.Model:
         model = body.model
@@ -200,6 +211,8 @@ class _Rebuild:
                 if slot is not None:
                     value = slot.take(value, self._kept)
                 after.assign(value)
+                if value.shape != tuple(before.shape):
+                    drop_unfitting(new, after)
                 pairs[id(before)] = (after, slot)
             for variable in gained:
                 variable.assign(np.zeros(variable.shape))

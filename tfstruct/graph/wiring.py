@@ -9,6 +9,7 @@ from keras import layers
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call
+from tfstruct.graph.new_shapes import for_new_shapes
 from tfstruct.graph.rebuild import rewire
 from tfstruct.graph.trace import Graph
 
@@ -131,7 +132,8 @@ class Remake:
     def layer(self, like, values: Mapping[str, np.ndarray] | None, config: Mapping[str, object] | None = None):
         """A new layer, whose weights get their values when the model is made."""
         try:
-            layer = type(like).from_config({**like.get_config(), **(config or {})})
+            own = for_new_shapes(like.get_config()) if config else like.get_config()
+            layer = type(like).from_config({**own, **(config or {})})
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{like.name} ({type(like).__name__}) cannot be made again from its configuration: "

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from tfstruct.analyze.batches import arrays, in_memory, slices
 from tfstruct.errors import DataError, ModelError
 
 
@@ -20,7 +21,8 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
 
     Args:
         model: any built Keras model; layers that are not trainable take part too.
-        data: an array (or dict or list of arrays), a `tf.data.Dataset`, or any iterable of batches; labels are ignored.
+        data: an array (or dict or list of arrays), (x, y), a `tf.data.Dataset`, or any iterable of batches; labels are
+            ignored.
         batch_size: for arrays.
         steps: at most so many batches.
 
@@ -35,6 +37,8 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
     if not norms:
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
     totals = [_Total() for _ in norms]
+    if steps is None and hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise DataError("Expected finite data. Received a dataset without end: give `steps`.")
     batches = 0
     with _in_training(norms, totals):
         for batch in itertools.islice(_batches(data, batch_size), steps):
@@ -94,15 +98,10 @@ def _summing(norm, total: _Total):
 
 
 def _batches(data, batch_size: int) -> Iterable:
-    if isinstance(data, (np.ndarray, dict, list)) or hasattr(data, "__array__"):
-        arrays = keras.tree.map_structure(np.asarray, data)
-        lengths = {len(a) for a in keras.tree.flatten(arrays)}
-        if len(lengths) != 1:
-            raise DataError(f"The arrays of `data` must have one length. Received: {sorted(lengths)}.")
-        for start in range(0, lengths.pop(), batch_size):
-            yield keras.tree.map_structure(lambda a, start=start: a[start : start + batch_size], arrays)
+    if data is None or in_memory(data) or not isinstance(data, Iterable):
+        x, _ = arrays(data)
+        for part in slices(len(keras.tree.flatten(x)[0]), batch_size):
+            yield keras.tree.map_structure(lambda a, part=part: a[part], x)
         return
-    if not isinstance(data, Iterable):
-        raise DataError(f"`data` must be arrays or an iterable of batches. Received: {type(data).__name__}.")
-    for batch in data:
+    for batch in data:  # not all at once: it may be larger than the memory
         yield batch[0] if isinstance(batch, tuple) else batch

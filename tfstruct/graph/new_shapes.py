@@ -1,0 +1,94 @@
+"""Initializers, regularizers and constraints of weights that get another shape."""
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+_ZEROS = {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None}
+_lock = threading.RLock()
+
+
+def for_new_shapes(config: dict) -> dict:
+    """A layer's configuration with zeros for initializers that hold arrays: the weights are given values anyway."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(key, str) and key.endswith("initializer") and _holds_array(value):
+            value = dict(_ZEROS)
+        elif isinstance(value, dict):
+            value = for_new_shapes(value)
+        elif isinstance(value, list):
+            value = [for_new_shapes(x) if isinstance(x, dict) else x for x in value]
+        found[key] = value
+    return found
+
+
+def _holds_array(value) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_array, value.values()))
+    if isinstance(value, list | tuple):
+        numbers = [x for x in value if isinstance(x, int | float | np.number) and not isinstance(x, bool)]
+        return len(numbers) > 1 or any(map(_holds_array, value))
+    return not isinstance(value, str) and len(getattr(value, "shape", ())) > 0
+
+
+@contextlib.contextmanager
+def any_initializer() -> Iterator[None]:
+    """While it is open, weights of layers that this thread builds start from zeros where their initializer does not
+    make their shape; their layers keep `Zeros` in its place, so that they load from a file."""
+    own, thread = keras.layers.Layer.add_weight, threading.get_ident()
+
+    def add_weight(layer, shape=None, initializer=None, *args, **kwargs):
+        if threading.get_ident() != thread or initializer is None or shape is None:
+            return own(layer, shape, initializer, *args, **kwargs)
+        if not _makes(initializer, shape, kwargs.get("dtype") or layer.variable_dtype):
+            for name, value in list(vars(layer).items()):
+                if value is initializer:
+                    setattr(layer, name, keras.initializers.Zeros())
+            initializer = "zeros"
+        return own(layer, shape, initializer, *args, **kwargs)
+
+    with _lock:
+        keras.layers.Layer.add_weight = add_weight
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = own
+
+
+def _makes(initializer, shape, dtype) -> bool:
+    if isinstance(initializer, str) or type(initializer).__module__.startswith("keras.src.initializers.random"):
+        return True
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        made = keras.initializers.get(initializer)(shape, dtype=keras.backend.standardize_dtype(dtype))
+    except Exception:  # a user's code, or TensorFlow's kernels
+        return False
+    return tuple(getattr(made, "shape", ())) == shape
+
+
+def drop_unfitting(layer: keras.layers.Layer, variable: keras.Variable) -> None:
+    """Takes the regularizer and the constraint off a weight of a new shape if they do not take it, with a warning."""
+    for what in ("regularizer", "constraint"):
+        function = getattr(variable, what, None)
+        if function is None:
+            continue
+        try:
+            result = function(variable.value)
+            if what == "regularizer" or tuple(result.shape) == tuple(variable.shape):
+                continue
+        except Exception:  # a user's code, or TensorFlow's kernels
+            pass
+        setattr(variable, what, None)
+        for owner in (layer, *layer._flatten_layers(include_self=False)):
+            for name, value in list(vars(owner).items()):
+                if value is function:
+                    setattr(owner, name, None)
+        warnings.warn(
+            f"{variable.path}: its {what} ({type(function).__name__}) does not take the new shape "
+            f"{tuple(variable.shape)} and was left out. Give the new layer one that does.",
+            stacklevel=3,
+        )
