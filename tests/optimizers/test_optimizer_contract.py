@@ -323,7 +323,7 @@ BAD = [
     (lambda o, s: o.Lookahead("nonsense"), r"nonsense"),
     (lambda o, s: o.SharpnessAware(s, rho=0), r"`rho` must be a finite number, above 0"),
     (lambda o, s: o.GradientCentralization(s, exclude="norm"), r"must be a list"),
-    (lambda o, s: o.StructuredSparse(s, "model"), r"`model` must be a keras.Model. Received: str"),
+    (lambda o, s: o.StructuredSparse(s, "model"), r"Expected a keras.Model. Received: the path"),
 ]
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, loss_function, slices
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.keras_model import require_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ def gradient_noise_scale(
         DataError: no labels, too few samples, or no loss.
         ModelError: no trainable weights.
     """
+    require_model(model)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an integer of at least 1. Received: {batch_size}.")
     if not isinstance(groups, int) or groups < 2:

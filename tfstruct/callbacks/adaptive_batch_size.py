@@ -9,6 +9,7 @@ import numpy as np
 from tfstruct.analyze import gradient_noise_scale
 from tfstruct.callbacks.resized_data import ResizedData, resized
 from tfstruct.errors import DataError
+from tfstruct.graph.keras_model import require_model
 
 # Ends an epoch as `stop_training` does, but is known as ours: where another callback asks to stop, it puts True.
 _END_OF_EPOCH = object()
@@ -150,6 +151,10 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
         if self._fed:
             params["steps"] = self._steps()
         super().set_params(params)
+
+    def set_model(self, model) -> None:
+        require_model(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         if not self._fed:

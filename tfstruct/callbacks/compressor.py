@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras.src.saving.keras_saveable import KerasSaveable
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.keras_model import require_model
 
 
 class Compressor(keras.callbacks.Callback):
@@ -55,8 +56,7 @@ class Compressor(keras.callbacks.Callback):
             raise ModelError(
                 f"This {name} belongs to `{self._home.name}`, whose state it keeps. Make a new one for `{model.name}`."
             )
-        if not isinstance(model, keras.Model):
-            raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
+        require_model(model)
         if not model.built or not model.weights:
             raise ModelError(f"`{model.name}` is not built yet: call it on a batch, or give it an Input, first.")
         with _scope(model):
@@ -104,6 +104,7 @@ class Compressor(keras.callbacks.Callback):
     # In `fit`
 
     def set_model(self, model) -> None:
+        require_model(model)
         super().set_model(model)
         self._begun = False
         if self._attached is None:

@@ -15,6 +15,7 @@ from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.probe import Figures, Probe
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 
 _SHARE = 0.02  # of the training time, for probes
@@ -83,6 +84,10 @@ class Diagnose(keras.callbacks.Callback):
         self._first_batch: FirstBatch | None = None
 
     # In fit. `on_train_batch_end` is left alone: a callback that has it makes Keras wait for each step's logs.
+
+    def set_model(self, model) -> None:
+        require_model(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         # A model that fit has not built has no weights to look at yet.

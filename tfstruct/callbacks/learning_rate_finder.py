@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.callbacks.range_test import RangeTest, read
 from tfstruct.errors import DataError
+from tfstruct.graph.keras_model import require_model
 
 
 class LearningRateFinder(keras.callbacks.Callback):
@@ -76,6 +77,10 @@ class LearningRateFinder(keras.callbacks.Callback):
         if self.report is None:
             raise ValueError("Expected a test to plot. Run `fit` with this callback first.")
         return self.report.plot(path)
+
+    def set_model(self, model) -> None:
+        require_model(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         optimizer = self.model.optimizer

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfstruct.convert import rewrites
 from tfstruct.errors import ConversionError, ModelError, RecipeError
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_at, layer_paths
 from tfstruct.samples import TensorSpec
 
@@ -57,11 +58,7 @@ class Exported:
 
 def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Signature:
     """Reads names, shapes and dtypes of a model's inputs; `input_shapes` fills in dimensions left open."""
-    if not isinstance(model, keras.Model):
-        hint = ""
-        if type(model).__module__.startswith("tf_keras"):
-            hint = " tfstruct.legacy.read(model) makes a Keras 3 model of a Keras 2 one, with its trained ranges."
-        raise ModelError(f"Expected a keras.Model. Received: {type(model).__module__}.{type(model).__name__}.{hint}")
+    require_model(model)
     structure = _input_structure(model)
     flat = keras.tree.flatten(structure)
     names = unique_names([spec.name for spec in flat])

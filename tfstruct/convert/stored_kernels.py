@@ -13,6 +13,7 @@ from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.copying import copied
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.quantize import dequantize as dequantize_twin
@@ -69,8 +70,7 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     content = source.content if isinstance(source, TFLiteModel) else source
     if not isinstance(content, bytes | bytearray):
         raise ModelError(f"Expected a TFLiteModel, the bytes of a .tflite file or a Twin. Received: {type(source)}.")
-    if not isinstance(model, keras.Model):
-        raise ModelError("Give the Keras model that the file was made from: dequantize(file, model).")
+    require_model(model, "the keras.Model that the file was made from: dequantize(file, model)")
     check_plain(model)
     stored = list(_stored_kernels(bytes(content)))
     factors = _factors(model)

@@ -19,6 +19,7 @@ from tfstruct.distill.losses import Logits
 from tfstruct.distill.teacher_cache import Taught
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 
 _SUM, _STUDENT = "distillation_loss", "student_loss"
@@ -78,8 +79,8 @@ class Distill(Compressor):
         projection_rate: float = 1e-3,
     ):
         super().__init__()
-        if teacher is not None and not isinstance(teacher, keras.Model):
-            raise ModelError(f"Expected a keras.Model as teacher, or None. Received: {type(teacher).__name__}.")
+        if teacher is not None:
+            require_model(teacher, "a keras.Model as teacher, or None")
         losses = [Logits()] if losses is None else losses
         losses = list(losses) if isinstance(losses, list | tuple) else [losses]
         weights = [1.0] * len(losses) if weights is None else [float(w) for w in weights]

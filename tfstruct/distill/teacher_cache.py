@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import DataError
 from tfstruct.files import write_atomic
+from tfstruct.graph.keras_model import require_model
 
 _FORMAT = 1
 
@@ -57,8 +58,7 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
     spec = _parts(dataset.element_spec)[0]
     if any(not isinstance(s, tf.TensorSpec) or not s.shape.rank for s in keras.tree.flatten(spec)):
         raise DataError(f"Expected batches of plain tensors. Received elements {spec}: call batch(...) first.")
-    if not isinstance(teacher, keras.Model):
-        raise ModelError(f"Expected a keras.Model as teacher. Received: {type(teacher).__name__}.")
+    require_model(teacher, "a keras.Model as teacher")
     rows = _Rows(pathlib.Path(path), teacher)
     rows.fill(dataset)
     started = dataset.scan(np.int64(0), lambda start, batch: (start + _count(_parts(batch)[0]), (start, batch)))

@@ -6,6 +6,7 @@ import keras
 from keras.src.models.functional import Functional
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 
 
@@ -15,6 +16,7 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         ModelError: a subclassed model whose configuration does not make it again.
     """
+    require_model(model)
     functional = bool(getattr(model, "inputs", None))
     nested = functional and any(isinstance(layer, keras.Model) for layer in model.layers)
     options = {"recursive": True} if nested else {}

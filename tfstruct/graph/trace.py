@@ -10,6 +10,7 @@ from keras.src.models.functional import Functional
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Channels
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.labels import Labels, Units
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
@@ -82,8 +83,7 @@ def trace(model: keras.Model) -> Graph:
         ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph;
             or layers have LoRA weights or are quantized by Keras.
     """
-    if not isinstance(model, keras.Model):
-        raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
+    require_model(model)
     functional = functional_of(model)
     if functional is None:
         if isinstance(model, keras.Sequential):

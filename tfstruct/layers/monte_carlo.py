@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import rule
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
@@ -84,6 +85,7 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
 
     Source: Eq. 6 and 7, arXiv:1506.02142, without the data's own noise 1 / tau.
     """
+    require_model(model)
     if whole(passes, "passes") < 2:
         raise ValueError("`passes` must be 2 or larger: one has no variance. Received: 1.")
     found = [layer for layer in model._flatten_layers() if isinstance(layer, MonteCarloDropout)]

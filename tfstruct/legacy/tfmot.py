@@ -163,7 +163,7 @@ def scope():
     import tensorflow as tf
 
     before = os.environ.get("TF_USE_LEGACY_KERAS")
-    _ = tf.keras.__version__
+    _ = tf.keras.Model  # where TFMOT came first, or the user has set the variable, that is Keras 2 already
     try:
         import tensorflow_model_optimization as tfmot
     finally:

@@ -4,13 +4,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 from keras import layers, ops
 
 from tfstruct.analyze.names import by_name
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, In, trace
+from tfstruct.graph.keras_model import require_model
 
 # Zero in, and zero weights, are zero out, and `surgery.shrink` follows it.
 _ZERO_INVARIANT = (
@@ -255,6 +255,5 @@ def units_of(model, **options) -> ChannelUnits:
         return model
     if isinstance(model, dict):
         return ChannelUnits.from_config(model)
-    if not isinstance(model, keras.Model):
-        raise ModelError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
+    require_model(model)
     return channel_units(model, **options)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from tfstruct.graph.keras_model import require_model
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 
@@ -20,6 +21,7 @@ class Twin(keras.Model):
     """
 
     def __init__(self, model: keras.Model, scheme: Scheme | str | dict = "int8", **kwargs):
+        require_model(model)
         super().__init__(**{"name": f"{model.name}_twin", **kwargs})
         scheme = Scheme.from_dict(scheme) if isinstance(scheme, dict) else Scheme.of(scheme)
         self.model = model

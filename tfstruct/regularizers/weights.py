@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import keras
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.keras_model import require_model
 
 _NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale")
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -50,8 +51,7 @@ def weights(model: keras.Model) -> list[Weight]:
     Raises:
         ModelError: this is no model, or one that is not built.
     """
-    if not isinstance(model, keras.Model):
-        raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
+    require_model(model)
     found: dict[int, Weight] = {}
 
     def walk(layer, path, around):

@@ -15,6 +15,7 @@ from tfstruct.convert.packing.report import PackedTensor, PackReport
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.files import write_atomic
+from tfstruct.graph.keras_model import require_model
 
 
 class Packed:
@@ -68,10 +69,7 @@ def pack(model, *, optimizer: bool = False) -> Packed:
         return _pack_tflite(model.content, model.report.model)
     if isinstance(model, bytes | bytearray):
         return _pack_tflite(bytes(model), "model")
-    raise ModelError(
-        "Expected a keras.Model, a TFLiteModel, or the bytes or path of a .tflite file. Received: "
-        f"{type(model).__module__}.{type(model).__name__}."
-    )
+    require_model(model, "a keras.Model, a TFLiteModel, or the bytes or path of a .tflite file")
 
 
 def unpack(source, *, trust: bool = False) -> keras.Model | bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfstruct.analyze.batches import arrays, in_memory, slices
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.keras_model import require_model
 
 
 def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
@@ -33,6 +34,7 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
         ModelError: the model has no batch normalization.
         DataError: there is no batch.
     """
+    require_model(model)
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")

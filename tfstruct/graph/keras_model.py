@@ -1,0 +1,41 @@
+"""What a user gives as a model: the one place that says whether it is one."""
+
+import os
+
+import keras
+
+from tfstruct.errors import ModelError
+
+
+def require_model(model, what: str = "a keras.Model") -> None:
+    """Refuses anything but a Keras 3 model.
+
+    Args:
+        what: what is expected.
+
+    Raises:
+        ModelError: with what was received and, as far as that can be known, what makes a Keras 3 model of it.
+    """
+    if isinstance(model, keras.Model):
+        return
+    raise ModelError(f"Expected {what}. Received: {_received(model)}")
+
+
+def _received(model) -> str:
+    roots = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
+    name = type(model).__name__
+    if "tf_keras" in roots:
+        called = f" `{model.name}`" if isinstance(getattr(model, "name", None), str) else ""
+        return (
+            f"{name}{called} of tf_keras (Keras 2). tfstruct.legacy.load(model) makes a Keras 3 model of it, which "
+            "everything here takes."
+        )
+    if isinstance(model, str | os.PathLike):
+        return f"the path {os.fspath(model)!r}. Load it first: tfstruct.legacy.load(path), or keras.models.load_model."
+    if "torch" in roots:
+        return f"{name} of torch. Only Keras 3 models on TensorFlow are taken: build the model in Keras."
+    if isinstance(model, type):
+        return f"the class {model.__name__}. Give an instance of it."
+    if model is None:
+        return "None."
+    return f"{name}."
