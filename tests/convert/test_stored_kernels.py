@@ -140,7 +140,7 @@ def test_what_is_left_is_listed(conv_bn, process):
 
 def test_wrong_arguments(conv_bn, process):
     model, files = conv_bn
-    with pytest.raises(ModelError, match="Expected the keras.Model that the file was made from"):
+    with pytest.raises(ModelError, match=r"Expected the keras\.Model that the file was made from"):
         dequantize(files["int8"])
     with pytest.raises(ModelError, match="Expected a TFLiteModel, the bytes"):
         dequantize(model)
