@@ -11,6 +11,7 @@ from oracle import masked_outputs
 from sweeps import sweep
 
 from tfstruct import graph as graphs
+from tfstruct.analyze import profile
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, ModelError, PlanError
 from tfstruct.surgery import Plan, apply, plan_channels
@@ -387,3 +388,19 @@ def test_mixed_precision_survives(images):
 def test_a_budget_or_a_threshold(net, options, message):
     with pytest.raises(BudgetError, match=message):
         plan_channels(net, **options)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_open_sizes_are_planned_for_an_input_shape(nested):
+    inner = keras.Sequential([keras.Input((None, None, 8)), layers.Conv2D(16, 1), layers.Conv2D(8, 1)])
+    x = layers.Conv2D(8, 3, padding="same")(inputs := keras.Input((None, None, 3)))
+    x = layers.Conv2D(8, 1)(inner(x) if nested else x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(ModelError, match="Give input_shape"):
+        plan_channels(model, {"macs": 0.5})
+    plan = plan_channels(model, {"macs": 0.5}, input_shape=(6, 6, 3))
+    whole = 36 * (27 * 8 + 64 + (2 * 8 * 16 if nested else 0)) + 16
+    assert plan.before["macs"] == whole
+    smaller = apply(model, plan)
+    assert profile(smaller, (6, 6, 3)).macs == plan.after["macs"] <= 0.5 * whole
+    assert smaller.input_shape == model.input_shape

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import unit_scores
-from tfstruct.errors import BudgetError, PlanError
-from tfstruct.graph import fingerprint, groups, rebuild, trace
+from tfstruct.analyze.shapes import on_input_shape
+from tfstruct.errors import BudgetError, ModelError, PlanError
+from tfstruct.graph import Graph, fingerprint, groups, rebuild, trace
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
 from tfstruct.surgery.pruning.planner import Options, Planner
@@ -31,6 +32,7 @@ def plan_channels(
     normalization: str = "mean",
     latency: Callable[[keras.Model], float] | None = None,
     seed: int = 0,
+    input_shape=None,
 ) -> Plan:
     """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
 
@@ -53,6 +55,7 @@ def plan_channels(
         min_channels: at least so many channels stay in a layer; a dict by layer.
         max_ratio: at most this share of a group goes; a dict by layer.
         exclude: names of layers whose channels stay; `*` and `?` match.
+        input_shape: of one sample, for costs of models that leave sizes open, as in `tfstruct.profile`.
         latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
 
     Raises:
@@ -69,7 +72,8 @@ def plan_channels(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
         seed=seed,
     )  # fmt: skip
-    planner = Planner(graph, groups(graph), options)
+    sized = graph if input_shape is None else _sized(graph, input_shape)
+    planner = Planner(sized, groups(sized), options)
     keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
     planner.require_some(keep)
     settings = {
@@ -107,6 +111,16 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
     return smaller
+
+
+def _sized(graph: Graph, input_shape) -> Graph:
+    """The same channels on inputs of a fixed shape."""
+    sized = trace(on_input_shape(graph.model, input_shape))
+    if not np.array_equal(sized.units.parts, graph.units.parts):
+        raise ModelError(
+            f"With input_shape {input_shape} the channels of `{graph.model.name}` hang together otherwise."
+        )
+    return sized
 
 
 def _check_threshold(budget, threshold) -> None:
