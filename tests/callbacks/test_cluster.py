@@ -175,3 +175,22 @@ def test_two_that_want_the_same_weights():
         Cluster(4).attach(model)
     with pytest.raises(ModelError, match="has to be attached before"):
         Prune(0.5).attach(model)
+
+
+def test_losses_of_layers_count_while_weights_are_shared():
+    """`activity_regularizer` and `add_loss` in a functional model, which takes no loss of its own."""
+    layers = keras.layers
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(16, activity_regularizer="l2", name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.ActivityRegularization(0.1)(hidden)))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    cluster = Cluster(4).attach(model)
+    model(x)
+    shared = [float(loss) for loss in model.losses]
+    cluster.finish()
+    model(x)
+    np.testing.assert_allclose(sorted(shared), sorted(float(loss) for loss in model.losses), rtol=1e-5)
+    assert len(shared) == 2 and min(shared) > 0
+    model.fit(x, x[:, :4], verbose=0, callbacks=[Cluster(4)])
+    assert len(np.unique(model.get_layer("hidden").kernel.numpy())) <= 4

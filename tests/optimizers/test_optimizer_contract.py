@@ -340,3 +340,18 @@ def test_variables_that_no_penalty_finds():
     optimizer = optimizers.ProximalSGD(optimizers.proximal.L1(variables=["nowhere"]))
     with pytest.raises(ValueError, match=r"parts of paths of kernel.*'nowhere'"):
         optimizer.build([kernel()])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_constraints_hold_after_every_step(name):
+    """Whatever an optimizer assigns: weights that were not zero before their mask came stay zero under it."""
+    optimizer, variable = ROWS[name](), kernel()
+    mask = tf.constant(np.arange(12).reshape(4, 3) % 2, "float32")
+    rng = np.random.default_rng(0)
+    for step in range(7):
+        if step == 3:  # between two synchronisations of Lookahead
+            variable.constraint = lambda w: w * mask
+        descend(optimizer, [tf.constant(rng.normal(size=(4, 3)), "float32")], [variable])
+        if step >= 3:
+            np.testing.assert_array_equal(variable.numpy()[mask.numpy() == 0], 0.0)
+    assert np.abs(variable.numpy()[mask.numpy() == 1]).min() > 0

@@ -7,6 +7,7 @@ import keras
 from keras.src.backend import AutocastScope
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.layer_tree import give_losses
 
 
 class ModelCall:
@@ -58,8 +59,7 @@ def replaced(model: keras.Model, values: Sequence[tuple]) -> Iterator[None]:
         scope = _Replaced(values, collect_losses=True)
     with scope:
         yield
-    for loss in scope.losses:  # of add_loss; a scope keeps them from the layers
-        model.add_loss(loss)
+    give_losses(scope, model)
 
 
 class _Replaced(keras.StatelessScope):

@@ -32,6 +32,15 @@ def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Oper
     return found
 
 
+def give_losses(scope: keras.StatelessScope, layer: keras.layers.Layer) -> None:
+    """Hands a layer the losses of `add_loss`, activity regularizers too, that a scope around its call has kept from it.
+
+    The scope has to be opened with `collect_losses=True`; without, they are lost.
+    """
+    for loss in scope.losses:
+        keras.layers.Layer.add_loss(layer, loss)  # that of functional models is not implemented
+
+
 def layer_at(node_name: str, scopes: Mapping[str, str]) -> str | None:
     """The path of the Keras layer in whose scope a graph node stands, the innermost one; None outside all."""
     parts = node_name.split("/")

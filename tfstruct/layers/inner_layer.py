@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from tfstruct.graph import Axes, Call, rule
+from tfstruct.graph.layer_tree import give_losses
 from tfstruct.graph.rules import rule_of
 from tfstruct.layers.seeded import Seeded
 
@@ -66,11 +67,12 @@ class InnerLayer(Seeded, keras.layers.Wrapper):
 def call_with(layer: keras.layers.Layer, values: Sequence[tuple[keras.Variable, object]], *args):
     """`layer(*args)` with other values in place of some of its weights, for this call only.
 
-    What the layer assigns in the meantime (batch statistics, states, seeds) is kept.
+    What the layer assigns in the meantime (batch statistics, states, seeds) and its losses are kept.
     """
     replaced = {id(variable) for variable, _ in values}
-    with keras.StatelessScope(values) as scope:
+    with keras.StatelessScope(values, collect_losses=True) as scope:
         outputs = layer(*args)
+    give_losses(scope, layer)
     for variable in layer.variables:
         value = scope.get_current_value(variable)
         if value is not None and id(variable) not in replaced:

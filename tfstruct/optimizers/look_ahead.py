@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfstruct.optimizers.arguments import checked_count
-from tfstruct.optimizers.replicas import assign, read
+from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
 
@@ -18,7 +18,8 @@ class Lookahead(Wrapper):
     ```
 
     The slow weights s start as the weights before the first step. Steps are updates of the inner optimizer: with
-    gradient accumulation not every batch is one. The inner optimizer's EMA averages the fast weights. Slow weights
+    gradient accumulation not every batch is one. The inner optimizer's EMA averages the fast weights. Constraints, and
+    so masks, hold of the slow weights too. Slow weights
     are mixtures: put sparse optimizers around this one, `StructuredSparse(Lookahead(...), model)`, not into it.
 
     Args:
@@ -56,7 +57,8 @@ class Lookahead(Wrapper):
         sync = ops.logical_and(after != count, after % self.sync_period == 0)
         start = [ops.where(count == 0, w, s) for w, s in zip(before, read(slow), strict=True)]
         fast = read(variables)
-        moved = [ops.where(sync, s + self.slow_step * (w - s), s) for w, s in zip(fast, start, strict=True)]
+        ahead = projected(variables, [s + self.slow_step * (w - s) for w, s in zip(fast, start, strict=True)])
+        moved = [ops.where(sync, a, s) for a, s in zip(ahead, start, strict=True)]
         assign(slow, moved)
         assign(variables, [ops.where(sync, s, w) for w, s in zip(fast, moved, strict=True)])
 

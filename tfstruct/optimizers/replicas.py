@@ -31,5 +31,25 @@ def assign(variables: Sequence, values: Sequence) -> None:
     tf.__internal__.distribute.interim.maybe_merge_call(update, strategy, variables, list(values))
 
 
+def projected(variables: Sequence, values: Sequence) -> list:
+    """The values held to the constraints of the variables.
+
+    A constraint that does more than to project, such as a mask that lets weights decay, says in `project` what holds of
+    any values in the place of the weight.
+    """
+    constraints = [getattr(variable, "constraint", None) for variable in variables]
+    return [
+        value if constraint is None else getattr(constraint, "project", constraint)(tf.convert_to_tensor(value))
+        for constraint, value in zip(constraints, values, strict=True)
+    ]
+
+
+def project(variables: Sequence) -> None:
+    """Holds the variables to their constraints, once more."""
+    held = [variable for variable in variables if getattr(variable, "constraint", None) is not None]
+    if held:
+        assign(held, projected(held, read(held)))
+
+
 def _assign(variable, value):
     variable.assign(tf.cast(value, variable.dtype))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfstruct.optimizers.arguments import checked_positive
-from tfstruct.optimizers.replicas import assign, read
+from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
 
@@ -36,7 +36,8 @@ class SharpnessAware(Wrapper):
 
     Statistics of batch norms, seeds and metrics move once a step: they are put back between the two passes, so that
     logs are those of the first. With several replicas the gradient uphill is that of the whole batch. With gradient
-    accumulation each batch goes uphill by itself.
+    accumulation each batch goes uphill by itself. The place uphill is held to the constraints of the weights, so that
+    weights that are pruned are zero there too.
 
     Args:
         optimizer: a Keras optimizer, which keeps its weight decay, clipping, EMA, accumulation and loss scale.
@@ -132,7 +133,8 @@ class SharpnessAware(Wrapper):
         norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in dense))
         step = ops.where(norm > 0, self.rho / ops.where(norm > 0, norm, ops.ones_like(norm)), ops.zeros_like(norm))
         moved = [weights[i] + ops.cast(step * g, weights[i].dtype) for i, g in zip(known, dense, strict=True)]
-        assign([variables[i] for i in known], moved)
+        climbed = [variables[i] for i in known]
+        assign(climbed, projected(climbed, moved))
 
     def _train_step(self, model, data):
         outer = self._outer(model)

@@ -2,6 +2,8 @@
 
 import keras
 
+from tfstruct.optimizers.replicas import project
+
 _INNER = "weight_decay, clipping, EMA, gradient accumulation, loss scaling and the learning rate belong to it"
 
 
@@ -12,7 +14,8 @@ class Wrapper(keras.optimizers.Optimizer):
     clipping, EMA, gradient accumulation and the loss scale. A wrapper only has its own state. `LossScaleOptimizer`
     goes around a wrapper, not into it; `model.compile` puts it there under mixed_float16.
 
-    A subclass overrides `around(grads, variables)`, and `build` if it has variables.
+    A subclass overrides `around(grads, variables)`, and `build` if it has variables. What it assigns to weights is held
+    to their constraints afterwards, as Keras does with an optimizer's own step.
     """
 
     def __init__(self, optimizer, name=None, **kwargs):
@@ -44,6 +47,7 @@ class Wrapper(keras.optimizers.Optimizer):
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         self._check_variables_are_known(variables)
         self.around(list(grads), variables)
+        project(variables)
 
     def around(self, grads: list, variables: list) -> None:
         self.inner_optimizer.apply(grads, variables)

@@ -12,7 +12,7 @@ from keras.src.backend import AutocastScope
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
-from tfstruct.graph.layer_tree import intercepted, without_activation
+from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
@@ -251,8 +251,9 @@ class Simulation:
         if not grids:
             return call(*args, **kwargs)
         mapping = [(grid.kernel.variable, self._rounded(op, grid, training)) for grid in grids]
-        with keras.StatelessScope(mapping) as scope:
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = call(*args, **kwargs)
+        give_losses(scope, op)
         ours = {id(w) for w, _ in mapping}
         for variable in op.variables:  # seeds and states that the layer has moved on
             value = scope.get_current_value(variable)
