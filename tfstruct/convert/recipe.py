@@ -1,7 +1,6 @@
 """What a conversion shall do: a frozen, validated `Recipe` with a JSON round trip."""
 
 import dataclasses
-import fnmatch
 import json
 import math
 import os
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfstruct.errors import RecipeError
+from tfstruct.patterns import matches
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import FunctionOfFile
 from tfstruct.untrusted import json_text
@@ -225,13 +225,6 @@ class Recipe:
             return recipe
         steps = dataclasses.replace(recipe.preprocess, function=FunctionOfFile(name))
         return dataclasses.replace(recipe, preprocess=steps)
-
-
-def matches(pattern: str, path: str) -> bool:
-    """True if the glob `pattern` names the layer at `path`: its path, its name, or a block it stands in."""
-    parts = path.split("/")
-    prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (*parts, *prefixes))
 
 
 def _one_of(field: str, value, allowed: tuple[str, ...]):

@@ -17,7 +17,7 @@ from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
-from tfstruct.convert.recipe import Recipe, matches
+from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import latency, processor
@@ -26,6 +26,7 @@ from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.patterns import matches
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples

@@ -17,11 +17,13 @@ BEFORE = "/pre_activation"
 # Operators that only move values: what goes in and what comes out have one range.
 _MOVERS = {
     "BATCH_TO_SPACE_ND",
+    "BROADCAST_TO",
     "CONCATENATION",
     "DEPTH_TO_SPACE",
     "EXPAND_DIMS",
     "GATHER",
     "MAX_POOL_2D",
+    "MIRROR_PAD",
     "PACK",
     "PAD",
     "PADV2",

@@ -1,7 +1,6 @@
 """Which layers of student and teacher are compared, and how channels of different number are made comparable."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -11,6 +10,7 @@ import tensorflow as tf
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, fingerprint, trace
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.patterns import names_layer
 from tfstruct.surgery.pruning.plan import Plan, units_of
 
 # Which of the teacher's channels the student has: a plan, or the layers' kept channels.
@@ -77,7 +77,7 @@ def pairs_of(loss, student: keras.Model, teacher: keras.Model) -> list[Pair]:
 def _matching(model: keras.Model, paths: Sequence[str], *patterns: str) -> list[str]:
     found = []
     for pattern in patterns:
-        matched = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
+        matched = [path for path in paths if names_layer(pattern, path)]
         if not matched:
             raise ModelError(f"No layer of `{model.name}` is called {pattern}. Its layers: {_some(paths)}.")
         found += matched

@@ -1,7 +1,6 @@
 """The kernels of a model that can be sparse, and how each is read as (taps, inputs, outputs)."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable, Sequence
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
+from tfstruct.patterns import matches, names_layer
 
 Which = str | keras.Layer | Sequence | Callable | None
 
@@ -86,13 +86,13 @@ def _selected(model, paths, layers) -> tuple[list[str], set[str]]:
     chosen, named = set(), set()
     for one in given:
         if isinstance(one, str):
-            hits = [path for path in paths if fnmatch.fnmatchcase(path, one)]
+            hits = [path for path in paths if matches(one, path)]
         else:
             hits = [path for path, layer in paths.items() if layer is one]
         if not hits:
             label = one if isinstance(one, str) else getattr(one, "name", one)
             raise ModelError(f"`{model.name}` has no layer {label}. Its layers: {_some(list(paths))}.")
-        named.update(hits)
+        named.update(path for path in hits if not isinstance(one, str) or names_layer(one, path))
         chosen.update(path for path in paths for hit in hits if path == hit or path.startswith(f"{hit}/"))
     return [path for path in paths if path in chosen], named
 

@@ -14,8 +14,10 @@ _MOVERS = (
     "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Concatenate", "Reshape", "Flatten", "Permute",
     "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
-    "UpSampling1D", "Transpose", "Squeeze", "ExpandDims", "Split", "Pad", "GetItem", "Flip", "Repeat", "Tile", "Ravel",
-    "SwapAxes", "Moveaxis", "Stack", "Max", "Amax", "Min", "Amin",
+    "UpSampling1D", "UpSampling3D", "Transpose", "Squeeze", "ExpandDims", "Split", "Pad", "GetItem", "Flip", "Fliplr",
+    "Flipud", "Repeat", "Tile", "Ravel", "Swapaxes", "Moveaxis", "Stack", "Unstack", "Slice", "Roll", "Rot90", "Hstack",
+    "Vstack", "Dstack", "Hsplit", "Vsplit", "Dsplit", "ArraySplit", "BroadcastTo", "CropImages", "PadImages", "Max",
+    "Amax", "Min", "Amin",
 )  # fmt: skip
 CONTRACTIONS = (
     keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
@@ -60,6 +62,14 @@ class Point:
     observes: bool = True
     positive: bool = False
     before: bool = False
+
+
+def moves(op) -> bool:
+    """Whether an operation hands on values that it reads, in other places: what goes in and out has one range."""
+    kind = type(op).__name__
+    if kind in ("UpSampling2D", "Resizing", "Resize"):
+        return op.interpolation == "nearest"
+    return kind in _MOVERS or is_training_only(op) or isinstance(op, Shuffle)
 
 
 def activation_of(op) -> str | None:
@@ -137,8 +147,7 @@ class Points:
             made.update({tensor.key: call.path for tensor in call.outputs})
         self.movers: set[int] = set()
         for call in graph.calls:
-            kind = type(call.op).__name__
-            if kind in _MOVERS or is_training_only(call.op) or isinstance(call.op, Shuffle):
+            if moves(call.op):
                 self.movers.add(id(call.op))
                 for tensor in call.inputs:
                     self._tie(call.path, made[tensor.key])

@@ -1,11 +1,11 @@
 """How a model is quantized while it trains, as plain data."""
 
 import dataclasses
-import fnmatch
 import json
 from collections.abc import Mapping
 
 from tfstruct.errors import RecipeError
+from tfstruct.patterns import matches
 from tfstruct.untrusted import json_text
 
 # precision: (bits of weights, bits of activations, the precision of the file that holds them)
@@ -96,9 +96,7 @@ class Scheme:
         """The precision of a layer by its path; the last pattern that matches wins."""
         found = self.precision
         for pattern, precision in self.layers.items():
-            parts = path.split("/")
-            names = [path, parts[-1], *("/".join(parts[: i + 1]) for i in range(len(parts)))]
-            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if matches(pattern, path):
                 found = precision
         return found
 

@@ -1,13 +1,13 @@
 """The weights of a model, each with its layer and path, and which of them a user means."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable
 
 import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.patterns import matches
 
 _NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale")
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -113,9 +113,7 @@ def _matches(which, weight: Weight) -> bool:
     if isinstance(which, keras.layers.Layer):
         return any(layer is which for layer in weight.around)
     if isinstance(which, str):
-        parts = [layer.name for layer in inside]
-        paths = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-        return any(fnmatch.fnmatchcase(name, which) for name in (*paths, *parts))
+        return matches(which, "/".join(layer.name for layer in inside))
     if callable(which):
         return any(which(layer) for layer in inside)
     raise ModelError(

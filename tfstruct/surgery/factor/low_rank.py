@@ -1,7 +1,6 @@
 """`factorize`: kernels of dense layers and convolutions as products of smaller ones."""
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -13,6 +12,7 @@ from tfstruct.analyze.costs import Costs
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.contraction import CONVS, plain
+from tfstruct.patterns import matches
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.factor.factor_layers import build, macs_of, misplaced
 from tfstruct.surgery.factor.kernels import METHODS, Factors, Rank, factors_of
@@ -137,8 +137,7 @@ def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern
     if not isinstance(pattern, str):
         raise PlanError(f"`{option}` must be names, or a function of a layer. Received: {pattern!r}.")
     paths = {call.path: path for path, own in everything.items() for call in own}
-    found = [pattern] if pattern in paths else [path for path in paths if path.startswith(f"{pattern}/")]
-    found = found or fnmatch.filter(paths, pattern)
+    found = [path for path in paths if matches(pattern, path)]
     if not found:
         raise PlanError(
             f"`{option}` names `{pattern}`, but `{graph.model.name}` has no such layer. It has: "

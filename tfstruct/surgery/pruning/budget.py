@@ -1,7 +1,6 @@
 """How much has to go: an order of steps, each a few channels of one group, and the first point that meets a budget."""
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
+from tfstruct.patterns import matches
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 _ALL = (*COSTS, "latency_us")
@@ -73,7 +73,7 @@ def steps_of(
     what went before."""
     makers = list(graph.makes)
     for pattern in exclude:
-        if not fnmatch.filter(makers, pattern) and pattern not in makers:
+        if not any(matches(pattern, maker) for maker in makers):
             raise PlanError(f"`exclude` names `{pattern}`, but no layer of that name makes channels.")
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
@@ -99,7 +99,7 @@ def steps_of(
 
 def excluded(group: Group, exclude: Sequence[str]) -> bool:
     """Whether one of the patterns names a layer that makes its channels."""
-    return any(fnmatch.fnmatchcase(maker, pattern) for maker in group.makers for pattern in exclude)
+    return any(matches(pattern, maker) for maker in group.makers for pattern in exclude)
 
 
 def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
