@@ -27,13 +27,12 @@ def quantize(tf, request: dict) -> bytes:
     with open(request["source"], "rb") as file:
         content = file.read()
     activations = {"int8": tf.int8, "int16x8": tf.int16}[request["precision"]]
-    border = tf.float32 if request["float_io"] else activations
     return engine.mlir_quantize(
         content,
         fully_quantize=not request["keep"],
         inference_type=engine.convert_tensor_tf_type_to_tflite_type(activations),
-        input_data_type=border,
-        output_data_type=border,
+        input_data_type=tf.float32 if request["float_input"] else activations,
+        output_data_type=tf.float32 if request["float_output"] else activations,
         denylisted_nodes=request["keep"] or None,
     )
 

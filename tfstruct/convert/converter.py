@@ -60,7 +60,9 @@ class ConverterProcess:
         request = {"action": "convert", "directory": directory, "signature": signature, "float16": float16}
         return self._request(request, resolve)
 
-    def quantize(self, content: bytes, precision: str, *, float_io: bool, keep: list[str]) -> bytes:
+    def quantize(
+        self, content: bytes, precision: str, *, float_input: bool, float_output: bool, keep: list[str]
+    ) -> bytes:
         """Quantizes a float `.tflite` whose tensors carry ranges; tensors named in `keep` stay float."""
         source = os.path.join(self.folder, "ranged.tflite")
         with open(source, "wb") as file:
@@ -70,7 +72,8 @@ class ConverterProcess:
                 "action": "quantize",
                 "source": source,
                 "precision": precision,
-                "float_io": float_io,
+                "float_input": float_input,
+                "float_output": float_output,
                 "keep": keep,
             }
         )

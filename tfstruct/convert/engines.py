@@ -4,11 +4,11 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from tfstruct.convert import biases, flatbuffer
+from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime
@@ -24,6 +24,7 @@ def quantize(
     ranges: Ranges,
     process: Callable[[], ConverterProcess],
     limits: Mapping[str, np.ndarray] | None = None,
+    exact: Collection[str] = (),
 ) -> tuple[bytes, str]:
     """Quantizes a float `.tflite` as the recipe says.
 
@@ -31,19 +32,22 @@ def quantize(
         layers: tensor name -> Keras layers, from `flatbuffer.rename`.
         ranges: (low, high) by tensor name.
         limits: kernel tensor -> largest magnitude by channel, see `trained.weight_limits`; litert-quantizer only.
+        exact: tensors that stay float, see `plumbing.recast`.
         process: gives the converter process for TensorFlow's quantizer, where it is needed.
 
     Returns:
         The file and the name of the engine that wrote it.
     """
     if recipe.engine == "tensorflow":
-        return flatbuffer.compact(_tensorflow(content, recipe, layers, ranges, process())), "tensorflow"
-    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}))
+        made = _tensorflow(content, recipe, layers, ranges, process(), exact)
+        return flatbuffer.compact(plumbing.read_integers(made)), "tensorflow"
+    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact))
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
-    if recipe.engine == "auto" and second_fits and not limits and (first is None or _floats(first, layers, recipe)):
-        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process()))
-        if second and (not first or len(_floats(second, layers, recipe)) < len(_floats(first, layers, recipe))):
+    floats = len(_floats(first, layers, recipe, exact)) if first else None
+    if recipe.engine == "auto" and second_fits and not limits and floats != 0:
+        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact))
+        if second and (floats is None or len(_floats(second, layers, recipe, exact)) < floats):
             return second, "tensorflow"
     if first is None:
         raise problem
@@ -53,37 +57,56 @@ def quantize(
 def _attempt(quantizer: Callable[[], bytes]) -> tuple[bytes | None, ConversionError | None]:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
-        content = flatbuffer.compact(quantizer())
+        content = flatbuffer.compact(plumbing.read_integers(quantizer()))
         Runtime(content)
     except ConversionError as error:
         return None, error
     return content, None
 
 
-def unwanted_floats(found: list[flatbuffer.Operator], recipe: Recipe) -> list[flatbuffer.Operator]:
-    """Operators that compute in float though the recipe does not ask for it."""
-    integer = ("int8", "int16x8", *(("int4",) if recipe.activations == "int8" else ()))
-    return [op for op in flatbuffer.float_operators(found) if recipe.precision_of(op.layers) in integer]
+def unwanted_floats(
+    found: list[flatbuffer.Operator], recipe: Recipe, exact: Collection[str] = ()
+) -> list[flatbuffer.Operator]:
+    """Operators that compute in float though neither the recipe asks for it nor the indices that they make or read;
+    `exact`: see `quantize`."""
+    return [
+        op
+        for op in flatbuffer.float_operators(found)
+        if recipe.precision_of(op.layers) in _integer(recipe)
+        and not (op.subgraph == 0 and (op.name in plumbing.BETWEEN or set(op.outputs) & set(exact)))
+    ]
 
 
-def _floats(content: bytes, layers, recipe: Recipe) -> list[flatbuffer.Operator]:
-    return unwanted_floats(flatbuffer.operators(content, layers), recipe)
+def _integer(recipe: Recipe) -> tuple[str, ...]:
+    return ("int8", "int16x8", *(("int4",) if recipe.activations == "int8" else ()))
 
 
-def _with_biases(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray]) -> bytes:
+def _floats(content: bytes, layers, recipe: Recipe, exact: Collection[str]) -> list[flatbuffer.Operator]:
+    """All operators that would better be integer ones: what decides between the engines."""
+    found = flatbuffer.float_operators(flatbuffer.operators(content, layers))
+    return [
+        op for op in found if recipe.precision_of(op.layers) in _integer(recipe) and not set(op.outputs) & set(exact)
+    ]
+
+
+def _with_biases(
+    content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
+) -> bytes:
     """What litert-quantizer writes, which does not look whether biases fit into their 32 bits: again where not."""
-    made = _litert(content, recipe, layers, ranges, limits)
+    made = _litert(content, recipe, layers, ranges, limits, exact)
     wider = biases.limits_that_fit(content, made, limits)
-    return _litert(content, recipe, layers, ranges, {**limits, **wider}) if wider else made
+    return _litert(content, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made
 
 
-def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray]) -> bytes:
+def _litert(
+    content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
+) -> bytes:
     from litert_quantizer import qtyping, quantizer
 
     engine = quantizer.Quantizer(bytearray(content))
     names: dict[str, list[str]] = {}
     for op in flatbuffer.operators(content, layers):
-        precision = recipe.precision_of(op.layers)
+        precision = "float32" if set(op.outputs) & set(exact) else recipe.precision_of(op.layers)
         if precision != recipe.precision:
             # litert-quantizer knows an operator by its outputs, each followed by a semicolon.
             names.setdefault(precision, []).append(re.escape("".join(f"{name};" for name in op.outputs)))
@@ -93,6 +116,10 @@ def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapp
     if recipe.quantizes_activations:
         # Nobody sees the values inside a loop, so its body has no ranges and stays float.
         _add_rules(engine, f"^{flatbuffer.SUBGRAPH_PREFIX}", "float32", recipe)
+    for name in exact:
+        engine.update_quantization_recipe(
+            f"^{re.escape(name)};$", qtyping.TFLOperationName.INPUT, algorithm_key="no_quantize"
+        )
     if recipe.float_io or recipe.precision in ("dynamic", "float32"):
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
@@ -116,7 +143,7 @@ def _litert(content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapp
             "(Recipe(layers={pattern: 'float32'}), --keep-float), or use another precision.",
             where,
         ) from error
-    return bytes(result.quantized_model)
+    return flatbuffer.handing_out_own(bytes(result.quantized_model), content)
 
 
 def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
@@ -141,12 +168,17 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
             engine.add_dynamic_config(regex, op, 4)
 
 
-def _tensorflow(content: bytes, recipe: Recipe, layers, ranges: Ranges, process: ConverterProcess) -> bytes:
+def _tensorflow(
+    content: bytes, recipe: Recipe, layers, ranges: Ranges, process: ConverterProcess, exact: Collection[str]
+) -> bytes:
     keep = [
         name
         for op in flatbuffer.operators(content, layers)
-        if recipe.precision_of(op.layers) == "float32"
+        if recipe.precision_of(op.layers) == "float32" or op.name == "CAST" or set(op.outputs) & set(exact)
         for name in op.outputs
     ]
     ranged = flatbuffer.set_ranges(content, ranges)
-    return process.quantize(ranged, recipe.precision, float_io=recipe.float_io, keep=keep)
+    floats = set(exact) & set(flatbuffer.input_names(content))  # it has one type for all inputs
+    return process.quantize(
+        ranged, recipe.precision, float_input=recipe.float_io or bool(floats), float_output=recipe.float_io, keep=keep
+    )

@@ -110,10 +110,11 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     try:
-        changes = [rewrites.DRAW_NOTHING, *(rewrites.ALL if rewrite else ())]
+        changes = [*rewrites.ALWAYS, *(rewrites.ALL if rewrite else ())]
         with (
             _float32_compute(model),
             rewrites.applied(layer_paths(model), changes) as rewritten,
+            rewrites.plain_operations(),
             _recorded_scopes(model) as scopes,
         ):
             concrete = serve.get_concrete_function(*specs)

@@ -31,6 +31,8 @@ WEIGHT_INPUT = {
 # And which one its bias.
 BIAS_INPUT = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
 _BUFFER_ALIGNMENT = 16
+# Larger codes of operators are written in a field of their own, and this one in the old one.
+_MOST_DEPRECATED = 127
 # Begins the name of every tensor in the body of a loop or branch.
 SUBGRAPH_PREFIX = "subgraph"
 
@@ -157,6 +159,30 @@ def compact(content: bytes) -> bytes:
     return write(read(content))
 
 
+def handing_out_own(content: bytes, source: bytes) -> bytes:
+    """A quantized file whose outputs are those that its signature names, in the order of the file it was made of.
+
+    Where another operator reads an output in a scale of its own, litert-quantizer hands out that copy, and the
+    signature names a tensor that the interpreter does not keep.
+    """
+    model, before = read(content), read(source)
+    graph, order = model.subgraphs[0], [int(i) for i in before.subgraphs[0].outputs]
+    signatures = list(zip(model.signatureDefs or [], before.signatureDefs or [], strict=True))
+    changed = False
+    for made, own in signatures:
+        places = {port.name: order.index(port.tensorIndex) for port in own.outputs} if own.subgraphIndex == 0 else {}
+        for port in made.outputs if places else ():
+            place = places[port.name]
+            handed = int(graph.outputs[place])
+            if handed != port.tensorIndex:
+                changed = True
+                if graph.tensors[handed].type == graph.tensors[port.tensorIndex].type:
+                    graph.outputs = [port.tensorIndex if i == place else int(o) for i, o in enumerate(graph.outputs)]
+                else:
+                    port.tensorIndex = handed
+    return write(model) if changed else content
+
+
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     """`"CONV_2D"`; a custom operator by its own name; a TensorFlow operator as `"Flex..."`."""
     code = model.operatorCodes[operator.opcodeIndex]
@@ -168,7 +194,12 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
 
 def dtype_name(tensor: schema.TensorT) -> str:
     """`"int8"`, `"float32"`, ..."""
-    return _DTYPE_NAMES[tensor.type]
+    return dtype_name_of(tensor.type)
+
+
+def dtype_name_of(kind: int) -> str:
+    """`"int8"`, `"float32"`, ... of a `TensorType`."""
+    return _DTYPE_NAMES[kind]
 
 
 def is_builtin(name: str) -> bool:
@@ -184,6 +215,17 @@ def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
 def constant(model: schema.ModelT, tensor: schema.TensorT, dtype=np.float32) -> np.ndarray:
     """The value of a constant tensor; a view that cannot be written."""
     return np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape)
+
+
+def input_names(content: bytes) -> list[str]:
+    """Names of the inputs of the main graph."""
+    graph = read(content).subgraphs[0]
+    return [graph.tensors[i].name.decode() for i in graph.inputs]
+
+
+def shape_signature(tensor: schema.TensorT) -> list[int]:
+    """The shape of a tensor, -1 where it is open."""
+    return list(tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature)
 
 
 def integers(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
@@ -357,15 +399,17 @@ def _slice_half_read_splits(model: schema.ModelT) -> None:
                 shape = np.asarray(graph.tensors[index].shape, np.int32)
                 begin = np.zeros(rank, np.int32)
                 begin[axis] = number * shape[axis]
-                bounds = [_add_constant(model, graph, value, op) for value in (begin, shape)]
-                operators.append(_slice(model, int(op.inputs[1]), bounds, index))
+                name, kind = graph.tensors[op.outputs[0]].name, schema.TensorType.INT32
+                bounds = [add_constant(model, graph, value, name, kind) for value in (begin, shape)]
+                options = schema.BuiltinOptions.SliceOptions, schema.SliceOptionsT()
+                operators.append(new_operator(model, "SLICE", [int(op.inputs[1]), *bounds], [index], *options))
     graph.operators = operators
 
 
-def _add_constant(model, graph, value: np.ndarray, like: schema.OperatorT) -> int:
+def add_constant(model, graph, value: np.ndarray, name: bytes, kind: int) -> int:
+    """A new constant of the type `kind` in a graph; its index."""
     tensor = schema.TensorT()
-    tensor.name = graph.tensors[like.outputs[0]].name
-    tensor.shape, tensor.type = list(value.shape), schema.TensorType.INT32
+    tensor.name, tensor.shape, tensor.type = name, list(value.shape), kind
     model.buffers.append(schema.BufferT())
     tensor.buffer = len(model.buffers) - 1
     graph.tensors.append(tensor)
@@ -373,19 +417,19 @@ def _add_constant(model, graph, value: np.ndarray, like: schema.OperatorT) -> in
     return len(graph.tensors) - 1
 
 
-def _slice(model, source: int, bounds: list[int], target: int) -> schema.OperatorT:
-    code = schema.BuiltinOperator.SLICE
+def new_operator(model, name: str, inputs: list[int], outputs: list[int], kind: int, options) -> schema.OperatorT:
+    """An operator by TensorFlow Lite's name, with its options and their kind; it has to be put into a graph."""
+    code = getattr(schema.BuiltinOperator, name)
     known = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     if code not in known:
         entry = schema.OperatorCodeT()
-        entry.builtinCode = entry.deprecatedBuiltinCode = code
-        entry.version = 1
+        entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, _MOST_DEPRECATED), 1
         model.operatorCodes.append(entry)
         known.append(code)
     operator = schema.OperatorT()
     operator.opcodeIndex = known.index(code)
-    operator.inputs, operator.outputs = [source, *bounds], [target]
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.SliceOptions, schema.SliceOptionsT()
+    operator.inputs, operator.outputs = inputs, outputs
+    operator.builtinOptionsType, operator.builtinOptions = kind, options
     return operator
 
 

@@ -7,11 +7,13 @@ function model -> model on a copy, for functional and Sequential models.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import tensorflow as tf
 from keras import ops
+from keras.src.backend.tensorflow import numpy as keras_numpy
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
@@ -97,6 +99,20 @@ class ELU(keras.layers.ELU):
 
     def call(self, x):
         return elu(x, self.alpha)
+
+
+class CategoryEncoding(keras.layers.CategoryEncoding):
+    """One-hot codes, their largest or their sum in place of a count of values, for which there is no operator."""
+
+    def call(self, inputs, count_weights=None):
+        if self.output_mode == "one_hot" or self.sparse or len(inputs.shape) > 2:
+            return super().call(inputs, count_weights)
+        codes = ops.one_hot(ops.cast(inputs, "int32"), self.num_tokens, dtype=self.compute_dtype)
+        axis = min(len(inputs.shape) - 1, 1)
+        if self.output_mode == "multi_hot":
+            return ops.minimum(ops.sum(codes, axis), 1.0)
+        weights = 1.0 if count_weights is None else ops.cast(count_weights, codes.dtype)[..., None]
+        return ops.sum(codes * weights, axis)
 
 
 class Embedding(keras.layers.Embedding):
@@ -218,13 +234,37 @@ def _scaled(y, gamma, beta, shape):
 
 
 def _steps(layer) -> int | None:
-    build = layer.get_build_config() if layer.built else None
-    shape = (build or {}).get("input_shape")
+    """The steps that a recurrent layer was built for; None where they are open."""
+    build = (layer.get_build_config() if layer.built else None) or {}
+    # One that is called with an initial state was built with the shapes of both.
+    shape = build.get("input_shape") or build.get("shapes_dict", {}).get("sequences_shape")
     return shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
 
 
 def _unrolls(layer) -> bool:
-    return isinstance(layer, keras.layers.RNN) and not layer.unroll and (_steps(layer) or MOST_STEPS + 1) <= MOST_STEPS
+    return isinstance(layer, keras.layers.RNN) and not layer.unroll and (_steps(layer) or 1) <= MOST_STEPS
+
+
+@functools.cache
+def _unrolled(kind: type) -> type:
+    """A recurrent layer whose loop is written out wherever the number of its steps is known."""
+
+    class Unrolled(kind):
+        def call(self, sequences, *args, **kwargs):
+            steps = sequences.shape[1]
+            with _changed(self, {"unroll": steps is not None and steps <= MOST_STEPS}):
+                return super().call(sequences, *args, **kwargs)
+
+        def inner_loop(self, sequences, initial_state, mask, training=False):
+            zeroes = getattr(self, "zero_output_for_mask", False)
+            if mask is None or not (self.unroll and self.go_backwards and zeroes):
+                return super().inner_loop(sequences, initial_state, mask, training)
+            # Unrolled, Keras zeroes the outputs of reversed steps by the mask of the steps as they came.
+            with _changed(self, {"go_backwards": False}):
+                reverse = ops.flip(sequences, 1), initial_state, ops.flip(mask, 1)
+                return super().inner_loop(*reverse, training)
+
+    return Unrolled
 
 
 def _recomputes(layer) -> bool:
@@ -239,7 +279,7 @@ def _activates(layer) -> bool:
     return getattr(layer, "activation", None) in _ACTIVATIONS and not isinstance(layer, keras.layers.RNN)
 
 
-UNROLL = Rewrite("unrolled", _unrolls, lambda layer: {"unroll": True})
+UNROLL = Rewrite("unrolled", _unrolls, lambda layer: {"__class__": _unrolled(type(layer))})
 RECOMPUTE = Rewrite("in integer operators", _recomputes, lambda layer: {"__class__": _CLASSES[type(layer)]})
 ACTIVATE = Rewrite(
     "activation in integer operators", _activates, lambda layer: {"activation": _ACTIVATIONS[layer.activation]}
@@ -250,6 +290,13 @@ DRAW_NOTHING = Rewrite(
     lambda layer: getattr(layer, "active_in_inference", False) is True,
     lambda layer: {"active_in_inference": False},
 )
+# Nor this one: TensorFlow Lite has no operator for what Keras's own does, whatever the precision.
+COUNT = Rewrite(
+    "in operators that there are",
+    lambda layer: type(layer) is keras.layers.CategoryEncoding,
+    lambda layer: {"__class__": CategoryEncoding},
+)
+ALWAYS = (DRAW_NOTHING, COUNT)
 ALL = (UNROLL, RECOMPUTE, ACTIVATE)
 
 
@@ -305,6 +352,43 @@ def _copy(model: keras.Model, rewrites: list[Rewrite]) -> keras.Model:
             if rewrite.applies(layer):
                 _set(layer, rewrite.change(layer))
     return copy
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """While it is open, `ops.argmax` and `ops.argmin` trace to ARG_MAX and ARG_MIN, wherever they are called.
+
+    Keras's own also tell -0.0 from 0.0, by operators that TensorFlow Lite lacks.
+    """
+    own = {name: getattr(keras_numpy, name) for name in ("argmax", "argmin")}
+    try:
+        for name in own:
+            setattr(keras_numpy, name, _extreme(getattr(tf, name)))
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(keras_numpy, name, function)
+
+
+def _extreme(function: Callable) -> Callable:
+    def extreme(x, axis=None, keepdims=False):
+        x = tf.convert_to_tensor(x)
+        found = function(tf.reshape(x, [-1]) if axis is None else x, 0 if axis is None else axis, tf.int32)
+        if not keepdims:
+            return found
+        return tf.reshape(found, [1] * len(x.shape)) if axis is None else tf.expand_dims(found, axis)
+
+    return extreme
+
+
+@contextlib.contextmanager
+def _changed(layer, values: dict) -> Iterator[None]:
+    before = {key: getattr(layer, key) for key in values}
+    try:
+        _set(layer, values)
+        yield
+    finally:
+        _set(layer, before)
 
 
 def _set(layer, values: dict) -> None:

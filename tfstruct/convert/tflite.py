@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from tfstruct.convert import biases, calibrate, engines, flatbuffer, masks, rewrites, trained, weights
+from tfstruct.convert import biases, calibrate, engines, flatbuffer, masks, plumbing, rewrites, trained, weights
 from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
@@ -154,19 +154,20 @@ class Converter(contextlib.AbstractContextManager):
         return made[0], made[1]
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
-        """(file, layers by tensor, float file, engine, calibration samples)."""
+        """(file, layers by tensor, float file with its casts, engine, calibration samples)."""
         _check_layers(self.model, recipe)
         _check_data(recipe)
         peek(recipe, signature)
         exported = self._export(recipe)
         reference, layers = self._converted(recipe, float16=False)
-        content, engine = reference, "converter"
+        recast = plumbing.recast(reference) if recipe.quantizes_activations else plumbing.Recast(reference)
+        content, engine, reference = reference, "converter", recast.content
         kept: list[Sample] = []
         if recipe.precision == "float16":
             content, layers = self._converted(recipe, float16=True)
         elif recipe.precision != "float32" or recipe.layers:
-            content, engine, kept = self._quantize(recipe, signature, exported, reference, layers, warnings)
-        return content, layers, reference, engine, kept
+            content, engine, kept = self._quantize(recipe, signature, exported, recast, layers, warnings)
+        return content, layers, recast, engine, kept
 
     def convert(self, recipe: Recipe) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it raises."""
@@ -177,12 +178,13 @@ class Converter(contextlib.AbstractContextManager):
         signature = signature_of(self.model, recipe.input_shapes)
         self._seconds, self._masked = {}, []
         warnings: list[str] = []
-        content, layers, reference, engine, kept = self._make(recipe, signature, warnings)
+        content, layers, recast, engine, kept = self._make(recipe, signature, warnings)
         exported = self._export(recipe)
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
             rounded = _rounded_for_floats(found, recipe)
-            self._refuse_floats(engines.unwanted_floats(found, recipe), recipe, warnings, rounded)
+            unwanted = engines.unwanted_floats(found, recipe, recast.exact)
+            self._refuse_floats(unwanted, recipe, warnings, rounded)
             warnings += [f"{rounded} it in float"] if rounded else []
             warnings += _unshrunk_weights(found, recipe)
             warnings += biases.lost(content, layers)
@@ -191,9 +193,9 @@ class Converter(contextlib.AbstractContextManager):
         with self._stage("verify", count) as step:
             verification = compare(signature, content, samples, source, step)
             verification = dataclasses.replace(verification, random=source == _RANDOM)
-            if verification.is_low and content != reference:
+            if verification.is_low and content != recast.content:
                 few = _first(samples, kept)
-                errors = layer_errors(reference, content, batched(few, exported.batch), layers) if few else ()
+                errors = layer_errors(recast.content, content, batched(few, exported.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
         with self._stage("latency"):
@@ -213,17 +215,18 @@ class Converter(contextlib.AbstractContextManager):
             verification=verification,
             latency=timed,
             processor=processor(),
-            rewrites=(*exported.rewrites, *self._masked),
+            rewrites=(*exported.rewrites, *recast.changes, *self._masked),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )
-        result = TFLiteModel(content, report, layers, reference, kept)
+        result = TFLiteModel(content, report, layers, recast.content, kept)
         missed = verification.shortfalls(recipe.require)
         if missed:
             raise VerificationError(f"The {recipe.precision} file falls short: {'; '.join(missed)}.", result)
         return result
 
-    def _quantize(self, recipe, signature, exported, reference, layers, warnings):
+    def _quantize(self, recipe, signature, exported, recast, layers, warnings):
+        reference = recast.content
         kept: list[Sample] = []
         ranges: dict[str, tuple[float, float]] = {}
         if recipe.calibration is not None:
@@ -236,11 +239,13 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.ranges and recipe.quantizes_activations:
             calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe, calls)
+        ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         rounded = reference
         if recipe.quantizes_activations:
             rounded, ranges, self._masked, lost = masks.bounded(reference, ranges, layers, recipe)
             reference = rounded
             warnings += lost
+            ranges = plumbing.chained_choices(reference, ranges)  # with masks that are finite
         limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
@@ -255,7 +260,9 @@ class Converter(contextlib.AbstractContextManager):
         elif _rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         with self._stage("quantize"):
-            content, engine = engines.quantize(rounded, recipe, layers, ranges, lambda: self._process, limits)
+            content, engine = engines.quantize(
+                rounded, recipe, layers, ranges, lambda: self._process, limits, recast.exact
+            )
         return content, engine, kept
 
     def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):

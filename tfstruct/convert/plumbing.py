@@ -1,0 +1,290 @@
+"""Casts, one-hot codes and reversals of a float file, as quantizers take them.
+
+A mask that becomes a factor, pixels in uint8, ids that come in as float: TensorFlow Lite writes CAST, which no
+quantizer gives integers. What can be is written without one, and no index is rounded; what remains computes in float
+between its integers.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.flatbuffer import schema
+
+# They pass values on, so that a change of type goes through them.
+_PASS_ON = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE", "STRIDED_SLICE", "SLICE", "TRANSPOSE", "SPLIT", "UNPACK")
+_COMPARISONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
+# Between floats and integers, by nature: where they have no integer kernel, float is on one side of them only.
+BETWEEN = ("CAST", "BUCKETIZE", "ARG_MAX", "ARG_MIN", *_COMPARISONS)
+_FLOAT, _INT32, _BOOL = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
+_INTEGERS = tuple(
+    getattr(schema.TensorType, name) for name in ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "INT64")
+)
+# Their values are integers with a scale of 1.
+_EIGHT_BITS = {schema.TensorType.UINT8: (0.0, 255.0), schema.TensorType.INT8: (-128.0, 127.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recast:
+    """A float file with fewer casts.
+
+    Attributes:
+        content: the file.
+        ranges: (low, high) of inputs by name, whose type says it.
+        exact: tensors that stay float, as indices are made of their values: rounded, they were others. What else is
+            sliced from the same input is quantized behind that, with its own range.
+        changes: a line for every change that who feeds the file sees.
+    """
+
+    content: bytes
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    exact: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+def recast(content: bytes) -> Recast:
+    """Rewrites the casts of a float file, and what is as good as one.
+
+    - A cast of true and false to numbers is a SELECT_V2 between 1 and 0; a ONE_HOT of floats an EQUAL and a SELECT_V2.
+    - A REVERSE_V2 is a GATHER, which moves integers.
+    - An integer input that is only cast to float is a float input, which is quantized: 8-bit pixels with a scale of 1.
+    - A float input that is only cast to integers is an int32 input.
+    - A float input that is cast to integers besides stays float, with what only passes its values on.
+    """
+    model = flatbuffer.read(content)
+    graph = _Graph(model)
+    graph.select_in_place_of_casts()
+    graph.gather_in_place_of_reverse()
+    ranges: dict[str, tuple[float, float]] = {}
+    exact: list[str] = []
+    changes: list[str] = []
+    for index in map(int, list(graph.main.inputs)):
+        tensor = graph.main.tensors[index]
+        name, before = tensor.name.decode(), tensor.type
+        passed, ends = graph.reach(index)
+        if any(i in graph.outputs for i in passed) or not ends:
+            continue
+        if before in _INTEGERS and all(graph.is_cast(op, to=_FLOAT) for op in ends):
+            graph.retype(passed, ends, _FLOAT)
+            if before in _EIGHT_BITS:
+                ranges[name] = _EIGHT_BITS[before]
+            changes.append(f"input {name} quantized, {flatbuffer.dtype_name_of(before)} in the model")
+        elif before == _FLOAT and any(graph.is_cast(op, to=_INTEGERS) for op in ends):
+            if all(graph.is_cast(op, to=_INTEGERS) or graph.compares_integers(op) for op in ends):
+                graph.retype(passed, ends, _INT32)
+                changes.append(f"input {name} int32, which the model casts to integers")
+            else:
+                exact += [graph.main.tensors[i].name.decode() for i in passed]
+        elif before == _FLOAT and any(graph.name(op) == "BUCKETIZE" for op in ends):
+            exact += [graph.main.tensors[i].name.decode() for i in passed]
+    changes += [f"input {name} float32, as integers are made of it" for name in exact if name in graph.input_names]
+    return Recast(flatbuffer.write(model), ranges, tuple(exact), tuple(changes))
+
+
+def read_integers(content: bytes) -> bytes:
+    """A quantized file whose ARG_MAX and ARG_MIN read integers of 8 bits: the largest integer is the largest value."""
+    model = flatbuffer.read(content)
+    graph = _Graph(model)
+    made = {int(i): op for op in graph.main.operators for i in op.outputs}
+    changed = False
+    for op in graph.main.operators:
+        source = made.get(int(op.inputs[0])) if graph.name(op) in ("ARG_MAX", "ARG_MIN") else None
+        if source is not None and graph.name(source) == "DEQUANTIZE":
+            stored = int(source.inputs[0])
+            if graph.main.tensors[stored].type == schema.TensorType.INT8:
+                op.inputs = [stored, *map(int, op.inputs[1:])]
+                changed = True
+    if not changed:
+        return content
+    read = {int(i) for op in graph.main.operators for i in op.inputs} | graph.outputs
+    graph.main.operators = [
+        op for op in graph.main.operators if graph.name(op) != "DEQUANTIZE" or int(op.outputs[0]) in read
+    ]
+    return flatbuffer.write(model)
+
+
+def chained_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The ranges with one for every chain of SELECTs, which keeps a value or replaces it step by step.
+
+    The state of a masked recurrent layer is such a value: with a range of its own for each step, it were rounded anew
+    in every step that it is kept.
+    """
+    graph = _Graph(flatbuffer.read(content))
+    chains: list[tuple[set[str], int]] = []
+    for op in graph.main.operators:
+        if graph.name(op) not in ("SELECT", "SELECT_V2"):
+            continue
+        live = [t for t in (graph.main.tensors[i] for i in (*op.inputs[1:], *op.outputs)) if not graph._constant(t)]
+        names = {t.name.decode() for t in live} & set(ranges)
+        joined = [chain for chain in chains if chain[0] & names]
+        chains = [chain for chain in chains if not chain[0] & names]
+        chains.append((names.union(*(chain[0] for chain in joined)), 1 + sum(chain[1] for chain in joined)))
+    out = dict(ranges)
+    for names, count in chains:
+        if count > 1:
+            pairs = [ranges[name] for name in names]
+            out.update(dict.fromkeys(names, (min(low for low, _ in pairs), max(high for _, high in pairs))))
+    return out
+
+
+class _Graph:
+    """The main graph of a file that is edited."""
+
+    def __init__(self, model: schema.ModelT):
+        self.model, self.main = model, model.subgraphs[0]
+        self.outputs = {int(i) for i in self.main.outputs}
+        self.input_names = [self.main.tensors[i].name.decode() for i in self.main.inputs]
+
+    def name(self, op: schema.OperatorT) -> str:
+        return flatbuffer.operator_name(self.model, op)
+
+    def readers(self, index: int) -> Iterator[schema.OperatorT]:
+        return (op for op in self.main.operators if index in map(int, op.inputs))
+
+    def reach(self, index: int) -> tuple[list[int], list[schema.OperatorT]]:
+        """The tensors with the values of one, behind what only passes them on, and the other operators that read it."""
+        passed, ends = [index], []
+        for tensor in passed:
+            for op in self.readers(tensor):
+                if self.name(op) in _PASS_ON:
+                    passed += [int(i) for i in op.outputs if int(i) not in passed]
+                elif not any(op is other for other in ends):
+                    ends.append(op)
+        return passed, ends
+
+    def is_cast(self, op: schema.OperatorT, to: int | Iterable[int]) -> bool:
+        target = self.main.tensors[op.outputs[0]].type
+        return self.name(op) == "CAST" and (target == to if isinstance(to, int) else target in to)
+
+    def compares_integers(self, op: schema.OperatorT) -> bool:
+        """Whether a comparison is one with whole numbers."""
+        if self.name(op) not in _COMPARISONS:
+            return False
+        constants = [t for t in (self.main.tensors[i] for i in op.inputs) if self._constant(t)]
+        values = [flatbuffer.constant(self.model, t) for t in constants]
+        return len(values) == 1 and bool((values[0] == np.round(values[0])).all())
+
+    def retype(self, passed: list[int], ends: list[schema.OperatorT], kind: int) -> None:
+        """Gives tensors another type; casts to it are gone, and comparisons get constants of it."""
+        for index in passed:
+            self.main.tensors[index].type = kind
+        gone: dict[int, int] = {}
+        for op in ends:
+            if self.is_cast(op, to=kind):
+                gone[int(op.outputs[0])] = int(op.inputs[0])
+                self.main.operators = [other for other in self.main.operators if other is not op]
+            elif self.name(op) == "CAST":
+                op.builtinOptions.inDataType = kind
+            else:
+                op.inputs = [self._as(i, kind) for i in map(int, op.inputs)]
+        for op in self.main.operators:
+            op.inputs = [gone.get(i, i) for i in map(int, op.inputs)]
+        self._hand_out(gone)
+
+    def _hand_out(self, gone: Mapping[int, int]) -> None:
+        self.main.outputs = [gone.get(i, i) for i in map(int, self.main.outputs)]
+        for signature in self.model.signatureDefs or []:
+            for port in signature.outputs if signature.subgraphIndex == 0 else ():
+                port.tensorIndex = gone.get(port.tensorIndex, port.tensorIndex)
+
+    def _as(self, index: int, kind: int) -> int:
+        tensor = self.main.tensors[index]
+        if not self._constant(tensor) or tensor.type == kind:
+            return index
+        return self.add_constant(flatbuffer.constant(self.model, tensor).astype(np.int32), tensor.name, kind)
+
+    def add_constant(self, value: np.ndarray, name: bytes, kind: int) -> int:
+        return flatbuffer.add_constant(self.model, self.main, np.asarray(value), self._unique(name), kind)
+
+    def _unique(self, name: bytes) -> bytes:
+        taken = {bytes(t.name) for t in self.main.tensors}
+        candidate, n = name, 1
+        while candidate in taken:
+            candidate, n = name + b":%d" % n, n + 1
+        return candidate
+
+    def select_in_place_of_casts(self) -> None:
+        made = {int(i): op for op in self.main.operators for i in op.outputs}
+        operators = []
+        for op in self.main.operators:
+            target = self.main.tensors[op.outputs[0]]
+            if self.is_cast(op, to=_FLOAT):
+                source = int(op.inputs[0])
+                while source in made and self.name(made[source]) == "CAST":
+                    source = int(made[source].inputs[0])
+                if self.main.tensors[source].type == _BOOL:
+                    operators.append(self._select(source, 1.0, 0.0, op))
+                    continue
+            elif self.name(op) == "ONE_HOT" and target.type == _FLOAT:
+                made_anew = self._one_hot(op)
+                if made_anew:
+                    operators += made_anew
+                    continue
+            operators.append(op)
+        read = {int(i) for op in operators for i in op.inputs} | self.outputs
+        self.main.operators = [op for op in operators if self.name(op) != "CAST" or int(op.outputs[0]) in read]
+
+    def gather_in_place_of_reverse(self) -> None:
+        for op in self.main.operators:
+            if self.name(op) != "REVERSE_V2":
+                continue
+            source, axes = self.main.tensors[op.inputs[0]], self.main.tensors[op.inputs[1]]
+            places = flatbuffer.constant(self.model, axes, np.int32).ravel() if self._constant(axes) else []
+            size = -1 if len(places) != 1 else int(flatbuffer.shape_signature(source)[places[0]])
+            if source.type != _FLOAT or size < 0:
+                continue
+            order = self.add_constant(np.arange(size, dtype=np.int32)[::-1], source.name + b"/order", _INT32)
+            options = schema.GatherOptionsT()
+            options.axis = int(places[0])
+            kind = schema.BuiltinOptions.GatherOptions
+            made = flatbuffer.new_operator(
+                self.model, "GATHER", [int(op.inputs[0]), order], list(op.outputs), kind, options
+            )
+            self.main.operators = [made if other is op else other for other in self.main.operators]
+
+    def _constant(self, tensor: schema.TensorT) -> bool:
+        return flatbuffer.is_constant(self.model, tensor)
+
+    def _select(self, condition: int, yes, no, like: schema.OperatorT) -> schema.OperatorT:
+        base = self.main.tensors[like.outputs[0]].name
+        pair = [self.add_constant(np.float32([v]), base + b"/constant", _FLOAT) for v in (yes, no)]
+        options = schema.BuiltinOptions.SelectV2Options, schema.SelectV2OptionsT()
+        return flatbuffer.new_operator(self.model, "SELECT_V2", [condition, *pair], list(like.outputs), *options)
+
+    def _one_hot(self, op: schema.OperatorT) -> list[schema.OperatorT]:
+        """indices == 0 .. depth - 1 between the two values; none where the axis is not the last."""
+        indices, *settings = map(int, op.inputs)
+        tensors = [self.main.tensors[i] for i in settings]
+        target = self.main.tensors[op.outputs[0]]
+        axis, rank = op.builtinOptions.axis, len(target.shape)
+        if not all(self._constant(t) for t in tensors) or axis not in (-1, rank - 1):
+            return []
+        depth = int(flatbuffer.constant(self.model, tensors[0], np.int32).ravel()[0])
+        yes, no = (float(flatbuffer.constant(self.model, t).ravel()[0]) for t in tensors[1:])
+        source = self.main.tensors[indices]
+        wide = np.int64 if source.type == schema.TensorType.INT64 else np.int32
+        place = self.add_constant(np.int32(-1), target.name + b"/axis", _INT32)
+        classes = self.add_constant(np.arange(depth, dtype=wide), target.name + b"/classes", source.type)
+        column = self._add_tensor([*target.shape[:-1], 1], source.type, target)
+        equal = self._add_tensor(list(target.shape), _BOOL, target)
+        options = schema.BuiltinOptions
+        return [
+            flatbuffer.new_operator(
+                self.model, "EXPAND_DIMS", [indices, place], [column], options.ExpandDimsOptions,
+                schema.ExpandDimsOptionsT(),
+            ),
+            flatbuffer.new_operator(
+                self.model, "EQUAL", [column, classes], [equal], options.EqualOptions, schema.EqualOptionsT()
+            ),
+            self._select(equal, yes, no, op),
+        ]  # fmt: skip
+
+    def _add_tensor(self, shape: list[int], kind: int, like: schema.TensorT) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type, tensor.buffer = self._unique(like.name), shape, kind, 0
+        if like.shapeSignature is not None:
+            tensor.shapeSignature = [*list(like.shapeSignature)[:-1], shape[-1]]
+        self.main.tensors.append(tensor)
+        return len(self.main.tensors) - 1
