@@ -1,5 +1,6 @@
 """The command on good input: what it writes, prints and returns."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 
 from tfstruct import cli, demo
 from tfstruct.cli import demonstration
+from tfstruct.cli.arguments import parser
 from tfstruct.convert.recipe import PRECISIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -52,6 +54,13 @@ def test_int8(run):
     assert "none: every compute operator is integer" in said
     assert re.search(r"accuracy +TFLite 9\d\.\d\d%, Keras 9\d\.\d\d%", said)
     assert "loses most" in said and f"wrote {out}" in said.replace("\n", "")
+
+
+def test_calibration_data_alone_means_int8(run):
+    status, said, error, _ = run("--calibration", "train.npz")
+    assert (status, error) == (0, "")
+    assert said.startswith("precision: int8, as --calibration was given without --precision")
+    assert "none: every compute operator is integer" in said
 
 
 def test_optimized_first(run):
@@ -216,6 +225,11 @@ def test_help_shows_examples(capsys):
     assert status.value.code == 0
     assert len(re.findall(r"^  tfstruct-convert ", text, re.MULTILINE)) == 4
     assert "exit status: 0 fine, 1 converted but below what was asked, 2 bad input" in text
+    for action in parser()._actions:
+        default = getattr(action, "default", None)
+        if default not in (None, False, [], argparse.SUPPRESS):
+            shown = text[text.index(f"  {action.option_strings[-1]} ") :].split("\n  --")[0]
+            assert f"default: {default}" in " ".join(shown.split()), action.option_strings
 
 
 def test_demo(capsys, monkeypatch, digits_model):

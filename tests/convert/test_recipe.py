@@ -263,3 +263,27 @@ def test_a_block_inside_a_block_is_matched_by_its_name():
     assert matches("stage", "backbone/stage/conv1")
     assert matches("stage_*", "backbone/stage_1/conv1")
     assert not matches("stage", "backbone/stages/conv1")
+
+
+def test_a_recipe_from_arguments():
+    data = np.zeros((4, 2), "float32")
+    made = Recipe.of("int8", calibration=data, float_io=True)
+    assert (made.precision, made.float_io) == ("int8", True) and made.calibration is data
+    assert Recipe.of(made, float_io=False) == made.replace(float_io=False)
+    assert Recipe.of() == Recipe() and Recipe.of(precision="float16") == Recipe("float16")
+
+
+@pytest.mark.parametrize(
+    ("given", "fields", "said"),
+    [
+        ("int8", {"calibraton": 1}, "no field `calibraton`. Did you mean `calibration`"),
+        (None, {"zzz": 1}, "no field `zzz`. It has: precision, calibration"),
+        ("int7", {}, "`precision` must be one of float32"),
+        ("int8", {"precision": "int4"}, "Give the precision once. Received: 'int8' and 'int4'"),
+        (8, {}, "Expected a Recipe or the name of a precision such as 'int8'. Received: 8"),
+        ({"precision": "int8"}, {}, "Expected a Recipe or the name of a precision"),
+    ],
+)
+def test_what_is_no_recipe(given, fields, said):
+    with pytest.raises(RecipeError, match=said):
+        Recipe.of(given, **fields)

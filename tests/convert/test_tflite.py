@@ -274,6 +274,16 @@ def test_to_tflite_in_one_call(digits_model, digits, tmp_path):
     assert repr(file).startswith("TFLiteModel('digits', float32")
 
 
+def test_fields_of_a_recipe_as_arguments(digits_model, digits, int8):
+    (x, _), test = digits
+    file = to_tflite(digits_model, "int8", calibration=x, verification=test)
+    assert file.content == int8.content
+    with Converter(digits_model) as converter:
+        assert converter.convert("float32").report.precision == converter.convert().report.precision == "float32"
+    with pytest.raises(RecipeError, match=r"no field `float_i0`\. Did you mean `float_io`"):
+        to_tflite(digits_model, float_i0=True)
+
+
 @pytest.mark.slow
 def test_real_model_keeps_its_accuracy(shared, process):
     """The figures of the README: ResNet8 on CIFAR-10, ranges from the training images, 10,000 test images."""

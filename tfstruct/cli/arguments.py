@@ -28,12 +28,22 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message} (see {self.prog} --help)")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that shows the default of every argument that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said = action.help or ""
+        if action.default in (None, False, [], argparse.SUPPRESS) or "default:" in said:
+            return said
+        return f"{said}; default: %(default)s" if said else "default: %(default)s"
+
+
 def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tfstruct-convert",
         description="Converts a trained Keras model to a .tflite file and verifies the file against the model.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
@@ -41,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
 
     how = parser.add_argument_group("precision")
-    how.add_argument("--precision", choices=PRECISIONS, default="float32")
+    how.add_argument("--precision", choices=PRECISIONS, help="default: float32; int8 with --calibration")
     how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
     how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
     how.add_argument("--activations", choices=("int8", "float32"), default="int8", help="of int4")
@@ -63,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
 
     data = parser.add_argument_group("data")
     data.add_argument("--calibration", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
-    data.add_argument("--calibrator", choices=CALIBRATORS, default="minmax")
-    data.add_argument("--percentile", type=float, default=99.99, metavar="P")
+    data.add_argument("--calibrator", choices=CALIBRATORS, default="minmax", help="how ranges are found")
+    data.add_argument("--percentile", type=float, default=99.99, metavar="P", help="kept by that calibrator")
     data.add_argument("--samples", type=int, default=500, metavar="N", help="calibration samples at most")
     data.add_argument("--verify", metavar="DATA", help="compare both models on these; default: calibration samples")
     data.add_argument("--labels", metavar="NAME|FILE", help="key, column, feature or file of the labels")
@@ -82,14 +92,14 @@ def parser() -> argparse.ArgumentParser:
     small.add_argument("--train", metavar="DATA", help="with labels; any kind that --calibration takes")
     small.add_argument("--validation", metavar="DATA", help="other samples, which all choices are made on")
     small.add_argument("--test", metavar="DATA", help="looked at once, at the end")
-    small.add_argument("--epochs", type=int, default=10, metavar="N", help="of training in all; default: 10")
-    small.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="the highest; default: 0.001")
+    small.add_argument("--epochs", type=int, default=10, metavar="N", help="of training in all")
+    small.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="the highest")
     small.add_argument(
         "--strategy", metavar="STEP,...", help="optimize, prune_channels, quantize, ...; default: decided"
     )
     small.add_argument("--metric", metavar="NAME", help="what accuracy is; default: by the labels")
     small.add_argument("--workdir", metavar="DIR", help="keeps every stage, so that a killed run goes on")
-    small.add_argument("--seed", type=int, default=0, metavar="N")
+    small.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random")
 
     check = parser.add_argument_group("thresholds (exit status 1 below them)")
     check.add_argument("--min-accuracy", type=float, metavar="A", help="of the file, 0..1")

@@ -9,6 +9,7 @@ from tfstruct.cli.options import (
     check_sources,
     import_modules,
     input_shapes,
+    precision_of,
     recipes_of,
     require_output,
     targets_of,
@@ -30,6 +31,7 @@ def convert(options) -> int:
     targets = targets_of(options, recipes)
     legacy.check_path(options.model)
     check_sources(options)
+    _say_precision(options)
     model, recipes = _load(options, recipes)
     check_calibration(options, recipes[0].ranges)
 
@@ -60,6 +62,15 @@ def convert(options) -> int:
     if made:
         _tell(options, made, written)
     return status
+
+
+def _say_precision(options) -> None:
+    if options.precision is None and not (options.all_precisions or options.quiet or options.json):
+        chosen = precision_of(options)
+        if chosen != "float32":
+            console(sys.stdout).print(
+                f"precision: {chosen}, as --calibration was given without --precision", markup=False
+            )
 
 
 def _load(options, recipes: list[Recipe]):

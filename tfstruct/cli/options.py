@@ -17,6 +17,11 @@ def require_output(options) -> None:
         raise RecipeError("No output was given. Expected: -o OUT.tflite.")
 
 
+def precision_of(options) -> str:
+    """Of the file: who gives calibration data and no precision wants integers."""
+    return options.precision or ("float32" if options.calibration is None else "int8")
+
+
 def recipes_of(options) -> list[Recipe]:
     layers = {pattern: "float32" for pattern in options.keep_float}
     for item in options.layer:
@@ -30,7 +35,7 @@ def recipes_of(options) -> list[Recipe]:
         "sqnr_db": options.min_sqnr,
     }
     recipe = Recipe(
-        precision=options.precision,
+        precision=precision_of(options),
         calibration=options.calibration,
         calibrator=options.calibrator,
         percentile=options.percentile,
@@ -102,9 +107,10 @@ def check_sources(options) -> None:
 
 def check_calibration(options, ranges: Mapping) -> None:
     """Integer activations need data, unless the model brings the ranges that it was trained with."""
-    needs = options.precision in ("int8", "int16x8") or (options.precision == "int4" and options.activations == "int8")
+    precision = precision_of(options)
+    needs = precision in ("int8", "int16x8") or (precision == "int4" and options.activations == "int8")
     if options.calibration is None and not ranges and (needs or options.all_precisions):
-        what = "--all-precisions" if options.all_precisions else f"--precision {options.precision}"
+        what = "--all-precisions" if options.all_precisions else f"--precision {precision}"
         raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")
 
 

@@ -1,6 +1,7 @@
 """What a conversion shall do: a frozen, validated `Recipe` with a JSON round trip."""
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -158,6 +159,30 @@ class Recipe:
         limits = {k: tuple(map(float, v)) for k, v in dict(self.weight_limits).items()}
         object.__setattr__(self, "weight_limits", limits)
         object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
+
+    @classmethod
+    def of(cls, given: "Recipe | str | None" = None, **fields) -> "Recipe":
+        """A recipe from what a function was given: one, or the name of a precision, and fields of it by name.
+
+            Recipe.of("int8", calibration=x)
+            Recipe.of(recipe, float_io=True)
+
+        Raises:
+            RecipeError: no recipe, a field that there is not, or a value that does not fit.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"Did you mean `{near[0]}`?" if near else f"It has: {', '.join(known)}."
+                raise RecipeError(f"A recipe has no field `{name}`. {hint}")
+        if isinstance(given, str):
+            if "precision" in fields:
+                raise RecipeError(f"Give the precision once. Received: {given!r} and {fields['precision']!r}.")
+            return cls(precision=given, **fields)
+        if not isinstance(given, Recipe | None):
+            raise RecipeError(f"Expected a Recipe or the name of a precision such as 'int8'. Received: {given!r}.")
+        return given.replace(**fields) if given is not None else cls(**fields)
 
     @property
     def quantizes_activations(self) -> bool:

@@ -41,14 +41,19 @@ _RANDOM = "random inputs (no data was given)"
 Progress = Callable[[str, int, int | None], None]
 
 
-def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Progress | None = None) -> TFLiteModel:
+def to_tflite(
+    model: keras.Model, recipe: Recipe | str | None = None, *, progress: Progress | None = None, **fields
+) -> TFLiteModel:
     """Converts a Keras model to a `.tflite` file, and checks the file against the model.
+
+        to_tflite(model, "int8", calibration=x).save("model.tflite")
 
     Args:
         model: Sequential, functional or subclassed (built); it is not changed. A `tfstruct.quantize.Twin` gives its
             model with its trained ranges, in the precision of its scheme.
-        recipe: what to do; by default float32.
+        recipe: what to do, a `Recipe` or the name of a precision; by default float32.
         progress: called with (stage, done, total), total None where it is unknown.
+        fields: fields of the recipe by name, in place of the recipe's own.
 
     Returns:
         The file with its report.
@@ -59,7 +64,7 @@ def to_tflite(model: keras.Model, recipe: Recipe | None = None, *, progress: Pro
         ConversionError: an operator without a kernel, a crash, a time-out, or operators left in float.
         VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
     """
-    recipe = recipe or Recipe()
+    recipe = Recipe.of(recipe, **fields)
     with Converter(model, recipe.timeout, progress) as converter:
         return converter.convert(recipe)
 
@@ -169,8 +174,9 @@ class Converter(contextlib.AbstractContextManager):
             content, engine, kept = self._quantize(recipe, signature, exported, recast, layers, warnings)
         return content, layers, recast, engine, kept
 
-    def convert(self, recipe: Recipe) -> TFLiteModel:
-        """One conversion; see `to_tflite` for what it raises."""
+    def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
+        """One conversion; see `to_tflite` for what it takes and raises."""
+        recipe = Recipe.of(recipe, **fields)
         with self._trained(recipe) as recipe:
             return self._convert(recipe)
 
