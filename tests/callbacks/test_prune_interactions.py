@@ -306,8 +306,10 @@ def test_an_exception_in_the_middle_then_finish_by_hand():
     prune = pruner()
     with pytest.raises(Stop):
         fit(model, prune, StopAt(6))
-    assert not plain(model)
-    report = prune.finish()
+    assert plain(model) and model.get_layer("one").kernel.constraint is own
+    with pytest.raises(ModelError, match=r"After a `fit` that failed, attach\(model\).finish\(\)"):
+        prune.finish()
+    report = prune.attach(model).finish()
     assert shares(model) == asked(schedule()(5)) and report.notes[0].startswith("Training ended at step 6")
     assert model.get_layer("one").kernel.constraint is own and plain(model)
     assert model.get_layer("two").kernel.constraint is None

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Cluster": "cluster",
         "ClusterReport": "cluster_report",
         "Compressor": "compressor",
+        "release": "compressor",
         "Prune": "prune",
         "QuantizeAware": "quantize_aware",
         "QuantizationReport": "quantization_report",

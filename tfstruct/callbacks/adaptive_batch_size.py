@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze import gradient_noise_scale
+from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.resized_data import ResizedData, resized
 from tfstruct.errors import DataError
 from tfstruct.graph.keras_model import require_model
@@ -167,6 +168,7 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
                 "Changing the learning rate needs an optimizer with a number as learning rate. Received: a schedule. "
                 "Give learning_rate_rule=None, or compile with a number."
             )
+        when_fit_fails(self.model, self._stop)
         self._best, self._waited = math.inf, 0
         self._noise = None
         self._begun = False
@@ -201,6 +203,11 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
             self._plateau(epoch, logs)
         elif self.policy == "noise_scale":
             self._follow_noise(epoch, logs)
+
+    def _stop(self):
+        self._data.end()
+        if self.model.stop_training is _END_OF_EPOCH:
+            self.model.stop_training = False
 
     def _follow_plan(self, epoch):
         if not self._begun:

@@ -1,14 +1,13 @@
 """The protocol of everything that compresses a model while it trains: attach, step, finish."""
 
 import contextlib
-import functools
-import itertools
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.saving.keras_saveable import KerasSaveable
 
+from tfstruct.callbacks import saved_state
+from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 
@@ -18,7 +17,9 @@ class Compressor(keras.callbacks.Callback):
 
     In a loop of one's own: `attach(model)` before the training step is traced, `step()` after each step of the
     optimizer, outside of any `tf.function`, and `finish()` at the end. In `fit` these happen by themselves; `finish`
-    runs after all other callbacks have ended, so that what they put back into the model is seen.
+    runs after all other callbacks have ended, so that what they put back into the model is seen. A `fit` that fails or
+    is interrupted lets go of the model too, and so does a step that raises; in a loop that was interrupted,
+    `tfstruct.callbacks.release(model)` does. The same object, attached again, goes on from there.
 
     While attached, the state travels in every file that Keras saves of the model, `BackupAndRestore`'s too; a plain
     model loads such a file and leaves the state aside.
@@ -57,6 +58,12 @@ class Compressor(keras.callbacks.Callback):
                 f"This {name} belongs to `{self._home.name}`, whose state it keeps. Make a new one for `{model.name}`."
             )
         require_model(model)
+        if _calls_nothing(model):
+            raise ModelError(
+                f"`{model.name}` has no `call` of its own, so that there is nothing to follow: attach this {name} to "
+                f"the part that shall be compressed, {_parts(model)}, and give it to `fit` as well: "
+                f"{name.lower()} = {name}(...); {name.lower()}.attach(part); model.fit(x, callbacks=[{name.lower()}])."
+            )
         if not model.built or not model.weights:
             raise ModelError(f"`{model.name}` is not built yet: call it on a batch, or give it an Input, first.")
         with _scope(model):
@@ -64,11 +71,11 @@ class Compressor(keras.callbacks.Callback):
                 self._begin(model)
                 if self._stored is not None:
                     self._take_up(self._stored)
-            except Exception:
+            except BaseException:
                 self._let_go()
                 raise
         self._attached = self._home = model
-        self._hold(model)
+        saved_state.hold(model, self)
         _forget_traces(model)
         return self
 
@@ -84,7 +91,11 @@ class Compressor(keras.callbacks.Callback):
         before = self.steps
         self.steps += count
         with _scope(self._attached):
-            self._advance(before, self.steps)
+            try:
+                self._advance(before, self.steps)
+            except BaseException:
+                self.abandon()
+                raise
 
     def observe(self, logs: dict) -> None:
         """Hears the figures of a validation, such as {"loss": 0.3}. In `fit` that happens by itself."""
@@ -92,14 +103,35 @@ class Compressor(keras.callbacks.Callback):
     def finish(self):
         """Lets go of the model, which is plain Keras again. Returns the report."""
         if self._attached is None:
-            raise ModelError(f"This {type(self).__name__} is not attached: nothing to finish.")
+            raise ModelError(
+                f"This {type(self).__name__} is not attached: nothing to finish. After a `fit` that failed, "
+                "attach(model).finish() gives the report."
+            )
         model = self._attached
         with _scope(model):
-            self.report = self._end(model)
-        self._attached = None
-        self._release(model)
-        _forget_traces(model)
+            try:
+                self.report = self._end(model)
+            except BaseException:
+                self.abandon()
+                raise
+        self._detach()
         return self.report
+
+    def abandon(self) -> None:
+        """Lets go of the model as it is, without a report. Attached again, this goes on from here."""
+        if self._attached is not None:
+            self._open = None  # a batch that was not ended does not count
+            with _scope(self._attached):
+                try:
+                    self._stored = self._saved_state()
+                finally:
+                    self._let_go()
+                    self._detach()
+
+    def _detach(self) -> None:
+        model, self._attached = self._attached, None
+        saved_state.release(model, self)
+        _forget_traces(model)
 
     # In `fit`
 
@@ -108,7 +140,9 @@ class Compressor(keras.callbacks.Callback):
         super().set_model(model)
         self._begun = False
         if self._attached is None:
-            self._hold(model)  # a callback that restores the model may run before this one attaches
+            saved_state.hold(model, self)  # a callback that restores the model may run before this one attaches
+            when_fit_fails(model, lambda: saved_state.release(model, self))
+        when_fit_fails(model, lambda: self._is_within(model) and self.abandon())
 
     def on_train_begin(self, logs=None) -> None:
         if self._begun:
@@ -118,13 +152,17 @@ class Compressor(keras.callbacks.Callback):
         if self._attached is None:
             try:
                 self.attach(self.model)
-            except Exception:
-                self._release(self.model)
+            except BaseException:
+                saved_state.release(self.model, self)
                 raise
             self.model.make_train_function(force=True)
-        elif self._attached is not self.model:
+        elif not self._is_within(self.model):
             raise ModelError(f"This {type(self).__name__} is attached to `{self._attached.name}`, not to this model.")
         self._after_all_others(self.model.history)
+
+    def _is_within(self, model: keras.Model) -> bool:
+        """Whether it is attached to the model, or to a part of it."""
+        return any(part is self._attached for part in model._flatten_layers())
 
     def _after_all_others(self, history) -> None:
         # Keras puts its History behind the user's callbacks. EarlyStopping puts the best weights back when training
@@ -193,17 +231,12 @@ class Compressor(keras.callbacks.Callback):
 
     # State in Keras's files
 
-    def _hold(self, model: keras.Model) -> None:
-        held = {name: value.compressor for name, value in vars(model).items() if isinstance(value, _State)}
-        if self not in held.values():
-            free = next(name for i in itertools.count() if (name := f"compressor_state_{i}") not in held)
-            # Not through Keras's own tracking, which would make it a part of the model.
-            object.__setattr__(model, free, _State(self))
-
-    def _release(self, model: keras.Model) -> None:
-        for name, value in list(vars(model).items()):
-            if isinstance(value, _State) and value.compressor is self:
-                object.__delattr__(model, name)
+    def _saved_state(self) -> dict[str, np.ndarray]:
+        if self._attached is None:
+            return {}
+        self._catch_up()
+        kind = np.frombuffer(type(self).__name__.encode(), np.uint8)
+        return {"kind": kind, "steps": np.asarray(self.steps), **self._state()}
 
     def _given(self, stored: dict[str, np.ndarray]) -> None:
         if self._attached is None:
@@ -217,39 +250,39 @@ class Compressor(keras.callbacks.Callback):
         self._restore({name: value for name, value in stored.items() if name not in ("steps", "kind")})
 
 
-class _State(KerasSaveable):
-    """A compressor's state, where Keras finds it when it saves or loads the weights of a model."""
+def release(model: keras.Model) -> list[Compressor]:
+    """Takes everything off a model that compressors have put on it, and off the models inside of it.
 
-    def __init__(self, compressor: Compressor):
-        self.compressor = compressor
+    For loops of one's own that were interrupted between `attach` and `finish`; `fit` does it by itself. The weights
+    stay as they are.
 
-    def _obj_type(self):
-        return "Loss"  # the plainest kind that Keras's files know
+        tfstruct.callbacks.release(model)
 
-    @functools.cached_property
-    def name(self) -> str:
-        return type(self.compressor).__name__
+    Returns:
+        The compressors that were attached. Attached again, each goes on from where it was.
+    """
+    require_model(model)
+    released = []
+    for part in model._flatten_layers():
+        if not isinstance(part, keras.Model):
+            continue
+        for compressor in reversed(saved_state.held(part)):
+            if compressor._attached is not None:
+                released.append(compressor)
+            compressor.abandon()
+            saved_state.release(part, compressor)
+    _forget_traces(model)
+    return released[::-1]
 
-    def save_own_variables(self, store) -> None:
-        if self.compressor._attached is None:
-            return
-        self.compressor._catch_up()
-        store["kind"] = np.frombuffer(self.name.encode(), np.uint8)
-        store["steps"] = np.asarray(self.compressor.steps)
-        for name, value in self.compressor._state().items():
-            store[name] = value
 
-    def load_own_variables(self, store) -> None:
-        stored = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - an h5 store is no mapping
-        if not stored:
-            return  # a file of the plain model
-        kind = stored["kind"].tobytes().decode()
-        if kind != self.name:
-            raise ModelError(
-                f"The file has the state of a {kind} where this training has a {self.name}. "
-                "Give the callbacks in the same order as when it was written."
-            )
-        self.compressor._given(stored)
+def _calls_nothing(model: keras.Model) -> bool:
+    """Whether it is there for its parts alone, such as the two networks of a GAN with a `train_step`."""
+    return type(model).call in (keras.Model.call, keras.layers.Layer.call)
+
+
+def _parts(model: keras.Model) -> str:
+    names = [f"`{part.name}`" for part in model._flatten_layers(include_self=False, recursive=False)]
+    return " or ".join(names) if names else "a model inside of it"
 
 
 def _forget_traces(model: keras.Model) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfstruct.errors import ModelError
 
@@ -24,7 +25,7 @@ class Attached(keras.constraints.Constraint):
         if isinstance(other, Attached) and other.around == self.around:
             raise ModelError(
                 f"{owner} and {other.owner} both want the weight {variable.path}. Call finish() of the one that is "
-                "done, or give them different `layers`."
+                "done (or tfstruct.callbacks.release(model), if that is lost), or give them different `layers`."
             )
         if isinstance(other, Attached) and other.around > self.around:
             raise ModelError(
@@ -33,6 +34,18 @@ class Attached(keras.constraints.Constraint):
             )
         self.variable, self.owner, self.before = variable, owner, other
         variable.constraint = self
+
+    def project(self, w):
+        """Any values held to all that the weight is held to; nothing is noted, and nothing decays.
+
+        For optimizers that assign to a weight once more after its constraint was applied.
+        """
+        w = w if self.before is None else getattr(self.before, "project", self.before)(w)
+        return self._settle(w)
+
+    def _settle(self, w):
+        """The values held to this constraint alone."""
+        raise NotImplementedError
 
     def remove(self) -> None:
         """The weight has its constraint without this one again, in whatever order those around it go."""
@@ -55,10 +68,15 @@ class Masked(Attached):
     def __init__(self, variable: keras.Variable, owner: str):
         super().__init__(variable, owner)
         self.mask = keras.Variable(np.ones(variable.shape), trainable=False, dtype=variable.dtype, name="mask")
+        self.called = False
 
     def __call__(self, w):
+        self.called = True
         w = w if self.before is None else self.before(w)
         return w * self.mask
+
+    def _settle(self, w):
+        return w * ops.cast(self.mask != 0, w.dtype)
 
     def set(self, mask: np.ndarray) -> None:
         """Takes a new mask and applies it to the weight at once."""
@@ -98,8 +116,19 @@ class Moving(Masked):
 
 def require_held(masked: Iterable[Masked]) -> None:
     """Raises where a training step has brought back weights that are masked."""
-    if not all(one.holds() for one in masked):
+    back = [one for one in masked if not one.holds()]
+    if not back:
+        return
+    name = back[0].variable.path
+    if any(one.called for one in back):
         raise ModelError(
-            "Pruned weights came back with the last step: the training step was traced before the model was attached, "
-            "so it knows of no mask. Call attach(model) first, then define the tf.function."
+            f"Pruned weights such as {name} came back after the last step: its masks were applied, and something has "
+            "assigned to the weights since. An optimizer around another one has to apply `variable.constraint` after "
+            "its own assignments, as those of tfstruct.optimizers do; a callback that sets weights, or a `train_step`, "
+            "has to stand before the optimizer's step."
         )
+    raise ModelError(
+        f"Pruned weights such as {name} came back with the last step, which knows of no mask: it was traced "
+        "before the model was attached, or its optimizer does not apply `variable.constraint`. Call attach(model) "
+        "first, then define the tf.function, with an optimizer that does (those of Keras do)."
+    )

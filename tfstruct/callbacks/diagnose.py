@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfstruct.callbacks import symptoms
 from tfstruct.callbacks.causes import findings
 from tfstruct.callbacks.diagnosis import Diagnosis
+from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.probe import Figures, Probe
 from tfstruct.errors import DataError, ModelError
@@ -98,6 +99,7 @@ class Diagnose(keras.callbacks.Callback):
             self._notes.append("layers: give data=(x, y), as several replicas share the batches")
         else:
             self._first_batch = FirstBatch(self.model, self._receive)
+            when_fit_fails(self.model, self._first_batch.take_out)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._offset, self._batch = self._steps, None

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.range_test import RangeTest, read
 from tfstruct.errors import DataError
 from tfstruct.graph.keras_model import require_model
@@ -87,13 +88,14 @@ class LearningRateFinder(keras.callbacks.Callback):
         while hasattr(optimizer, "inner_optimizer"):
             optimizer = optimizer.inner_optimizer
         self._optimizer = optimizer
+        self._before, self._schedule = [], None
         self._hold = -(-(optimizer.gradient_accumulation_steps or 1) // self.model.steps_per_execution)
         self._check_enough()
+        when_fit_fails(self.model, self._put_back)
         with self.model.distribute_strategy.scope():
             if not self.model.optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
             self._before = [(v, keras.ops.convert_to_numpy(v)) for v in self._variables()]
-            self._schedule = None
             if not isinstance(optimizer.learning_rate, keras.Variable):
                 self._schedule = optimizer._learning_rate
                 rate = keras.Variable(self.lowest, dtype="float32", trainable=False, name="tested_rate")
@@ -133,15 +135,18 @@ class LearningRateFinder(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         # Once more: at the end of `fit` an optimizer with use_ema writes averages into the weights.
-        self._restore()
-        if self._schedule is not None:
-            self._optimizer.learning_rate = self._schedule
-            self.model.train_function = None  # it was traced for plain numbers
+        self._put_back()
         if self._rates:
             width = max(self.smoothing * self.steps, 0.5)
             stopped = self._stopped or f"`fit` ended after {len(self._rates)} of {self.steps} steps"
             self.report = read(self._rates, self._losses, width, stopped, self.suggest)
-        self._before = []
+
+    def _put_back(self):
+        self._restore()
+        if self._schedule is not None:
+            self._optimizer.learning_rate = self._schedule
+            self.model.train_function = None  # it was traced for plain numbers
+        self._before, self._schedule = [], None
 
     def _check_enough(self):
         batches, epochs = self.params.get("steps"), self.params.get("epochs", 1)

@@ -277,6 +277,8 @@ class PruneChannels(Compressor):
         )  # fmt: skip
 
     def _let_go(self) -> None:
+        if self._home is None:
+            self._factors = None  # never attached: begins anew
         if self._masks is not None:
             self._masks.remove()
 

@@ -80,6 +80,8 @@ class QuantizeAware(Compressor):
     def _let_go(self) -> None:
         if self.twin is not None:
             ModelCall.of(self.twin.model).release(self.twin.simulation)
+            self.twin.simulation.active.assign(1.0)
+            self.twin.simulation.gated = False
 
     def _advance(self, before: int, now: int) -> None:
         marks = [at for at in (self.start, self.freeze_ranges, self.freeze_batch_norm) if at is not None]
@@ -96,8 +98,6 @@ class QuantizeAware(Compressor):
     def _end(self, model: keras.Model) -> QuantizationReport:
         self._let_go()
         simulation = self.twin.simulation
-        simulation.active.assign(1.0)
-        simulation.gated = False
         rows = []
         for group, point in simulation.groups.items():
             found = simulation.range_of(group)

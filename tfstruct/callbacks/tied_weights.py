@@ -34,7 +34,10 @@ class Tied(Attached):
             self.sign = keras.Variable(np.ones(shape), trainable=False, dtype=variable.dtype, name="sign")
 
     def __call__(self, w):
-        w = tf.convert_to_tensor(w if self.before is None else self.before(w))
+        return self._settle(w if self.before is None else self.before(w))
+
+    def _settle(self, w):
+        w = tf.convert_to_tensor(w)
         alive = self._alive(w)
         # Measured from one of them, the mean of equal numbers is that number, to the last bit.
         values = self._signed(w)
