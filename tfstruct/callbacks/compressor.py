@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.callbacks import saved_state
+from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
@@ -23,6 +23,8 @@ class Compressor(keras.callbacks.Callback):
 
     While attached, the state travels in every file that Keras saves of the model, `BackupAndRestore`'s too; a plain
     model loads such a file and leaves the state aside.
+
+    Moving averages of the weights in the optimizer (`use_ema`) are held to what the weights are held to.
 
     A subclass has the methods `_begin`, `_advance`, `_end`, `_let_go`, `_state` and `_restore`.
 
@@ -74,6 +76,7 @@ class Compressor(keras.callbacks.Callback):
             except BaseException:
                 self._let_go()
                 raise
+            moving_averages.settle(model)
         self._attached = self._home = model
         saved_state.hold(model, self)
         _forget_traces(model)
@@ -96,6 +99,7 @@ class Compressor(keras.callbacks.Callback):
             except BaseException:
                 self.abandon()
                 raise
+            moving_averages.settle(self._attached)
 
     def observe(self, logs: dict) -> None:
         """Hears the figures of a validation, such as {"loss": 0.3}. In `fit` that happens by itself."""
@@ -114,6 +118,7 @@ class Compressor(keras.callbacks.Callback):
             except BaseException:
                 self.abandon()
                 raise
+            moving_averages.settle(model)
         self._detach()
         return self.report
 

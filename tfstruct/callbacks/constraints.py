@@ -43,6 +43,10 @@ class Attached(keras.constraints.Constraint):
         w = w if self.before is None else getattr(self.before, "project", self.before)(w)
         return self._settle(w)
 
+    def settled(self, w):
+        """The same without the constraint that the user gave the weight."""
+        return self._settle(self.before.settled(w) if isinstance(self.before, Attached) else w)
+
     def _settle(self, w):
         """The values held to this constraint alone."""
         raise NotImplementedError

@@ -1,0 +1,28 @@
+"""Moving averages of weights in optimizers: what the weights are held to holds of them too."""
+
+from collections.abc import Iterator
+
+import keras
+
+from tfstruct.callbacks.constraints import Attached
+
+
+def settle(model: keras.Model) -> None:
+    """Gives each average the zeros and the shared values of its weight, as they are now.
+
+    Keras averages before it applies constraints, and over steps before there were any.
+    """
+    for variable, average in _averages(getattr(model, "optimizer", None)):
+        if isinstance(variable.constraint, Attached):
+            average.assign(variable.constraint.settled(average.value))
+
+
+def _averages(optimizer) -> Iterator[tuple]:
+    """(weight, its average), also of optimizers inside of others."""
+    for inner in (getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or ())):
+        if inner is not None:
+            yield from _averages(inner)
+    averages = getattr(optimizer, "_model_variables_moving_average", None) or ()
+    if averages:
+        pairs = zip(optimizer._trainable_variables, averages, strict=True)
+        yield from ((variable, average) for variable, average in pairs if average is not None)
