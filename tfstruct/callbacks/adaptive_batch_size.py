@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import keras
 import numpy as np
 
 from tfstruct.analyze import gradient_noise_scale
 from tfstruct.callbacks.failed_fit import when_fit_fails
+from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.resized_data import ResizedData, resized
 from tfstruct.errors import DataError
 from tfstruct.graph.keras_model import require_model
@@ -17,7 +19,7 @@ _END_OF_EPOCH = object()
 RULES = {None: lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
-class AdaptiveBatchSize(keras.callbacks.Callback):
+class AdaptiveBatchSize(Portable):
     """Grows (or shrinks) the batch between the epochs of one `fit`; one pass over the data stays one epoch.
 
         adaptive = AdaptiveBatchSize(64, maximum=1024, policy={20: 320, 40: 1024})
@@ -71,6 +73,8 @@ class AdaptiveBatchSize(keras.callbacks.Callback):
         DataError: data that cannot give `maximum` samples; data without end, or with fewer samples in a later epoch;
             `fit` with other data than `data(...)`, or with `steps_per_epoch`.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"_data": None}  # a copy asks for data(x, y) anew
 
     def __init__(
         self,

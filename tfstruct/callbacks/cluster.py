@@ -1,5 +1,7 @@
 """Weights that share few values while a model trains."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 
@@ -55,6 +57,8 @@ class Cluster(Compressor):
         block: the length of a run, for "product".
         seed: of the draws of k-means++, and of the hash.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"_kernels": [], "_codebooks": [], "_call": None}
 
     def __init__(
         self,

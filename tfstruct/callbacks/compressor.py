@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
+from tfstruct.callbacks.portable import Portable
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 
 
-class Compressor(keras.callbacks.Callback):
+class Compressor(Portable):
     """A callback of `fit` that works the same by hand.
 
     In a loop of one's own: `attach(model)` before the training step is traced, `step()` after each step of the
@@ -248,6 +249,10 @@ class Compressor(keras.callbacks.Callback):
             self._stored = stored
         else:
             self._take_up(stored)
+
+    def __getstate__(self) -> dict:
+        stored = self._stored if self._attached is None else self._saved_state()
+        return {**super().__getstate__(), "_attached": None, "_home": None, "_stored": stored}
 
     def _take_up(self, stored: dict[str, np.ndarray]) -> None:
         self._stored = None

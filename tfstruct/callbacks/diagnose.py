@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from tfstruct.callbacks.causes import findings
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch
+from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.probe import Figures, Probe
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
@@ -25,7 +27,7 @@ _READ_EACH, _READ_OFTEN = 50, 10
 _MOST = 1000  # entries kept of a long run
 
 
-class Diagnose(keras.callbacks.Callback):
+class Diagnose(Portable):
     """Watches a run and says what is wrong: the symptom, the layer, figures, and what to try.
 
     Named are: NaN or infinity with the first layer that made it; vanishing and exploding gradients; dead and saturated
@@ -61,6 +63,10 @@ class Diagnose(keras.callbacks.Callback):
         ValueError: a setting out of range.
         DataError: data without labels, or of unequal lengths.
     """
+
+    _blank: ClassVar[dict[str, object]] = {
+        "_probe": None, "_first_batch": None, "_tracker": None, "_pending": [], "_first": None, "_last": None,
+    }  # fmt: skip
 
     def __init__(
         self,

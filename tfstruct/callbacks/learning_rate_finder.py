@@ -1,17 +1,19 @@
 """A range test for the learning rate inside `fit`."""
 
 import math
+from typing import ClassVar
 
 import keras
 import numpy as np
 
 from tfstruct.callbacks.failed_fit import when_fit_fails
+from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.range_test import RangeTest, read
 from tfstruct.errors import DataError
 from tfstruct.graph.keras_model import require_model
 
 
-class LearningRateFinder(keras.callbacks.Callback):
+class LearningRateFinder(Portable):
     """Raises the learning rate from batch to batch until the loss diverges, and puts everything back.
 
     Batch i of n is trained with `rate = lowest * (highest / lowest)^(i / (n - 1))`. The test ends after n steps, or
@@ -47,6 +49,8 @@ class LearningRateFinder(keras.callbacks.Callback):
         ValueError: an argument out of its range; `fit` has fewer batches than the test takes steps.
         DataError: the training step reports no `loss`.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"_optimizer": None, "_rate": None, "_before": [], "_schedule": None}
 
     def __init__(self, lowest=1e-7, highest=10.0, steps=100, smoothing=0.02, divergence=4.0, suggest="steepest"):
         super().__init__()

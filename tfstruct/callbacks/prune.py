@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -63,6 +64,8 @@ class Prune(Compressor):
             Without it a weight that is zero stays zero.
         seed: of the random criterion.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"_kernels": [], "_masked": [], "_gradients": None}
 
     def __init__(
         self,

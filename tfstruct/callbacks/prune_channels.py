@@ -1,6 +1,7 @@
 """Whole channels driven to zero while a model trains, until what stays meets a budget."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -69,6 +70,8 @@ class PruneChannels(Compressor):
         PlanError: an option of `plan_channels` that is out of range or names no layer.
         ModelError: the model has no graph, such as a subclassed one, or no group that can be pruned without loss.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"_planner": None, "_groups": {}, "_masks": None}
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Training with the rounding of the quantized file in the forward pass."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 
@@ -30,6 +32,8 @@ class QuantizeAware(Compressor):
         freeze_ranges: the step from which on the ranges stay; None: never.
         freeze_batch_norm: the step from which on batch norm uses its moving statistics and leaves them alone.
     """
+
+    _blank: ClassVar[dict[str, object]] = {"twin": None}
 
     def __init__(
         self,
@@ -106,6 +110,12 @@ class QuantizeAware(Compressor):
                 rows.append(QuantizedActivation(group, *found, bits))
         kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
         return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, tuple(simulation.skipped))
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()
+        if self.twin is not None:  # a copy makes a twin of its own, with these ranges
+            state["_stored"] = {"steps": np.asarray(self.steps), **self._state()}
+        return state
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"ranges": self.twin.simulation.values()}

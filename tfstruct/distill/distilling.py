@@ -6,6 +6,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -67,6 +68,10 @@ class Distill(Compressor):
         ModelError: when attached: models that share layers, layers that are not there or cannot be compared, outputs
             of unknown kind, or a second Distill on one model.
     """
+
+    _blank: ClassVar[dict[str, object]] = {
+        "_pairs": None, "_projections": [], "_optimizer": None, "_means": {}, "_seen": {}, "_used": False,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -273,6 +278,15 @@ class Distill(Compressor):
     def _let_go(self) -> None:
         self._holding.close()
         self._seen.clear()
+
+    def __getstate__(self) -> dict:
+        state = {**super().__getstate__(), "_holding": None}
+        if self._pairs is not None:
+            state["_stored"] = {"steps": np.asarray(self.steps), **self._state()}
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _holding=contextlib.ExitStack())
 
     def _state(self) -> dict[str, np.ndarray]:
         return {f"learned_{i}": v.numpy() for i, v in enumerate(self._kept_variables())}
