@@ -1,5 +1,6 @@
 """`to_tflite`: what the options do to the file, and what the file does."""
 
+import contextlib
 import gzip
 import json
 
@@ -272,6 +273,26 @@ def test_to_tflite_in_one_call(digits_model, digits, tmp_path):
     file.save(tmp_path / "m.tflite")
     assert (tmp_path / "m.tflite").read_bytes() == file.content
     assert repr(file).startswith("TFLiteModel('digits', float32")
+
+
+@pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+def test_states_stay_as_they_were(kind, process):
+    inputs = keras.Input(batch_shape=(1, 4, 3))
+    inner = keras.layers.Bidirectional(kind(4, stateful=True, return_sequences=True))
+    model = keras.Model(inputs, keras.layers.Dense(2)(kind(5, stateful=True)(inner(inputs))))
+    x = np.random.default_rng(0).normal(size=(6, 4, 3)).astype("float32")
+    model(x[:1])
+    layers = [inner.forward_layer, inner.backward_layer, model.layers[2]]
+    before = [np.asarray(state) for layer in layers for state in layer.states]
+    assert all(np.abs(state).max() > 0 for state in before)
+    with Converter(model, process=process) as converter:
+        file = converter.convert(verification=x)
+        for recipe in (Recipe("int8", calibration=x), Recipe("int8", calibration=x, allow_float=True)):
+            with contextlib.suppress(ConversionError):
+                converter.convert(recipe)
+    verify(model, file, x)
+    for state, value in zip((s for layer in layers for s in layer.states), before, strict=True):
+        np.testing.assert_array_equal(state, value)
 
 
 def test_fields_of_a_recipe_as_arguments(digits_model, digits, int8):

@@ -40,8 +40,10 @@ def limits_that_fit(
     found: dict[str, np.ndarray] = {}
     for op in graph.operators:
         place = _place(reference, op)
+        if place is None:
+            continue
         steps = narrow.get(graph.tensors[op.outputs[0]].name.decode())
-        if place is None or steps is None:
+        if steps is None:
             continue
         bias, kernel = graph.tensors[op.inputs[place]], graph.tensors[op.inputs[1]]
         if not (flatbuffer.is_constant(reference, bias) and flatbuffer.is_constant(reference, kernel)):

@@ -176,6 +176,8 @@ class _Masks:
         """(how far below the others masked values of a tensor have to be, whether a softmax reads it)."""
         best, softmax = None, False
         for op in self.readers.get(i, []) if seen < 12 else ():
+            if not len(op.outputs):  # what writes a state
+                continue
             kind, out = self.kind(op), int(op.outputs[0])
             found, more = None, 0.0
             if kind == "SOFTMAX":

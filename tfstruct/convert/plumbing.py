@@ -155,8 +155,10 @@ class _Graph:
         return passed, ends
 
     def is_cast(self, op: schema.OperatorT, to: int | Iterable[int]) -> bool:
+        if self.name(op) != "CAST":
+            return False
         target = self.main.tensors[op.outputs[0]].type
-        return self.name(op) == "CAST" and (target == to if isinstance(to, int) else target in to)
+        return target == to if isinstance(to, int) else target in to
 
     def compares_integers(self, op: schema.OperatorT) -> bool:
         """Whether a comparison is one with whole numbers."""
@@ -209,7 +211,6 @@ class _Graph:
         made = {int(i): op for op in self.main.operators for i in op.outputs}
         operators = []
         for op in self.main.operators:
-            target = self.main.tensors[op.outputs[0]]
             if self.is_cast(op, to=_FLOAT):
                 source = int(op.inputs[0])
                 while source in made and self.name(made[source]) == "CAST":
@@ -217,7 +218,7 @@ class _Graph:
                 if self.main.tensors[source].type == _BOOL:
                     operators.append(self._select(source, 1.0, 0.0, op))
                     continue
-            elif self.name(op) == "ONE_HOT" and target.type == _FLOAT:
+            elif self.name(op) == "ONE_HOT" and self.main.tensors[op.outputs[0]].type == _FLOAT:
                 made_anew = self._one_hot(op)
                 if made_anew:
                     operators += made_anew

@@ -25,7 +25,7 @@ from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.graph.kernels import kernels
-from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.graph.layer_tree import layer_at, layer_paths, states_kept
 from tfstruct.patterns import matches
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
@@ -154,7 +154,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """The file alone, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
-        with self._trained(recipe) as recipe:
+        with states_kept(self.model), self._trained(recipe) as recipe:
             made = self._make(recipe, signature_of(self.model, recipe.input_shapes), [])
         return made[0], made[1]
 
@@ -177,7 +177,7 @@ class Converter(contextlib.AbstractContextManager):
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it takes and raises."""
         recipe = Recipe.of(recipe, **fields)
-        with self._trained(recipe) as recipe:
+        with states_kept(self.model), self._trained(recipe) as recipe:
             return self._convert(recipe)
 
     def _convert(self, recipe: Recipe) -> TFLiteModel:

@@ -14,6 +14,7 @@ from tfstruct.convert.borders import Border, borders
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
+from tfstruct.graph.layer_tree import states_kept
 from tfstruct.samples import Preprocess, Sample, Samples, open_samples
 
 _BATCH = 64
@@ -165,7 +166,8 @@ def verify(
     if per_layer:
         first = samples.take(_BATCH)
         samples = samples if samples.reiterable else first
-    found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
+    with states_kept(model):
+        found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
     if per_layer:
         inputs = [{k: v[None] for k, v in s.inputs.items()} for s in first]
         found = dataclasses.replace(found, layers=layer_errors(reference, content, inputs, layers))

@@ -32,6 +32,26 @@ def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Oper
     return found
 
 
+@contextlib.contextmanager
+def states_kept(model: keras.Model) -> Iterator[None]:
+    """Afterwards the states of stateful recurrent layers and the seeds of random ones are what they were before.
+
+    Running a model in inference changes nothing else of it.
+    """
+    own = {id(v) for v in model.weights}
+    states = {id(v): v for v in model.variables if id(v) not in own}
+    for layer in layer_paths(model).values():  # Keras does not count the states of recurrent layers as variables
+        for state in keras.tree.flatten(getattr(layer, "states", None)):
+            if isinstance(state, keras.Variable):
+                states[id(state)] = state
+    before = [(state, keras.ops.convert_to_numpy(state)) for state in states.values()]
+    try:
+        yield
+    finally:
+        for state, value in before:
+            state.assign(value)
+
+
 def give_losses(scope: keras.StatelessScope, layer: keras.layers.Layer) -> None:
     """Hands a layer the losses of `add_loss`, activity regularizers too, that a scope around its call has kept from it.
 
