@@ -221,6 +221,7 @@ def test_choice_of_layers():
         ("block/*", ["block/one", "block/two"]),
         ("*", ["shared", "block/one", "block/two", "head"]),
         ("?hared", ["shared"]),
+        ("one", ["block/one"]),
         (["head", "shared"], ["shared", "head"]),
         (["block", "block/one"], ["block/one", "block/two"]),
         (block, ["block/one", "block/two"]),
@@ -235,7 +236,7 @@ def test_choice_of_layers():
     "layers, message",
     [
         ("tail", "has no layer tail. Its layers: shared, block, block/one, block/two, head"),
-        ("one", "has no layer one"),
+        ("three", "has no layer three"),
         (["head", "nothing*"], r"has no layer nothing\*"),
         (L.Dense(3, name="stranger"), "has no layer stranger"),
         (lambda layer: False, "no layer with a kernel that can be pruned among those chosen by `layers`"),

@@ -154,7 +154,7 @@ def test_ranges_that_are_missing_are_named():
 
 
 def test_a_keras2_model_is_pointed_to_legacy():
-    with pytest.raises(ModelError, match=r"tfstruct\.legacy\.read"):
+    with pytest.raises(ModelError, match=r"tfstruct\.legacy\.load"):
         to_tflite(network())
 
 

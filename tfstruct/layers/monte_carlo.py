@@ -85,9 +85,9 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
 
     Source: Eq. 6 and 7, arXiv:1506.02142, without the data's own noise 1 / tau.
     """
-    require_model(model)
     if whole(passes, "passes") < 2:
         raise ValueError("`passes` must be 2 or larger: one has no variance. Received: 1.")
+    require_model(model)
     found = [layer for layer in model._flatten_layers() if isinstance(layer, MonteCarloDropout)]
     if not any(layer.active_in_inference and layer.rate for layer in found):
         raise ModelError(

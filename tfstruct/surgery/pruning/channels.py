@@ -63,7 +63,7 @@ def plan_channels(
         BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
             budget nor a threshold, or both; or it names a figure that cannot be counted.
         PlanError: an option that is out of range or names no layer.
-        EmptyPlanError: nothing can go, or the model meets the budget as it is.
+        EmptyPlanError: nothing can go, or the model meets the budget as it is; none below a threshold is a warning.
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -123,7 +124,7 @@ class Planner:
         return f" Whole stay {said}{more}."
 
     def require_some(self, keep: np.ndarray) -> None:
-        """Refuses a choice in which nothing goes.
+        """Refuses a choice in which nothing goes; by a threshold it is possible, with a warning.
 
         Raises:
             EmptyPlanError: the model meets the budget as it is, or nothing can go.
@@ -138,8 +139,10 @@ class Planner:
             cause = "none of its channels can go"
         elif self.options.shared:
             cause = "no step is that small, by round_to, min_channels, max_ratio, exclude or the size of the groups"
-        else:
+        else:  # none below a threshold is an answer, where a budget would be missed
             cause = "no channels that can go score below the threshold"
+            warnings.warn(f"The plan removes nothing of {of}: {cause}.{self._and_why()}", stacklevel=3)
+            return
         raise EmptyPlanError(f"The plan removes nothing of {of}: {cause}.{self._and_why()}")
 
     def choose(
