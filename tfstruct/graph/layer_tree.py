@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import keras
 import tensorflow as tf
 
+from tfstruct.graph.keras_model import require_model
+
 
 def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Operation]:
     """Path -> layer or operation, for every one in the model, those inside nested models and layers too."""
@@ -37,7 +39,11 @@ def states_kept(model: keras.Model) -> Iterator[None]:
     """Afterwards the states of stateful recurrent layers and the seeds of random ones are what they were before.
 
     Running a model in inference changes nothing else of it.
+
+    Raises:
+        ModelError: something else than a Keras model.
     """
+    require_model(model)
     own = {id(v) for v in model.weights}
     states = {id(v): v for v in model.variables if id(v) not in own}
     for layer in layer_paths(model).values():  # Keras does not count the states of recurrent layers as variables
