@@ -110,7 +110,9 @@ def traced_work(call: Call, batch: int | None = None) -> Work:
         found = _Walk(graph, given, made)
     except _Unknown as unknown:
         return Work(None, None, None, str(unknown))
-    why = "" if found.macs is not None else OPEN
+    outside = [n for x in (*given, *made) for n in ([None] if x.shape.rank is None else x.shape[1:])]
+    # A function that was traced with open sizes, as those of SavedModels are, stays so on known ones.
+    why = "" if found.macs is not None else OPEN if None in outside else "sizes are open in what it calls"
     return Work(*(None if n is None else n / samples for n in (found.macs, found.peak)), found.results, why)
 
 

@@ -121,7 +121,8 @@ def parser() -> argparse.ArgumentParser:
     device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
     device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
 
-    safe = parser.add_argument_group("custom code")
+    safe = parser.add_argument_group("the model's file")
+    safe.add_argument("--signature", metavar="NAME", help="of a SavedModel folder, run as the graph it is")
     safe.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help="custom layers")
     safe.add_argument("--trust", action="store_true", help="let the model file run code (Lambda layers)")
     return parser

@@ -4,7 +4,7 @@ import json
 import sys
 
 from tfstruct.cli.arguments import parser
-from tfstruct.cli.options import check_sources, import_modules, preprocess_of, require_output, targets_of
+from tfstruct.cli.options import check_sources, import_modules, preprocess_of, read_model, require_output, targets_of
 from tfstruct.cli.outcome import BELOW, FINE, fail
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, RecipeError
@@ -31,7 +31,7 @@ def compress(options) -> int:
     check_sources(options)
     legacy.check_path(options.model)
     import_modules(options.imports)
-    model = legacy.load(options.model, trust=options.trust)
+    model = read_model(options).model
 
     from tfstruct.compression import compress
 

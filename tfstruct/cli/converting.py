@@ -10,6 +10,7 @@ from tfstruct.cli.options import (
     import_modules,
     input_shapes,
     precision_of,
+    read_model,
     recipes_of,
     require_output,
     targets_of,
@@ -75,10 +76,8 @@ def _say_precision(options) -> None:
 
 def _load(options, recipes: list[Recipe]):
     """The model, and the recipes with the shapes of its inputs and the ranges that it was trained with."""
-    from tfstruct import legacy
-
     import_modules(options.imports)
-    source = legacy.read(options.model, trust=options.trust)
+    source = read_model(options)
     model = source.model
     if options.optimize:
         model = _optimized(options, source)

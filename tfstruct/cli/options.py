@@ -148,6 +148,21 @@ def _batch_size(text: str) -> int | None:
         raise RecipeError(f"--batch-size expects a number or 'dynamic'. Received: {text!r}.") from None
 
 
+def read_model(options):
+    """The `Legacy` of the model file; what is lost of it is a line on stderr."""
+    import warnings
+
+    from tfstruct import legacy
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        source = legacy.read(options.model, trust=options.trust, signature=options.signature)
+    for warning in said:
+        if not options.quiet and issubclass(warning.category, UserWarning):
+            print(f"warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
+    return source
+
+
 def import_modules(modules: list[str]) -> None:
     if modules and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -53,12 +53,12 @@ class Legacy:
         return "\n".join([head, *(f"  {line}" for line in self.changes or ("nothing was changed",))])
 
 
-def load(path_or_model: Any, *, trust: bool = False) -> "keras.Model":
+def load(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> "keras.Model":
     """Loads a trained model for inference, as Keras 3 has it; see `read`."""
-    return read(path_or_model, trust=trust).model
+    return read(path_or_model, trust=trust, signature=signature).model
 
 
-def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
+def read(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> Legacy:
     """Reads a model of Keras 3, Keras 2 or TFMOT.
 
     Args:
@@ -67,6 +67,9 @@ def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
         trust: let the file run code: Lambda layers, and classes imported by the module path the file names.
             Classes registered with `keras.saving.register_keras_serializable` need no trust. A model object
             has run its code already.
+        signature: of a SavedModel folder, the function that is wanted, run as the graph it is. By default the Keras
+            layers that Keras 2 saved, else `serving_default`, `serve`, or the only one. What cannot be made Keras
+            layers runs as a graph too, with a warning that says what is lost.
 
     Returns:
         The Keras 3 model with equal outputs and names (without TFMOT's `quant_`, `prune_low_magnitude_` and
@@ -74,14 +77,22 @@ def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
         model it is the float model with the trained weights.
 
     Raises:
-        ModelError: a missing, unreadable, damaged or unsafe file, one of a kind that is not read, or a layer
-            that Keras 3 does not have; the message names it.
+        ModelError: a missing, unreadable, damaged or unsafe file, one of a kind that is not read, a layer
+            that Keras 3 does not have, or a signature that is not there or not clear; the message names it.
     """
     source = path_or_model
-    if isinstance(source, str | os.PathLike):
+    file = check_path(source) if isinstance(source, str | os.PathLike) else None
+    if file is not None and file.is_dir():
+        from tfstruct.legacy import savedmodel
+
+        return _legacy(*savedmodel.read_folder(file, trust=trust, signature=signature))
+    if signature is not None:
+        what = "a model object" if file is None else str(file)
+        raise ModelError(f"Only a SavedModel folder has signatures. Received: signature={signature!r} for {what}.")
+    if file is not None:
         from tfstruct.legacy import files
 
-        source = files.open_model(source, trust=trust)
+        source = files.open_file(file, trust=trust)
     import keras
 
     if isinstance(source, keras.Model):
@@ -89,19 +100,22 @@ def read(path_or_model: Any, *, trust: bool = False) -> Legacy:
     if is_tf_keras(source):
         from tfstruct.legacy.rebuild import rebuild
 
-        model, found = rebuild(source)
-        return Legacy(
-            model, tuple(dict.fromkeys(found.changes)), found.masks, found.centroids, found.ranges, found.weight_limits
-        )
+        return _legacy(*rebuild(source))
     raise ModelError(
         f"Expected a path, a keras.Model or a tf_keras model. Received: {type(source).__module__}."
         f"{type(source).__name__}."
     )
 
 
-def explain(path_or_model: Any, *, trust: bool = False) -> str:
+def _legacy(model, found) -> Legacy:
+    return Legacy(
+        model, tuple(dict.fromkeys(found.changes)), found.masks, found.centroids, found.ranges, found.weight_limits
+    )
+
+
+def explain(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> str:
     """What `load` changes in a model, in lines: layer, what, why."""
-    return read(path_or_model, trust=trust).explain()
+    return read(path_or_model, trust=trust, signature=signature).explain()
 
 
 def is_tf_keras(model: Any) -> bool:

@@ -12,17 +12,12 @@ from tfstruct.untrusted.descriptions import parts, refuse_code
 _EXPECTED = "Expected a .keras or .h5 file or a SavedModel folder"
 
 
-def open_model(path: str | os.PathLike, *, trust: bool = False):
-    """The model in a file or folder: a `keras.Model`, or a `tf_keras` model where Keras 2 wrote it.
+def open_file(file: pathlib.Path, *, trust: bool = False):
+    """The model in a file that `check_path` has seen: a `keras.Model`, or a `tf_keras` model where Keras 2 wrote it.
 
     Raises:
-        ModelError: a missing, unreadable, damaged or unsafe file, or one of a kind that is not read.
+        ModelError: an unreadable, damaged or unsafe file, or one of a kind that is not read.
     """
-    file = check_path(path)
-    if file.is_dir():
-        from tfstruct.legacy import savedmodel
-
-        return savedmodel.open_folder(file, trust=trust)
     config, version = keras_archive.description(file, file) if file.suffix == ".keras" else _h5_config(file)
     config.pop("compile_config", None)  # nothing is compiled
     if version.startswith("3"):

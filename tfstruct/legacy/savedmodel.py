@@ -1,48 +1,129 @@
-"""SavedModel folders: Keras 2's by tf_keras, any other as the graph it is."""
+"""SavedModel folders: Keras 2's layers rebuilt, any other as the graph it is."""
 
 import pathlib
+import warnings
 
 import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.legacy import operators
 from tfstruct.legacy.files import reason_of
+from tfstruct.legacy.rebuild import Rebuilt, rebuild
 from tfstruct.untrusted import json_text
-from tfstruct.untrusted.descriptions import parts, refuse_code
+from tfstruct.untrusted.descriptions import MissingCode, parts, refuse_code
 from tfstruct.untrusted.graphs import refuse_operators
 
-_SIGNATURES = ("serving_default", "serve")
+_DEFAULT = "serving_default"
+_LOST = (
+    "it can be converted and verified as a whole. Lost are its layers: no pruning, clustering, quantization-aware "
+    "training, surgery, training or precision by layer, no layer names in reports, nothing of TFMOT"
+)
 
 
 @keras.saving.register_keras_serializable("tfstruct")
 class GraphLayer(keras.layers.TFSMLayer):
     """Runs a signature of a SavedModel on a dict of inputs by name; Keras's own passes one input only."""
 
+    def __init__(self, filepath, call_endpoint=_DEFAULT, **kwargs):
+        super().__init__(filepath, call_endpoint, **kwargs)
+        # Keras's own prefers an attribute of the saved object that happens to have the signature's name.
+        self.call_endpoint_fn = self._reloaded_obj.signatures[call_endpoint]
+
     def call(self, inputs, training=False):
         return self.call_endpoint_fn(**inputs)
 
 
-def open_folder(folder: pathlib.Path, *, trust: bool = False):
-    """The model in a SavedModel folder.
+def read_folder(
+    folder: pathlib.Path, *, trust: bool = False, signature: str | None = None
+) -> tuple[keras.Model, Rebuilt]:
+    """The model in a SavedModel folder, and what there is to say of it.
 
-    A functional or Sequential model that Keras 2 saved comes back as a `tf_keras` model. Any other becomes a
-    `keras.Model` around its graph (`keras.layers.TFSMLayer`), with the inputs and outputs of its signature.
+    A functional or Sequential model that Keras 2 saved is rebuilt of Keras layers. One that cannot be (with a warning),
+    any other, and a `signature` that is asked for, becomes a `keras.Model` around its graph
+    (`keras.layers.TFSMLayer`), with the inputs and outputs of its signature.
 
     Raises:
-        ModelError: a damaged folder, one without a signature, or one that would run code.
+        ModelError: a damaged folder, one that would run code, no signature, or none that is clear.
     """
-    _refuse_outside(folder, trust)
-    nodes = _keras_nodes(folder)
+    saved = _parsed(folder)
     if not trust:
-        for node in nodes:
-            refuse_code(node, folder, keras2=True, revived=True, functions=operators.TABLE)
-    root = nodes[0].get("class_name") if nodes else None
-    if root in ("Functional", "Sequential"):
-        return _open_keras2(folder, nodes)
-    return _graph_model(folder)
+        refuse_operators(saved, folder)
+    names = [name for name in sorted(saved.meta_graphs[0].signature_def) if not name.startswith("__saved_model")]
+    nodes = _keras_nodes(folder) if signature is None else []
+    why = ""
+    if nodes:
+        try:
+            return _rebuilt(folder, nodes, trust)
+        except _NotLayers as error:
+            why = str(error)
+        except ModelError as error:
+            if not names:
+                raise
+            raise ModelError(
+                f"{error} Or run its graph alone, without that code: signature={_named(names)!r} "
+                f"(--signature {_named(names)})."
+            ) from error
+    name = _chosen(folder, names, signature)
+    if why:
+        warnings.warn(
+            f"{folder} cannot be rebuilt of Keras layers ({why}). The graph of its signature {name!r} runs as it is: "
+            f"{_LOST}.",
+            stacklevel=4,
+        )
+    others = ", ".join(repr(other) for other in names if other != name)
+    line = f"graph: the SavedModel's signature {name!r} as it is{f', not {others}' if others else ''}; {_LOST}"
+    return _graph_model(folder, name), Rebuilt([line])
 
 
-def _refuse_outside(folder: pathlib.Path, trust: bool) -> None:
+class _NotLayers(Exception):
+    """Why a model of Keras 2 cannot be rebuilt of Keras layers."""
+
+
+def _rebuilt(folder: pathlib.Path, nodes: list[dict], trust: bool) -> tuple[keras.Model, Rebuilt]:
+    root = nodes[0].get("class_name")
+    try:
+        if not trust:
+            for node in nodes:
+                refuse_code(node, folder, keras2=True, revived=True, functions=operators.TABLE)
+    except MissingCode as error:
+        raise _NotLayers(_first_sentence(error)) from error
+    if root not in ("Functional", "Sequential"):
+        raise _NotLayers(f"it is a subclassed {root}, whose code is not in it")
+    try:
+        return rebuild(_open_keras2(folder, nodes))
+    except ModelError as error:
+        raise _NotLayers(_first_sentence(error)) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """Without the remedies, which are those of other files."""
+    return str(error).split(". ")[0].removesuffix(".")
+
+
+def _chosen(folder: pathlib.Path, names: list[str], wanted: str | None) -> str:
+    """The name of the signature that runs."""
+    if not names:
+        raise ModelError(
+            f"{folder} has no signature, so nobody knows its inputs. Save it again with one: "
+            "tf.saved_model.save(model, folder, signatures=function)."
+        )
+    listed = ", ".join(map(repr, names))
+    if wanted is not None and wanted not in names:
+        raise ModelError(f"{folder} has no signature {wanted!r}. It has: {listed}.")
+    if wanted is None and _DEFAULT not in names and len(names) > 1:
+        raise ModelError(
+            f"{folder} has the signatures {listed}, and none of them is {_DEFAULT!r}. Choose one: "
+            f"signature={names[0]!r} (--signature {names[0]})."
+        )
+    return wanted or _named(names)
+
+
+def _named(names: list[str]) -> str:
+    return _DEFAULT if _DEFAULT in names else names[0]
+
+
+def _parsed(folder: pathlib.Path):
+    """The message in a folder that is whole."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -55,8 +136,7 @@ def _refuse_outside(folder: pathlib.Path, trust: bool) -> None:
         raise ModelError(f"{folder}/saved_model.pb holds no graph. It is damaged or cut short: save it again.")
     if not (folder / "variables" / "variables.index").exists():
         raise ModelError(f"{folder} lacks variables/variables.index, which a SavedModel has. Copy the whole folder.")
-    if not trust:
-        refuse_operators(saved, folder)
+    return saved
 
 
 def _keras_nodes(folder: pathlib.Path) -> list[dict]:
@@ -91,21 +171,18 @@ def _open_keras2(folder: pathlib.Path, nodes: list[dict]):
             raise ModelError(f"Keras 2 cannot load {folder}: {reason_of(error)}") from error
 
 
-def _graph_model(folder: pathlib.Path):
-    import tensorflow as tf
-
+def _graph_model(folder: pathlib.Path, name: str) -> keras.Model:
     try:
-        signatures = tf.saved_model.load(str(folder)).signatures
+        layer = GraphLayer(str(folder), call_endpoint=name, name="graph")
     except Exception as error:
         raise ModelError(f"TensorFlow cannot load {folder}: {reason_of(error)}") from error
-    name = next((n for n in (*_SIGNATURES, *signatures) if n in signatures), None)
-    if name is None:
-        raise ModelError(
-            f"{folder} has no signature, so nobody knows its inputs. Save it again with one: "
-            "tf.saved_model.save(model, folder, signatures=function)."
-        )
-    specs = signatures[name].structured_input_signature[1]
+    specs = layer.call_endpoint_fn.structured_input_signature[1]
+    for key, spec in specs.items():
+        if not spec.shape.rank:
+            raise ModelError(
+                f"The input {key!r} of the signature {name!r} of {folder} has "
+                f"{'no axis' if spec.shape.rank == 0 else 'an unknown number of axes'}. Expected samples in a batch: "
+                "save it again with a function of such inputs."
+            )
     inputs = {n: keras.Input(batch_shape=tuple(s.shape), dtype=s.dtype.name, name=n) for n, s in specs.items()}
-    layer = GraphLayer(str(folder), call_endpoint=name, name="graph")
-    outputs = layer(inputs)
-    return keras.Model(inputs, outputs, name=folder.resolve().name.replace(" ", "_"))
+    return keras.Model(inputs, layer(inputs), name=folder.resolve().name.replace(" ", "_"))

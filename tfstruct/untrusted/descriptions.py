@@ -7,6 +7,11 @@ from tfstruct.errors import ModelError
 from tfstruct.untrusted import known_names
 from tfstruct.untrusted.known_names import Known
 
+
+class MissingCode(ModelError):
+    """A class or function that a description names is not here; nothing says that it would do harm."""
+
+
 TRUST = "Use --trust (load(..., trust=True)) if you know where the file comes from."
 # Values that both loaders make of plain data.
 _DATA = {
@@ -41,6 +46,7 @@ def refuse_code(config, file, *, keras2: bool = False, revived: bool = False, fu
 
     Raises:
         ModelError: names the file, the layer, what is refused and the remedy.
+        MissingCode: what is named is not registered, or has no counterpart here.
     """
     judge = _Judge(known_names.keras2() if keras2 else known_names.keras3(), file, keras2, revived, functions)
     for part, layer in _named_parts(config):
@@ -115,7 +121,7 @@ class _Judge:
         missing = f": {name!r} is not registered" if module is None else f" {module}.{name}, which is not registered"
         missing += ". Import the module that registers it (--import MODULE)."
         place = f" It stands in the layer {layer!r}." if layer else ""
-        raise ModelError(f"{self.file} needs the custom {what}{missing}{place}")
+        raise MissingCode(f"{self.file} needs the custom {what}{missing}{place}")
 
     def _is_keras(self, module) -> bool:
         return isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras")
@@ -159,7 +165,7 @@ class _Judge:
         function = config.get("function", "") if isinstance(config, dict) else ""
         known = isinstance(function, str) and function in self.functions
         if kind not in ("TFOpLambda", "SlicingOpLambda") or not known:
-            raise ModelError(
+            raise MissingCode(
                 f"{self.file} holds the layer {layer!r}, the TensorFlow function {function or kind!r}, which has no "
                 "counterpart in Keras 3 here. Replace it by a Keras layer in tf_keras, or save it as a SavedModel."
             )
