@@ -181,3 +181,18 @@ def test_nested_and_shared_layers():
         np.testing.assert_allclose(
             rewrite(model).predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+def test_dropout_of_cells_leaves_no_states_in_the_file(kind, process):
+    """Keras's cells draw masks in inference too, and a file then holds the state of their random numbers."""
+    inputs = keras.Input((4, 3))
+    h = keras.layers.Bidirectional(kind(4, dropout=0.3, recurrent_dropout=0.2, return_sequences=True))(inputs)
+    model = keras.Model(inputs, kind(5, dropout=0.3)(h))
+    x = np.random.default_rng(0).normal(size=(110, 4, 3)).astype("float32")
+    with Converter(model, process=process) as converter:
+        for recipe in (Recipe(verification=x), Recipe("int8", calibration=x)):
+            made = converter.convert(recipe)
+            assert not {"VAR_HANDLE", "CALL_ONCE"} & set(made.report.operator_counts())
+            assert made.report.verification.outputs[0].sqnr_db > 25
+    assert [layer.cell.dropout for layer in (model.layers[1].forward_layer, model.layers[2])] == [0.3, 0.3]

@@ -93,7 +93,7 @@ def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
             place = _place(model, op)
             if place is None:
                 continue
-            source = graph.tensors[op.inputs[2 if flatbuffer.operator_name(model, op) == "TRANSPOSE_CONV" else 0]]
+            source = graph.tensors[op.inputs[flatbuffer.data_input(flatbuffer.operator_name(model, op))]]
             kernel, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[place]]
             kinds = [flatbuffer.dtype_name(tensor) for tensor in (bias, kernel)]
             scale = getattr(source.quantization, "scale", None)

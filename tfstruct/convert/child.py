@@ -37,11 +37,19 @@ def quantize(tf, request: dict) -> bytes:
     )
 
 
+def load(tf, request: dict) -> bytes:
+    """Whether the interpreter takes a `.tflite`: a delegate that does not may end the process."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    Interpreter(model_path=request["source"], num_threads=1).allocate_tensors()
+    return b""
+
+
 def serve(requests, answers) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
-    actions = {"convert": convert, "quantize": quantize}
+    actions = {"convert": convert, "quantize": quantize, "load": load}
     for line in requests:
         request = json.loads(line)
         try:

@@ -13,6 +13,11 @@ from collections.abc import Callable
 
 from tfstruct.errors import ConversionError
 
+_WHO = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer", "load": "The interpreter"}
+_ADVICE = {
+    "load": "Values may be far smaller than those that they are made of: keep such layers in float32 "
+    "(Recipe(layers={pattern: 'float32'}), --keep-float)."
+}
 _CHILD = os.path.join(os.path.dirname(__file__), "child.py")
 
 
@@ -64,19 +69,30 @@ class ConverterProcess:
         self, content: bytes, precision: str, *, float_input: bool, float_output: bool, keep: list[str]
     ) -> bytes:
         """Quantizes a float `.tflite` whose tensors carry ranges; tensors named in `keep` stay float."""
-        source = os.path.join(self.folder, "ranged.tflite")
-        with open(source, "wb") as file:
-            file.write(content)
         return self._request(
             {
                 "action": "quantize",
-                "source": source,
+                "source": self._written(content),
                 "precision": precision,
                 "float_input": float_input,
                 "float_output": float_output,
                 "keep": keep,
             }
         )
+
+    def load(self, content: bytes) -> None:
+        """Loads a `.tflite` into the interpreter, whose delegate ends the process at some files that it does not take.
+
+        Raises:
+            ConversionError: it does not load.
+        """
+        self._request({"action": "load", "source": self._written(content)})
+
+    def _written(self, content: bytes) -> str:
+        path = os.path.join(self.folder, "source.tflite")
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
 
     def _start(self) -> None:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"}
@@ -113,7 +129,7 @@ class ConverterProcess:
         if self._process is None:
             self._start()
         target = os.path.join(self.folder, "result.tflite")
-        what = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer"}[request["action"]]
+        what = _WHO[request["action"]]
         try:
             self._process.stdin.write(json.dumps({**request, "target": target}) + "\n")
             self._process.stdin.flush()
@@ -130,14 +146,15 @@ class ConverterProcess:
             code = self._process.wait()
             log = self._tail()
             self._stop()
-            raise ConversionError(
-                f"{what} crashed (exit status {code}){f': {log}' if log else ''}. For recurrent layers with a fixed "
-                "batch set unroll=True; otherwise convert in float32 to see whether the model or its quantization "
-                "is the cause."
+            advice = _ADVICE.get(
+                request["action"],
+                "For recurrent layers with a fixed batch set unroll=True; otherwise convert in float32 to see whether "
+                "the model or its quantization is the cause.",
             )
+            raise ConversionError(f"{what} crashed (exit status {code}){f': {log}' if log else ''}. {advice}")
         answer = json.loads(answer)
         if not answer["ok"]:
-            raise _error(what, answer["error"], resolve)
+            raise _error(what, answer["error"], resolve, _ADVICE.get(request["action"], ""))
         with open(target, "rb") as file:
             content = file.read()
         os.remove(target)
@@ -151,7 +168,7 @@ class ConverterProcess:
         return signs[-1][:300] if signs else ""
 
 
-def _error(what: str, text: str, resolve: Callable[[str], str | None]) -> ConversionError:
+def _error(what: str, text: str, resolve: Callable[[str], str | None], advice: str = "") -> ConversionError:
     """One line that names the operators and the Keras layers behind a converter message."""
     operators = sorted(set(re.findall(r"\btf\.[A-Z]\w*", text)))
     named = re.findall(r'(?:loc\(|callsite\(|fused\[|")\s*"?([\w./:-]+?)(?:@[\w.]+)?"', text)
@@ -164,5 +181,5 @@ def _error(what: str, text: str, resolve: Callable[[str], str | None]) -> Conver
         )
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}"
+        message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}{f'. {advice}' if advice else ''}"
     return ConversionError(message, layers)

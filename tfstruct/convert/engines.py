@@ -11,7 +11,6 @@ import numpy as np
 from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import ConversionError
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -33,20 +32,22 @@ def quantize(
         ranges: (low, high) by tensor name.
         limits: kernel tensor -> largest magnitude by channel, see `trained.weight_limits`; litert-quantizer only.
         exact: tensors that stay float, see `plumbing.recast`.
-        process: gives the converter process for TensorFlow's quantizer, where it is needed.
+        process: gives the converter process, which runs TensorFlow's quantizer and loads every file first.
 
     Returns:
         The file and the name of the engine that wrote it.
     """
     if recipe.engine == "tensorflow":
-        made = _tensorflow(content, recipe, layers, ranges, process(), exact)
-        return flatbuffer.compact(plumbing.read_integers(made)), "tensorflow"
-    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact))
+        second, problem = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
+        if second is None:
+            raise problem
+        return second, "tensorflow"
+    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact), process)
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
     floats = len(_floats(first, layers, recipe, exact)) if first else None
     if recipe.engine == "auto" and second_fits and not limits and floats != 0:
-        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact))
+        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
         if second and (floats is None or len(_floats(second, layers, recipe, exact)) < floats):
             return second, "tensorflow"
     if first is None:
@@ -54,11 +55,13 @@ def quantize(
     return first, "litert"
 
 
-def _attempt(quantizer: Callable[[], bytes]) -> tuple[bytes | None, ConversionError | None]:
+def _attempt(
+    quantizer: Callable[[], bytes], process: Callable[[], ConverterProcess]
+) -> tuple[bytes | None, ConversionError | None]:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
         content = flatbuffer.compact(plumbing.read_integers(quantizer()))
-        Runtime(content)
+        process().load(content)
     except ConversionError as error:
         return None, error
     return content, None

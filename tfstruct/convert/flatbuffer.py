@@ -30,6 +30,35 @@ WEIGHT_INPUT = {
 }
 # And which one its bias.
 BIAS_INPUT = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
+# Operators that only move values: what goes in and what comes out have one range.
+MOVERS = {
+    "BATCH_TO_SPACE_ND",
+    "BROADCAST_TO",
+    "CONCATENATION",
+    "DEPTH_TO_SPACE",
+    "EXPAND_DIMS",
+    "GATHER",
+    "MAX_POOL_2D",
+    "MIRROR_PAD",
+    "PACK",
+    "PAD",
+    "PADV2",
+    "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "REVERSE_V2",
+    "SLICE",
+    "SPACE_TO_BATCH_ND",
+    "SPACE_TO_DEPTH",
+    "SPLIT",
+    "SPLIT_V",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TILE",
+    "TRANSPOSE",
+    "UNPACK",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+}
 _BUFFER_ALIGNMENT = 16
 # Larger codes of operators are written in a field of their own, and this one in the old one.
 _MOST_DEPRECATED = 127
@@ -200,6 +229,11 @@ def dtype_name(tensor: schema.TensorT) -> str:
 def dtype_name_of(kind: int) -> str:
     """`"int8"`, `"float32"`, ... of a `TensorType`."""
     return _DTYPE_NAMES[kind]
+
+
+def data_input(name: str) -> int:
+    """Which input of an operator with a kernel holds the values that it is put to."""
+    return 2 if name == "TRANSPOSE_CONV" else 0
 
 
 def is_builtin(name: str) -> bool:

@@ -21,6 +21,7 @@ from tfstruct.graph.layer_tree import layer_paths
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
 MOST_STEPS = 256
+_DROPOUTS = ("dropout", "recurrent_dropout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,11 +285,17 @@ RECOMPUTE = Rewrite("in integer operators", _recomputes, lambda layer: {"__class
 ACTIVATE = Rewrite(
     "activation in integer operators", _activates, lambda layer: {"activation": _ACTIVATIONS[layer.activation]}
 )
-# Not in ALL: it holds for every file, and for what a file is compared with.
+# Not in ALL: it holds for every file, and for what a file is compared with. Recurrent cells draw their dropout's masks
+# in inference too, and forget them.
 DRAW_NOTHING = Rewrite(
     "does not draw: a file computes the same each time",
     lambda layer: getattr(layer, "active_in_inference", False) is True,
     lambda layer: {"active_in_inference": False},
+)
+DROP_NOTHING = Rewrite(
+    "does not draw masks for its dropout",
+    lambda layer: any(getattr(layer, name, 0) for name in _DROPOUTS) and hasattr(layer, "get_dropout_mask"),
+    lambda layer: dict.fromkeys((name for name in _DROPOUTS if hasattr(layer, name)), 0.0),
 )
 # Nor this one: TensorFlow Lite has no operator for what Keras's own does, whatever the precision.
 COUNT = Rewrite(
@@ -296,7 +303,7 @@ COUNT = Rewrite(
     lambda layer: type(layer) is keras.layers.CategoryEncoding,
     lambda layer: {"__class__": CategoryEncoding},
 )
-ALWAYS = (DRAW_NOTHING, COUNT)
+ALWAYS = (DRAW_NOTHING, DROP_NOTHING, COUNT)
 ALL = (UNROLL, RECOMPUTE, ACTIVATE)
 
 

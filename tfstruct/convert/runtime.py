@@ -119,7 +119,7 @@ class Runtime:
         if not self._names:
             self._names = {d["name"]: d for d in self._interpreter.get_tensor_details()}
         detail = self._names.get(name)
-        if detail is None:
+        if detail is None or detail["dtype"] == np.object_:  # a handle of a variable: reading it ends the process
             return None
         try:
             return _port(name, detail).decode(self._interpreter.get_tensor(detail["index"]))

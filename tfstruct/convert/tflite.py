@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from tfstruct.convert import biases, calibrate, engines, flatbuffer, masks, plumbing, rewrites, trained, weights
+from tfstruct.convert import (
+    biases,
+    calibrate,
+    engines,
+    flatbuffer,
+    masks,
+    multipliers,
+    plumbing,
+    rewrites,
+    trained,
+    weights,
+)
 from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
@@ -97,7 +108,7 @@ class Converter(contextlib.AbstractContextManager):
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
         self._seconds: dict[str, float] = {}
-        self._masked: list[str] = []
+        self._changes: list[str] = []
 
     def __enter__(self) -> "Converter":
         if self._owned:
@@ -182,7 +193,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def _convert(self, recipe: Recipe) -> TFLiteModel:
         signature = signature_of(self.model, recipe.input_shapes)
-        self._seconds, self._masked = {}, []
+        self._seconds, self._changes = {}, []
         warnings: list[str] = []
         content, layers, recast, engine, kept = self._make(recipe, signature, warnings)
         exported = self._export(recipe)
@@ -221,7 +232,7 @@ class Converter(contextlib.AbstractContextManager):
             verification=verification,
             latency=timed,
             processor=processor(),
-            rewrites=(*exported.rewrites, *recast.changes, *self._masked),
+            rewrites=(*exported.rewrites, *recast.changes, *self._changes),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )
@@ -248,10 +259,12 @@ class Converter(contextlib.AbstractContextManager):
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         rounded = reference
         if recipe.quantizes_activations:
-            rounded, ranges, self._masked, lost = masks.bounded(reference, ranges, layers, recipe)
+            rounded, ranges, self._changes, lost = masks.bounded(reference, ranges, layers, recipe)
             reference = rounded
             warnings += lost
             ranges = plumbing.chained_choices(reference, ranges)  # with masks that are finite
+            ranges, widened = multipliers.bounded(reference, ranges, layers, recipe)
+            self._changes += widened
         limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")

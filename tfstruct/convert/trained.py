@@ -14,35 +14,6 @@ from tfstruct.quantize.twin import Twin
 Range = tuple[float, float]
 # What ends such a key is the value that enters an activation which is an operator of its own.
 BEFORE = "/pre_activation"
-# Operators that only move values: what goes in and what comes out have one range.
-_MOVERS = {
-    "BATCH_TO_SPACE_ND",
-    "BROADCAST_TO",
-    "CONCATENATION",
-    "DEPTH_TO_SPACE",
-    "EXPAND_DIMS",
-    "GATHER",
-    "MAX_POOL_2D",
-    "MIRROR_PAD",
-    "PACK",
-    "PAD",
-    "PADV2",
-    "RESHAPE",
-    "RESIZE_NEAREST_NEIGHBOR",
-    "REVERSE_V2",
-    "SLICE",
-    "SPACE_TO_BATCH_ND",
-    "SPACE_TO_DEPTH",
-    "SPLIT",
-    "SPLIT_V",
-    "SQUEEZE",
-    "STRIDED_SLICE",
-    "TILE",
-    "TRANSPOSE",
-    "UNPACK",
-    "REDUCE_MAX",
-    "REDUCE_MIN",
-}
 # Operators that look up in a table, which has the range of what is looked up.
 _TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 # Operators whose result lies in a range that the int8 specification fixes.
@@ -214,7 +185,7 @@ def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> N
     while before != len(ranges):
         before = len(ranges)
         for op in operators:
-            if op.name in _MOVERS:
+            if op.name in flatbuffer.MOVERS:
                 known = [ranges[name] for name in (*op.outputs, *op.inputs) if name in ranges]
                 if known:
                     widest = (min(low for low, _ in known), max(high for _, high in known))
