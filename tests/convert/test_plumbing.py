@@ -74,6 +74,11 @@ def _masked_series():
     return keras.Model(i, layers.Dense(3)(layers.GRU(6)(layers.Masking()(i)))), {"x": x}
 
 
+def _vector(head):
+    i = keras.Input((8,), name="x")
+    return keras.Model(i, head(layers.Dense(6)(i))), {"x": RNG.normal(size=(60, 8)).astype("float32")}
+
+
 def _rescaled(x):
     return layers.Rescaling(1 / 127.5, -1)(x)
 
@@ -104,6 +109,9 @@ MODELS = {
     "multi_hot": lambda: _coded(layers.CategoryEncoding(6, output_mode="multi_hot")),
     "count": lambda: _coded(layers.CategoryEncoding(6, output_mode="count")),
     "bins": _binned,
+    "squares": lambda: _vector(lambda y: layers.Dense(3)(ops.square(y))),
+    "negative": lambda: _vector(lambda y: layers.Dense(3)(ops.relu(-y) + ops.square(-y))),
+    "unit length": lambda: _vector(ops.normalize),
 }
 # One of these inputs cannot be float on its own for TensorFlow's engine, whose operators before a cast round.
 LITERT_ONLY = {"ids and numbers", "bins"}

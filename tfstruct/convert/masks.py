@@ -12,6 +12,7 @@ from tfstruct.quantize.points import mask_depth
 Range = tuple[float, float]
 _SELECTS = ("SELECT", "SELECT_V2")
 _SUMS = ("ADD", "SUB")
+_LIMITS = ("MAXIMUM", "MINIMUM")
 # What hands on values of its first input, a mask's too.
 _MOVERS = (
     "BROADCAST_TO", "EXPAND_DIMS", "GATHER", "PACK", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE",
@@ -34,6 +35,7 @@ def bounded(
     Where SELECT, ADD or SUB joins values x in [l, h] with a mask, masked values become v = l - d, d the depth at which
     a softmax gives nothing to them (`mask_depth`), and the range of the result is [v, h]. A mask that is added becomes
     v - h or less: integers end at v, so that masked values are equal there, as in float, where the mask swallows them.
+    A MAXIMUM or MINIMUM with a constant beyond the range of what it limits, which would take the range, goes.
 
     Args:
         content: the float file, with the names of `flatbuffer.rename`.
@@ -114,7 +116,7 @@ class _Masks:
         return max(high, 0.0) - min(low, 0.0)
 
     def run(self) -> None:
-        for op in self.graph.operators:
+        for op in list(self.graph.operators):
             if len(op.outputs) != 1 or not self.is_float(int(op.outputs[0])):
                 continue
             if self.recipe.precision_of(self.layers.get(self.name(op.outputs[0]), ())) == "float32":
@@ -123,11 +125,33 @@ class _Masks:
             values = [int(i) for i in (op.inputs[1:3] if kind in _SELECTS else op.inputs) if self.is_float(int(i))]
             if kind in (*_SELECTS, *_SUMS) and len(values) == 2:
                 self.join(op, kind, out, values)
+            elif kind in _LIMITS and len(values) == 2 and self.is_idle(kind, values):
+                self.skip(op, out, values[0])
             elif kind in ("MAXIMUM", "MUL", "DIV") and len(values) == 2:
                 self.follow(op, kind, out, values)
             elif kind in _MOVERS and values and values[0] in self.masked:
                 self.ranges[self.name(out)] = self.ends(values[0])
                 self.masked.add(out)
+
+    def is_idle(self, kind: str, values: list[int]) -> bool:
+        """Whether a limit lies beyond the range of what it limits, where integers end anyway."""
+        x, limit = values
+        if not self.is_constant(limit) or self.name(x) not in self.ranges or x in self.masked:
+            return False
+        (low, high), ends = self.ends(x), self.ends(limit)
+        return ends[0] >= high if kind == "MINIMUM" else ends[1] <= low
+
+    def skip(self, op, out: int, x: int) -> None:
+        """Takes an operator out that hands on x, but at the end of the file."""
+        if out in map(int, self.graph.outputs) or list(self.graph.tensors[x].shape) != list(
+            self.graph.tensors[out].shape
+        ):
+            return
+        self.graph.operators = [other for other in self.graph.operators if other is not op]
+        for reader in self.readers.pop(out, []):
+            reader.inputs = [x if int(i) == out else int(i) for i in reader.inputs]
+            self.readers[x].append(reader)
+        self.changed = True
 
     def join(self, op, kind: str, out: int, values: list[int]) -> None:
         sides = [(values[0], 1.0, values[1]), (values[1], -1.0 if kind == "SUB" else 1.0, values[0])]
@@ -299,7 +323,7 @@ class _Masks:
         lost = dict.fromkeys(self.unknown)
         for op in self.graph.operators:
             kind = self.kind(op)
-            if kind not in (*_SELECTS, *_SUMS, "MAXIMUM", "MINIMUM", "CONCATENATION") or len(op.outputs) != 1:
+            if kind not in (*_SELECTS, *_SUMS, *_LIMITS, "CONCATENATION") or len(op.outputs) != 1:
                 continue
             out = int(op.outputs[0])
             read = [int(i) for i in op.inputs if self.is_float(int(i)) and not self.is_constant(int(i))]

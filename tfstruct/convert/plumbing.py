@@ -48,7 +48,7 @@ def recast(content: bytes) -> Recast:
     """Rewrites the casts of a float file, and what is as good as one.
 
     - A cast of true and false to numbers is a SELECT_V2 between 1 and 0; a ONE_HOT of floats an EQUAL and a SELECT_V2.
-    - A REVERSE_V2 is a GATHER, which moves integers.
+    - A REVERSE_V2 is a GATHER, which moves integers. A SQUARE is a MUL, and a NEG one with -1: those have no kernel.
     - An integer input that is only cast to float is a float input, which is quantized: 8-bit pixels with a scale of 1.
     - A float input that is only cast to integers is an int32 input.
     - A float input that is cast to integers besides stays float, with what only passes its values on.
@@ -57,6 +57,7 @@ def recast(content: bytes) -> Recast:
     graph = _Graph(model)
     graph.select_in_place_of_casts()
     graph.gather_in_place_of_reverse()
+    graph.products_in_place_of_functions()
     ranges: dict[str, tuple[float, float]] = {}
     exact: list[str] = []
     changes: list[str] = []
@@ -244,6 +245,17 @@ class _Graph:
                 self.model, "GATHER", [int(op.inputs[0]), order], list(op.outputs), kind, options
             )
             self.main.operators = [made if other is op else other for other in self.main.operators]
+
+    def products_in_place_of_functions(self) -> None:
+        for op in self.main.operators:
+            name, source = self.name(op), int(op.inputs[0]) if len(op.inputs) else -1
+            if name not in ("SQUARE", "NEG") or self.main.tensors[source].type != _FLOAT:
+                continue
+            base = self.main.tensors[op.outputs[0]].name
+            other = source if name == "SQUARE" else self.add_constant(np.float32(-1), base + b"/factor", _FLOAT)
+            options = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+            made = flatbuffer.new_operator(self.model, "MUL", [source, other], list(op.outputs), *options)
+            self.main.operators = [made if own is op else own for own in self.main.operators]
 
     def _constant(self, tensor: schema.TensorT) -> bool:
         return flatbuffer.is_constant(self.model, tensor)

@@ -170,7 +170,7 @@ class Converter(contextlib.AbstractContextManager):
         return made[0], made[1]
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
-        """(file, layers by tensor, float file with its casts, engine, calibration samples)."""
+        """(file, layers by tensor, float file as quantizers take it, engine, calibration samples)."""
         _check_layers(self.model, recipe)
         _check_data(recipe)
         peek(recipe, signature)
@@ -182,7 +182,8 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.precision == "float16":
             content, layers = self._converted(recipe, float16=True)
         elif recipe.precision != "float32" or recipe.layers:
-            content, engine, kept = self._quantize(recipe, signature, exported, recast, layers, warnings)
+            content, engine, kept, finite = self._quantize(recipe, signature, exported, recast, layers, warnings)
+            recast = dataclasses.replace(recast, content=finite)
         return content, layers, recast, engine, kept
 
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
@@ -282,7 +283,7 @@ class Converter(contextlib.AbstractContextManager):
             content, engine = engines.quantize(
                 rounded, recipe, layers, ranges, lambda: self._process, limits, recast.exact
             )
-        return content, engine, kept
+        return content, engine, kept, reference
 
     def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):
         kept: list[Sample] = []
