@@ -127,6 +127,43 @@ def test_float16_weights_are_refused(tmp_path):
     assert model.get_layer("half").compute_dtype == "float16"
 
 
+class Counted(layers.Layer):
+    """Notes every trace of its call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.traces = []
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        self.traces.append(x.shape)
+        return x * self.scale
+
+
+def test_the_model_is_traced_once_and_weights_are_written_once(tmp_path):
+    inputs = keras.Input((250,))
+    counted = Counted(name="counted")
+    model = keras.Model(inputs, layers.Dense(100)(counted(inputs)))
+    counted.traces.clear()
+    export(model, str(tmp_path))
+    assert counted.traces == [(1, 250)]
+    size = sum(file.stat().st_size for file in (tmp_path / "variables").iterdir())
+    assert 4 * model.count_params() < size < 4.4 * model.count_params()
+
+
+@pytest.mark.parametrize("layer", [layers.IntegerLookup(vocabulary=[3, 4]), layers.StringLookup(vocabulary=["3", "4"])])
+def test_lookup_tables_are_in_the_savedmodel(layer, tmp_path):
+    strings = isinstance(layer, layers.StringLookup)
+    x = np.array([[4, 3, 7]], "int64")
+    x = tf.strings.as_string(x) if strings else tf.constant(x)
+    inputs = keras.Input((3,), dtype="string" if strings else "int64", name="x")
+    model = keras.Model(inputs, layers.Embedding(3, 2, name="table")(layer(inputs)))
+    loaded = tf.saved_model.load(export(model, str(tmp_path)).directory)
+    np.testing.assert_allclose(loaded.signatures["serve"](x)["table"], model(x))
+
+
 def test_a_failing_trace_leaves_the_model_as_it_was(tmp_path):
     class Broken(layers.Layer):
         def compute_output_spec(self, x):

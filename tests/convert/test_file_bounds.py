@@ -120,6 +120,25 @@ def test_counting_is_exact_enough(file):
     assert counted[2] == sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
 
 
+def test_a_file_is_counted_once_and_a_refused_one_every_time(file, monkeypatch):
+    counted = []
+
+    class Count(file_bounds._Count):
+        def __init__(self, content):
+            super().__init__(content)
+            counted.append(len(content))
+
+    monkeypatch.setattr(file_bounds, "_Count", Count)
+    b = flatbuffers.Builder(0)
+    bomb = finished(b, operators(b, 2000))
+    content = file + b"0"  # no file that was read before
+    for _ in range(2):
+        flatbuffer.read(content)
+        with pytest.raises(ConversionError, match=r"far more objects|overlap"):
+            flatbuffer.read(bomb)
+    assert counted == [len(content), len(bomb), len(bomb)]
+
+
 def wrong_tensor(model):
     model.subgraphs[0].operators[0].inputs = [9999]
 

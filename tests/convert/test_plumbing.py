@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 from tfstruct.convert import Converter, Recipe
-from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.runtime import Runtime
 
 RNG = np.random.default_rng(0)
@@ -125,12 +124,6 @@ INPUTS = {
     "ids and numbers": "float32",
     "bins": "float32",
 }
-
-
-@pytest.fixture(scope="module")
-def process():
-    with ConverterProcess() as process:
-        yield process
 
 
 @pytest.mark.parametrize("engine", ["auto", "tensorflow"])
