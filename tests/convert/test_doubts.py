@@ -1,6 +1,7 @@
 """A verification warns where the file falls short, or where its figures prove nothing."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from keras import layers as L
 
 from tfstruct.convert import Converter, Recipe
-from tfstruct.convert.agreement import AgreementSum
+from tfstruct.convert.agreement import AgreementSum, ScoreCount
 from tfstruct.convert.borders import Border
 from tfstruct.convert.verification import InputCoverage, LayerError, Verification
 from tfstruct.errors import ConversionError, VerificationError
@@ -147,6 +148,43 @@ def test_values_that_are_not_finite(who, bad):
     assert any(f"2.50% of the values are NaN or infinite in {who}" in line for line in doubts(got))
 
 
+def test_values_that_are_not_finite_in_keras_are_no_loss_of_the_file():
+    k = uniform(-1, 1, (50, 4))
+    with np.errstate(invalid="ignore"):
+        k[:, 0] = np.log(k[:, 1])
+    got = agreement((k, np.where(np.isfinite(k), k, -np.inf)))
+    assert got.varies and not got.constant
+    (line,) = [line for line in doubts(got) if "in Keras" in line]
+    assert "nothing is proven" in line and not any("something else" in line for line in doubts(got))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool"])
+def test_integers_count_by_how_many_are_equal(dtype):
+    """Another class is another number: how far away says nothing."""
+    k = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (100, 3)).astype(dtype)
+    t = k.copy()
+    t[:8, 0] = 99 - k[:8, 0] if dtype != "bool" else ~k[:8, 0]
+    got = agreement((k[:50], t[:50]), (k[50:], t[50:]))
+    assert got.equal == pytest.approx(1 - 8 / 300) and got.top1_agreement is None and doubts(got) == []
+    assert Verification("data", 100, (got,)).figures()["top1_agreement"] == got.equal
+    t[:40] = 1 - k[:40] if dtype != "bool" else ~k[:40]
+    low = agreement((k, t))
+    assert "60.0% of its integers are equal only, expected 90% or more" in doubts(low)[0]
+    # Beside values, they do not count as noise.
+    values = uniform(-1, 1, (100, 2))
+    both = Verification("data", 100, (agreement((values, rounded(values, 0.01))), low))
+    assert both.figures()["sqnr_db"] > 30 and both.figures()["top1_agreement"] == low.equal
+
+
+def test_classes_are_scored_as_they_are():
+    labels = np.random.default_rng(0).integers(0, 6, 90)
+    guesses = np.where(np.arange(90) < 60, labels, (labels + 1) % 6).astype("int32")
+    for shape in ((90,), (90, 1)):
+        count = ScoreCount()
+        count.add(labels, guesses.reshape(shape))
+        assert count.scores().accuracy == pytest.approx(2 / 3)
+
+
 def test_outputs_that_prove_nothing():
     k = np.repeat(uniform(0, 1, (1, 4)), 10, 0)
     assert ["is the same for every sample in Keras" in line for line in doubts(agreement((k, k)))] == [True]
@@ -185,6 +223,8 @@ def test_inputs_beside_the_range_of_the_file():
     assert "90.0% of the values of the verification data are clipped" in doubts(fine, inputs=(clipped,))[0]
     assert "uses few of the file's 256 steps" in doubts(fine, inputs=(faint,))[0]
     assert doubts(fine, inputs=(InputCoverage("x", 0.0, 0.9, (0.0, 1.0), 0.0),)) == []
+    # A mask has no scale.
+    assert doubts(fine, inputs=(InputCoverage("m", -1e9, 0.0, (-9.0, 0.0), 0.4, True),)) == []
     assert "on random inputs" in doubts(fine, random=True, quantized=True, inputs=(clipped,))[0]
     assert doubts(fine, random=True) == []
 
@@ -258,3 +298,36 @@ def test_advice_to_keep_a_layer_in_float_ends_well(process):
     assert any("float_io=True (--float-io) leaves it in float" in line for line in half.warnings)
     assert half.verification.outputs[0].sqnr_db < 15 and "SQNR is" in " ".join(half.warnings)
     assert whole.verification.outputs[0].sqnr_db > 25 and whole.warnings == ()
+
+
+def masked(how: str):
+    inputs = keras.Input((8,), name="x")
+    mask = keras.Input((8,), name="m", dtype="bool" if how == "bool" else "float32")
+    if how == "added":
+        return keras.Model([inputs, mask], keras.ops.softmax(L.Dense(8)(inputs) + mask))
+    kept = keras.ops.where(mask, inputs, 0.0) if how == "bool" else inputs * mask
+    return keras.Model([inputs, mask], [L.Dense(3)(kept), keras.ops.argmax(L.Dense(5)(kept), -1)])
+
+
+@pytest.mark.parametrize("how", ["added", "factor", "bool"])
+def test_a_mask_as_an_input_and_classes_as_an_output(process, how):
+    """Verified on samples without masked values, or with -1e9 where the file's range ends at -8."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(120, 8)).astype("float32")
+    some = np.random.default_rng(1).uniform(size=(120, 8)) > 0.3
+    full = np.ones_like(some)
+    seen, new = (
+        np.where(mask, 0, -1e9).astype("float32")
+        if how == "added"
+        else mask.astype("bool" if how == "bool" else "float32")
+        for mask in (some, some if how == "added" else full)
+    )
+    recipe = Recipe("int8", calibration={"x": x, "m": seen}, verification={"x": x, "m": new})
+    with Converter(masked(how), process=process) as converter:
+        report = converter.convert(recipe).report
+    assert report.warnings == ()
+    if how != "added":
+        assert [one.equal is None for one in report.verification.outputs] == [True, False]
+        assert any("integers, equal 9" in value or "integers, equal 100" in value for _, value in report.rows())
+        assert "integers, equal" in report.to_html()
+    assert json.loads(report.to_json())["verification"]["outputs"]

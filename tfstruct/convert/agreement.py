@@ -32,6 +32,8 @@ class Agreement:
         constant: True if it varies in Keras and is one value in the file.
         classes: number of classes that Keras predicts; None for a single unit.
         distribution: True if the last axis holds probabilities that add up to 1.
+        equal: of integers (classes, ids, truth values): the share that is the same, which is what counts for them;
+            None for other values.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Agreement:
     constant: bool = False
     classes: int | None = None
     distribution: bool = False
+    equal: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +81,14 @@ class AgreementSum:
         self.count = self.places = self.same = self.clipped = self.bad = self.file_bad = self.samples = 0
         self.largest = self.absolute = self.squared = self.kk = self.tt = self.kt = 0.0
         self.has_classes = self.varies = self.file_varies = False
+        self.whole, self.equal = True, 0
         self.distribution = True
         self.first: tuple[np.ndarray, np.ndarray] | None = None
         self.classes = np.zeros(0, bool)
         self.columns: tuple[ColumnSums, ...] = ()
 
     def add(self, keras_values: np.ndarray, tflite_values: np.ndarray) -> None:
+        self.whole &= np.asarray(keras_values).dtype.kind in "iub"
         k, t = keras_values.astype(np.float64), np.asarray(tflite_values).astype(np.float64)
         if k.shape != t.shape:
             raise DataError(f"The outputs differ in shape: Keras {k.shape}, TFLite {t.shape}.")
@@ -96,6 +101,7 @@ class AgreementSum:
     def _values(self, k: np.ndarray, t: np.ndarray) -> None:
         error = np.abs(k - t)
         self.count += k.size
+        self.equal += int((k == t).sum())
         self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))  # unlike max, it keeps NaN
         self.absolute += float(error.sum())
         self.squared += float(np.square(error).sum())
@@ -113,12 +119,12 @@ class AgreementSum:
         self.samples += len(k) if k.ndim else 1
         if self.first is None:
             self.first = (k[:1].copy(), t[:1].copy())
-            self.columns = tuple(ColumnSums(axis) for axis in _axes_of_columns(k.ndim))
+            self.columns = tuple(ColumnSums(axis) for axis in _axes_of_columns(k.ndim) if not self.whole)
         self.varies |= _differs(k, self.first[0])
         self.file_varies |= _differs(t, self.first[1])
         for sums in self.columns:
             sums.add(k, t)
-        self.has_classes = k.ndim > 1 and k.shape[-1] > 1
+        self.has_classes = k.ndim > 1 and k.shape[-1] > 1 and not self.whole
         adds_up = self.has_classes and k.min() >= 0 and (np.abs(k.sum(-1) - 1) < _ROUNDED).all()
         self.distribution = bool(self.distribution and adds_up)
         if self.has_classes:
@@ -150,6 +156,7 @@ class AgreementSum:
             self.varies and not self.file_varies,
             int(self.classes.sum()) if self.has_classes else None,
             self.distribution,
+            self.equal / self.count if self.whole and self.count else None,
         )
 
 
@@ -162,7 +169,12 @@ def _differs(values: np.ndarray, first: np.ndarray) -> bool:
     """True if a sample is another than the first, by more than the last bits of float32."""
     if values.shape[1:] != first.shape[1:]:
         return True
-    return bool((np.abs(values - first) > 1e-6 * np.abs(first).max(initial=0.0)).any())
+    finite = np.isfinite(values) & np.isfinite(first)
+    size = np.abs(first)[np.isfinite(first)].max(initial=0.0)
+    other = np.isnan(values) != np.isnan(first)
+    return bool(
+        (other | (finite & (np.abs(values - first) > 1e-6 * size)) | (np.isinf(values) & (values != first))).any()
+    )
 
 
 class ScoreCount:
@@ -174,6 +186,9 @@ class ScoreCount:
         self.regression = False
 
     def add(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        if outputs.dtype.kind in "iub" and labels.size == outputs.size and bool(np.all(labels == np.floor(labels))):
+            self._count(labels.astype(np.int64), outputs.astype(np.int64))  # classes already
+            return
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         labels = labels[:, None] if labels.ndim == 1 and outputs.shape[1:] == (1,) else labels
         classes = class_labels(labels, outputs)
@@ -191,7 +206,9 @@ class ScoreCount:
         if classes is None:
             return
         one = outputs.shape[-1] == 1
-        predicted = (outputs[..., 0] > 0.5).astype(int) if one else outputs.argmax(-1)
+        self._count(classes, (outputs[..., 0] > 0.5).astype(int) if one else outputs.argmax(-1))
+
+    def _count(self, classes: np.ndarray, predicted: np.ndarray) -> None:
         for pair in zip(classes.ravel().tolist(), predicted.ravel().tolist(), strict=True):
             self.pairs[pair] = self.pairs.get(pair, 0) + 1
 

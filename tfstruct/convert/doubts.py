@@ -24,7 +24,7 @@ _FEW = 10
 def found(check: "Verification") -> list[str]:
     """The lines, what concerns the file before what concerns the samples."""
     lines: list[str] = []
-    best = max(output.sqnr_db for output in check.outputs) if len(check.outputs) > 1 else None
+    best = max((output.sqnr_db for output in check.outputs if output.equal is None), default=None)
     asked = check.samples >= _FEW and not check.random
     for output in check.outputs:
         low = low_figures(output)
@@ -38,7 +38,15 @@ def found(check: "Verification") -> list[str]:
 
 
 def low_figures(output: Agreement) -> list[str]:
-    """What falls below 15 dB or 90 % of equal top-1; NaN is not low."""
+    """What falls below 15 dB or 90 % of equal top-1 (of equal integers, where it holds some).
+
+    NaN is not low, nor is what is not finite in Keras: nothing can be said of it.
+    """
+    if output.infinite[0]:
+        return []
+    if output.equal is not None:
+        few = output.equal < LOW_TOP1
+        return [f"{output.equal:.1%} of its integers are equal only, expected {LOW_TOP1:.0%} or more"] if few else []
     lines = []
     if output.sqnr_db < LOW_SQNR_DB:
         lines.append(f"SQNR is {output.sqnr_db:.1f} dB, below {LOW_SQNR_DB:g} the file computes something else")
@@ -67,7 +75,12 @@ def _of_values(output: Agreement, best: float | None, is_low: bool, asked: bool)
             f"output {output.name!r} varies in Keras, and is the same for every sample in the file: calibrate on data "
             "on which it varies, or keep the layers behind it in float (Recipe(layers={pattern: 'float32'}))"
         )
-    elif best is not None and not is_low and output.sqnr_db < min(best - _BELOW_DB, _GOOD_SQNR_DB):
+    elif (
+        best is not None
+        and output.equal is None
+        and not is_low
+        and output.sqnr_db < min(best - _BELOW_DB, _GOOD_SQNR_DB)
+    ):
         yield f"output {output.name!r} has {output.sqnr_db:.1f} dB, where another has {best:.1f} dB"
     if not output.varies:
         yield (
@@ -128,6 +141,8 @@ def _of_samples(check: "Verification") -> Iterator[str]:
         return
     for one in check.inputs:
         low, high = one.range
+        if one.is_flag:
+            continue
         span = f"they lie in [{one.low:.4g}, {one.high:.4g}], the file's range is [{low:.4g}, {high:.4g}]"
         if one.clipped > _CLIPPED:
             yield (

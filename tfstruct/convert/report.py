@@ -95,6 +95,11 @@ class Report:
             ("verified on", f"{check.samples:,} samples: {check.source}"),
         ]
         for out in check.outputs:
+            if out.equal is not None:
+                rows.append(
+                    (f"output {out.name}", f"integers, equal {out.equal:.2%}, max error {out.max_abs_error:.3g}")
+                )
+                continue
             top1 = "" if out.top1_agreement is None else f", top-1 equal {out.top1_agreement:.2%}"
             rows.append(
                 (

@@ -47,6 +47,7 @@ class InputCoverage:
         low, high: of the samples.
         range: of the file.
         clipped: share of the values outside of it.
+        is_flag: True if it has two values at most, 0 or 1 among them, as masks have: their size is no scale.
     """
 
     name: str
@@ -54,6 +55,7 @@ class InputCoverage:
     high: float
     range: tuple[float, float]
     clipped: float
+    is_flag: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,19 @@ class Verification:
         return any(doubts.low_figures(output) for output in self.outputs)
 
     def figures(self) -> dict[str, float]:
-        """The figures that `Recipe.require` can bound: the worst over the outputs, NaN where one is NaN."""
+        """The figures that `Recipe.require` can bound: the worst over the outputs, NaN where one is NaN.
+
+        Outputs of integers count with the share that is equal, as top-1; with SQNR and cosine only if all are such.
+        """
+        values = [o for o in self.outputs if o.equal is None] or self.outputs
         found = {
-            "sqnr_db": float(np.min([o.sqnr_db for o in self.outputs])),
-            "cosine": float(np.min([o.cosine for o in self.outputs])),
+            "sqnr_db": float(np.min([o.sqnr_db for o in values])),
+            "cosine": float(np.min([o.cosine for o in values])),
             "max_abs_error": float(np.max([o.max_abs_error for o in self.outputs])),
             "mean_abs_error": float(np.max([o.mean_abs_error for o in self.outputs])),
         }
-        top1 = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
+        top1 = [o.equal if o.top1_agreement is None else o.top1_agreement for o in self.outputs]
+        top1 = [share for share in top1 if share is not None]
         if top1:
             found["top1_agreement"] = min(top1)
         columns = [o.channel_sqnr_db for o in self.outputs if o.channel_sqnr_db is not None]
@@ -216,8 +223,9 @@ def compare(
             seen.add(inputs[name])
         if batch[0].label is not None:
             for name, labels in _labels_of(batch, list(truth)):
+                whole = truth[name].dtype.kind in "iub"
                 for count, outputs in zip(scores, (truth, ours), strict=True):
-                    count.add(labels, outputs[name])
+                    count.add(labels, outputs[name].astype(truth[name].dtype) if whole else outputs[name])
         done += len(batch)
         progress(done)
     if not done:
@@ -240,14 +248,20 @@ class _Coverage:
     def __init__(self, border: Border):
         self.border, self.count, self.clipped = border, 0, 0
         self.low, self.high = np.inf, -np.inf
+        self.distinct: set[float] = set()
 
     def add(self, values: np.ndarray) -> None:
         self.count += values.size
         self.clipped += int(self.border.beyond(values).sum())
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        if len(self.distinct) <= 2:
+            self.distinct.update(np.unique(values)[:3].tolist())
 
     def coverage(self, name: str) -> InputCoverage:
-        return InputCoverage(name, self.low, self.high, (self.border.low, self.border.high), self.clipped / self.count)
+        ends, clipped = (self.border.low, self.border.high), self.clipped / self.count
+        return InputCoverage(
+            name, self.low, self.high, ends, clipped, len(self.distinct) <= 2 and bool({0, 1} & self.distinct)
+        )
 
 
 def layer_errors(
