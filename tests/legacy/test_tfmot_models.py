@@ -1,5 +1,7 @@
 """Models that TFMOT itself pruned, clustered and trained quantization-aware."""
 
+import functools
+
 import numpy as np
 import pytest
 import tf_keras
@@ -18,7 +20,7 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.uniform(-1, 1, (64, 12, 12, 3)).astype("float32"), RNG.integers(0, 5, 64)
 
 
-def network():
+def built():
     x = image = layers.Input((12, 12, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(x)
     x = layers.BatchNormalization(name="bn")(x)
@@ -28,7 +30,19 @@ def network():
     x = layers.MaxPooling2D(name="pool")(x)
     x = layers.Conv2D(8, 3, name="conv", activation="relu")(x)
     x = layers.GlobalAveragePooling2D(name="gap")(x)
-    return trained(tf_keras.Model(image, layers.Dense(5, activation="softmax", name="head")(x), name="net"))
+    return tf_keras.Model(image, layers.Dense(5, activation="softmax", name="head")(x), name="net")
+
+
+@functools.cache
+def trained_weights():
+    return trained(built()).get_weights()
+
+
+def network():
+    model = built()
+    model.set_weights(trained_weights())
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
 
 
 def trained(model, *callbacks):
@@ -49,6 +63,21 @@ def clustered(model=None, **kwargs):
     return trained(tfmot.clustering.keras.cluster_weights(model, 6, cluster_centroids_init=start, **kwargs))
 
 
+@pytest.fixture(scope="module")
+def pruned_model():
+    return pruned()
+
+
+@pytest.fixture(scope="module")
+def clustered_model():
+    return clustered()
+
+
+@pytest.fixture(scope="module")
+def aware():
+    return trained(tfmot.quantization.keras.quantize_model(network()))
+
+
 def same_outputs(source, model):
     np.testing.assert_allclose(model(X[:8], training=False), source(X[:8], training=False), atol=1e-5)
 
@@ -61,8 +90,8 @@ NAMES = ["image", "stem", "bn", "relu", "dw", "add", "pool", "conv", "gap", "hea
 
 
 @pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["object", "net"]))
-def test_pruning_is_taken_off_and_zeros_stay(form, tmp_path):
-    source = pruned()
+def test_pruning_is_taken_off_and_zeros_stay(form, pruned_model, tmp_path):
+    source = pruned_model
     if form != "object":
         source.save(tmp_path / form)
     found = legacy.read(source if form == "object" else tmp_path / form)
@@ -76,8 +105,8 @@ def test_pruning_is_taken_off_and_zeros_stay(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["object", "net.h5"])
-def test_clustering_is_taken_off_and_centroids_stay(form, tmp_path):
-    source = clustered()
+def test_clustering_is_taken_off_and_centroids_stay(form, clustered_model, tmp_path):
+    source = clustered_model
     if form != "object":
         source.save(tmp_path / form)
     found = legacy.read(source if form == "object" else tmp_path / form)
@@ -95,8 +124,8 @@ def test_clustering_that_preserves_sparsity():
 
 
 @pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["net.h5", "net"]))
-def test_quantization_aware_to_a_file_with_the_trained_scales(form, tmp_path, process):
-    source = trained(tfmot.quantization.keras.quantize_model(network()))
+def test_quantization_aware_to_a_file_with_the_trained_scales(form, aware, tmp_path, process):
+    source = aware
     if form != "object":
         source.save(tmp_path / form)
     found = legacy.read(source if form == "object" else tmp_path / form)
@@ -158,10 +187,10 @@ def test_a_keras2_model_is_pointed_to_legacy():
         to_tflite(network())
 
 
-def test_the_command_takes_the_trained_ranges(tmp_path, capsys):
+def test_the_command_takes_the_trained_ranges(aware, tmp_path, capsys):
     from tfstruct import cli
 
-    trained(tfmot.quantization.keras.quantize_model(network())).save(tmp_path / "aware.h5")
+    aware.save(tmp_path / "aware.h5")
     network().save(tmp_path / "plain.h5")
     out = ["-o", str(tmp_path / "out.tflite"), "--precision", "int8"]
     assert cli.main([str(tmp_path / "aware.h5"), *out]) == 0
