@@ -81,8 +81,10 @@ def float64():
     gc.collect()
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
     """The processor as two devices, for two replicas on one machine: possible only before TensorFlow starts."""
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return  # this process hands the tests out to workers, and runs none
     import tensorflow as tf
 
     device = tf.config.LogicalDeviceConfiguration()
