@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import keras
 import numpy as np
@@ -205,6 +206,8 @@ def test_one_output_of_several():
     assert doubts(bad) == []
     (line,) = doubts(dataclasses.replace(good, name="a"), dataclasses.replace(bad, name="b"))
     assert line.startswith("output 'b' has 2") and "another has 6" in line
+    exact = dataclasses.replace(good, sqnr_db=math.inf)
+    assert doubts(exact, dataclasses.replace(bad, name="b")) == []
 
 
 def test_clipped_values():

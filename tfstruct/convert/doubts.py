@@ -1,5 +1,6 @@
 """Why a verification should not be trusted, in words: a file that falls short, and figures that prove nothing."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,9 @@ _FEW = 10
 def found(check: "Verification") -> list[str]:
     """The lines, what concerns the file before what concerns the samples."""
     lines: list[str] = []
-    best = max((output.sqnr_db for output in check.outputs if output.equal is None), default=None)
+    # What is exact, as a constant is, sets no measure.
+    known = [output.sqnr_db for output in check.outputs if output.equal is None and output.sqnr_db < math.inf]
+    best = max(known, default=None)
     asked = check.samples >= _FEW and not check.random
     for output in check.outputs:
         low = low_figures(output)
