@@ -5,7 +5,10 @@ import json
 import pathlib
 import re
 
+import keras
 import pytest
+
+from tfstruct import demo
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
@@ -17,6 +20,34 @@ def _load(name):
     return module
 
 
+# They take a thousand to train with, and the rest for validation; or a range test, which takes some hundred steps.
+ALL_DIGITS = ("test_compress_model", "test_compress_tasks", "test_search", "test_learning_rates")
+
+
+@pytest.fixture(autouse=True)
+def few_digits(request, monkeypatch):
+    (x, y), test = demo.digits()
+    if request.node.originalname not in ALL_DIGITS:
+        monkeypatch.setattr(demo, "digits", lambda: ((x[:640], y[:640]), test))
+
+
+@pytest.fixture(scope="module")
+def digits_file(digits_model, tmp_path_factory):
+    digits_model.save(file := tmp_path_factory.mktemp("digits") / "digits.keras")
+    return file
+
+
+@pytest.fixture
+def trained(digits_file, monkeypatch):
+    """For examples that begin with `demo.train` and are about what comes then: it loads the network of all tests."""
+
+    def train(x, y, epochs=12):
+        keras.utils.set_random_seed(0)
+        return keras.models.load_model(digits_file)
+
+    monkeypatch.setattr(demo, "train", train)
+
+
 def test_convert_int8(tmp_path, capsys):
     _load("convert_int8").main(str(tmp_path / "digits.tflite"), epochs=6)
     said = capsys.readouterr().out
@@ -25,14 +56,14 @@ def test_convert_int8(tmp_path, capsys):
     assert (tmp_path / "digits.tflite").read_bytes()[4:8] == b"TFL3"
 
 
-def test_mixed_precision_file(capsys):
+def test_mixed_precision_file(capsys, trained):
     _load("mixed_precision_file").main(epochs=2)
     said = capsys.readouterr().out
     assert "'conv1': 'int8'" in said.replace("\n", " ")
     assert json.loads(said[said.rindex('{\n "precision"') :])["calibration"] == "train.npz"
 
 
-def test_microcontroller(tmp_path, capsys):
+def test_microcontroller(tmp_path, capsys, trained):
     from tfstruct.convert import ethos_u, micro
 
     _load("microcontroller").main(str(tmp_path / "digits.tflite"), epochs=2)
@@ -135,14 +166,14 @@ def test_quantize_aware(capsys):
     assert len(equal) == 2 and equal[0] >= 99.5 and equal[1] >= 98
 
 
-def test_cluster_weights(capsys):
+def test_cluster_weights(capsys, trained):
     _load("cluster_weights").main(epochs=2)
     said = capsys.readouterr().out
     plain, shared = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) bytes packed", said))
     assert shared < 0.8 * plain and said.count("16") >= 3
 
 
-def test_pack_model(capsys):
+def test_pack_model(capsys, trained):
     from tfstruct.convert import micro
 
     _load("pack_model").main(epochs=2)
@@ -154,7 +185,7 @@ def test_pack_model(capsys):
     assert ("for tflite-micro, with lookup tables" in said) == (micro.version() is not None)
 
 
-def test_dequantize(capsys):
+def test_dequantize(capsys, trained):
     _load("dequantize").main(epochs=6)
     said = capsys.readouterr().out
     file, plain = (float(re.search(rf"{name}: ([\d.]+)%", said)[1]) for name in ("int4 file", "dequantized"))
