@@ -159,7 +159,7 @@ def added_ranges(x, rng):
 
 def resized(x, rng):
     kind = str(rng.choice(["bilinear", "nearest"]))
-    return L.AveragePooling2D()(L.UpSampling2D(2, interpolation=kind)(x))
+    return L.AveragePooling2D(2)(L.UpSampling2D(2, interpolation=kind)(x))
 
 
 def sliced(x, rng):

@@ -15,8 +15,8 @@ from tfstruct.errors import ConversionError
 
 _WHO = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer", "load": "The interpreter"}
 _ADVICE = {
-    "load": "Values may be far smaller than those that they are made of: keep such layers in float32 "
-    "(Recipe(layers={pattern: 'float32'}), --keep-float)."
+    "load": "Keep layers in float32 (Recipe(layers={pattern: 'float32'}), --keep-float): those of an operator that is "
+    "named, or whose values are far smaller than those that they are made of. Or use another precision."
 }
 _CHILD = os.path.join(os.path.dirname(__file__), "child.py")
 
@@ -181,5 +181,5 @@ def _error(what: str, text: str, resolve: Callable[[str], str | None], advice: s
         )
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        message = f"{what} failed{where}: {' '.join(lines[:2])[:500]}{f'. {advice}' if advice else ''}"
+        message = f"{what} failed{where}: {' '.join(lines[:2])[:500].rstrip('.')}{f'. {advice}' if advice else ''}"
     return ConversionError(message, layers)

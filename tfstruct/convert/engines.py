@@ -152,17 +152,22 @@ def _litert(
 def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
     """The rules that give the operators matching `regex` a precision; later rules win."""
     from litert_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer.qtyping import QuantGranularity
     from litert_quantizer.qtyping import TFLOperationName as Op
 
+    whole = QuantGranularity.TENSORWISE  # a matrix product has one scale for each side, a constant one too
     has_int4 = (Op.CONV_2D, Op.FULLY_CONNECTED)
     if precision == "float32":
         engine.update_quantization_recipe(regex, Op.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
     elif precision == "float16":
         engine.add_weight_only_config(regex, Op.ALL_SUPPORTED, 16, algorithm_key=AlgorithmName.FLOAT_CASTING)
     elif precision in ("int8", "int16x8"):
-        engine.add_static_config(regex, Op.ALL_SUPPORTED, 8 if precision == "int8" else 16, 8)
+        bits = 8 if precision == "int8" else 16
+        engine.add_static_config(regex, Op.ALL_SUPPORTED, bits, 8)
+        engine.add_static_config(regex, Op.BATCH_MATMUL, bits, 8, whole)
     elif precision == "int4" and recipe.activations == "int8":
         engine.add_static_config(regex, Op.ALL_SUPPORTED, 8, 8)
+        engine.add_static_config(regex, Op.BATCH_MATMUL, 8, 8, whole)
         for op in has_int4:
             engine.add_static_config(regex, op, 8, 4)
     else:
