@@ -11,6 +11,7 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import DataError, ModelError
 from tfstruct.quantize import Scheme, Twin, calibrate
+from tfstruct.quantize.calibration import Values
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 
 
@@ -100,3 +101,13 @@ def test_wrong_arguments(model, x):
     with pytest.raises(ModelError, match="subclassed"):
         calibrate(zoo.build("subclassed"), x)
     assert tfstruct.quantize.calibrate is calibrate
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "ternary"])
+def test_nothing_is_rounded_and_nothing_decided_where_values_are_looked_at(precision, model, x):
+    values = Values(model, Scheme(precision))
+    values.of([x[:4]])
+    (traced,) = values._run._list_all_concrete_functions()
+    kinds = {op.type for op in traced.graph.get_operations()}
+    assert "Conv2D" in kinds
+    assert not {kind for kind in kinds if "If" in kind or "FakeQuant" in kind or kind in ("Round", "Floor", "SelectV2")}

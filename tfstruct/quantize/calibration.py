@@ -12,7 +12,7 @@ from tfstruct.errors import DataError
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.scheme import Scheme
-from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.quantize.twin import Twin
 
 Progress = Callable[[str, int, int | None], None]
@@ -89,8 +89,7 @@ class Values(Simulation):
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
-        self.gated = True
-        self.active.assign(0.0)
+        self.integers.used = False
         self._seen: dict[str, list] = {}
         self._run = tf.function(self._values, reduce_retracing=True)
 
@@ -102,6 +101,9 @@ class Values(Simulation):
         self._seen = {}
         self(structured(self.points.graph, inputs), training=False)
         return self._seen
+
+    def _rounded(self, op, grid, training):
+        return stored(grid)
 
     def _quantized(self, point: Point, x, training):
         if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:

@@ -240,9 +240,7 @@ class Simulation:
         return routed
 
     def _rounded(self, op, grid: Grid, training):
-        w = grid.kernel.variable
-        with AutocastScope(None):  # the stored weight is rounded, not its float16 copy
-            value = tf.convert_to_tensor(w.value)
+        value = stored(grid)
         factor = folded_factor(self.points, id(op)) if grid.per == "tensor" else 1.0
         fake = grid.fake(value, factor, self._learning if training else None)
         return self._where_active(tf.cast(fake, value.dtype), value)
@@ -328,3 +326,9 @@ def _like(x, y):
     if mask is not None:
         y._keras_mask = mask
     return y
+
+
+def stored(grid: Grid):
+    """A kernel's weight as it is stored, not its float16 copy."""
+    with AutocastScope(None):
+        return tf.convert_to_tensor(grid.kernel.variable.value)
