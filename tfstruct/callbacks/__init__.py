@@ -1,6 +1,7 @@
 """What happens to a model while it trains, in `fit` or in a loop of one's own. The names load on first use."""
 
 from tfstruct import lazy
+from tfstruct.callbacks import saved_state as _saved_state  # noqa: F401 - load_model keeps states from now on
 
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,

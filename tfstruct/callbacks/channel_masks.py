@@ -81,6 +81,11 @@ class ChannelMasks:
             if not np.array_equal(mask, masked.mask.numpy()):
                 masked.set(mask)
 
+    def zero_already(self, factors: np.ndarray) -> bool:
+        """Whether the weights of all units with the factor 0 are zero, whatever the masks are."""
+        by_label = factors[self._graph.units.parts].min(axis=1)
+        return not any(slot.variable.numpy()[stays(slot, by_label) == 0].any() for slot in self._slots)
+
     def norms(self) -> np.ndarray:
         """By unit, the Euclidean norm of all its weights."""
         total = np.zeros(self._graph.units.count)

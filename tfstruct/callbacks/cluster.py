@@ -1,11 +1,13 @@
 """Weights that share few values while a model trains."""
 
+import dataclasses
 from typing import ClassVar
 
 import keras
 import numpy as np
 
 from tfstruct import codebooks
+from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.cluster_report import ClusterReport, SharedWeight
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall, replaced
@@ -91,6 +93,8 @@ class Cluster(Compressor):
         self._notes: list[str] = []
         self._call: ModelCall | None = None
         self._tested = self._called = False
+        settings = {**dataclasses.asdict(self.sharing), "layers": layers, "depthwise": depthwise}
+        self._settings = saved_state.described(settings)
 
     @property
     def centroids(self) -> dict[str, np.ndarray]:
@@ -122,6 +126,7 @@ class Cluster(Compressor):
         self._notes, self._tested, self._called = [], False, False
         self._kernels = self._fitting(kernels(model, self.layers, self.depthwise))
         books = self.sharing.books(self._kernels)
+        self._codebooks = []
         for book in books:
             self._codebooks.append(Codebook())
             for kernel in book:
@@ -187,7 +192,7 @@ class Cluster(Compressor):
             w = kernel.variable.numpy()
             zeros, values = int((w == 0).sum()), len(np.unique(w))
             rows.append(SharedWeight(kernel.name, tuple(w.shape), w.size, values, zeros, codebooks.entropy(w), error))
-        self._saved = [tied.groups() for codebook in self._codebooks for tied in codebook.tied]
+        self._saved = [tied.groups() for tied in self._tied]
         self._let_go()
         settings = (self.sharing.kind, self.sharing.per, self.sharing.n_clusters)
         return ClusterReport(*settings, self.steps, tuple(rows), tuple(self._skipped), tuple(self._notes))
@@ -199,9 +204,25 @@ class Cluster(Compressor):
         if self._call is not None:
             self._call.release(self._shared)
 
+    def _belongs(self, state: dict[str, np.ndarray]) -> bool:
+        for (group, sign), tied in zip(self._groups_of(state), self._tied, strict=True):
+            tied.set(group, sign)
+        return all(codebook.holds() for codebook in self._codebooks)
+
+    @property
+    def _tied(self) -> list[Tied]:
+        return [tied for codebook in self._codebooks for tied in codebook.tied]
+
+    def _groups_of(self, state: dict[str, np.ndarray]) -> list[tuple]:
+        """Groups and signs of each kernel, in a state."""
+        shapes = [tuple(state.get(f"group_{i}", np.zeros(0)).shape) for i in range(len(self._kernels))]
+        if shapes != [tuple(k.variable.shape) for k in self._kernels] or f"group_{len(self._kernels)}" in state:
+            raise ModelError("The file was written while other weights were shared. Give the same `layers` as then.")
+        return [(state[f"group_{i}"], state.get(f"sign_{i}")) for i in range(len(self._kernels))]
+
     def _state(self) -> dict[str, np.ndarray]:
         state = {"errors": np.asarray(self._errors)}
-        for i, tied in enumerate(tied for codebook in self._codebooks for tied in codebook.tied):
+        for i, tied in enumerate(self._tied):
             group, sign = tied.groups()
             state[f"group_{i}"] = group.astype(np.min_scalar_type(tied.size))
             if tied.sign is not None:
@@ -209,8 +230,6 @@ class Cluster(Compressor):
         return state
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        shapes = [tuple(state.get(f"group_{i}", np.zeros(0)).shape) for i in range(len(self._kernels))]
-        if shapes != [tuple(k.variable.shape) for k in self._kernels] or f"group_{len(self._kernels)}" in state:
-            raise ModelError("The file was written while other weights were shared. Give the same `layers` as then.")
+        groups = self._groups_of(state)
         self._errors = [float(error) for error in state["errors"]]
-        self._share([(state[f"group_{i}"], state.get(f"sign_{i}")) for i in range(len(self._kernels))])
+        self._share(groups)

@@ -1,6 +1,7 @@
 """The protocol of everything that compresses a model while it trains: attach, step, finish."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
+from tfstruct.callbacks.unheld import unheld
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 
@@ -22,12 +24,16 @@ class Compressor(Portable):
     is interrupted lets go of the model too, and so does a step that raises; in a loop that was interrupted,
     `tfstruct.callbacks.release(model)` does. The same object, attached again, goes on from there.
 
-    While attached, the state travels in every file that Keras saves of the model, `BackupAndRestore`'s too; a plain
-    model loads such a file and leaves the state aside.
+    While attached, the state travels in every file that Keras saves of the model, `BackupAndRestore`'s too (not in the
+    legacy format of `model.save("model.h5")`). A model that is loaded from such a file is plain, and the next
+    compressor of the same kind and settings that is attached to it goes on from there: `load_model`, `compile` if need
+    be, and `fit` with a new one. Where there is no such state (the file was saved after `fit`, or loaded before
+    `tfstruct.callbacks` was imported), zeros and shared values that training would undo are warned of.
 
     Moving averages of the weights in the optimizer (`use_ema`) are held to what the weights are held to.
 
-    A subclass has the methods `_begin`, `_advance`, `_end`, `_let_go`, `_state` and `_restore`.
+    A subclass has the methods `_begin`, `_advance`, `_end`, `_let_go`, `_state`, `_restore` and `_belongs`, and says
+    its `_settings`.
 
     Attributes:
         report: what `finish` returned last; None before.
@@ -43,6 +49,7 @@ class Compressor(Portable):
         self._stored: dict[str, np.ndarray] | None = None
         self._batch, self._open = -1, None
         self._begun = False
+        self._settings: dict[str, str] = {}  # what a state has to agree with, see `saved_state.described`
 
     # By hand
 
@@ -71,9 +78,10 @@ class Compressor(Portable):
             raise ModelError(f"`{model.name}` is not built yet: call it on a batch, or give it an Input, first.")
         with _scope(model):
             try:
-                self._begin(model)
-                if self._stored is not None:
-                    self._take_up(self._stored)
+                if not self._resumes(model):
+                    self._begin(model)
+                    if self._stored is not None:
+                        self._take_up(self._stored)
             except BaseException:
                 self._let_go()
                 raise
@@ -81,7 +89,45 @@ class Compressor(Portable):
         self._attached = self._home = model
         saved_state.hold(model, self)
         _forget_traces(model)
+        if all(other._attached is not None for other in saved_state.held(model)):
+            self._warn_of_losses(model)
         return self
+
+    def _resumes(self, model: keras.Model) -> bool:
+        """Goes on with the state that came with the model's file; False if there is none, or another training's."""
+        name = type(self).__name__
+        found = saved_state.take(model, name)
+        if found is None:
+            return False
+        others = saved_state.differences(found, self._settings)
+        why = f"that {name} had {'; '.join(others)}" if others else None
+        before = dict(vars(self))
+        if why is None:
+            self._stored = found
+            self._begin(model)
+            try:
+                if self._belongs(_own(found)):
+                    self._take_up(found)
+                    return True
+                why = "the weights have changed since"
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                why = str(error)
+            self._let_go()
+            vars(self).clear()
+            vars(self).update(before)
+        warnings.warn(
+            f"The file of `{model.name}` was saved while a {name} trained it, whose state is not taken up: {why}. "
+            f"This {name} begins {'anew' if self._stored is None else 'where it was'}; with the settings and weights "
+            "of then it would go on from there.",
+            stacklevel=3,
+        )
+        return False
+
+    def _warn_of_losses(self, model: keras.Model) -> None:
+        """Says what training would undo, as nothing that is attached holds it."""
+        lost = unheld(model)
+        if lost:
+            warnings.warn(lost, stacklevel=3)
 
     def step(self, count: int = 1) -> None:
         """Says that the optimizer has made `count` steps."""
@@ -235,14 +281,18 @@ class Compressor(Portable):
     def _restore(self, state: dict[str, np.ndarray]) -> None:
         """Takes up what `_state` gave; after `_begin`, which may look whether `_stored` waits for this."""
 
+    def _belongs(self, state: dict[str, np.ndarray]) -> bool:
+        """Whether the weights, as they are after `_begin`, can be those that `_state` gave this for."""
+        return True
+
     # State in Keras's files
 
     def _saved_state(self) -> dict[str, np.ndarray]:
         if self._attached is None:
             return {}
         self._catch_up()
-        kind = np.frombuffer(type(self).__name__.encode(), np.uint8)
-        return {"kind": kind, "steps": np.asarray(self.steps), **self._state()}
+        head = saved_state.head(type(self).__name__, self._settings)
+        return {**head, "steps": np.asarray(self.steps), **self._state()}
 
     def _given(self, stored: dict[str, np.ndarray]) -> None:
         if self._attached is None:
@@ -257,14 +307,14 @@ class Compressor(Portable):
     def _take_up(self, stored: dict[str, np.ndarray]) -> None:
         self._stored = None
         self.steps = int(stored["steps"])
-        self._restore({name: value for name, value in stored.items() if name not in ("steps", "kind")})
+        self._restore(_own(stored))
 
 
 def release(model: keras.Model) -> list[Compressor]:
     """Takes everything off a model that compressors have put on it, and off the models inside of it.
 
     For loops of one's own that were interrupted between `attach` and `finish`; `fit` does it by itself. The weights
-    stay as they are.
+    stay as they are. What came with the model's file for a compressor is forgotten: the next one begins anew.
 
         tfstruct.callbacks.release(model)
 
@@ -276,6 +326,7 @@ def release(model: keras.Model) -> list[Compressor]:
     for part in model._flatten_layers():
         if not isinstance(part, keras.Model):
             continue
+        saved_state.forget(part)
         for compressor in reversed(saved_state.held(part)):
             if compressor._attached is not None:
                 released.append(compressor)
@@ -293,6 +344,11 @@ def _calls_nothing(model: keras.Model) -> bool:
 def _parts(model: keras.Model) -> str:
     names = [f"`{part.name}`" for part in model._flatten_layers(include_self=False, recursive=False)]
     return " or ".join(names) if names else "a model inside of it"
+
+
+def _own(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of a state, what the compressor's `_state` gave."""
+    return {name: value for name, value in saved_state.body(stored).items() if name != "steps"}
 
 
 def _forget_traces(model: keras.Model) -> None:

@@ -19,6 +19,7 @@ class Attached(keras.constraints.Constraint):
     """
 
     around = 0  # one with a higher number stands around those with a lower one
+    shares = False  # whether entries that share a value go on sharing it
 
     def __init__(self, variable: keras.Variable, owner: str):
         other = variable.constraint
@@ -51,6 +52,10 @@ class Attached(keras.constraints.Constraint):
         """The values held to this constraint alone."""
         raise NotImplementedError
 
+    def keeps_zero(self, w: np.ndarray) -> np.ndarray:
+        """By entry of the weight w, whether it stays zero if it is."""
+        raise NotImplementedError
+
     def remove(self) -> None:
         """The weight has its constraint without this one again, in whatever order those around it go."""
         outer = self.variable.constraint
@@ -81,6 +86,9 @@ class Masked(Attached):
 
     def _settle(self, w):
         return w * ops.cast(self.mask != 0, w.dtype)
+
+    def keeps_zero(self, w: np.ndarray) -> np.ndarray:
+        return self.mask.numpy() == 0
 
     def set(self, mask: np.ndarray) -> None:
         """Takes a new mask and applies it to the weight at once."""

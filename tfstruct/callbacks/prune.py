@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfstruct import masks
+from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
@@ -124,6 +125,10 @@ class Prune(Compressor):
         self._history: list[tuple[int, float, float]] = []
         self._skipped: list[tuple[str, str]] = []
         self._notes: list[str] = []
+        self._settings = saved_state.described({
+            "schedule": self.schedule, "pattern": self.pattern, "scope": scope, "criterion": criterion,
+            "layers": layers, "frequency": frequency, "depthwise": depthwise, "regrow": regrow, "seed": seed,
+        })  # fmt: skip
 
     def masks(self) -> dict[str, np.ndarray]:
         """The boolean mask of each kernel by name, true where a weight stays; only while attached."""
@@ -292,6 +297,10 @@ class Prune(Compressor):
         for masked in self._masked:
             masked.remove()
 
+    def _belongs(self, state: dict[str, np.ndarray]) -> bool:
+        self._require_alike(state)
+        return not any(np.any(m.variable.numpy()[state[f"mask_{i}"] == 0]) for i, m in enumerate(self._masked))
+
     def _state(self) -> dict[str, np.ndarray]:
         state = {f"schedule_{name}": np.asarray(value) for name, value in self.schedule.state().items()}
         state["last"] = np.asarray(self._last)
@@ -302,10 +311,13 @@ class Prune(Compressor):
                 state[f"score_{i}"], state[f"last_{i}"] = masked.score.numpy(), masked.last.numpy()
         return state
 
-    def _restore(self, state: dict[str, np.ndarray]) -> None:
+    def _require_alike(self, state: dict[str, np.ndarray]) -> None:
         shapes = [tuple(state.get(f"mask_{i}", np.zeros(0)).shape) for i in range(len(self._masked))]
         if shapes != [tuple(m.variable.shape) for m in self._masked] or f"mask_{len(self._masked)}" in state:
             raise ModelError("The file was written while other weights were pruned. Give the same `layers` as then.")
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        self._require_alike(state)
         start = "schedule_"
         self.schedule.restore({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
         self._last = int(state["last"])

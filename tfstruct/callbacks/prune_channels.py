@@ -8,6 +8,7 @@ import numpy as np
 
 from tfstruct.analyze.scores import CRITERIA as SCORES
 from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, unit_scores
+from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.channel_factors import ChannelFactors
 from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
 from tfstruct.callbacks.channel_report import ChannelReport, Widths
@@ -137,6 +138,12 @@ class PruneChannels(Compressor):
         self._history: list[tuple[int, float, float]] = []
         self._logged: dict[str, float] = {}
         self._notes: list[str] = []
+        self._settings = saved_state.described({
+            "budget": budget, "schedule": schedule, "criterion": criterion, "regularize": regularize,
+            "frequency": frequency, "strength": strength, "scope": scope, "round_to": round_to,
+            "min_channels": min_channels, "max_ratio": max_ratio, "exclude": exclude, "reduction": reduction,
+            "normalization": normalization, "seed": seed,
+        })  # fmt: skip
 
     def kept(self) -> dict[str, np.ndarray]:
         """By layer, which of the channels that it makes are not zero, boolean; only while attached."""
@@ -285,6 +292,10 @@ class PruneChannels(Compressor):
         if self._masks is not None:
             self._masks.remove()
 
+    def _belongs(self, state: dict[str, np.ndarray]) -> bool:
+        self._require_alike(state)
+        return self._masks.zero_already(state["value"])
+
     def _state(self) -> dict[str, np.ndarray]:
         state = {
             **self._factors.state(),
@@ -296,9 +307,12 @@ class PruneChannels(Compressor):
             state.update({f"schedule_{name}": np.asarray(value) for name, value in self.schedule.state().items()})
         return state
 
-    def _restore(self, state: dict[str, np.ndarray]) -> None:
-        if state["chosen"].shape != self._factors.chosen.shape:
+    def _require_alike(self, state: dict[str, np.ndarray]) -> None:
+        if any(state[name].shape != value.shape for name, value in self._factors.state().items()):
             raise ModelError("The file was written while a model with other channels was pruned.")
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        self._require_alike(state)
         self._factors.restore(state)
         self._complete = bool(state["complete"])
         self._stand_in, self._latency = float(state["stand_in"]), float(state["latency"])

@@ -5,6 +5,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
 from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
@@ -53,6 +54,7 @@ class QuantizeAware(Compressor):
             raise ValueError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
         self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm
         self.twin: Twin | None = None
+        self._settings = saved_state.described({"scheme": self.scheme, **marks})
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:

@@ -1,7 +1,9 @@
-"""A compressor's state in Keras's files: written while it is attached, given back when weights are loaded."""
+"""The states of compressors in Keras's files: written while they are attached, found when a file is loaded."""
 
-import functools
-import itertools
+import json
+import re
+import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -9,54 +11,161 @@ from keras.src.saving.keras_saveable import KerasSaveable
 
 from tfstruct.errors import ModelError
 
-_NAME = "compressor_state_"
+_NAME = "compressor_states"  # the attribute of a model where Keras finds them
+State = dict[str, np.ndarray]
 
 
-class _State(KerasSaveable):
-    """The state of a compressor, where Keras finds it when it saves or loads the weights of a model."""
-
-    def __init__(self, compressor):
-        self.compressor = compressor
-
+class _Saveable(KerasSaveable):
     def _obj_type(self):
         return "Loss"  # the plainest kind that Keras's files know
 
-    @functools.cached_property
-    def name(self) -> str:
-        return type(self.compressor).__name__
 
-    def save_own_variables(self, store) -> None:
-        for name, value in self.compressor._saved_state().items():
-            store[name] = value
+class _Loaded(_Saveable):
+    """The states that came with a model's file, for compressors that are not attached yet. It is never saved."""
+
+    def __init__(self):
+        self.states: dict[int, State] = {}
 
     def load_own_variables(self, store) -> None:
-        stored = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - an h5 store is no mapping
-        if not stored:
-            return  # a file of the plain model
-        kind = stored["kind"].tobytes().decode()
-        if kind != self.name:
-            raise ModelError(
-                f"The file has the state of a {kind} where this training has a {self.name}. "
-                "Give the callbacks in the same order as when it was written."
+        try:
+            self.states = _read(store)
+        except Exception as error:  # The file is a good one for a plain model.
+            self.states = {}
+            warnings.warn(
+                f"The file has states of compressors that cannot be read: {error}. The weights are loaded; what is "
+                "attached to them begins anew.",
+                stacklevel=2,
             )
-        self.compressor._given(stored)
+
+
+class _Held(_Saveable):
+    """The states of compressors that are attached, or will be when `fit` begins."""
+
+    name = "compressors"
+
+    def __init__(self):
+        self.compressors: list = []
+
+    def save_own_variables(self, store) -> None:
+        for i, compressor in enumerate(self.compressors):
+            for name, value in compressor._saved_state().items():
+                store[f"{i}.{name}"] = value
+
+    def load_own_variables(self, store) -> None:
+        states = _read(store)  # without any, it is a file of the plain model
+        for i, compressor in enumerate(self.compressors):
+            if i not in states:
+                continue
+            own, kind = type(compressor).__name__, kind_of(states[i])
+            if kind != own:
+                raise ModelError(
+                    f"The file has the state of a {kind} where this training has a {own}. "
+                    "Give the callbacks in the same order as when it was written."
+                )
+            compressor._given(states[i])
+
+
+class _Place:
+    """An attribute of every model, which Keras passes by when it loads one; what a model holds goes before it."""
+
+    def __init__(self):
+        self._of: weakref.WeakKeyDictionary[keras.Model, _Loaded] = weakref.WeakKeyDictionary()
+
+    def __get__(self, model, owner=None):
+        return self if model is None else self._of.setdefault(model, _Loaded())
+
+
+_place = _Place()
+# Keras asks the attributes of a model that it builds from a file for what they want to read of it.
+setattr(keras.Model, _NAME, _place)
 
 
 def hold(model: keras.Model, compressor) -> None:
     """From now on the compressor's state is saved with the model, and loaded."""
-    if compressor not in held(model):
-        free = next(name for i in itertools.count() if (name := f"{_NAME}{i}") not in vars(model))
+    if _NAME not in vars(model):
         # Not through Keras's own tracking, which would make it a part of the model.
-        object.__setattr__(model, free, _State(compressor))
+        object.__setattr__(model, _NAME, _Held())
+    if compressor not in held(model):
+        vars(model)[_NAME].compressors.append(compressor)
 
 
 def release(model: keras.Model, compressor) -> None:
     """Its state is not saved with the model any more."""
-    for name, value in list(vars(model).items()):
-        if isinstance(value, _State) and value.compressor is compressor:
-            object.__delattr__(model, name)
+    if compressor in held(model):
+        vars(model)[_NAME].compressors.remove(compressor)
+        if not held(model):
+            object.__delattr__(model, _NAME)
 
 
 def held(model: keras.Model) -> list:
     """The compressors that are held, in order."""
-    return [value.compressor for value in vars(model).values() if isinstance(value, _State)]
+    return vars(model)[_NAME].compressors if _NAME in vars(model) else []
+
+
+def take(model: keras.Model, kind: str) -> State | None:
+    """The first state of a compressor of this kind that came with the model's file, once; None if there is none."""
+    states = _place.__get__(model).states
+    found = next((i for i, state in sorted(states.items()) if kind_of(state) == kind), None)
+    return None if found is None else states.pop(found)
+
+
+def forget(model: keras.Model) -> None:
+    """What came with the model's file is not taken up any more."""
+    _place.__get__(model).states = {}
+
+
+def kind_of(state: State) -> str:
+    """The name of the compressor's class."""
+    return _text(state, "kind")
+
+
+def head(kind: str, settings: dict[str, str]) -> State:
+    """What a state says of its compressor, as arrays, which files of weights can hold."""
+    words = {"kind": kind, "settings": json.dumps(settings)}
+    return {name: np.frombuffer(value.encode(), np.uint8) for name, value in words.items()}
+
+
+def body(state: State) -> State:
+    """A state without what `head` gave."""
+    return {name: value for name, value in state.items() if name not in ("kind", "settings")}
+
+
+def described(settings: dict) -> dict[str, str]:
+    """Settings as words that can be compared: equal ones are equal in another process too."""
+    return {name: _described(value) for name, value in settings.items()}
+
+
+def differences(state: State, settings: dict[str, str]) -> list[str]:
+    """In which settings, as words, a state's compressor differs from one with these."""
+    try:
+        then = json.loads(_text(state, "settings"))
+    except ValueError:
+        then = None
+    if not isinstance(then, dict):
+        return ["settings that cannot be read"]
+    names = [name for name in {**then, **settings} if then.get(name) != settings.get(name)]
+    return [f"{name}={then.get(name)}, now {settings.get(name)}" for name in names]
+
+
+def _described(value) -> str:
+    if callable(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__
+    try:
+        said = repr(value)
+    except NotImplementedError:  # a schedule of the user's own, without a configuration
+        said = type(value).__name__
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", said)
+
+
+def _text(state: State, name: str) -> str:
+    return state.get(name, np.zeros(0, np.uint8)).tobytes().decode(errors="replace")
+
+
+def _read(store) -> dict[int, State]:
+    states: dict[int, State] = {}
+    for key in store.keys():  # noqa: SIM118 - an h5 store is no mapping
+        place, _, name = key.partition(".")
+        value = np.asarray(store[key])
+        if place.isdecimal() and value.dtype.kind in "biuf":
+            states.setdefault(int(place), {})[name] = value
+    return states

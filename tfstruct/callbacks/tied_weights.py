@@ -23,6 +23,7 @@ class Tied(Attached):
     """
 
     around = 1  # masks come first: what they have set to zero does not count
+    shares = True
 
     def __init__(self, variable: keras.Variable, owner: str, size: int, keep_zeros: bool, signed: bool = False):
         super().__init__(variable, owner)
@@ -35,6 +36,9 @@ class Tied(Attached):
 
     def __call__(self, w):
         return self._settle(w if self.before is None else self.before(w))
+
+    def keeps_zero(self, w: np.ndarray) -> np.ndarray:
+        return np.full(w.shape, self.keep_zeros) | (self.group.numpy() == 0)
 
     def _settle(self, w):
         w = tf.convert_to_tensor(w)

@@ -5,6 +5,7 @@ import copy
 import functools
 import itertools
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.loss import scale_loss_for_distribution, unscale_loss_for_distribution
 
-from tfstruct.callbacks import Compressor
+from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
 from tfstruct.distill.layer_pairs import Channels, Kept, Pair, pairs_of
 from tfstruct.distill.losses import Logits
@@ -95,7 +96,7 @@ class Distill(Compressor):
             raise ValueError(f"`weights` must be {len(losses)} numbers, none below 0. Received: {weights}.")
         if not 0 <= student_loss_weight <= 1:
             raise ValueError(f"`student_loss_weight` must be in [0, 1]. Received: {student_loss_weight}.")
-        self.teacher = teacher
+        self.teacher, self._own_teacher = teacher, teacher is None
         self.losses = _by_name([copy.copy(loss) for loss in losses])  # a loss notes what its models put out
         self.weights, self.student_loss_weight = weights, float(student_loss_weight)
         self.kept, self.projection_rate = kept, projection_rate
@@ -107,6 +108,10 @@ class Distill(Compressor):
         self._seen: dict[int, dict[str, tf.Tensor]] = {}  # by thread: each replica has its own
         self._used = False
         self._history: list[tuple[int, dict[str, float]]] = []
+        self._settings = saved_state.described({
+            "losses": list(self.losses), "weights": weights, "student_loss_weight": student_loss_weight,
+            "projection_rate": projection_rate,
+        })  # fmt: skip
 
     def loss(self, inputs, outputs, teacher_outputs=None):
         """The sum of weight * L_distillation for a batch, for a training step.
@@ -287,6 +292,15 @@ class Distill(Compressor):
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state, _holding=contextlib.ExitStack())
+
+    def _belongs(self, state: dict[str, np.ndarray]) -> bool:
+        if self._own_teacher:
+            warnings.warn(
+                "The teacher was a copy of the student as it was before training, which the file does not have: from "
+                "now on the teacher is the student as it was loaded. Give the model of then: Distill(teacher).",
+                stacklevel=4,
+            )
+        return True
 
     def _state(self) -> dict[str, np.ndarray]:
         return {f"learned_{i}": v.numpy() for i, v in enumerate(self._kept_variables())}
