@@ -10,17 +10,24 @@ from tfstruct.callbacks.constraints import Masked
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.call import Slot
+from tfstruct.graph.frozen import groups_without_frozen
 from tfstruct.surgery.lossless.removable import removable_once_zero
 from tfstruct.surgery.pruning import budget as budgets
 
 
-def lossless_groups(graph: Graph, exclude: Sequence[str]) -> tuple[dict[str, Group], dict[str, str]]:
+def lossless_groups(graph: Graph, exclude: Sequence[str], frozen: bool) -> tuple[dict[str, Group], dict[str, str]]:
     """The groups whose channels `shrink` removes once their weights are zero, and why the others are left alone.
 
     It is tried on the graph, for as many channels at once as can go, from either end.
+
+    Args:
+        graph: of the model.
+        exclude: as in `plan_channels`.
+        frozen: whether channels of frozen weights may go too.
     """
     found, alone = {}, {}
-    for name, group in by_name(graph).items():
+    named = by_name(graph)
+    for name, group in (named if frozen else groups_without_frozen(graph, named)).items():
         if not group.prunable:
             alone[name] = group.reason
         elif budgets.excluded(group, exclude):

@@ -14,6 +14,7 @@ from tfstruct.callbacks.model_call import ModelCall, replaced
 from tfstruct.callbacks.sharing import Sharing
 from tfstruct.callbacks.tied_weights import Codebook, Tied
 from tfstruct.errors import ModelError
+from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels
 
 
@@ -56,6 +57,8 @@ class Cluster(Compressor):
         layers: which layers, see `kernels`; None for all dense, convolution, embedding, recurrent, attention and
             EinsumDense kernels that have more weights than values.
         depthwise: whether depthwise kernels take part too.
+        frozen: whether kernels that do not train (`trainable = False`) take part too, and keep the values that they get
+            when training begins; else they are left alone, and the report says which.
         block: the length of a run, for "product".
         seed: of the draws of k-means++, and of the hash.
     """
@@ -74,6 +77,7 @@ class Cluster(Compressor):
         keep_zeros: bool = True,
         layers: Which = None,
         depthwise: bool = False,
+        frozen: bool = False,
         block: int | None = None,
         seed: int = 0,
     ):
@@ -84,16 +88,16 @@ class Cluster(Compressor):
             raise ValueError(f"`bits` must be a positive integer. Received: {bits!r}.")
         count = 2**bits if n_clusters is None else n_clusters
         self.sharing = Sharing(count, share, per, init, entropy, keep_zeros, block, seed)
-        self.layers, self.depthwise = layers, depthwise
+        self.layers, self.depthwise, self.frozen = layers, depthwise, frozen
         self._kernels: list[Kernel] = []
         self._codebooks: list[Codebook] = []
-        self._saved: list[tuple] = []  # groups and signs, for a second `fit`
+        self._saved: dict[str, tuple] = {}  # groups and signs by kernel, for a second `fit`
         self._errors: list[float] = []
         self._skipped: list[tuple[str, str]] = []
         self._notes: list[str] = []
         self._call: ModelCall | None = None
         self._tested = self._called = False
-        settings = {**dataclasses.asdict(self.sharing), "layers": layers, "depthwise": depthwise}
+        settings = {**dataclasses.asdict(self.sharing), "layers": layers, "depthwise": depthwise, "frozen": frozen}
         self._settings = saved_state.described(settings)
 
     @property
@@ -124,7 +128,13 @@ class Cluster(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._notes, self._tested, self._called = [], False, False
-        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise))
+        found, left = kernels(model, self.layers, self.depthwise), []
+        if not self.frozen:
+            found, left = without_frozen(model, found)
+        self._kernels = self._fitting(found)
+        self._require_alike_trained(frozen_weights(model))
+        self._skipped += left
+        self._notes += frozen_note(left, "kernels")
         books = self.sharing.books(self._kernels)
         self._codebooks = []
         for book in books:
@@ -136,7 +146,9 @@ class Cluster(Compressor):
         self._call = ModelCall.of(model)
         self._call.scopes.append(self._shared)
         if self._stored is None:
-            self._share(self._saved or self.sharing.groups(books))
+            if self._saved.keys() != {kernel.name for kernel in self._kernels}:  # at first, and when others are frozen
+                self._saved, self._errors = {}, []
+            self._share(list(self._saved.values()) or self.sharing.groups(books))
 
     def _fitting(self, found: list[Kernel]) -> list[Kernel]:
         bad = [(kernel, why) for kernel in found if (why := self.sharing.misfit(kernel))]
@@ -147,6 +159,14 @@ class Cluster(Compressor):
             )
         self._skipped = [(kernel.name, why) for kernel, why in bad]
         return [kernel for kernel in found if kernel not in [k for k, _ in bad]]
+
+    def _require_alike_trained(self, frozen: set[int]) -> None:
+        still = [kernel.name for kernel in self._kernels if id(kernel.variable) in frozen]
+        if self.sharing.per == "model" and 0 < len(still) < len(self._kernels):
+            raise ModelError(
+                f"Frozen weights cannot follow the values that they would share with others: {', '.join(still[:6])}. "
+                "Give per='layer', or leave them out with frozen=False."
+            )
 
     def _share(self, groups: list[tuple]) -> None:
         """Takes groups and signs, one pair a kernel, and gives each weight the value of its group."""
@@ -192,7 +212,7 @@ class Cluster(Compressor):
             w = kernel.variable.numpy()
             zeros, values = int((w == 0).sum()), len(np.unique(w))
             rows.append(SharedWeight(kernel.name, tuple(w.shape), w.size, values, zeros, codebooks.entropy(w), error))
-        self._saved = [tied.groups() for tied in self._tied]
+        self._saved = {kernel.name: one.groups() for kernel, one in zip(self._kernels, self._tied, strict=True)}
         self._let_go()
         settings = (self.sharing.kind, self.sharing.per, self.sharing.n_clusters)
         return ClusterReport(*settings, self.steps, tuple(rows), tuple(self._skipped), tuple(self._notes))

@@ -14,6 +14,7 @@ from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import DataError, ModelError
+from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
 
@@ -59,6 +60,8 @@ class Prune(Compressor):
             chosen in any case.
         block: the size of a block.
         depthwise: whether depthwise kernels are pruned too.
+        frozen: whether kernels that do not train (`trainable = False`) are pruned too; else they are left alone, and
+            the report says which. One that is unfrozen between two `fit`s takes part in the second.
         data, loss: labelled samples for "gradient", "snip" and `regrow`; without `loss` the compiled one.
         regrow: the share of the kept weights that gives way each time masks are chosen, to those zeros with the largest
             |g|, which start from zero (RigL, arXiv:1911.11134). It falls by a cosine to zero at the schedule's end.
@@ -79,6 +82,7 @@ class Prune(Compressor):
         frequency: int = 100,
         block: tuple[int, int] | None = None,
         depthwise: bool = False,
+        frozen: bool = False,
         data=None,
         loss=None,
         regrow: float = 0.0,
@@ -112,11 +116,12 @@ class Prune(Compressor):
             what = "`regrow`" if regrow else f"Criterion {criterion!r}"
             raise DataError(f"{what} needs gradients: give data=(x, y), some hundred samples of the training data.")
         self.scope, self.criterion, self.frequency = scope, criterion, frequency
-        self.layers, self.depthwise, self.regrow, self.seed = layers, depthwise, float(regrow), seed
+        self.layers, self.depthwise, self.frozen = layers, depthwise, frozen
+        self.regrow, self.seed = float(regrow), seed
         self._data, self._loss = data, loss
         self._kernels: list[Kernel] = []
         self._masked: list[Masked] = []
-        self._saved: list[np.ndarray] = []
+        self._saved: dict[str, np.ndarray] = {}  # masks by kernel, for a second `fit`
         self._gradients: MeanGradients | None = None
         self._last = -1
         self._sparsity = 0.0
@@ -127,7 +132,8 @@ class Prune(Compressor):
         self._notes: list[str] = []
         self._settings = saved_state.described({
             "schedule": self.schedule, "pattern": self.pattern, "scope": scope, "criterion": criterion,
-            "layers": layers, "frequency": frequency, "depthwise": depthwise, "regrow": regrow, "seed": seed,
+            "layers": layers, "frequency": frequency, "depthwise": depthwise, "frozen": frozen, "regrow": regrow,
+            "seed": seed,
         })  # fmt: skip
 
     def masks(self) -> dict[str, np.ndarray]:
@@ -140,7 +146,14 @@ class Prune(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._skipped, self._notes, self._tested = [], [], False
-        self._kernels = self._fitting(kernels(model, self.layers, self.depthwise), model)
+        found, left = kernels(model, self.layers, self.depthwise), []
+        if not self.frozen:
+            found, left = without_frozen(model, found)
+        elif self.criterion == "movement" and frozen_weights(model) & {id(kernel.variable) for kernel in found}:
+            raise ModelError("Frozen weights do not move: criterion 'movement' does not go with frozen=True.")
+        self._kernels = self._fitting(found, model)
+        self._skipped += left
+        self._notes += frozen_note(left, "kernels")
         if self._data is not None:
             self._gradients = MeanGradients(model, [k.variable for k in self._kernels], self._data, self._loss)
         make = Moving if self.criterion == "movement" else Masked
@@ -150,8 +163,14 @@ class Prune(Compressor):
         if self._stored is not None:
             return  # the weights are those of a later step, which the stored masks belong to
         if self._saved:  # a second `fit`
-            for masked, mask in zip(self._masked, self._saved, strict=True):
-                masked.set(mask)
+            names = [kernel.name for kernel in self._kernels]
+            if not self._saved.keys() & set(names):  # a copy of the callback, on a model with other names
+                self._saved = dict(zip(names, self._saved.values(), strict=True))
+            for name, masked in zip(names, self._masked, strict=True):
+                if name in self._saved:
+                    masked.set(self._saved[name])
+            if self._last >= 0 and not self._saved.keys() >= set(names):  # some were unfrozen since
+                self._choose(self.steps)
         elif self.schedule.begin == 0:
             self._choose(0)
 
@@ -281,7 +300,7 @@ class Prune(Compressor):
         for kernel, masked in zip(self._kernels, self._masked, strict=True):
             mask = masked.mask.numpy()
             rows.append(SparseWeight(kernel.name, tuple(mask.shape), mask.size, int((mask == 0).sum())))
-        self._saved = [masked.mask.numpy() != 0 for masked in self._masked]
+        self._saved |= self.masks()
         self._let_go()
         criterion = (
             self.criterion

@@ -16,6 +16,7 @@ from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import require_held
 from tfstruct.errors import BudgetError, DataError, ModelError
 from tfstruct.graph import Group, trace
+from tfstruct.graph.frozen import frozen_note
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
 from tfstruct.surgery.pruning.planner import Limits, Options, Planner
 
@@ -48,7 +49,9 @@ class PruneChannels(Compressor):
       (as in arXiv:2012.09243). A channel at zero stays there. What is left when the schedule ends is projected.
 
     Groups that `shrink` could not cut without loss are left alone (a layer that takes statistics over channels, a
-    recurrent or attention layer); `report.left_alone` says which and why.
+    recurrent or attention layer); `report.left_alone` says which and why. So are, unless `frozen`, groups with a frozen
+    weight (`trainable = False`): channels that a frozen layer makes, carries (a frozen batch norm) or only reads, as a
+    layer that reads fewer channels is another layer. A frozen layer therefore has all its weights after `shrink` too.
 
     The logs get `channels`, the share of channels at zero, and `macs`, the share of MACs that is left without them.
 
@@ -63,6 +66,7 @@ class PruneChannels(Compressor):
             case.
         strength: of the group lasso: what a channel loses of its norm up to its second update.
         scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency: as in `plan_channels`.
+        frozen: whether channels of frozen weights go too: these weights become zero, and `shrink` cuts the layers.
         data, loss: for criteria that look at data.
         seed: of the random criterion.
 
@@ -88,6 +92,7 @@ class PruneChannels(Compressor):
         min_channels: int | Mapping[str, int] = 1,
         max_ratio: float | Mapping[str, float] = 1.0,
         exclude: str | Sequence[str] = (),
+        frozen: bool = False,
         data=None,
         loss=None,
         reduction: str = "mean",
@@ -122,7 +127,7 @@ class PruneChannels(Compressor):
         if not 0 < strength <= 1:
             raise ValueError(f"`strength` must be in (0, 1]. Received: {strength}.")
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
-        self.frequency, self.strength = frequency, float(strength)
+        self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
         self._scoring = {
             "data": data, "loss": loss, "reduction": reduction, "normalization": normalization, "seed": seed,
             "missing": "keep",
@@ -141,8 +146,8 @@ class PruneChannels(Compressor):
         self._settings = saved_state.described({
             "budget": budget, "schedule": schedule, "criterion": criterion, "regularize": regularize,
             "frequency": frequency, "strength": strength, "scope": scope, "round_to": round_to,
-            "min_channels": min_channels, "max_ratio": max_ratio, "exclude": exclude, "reduction": reduction,
-            "normalization": normalization, "seed": seed,
+            "min_channels": min_channels, "max_ratio": max_ratio, "exclude": exclude, "frozen": frozen,
+            "reduction": reduction, "normalization": normalization, "seed": seed,
         })  # fmt: skip
 
     def kept(self) -> dict[str, np.ndarray]:
@@ -155,12 +160,15 @@ class PruneChannels(Compressor):
             self.schedule.observe(logs, self.steps)
 
     def _begin(self, model: keras.Model) -> None:
-        self._notes, self._tested = [], False
-        graph = trace(model)
-        self._groups, self._alone = lossless_groups(graph, self.options.exclude)
+        self._tested = False
+        graph, before = trace(model), list(self._groups)
+        self._groups, self._alone = lossless_groups(graph, self.options.exclude, self.frozen)
+        self._notes = frozen_note(list(self._alone.items()), "groups of channels")
         if not self._groups:
             reasons = "; ".join(f"{name}: {why}" for name, why in list(self._alone.items())[:6])
-            raise ModelError(f"`{model.name}` has no channels that can be pruned without loss. {reasons}")
+            raise ModelError(
+                f"`{model.name}` has no channels that can be pruned without loss. {' '.join([reasons, *self._notes])}"
+            )
         self._planner = Planner(graph, tuple(self._groups.values()), self.options)
         first = self._factors is None
         if first:
@@ -174,6 +182,7 @@ class PruneChannels(Compressor):
             return  # the weights are those of a later step, which the stored choice belongs to
         if not first:  # a second `fit`
             self._masks.set(self._factors.value)
+            self._complete &= before in ([], list(self._groups))  # those that were unfrozen since may have to give
         elif self.schedule is not None and self.schedule.begin == 0:
             self._choose(0)
         self._note()

@@ -143,8 +143,9 @@ def differences(state: State, settings: dict[str, str]) -> list[str]:
         then = None
     if not isinstance(then, dict):
         return ["settings that cannot be read"]
-    names = [name for name in {**then, **settings} if then.get(name) != settings.get(name)]
-    return [f"{name}={then.get(name)}, now {settings.get(name)}" for name in names]
+    # One that only either of them knows is of another version of this package.
+    names = [name for name in settings if then.get(name, settings[name]) != settings[name]]
+    return [f"{name}={then[name]}, now {settings[name]}" for name in names]
 
 
 def _described(value) -> str:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze import Costs, unit_scores
+from tfstruct.analyze.names import by_name
 from tfstruct.callbacks.channel_masks import lossless_groups
 from tfstruct.compression.four_bits import FileSize
 from tfstruct.compression.precision_choice import Precision, choose_precision
@@ -14,7 +15,8 @@ from tfstruct.compression.stage import Decision
 from tfstruct.compression.steps.pruning import PruneChannels
 from tfstruct.compression.task import Task
 from tfstruct.errors import BudgetError
-from tfstruct.graph import Group, groups, trace
+from tfstruct.graph import Group, trace
+from tfstruct.graph.frozen import frozen_makers, groups_without_frozen
 from tfstruct.surgery.pruning.planner import Options, Planner
 
 _MARGIN = 0.97  # of a measured latency: the second measurement is another one
@@ -82,8 +84,8 @@ class _Choice:
     def __init__(self, task: Task, model: keras.Model, four_bits: bool):
         self.task, self.four_bits = task, four_bits
         self.graph = trace(model)
-        self.every = groups(self.graph)
-        self.lossless = tuple(lossless_groups(self.graph, ())[0].values())
+        self.every = tuple(groups_without_frozen(self.graph, by_name(self.graph)).values())
+        self.lossless = tuple(lossless_groups(self.graph, (), frozen=False)[0].values())
         self.scores = unit_scores(self.graph, "l2", missing="keep")
         too_much = FileSize(task.graph)() - task.plain.tflite_bytes
         self.size = FileSize(self.graph, _TRUSTED * max(too_much, 0.0))
@@ -106,10 +108,10 @@ class _Choice:
             return self._without_figures(precision)
         if found.keep is None:
             missed = ", ".join(f"{name} {value:,.0f}" for name, value in found.least.items())
-            why = f"channels get no further than {missed}"
+            why = f"channels get no further than {missed}{self._frozen}"
             return Sizing((), precision, Decision("prune_channels", False, why), wanted, found.least)
         asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
-        why = f"channels go {found.how} until {asked} is met{found.widths}"
+        why = f"channels go {found.how} until {asked} is met{found.widths}{self._frozen}"
         step = PruneChannels(budget=wanted, reason=why, **found.settings)
         return Sizing((step,), precision, Decision("prune_channels", True, why), wanted, capacity=found.capacity)
 
@@ -127,10 +129,16 @@ class _Choice:
         rungs = max(1, min(_RUNGS, self.task.settings.epochs // 2))
         why = (
             f"the budget names no figure: up to {rungs} times a quarter of the {_NAMES[figure]} goes {found.how}, "
-            f"as long as the quality allows{found.widths}"
+            f"as long as the quality allows{found.widths}{self._frozen}"
         )
         step = PruneChannels(budget={figure: _SHARE}, reason=why, optional=True, **found.settings)
         return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
+
+    @property
+    def _frozen(self) -> str:
+        layers = list(frozen_makers(self.graph))
+        more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+        return f"; channels of frozen layers stay: {', '.join(layers[:3])}{more}" if layers else ""
 
     def _capacity(self, left: Mapping[str, float]) -> float:
         """Multiply-accumulates that cannot be counted are taken to go as the parameters do."""

@@ -78,7 +78,7 @@ class Space:
             whole=whole,
             figure=figure,
             multiples=tuple(m for m in (1, 4, 8) if m == 1 or 4 * m <= widest),
-            gradual=bool(lossless_groups(graph, ())[0]),
+            gradual=bool(lossless_groups(graph, (), frozen=False)[0]),
             early=_downsamples_early(task.model),
             blocks=min(sum(not block.obstacle for block in residual_blocks(task.model)), 3),
             energies=(1.0, 0.99, 0.9, 0.75) if large else (1.0,),

@@ -9,6 +9,8 @@ from tfstruct.callbacks import PruneChannels as Pruner
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Outcome, Work
 from tfstruct.errors import EmptyPlanError
+from tfstruct.graph import trace
+from tfstruct.graph.frozen import frozen_makers
 from tfstruct.schedules import PolynomialRatio
 from tfstruct.surgery import apply, plan_channels, shrink
 
@@ -18,13 +20,14 @@ class PruneChannels(Step):
     """Removes channels, with all that is coupled to them, until the model meets a budget, and trains what stays.
 
     Gradually: channels go to zero while the whole model trains (`callbacks.PruneChannels`), then `surgery.shrink` cuts
-    them out. At once: `surgery.plan_channels` and `apply`, batch norms recalibrated.
+    them out. At once: `surgery.plan_channels` and `apply`, batch norms recalibrated. Either way groups with a frozen
+    weight (`trainable = False`) are left alone unless `frozen`, and listed as skipped.
 
     Attributes:
         budget: as in `surgery.plan_channels`; up to 1 the share of the model as it is before this step.
         gradual: see above.
         criterion, scope, round_to, min_channels, max_ratio, exclude: of `surgery.plan_channels`.
-        regularize: of `callbacks.PruneChannels`.
+        regularize, frozen: of `callbacks.PruneChannels`.
         ramp: the share of the epochs in which channels go; at least one epoch.
         rate: the highest learning rate; by default that of the settings.
     """
@@ -41,6 +44,7 @@ class PruneChannels(Step):
     max_ratio: float = 1.0
     exclude: tuple[str, ...] = ()
     regularize: str = "projection"
+    frozen: bool = False
     ramp: float = 0.3
     rate: float | None = None
 
@@ -72,6 +76,7 @@ class PruneChannels(Step):
             self.budget,
             when,
             regularize=self.regularize,
+            frozen=self.frozen,
             frequency=max(steps // 50, 1),
             **self._options(work),
         )
@@ -85,13 +90,16 @@ class PruneChannels(Step):
         }  # fmt: skip
 
     def _at_once(self, work: Work) -> tuple[keras.Model, dict]:
+        options = self._options(work)
+        left = {} if self.frozen else frozen_makers(trace(work.model))
+        options["exclude"] = (*options["exclude"], *left)
         try:
-            plan = plan_channels(work.model, self.budget, **self._options(work))
+            plan = plan_channels(work.model, self.budget, **options)
         except EmptyPlanError as error:
-            left = [(work.model.name, str(error))]
-            return work.copy(), {"changes": [], "skipped": left, "details": {}, "history": []}
+            left[work.model.name] = str(error)
+            return work.copy(), {"changes": [], "skipped": [*left.items()], "details": {}, "history": []}
         model = apply(work.model, plan)
         work.recalibrate(model)
         widths = plan.widths
         rows = [(path, f"{widths[path]} -> {widths[path] - gone} channels") for path, gone in plan.removed.items()]
-        return model, {"changes": rows, "skipped": [], "details": plan.to_dict(), "history": []}
+        return model, {"changes": rows, "skipped": [*left.items()], "details": plan.to_dict(), "history": []}
