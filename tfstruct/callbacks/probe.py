@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.graph.endings import activation_of
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 
 # Outputs that can be zero for every sample, and the largest size a saturating output has.
@@ -157,7 +158,7 @@ class Probe:
         result = {"dead": {}, "saturated": {}}
         ends = {id(o) for o in flat}
         for path, op, value in calls:
-            kind = _activation(op)
+            kind = activation_of(op)
             if kind in _RECTIFIERS:
                 result["dead"].setdefault(path, _share(op, tf.equal(value, 0)))
             elif kind in _SATURATING and id(value) not in ends:
@@ -279,22 +280,6 @@ def _signal(tensor) -> tf.Tensor:
 
 def _stacked(rows, width: int) -> tf.Tensor:
     return tf.stack([tf.stack(row) for row in rows]) if rows else tf.zeros((0, width))
-
-
-def _activation(op) -> str | None:
-    """The name of what the operation ends with, None if it is nothing known."""
-    function = getattr(op, "activation", None)
-    if function is None:
-        return {"ReLU": "relu", "Relu": "relu", "Relu6": "relu6", "Tanh": "tanh", "Sigmoid": "sigmoid"}.get(
-            type(op).__name__ if not _leaky(op) else ""
-        )
-    if isinstance(op, keras.layers.RNN):
-        return None  # its output is a product of gates
-    return getattr(function, "__name__", None)
-
-
-def _leaky(op) -> bool:
-    return bool(getattr(op, "negative_slope", 0)) or bool(getattr(op, "threshold", 0))
 
 
 def _share(op, condition: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfstruct.graph.call import Call
+from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.contractions import channel_axis
 
 CONVS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -35,7 +36,7 @@ class Weights:
 def plain(call: Call, *kinds: type) -> bool:
     """Whether the layer is of these types, computes as they do, and holds its kernel itself."""
     op = call.op
-    if not isinstance(op, kinds) or type(op).call not in {kind.call for kind in kinds}:
+    if kind_of(op, kinds) is None:
         return False
     return not getattr(op, "lora_enabled", False) and not getattr(op, "quantization_mode", None)
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.kinds import built_in_name
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.patterns import matches, names_layer
@@ -29,6 +30,7 @@ class Kernel:
         variable: the weight.
         order, shape: transposed by `order` and reshaped to `shape`, it is (taps, inputs, outputs).
         sums: whether each output sums over the inputs; not so in an embedding.
+        plain: whether the layer computes with the weight as it is, as Keras's own does.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Kernel:
     order: tuple[int, ...]
     shape: tuple[int, int, int]
     sums: bool = True
+    plain: bool = True
 
     def view(self, values: np.ndarray) -> np.ndarray:
         """An array shaped like the weight as (taps, inputs, outputs)."""
@@ -106,7 +109,9 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
         variable = getattr(layer, f"_{name}", None)  # Dense and its kin hide the weight behind a property
         variable = variable if isinstance(variable, keras.Variable) else getattr(layer, name)
         order = tuple(range(len(variable.shape))) if order is None else order
-        return Kernel(f"{path}/{name}", variable, order, tuple(int(n) for n in shape), sums)
+        return Kernel(f"{path}/{name}", variable, order, tuple(int(n) for n in shape), sums, computed)
+
+    computed = bool(built_in_name(layer))
 
     if isinstance(layer, _DEPTHWISE):
         shape = layer.kernel.shape

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from tfstruct.graph.kinds import kind_of
 from tfstruct.quantize.fake import activation_scale, fake_activation
 from tfstruct.quantize.grids import Grid
 from tfstruct.quantize.points import CONTRACTIONS, FIXED, Point, Points
@@ -63,7 +64,7 @@ class IntegerKernels:
         acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' is the scale of the kernel times the
         batch norm's factor, or what lets b' fit, and b' the bias of both. Sums below 2^24 are exact in float32.
         """
-        if not (self.used and isinstance(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"):
+        if not (self.used and kind_of(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
         (group,) = self._points.reads.get(id(op)) or (None,)
         bounds = self._bounds.get(group)

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from tfstruct.graph import Call, Graph, is_training_only
+from tfstruct.graph.endings import activation_of
+from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.shuffle import Shuffle
 
 # What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
@@ -66,43 +68,30 @@ class Point:
 
 def moves(op) -> bool:
     """Whether an operation hands on values that it reads, in other places: what goes in and out has one range."""
-    kind = type(op).__name__
+    kind = built_in_name(op)
     if kind in ("UpSampling2D", "Resizing", "Resize"):
         return op.interpolation == "nearest"
     return kind in _MOVERS or is_training_only(op) or isinstance(op, Shuffle)
 
 
-def activation_of(op) -> str | None:
-    """The name of the activation that an operation applies at its end; None for none."""
-    if isinstance(op, keras.layers.ReLU):
-        plain = not op.negative_slope and not op.threshold
-        name = {None: "relu", 6: "relu6"}.get(None if op.max_value is None else float(op.max_value))
-        return name if plain and name else "relu_variant"
-    if isinstance(op, keras.layers.Softmax):
-        return "softmax"
-    function = getattr(op, "activation", None) if isinstance(op, keras.layers.Layer) else None
-    if function is not None:
-        name = getattr(function, "__name__", type(function).__name__)
-        return None if name == "linear" else name
-    name = type(op).__name__
-    known = ("relu", "relu6", "sigmoid", "silu", "softmax", "tanh")
-    return name.lower() if name.lower() in known else None
-
-
 def _is_activation_layer(op) -> bool:
-    return isinstance(op, (keras.layers.ReLU, keras.layers.Activation)) or type(op).__name__ in ("Relu", "Relu6")
+    return built_in_name(op) in ("ReLU", "Activation", "Relu", "Relu6")
+
+
+def _is_norm(op) -> bool:
+    return kind_of(op, (keras.layers.BatchNormalization,)) is not None
 
 
 def _fuses(maker: Call, reader: Call) -> bool:
     """Whether the converter makes one operator of two calls, so that no integer stands between them."""
     op, after = maker.op, reader.op
-    contracts = isinstance(op, CONTRACTIONS)
-    if contracts and isinstance(after, keras.layers.BatchNormalization):
+    contracts = kind_of(op, CONTRACTIONS) is not None
+    if contracts and _is_norm(after):
         return activation_of(op) is None
     if _is_activation_layer(after) and activation_of(after) in ("relu", "relu6"):
         if contracts:
             return activation_of(op) is None
-        return type(op).__name__ in _ARITHMETIC or isinstance(op, keras.layers.BatchNormalization)
+        return built_in_name(op) in _ARITHMETIC or _is_norm(op)
     return False
 
 
@@ -137,7 +126,7 @@ class Points:
             joined = after is not None and _fuses(call, after)
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
-            norm = after.op if joined and isinstance(after.op, keras.layers.BatchNormalization) else None
+            norm = after.op if joined and _is_norm(after.op) else None
             if self.folds.setdefault(id(call.op), norm) is not norm:
                 self.folds[id(call.op)] = None
         self._ties: dict[str, str] = {}
@@ -162,15 +151,15 @@ class Points:
             self.outputs[key] = Point(
                 call.path, group, FIXED.get(name or ""), key not in self.movers, name in ("relu", "relu6")
             )
-            own = isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense))
-            separable = isinstance(call.op, SEPARABLE) and name in (None, "relu", "relu6")
+            own = kind_of(call.op, (*CONTRACTIONS, keras.layers.EinsumDense)) is not None
+            separable = kind_of(call.op, SEPARABLE) is not None and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
                 self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
         folded = {id(norm) for norm in self.folds.values() if norm is not None}
         self.products = {
             id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
             for call in graph.calls
-            if isinstance(call.op, keras.layers.BatchNormalization) and id(call.op) not in folded
+            if _is_norm(call.op) and id(call.op) not in folded
         }
         self.input_points = [Point(name, self._find(name)) for name in names]
         self.reads: dict[int, tuple[str, ...] | None] = {}

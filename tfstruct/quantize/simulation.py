@@ -11,12 +11,14 @@ from keras.src.backend import AutocastScope
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
+from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
-from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points, activation_of
+from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
 
@@ -85,6 +87,9 @@ class Simulation:
 
     def _grid(self, kernel: Kernel, op, path: str, make) -> Grid:
         precision = self.scheme.precision_of(path)
+        if not kernel.plain:
+            self.skipped.append((kernel.name, "in 8 bits as it is stored: files round what its class makes of it"))
+            return LargestGrid(kernel, 8, 8)
         few = isinstance(op, FOUR_BITS)  # as the quantizer: only CONV_2D and FULLY_CONNECTED have kernels for 4 bits
         if precision == "float16" or isinstance(op, OWN_STEPS):
             stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
@@ -97,7 +102,7 @@ class Simulation:
 
     def _touches(self, op) -> bool:
         key = id(op)
-        inner = isinstance(op, keras.layers.BatchNormalization) or type(op).__name__ in ARITHMETIC
+        inner = kind_of(op, (keras.layers.BatchNormalization,)) is not None or built_in_name(op) in ARITHMETIC
         return bool(self.points.outputs.get(key) or key in self._grids or inner)
 
     # Ranges
@@ -198,9 +203,9 @@ class Simulation:
         point = self.points.outputs.get(id(op))
         before = self.points.before.get(id(op))
         grids = self._grids.get(id(op), [])
-        if isinstance(op, keras.layers.BatchNormalization):
+        if kind_of(op, (keras.layers.BatchNormalization,)) is not None:
             call = self._batch_norm(op, call)
-        averages = type(op).__name__.startswith("AveragePooling")
+        averages = built_in_name(op).startswith("AveragePooling")
         if id(op) in self.points.movers and not averages:
             point = None
 
@@ -210,7 +215,7 @@ class Simulation:
             exact = self.integers.contraction(op, grids)
             if exact is not None and norm is not None:
                 self._folded.add(id(norm))
-            kind = "silu" if name == "silu" and before is None else type(op).__name__
+            kind = "silu" if name == "silu" and before is None else built_in_name(op)
             call = self.integers.arithmetic(
                 kind, self.points.reads.get(id(op)) or (), self.points.writes.get(id(op)), call
             )
@@ -315,7 +320,7 @@ class Simulation:
 
 def _has_unseen(op) -> bool:
     """Does the file compute a layer by several operators, between which values are not simulated?"""
-    if not isinstance(op, keras.Layer) or isinstance(op, _SEEN):
+    if not isinstance(op, keras.Layer) or kind_of(op, _SEEN) is not None:
         return False
     return bool(op.weights) or len(list(op._flatten_layers())) > 1 or isinstance(op, _SEVERAL)
 

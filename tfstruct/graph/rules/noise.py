@@ -2,6 +2,7 @@
 
 from keras import layers
 
+from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.graph.rules.registry import rule
 
@@ -30,11 +31,8 @@ def training_only(*types: type):
 
 
 def is_training_only(op) -> bool:
-    """Whether the operation is registered so, or of a base class that is and whose `call` it keeps."""
-    for kind in type(op).__mro__:
-        if kind in _TYPES:
-            return type(op).call is kind.call
-    return False
+    """Whether the operation is registered so, or computes as a base class that is."""
+    return kind_of(op, _TYPES) is not None
 
 
 training_only(

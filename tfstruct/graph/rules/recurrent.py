@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out
+from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.contractions import channel_axis
 from tfstruct.graph.rules.elementwise import OVER_THE_LAST_AXIS, activation
 from tfstruct.graph.rules.registry import rule, rule_of
@@ -17,8 +18,7 @@ _CONV_LAYERS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 
 def _cell_kind(cell) -> type | None:
     """The built-in kind of a cell that computes as that kind does."""
-    kinds = [kind for kind in _GATES if isinstance(cell, kind) and type(cell).call is kind.call]
-    return kinds[0] if kinds else None
+    return kind_of(cell, _GATES)
 
 
 def _functions(call: Call, cell, made: np.ndarray) -> None:
@@ -169,7 +169,7 @@ def bidirectional(call: Call) -> list[Axes]:
     """
     wrapper = call.op
     pair = (wrapper.forward_layer, wrapper.backward_layer)
-    if not all(isinstance(layer, _LAYERS) and type(layer).call in [k.call for k in _LAYERS] for layer in pair):
+    if any(kind_of(layer, _LAYERS) is None for layer in pair):
         call.freeze_inputs(f"no rule knows the layers inside {call.path} ({type(pair[0]).__name__})")
         return call.untouched()
     states = [_STATES[_cell_kind(layer.cell)] for layer in pair]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfstruct.graph.call import Axes, Call
+from tfstruct.graph.kinds import kind_of
 
 _RULES: dict[type, Callable[[Call], object]] = {}
 
@@ -35,7 +36,8 @@ def rule(*types: type):
     Multiply-accumulates that it does not note are counted on the operations that the layer's call traces to, as if no
     channel had gone.
 
-    A type inherits the rule of its base class as long as it keeps that class's `call`.
+    A type inherits the rule of its base class as long as it keeps what that class computes by: `call`, and methods and
+    properties such as `convolution_op` and `kernel`.
     """
 
     def register(function):
@@ -47,11 +49,9 @@ def rule(*types: type):
 
 
 def rule_of(op) -> Callable[[Call], object] | None:
-    """The rule for an operation: its own type's, or that of a base class whose `call` it keeps."""
-    for kind in type(op).__mro__:
-        if kind in _RULES:
-            return _RULES[kind] if type(op).call is kind.call else None
-    return None
+    """The rule for an operation: its own type's, or that of a base class that it computes as."""
+    kind = kind_of(op, _RULES)
+    return None if kind is None else _RULES[kind]
 
 
 def apply_rule(call: Call) -> list[Axes]:

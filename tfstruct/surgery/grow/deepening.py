@@ -7,6 +7,7 @@ from keras import layers
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.cpu_kernels import refused
+from tfstruct.graph.endings import activation_of
 from tfstruct.surgery.edited import Edited, edited
 
 _KINDS = ("dense", "conv", "depthwise")
@@ -57,7 +58,7 @@ def deepen(
     op, call = _layer(graph, after)
     _check(op, after)
     output = op.outputs[0] if call is None else call.node.outputs[0]
-    function = None if call is None else _function(op)
+    function = None if call is None else activation_of(op)
     if activation == "relu" and function not in _NEVER_NEGATIVE:
         raise PlanError(
             f"`{after}` may put out negative numbers ({function or 'no activation'}), which a relu behind it would cut "
@@ -124,18 +125,6 @@ def _check(op, after: str) -> None:
             )
         if x.shape[1:] != op._inbound_nodes[0].outputs[0].shape[1:]:
             raise PlanError(f"`{after}` is called on tensors of several shapes, which one layer cannot follow.")
-
-
-def _function(op) -> str | None:
-    """The name of the activation that the layer ends in."""
-    if isinstance(op, layers.ReLU):
-        plain = not op.negative_slope and not op.threshold
-        return None if not plain else "relu"
-    if type(op).__name__ in ("Relu", "Relu6") and not isinstance(op, keras.layers.Layer):
-        return type(op).__name__.lower()
-    if isinstance(op, layers.Softmax):
-        return "softmax"
-    return getattr(getattr(op, "activation", None), "__name__", None)
 
 
 def _identity(kind, op, output, name, batch_norm, activation, after) -> list[keras.layers.Layer]:

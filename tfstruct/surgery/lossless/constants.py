@@ -25,6 +25,7 @@ from tfstruct.graph.contraction import (
     pads,
     plain,
 )
+from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.contractions import channel_axis
 
 _MANY = 1 << 22  # elements; a larger tensor is not written out to follow a reshape
@@ -53,10 +54,8 @@ def _handles(*types: type, local: bool = True):
 def _handler_of(op) -> _Handler | None:
     if is_training_only(op):
         return _HANDLERS[layers.Identity]
-    for kind in type(op).__mro__:
-        if kind in _HANDLERS:
-            return _HANDLERS[kind] if type(op).call is kind.call else None
-    return None
+    kind = kind_of(op, _HANDLERS)
+    return None if kind is None else _HANDLERS[kind]
 
 
 def is_local(call: Call) -> bool:
