@@ -10,12 +10,12 @@ from keras import layers
 from oracle import masked_outputs
 from sweeps import sweep
 
+from tfstruct import budgets
 from tfstruct import graph as graphs
 from tfstruct.analyze import profile
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, ModelError, PlanError
 from tfstruct.surgery import Plan, apply, plan_channels
-from tfstruct.surgery.pruning import budget as budgets
 from tfstruct.surgery.pruning.plan import units_of
 
 
@@ -51,7 +51,7 @@ def images():
 )
 def test_the_budget_is_met_and_one_step_fewer_would_not(net, budget, scope):
     plan = plan_channels(net, budget, scope=scope)
-    limits = budgets.targets(budget, plan.before)
+    limits = {name: budgets.absolute(name, limit, plan.before[name]) for name, limit in budget.items()}
     assert all(plan.after[name] <= limit for name, limit in limits.items())
     graph = graphs.trace(net)
     keep, costs = units_of(graph, plan), Costs(graph)

@@ -12,7 +12,7 @@ from tfstruct.graph import Graph, Group
 from tfstruct.graph.call import Slot
 from tfstruct.graph.frozen import groups_without_frozen
 from tfstruct.surgery.lossless.removable import removable_once_zero
-from tfstruct.surgery.pruning import budget as budgets
+from tfstruct.surgery.pruning.steps import excluded, steps_of
 
 
 def lossless_groups(graph: Graph, exclude: Sequence[str], frozen: bool) -> tuple[dict[str, Group], dict[str, str]]:
@@ -30,7 +30,7 @@ def lossless_groups(graph: Graph, exclude: Sequence[str], frozen: bool) -> tuple
     for name, group in (named if frozen else groups_without_frozen(graph, named)).items():
         if not group.prunable:
             alone[name] = group.reason
-        elif budgets.excluded(group, exclude):
+        elif excluded(group, exclude):
             alone[name] = "excluded"
         elif group.lossy:
             alone[name] = f"{group.lossy}, so a channel less changes the others"
@@ -49,7 +49,7 @@ def _missed(graph: Graph, found: dict[str, Group]) -> np.ndarray:
     for sign in (1, -1):
         scores = sign * np.arange(graph.units.count, dtype=float)
         gone = none.copy()
-        for steps in budgets.steps_of(graph, list(found.values()), scores, None, 1, 1.0, (), none):
+        for steps in steps_of(graph, list(found.values()), scores, None, 1, 1.0, (), none):
             for step in steps:
                 gone[list(step.units)] = True
         missed = missed | (gone & ~removable_once_zero(graph, gone))

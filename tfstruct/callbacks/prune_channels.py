@@ -18,7 +18,7 @@ from tfstruct.errors import BudgetError, DataError, ModelError
 from tfstruct.graph import Group, trace
 from tfstruct.graph.frozen import frozen_note
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
-from tfstruct.surgery.pruning.planner import Limits, Options, Planner
+from tfstruct.surgery.pruning.planner import Options, Planner
 
 _WITH_DATA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
 _SHARE_OF_STEPS = 0.6  # the rest of the training is for what stays
@@ -80,7 +80,7 @@ class PruneChannels(Compressor):
 
     def __init__(
         self,
-        budget: Limits,
+        budget: float | Mapping[str, float] | str,
         schedule: RatioSchedule | None = None,
         criterion: str | Callable = "l2",
         regularize: str = "projection",

@@ -6,8 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 
-import numpy as np
-
+from tfstruct import budgets
 from tfstruct.compression.candidate import Candidate
 from tfstruct.errors import BudgetError
 
@@ -56,19 +55,16 @@ class Budget:
     latency_table: str | os.PathLike | None = None
 
     def __post_init__(self):
-        drop = self.accuracy_drop
-        if drop is not None and not (_is_number(drop) and 0 <= drop < 1):
-            raise BudgetError(
-                f"`accuracy_drop` must be in [0, 1): 0.005, or 0.5%, is half a point. Received: {drop!r}."
-            )
-        for name in FIGURES:
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+        if self.accuracy_drop is not None:
+            drop = budgets.number("accuracy_drop", self.accuracy_drop)
+            if not 0 <= drop < 1:
                 raise BudgetError(
-                    f"`{name}` must be above 0: up to 1 the share that may stay, above 1 an absolute figure. Received: "
-                    f"{value!r}."
+                    "`accuracy_drop` must be in [0, 1): 0.005, or 0.5%, is half a point. Received: "
+                    f"{self.accuracy_drop!r}."
                 )
-            object.__setattr__(self, name, None if value is None else float(value))
+            object.__setattr__(self, "accuracy_drop", drop)
+        for name, value in self.figures.items():
+            object.__setattr__(self, name, budgets.figure(name, value))
         if self.latency_table is not None:
             if self.latency_us is None:
                 raise BudgetError("`latency_table` says where `latency_us` is estimated from: give `latency_us` too.")
@@ -79,18 +75,7 @@ class Budget:
         """A budget from a dict, or from a text: `name=value` or `name=percent%`, separated by commas."""
         if isinstance(budget, cls):
             return budget
-        if isinstance(budget, str):
-            budget = _parsed(budget)
-        if not isinstance(budget, Mapping):
-            raise BudgetError(
-                "`budget` must be a Budget, a dict, or a text such as 'accuracy_drop=0.5%,macs=50%'. Received: "
-                f"{type(budget).__name__}."
-            )
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = [str(name) for name in budget if name not in known]
-        if unknown:
-            raise BudgetError(f"`budget` knows {', '.join(known)}. Received: {', '.join(unknown)}.")
-        return cls(**budget)
+        return cls(**(budgets.entries(budget, [field.name for field in dataclasses.fields(cls)]) if budget else {}))
 
     @property
     def figures(self) -> dict[str, float]:
@@ -109,7 +94,7 @@ class Budget:
             base = getattr(original if name in OF_THE_GRAPH else plain, name)
             if value <= 1 and base is None:
                 raise BudgetError(f"`{name}` of the original is unknown, so a share of it is no limit. Give a figure.")
-            absolute[name] = value * base if value <= 1 else value
+            absolute[name] = value if base is None else budgets.absolute(name, value, base)
         return Limits(absolute, self._quality(original), original.metric, original.greater_is_better)
 
     def _quality(self, original: Candidate) -> float | None:
@@ -185,30 +170,3 @@ class Limits:
     @classmethod
     def from_dict(cls, data: Mapping) -> "Limits":
         return cls(**data)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _parsed(text: str) -> dict[str, float | str]:
-    found: dict[str, float | str] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or not value:
-            raise BudgetError(
-                f"A budget is written name=value, separated by commas, such as accuracy_drop=0.5%,macs=50%. Received: "
-                f"{part!r}."
-            )
-        if name in found:
-            raise BudgetError(f"The budget names `{name}` twice.")
-        if name == "latency_table":
-            found[name] = value
-            continue
-        try:
-            found[name] = float(value[:-1]) / 100 if value.endswith("%") else float(value)
-        except ValueError:
-            raise BudgetError(
-                f"`{name}` in the budget must be a number or a percentage. Received: {value!r}."
-            ) from None
-    return found

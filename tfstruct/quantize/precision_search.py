@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
+from tfstruct import budgets
 from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.tflite_size import TENSOR
@@ -27,7 +28,7 @@ Latency = Callable[[keras.Model, Scheme], float]
 def mixed_precision(
     model: keras.Model,
     data,
-    budget: Mapping[str, float],
+    budget: Mapping[str, float] | str,
     precisions: Sequence[str] = ("int4", "int8"),
     *,
     latency: Latency | None = None,
@@ -45,8 +46,9 @@ def mixed_precision(
     Args:
         model: a model that can be traced.
         data: see `calibrate`; labels are left aside.
-        budget: `{"tflite_bytes": ...}` or `{"latency_us": ...}`: up to 1 the fraction of the int8 file's (int16x8, for
-            the latency, where that is among the precisions), above 1 an absolute figure. The bytes are an upper bound.
+        budget: `{"tflite_bytes": ...}` or `{"latency_us": ...}`, or as a text `"tflite_bytes=70%"`: up to 1 the
+            fraction of the int8 file's (int16x8, for the latency, where that is among the precisions), above 1 an
+            absolute figure. The bytes are an upper bound.
         precisions: those allowed, of "int4", "int8" and "float32", or of "int16x8" and "float32": activations have one
             width.
         latency: for `latency_us`: the microseconds of a model under a scheme, such as
@@ -71,11 +73,11 @@ def mixed_precision(
     choices = [_choices(layer, precisions, known) for layer in layers]
     if name == "tflite_bytes":
         int8, rest, costs = _bytes(points, layers, choices)
-        limit = value * int8 if value <= 1 else value
+        limit = budgets.absolute(name, value, int8)
         return _scheme(default, layers, _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs))
     base = Scheme(default)
     whole = latency(model, base)
-    limit = value * whole if value <= 1 else value
+    limit = budgets.absolute(name, value, whole)
     costs = []
     for done, (layer, own) in enumerate(zip(layers, choices, strict=True), 1):
         single = {precision: _scheme(default, [layer], [precision]) for precision in own}
@@ -93,14 +95,13 @@ def mixed_precision(
 
 
 def _named(budget, latency) -> tuple[str, float]:
-    if not isinstance(budget, Mapping) or len(budget) != 1 or next(iter(budget)) not in _BUDGETS:
-        raise BudgetError(f"`budget` must be a dict with one of {', '.join(_BUDGETS)}. Received: {budget!r}.")
-    ((name, value),) = budget.items()
-    if not value > 0:
-        raise BudgetError(f"`budget[{name!r}]` must be above 0. Received: {value!r}.")
+    found = budgets.figures(budget, _BUDGETS)
+    if len(found) != 1:
+        raise BudgetError(f"`budget` must have one of {', '.join(_BUDGETS)}. Received: {budget!r}.")
+    ((name, value),) = found.items()
     if name == "latency_us" and latency is None:
         raise BudgetError("A budget of `latency_us` needs `latency=`: a function (model, scheme) -> microseconds.")
-    return name, float(value)
+    return name, value
 
 
 def _default(precisions: Sequence[str]) -> str:

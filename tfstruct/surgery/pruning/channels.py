@@ -17,7 +17,7 @@ from tfstruct.surgery.pruning.planner import Options, Planner
 
 def plan_channels(
     model: keras.Model,
-    budget: float | Mapping[str, float] | None = None,
+    budget: float | Mapping[str, float] | str | None = None,
     criterion: str | Callable = "l2",
     scope: str = "global",
     *,
@@ -47,6 +47,7 @@ def plan_channels(
         budget: a share in (0, 1): that share of the channels of every prunable group goes. Or a dict over `macs`,
             `params`, `tflite_bytes` (of the int8 file, an upper bound), `peak_memory` (bytes of int8 activations) and
             `latency_us`: up to 1 the fraction of the original that may stay, above 1 an absolute figure; all are met.
+            The same as a text: `"macs=50%,params=400000"`.
         threshold: instead of a budget: importance in the units of `criterion`, `reduction` and `normalization`, for
             example from `tfstruct.analyze.choose_threshold` with the same three.
         criterion, data, loss, reduction, normalization, seed: of `tfstruct.analyze.importance`.
@@ -77,7 +78,7 @@ def plan_channels(
     keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
     planner.require_some(keep)
     settings = {
-        "budget": dict(budget) if isinstance(budget, Mapping) else budget,
+        "budget": options.budget,
         "threshold": None if threshold is None else float(threshold),
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
         "scope": scope, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,

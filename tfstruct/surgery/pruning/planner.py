@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tfstruct import budgets
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, EmptyPlanError, ModelError, PlanError
 from tfstruct.graph import Graph, Group, groups, rebuild, stay_whole
-from tfstruct.surgery.pruning import budget as budgets
+from tfstruct.surgery.pruning.steps import COSTS, excluded, first_that_fits, local_share, ordered, steps_of
 
 # A share of every group, or absolute figures by name.
 Limits = float | Mapping[str, float]
@@ -37,8 +38,8 @@ class Options:
     def __post_init__(self):
         object.__setattr__(self, "exclude", (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude))
         _check_options(self.scope, self.round_to, self.min_channels, self.max_ratio)
-        if self.shared and not 0 < self.budget < 1:
-            raise BudgetError(f"A share as `budget` must be in (0, 1). Received: {self.budget}.")
+        if self.budget is not None:
+            object.__setattr__(self, "budget", _read(self.budget))
         if "latency_us" in self.names and self.latency is None:
             raise BudgetError(
                 "A budget of `latency_us` needs `latency=`: a function from a model to its microseconds on the device, "
@@ -48,12 +49,24 @@ class Options:
     @property
     def shared(self) -> bool:
         """Whether the budget is one share for all groups."""
-        return isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
+        return isinstance(self.budget, float)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The figures that the budget limits."""
-        return () if self.shared or self.budget is None else tuple(budgets.named(self.budget))
+        return () if self.shared or self.budget is None else tuple(self.budget)
+
+
+def _read(budget) -> Limits:
+    if isinstance(budget, Mapping) or (isinstance(budget, str) and "=" in budget):
+        return budgets.figures(budget, (*COSTS, "latency_us"))
+    share = budgets.number("a share", budget)
+    if not 0 < share < 1:
+        raise BudgetError(
+            f"`budget` must be a share in (0, 1), a dict over {', '.join((*COSTS, 'latency_us'))}, or a text such as "
+            f"'macs=50%'. Received: {budget!r}."
+        )
+    return share
 
 
 class Planner:
@@ -90,7 +103,9 @@ class Planner:
     def limits(self) -> Limits:
         """The budget: a share, or absolute figures."""
         budget = self.options.budget
-        return float(budget) if self.options.shared else budgets.targets(budget, self.before)
+        if self.options.shared:
+            return budget
+        return {name: budgets.absolute(name, value, self.before[name]) for name, value in budget.items()}
 
     def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
         """The limits after `progress` in [0, 1] of the way to the budget. One on `macs` stands for that on the latency,
@@ -111,7 +126,7 @@ class Planner:
         """By layer, why none of its channels can go; layers inside of others too."""
         result = stay_whole(self.graph, groups(self.graph))
         for group in self.groups:
-            if budgets.excluded(group, self.options.exclude):
+            if excluded(group, self.options.exclude):
                 result.update(dict.fromkeys(group.makers, "`exclude` names it, or a layer that it is coupled with"))
         return result
 
@@ -162,8 +177,8 @@ class Planner:
         gone = np.zeros(self.graph.units.count, bool) if gone is None else gone
         steps = self._steps(scores, gone)
         if isinstance(limits, Mapping):
-            return self._meeting(limits, budgets.ordered(steps, self.options.scope), gone)
-        keep = _without(gone, budgets.local_share(self.groups, steps, limits, gone))
+            return self._meeting(limits, ordered(steps, self.options.scope), gone)
+        keep = _without(gone, local_share(self.groups, steps, limits, gone))
         return keep, self.figures(keep)
 
     def below(self, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, dict[str, float]]:
@@ -175,13 +190,13 @@ class Planner:
 
     def _steps(self, scores: np.ndarray, gone: np.ndarray):
         options = self.options
-        return budgets.steps_of(
+        return steps_of(
             self.graph, self.groups, scores, options.round_to, options.min_channels, options.max_ratio,
             options.exclude, gone,
         )  # fmt: skip
 
     def _meeting(self, limits, order, gone) -> tuple[np.ndarray, dict[str, float]]:
-        costs = self._costs(tuple(name for name in limits if name in budgets.COSTS))
+        costs = self._costs(tuple(name for name in limits if name in COSTS))
 
         @functools.cache  # a latency is measured once: the second time it would be another
         def figures(count: int) -> dict[str, float]:
@@ -197,7 +212,7 @@ class Planner:
             figure = figures(count)
             return all(figure.get(name, float("inf")) <= limit for name, limit in limits.items())
 
-        count = budgets.first_that_fits(order, fits)
+        count = first_that_fits(order, fits)
         if count is None:
             least = figures(len(order))
             missed = [
@@ -215,7 +230,7 @@ class Planner:
         return keep, {**self.figures(keep), **measured}
 
     def _costs(self, names: tuple[str, ...]) -> Costs:
-        names = tuple(name for name in names if name in budgets.COSTS)
+        names = tuple(name for name in names if name in COSTS)
         if names not in self._counted:
             self._counted[names] = Costs(self.graph, names)
         return self._counted[names]

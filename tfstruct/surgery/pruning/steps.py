@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from tfstruct.errors import BudgetError, PlanError
+from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
 from tfstruct.patterns import matches
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
-_ALL = (*COSTS, "latency_us")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +31,6 @@ class Step:
     units: tuple[int, ...]
     score: float
     share: float
-
-
-def named(budget) -> dict[str, float]:
-    """The budget, checked.
-
-    Raises:
-        BudgetError: a name that is none, or a value that is not positive.
-    """
-    if not isinstance(budget, Mapping) or not budget:
-        raise BudgetError(
-            f"`budget` must be a share in (0, 1), or a dict over {', '.join(_ALL)}. Received: {budget!r}."
-        )
-    result = {}
-    for name, value in budget.items():
-        if name not in _ALL:
-            raise BudgetError(f"`budget` knows {', '.join(_ALL)}. Received: {name!r}.")
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value > 0:
-            raise BudgetError(f"`budget[{name!r}]` must be above 0. Received: {value!r}.")
-        result[name] = float(value)
-    return result
-
-
-def targets(budget: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """The budget as absolute figures: up to 1 a value is the fraction that may stay."""
-    return {name: value * before[name] if value <= 1 else value for name, value in named(budget).items()}
 
 
 def steps_of(
