@@ -17,7 +17,7 @@ import pytest
 from tfstruct import cli, demo
 from tfstruct.cli import demonstration
 from tfstruct.cli.arguments import parser
-from tfstruct.convert.recipe import PRECISIONS
+from tfstruct.precisions import OF_FILES
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -76,8 +76,8 @@ def test_optimized_first(run):
 def test_all_precisions(run):
     status, said, error, out = run("--all-precisions", "--calibration", "train.npz", "--verify", "test.npz")
     assert (status, error) == (0, "")
-    assert sorted(p.name for p in out.parent.iterdir()) == sorted(f"out.{p}.tflite" for p in PRECISIONS)
-    for precision in PRECISIONS:
+    assert sorted(p.name for p in out.parent.iterdir()) == sorted(f"out.{p}.tflite" for p in OF_FILES)
+    for precision in OF_FILES:
         assert re.search(rf"{precision} .*9\d\.\d\d%", said)
 
 
@@ -236,7 +236,7 @@ def test_demo(capsys, monkeypatch, digits_model):
     said = capsys.readouterr().out
     assert "540 unseen ones" in said and "does prune_channels: channels go while the model trains" in said
     assert "budget (macs=0.5) met" in said
-    assert all(f"│ {precision} " in said for precision in PRECISIONS)
+    assert all(f"│ {precision} " in said for precision in OF_FILES)
 
 
 def test_readme_set_up_has_two_commands():

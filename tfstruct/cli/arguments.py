@@ -3,8 +3,9 @@
 import argparse
 
 import tfstruct
-from tfstruct.convert.recipe import CALIBRATORS, ENGINES, PRECISIONS, ROUNDINGS
+from tfstruct.convert.recipe import CALIBRATORS, ENGINES, ROUNDINGS
 from tfstruct.errors import RecipeError
+from tfstruct.precisions import OF_FILES
 
 _EXAMPLES = """\
 examples:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
 
     how = parser.add_argument_group("precision")
-    how.add_argument("--precision", choices=PRECISIONS, help="default: float32; int8 with --calibration")
+    how.add_argument("--precision", choices=OF_FILES, help="default: float32; int8 with --calibration")
     how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
     how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
     how.add_argument("--activations", choices=("int8", "float32"), default="int8", help="of int4")

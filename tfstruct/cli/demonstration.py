@@ -4,8 +4,9 @@ import json
 import sys
 
 from tfstruct.cli.outcome import FINE
-from tfstruct.convert.recipe import PRECISIONS, Recipe
+from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
+from tfstruct.precisions import OF_FILES
 from tfstruct.terminal import console, progress_bar, progress_line
 
 BUDGET, EPOCHS = "accuracy_drop=3%,macs=50%", 12
@@ -33,7 +34,7 @@ def demo(options) -> int:
         made = compress(
             whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=progress
         )
-    recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in PRECISIONS]
+    recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in OF_FILES]
     with progress_bar(shown) as progress, Converter(made.model, options.timeout, progress) as converter:
         reports = [converter.convert(recipe).report for recipe in recipes]
     if options.json:

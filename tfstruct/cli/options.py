@@ -7,8 +7,9 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-from tfstruct.convert.recipe import PRECISIONS, Recipe
+from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import DataError, RecipeError
+from tfstruct.precisions import OF_FILES
 from tfstruct.samples import Preprocess
 
 
@@ -59,7 +60,7 @@ def recipes_of(options) -> list[Recipe]:
         return [recipe]
     if layers:
         raise RecipeError("--all-precisions converts whole models. Use --keep-float and --layer with one --precision.")
-    return [recipe.replace(precision=p) for p in PRECISIONS]
+    return [recipe.replace(precision=p) for p in OF_FILES]
 
 
 def preprocess_of(options) -> Preprocess:
@@ -108,7 +109,7 @@ def check_sources(options) -> None:
 def check_calibration(options, ranges: Mapping) -> None:
     """Integer activations need data, unless the model brings the ranges that it was trained with."""
     precision = precision_of(options)
-    needs = precision in ("int8", "int16x8") or (precision == "int4" and options.activations == "int8")
+    needs = Recipe(precision, activations=options.activations).has_integers(precision)
     if options.calibration is None and not ranges and (needs or options.all_precisions):
         what = "--all-precisions" if options.all_precisions else f"--precision {precision}"
         raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")

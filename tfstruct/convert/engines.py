@@ -12,6 +12,7 @@ from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError
+from tfstruct.precisions import PRECISIONS
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -44,7 +45,9 @@ def quantize(
         return second, "tensorflow"
     first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact), process)
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
-    second_fits = recipe.precision in ("int8", "int16x8") and set(recipe.layers.values()) <= {"float32"}
+    second_fits = (
+        recipe.quantizes_activations and _tensorflow_writes(recipe) and set(recipe.layers.values()) <= {"float32"}
+    )
     floats = len(_floats(first, layers, recipe, exact)) if first else None
     if recipe.engine == "auto" and second_fits and not limits and floats != 0:
         second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
@@ -75,20 +78,20 @@ def unwanted_floats(
     return [
         op
         for op in flatbuffer.float_operators(found)
-        if recipe.precision_of(op.layers) in _integer(recipe)
+        if recipe.has_integers(recipe.precision_of(op.layers))
         and not (op.subgraph == 0 and (op.name in plumbing.BETWEEN or set(op.outputs) & set(exact)))
     ]
 
 
-def _integer(recipe: Recipe) -> tuple[str, ...]:
-    return ("int8", "int16x8", *(("int4",) if recipe.activations == "int8" else ()))
+def _tensorflow_writes(recipe: Recipe) -> bool:
+    return "tensorflow" in PRECISIONS[recipe.precision].engines
 
 
 def _floats(content: bytes, layers, recipe: Recipe, exact: Collection[str]) -> list[flatbuffer.Operator]:
     """All operators that would better be integer ones: what decides between the engines."""
     found = flatbuffer.float_operators(flatbuffer.operators(content, layers))
     return [
-        op for op in found if recipe.precision_of(op.layers) in _integer(recipe) and not set(op.outputs) & set(exact)
+        op for op in found if recipe.has_integers(recipe.precision_of(op.layers)) and not set(op.outputs) & set(exact)
     ]
 
 
@@ -156,23 +159,20 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
     from litert_quantizer.qtyping import TFLOperationName as Op
 
     whole = QuantGranularity.TENSORWISE  # a matrix product has one scale for each side, a constant one too
-    has_int4 = (Op.CONV_2D, Op.FULLY_CONNECTED)
+    found = PRECISIONS[precision]
+    few = (Op.CONV_2D, Op.FULLY_CONNECTED) if found.weight_bits == 4 else ()  # all that has kernels for 4 bits
     if precision == "float32":
         engine.update_quantization_recipe(regex, Op.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
     elif precision == "float16":
         engine.add_weight_only_config(regex, Op.ALL_SUPPORTED, 16, algorithm_key=AlgorithmName.FLOAT_CASTING)
-    elif precision in ("int8", "int16x8"):
-        bits = 8 if precision == "int8" else 16
-        engine.add_static_config(regex, Op.ALL_SUPPORTED, bits, 8)
-        engine.add_static_config(regex, Op.BATCH_MATMUL, bits, 8, whole)
-    elif precision == "int4" and recipe.activations == "int8":
-        engine.add_static_config(regex, Op.ALL_SUPPORTED, 8, 8)
-        engine.add_static_config(regex, Op.BATCH_MATMUL, 8, 8, whole)
-        for op in has_int4:
-            engine.add_static_config(regex, op, 8, 4)
+    elif recipe.has_integers(precision):
+        engine.add_static_config(regex, Op.ALL_SUPPORTED, found.activation_bits, 8)
+        engine.add_static_config(regex, Op.BATCH_MATMUL, found.activation_bits, 8, whole)
+        for op in few:
+            engine.add_static_config(regex, op, found.activation_bits, 4)
     else:
         engine.add_dynamic_config(regex, Op.ALL_SUPPORTED, 8)
-        for op in has_int4 if precision == "int4" else ():
+        for op in few:
             engine.add_dynamic_config(regex, op, 4)
 
 

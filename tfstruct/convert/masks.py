@@ -58,7 +58,7 @@ class _Masks:
         self.graph = self.model.subgraphs[0]
         self.ranges = dict(ranges)
         self.layers, self.recipe = layers, recipe
-        self.bits = 16 if recipe.precision == "int16x8" else 8
+        self.bits = recipe.activation_bits
         self.makers = {int(i): op for op in self.graph.operators for i in op.outputs}
         self.readers: dict[int, list] = {}
         for op in self.graph.operators:

@@ -11,11 +11,11 @@ from typing import Any
 
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import matches
+from tfstruct.precisions import OF_FILES, PRECISIONS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import FunctionOfFile
 from tfstruct.untrusted import json_text
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 ENGINES = ("auto", "litert", "tensorflow")
 ROUNDINGS = ("auto", "nearest", "gptq")
@@ -98,7 +98,7 @@ class Recipe:
     timeout: float = 600.0
 
     def __post_init__(self):
-        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("precision", self.precision, OF_FILES)
         _one_of("calibrator", self.calibrator, CALIBRATORS)
         _one_of("activations", self.activations, ("int8", "float32"))
         _one_of("rounding", self.rounding, ROUNDINGS)
@@ -120,7 +120,7 @@ class Recipe:
             if not isinstance(getattr(self, field), Mapping):
                 raise RecipeError(f"`{field}` must be a dict. Received: {getattr(self, field)!r}.")
         for pattern, precision in dict(self.layers).items():
-            _one_of(f"layers[{pattern!r}]", precision, PRECISIONS)
+            _one_of(f"layers[{pattern!r}]", precision, OF_FILES)
         if self.layers and self.precision == "float16":
             raise RecipeError(
                 "`layers` cannot be combined with precision 'float16', which is all or nothing. "
@@ -147,10 +147,9 @@ class Recipe:
                 raise RecipeError(f"`weight_limits[{name!r}]` must be positive numbers. Received: {limits!r}.")
         if self.weight_limits and self.engine == "tensorflow":
             raise RecipeError("`weight_limits` are kept by litert-quantizer only. Use engine='litert' or 'auto'.")
-        if self.engine == "tensorflow" and self.precision not in ("float32", "float16", "int8", "int16x8"):
-            raise RecipeError(
-                f"`engine='tensorflow'` writes float32, float16, int8 and int16x8. Received: {self.precision!r}."
-            )
+        written = [name for name in OF_FILES if "tensorflow" in PRECISIONS[name].engines]
+        if self.engine == "tensorflow" and self.precision not in written:
+            raise RecipeError(f"`engine='tensorflow'` writes {', '.join(written)}. Received: {self.precision!r}.")
         if self.engine == "tensorflow" and not set(self.layers.values()) <= {"float32"}:
             raise RecipeError("`engine='tensorflow'` can keep layers in float32 only. Use engine='litert' or 'auto'.")
         object.__setattr__(self, "layers", dict(self.layers))
@@ -187,8 +186,17 @@ class Recipe:
     @property
     def quantizes_activations(self) -> bool:
         """True if ranges of activations are needed, so calibration data too."""
-        static = ("int8", "int16x8") + (("int4",) if self.activations == "int8" else ())
-        return self.precision in static or any(p in static for p in self.layers.values())
+        return any(map(self.has_integers, (self.precision, *self.layers.values())))
+
+    def has_integers(self, precision: str) -> bool:
+        """Whether the activations of layers of a precision are integers."""
+        float4 = PRECISIONS[precision].weight_bits == 4 and self.activations == "float32"
+        return PRECISIONS[precision].activation_bits is not None and not float4
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the activations that are integers."""
+        return PRECISIONS[self.precision].activation_bits or 8
 
     def precision_of(self, layers: tuple[str, ...]) -> str:
         """The precision of an operator that came from `layers` (paths); the last matching pattern wins."""

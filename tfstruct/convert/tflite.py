@@ -38,6 +38,7 @@ from tfstruct.errors import ConversionError, DataError, RecipeError, Verificatio
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths, states_kept
 from tfstruct.patterns import matches
+from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples
@@ -303,8 +304,7 @@ class Converter(contextlib.AbstractContextManager):
             raise DataError(f"The calibration data {data.source} holds no samples. Expected 100 or more.")
         if recipe.check_range:
             check_scale(self.model, signature, first)
-        bits = 16 if recipe.precision == "int16x8" else 8
-        make = observer(recipe.calibrator, recipe.percentile, bits)
+        make = observer(recipe.calibrator, recipe.percentile, recipe.activation_bits)
         batches = batched(itertools.chain(first, source), exported.batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:
@@ -382,33 +382,35 @@ def _check_data(recipe: Recipe) -> None:
 
 def _rounds(recipe: Recipe) -> bool:
     """True if some weights are to be rounded by GPTQ."""
-    precisions = {recipe.precision, *recipe.layers.values()}
-    if recipe.rounding == "nearest":
-        return False
-    return "int4" in precisions or (recipe.rounding == "gptq" and bool(precisions & {"int8", "int16x8", "dynamic"}))
+    return any(_rounded_bits(recipe, precision) for precision in (recipe.precision, *recipe.layers.values()))
+
+
+def _rounded_bits(recipe: Recipe, precision: str) -> int | None:
+    """Bits of the weights of a precision, if GPTQ rounds them: by itself those of 4 bits."""
+    bits = PRECISIONS[precision].weight_bits
+    rounded = {"nearest": (), "auto": (4,), "gptq": (4, 8)}[recipe.rounding]
+    return bits if bits in rounded else None
 
 
 def _bits_of_weights(recipe: Recipe, content: bytes, layers) -> dict[str, int]:
     """Output tensor of an operator -> bits of its weights, for those that GPTQ rounds."""
-    bits = {"int4": 4, **({"int8": 8, "int16x8": 8, "dynamic": 8} if recipe.rounding == "gptq" else {})}
     return {
-        name: bits[precision]
+        name: bits
         for op in flatbuffer.operators(content, layers)
-        if (precision := recipe.precision_of(op.layers)) in bits
+        if (bits := _rounded_bits(recipe, recipe.precision_of(op.layers)))
         for name in op.outputs
     }
 
 
 def _rounded_for_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) -> str:
     """What becomes of layers kept in float that stand at an input or output which is rounded; empty where none does."""
-    if recipe.float_io or not recipe.quantizes_activations or recipe.precision not in ("int8", "int16x8", "int4"):
+    if recipe.float_io or not recipe.has_integers(recipe.precision):
         return ""
     ends = floats_at_border(found)
     named = ", ".join(dict.fromkeys(", ".join(op.layers) or op.name for op in ends))
-    dtype = "int16" if recipe.precision == "int16x8" else "int8"
     return (
-        f"the file's {dtype} input or output is rounded beside {named}, which computes in float: float_io=True "
-        "(--float-io) leaves"
+        f"the file's int{recipe.activation_bits} input or output is rounded beside {named}, which computes in float: "
+        "float_io=True (--float-io) leaves"
         if ends
         else ""
     )
@@ -416,9 +418,10 @@ def _rounded_for_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) ->
 
 def _unshrunk_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[str]:
     """A line on weights that kept more bits than the recipe's precision has, for want of a kernel."""
-    if recipe.precision not in ("int4", "dynamic"):
+    bits = PRECISIONS[recipe.precision].weight_bits
+    if recipe.precision != "dynamic" and bits != 4:
         return []
-    allowed = ("int4",) if recipe.precision == "int4" else ("int4", "int8")
+    allowed = ("int4",) if bits == 4 else ("int4", "int8")
     wide = [op for op in found if op.weights and op.weights not in allowed]
     wide = [op for op in wide if recipe.precision_of(op.layers) == recipe.precision]
     named = ", ".join(dict.fromkeys(f"{op} in {op.weights}" for op in wide))

@@ -88,7 +88,7 @@ def by_tensor(
             out.setdefault(name, _FIXED[op.name])
     out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
     _spread(operators, out)
-    integer = [op for op in operators if op.is_float and recipe.precision_of(op.layers) in ("int8", "int16x8", "int4")]
+    integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
     missing = [op for op in integer if any(name not in out for name in (*op.inputs, *op.outputs))]
     if missing:
         places = dict.fromkeys(str(op) for op in missing if any(name not in out for name in op.outputs))

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.graph.kernels import Kernel
+from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.fake import divided
 from tfstruct.quantize.learning import Learned
 from tfstruct.quantize.rounding import symmetric_scale
@@ -269,9 +270,9 @@ def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make:
     if precision == "float16":
         return HalfGrid(kernel)
     if scheme.steps == "learned":
-        ends = {"binary": (-1, 1), "ternary": (-1, 1), "int2": (-2, 1), "int4": (-7, 7)}.get(precision, (-127, 127))
+        ends = PRECISIONS[precision].levels
         signs = precision == "binary"
         return LearnedGrid(kernel, *ends, stored_bits, scheme.per, signs, make, scheme.learning_rate, g)
     if precision in ("binary", "ternary", "int2"):
         return FewValuesGrid(kernel, precision, stored_bits, scheme.per)
-    return LargestGrid(kernel, 4 if precision == "int4" else 8, stored_bits, scheme.per)
+    return LargestGrid(kernel, PRECISIONS[precision].weight_bits, stored_bits, scheme.per)

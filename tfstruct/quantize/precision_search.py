@@ -12,6 +12,7 @@ from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.tflite_size import TENSOR
 from tfstruct.errors import BudgetError
 from tfstruct.graph import trace
+from tfstruct.precisions import OF_FILES, PRECISIONS
 from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
 from tfstruct.quantize.layer_sensitivity import sensitivity
@@ -105,17 +106,18 @@ def _named(budget, latency) -> tuple[str, float]:
 
 
 def _default(precisions: Sequence[str]) -> str:
-    allowed = ("int4", "int8", "int16x8", "float32")
+    allowed = [name for name in OF_FILES if name == "float32" or PRECISIONS[name].activation_bits]
     if not precisions or any(p not in allowed for p in precisions):
         raise ValueError(f"`precisions` must be some of {', '.join(allowed)}. Received: {precisions!r}.")
-    if "int16x8" in precisions and {"int4", "int8"} & set(precisions):
+    widths = {PRECISIONS[name].activation_bits for name in precisions} - {None}
+    if len(widths) > 1:
         raise ValueError(
             "All quantized layers have activations of one width: int16x8 goes with float32 alone. "
             f"Received: {precisions!r}."
         )
     if set(precisions) == {"float32"}:
         raise ValueError("`precisions` of float32 alone leave nothing to choose.")
-    return "int16x8" if "int16x8" in precisions else "int8"
+    return "int16x8" if 16 in widths else "int8"
 
 
 def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensitivity) -> dict[str, float]:

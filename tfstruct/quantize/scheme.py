@@ -6,20 +6,9 @@ from collections.abc import Mapping
 
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import matches
+from tfstruct.precisions import OF_TRAINING, PRECISIONS
 from tfstruct.untrusted import json_text
 
-# precision: (bits of weights, bits of activations, the precision of the file that holds them)
-_WIDTHS = {
-    "int8": (8, 8, "int8"),
-    "int4": (4, 8, "int4"),
-    "int2": (2, 8, "int4"),
-    "ternary": (2, 8, "int4"),
-    "binary": (1, 8, "int4"),
-    "int16x8": (8, 16, "int16x8"),
-    "float16": (16, None, "float16"),
-    "float32": (None, None, "float32"),
-}
-PRECISIONS = tuple(_WIDTHS)
 PER = ("channel", "layer", "tensor")
 STEPS = ("largest", "learned")
 RANGES = ("moving_average", "minmax", "percentile", "learned", "pact")
@@ -62,19 +51,19 @@ class Scheme:
         object.__setattr__(self, "layers", dict(self.layers))
         every = (self.precision, *self.layers.values())
         for precision in every:
-            if precision not in PRECISIONS:
-                raise ValueError(f"A precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+            if precision not in OF_TRAINING:
+                raise ValueError(f"A precision must be one of {', '.join(OF_TRAINING)}. Received: {precision!r}.")
         if self.precision == "float32":
             raise ValueError("A scheme of 'float32' quantizes nothing. Name single layers in `layers`.")
         if "float16" in every and set(every) != {"float16"}:
             raise ValueError("'float16' is a precision of the whole file. Use it without `layers`.")
-        if len({_WIDTHS[p][1] for p in every if p != "float32"}) > 1:
+        if len({PRECISIONS[p].activation_bits for p in every if p != "float32"}) > 1:
             raise ValueError("All quantized layers have activations of one width: int16x8 goes with int16x8 alone.")
         for field, allowed in (("per", PER), ("steps", STEPS), ("ranges", RANGES)):
             if getattr(self, field) not in allowed:
                 received = getattr(self, field)
                 raise ValueError(f"`{field}` must be one of {', '.join(allowed)}. Received: {received!r}.")
-        if self.precision == "int16x8" and self.ranges in ("learned", "pact"):
+        if PRECISIONS[self.precision].activation_bits == 16 and self.ranges in ("learned", "pact"):
             raise ValueError(f"Ranges of 16 bits do not learn. Use ranges='moving_average'. Received: {self.ranges!r}.")
         if self.precision == "float16" and (self.per, self.steps) != ("channel", "largest"):
             raise ValueError("'float16' has no steps. Leave `per` and `steps` as they are.")
@@ -101,15 +90,15 @@ class Scheme:
         return found
 
     def weight_bits(self, path: str) -> int | None:
-        return _WIDTHS[self.precision_of(path)][0]
+        return PRECISIONS[self.precision_of(path)].weight_bits
 
     def activation_bits(self, path: str) -> int | None:
-        return _WIDTHS[self.precision_of(path)][1]
+        return PRECISIONS[self.precision_of(path)].activation_bits
 
     @staticmethod
     def file_of(precision: str) -> str:
         """The precision of a `Recipe` whose file holds the weights of `precision`."""
-        return _WIDTHS[precision][2]
+        return PRECISIONS[precision].stored_as
 
     def replace(self, **changes) -> "Scheme":
         """A copy with some fields changed."""
