@@ -113,7 +113,7 @@ def test_layers_of_one_name_in_nested_models(x):
 def test_wrong_arguments(model, x, known):
     with pytest.raises(BudgetError, match="cannot be met with these precisions: the least is"):
         mixed_precision(model, x, {"tflite_bytes": 5000}, known=known)
-    with pytest.raises(BudgetError, match="must be a dict with one of"):
+    with pytest.raises(BudgetError, match="is a dict over tflite_bytes, latency_us"):
         mixed_precision(model, x, 0.5)
     with pytest.raises(BudgetError, match="needs `latency=`"):
         mixed_precision(model, x, {"latency_us": 0.5})
