@@ -10,6 +10,7 @@ from tfstruct.analyze.tflite_size import ZERO_POINT, add_tflite_bytes
 from tfstruct.analyze.traced_work import OPEN, works
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph
+from tfstruct.graph.sizes import BY_A_CALL, why_open
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 
@@ -112,8 +113,8 @@ class Costs:
                 "(tfstruct.graph.rule) that notes it by call.macs, or leave this figure out."
             )
         return (
-            f"{of} leaves spatial sizes open, so its {name} are unknown. Give input_shape, or build the model on "
-            "inputs of a fixed shape."
+            f"{why_open(self.graph)}. {of} leaves spatial sizes open, so its {name} are unknown. Give input_shape, or "
+            f"call it on a fixed one: {BY_A_CALL}."
         )
 
     def by_call(self, keep: np.ndarray | None = None) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.evaluation import predictor, scoring
+from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.scores import DATA_CRITERIA, unit_scores
 from tfstruct.errors import DataError, ModelError
@@ -126,6 +127,7 @@ class ThresholdChoice:
         figure.savefig(path, dpi=120)
 
 
+@in_inference
 def choose_threshold(
     model,
     data,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfstruct.analyze.batches import inputs_of, slices
 from tfstruct.analyze.weight_criteria import Member, is_kernel
 from tfstruct.graph import Call, Each, Graph, Out
+from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
 
 BINS = 32  # of the histogram behind the entropy
@@ -85,7 +86,7 @@ def activation_members(graph: Graph, kind: str, x, batch_size: int = 32) -> list
       largest (Sec. 3.2, arXiv:1706.05791).
     """
     places = watched(graph)
-    flat = inputs_of(graph.body.functional, x)
+    flat, batch_size = inputs_of(graph.body.functional, x), fixed_batch(graph.model) or batch_size
 
     @tf.function(reduce_retracing=True)
     def step(batch):
@@ -167,7 +168,7 @@ def hessian_members(graph: Graph, x, y, loss, probes: int, seed: int, batch_size
     """`1/2 sum of w^2 * h` over the kernel weights of each channel, `h = E[z * Hz]`, z of random signs: Hutchinson's
     estimate of the Hessian's diagonal, of the mean loss over the data (optimal brain damage)."""
     model, flat = graph.model, inputs_of(graph.body.functional, x)
-    places = _weights(graph, kernels_only=True)
+    places, batch_size = _weights(graph, kernels_only=True), fixed_batch(graph.model) or batch_size
     variables = list({id(v): v for v, _, _ in places}.values())
     tensors = [v.value for v in variables]
 

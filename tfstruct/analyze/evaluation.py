@@ -10,11 +10,13 @@ from tfstruct.analyze.batches import inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.errors import DataError
 from tfstruct.graph import Graph
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import fixed_batch
 
 
 def predictor(graph: Graph, x, batch_size: int) -> Callable[..., object]:
     """A function of the samples' indices (by default all) that runs the model, as it is then, on them: NumPy arrays."""
-    flat = inputs_of(graph.body.functional, x)
+    flat, batch = inputs_of(graph.body.functional, x), fixed_batch(graph.model)
 
     @tf.function(reduce_retracing=True)
     def predict(batch):
@@ -22,8 +24,12 @@ def predictor(graph: Graph, x, batch_size: int) -> Callable[..., object]:
 
     def outputs(rows=None):
         chosen = flat if rows is None else [v[rows] for v in flat]
-        parts = [predict([v[s] for v in chosen]) for s in slices(len(chosen[0]), batch_size)]
-        return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
+        count = len(chosen[0])
+        if batch is not None:  # the last batch is filled up, and what it adds is left out
+            chosen = [np.concatenate([v, np.repeat(v[-1:], -count % batch, axis=0)]) for v in chosen]
+        with states_kept(graph.model):  # every run begins with the same
+            parts = [predict([v[s] for v in chosen]) for s in slices(len(chosen[0]), batch or batch_size)]
+        return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p])[:count], *parts)
 
     return outputs
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, loss_function, slices
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 
@@ -50,6 +51,7 @@ class GradientNoise:
         return f"gradient noise scale: {self.scale:.3g}{error} samples ({parts})"
 
 
+@in_inference
 def gradient_noise_scale(
     model,
     data,

@@ -9,9 +9,9 @@ import numpy as np
 from tfstruct.analyze.costs import Costs, itemsize
 from tfstruct.analyze.counts import Counter
 from tfstruct.analyze.memory import Memory
-from tfstruct.analyze.shapes import on_input_shape
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
+from tfstruct.graph.sizes import BY_A_CALL, why_open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def profile(model, input_shape=None) -> Profile:
     Raises:
         ModelError: a subclassed model, or sizes are open and no `input_shape` was given.
     """
-    graph = trace(model if input_shape is None else on_input_shape(model, input_shape))
+    graph = trace(model, input_shape)
     costs = Costs(graph)
     by_call = costs.by_call()
     counter = Counter(graph.units)
@@ -195,8 +195,8 @@ def profile(model, input_shape=None) -> Profile:
         macs, weights, out = by_call["macs"][i], by_call["weight_bytes"][i], moved(call.outputs)
         if call.path not in costs.hidden and (math.isnan(macs) or math.isnan(out)):
             raise ModelError(
-                f"`{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. Give input_shape, "
-                "the shape of one sample."
+                f"{why_open(graph)}. `{model.name}` leaves sizes open at {call.path}, output {call.shapes[0]}. "
+                f"Give input_shape, the shape of one sample, or call it on a fixed one: {BY_A_CALL}."
             )
         total = weights + moved(call.inputs) + out
         rows.append(

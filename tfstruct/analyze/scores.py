@@ -7,9 +7,12 @@ import numpy as np
 
 from tfstruct.analyze import weight_criteria as by_weights
 from tfstruct.analyze.batches import arrays, loss_function
+from tfstruct.analyze.inference import whole_batches
 from tfstruct.analyze.names import by_name
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import fixed_batch
 
 DATA_CRITERIA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
 CRITERIA = ("l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", *DATA_CRITERIA, "random")
@@ -112,21 +115,25 @@ def unit_scores(
     _check("missing", missing, ("raise", "keep"))
     if not isinstance(probes, int) or probes < 1:
         raise ValueError(f"`probes` must be a positive integer. Received: {probes!r}.")
-    if criterion == "random":
-        scores = np.random.default_rng(seed).random(graph.units.count)
-    elif criterion in ("gradient", "gradient_abs"):
-        scores = _gradient(graph, criterion, data, loss, reduction)
-    else:
-        members = [
-            _by_unit(graph, labels, values, how)
-            for labels, values, how in _members(graph, criterion, data, loss, probes, seed)
-        ]
-        if criterion == "lamp":
-            members = [_lamp(m) for m in members]
-        scores = _reduce(members, reduction, graph.units.count)
+    with states_kept(graph.model):
+        scores = _scores(graph, criterion, data, loss, reduction, probes, seed)
     scores[0] = np.inf
     _missing(graph, criterion, scores, missing)
     return _normalize(graph, scores, normalization)
+
+
+def _scores(graph: Graph, criterion, data, loss, reduction: str, probes: int, seed: int) -> np.ndarray:
+    if criterion == "random":
+        return np.random.default_rng(seed).random(graph.units.count)
+    if criterion in ("gradient", "gradient_abs"):
+        return _gradient(graph, criterion, data, loss, reduction)
+    members = [
+        _by_unit(graph, labels, values, how)
+        for labels, values, how in _members(graph, criterion, data, loss, probes, seed)
+    ]
+    if criterion == "lamp":
+        members = [_lamp(m) for m in members]
+    return _reduce(members, reduction, graph.units.count)
 
 
 def _check(what: str, value, known, more: str = "") -> None:
@@ -145,7 +152,7 @@ def _members(graph, criterion, data, loss, probes, seed):
     if criterion == "hessian":
         x, y, loss = _labelled(graph, criterion, data, loss)
         return [(*member, "sum") for member in data_criteria.hessian_members(graph, x, y, loss, probes, seed)]
-    x, _ = arrays(data)
+    x, _ = whole_batches(graph.model, arrays(data)[0])
     return [(*member, "mean") for member in data_criteria.activation_members(graph, criterion, x)]
 
 
@@ -154,12 +161,18 @@ def _labelled(graph, criterion, data, loss):
     x, y = arrays(data)
     if y is None:
         raise DataError(f"The criterion {criterion} needs labels. Give data=(x, y), or batches of such pairs.")
-    return x, y, loss
+    return *whole_batches(graph.model, x, y), loss
 
 
 def _gradient(graph, criterion, data, loss, reduction) -> np.ndarray:
     from tfstruct.analyze import data_criteria
 
+    if (fixed_batch(graph.model) or 1) != 1:
+        raise ModelError(
+            f"The criterion {criterion} looks at samples one by one, and `{graph.model.name}` fixes its batch at "
+            f"{fixed_batch(graph.model)}. Take another criterion, such as hessian or activation, or build the model "
+            "with a batch of 1."
+        )
     x, y, loss = _labelled(graph, criterion, data, loss)
     total, count = np.zeros(graph.units.count), 0
     for members in data_criteria.gradient_members(graph, x, y, loss):

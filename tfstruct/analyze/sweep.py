@@ -14,6 +14,7 @@ import numpy as np
 
 from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.evaluation import predictor, scoring
+from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
@@ -107,6 +108,7 @@ class Sensitivity:
         axis.set_title(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", fontsize=10)
 
 
+@in_inference
 def sensitivity(
     model,
     data,

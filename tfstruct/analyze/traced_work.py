@@ -83,12 +83,13 @@ def traced_work(call: Call, batch: int | None = None) -> Work:
         batch: the number of samples, where the model fixes it.
     """
     graph = tf.__internal__.FuncGraph("work")
+    arrived = {id(x): c.shape for x, c in zip(call.node.arguments.keras_tensors, call.inputs, strict=False)}
     given: list[tf.Tensor] = []
 
     def tensor(x):
         if not isinstance(x, keras.KerasTensor):
             return x
-        shape = list(x.shape)
+        shape = list(arrived.get(id(x), x.shape))
         if shape and shape[0] is None:
             shape[0] = 1
         given.append(tf.compat.v1.placeholder(x.dtype, shape))

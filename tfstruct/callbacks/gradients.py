@@ -7,7 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, loss_function, slices
+from tfstruct.analyze.inference import whole_batches
 from tfstruct.errors import DataError
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import fixed_batch
 
 
 class MeanGradients:
@@ -18,10 +21,12 @@ class MeanGradients:
     """
 
     def __init__(self, model: keras.Model, variables: Sequence[keras.Variable], data, loss=None, batch_size: int = 32):
+        self._model = model
         self._x, self._y = arrays(data)
         if self._y is None:
             raise DataError("Gradients need labels: give data=(x, y), or a dataset of (x, y).")
-        self._batch_size = batch_size
+        self._x, self._y = whole_batches(model, self._x, self._y)
+        self._batch_size = fixed_batch(model) or batch_size
         self._count = len(keras.tree.flatten(self._x)[0])
         whole = loss_function(model, loss, "A criterion of gradients")
         # Small gradients are lost in float16, so the loss is scaled as in training.
@@ -46,9 +51,10 @@ class MeanGradients:
     def __call__(self) -> list[np.ndarray]:
         """One array for each variable, shaped like it."""
         total = None
-        for part in slices(self._count, self._batch_size):
-            x, y = (keras.tree.map_structure(lambda a, part=part: a[part], values) for values in (self._x, self._y))
-            share = (part.stop - part.start) / self._count
-            found = [np.asarray(one) * share for one in self._of_batch(x, y)]
-            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        with states_kept(self._model):
+            for part in slices(self._count, self._batch_size):
+                x, y = (keras.tree.map_structure(lambda a, part=part: a[part], values) for values in (self._x, self._y))
+                share = (part.stop - part.start) / self._count
+                found = [np.asarray(one) * share for one in self._of_batch(x, y)]
+                total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         return total

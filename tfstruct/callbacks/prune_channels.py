@@ -65,7 +65,8 @@ class PruneChannels(Compressor):
         frequency: steps from one choice to the next, counted from the schedule's begin; at its end there is one in any
             case.
         strength: of the group lasso: what a channel loses of its norm up to its second update.
-        scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency: as in `plan_channels`.
+        scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency, input_shape: as in
+            `plan_channels`.
         frozen: whether channels of frozen weights go too: these weights become zero, and `shrink` cuts the layers.
         data, loss: for criteria that look at data.
         seed: of the random criterion.
@@ -98,6 +99,7 @@ class PruneChannels(Compressor):
         reduction: str = "mean",
         normalization: str = "mean",
         latency: Callable[[keras.Model], float] | None = None,
+        input_shape=None,
         seed: int = 0,
     ):
         super().__init__()
@@ -128,6 +130,7 @@ class PruneChannels(Compressor):
             raise ValueError(f"`strength` must be in (0, 1]. Received: {strength}.")
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
         self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
+        self.input_shape = input_shape
         self._scoring = {
             "data": data, "loss": loss, "reduction": reduction, "normalization": normalization, "seed": seed,
             "missing": "keep",
@@ -161,7 +164,7 @@ class PruneChannels(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._tested = False
-        graph, before = trace(model), list(self._groups)
+        graph, before = trace(model, self.input_shape), list(self._groups)
         self._groups, self._alone = lossless_groups(graph, self.options.exclude, self.frozen)
         self._notes = frozen_note(list(self._alone.items()), "groups of channels")
         if not self._groups:

@@ -33,6 +33,8 @@ from tfstruct.convert.targets import target as known_target
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, trace
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.samples import Preprocess
 
 _SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
@@ -144,6 +146,7 @@ class Task(contextlib.AbstractContextManager):
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()
         self._exits.callback(self.folder.close)
+        self._exits.enter_context(states_kept(model))
         self._exits.enter_context(_without_retracing_warnings())
         try:
             self.process = process or self._exits.enter_context(ConverterProcess())
@@ -289,6 +292,13 @@ def _refuse_open_sizes(model: keras.Model) -> None:
     for x in model.inputs:
         if None in x.shape[1:]:
             raise ModelError(
-                f"The input `{x.name}` has the open shape {tuple(x.shape)}, so its file can be neither measured nor "
-                "timed. Build the model again on keras.Input(shape) with fixed sizes and give it the same weights."
+                f"{open_input(x.name, x.shape[1:], 'a model that is called on a fixed one')}: {BY_A_CALL}. A file of "
+                "an open shape can be neither measured nor timed."
             )
+    batch = fixed_batch(model)
+    if batch is not None:
+        raise ModelError(
+            f"`{model.name}` is stateful and fixes its batch at {batch}, but compress trains and compares on samples "
+            "that do not depend on each other. Build it again with stateful=False on inputs of an open batch, give it "
+            "the same weights, and compress that."
+        )

@@ -12,6 +12,7 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import random_samples
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import RecipeError
+from tfstruct.graph.sizes import open_input
 
 _SAMPLES = 4
 
@@ -77,9 +78,11 @@ def zeros(content: bytes) -> Mapping[str, np.ndarray]:
         RecipeError: the file has open ones.
     """
     ports = runtime.Runtime(content).inputs
-    wide = [f"{port.name} {port.shape}" for port in ports if None in port.shape]
-    if wide:
-        raise RecipeError(
-            f"A file of open sizes cannot be timed: {', '.join(wide)}. Fix them: Recipe(input_shapes={{name: shape}})."
-        )
+    for port in ports:
+        if None in port.shape[1:]:
+            raise RecipeError(
+                f"{open_input(port.name, port.shape[1:])}. A file of open sizes cannot be timed. Fix them."
+            )
+        if None in port.shape:
+            raise RecipeError(f"The batch of the input {port.name!r} is open. A file can be timed with batch_size=1.")
     return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}

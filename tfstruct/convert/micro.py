@@ -20,6 +20,7 @@ from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, arrange
 from tfstruct.errors import ConversionError
 from tfstruct.files import write_atomic
+from tfstruct.graph.sizes import open_input
 
 _CHILD = os.path.join(os.path.dirname(__file__), "micro_child.py")
 # The operators that tflite-micro 0.dev20261023182759 registers in its Python interpreter: found by asking it for
@@ -183,7 +184,12 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
     require()
     model = flatbuffer.read(ports_of or content)
     ports = Runtime(ports_of or content)
-    if any(d is None for port in ports.inputs for d in port.shape):
+    for port in ports.inputs:
+        if None in port.shape[1:]:
+            raise ConversionError(
+                f"{open_input(port.name, port.shape[1:])}. The microcontroller runtime needs fixed shapes."
+            )
+    if any(None in port.shape for port in ports.inputs):
         raise ConversionError(
             "The microcontroller runtime needs fixed shapes. The file leaves dimensions of its inputs open: "
             "convert it with batch_size=1 (--batch-size 1)."

@@ -169,14 +169,16 @@ def _port(name: str, detail: Mapping) -> Port:
 
 
 def arrange(inputs, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Inputs as a user gives them (an array, a list, a dict by name) as a dict by name, checked."""
+    """Inputs as a user gives them (an array, a list, a dict by name, a pair with labels) as a dict by name, checked."""
+    if isinstance(inputs, tuple) and 1 <= len(inputs) <= 3:  # (x, y), as everywhere
+        inputs = inputs[0]
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):
             raise DataError(f"Expected the inputs {list(names)}. Received {sorted(map(str, inputs))}.")
         by_name = {name: np.asarray(inputs[name]) for name in names}
     elif len(names) == 1:
         by_name = {names[0]: np.asarray(inputs)}
-    elif isinstance(inputs, list | tuple) and len(inputs) == len(names):
+    elif isinstance(inputs, list) and len(inputs) == len(names):
         by_name = {name: np.asarray(value) for name, value in zip(names, inputs, strict=True)}
     else:
         raise DataError(f"Expected a dict or a list of {len(names)} arrays for the inputs {list(names)}.")

@@ -37,6 +37,7 @@ from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_at, layer_paths, states_kept
+from tfstruct.graph.sizes import open_input
 from tfstruct.patterns import matches
 from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.observers import observer
@@ -166,8 +167,9 @@ class Converter(contextlib.AbstractContextManager):
 
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """The file alone, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
-        with states_kept(self.model), self._trained(recipe) as recipe:
-            made = self._make(recipe, signature_of(self.model, recipe.input_shapes), [])
+        signature = signature_of(self.model, recipe.input_shapes)
+        with states_kept(self.model), self._trained(recipe) as recipe, _open_sizes_named(signature):
+            made = self._make(recipe, signature, [])
         return made[0], made[1]
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
@@ -190,11 +192,11 @@ class Converter(contextlib.AbstractContextManager):
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it takes and raises."""
         recipe = Recipe.of(recipe, **fields)
-        with states_kept(self.model), self._trained(recipe) as recipe:
-            return self._convert(recipe)
-
-    def _convert(self, recipe: Recipe) -> TFLiteModel:
         signature = signature_of(self.model, recipe.input_shapes)
+        with states_kept(self.model), self._trained(recipe) as recipe, _open_sizes_named(signature):
+            return self._convert(recipe, signature)
+
+    def _convert(self, recipe: Recipe, signature: Signature) -> TFLiteModel:
         self._seconds, self._changes = {}, []
         warnings: list[str] = []
         content, layers, recast, engine, kept = self._make(recipe, signature, warnings)
@@ -345,6 +347,18 @@ class Converter(contextlib.AbstractContextManager):
     def _one_batch(self, content: bytes, kept: list[Sample], exported: Exported) -> dict[str, np.ndarray]:
         samples = kept or random_samples(Signature(exported.inputs, exported.batch, lambda x: {}), 1)
         return next(iter(batched(samples[:1], exported.batch)))
+
+
+@contextlib.contextmanager
+def _open_sizes_named(signature: Signature) -> Iterator[None]:
+    """What fails with open sizes is told so first: known ones are unrolled and folded away."""
+    try:
+        yield
+    except ConversionError as error:
+        said = [open_input(spec.name, spec.shape) for spec in signature.inputs if None in spec.shape]
+        if not said:
+            raise
+        raise ConversionError(f"{'. '.join(said)}. With open sizes: {error}", error.layers) from error
 
 
 def _first(samples: list[Sample] | Samples, kept: list[Sample]) -> list[Sample]:

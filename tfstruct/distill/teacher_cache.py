@@ -13,6 +13,8 @@ import tensorflow as tf
 from tfstruct.errors import DataError
 from tfstruct.files import write_atomic
 from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import fixed_batch
 
 _FORMAT = 1
 
@@ -60,7 +62,8 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
         raise DataError(f"Expected batches of plain tensors. Received elements {spec}: call batch(...) first.")
     require_model(teacher, "a keras.Model as teacher")
     rows = _Rows(pathlib.Path(path), teacher)
-    rows.fill(dataset)
+    with states_kept(teacher):
+        rows.fill(dataset)
     started = dataset.scan(np.int64(0), lambda start, batch: (start + _count(_parts(batch)[0]), (start, batch)))
     return started.map(rows.beside, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -75,11 +78,16 @@ class _Rows:
         self._rows: np.memmap | None = None
 
     def fill(self, dataset: tf.data.Dataset) -> None:
-        about, start = self._read(), 0
+        about, start, size = self._read(), 0, fixed_batch(self._teacher)
         predict = tf.function(lambda x: self._teacher(x, training=False), reduce_retracing=True)
         for batch in dataset:
             x = _parts(batch)[0]
             hashes = _hashes(x)
+            if len(hashes) != (size or len(hashes)):
+                raise DataError(
+                    f"The teacher `{self._teacher.name}` fixes its batch at {size} samples. Received a batch of "
+                    f"{len(hashes)}: dataset.batch({size}, drop_remainder=True)."
+                )
             if self._row is None:
                 self._shape(predict.get_concrete_function(x).structured_outputs, about)
             have = self._known(start, hashes)

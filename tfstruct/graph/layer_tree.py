@@ -35,17 +35,20 @@ def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Oper
 
 
 @contextlib.contextmanager
-def states_kept(model: keras.Model) -> Iterator[None]:
+def states_kept(model: keras.Model, seeds: bool = True) -> Iterator[None]:
     """Afterwards the states of stateful recurrent layers and the seeds of random ones are what they were before.
 
     Running a model in inference changes nothing else of it.
+
+    Args:
+        seeds: whether those of random layers are kept too.
 
     Raises:
         ModelError: something else than a Keras model.
     """
     require_model(model)
     own = {id(v) for v in model.weights}
-    states = {id(v): v for v in model.variables if id(v) not in own}
+    states = {id(v): v for v in model.variables if seeds and id(v) not in own}
     for layer in layer_paths(model).values():  # Keras does not count the states of recurrent layers as variables
         for state in keras.tree.flatten(getattr(layer, "states", None)):
             if isinstance(state, keras.Variable):

@@ -15,6 +15,7 @@ from tfstruct.graph.labels import Labels, Units
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
+from tfstruct.graph.sizes import input_shapes, output_shapes
 
 
 @dataclasses.dataclass
@@ -76,12 +77,16 @@ def fingerprint(model) -> str:
     return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
 
 
-def trace(model: keras.Model) -> Graph:
+def trace(model: keras.Model, input_shape=None) -> Graph:
     """Walks a Sequential or functional model and labels the channels of every tensor in it.
+
+    Args:
+        input_shape: of one sample, for models that leave sizes open; a dict by name or a list for several inputs. In a
+            nested model that leaves sizes open, those of its call are taken.
 
     Raises:
         ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph;
-            or layers have LoRA weights or are quantized by Keras.
+            layers have LoRA weights or are quantized by Keras; or the input shape does not fit.
     """
     require_model(model)
     functional = functional_of(model)
@@ -98,7 +103,7 @@ def trace(model: keras.Model) -> Graph:
         )
     check_plain(model)
     walk = _Walk()
-    inputs = [walk.channels(x.shape, (None,) * len(x.shape)) for x in functional.inputs]
+    inputs = [walk.channels(shape, (None,) * len(shape)) for shape in input_shapes(functional, input_shape)]
     body, outputs = walk.body(model, functional, "", inputs)
     for tensor in outputs:
         for labels in tensor.axes:
@@ -152,7 +157,8 @@ class _Walk:
         return body, [known[id(x)] for x in functional.outputs]
 
     def _call(self, op, path, node, inputs):
-        call = Call(op, path, node, inputs, [x.shape for x in node.outputs], self.labels, self._shared)
+        shapes = output_shapes(op, path, node, [x.shape for x in inputs])
+        call = Call(op, path, node, inputs, shapes, self.labels, self._shared)
         axes = apply_rule(call)
         call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
         first = self._first.setdefault(id(op), call)

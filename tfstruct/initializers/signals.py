@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, inputs_of, loss_function
 from tfstruct.analyze.data_criteria import run
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, trace
 
@@ -109,6 +110,7 @@ class Signals:
         figure.savefig(path, dpi=120)
 
 
+@in_inference
 def describe(
     model: keras.Model, data, labels=None, *, loss=None, samples: int = 64, training: bool = True, seed: int = 0
 ) -> Signals:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.analyze.batches import arrays, inputs_of
 from tfstruct.analyze.data_criteria import run
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, trace
 
@@ -19,6 +20,7 @@ _KINDS = (
 )  # fmt: skip
 
 
+@in_inference
 def LSUV(
     model: keras.Model, data, *, tolerance: float = 0.1, iterations: int = 10, samples: int = 256, seed: int = 0
 ) -> dict[str, float]:

@@ -5,10 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import rule
 from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.rules.elementwise import alone
+from tfstruct.graph.sizes import fixed_batch
 from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
 
@@ -75,7 +77,8 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
 
     Args:
         model: with at least one `MonteCarloDropout`, also in nested models.
-        x: what `model.predict` takes, the same in every pass (no generator that ends or shuffles).
+        x: arrays, (x, y), whose labels are not looked at, or what else `model.predict` takes, the same in every pass:
+            no generator that ends or shuffles. Several inputs are a list or a dict.
         passes: T, 2 or more.
         batch_size: of `model.predict`, for arrays.
 
@@ -94,16 +97,27 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
             f"`{model.name}` has no active MonteCarloDropout, so every pass would be the same. Put one before the last "
             "layers."
         )
+    if isinstance(x, tuple):
+        if not 1 <= len(x) <= 3:
+            raise DataError(f"Expected (x, y); several inputs are a list or a dict. Received {len(x)} entries.")
+        x = x[0]
     arrays = isinstance(x, np.ndarray) or keras.ops.is_tensor(x) or isinstance(x, (list, tuple, dict))
-    settings = {"batch_size": batch_size} if arrays else {}
+    size = fixed_batch(model)
+    count = len(keras.tree.flatten(x)[0]) if arrays else 0
+    if size is not None and count % size:
+        raise DataError(f"`{model.name}` fixes its batch at {size}: give a multiple of it. Received: {count} samples.")
+    settings = {"batch_size": size or batch_size} if arrays else {}
     mean = squares = None
-    for count in range(1, passes + 1):
-        # Welford's update: no loss of digits where the variance is small.
-        y = keras.tree.map_structure(lambda v: np.asarray(v, np.float64), model.predict(x, verbose=0, **settings))
-        if mean is None:
-            mean, squares = y, keras.tree.map_structure(np.zeros_like, y)
-            continue
-        before = mean
-        mean = keras.tree.map_structure(lambda m, v, n=count: m + (v - m) / n, mean, y)
-        squares = keras.tree.map_structure(lambda s, v, m, b: s + (v - m) * (v - b), squares, y, mean, before)
+    with states_kept(model):
+        for count in range(1, passes + 1):
+            with states_kept(model, seeds=False):  # every pass begins with the same, and draws anew
+                y = model.predict(x, verbose=0, **settings)
+            y = keras.tree.map_structure(lambda v: np.asarray(v, np.float64), y)
+            if mean is None:
+                mean, squares = y, keras.tree.map_structure(np.zeros_like, y)
+                continue
+            # Welford's update: no loss of digits where the variance is small.
+            before = mean
+            mean = keras.tree.map_structure(lambda m, v, n=count: m + (v - m) / n, mean, y)
+            squares = keras.tree.map_structure(lambda s, v, m, b: s + (v - m) * (v - b), squares, y, mean, before)
     return Distribution(mean, keras.tree.map_structure(lambda s: s / passes, squares), passes)

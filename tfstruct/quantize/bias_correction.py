@@ -10,6 +10,7 @@ from keras import layers
 
 from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.inference import in_inference
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
@@ -23,6 +24,7 @@ from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 
 
+@in_inference
 def correct_bias(
     model: keras.Model,
     data,

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
@@ -18,6 +19,7 @@ from tfstruct.quantize.twin import Twin
 Progress = Callable[[str, int, int | None], None]
 
 
+@in_inference
 def calibrate(
     model: keras.Model,
     data,

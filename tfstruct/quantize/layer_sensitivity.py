@@ -9,6 +9,8 @@ import tensorflow as tf
 from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
+from tfstruct.analyze.inference import in_inference
+from tfstruct.graph.layer_tree import states_kept
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
@@ -16,6 +18,7 @@ from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationS
 from tfstruct.quantize.simulation import Simulation
 
 
+@in_inference
 def sensitivity(
     model: keras.Model,
     data,
@@ -97,7 +100,8 @@ class _Alone(Simulation):
     def outputs(self, path: str | None, flat: list[np.ndarray], batch_size: int):
         """The model's outputs with one layer quantized; None: none."""
         self._chosen.assign(-1 if path is None else self._number[path])
-        parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
+        with states_kept(self.points.graph.model):  # every run begins with the same
+            parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
         return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
 
     def _alone(self, path: str, quantized: Callable, plain: Callable):

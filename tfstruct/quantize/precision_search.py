@@ -9,6 +9,7 @@ import numpy as np
 from tfstruct import budgets
 from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
+from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
 from tfstruct.errors import BudgetError
 from tfstruct.graph import trace
@@ -26,6 +27,7 @@ _STEPS = 20_000
 Latency = Callable[[keras.Model, Scheme], float]
 
 
+@in_inference
 def mixed_precision(
     model: keras.Model,
     data,

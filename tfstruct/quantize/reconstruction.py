@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
 from tfstruct.quantize import rounding
@@ -28,6 +29,7 @@ _WARM_UP = 0.2  # the share of the steps without a pull towards up or down
 _BETA = (20.0, 2.0)
 
 
+@in_inference
 def adaround(
     model: keras.Model,
     data,
@@ -79,6 +81,7 @@ def adaround(
     return work.done("adaround", operators(work.learned.points), progress, report, **options)
 
 
+@in_inference
 def blockwise(
     model: keras.Model,
     data,

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfstruct.errors import TfstructError
 from tfstruct.graph import Graph
+from tfstruct.graph.layer_tree import states_kept
 
 _UNKNOWN_SIZE = 32
 _SAMPLES = 4
@@ -81,7 +82,10 @@ def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
     structure = getattr(model, "_functional", model)._inputs_struct
     given = keras.tree.pack_sequence_as(structure, [keras.ops.convert_to_tensor(x) for x in flat])
-    with _not_drawing(model):
+    with states_kept(model), _not_drawing(model):
+        for layer in model._flatten_layers():
+            if getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
+                layer.reset_states()  # both models from the same
         outputs = keras.tree.flatten(model(given, training=False))
     return [keras.ops.convert_to_numpy(x).astype(np.float64) for x in outputs]
 

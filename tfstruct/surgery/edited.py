@@ -107,13 +107,15 @@ def edited(
         seed: of the random inputs.
     """
     before = graph.model
+    shapes = [x.shape[1:] for x in graph.body.inputs]
+    known = shapes if all(None not in shape for shape in shapes) else None
 
     def measure() -> Difference | None:
         alike = [x.shape for x in before.outputs] == [x.shape for x in model.outputs]
         return difference(graph, model, seed) if alike else None
 
     try:
-        macs = (Costs(graph, ("macs",))()["macs"], Costs(trace(model), ("macs",))()["macs"])
+        macs = (Costs(graph, ("macs",))()["macs"], Costs(trace(model, known), ("macs",))()["macs"])
     except ModelError:
         macs = None
     parameters = (before.count_params(), model.count_params())

@@ -40,6 +40,7 @@ def factorize(
     energy: float | None = None,
     macs: float | None = None,
     method: str = "svd",
+    input_shape=None,
 ) -> Edited:
     """Replaces kernels by products of smaller ones: `W' = U V`, with bias and activation behind the last factor.
 
@@ -65,6 +66,7 @@ def factorize(
         macs: in (0, 1]: the share of the model's multiply-accumulates that may stay. Ranks go down where that costs
             the smallest relative error for each MAC saved, until the budget is met.
         method: see above.
+        input_shape: of one sample, for `macs` of models that leave sizes open, as in `tfstruct.profile`.
 
     A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions and all other
     layers; `.skipped` says why.
@@ -80,7 +82,7 @@ def factorize(
         ImportError: `"cp"` without tensorly.
     """
     _check(rank, energy, macs, method)
-    graph = trace(model)
+    graph = trace(model, input_shape)
     if isinstance(rank, Mapping):
         layers = list(rank) if layers is None else layers
         rank = _ranks(graph, rank)

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.batches import arrays, inputs_of, loss_function
+from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, Group, In, Out, trace
 from tfstruct.graph.blocks import atoms
+from tfstruct.graph.sizes import fixed_batch
 from tfstruct.surgery.certificate import draw
 from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.grow.observed import Observed, effective_rank, principal
@@ -112,6 +114,7 @@ class Bottlenecks:
         return {"model": self.model, "metric": self.metric, "findings": findings, "layers": self.layers}
 
 
+@in_inference
 def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None) -> Bottlenecks:
     """Looks for layers that are too wide, too narrow or without effect, and says which edit mends each.
 
@@ -161,11 +164,12 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
 def _samples(graph: Graph, data, labels):
     if data is None:
         rng = np.random.default_rng(0)
-        parts = [draw(graph, rng) for _ in range(16)]
+        parts = [draw(graph, rng) for _ in range(1 if fixed_batch(graph.model) else 16)]
         return [np.concatenate(columns) for columns in zip(*parts, strict=True)], None
     x, y = arrays(data, labels)
-    flat = [value[:_SAMPLES] for value in inputs_of(graph.body.functional, x)]
-    return flat, None if y is None else keras.tree.map_structure(lambda v: v[:_SAMPLES], y)
+    count = fixed_batch(graph.model) or _SAMPLES  # all at once
+    flat = [value[:count] for value in inputs_of(graph.body.functional, x)]
+    return flat, None if y is None else keras.tree.map_structure(lambda v: v[:count], y)
 
 
 def _metric(graph: Graph, seen: Observed, y, loss):

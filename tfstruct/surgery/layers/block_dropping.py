@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import run, structured
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError, ModelError, PlanError
 from tfstruct.graph import Graph, in_order, rewire, trace
+from tfstruct.graph.layer_tree import states_kept
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.layers.places import Place
 from tfstruct.surgery.layers.residuals import Block, found_blocks
@@ -19,6 +21,7 @@ from tfstruct.surgery.layers.residuals import Block, found_blocks
 _Found = dict[str, tuple[Block, Place]]
 
 
+@in_inference
 def drop_blocks(
     model: keras.Model,
     data=None,
@@ -189,15 +192,16 @@ def _losses(graph: Graph, chosen: _Found, inputs, labels, loss, batch_size: int)
 
     def mean(model) -> float:
         total, samples = 0.0, len(inputs[0])
-        for part in slices(samples, batch_size):
-            x = structured(graph, [keras.ops.convert_to_tensor(one[part]) for one in inputs])
-            y = keras.tree.map_structure(lambda one, part=part: one[part], labels)
-            try:
-                value = float(measure(y, model(x, training=False)))
-            except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-                said = str(error).splitlines()[0]
-                raise DataError(f"The loss cannot be computed with these labels: {said}") from error
-            total += value * len(inputs[0][part])
+        with states_kept(model):
+            for part in slices(samples, batch_size):
+                x = structured(graph, [keras.ops.convert_to_tensor(one[part]) for one in inputs])
+                y = keras.tree.map_structure(lambda one, part=part: one[part], labels)
+                try:
+                    value = float(measure(y, model(x, training=False)))
+                except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+                    said = str(error).splitlines()[0]
+                    raise DataError(f"The loss cannot be computed with these labels: {said}") from error
+                total += value * len(inputs[0][part])
         return total / samples
 
     whole = mean(graph.model)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable
 
 import keras
@@ -11,6 +12,8 @@ import numpy as np
 from tfstruct.analyze.batches import arrays, in_memory, slices
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.sizes import fixed_batch
 
 
 def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
@@ -41,11 +44,20 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
     totals = [_Total() for _ in norms]
     if steps is None and hasattr(data, "cardinality") and int(data.cardinality()) == -1:
         raise DataError("Expected finite data. Received a dataset without end: give `steps`.")
-    batches = 0
-    with _in_training(norms, totals):
-        for batch in itertools.islice(_batches(data, batch_size), steps):
+    batches, left_out, size = 0, 0, fixed_batch(model)
+    with states_kept(model), _in_training(norms, totals):
+        for batch in itertools.islice(_batches(data, size or batch_size), steps):
+            if size is not None and (found := len(keras.tree.flatten(batch)[0])) != size:
+                left_out += found
+                continue
             model(batch, training=False)
             batches += 1
+    if left_out:
+        warnings.warn(
+            f"The inputs of `{model.name}` fix the batch at {size}: {left_out} samples in batches of another size are "
+            "left out.",
+            stacklevel=2,
+        )
     if not batches:
         raise DataError("`data` holds no batch. Give at least one.")
     for norm, total in zip(norms, totals, strict=True):

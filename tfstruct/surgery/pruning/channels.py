@@ -7,9 +7,8 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import unit_scores
-from tfstruct.analyze.shapes import on_input_shape
-from tfstruct.errors import BudgetError, ModelError, PlanError
-from tfstruct.graph import Graph, fingerprint, groups, rebuild, trace
+from tfstruct.errors import BudgetError, PlanError
+from tfstruct.graph import fingerprint, groups, rebuild, trace
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
 from tfstruct.surgery.pruning.planner import Options, Planner
@@ -68,13 +67,12 @@ def plan_channels(
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
-    graph = trace(model)
+    graph = trace(model, input_shape)
     scores = unit_scores(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
         seed=seed,
     )  # fmt: skip
-    sized = graph if input_shape is None else _sized(graph, input_shape)
-    planner = Planner(sized, groups(sized), options)
+    planner = Planner(graph, groups(graph), options)
     keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
     planner.require_some(keep)
     settings = {
@@ -112,16 +110,6 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
     return smaller
-
-
-def _sized(graph: Graph, input_shape) -> Graph:
-    """The same channels on inputs of a fixed shape."""
-    sized = trace(on_input_shape(graph.model, input_shape))
-    if not np.array_equal(sized.units.parts, graph.units.parts):
-        raise ModelError(
-            f"With input_shape {input_shape} the channels of `{graph.model.name}` hang together otherwise."
-        )
-    return sized
 
 
 def _check_threshold(budget, threshold) -> None:

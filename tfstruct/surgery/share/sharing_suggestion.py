@@ -7,8 +7,10 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.batches import arrays, inputs_of, slices
+from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
+from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
 from tfstruct.surgery.share.alike import Unit, units, unlike
 
@@ -67,6 +69,7 @@ class SharingSuggestion:
         }
 
 
+@in_inference
 def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) -> SharingSuggestion:
     """Finds layers that `share_layers` could make one, and groups those that are alike.
 
@@ -173,7 +176,7 @@ def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
             known.update({id(t): v for t, v in zip(node.outputs, outputs, strict=True)})
         return [known[id(t)] for t in one.functional.outputs]
 
-    for part in slices(len(flat[0]), 32):
+    for part in slices(len(flat[0]), fixed_batch(graph.model) or 32):
         seen: dict[int, np.ndarray] = {}
         body(graph.body, [keras.ops.convert_to_tensor(v[part]) for v in flat], seen)
         for key, value in seen.items():
