@@ -64,6 +64,8 @@ def measured_latency(
     Raises:
         DataError: the table lacks an operator of the file.
     """
+    for spec in signature_of(model, recipe.input_shapes if recipe else None).inputs:
+        _refuse_open(spec.name, spec.shape)
     content, layers = draft(model, precision, recipe=recipe, process=process)
     if table is None:
         return runtime.latency(content, zeros(content), threads, seconds).median_us
@@ -79,10 +81,12 @@ def zeros(content: bytes) -> Mapping[str, np.ndarray]:
     """
     ports = runtime.Runtime(content).inputs
     for port in ports:
-        if None in port.shape[1:]:
-            raise RecipeError(
-                f"{open_input(port.name, port.shape[1:])}. A file of open sizes cannot be timed. Fix them."
-            )
+        _refuse_open(port.name, port.shape[1:])
         if None in port.shape:
             raise RecipeError(f"The batch of the input {port.name!r} is open. A file can be timed with batch_size=1.")
     return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}
+
+
+def _refuse_open(name: str, shape) -> None:
+    if None in shape:
+        raise RecipeError(f"{open_input(name, shape)}. A file of open sizes cannot be timed. Fix them.")

@@ -259,7 +259,8 @@ class Converter(contextlib.AbstractContextManager):
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
             calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
-            ranges = trained.by_tensor(reference, layers, recipe.ranges, ranges, recipe, calls)
+            observed = {**ranges, **recast.ranges}
+            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         rounded = reference
         if recipe.quantizes_activations:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras.src.backend import AutocastScope
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import trace
+from tfstruct.graph import Graph, trace
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.kinds import built_in_name, kind_of
@@ -59,6 +59,7 @@ class Simulation:
         self.grids: dict[str, Grid] = {}
         self.skipped: list[tuple[str, str]] = []
         ops = {id(call.op): call.op for call in self.points.graph.calls}
+        self._numbers = _numbers(self.points.graph)
         self._grids = self._grids_of(model, ops, make)
         self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
 
@@ -196,6 +197,8 @@ class Simulation:
         return keras.tree.pack_sequence_as(inputs, flat)
 
     def _input(self, point: Point, x, training):
+        if point.path in self._numbers:
+            return tf.cast(tf.round(self._quantized(point, tf.cast(x, tf.float32), training)), x.dtype)
         x = x if training else self.integers.input(point, x)
         return self._quantized(point, x, training)
 
@@ -337,3 +340,20 @@ def stored(grid: Grid):
     """A kernel's weight as it is stored, not its float16 copy."""
     with AutocastScope(None):
         return tf.convert_to_tensor(grid.kernel.variable.value)
+
+
+def _numbers(graph: Graph) -> set[str]:
+    """Inputs of wide integers that are only cast to float: the file quantizes them, and has 8 bits as they are."""
+    found = set()
+    for x, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
+        readers = [call.op for call in graph.calls if any(c.key == channels.key for c in call.inputs)]
+        wide = "int" in x.dtype and not x.dtype.endswith("int8")
+        if wide and readers and all(_casts(op) for op in readers):
+            found.add(x._keras_history.operation.name)
+    return found
+
+
+def _casts(op) -> bool:
+    if isinstance(op, keras.layers.Rescaling | keras.layers.Normalization):
+        return True
+    return type(op).__name__ == "Cast" and "float" in keras.backend.standardize_dtype(op.dtype)
