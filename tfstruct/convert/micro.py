@@ -20,7 +20,6 @@ from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, arrange
 from tfstruct.errors import ConversionError
 from tfstruct.files import write_atomic
-from tfstruct.graph.sizes import open_input
 
 _CHILD = os.path.join(os.path.dirname(__file__), "micro_child.py")
 # The operators that tflite-micro 0.dev20261023182759 registers in its Python interpreter: found by asking it for
@@ -186,6 +185,8 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
     ports = Runtime(ports_of or content)
     for port in ports.inputs:
         if None in port.shape[1:]:
+            from tfstruct.graph.sizes import open_input  # loads Keras
+
             raise ConversionError(
                 f"{open_input(port.name, port.shape[1:])}. The microcontroller runtime needs fixed shapes."
             )
