@@ -24,7 +24,7 @@ ALLOWED = {
     "untrusted": {"errors"},
     "legacy": {"errors", "untrusted"},
     "surgery": {"budgets", "errors", "files", "graph", "analyze", "untrusted", "patterns"},
-    "masks": set(),
+    "masks": {"errors"},
     "codebooks": set(),
     "patterns": set(),
     "schedules": {"errors"},

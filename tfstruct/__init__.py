@@ -47,6 +47,8 @@ _HOME = {
     "PlanError": "errors",
     "EmptyPlanError": "errors",
     "TfstructError": "errors",
+    "ArgumentError": "errors",
+    "ArgumentTypeError": "errors",
     "ConversionError": "errors",
     "DataError": "errors",
     "ModelError": "errors",

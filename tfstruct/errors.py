@@ -5,6 +5,14 @@ class TfstructError(Exception):
     """Base of all errors raised by tfstruct on purpose."""
 
 
+class ArgumentError(TfstructError, ValueError):
+    """An argument out of range, of an unknown name, or that contradicts another."""
+
+
+class ArgumentTypeError(TfstructError, TypeError):
+    """An argument of a type that is not taken."""
+
+
 class ModelError(TfstructError, ValueError):
     """A model that cannot be read or taken: missing, damaged, unsafe or of an unsupported kind."""
 

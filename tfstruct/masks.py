@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfstruct.errors import ArgumentError
+
 NAMES = '"element", "block", "row", "filter", or N:M such as "2:4"'
 
 
@@ -35,7 +37,7 @@ class Pattern:
         """A pattern from its name.
 
         Raises:
-            ValueError: an unknown name, a block without its size, or N:M with N not in 1..M-1.
+            ArgumentError: an unknown name, a block without its size, or N:M with N not in 1..M-1.
         """
         if isinstance(pattern, cls):
             return pattern
@@ -43,20 +45,22 @@ class Pattern:
         if sparse:
             n, m = int(sparse[1]), int(sparse[2])
             if not 0 < n < m:
-                raise ValueError(f"N:M sets N of each M weights to zero: N must be in 1..M-1. Received: {pattern!r}.")
+                raise ArgumentError(
+                    f"N:M sets N of each M weights to zero: N must be in 1..M-1. Received: {pattern!r}."
+                )
             kind, rest = "n:m", {"n": n, "m": m}
         elif pattern == "block":
             if block is None or len(tuple(block)) != 2 or not all(isinstance(b, int) and b > 0 for b in block):
-                raise ValueError(
+                raise ArgumentError(
                     f"Pattern 'block' needs `block=(rows, columns)`, two positive integers. Received: {block}."
                 )
             return cls("block", tuple(block))
         elif pattern in ("element", "row", "filter"):
             kind, rest = pattern, {}
         else:
-            raise ValueError(f"`pattern` must be {NAMES}. Received: {pattern!r}.")
+            raise ArgumentError(f"`pattern` must be {NAMES}. Received: {pattern!r}.")
         if block is not None:
-            raise ValueError(f"`block` goes with pattern='block'. Received: block={block} with {pattern!r}.")
+            raise ArgumentError(f"`block` goes with pattern='block'. Received: block={block} with {pattern!r}.")
         return cls(kind, **rest)
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from tfstruct.analyze.counts import Counter, Terms, axis_sizes
 from tfstruct.analyze.memory import Memory
 from tfstruct.analyze.tflite_size import ZERO_POINT, add_tflite_bytes
 from tfstruct.analyze.traced_work import OPEN, works
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import Graph
 from tfstruct.graph.sizes import BY_A_CALL, why_open
 
@@ -35,7 +35,7 @@ class Costs:
     def __init__(self, graph: Graph, names: Sequence[str] = COSTS):
         unknown = set(names) - set(COSTS)
         if unknown:
-            raise ValueError(f"`names` must be of {', '.join(COSTS)}. Received: {', '.join(sorted(unknown))}.")
+            raise ArgumentError(f"`names` must be of {', '.join(COSTS)}. Received: {', '.join(sorted(unknown))}.")
         self.graph, self.names = graph, tuple(names)
         self._counter = Counter(graph.units)
         rows = max(len(graph.calls), 1)

@@ -17,7 +17,7 @@ from tfstruct.analyze.evaluation import predictor, scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.scores import DATA_CRITERIA, unit_scores
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
@@ -192,14 +192,14 @@ def choose_threshold(
         seed: of the split, and of criteria that draw random numbers.
 
     Raises:
-        ValueError: an option out of range.
+        ArgumentError: an option out of range.
         DataError: data without labels, that do not fit, or fewer samples than folds; a metric of the unmasked model
             that is not finite.
         ModelError: a model without a graph, such as a subclassed one, or without a channel that can go.
     """
     _check(folds, tolerance, thresholds, metric, mode)
     if adapt is not None and not callable(adapt):
-        raise ValueError(f"`adapt` must be a function (model, samples). Received: {adapt!r}.")
+        raise ArgumentError(f"`adapt` must be a function (model, samples). Received: {adapt!r}.")
     graph = trace(model)
     if not any(group.prunable for group in groups(graph)):
         raise ModelError(f"`{graph.model.name}` has no prunable group. explain(model) says why.")
@@ -269,10 +269,10 @@ def choose_threshold(
 
 def _check(folds, tolerance, thresholds, metric, mode) -> None:
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise ValueError(f"`folds` must be an integer of at least 2. Received: {folds!r}.")
+        raise ArgumentError(f"`folds` must be an integer of at least 2. Received: {folds!r}.")
     number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
     if tolerance != ONE_STANDARD_ERROR and not (number and 0 <= tolerance < math.inf):
-        raise ValueError(
+        raise ArgumentError(
             f"`tolerance` must be a finite number of at least 0, or {ONE_STANDARD_ERROR!r}. Received: {tolerance!r}."
         )
     if isinstance(thresholds, int) and not isinstance(thresholds, bool):
@@ -281,13 +281,13 @@ def _check(folds, tolerance, thresholds, metric, mode) -> None:
         fits = isinstance(thresholds, Sequence | np.ndarray) and len(thresholds) > 0
         fits = fits and all(isinstance(t, Real) and math.isfinite(t) for t in thresholds)
     if not fits:
-        raise ValueError(f"`thresholds` must be a positive integer, or finite numbers. Received: {thresholds!r}.")
+        raise ArgumentError(f"`thresholds` must be a positive integer, or finite numbers. Received: {thresholds!r}.")
     if mode not in ("auto", "min", "max"):
-        raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: {mode!r}.")
+        raise ArgumentError(f"`mode` must be 'auto', 'min' or 'max'. Received: {mode!r}.")
     if callable(metric) and mode == "auto":
-        raise ValueError("A function as `metric` needs mode='min' or mode='max'. Received: mode='auto'.")
+        raise ArgumentError("A function as `metric` needs mode='min' or mode='max'. Received: mode='auto'.")
     if not callable(metric) and metric not in ("loss", "accuracy"):
-        raise ValueError(f"`metric` must be 'loss', 'accuracy' or a function. Received: {metric!r}.")
+        raise ArgumentError(f"`metric` must be 'loss', 'accuracy' or a function. Received: {metric!r}.")
 
 
 def _rows(values, rows):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import structured
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph import Graph
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
@@ -47,7 +47,7 @@ def scoring(graph: Graph, y, loss, metric: str | Callable | None) -> tuple[str, 
     if callable(metric):
         return getattr(metric, "__name__", "metric"), lambda labels, outputs: float(metric(labels, outputs))
     if metric not in ("accuracy", "loss"):
-        raise ValueError(f"`metric` must be 'accuracy', 'loss' or a function. Received: {metric!r}.")
+        raise ArgumentError(f"`metric` must be 'accuracy', 'loss' or a function. Received: {metric!r}.")
     if metric == "loss":
         function = loss_function(graph.model, loss, "metric='loss'")
         return metric, lambda labels, outputs: float(function(labels, outputs))

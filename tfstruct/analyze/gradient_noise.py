@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.batches import arrays, loss_function, slices
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 
 
@@ -86,15 +86,15 @@ def gradient_noise_scale(
             that training has but depends on b. By default the samples are independent, as the formula asks.
 
     Raises:
-        ValueError: an option out of its range.
+        ArgumentError: an option out of its range.
         DataError: no labels, too few samples, or no loss.
         ModelError: no trainable weights.
     """
     require_model(model)
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an integer of at least 1. Received: {batch_size}.")
+        raise ArgumentError(f"`batch_size` must be an integer of at least 1. Received: {batch_size}.")
     if not isinstance(groups, int) or groups < 2:
-        raise ValueError(f"`groups` must be an integer of at least 2. Received: {groups}.")
+        raise ArgumentError(f"`groups` must be an integer of at least 2. Received: {groups}.")
     x, y = arrays(data, labels)
     if y is None:
         raise DataError("gradient_noise_scale needs labels. Give data=(x, y), labels=..., or batches of pairs.")

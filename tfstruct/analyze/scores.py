@@ -9,7 +9,7 @@ from tfstruct.analyze import weight_criteria as by_weights
 from tfstruct.analyze.batches import arrays, loss_function
 from tfstruct.analyze.inference import whole_batches
 from tfstruct.analyze.names import by_name
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
@@ -114,7 +114,7 @@ def unit_scores(
     _check("normalization", normalization, NORMALIZATIONS)
     _check("missing", missing, ("raise", "keep"))
     if not isinstance(probes, int) or probes < 1:
-        raise ValueError(f"`probes` must be a positive integer. Received: {probes!r}.")
+        raise ArgumentError(f"`probes` must be a positive integer. Received: {probes!r}.")
     with states_kept(graph.model):
         scores = _scores(graph, criterion, data, loss, reduction, probes, seed)
     scores[0] = np.inf
@@ -138,7 +138,7 @@ def _scores(graph: Graph, criterion, data, loss, reduction: str, probes: int, se
 
 def _check(what: str, value, known, more: str = "") -> None:
     if not (isinstance(value, str) and value in known) and not (more and callable(value)):
-        raise ValueError(f"`{what}` must be one of {', '.join(known)} {more}".rstrip() + f". Received: {value!r}.")
+        raise ArgumentError(f"`{what}` must be one of {', '.join(known)} {more}".rstrip() + f". Received: {value!r}.")
 
 
 def _members(graph, criterion, data, loss, probes, seed):

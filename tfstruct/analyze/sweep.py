@@ -18,7 +18,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, Group, fingerprint, trace
 from tfstruct.graph.blocks import atoms
@@ -151,7 +151,7 @@ def sensitivity(
     graph = trace(model)
     ratios = tuple(float(r) for r in ratios)
     if not ratios or not all(0 < r < 1 for r in ratios):
-        raise ValueError(f"`ratios` must be numbers in (0, 1). Received: {ratios}.")
+        raise ArgumentError(f"`ratios` must be numbers in (0, 1). Received: {ratios}.")
     x, y = arrays(data, labels)
     if y is None:
         raise DataError("sensitivity needs labels. Give data=(x, y), labels=..., or batches of pairs.")

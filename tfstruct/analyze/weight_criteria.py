@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import Each, Graph, Out
 from tfstruct.graph.call import Slot
 
@@ -81,7 +82,7 @@ def kernel_members(graph: Graph, criterion) -> list[Member]:
         if callable(criterion):
             value = np.asarray(criterion(slot, w), float)
             if value.shape != (len(w),):
-                raise ValueError(
+                raise ArgumentError(
                     f"The criterion must return one number for each of the {len(w)} channels of {slot.path}/"
                     f"{slot.variable.name}. Received: shape {value.shape}."
                 )

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfstruct.errors import ArgumentError
+
 # What is done to a batch of values: a function of them and of draws, or a layer of Keras.
 Change = Callable[[tf.Tensor, "Draws"], tf.Tensor] | keras.layers.Layer
 
@@ -56,5 +58,5 @@ def changed(change: Change, x, draws: Draws):
 
 def settings(presets: dict[str, dict], strength: str) -> dict:
     if strength not in presets:
-        raise ValueError(f"`strength` must be one of {', '.join(presets)}. Received: {strength!r}.")
+        raise ArgumentError(f"`strength` must be one of {', '.join(presets)}. Received: {strength!r}.")
     return presets[strength]

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.augment.draws import Draws
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 
 KINDS = ("mixup", "cutmix", "either")
 
@@ -32,7 +32,7 @@ class Mix:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"`mix` must be one of {', '.join(KINDS)}, or None. Received: {self.kind!r}.")
+            raise ArgumentError(f"`mix` must be one of {', '.join(KINDS)}, or None. Received: {self.kind!r}.")
         made = []
         if self.kind != "cutmix":
             made.append(keras.layers.MixUp(self.alpha, dtype="float32"))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfstruct.augment.draws import Change, Draws, changed, settings
 from tfstruct.augment.mixing import Mix
 from tfstruct.augment.pipeline import Pipeline
+from tfstruct.errors import ArgumentError
 
 _STRENGTHS = {
     "light": {"shift": 1 / 16, "angle": 0, "erase": 0.0, "operations": 0, "mix": None},
@@ -83,7 +84,7 @@ class Choice:
 
     def __init__(self, changes: Sequence[Change], count: int = 1):
         if not changes or count < 1:
-            raise ValueError(f"Expected changes and a positive count. Received: {len(changes)} changes, {count}.")
+            raise ArgumentError(f"Expected changes and a positive count. Received: {len(changes)} changes, {count}.")
         self.changes, self.count = tuple(changes), count
 
     def __call__(self, x, draws: Draws):

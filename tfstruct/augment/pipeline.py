@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfstruct.augment.draws import Change, Draws, changed
 from tfstruct.augment.mixing import Mix
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Pipeline:
     def __post_init__(self):
         object.__setattr__(self, "changes", tuple(self.changes))
         if self.kind not in RANKS:
-            raise ValueError(f"`kind` must be one of {', '.join(RANKS)}. Received: {self.kind!r}.")
+            raise ArgumentError(f"`kind` must be one of {', '.join(RANKS)}. Received: {self.kind!r}.")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"`value_range` must be (low, high). Received: {self.value_range}.")
+            raise ArgumentError(f"`value_range` must be (low, high). Received: {self.value_range}.")
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The dataset with changed batches.

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfstruct.augment.draws import Draws, settings
 from tfstruct.augment.pipeline import Pipeline
+from tfstruct.errors import ArgumentError
 
 _STRENGTHS = {"light": (0.05, 0.05), "medium": (0.1, 0.1), "strong": (0.2, 0.2)}
 
@@ -35,7 +36,7 @@ def text(
     """
     swaps, drops = settings(_STRENGTHS, strength)
     if padding_side not in ("right", "left"):
-        raise ValueError(f"`padding_side` must be right or left. Received: {padding_side!r}.")
+        raise ArgumentError(f"`padding_side` must be right or left. Received: {padding_side!r}.")
     fixed = (padding, *keep)
     changes = (_swap(swaps, fixed), _drop(drops, fixed, padding, unknown, padding_side == "right"))
     return Pipeline(changes, None, None, seed, input, "tokens")

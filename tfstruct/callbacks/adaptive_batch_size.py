@@ -11,7 +11,7 @@ from tfstruct.analyze import gradient_noise_scale
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.resized_data import ResizedData, resized
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.keras_model import require_model
 
 # Ends an epoch as `stop_training` does, but is known as ours: where another callback asks to stop, it puts True.
@@ -68,8 +68,8 @@ class AdaptiveBatchSize(Portable):
         changes: what was changed when and why, in words.
 
     Raises:
-        ValueError: an argument out of its range; a size of the policy outside of the range; a learning-rate rule with
-            an optimizer whose rate is a schedule; a range that starts below one sample for each replica.
+        ArgumentError: an argument out of its range; a size of the policy outside of the range; a learning-rate rule
+            with an optimizer whose rate is a schedule; a range that starts below one sample for each replica.
         DataError: data that cannot give `maximum` samples; data without end, or with fewer samples in a later epoch;
             `fit` with other data than `data(...)`, or with `steps_per_epoch`.
     """
@@ -95,22 +95,24 @@ class AdaptiveBatchSize(Portable):
         minimum = initial if minimum is None else minimum
         for name, value in (("minimum", minimum), ("initial", initial), ("maximum", maximum), ("patience", patience)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value}.")
+                raise ArgumentError(f"`{name}` must be an integer of at least 1. Received: {value}.")
         if not minimum <= initial <= maximum:
-            raise ValueError(f"Expected minimum <= initial <= maximum. Received: {minimum}, {initial} and {maximum}.")
+            raise ArgumentError(
+                f"Expected minimum <= initial <= maximum. Received: {minimum}, {initial} and {maximum}."
+            )
         if not factor > 1:
-            raise ValueError(f"`factor` must be above 1. Received: {factor}.")
+            raise ArgumentError(f"`factor` must be above 1. Received: {factor}.")
         if learning_rate_rule not in RULES:
-            raise ValueError(f"`learning_rate_rule` must be one of {list(RULES)}. Received: {learning_rate_rule!r}.")
+            raise ArgumentError(f"`learning_rate_rule` must be one of {list(RULES)}. Received: {learning_rate_rule!r}.")
         if learning_rate_rule and _replaces(policy):
-            raise ValueError("A schedule as `policy` sets the learning rate itself: give learning_rate_rule=None.")
+            raise ArgumentError("A schedule as `policy` sets the learning rate itself: give learning_rate_rule=None.")
         if not (policy in ("plateau", "noise_scale") if isinstance(policy, str) else _planned(policy)):
-            raise ValueError(
+            raise ArgumentError(
                 f"`policy` must be 'plateau', 'noise_scale', {{epoch: size}}, a function epoch -> size or a "
                 f"LearningRateSchedule in epochs. Received: {policy!r}."
             )
         if noise_samples < 64:
-            raise ValueError(f"`noise_samples` must be at least 64. Received: {noise_samples}.")
+            raise ArgumentError(f"`noise_samples` must be at least 64. Received: {noise_samples}.")
         self.minimum, self.batch_size, self.maximum = minimum, initial, maximum
         self.initial = initial
         self.policy = policy
@@ -166,9 +168,11 @@ class AdaptiveBatchSize(Portable):
             raise DataError(_OTHER_DATA)
         replicas = self.model.distribute_strategy.num_replicas_in_sync
         if self.minimum < replicas:
-            raise ValueError(f"`minimum` must be at least {replicas}, one sample a replica. Received: {self.minimum}.")
+            raise ArgumentError(
+                f"`minimum` must be at least {replicas}, one sample a replica. Received: {self.minimum}."
+            )
         if self._rate() is None and (self.learning_rate_rule or _replaces(self.policy)):
-            raise ValueError(
+            raise ArgumentError(
                 "Changing the learning rate needs an optimizer with a number as learning rate. Received: a schedule. "
                 "Give learning_rate_rule=None, or compile with a number."
             )
@@ -226,7 +230,7 @@ class AdaptiveBatchSize(Portable):
 
     def _plateau(self, epoch, logs):
         if self.monitor not in logs:
-            raise ValueError(f"`monitor` must be one of {sorted(logs)}. Received: {self.monitor!r}.")
+            raise ArgumentError(f"`monitor` must be one of {sorted(logs)}. Received: {self.monitor!r}.")
         if logs[self.monitor] < self._best - self.min_delta:
             self._best, self._waited = logs[self.monitor], 0
             return
@@ -269,7 +273,7 @@ class AdaptiveBatchSize(Portable):
         else:
             size = self.policy(epoch)
         if not isinstance(size, int | np.integer) or not self.minimum <= size <= self.maximum:
-            raise ValueError(
+            raise ArgumentError(
                 f"`policy` must give sizes from {self.minimum} to {self.maximum}. Received: {size}, epoch {epoch}."
             )
         return int(size), 1.0

@@ -13,7 +13,7 @@ from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall, replaced
 from tfstruct.callbacks.sharing import Sharing
 from tfstruct.callbacks.tied_weights import Codebook, Tied
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels
 
@@ -83,9 +83,9 @@ class Cluster(Compressor):
     ):
         super().__init__()
         if (n_clusters is None) == (bits is None):
-            raise ValueError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
+            raise ArgumentError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
         if bits is not None and not (isinstance(bits, int) and bits >= 1):
-            raise ValueError(f"`bits` must be a positive integer. Received: {bits!r}.")
+            raise ArgumentError(f"`bits` must be a positive integer. Received: {bits!r}.")
         count = 2**bits if n_clusters is None else n_clusters
         self.sharing = Sharing(count, share, per, init, entropy, keep_zeros, block, seed)
         self.layers, self.depthwise, self.frozen = layers, depthwise, frozen

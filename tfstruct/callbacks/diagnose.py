@@ -17,7 +17,7 @@ from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.probe import Figures, Probe
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 
@@ -60,7 +60,7 @@ class Diagnose(Portable):
         report: a `Diagnosis`, up to date after each epoch; None before training.
 
     Raises:
-        ValueError: a setting out of range.
+        ArgumentError: a setting out of range.
         DataError: data without labels, or of unequal lengths.
     """
 
@@ -80,9 +80,9 @@ class Diagnose(Portable):
         super().__init__()
         for name, value in (("frequency", frequency), ("samples", samples)):
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
+                raise ArgumentError(f"`{name}` must be a positive integer. Received: {value!r}.")
         if verbose not in (0, 1, 2):
-            raise ValueError(f"`verbose` must be 0, 1 or 2. Received: {verbose!r}.")
+            raise ArgumentError(f"`verbose` must be 0, 1 or 2. Received: {verbose!r}.")
         self.frequency, self.samples, self.verbose = frequency, samples, verbose
         self.loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         self.report: Diagnosis | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.range_test import RangeTest, read
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.keras_model import require_model
 
 
@@ -46,7 +46,7 @@ class LearningRateFinder(Portable):
         report: the `RangeTest`; None before the first test.
 
     Raises:
-        ValueError: an argument out of its range; `fit` has fewer batches than the test takes steps.
+        ArgumentError: an argument out of its range; `fit` has fewer batches than the test takes steps.
         DataError: the training step reports no `loss`.
     """
 
@@ -55,15 +55,15 @@ class LearningRateFinder(Portable):
     def __init__(self, lowest=1e-7, highest=10.0, steps=100, smoothing=0.02, divergence=4.0, suggest="steepest"):
         super().__init__()
         if not 0 < lowest < highest < math.inf:
-            raise ValueError(f"Expected 0 < `lowest` < `highest`. Received: {lowest} and {highest}.")
+            raise ArgumentError(f"Expected 0 < `lowest` < `highest`. Received: {lowest} and {highest}.")
         if not isinstance(steps, int) or steps < 10:
-            raise ValueError(f"`steps` must be an integer of at least 10. Received: {steps}.")
+            raise ArgumentError(f"`steps` must be an integer of at least 10. Received: {steps}.")
         if not 0 < smoothing < 0.5:
-            raise ValueError(f"`smoothing` must be in (0, 0.5). Received: {smoothing}.")
+            raise ArgumentError(f"`smoothing` must be in (0, 0.5). Received: {smoothing}.")
         if not divergence > 1:
-            raise ValueError(f"`divergence` must be above 1. Received: {divergence}.")
+            raise ArgumentError(f"`divergence` must be above 1. Received: {divergence}.")
         if suggest not in ("steepest", "decade"):
-            raise ValueError(f"`suggest` must be 'steepest' or 'decade'. Received: {suggest!r}.")
+            raise ArgumentError(f"`suggest` must be 'steepest' or 'decade'. Received: {suggest!r}.")
         self.lowest = lowest
         self.highest = highest
         self.steps = steps
@@ -80,7 +80,7 @@ class LearningRateFinder(Portable):
     def plot(self, path=None):
         """Draws loss against learning rate, see `RangeTest.plot`."""
         if self.report is None:
-            raise ValueError("Expected a test to plot. Run `fit` with this callback first.")
+            raise ArgumentError("Expected a test to plot. Run `fit` with this callback first.")
         return self.report.plot(path)
 
     def set_model(self, model) -> None:
@@ -159,7 +159,7 @@ class LearningRateFinder(Portable):
             return
         there = -(-batches // self.model.steps_per_execution)
         if there * epochs < needed:
-            raise ValueError(
+            raise ArgumentError(
                 f"Expected at least {needed} batches for {self.steps} steps. Received: {there} in each of {epochs} "
                 f"epochs. Give fit(..., epochs={-(-needed // there)}), or LearningRateFinder(steps=...)."
             )

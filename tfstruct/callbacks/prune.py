@@ -13,7 +13,7 @@ from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
@@ -92,23 +92,23 @@ class Prune(Compressor):
         self.pattern = masks.Pattern.parse(pattern, block)
         self.schedule = _schedule(schedule, self.pattern)
         if scope not in ("layer", "global"):
-            raise ValueError(f'`scope` must be "layer" or "global". Received: {scope!r}.')
+            raise ArgumentError(f'`scope` must be "layer" or "global". Received: {scope!r}.')
         if scope == "global" and self.pattern.kind == "n:m":
-            raise ValueError("N:M holds in every run of M weights: it goes with scope='layer' only.")
+            raise ArgumentError("N:M holds in every run of M weights: it goes with scope='layer' only.")
         if not callable(criterion) and criterion not in CRITERIA:
-            raise ValueError(
+            raise ArgumentError(
                 f"`criterion` must be one of {', '.join(CRITERIA)}, or a function. Received: {criterion!r}."
             )
         if not isinstance(frequency, int) or frequency < 1:
-            raise ValueError(f"`frequency` must be a positive integer. Received: {frequency}.")
+            raise ArgumentError(f"`frequency` must be a positive integer. Received: {frequency}.")
         if not 0 <= regrow < 1:
-            raise ValueError(f"`regrow` must be in [0, 1). Received: {regrow}.")
+            raise ArgumentError(f"`regrow` must be in [0, 1). Received: {regrow}.")
         if regrow and self.pattern.kind == "n:m":
-            raise ValueError("`regrow` works with free patterns, not with N:M.")
+            raise ArgumentError("`regrow` works with free patterns, not with N:M.")
         if regrow and self.schedule.end <= self.schedule.begin:
-            raise ValueError("`regrow` needs a schedule with an end, such as ConstantRatio(0.8, begin=0, end=5000).")
+            raise ArgumentError("`regrow` needs a schedule with an end, such as ConstantRatio(0.8, begin=0, end=5000).")
         if criterion == "movement" and self.schedule(0) > 0:
-            raise ValueError(
+            raise ArgumentError(
                 "Criterion 'movement' knows nothing before the first step: give a schedule that begins later, such as "
                 f"PolynomialRatio(0.0, {self.schedule.final:.4g}, begin=100, end=1000)."
             )
@@ -242,7 +242,9 @@ class Prune(Compressor):
             if callable(self.criterion):
                 score = np.asarray(self.criterion(kernel.variable), float)
                 if score.shape != w.shape:
-                    raise ValueError(f"`criterion` must return shape {w.shape} for {kernel.name}. Got: {score.shape}.")
+                    raise ArgumentError(
+                        f"`criterion` must return shape {w.shape} for {kernel.name}. Got: {score.shape}."
+                    )
             elif self.criterion == "movement":
                 score = masked.score.numpy()
             elif self.criterion == "random":
@@ -352,16 +354,16 @@ class Prune(Compressor):
 def _schedule(schedule, pattern: masks.Pattern) -> RatioSchedule:
     if schedule is None:
         if pattern.ratio is None:
-            raise ValueError("`schedule` is missing: give a ratio such as 0.5, or one of tfstruct.schedules.")
+            raise ArgumentError("`schedule` is missing: give a ratio such as 0.5, or one of tfstruct.schedules.")
         schedule = pattern.ratio
     if isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
         schedule = ConstantRatio(schedule)
     if not isinstance(schedule, RatioSchedule):
-        raise ValueError(
+        raise ArgumentError(
             f"`schedule` must be a number in [0, 1) or a RatioSchedule such as PolynomialRatio. Received: {schedule!r}."
         )
     if pattern.ratio is not None and abs(schedule.final - pattern.ratio) > 1e-9:
-        raise ValueError(
+        raise ArgumentError(
             f"Pattern {pattern} sets {pattern.n} of {pattern.m} weights to zero, so the schedule must end at "
             f"{pattern.ratio:.4g}. Received: {schedule.final:.4g}."
         )

@@ -14,7 +14,7 @@ from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
 from tfstruct.callbacks.channel_report import ChannelReport, Widths
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import require_held
-from tfstruct.errors import BudgetError, DataError, ModelError
+from tfstruct.errors import ArgumentError, BudgetError, DataError, ModelError
 from tfstruct.graph import Group, trace
 from tfstruct.graph.frozen import frozen_note
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
@@ -105,7 +105,7 @@ class PruneChannels(Compressor):
         super().__init__()
         self.options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
         if schedule is not None and not (isinstance(schedule, RatioSchedule) and schedule.final > 0):
-            raise ValueError(
+            raise ArgumentError(
                 "`schedule` says when channels go: a RatioSchedule that rises, such as PolynomialRatio(0.0, 0.5, "
                 f"begin=0, end=5000), or None for the first 60 % of `fit`. Received: {schedule!r}."
             )
@@ -121,13 +121,13 @@ class PruneChannels(Compressor):
         }
         for name, value in given.items():
             if value not in known[name] and not (name == "criterion" and callable(value)):
-                raise ValueError(f"`{name}` must be one of {', '.join(known[name])}. Received: {value!r}.")
+                raise ArgumentError(f"`{name}` must be one of {', '.join(known[name])}. Received: {value!r}.")
         if criterion in _WITH_DATA and data is None:
             raise DataError(f"The criterion {criterion} looks at data: give data=(x, y), some hundred samples.")
         if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
-            raise ValueError(f"`frequency` must be a positive integer. Received: {frequency}.")
+            raise ArgumentError(f"`frequency` must be a positive integer. Received: {frequency}.")
         if not 0 < strength <= 1:
-            raise ValueError(f"`strength` must be in (0, 1]. Received: {strength}.")
+            raise ArgumentError(f"`strength` must be in (0, 1]. Received: {strength}.")
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
         self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
         self.input_shape = input_shape
@@ -202,7 +202,7 @@ class PruneChannels(Compressor):
         super().on_epoch_begin(epoch, logs)
         if self.schedule is None:
             if not self.params.get("steps"):
-                raise ValueError(
+                raise ArgumentError(
                     "The number of steps is not known before the first epoch, so PruneChannels needs a `schedule`, "
                     "such as PolynomialRatio(0.0, 0.5, begin=0, end=5000), or `fit` needs steps_per_epoch."
                 )

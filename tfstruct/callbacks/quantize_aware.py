@@ -9,7 +9,7 @@ from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
 from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.twin import Twin
 
@@ -49,9 +49,9 @@ class QuantizeAware(Compressor):
         marks = {"start": start, "freeze_ranges": freeze_ranges, "freeze_batch_norm": freeze_batch_norm}
         for name, value in marks.items():
             if value is not None and value < 0:
-                raise ValueError(f"`{name}` must be at least 0. Received: {value}.")
+                raise ArgumentError(f"`{name}` must be at least 0. Received: {value}.")
         if freeze_ranges is not None and freeze_ranges <= start:
-            raise ValueError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
+            raise ArgumentError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
         self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm
         self.twin: Twin | None = None
         self._settings = saved_state.described({"scheme": self.scheme, **marks})

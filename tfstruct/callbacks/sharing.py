@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tfstruct import codebooks
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.kernels import Kernel
 
 KINDS = ("kmeans", "hash", "product")
@@ -34,20 +34,22 @@ class Sharing:
         known = {"share": (self.kind, KINDS), "per": (self.per, SCOPES), "init": (self.init, codebooks.INITS)}
         for name, (value, names) in known.items():
             if value not in names:
-                raise ValueError(f"`{name}` must be one of {', '.join(names)}. Received: {value!r}.")
+                raise ArgumentError(f"`{name}` must be one of {', '.join(names)}. Received: {value!r}.")
         for name, value, least in (("n_clusters", self.n_clusters, 2), ("block", self.block, 1)):
             if value is not None and not (isinstance(value, int) and value >= least):
-                raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
+                raise ArgumentError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
         if (self.block is None) == (self.kind == "product"):
-            raise ValueError(f"`block` goes with share='product'. Received: block={self.block}, share={self.kind!r}.")
+            raise ArgumentError(
+                f"`block` goes with share='product'. Received: block={self.block}, share={self.kind!r}."
+            )
         if self.kind != "kmeans" and self.init != "kmeans++":
-            raise ValueError(f"`init` goes with share='kmeans'. Received: init={self.init!r}, share={self.kind!r}.")
+            raise ArgumentError(f"`init` goes with share='kmeans'. Received: init={self.init!r}, share={self.kind!r}.")
         if self.kind != "kmeans" and self.entropy is not None:
-            raise ValueError(f"`entropy` goes with share='kmeans'. Received: share={self.kind!r}.")
+            raise ArgumentError(f"`entropy` goes with share='kmeans'. Received: share={self.kind!r}.")
         if self.kind == "hash" and self.per == "channel":
-            raise ValueError("share='hash' goes with per='layer' or 'model': a hash knows no channels.")
+            raise ArgumentError("share='hash' goes with per='layer' or 'model': a hash knows no channels.")
         if self.entropy is not None and not 0 < self.entropy < math.log2(self.n_clusters):
-            raise ValueError(
+            raise ArgumentError(
                 f"`entropy` must be between 0 and log2({self.n_clusters}) = {math.log2(self.n_clusters):.4g} bits a "
                 f"weight. Received: {self.entropy}."
             )

@@ -13,6 +13,7 @@ from tfstruct.compression.mistakes import Mistakes
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Decision, Stage
 from tfstruct.convert.runtime import Port
+from tfstruct.errors import ArgumentError
 from tfstruct.files import write_atomic
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class CompressionReport:
     @classmethod
     def from_dict(cls, data: Mapping) -> "CompressionReport":
         if data.get("format") != _FORMAT:
-            raise ValueError(
+            raise ArgumentError(
                 f"Expected the report of a compression, format {_FORMAT}. Received: {data.get('format')!r}."
             )
         from tfstruct.analyze import Sensitivity
@@ -206,7 +207,7 @@ class CompressionReport:
         forms = {".html": self.to_html, ".json": self.to_json, ".md": self.model_card}
         suffix = pathlib.Path(path).suffix
         if suffix not in forms:
-            raise ValueError(f"Expected a name that ends in {', '.join(forms)}. Received: {os.fspath(path)!r}.")
+            raise ArgumentError(f"Expected a name that ends in {', '.join(forms)}. Received: {os.fspath(path)!r}.")
         write_atomic(path, forms[suffix]().encode())
 
 

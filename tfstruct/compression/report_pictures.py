@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfstruct.compression.candidate import Candidate
+from tfstruct.errors import ArgumentError
 
 if TYPE_CHECKING:
     from tfstruct.compression.compression_report import CompressionReport
@@ -49,7 +50,7 @@ def plot(report: "CompressionReport", name: str | None = None):
 
     known = {one.name: one for one in pictures(report)}
     if name is not None and name not in known:
-        raise ValueError(f"Expected one of {', '.join(known)}, which there are data for. Received: {name!r}.")
+        raise ArgumentError(f"Expected one of {', '.join(known)}, which there are data for. Received: {name!r}.")
     chosen = list(known.values()) if name is None else [known[name]]
     heights = [one.height(report) for one in chosen]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")

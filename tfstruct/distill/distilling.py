@@ -19,7 +19,7 @@ from tfstruct.distill.distillation_report import Compared, DistillationReport
 from tfstruct.distill.layer_pairs import Channels, Kept, Pair, pairs_of
 from tfstruct.distill.losses import Logits
 from tfstruct.distill.teacher_cache import Taught
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
@@ -93,9 +93,9 @@ class Distill(Compressor):
         for loss in losses:
             _check(loss)
         if not losses or len(weights) != len(losses) or min(weights) < 0:
-            raise ValueError(f"`weights` must be {len(losses)} numbers, none below 0. Received: {weights}.")
+            raise ArgumentError(f"`weights` must be {len(losses)} numbers, none below 0. Received: {weights}.")
         if not 0 <= student_loss_weight <= 1:
-            raise ValueError(f"`student_loss_weight` must be in [0, 1]. Received: {student_loss_weight}.")
+            raise ArgumentError(f"`student_loss_weight` must be in [0, 1]. Received: {student_loss_weight}.")
         self.teacher, self._own_teacher = teacher, teacher is None
         self.losses = _by_name([copy.copy(loss) for loss in losses])  # a loss notes what its models put out
         self.weights, self.student_loss_weight = weights, float(student_loss_weight)
@@ -123,13 +123,13 @@ class Distill(Compressor):
 
         Raises:
             ModelError: not attached, or a layer that is looked at was not run in this step.
-            ValueError: `teacher_outputs` with a loss that looks at inner layers.
+            ArgumentError: `teacher_outputs` with a loss that looks at inner layers.
         """
         if self._attached is None:
             raise ModelError("This Distill is not attached. Call attach(model) before training.")
         inner = [pair.teacher for pairs in self._pairs for pair in pairs if pair.teacher]
         if inner and teacher_outputs is not None:
-            raise ValueError(f"The teacher's outputs were given, but the losses look at {inner[0]}: leave them out.")
+            raise ArgumentError(f"The teacher's outputs were given, but the losses look at {inner[0]}: leave them out.")
         students = {**self._seen.pop(threading.get_ident(), {}), None: outputs}
         if teacher_outputs is None:
             teachers = self._taught(inputs)
@@ -315,10 +315,10 @@ class Distill(Compressor):
 
 def _check(loss) -> None:
     if not callable(getattr(loss, "compute_loss", None)):
-        raise ValueError(f"Expected losses such as Logits(). Received: {loss!r}.")
+        raise ArgumentError(f"Expected losses such as Logits(). Received: {loss!r}.")
     is_logits = isinstance(loss, keras.distillation.LogitsDistillation)
     if is_logits and keras.losses.kl_divergence in keras.tree.flatten(loss.loss):
-        raise ValueError(
+        raise ArgumentError(
             "The 'kl_divergence' of LogitsDistillation is, in Keras 3.15, of the logits and not of probabilities. Give "
             f"Logits({loss.temperature}), or loss=keras.losses.KLDivergence()."
         )

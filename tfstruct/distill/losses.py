@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.distill.class_scores import KINDS, as_logits, kinds_of, named
+from tfstruct.errors import ArgumentError
 
 # Layers of the student and of the teacher: a name or pattern for both, or student -> teacher.
 Layers = str | Sequence[str] | Mapping[str, str]
@@ -49,11 +50,11 @@ class Logits(keras.distillation.DistillationLoss):
         student_outputs: str | Sequence[str] | None = None,
     ):
         if not temperature > 0:
-            raise ValueError(f"`temperature` must be larger than 0. Received: {temperature}.")
+            raise ArgumentError(f"`temperature` must be larger than 0. Received: {temperature}.")
         for given in (teacher_outputs, student_outputs):
             for kind in [given] if isinstance(given, str) else given or ():
                 if kind not in KINDS:
-                    raise ValueError(f"Outputs must be of {', '.join(KINDS)}. Received: {kind!r}.")
+                    raise ArgumentError(f"Outputs must be of {', '.join(KINDS)}. Received: {kind!r}.")
         self.temperature = float(temperature)
         self.outputs = [outputs] if isinstance(outputs, str) else outputs
         self.teacher_outputs, self.student_outputs = teacher_outputs, student_outputs
@@ -113,7 +114,7 @@ class Attention(keras.distillation.DistillationLoss):
 
     def __init__(self, layers: Layers, power: float = 2.0, axis: int = -1):
         if not power > 0:
-            raise ValueError(f"`power` must be larger than 0. Received: {power}.")
+            raise ArgumentError(f"`power` must be larger than 0. Received: {power}.")
         self.layers, self.power, self.axis = layers, power, axis
 
     def validate_outputs(self, teacher_outputs, student_outputs) -> None:
@@ -121,10 +122,12 @@ class Attention(keras.distillation.DistillationLoss):
         sizes = [list(x.shape) for x in (student_outputs, teacher_outputs)]
         for size in sizes:
             if len(size) < 3:
-                raise ValueError(f"Attention needs layers with positions and channels. Received: shape {tuple(size)}.")
+                raise ArgumentError(
+                    f"Attention needs layers with positions and channels. Received: shape {tuple(size)}."
+                )
             size.pop(self.axis)
         if sizes[0] != sizes[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"Attention needs layers with equally many positions. Received: {tuple(student_outputs.shape)} and, of "
                 f"the teacher, {tuple(teacher_outputs.shape)}."
             )
@@ -155,7 +158,7 @@ class Relational(keras.distillation.DistillationLoss):
 
     def __init__(self, layers: Layers | None = None, *, distance: float = 1.0, angle: float = 2.0):
         if min(distance, angle) < 0 or max(distance, angle) == 0:
-            raise ValueError(f"`distance` and `angle` must be at least 0, one above. Received: {distance}, {angle}.")
+            raise ArgumentError(f"`distance` and `angle` must be at least 0, one above. Received: {distance}, {angle}.")
         self.layers, self.distance, self.angle = layers, distance, angle
 
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):

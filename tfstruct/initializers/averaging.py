@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
+
 
 @keras.saving.register_keras_serializable(package="tfstruct")
 class Mean(keras.Initializer):
@@ -25,13 +27,13 @@ class Mean(keras.Initializer):
 
     def __init__(self, depthwise: bool = False):
         if not isinstance(depthwise, bool):
-            raise ValueError(f"`depthwise` must be True or False. Received: {depthwise!r}.")
+            raise ArgumentError(f"`depthwise` must be True or False. Received: {depthwise!r}.")
         self.depthwise = depthwise
 
     def __call__(self, shape, dtype=None):
         shape, least = tuple(shape), 3 if self.depthwise else 2
         if len(shape) < least:
-            raise ValueError(
+            raise ArgumentError(
                 f"Mean{'(depthwise=True)' if self.depthwise else ''} fills kernels of at least {least} axes. Received: "
                 f"shape {shape}. Use Zeros for a bias."
             )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfstruct.analyze.batches import arrays, inputs_of, loss_function
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
 
 # A standard deviation that changes by this factor from end to end is out of hand: 1e4 as a variance.
@@ -134,7 +134,7 @@ def describe(
         DataError: data that do not fit.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"`samples` must be a whole number above 0. Received: {samples!r}.")
+        raise ArgumentError(f"`samples` must be a whole number above 0. Received: {samples!r}.")
     graph = trace(model)
     x, y = arrays(data, labels)
     if loss is not None and y is None:

@@ -8,7 +8,7 @@ import numpy as np
 from tfstruct.analyze.batches import arrays, inputs_of
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
 
 _KINDS = (
@@ -55,9 +55,9 @@ def LSUV(
     """
     for name, value in (("iterations", iterations), ("samples", samples)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number above 0. Received: {value!r}.")
+            raise ArgumentError(f"`{name}` must be a whole number above 0. Received: {value!r}.")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
-        raise ValueError(f"`tolerance` must be in (0, 1). Received: {tolerance!r}.")
+        raise ArgumentError(f"`tolerance` must be in (0, 1). Received: {tolerance!r}.")
     graph = trace(model)
     layers = {id(call.op): call.op for call in graph.calls if isinstance(call.op, _KINDS) and _trained(call.op)}
     if not layers:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.layers.inner_layer import InnerLayer, kernels
 from tfstruct.layers.rates import checked, positive
 from tfstruct.layers.seeded import uniform
@@ -38,7 +39,7 @@ class ConcreteDropout(InnerLayer):
         seed: of the draws.
 
     Raises:
-        ValueError: an argument is out of range; or, when it is built, the layer has no kernel.
+        ArgumentError: an argument is out of range; or, when it is built, the layer has no kernel.
 
     Source: Gal, Hron, Kendall, Concrete Dropout, arXiv:1705.07832, Eq. 3, 4 and 5.
     """
@@ -56,7 +57,7 @@ class ConcreteDropout(InnerLayer):
         super().__init__(layer, seed, **kwargs)
         self.rate = checked(rate)
         if not rate:
-            raise ValueError("`rate` must be above 0, where the learned rate can start from. Received: 0.")
+            raise ArgumentError("`rate` must be above 0, where the learned rate can start from. Received: 0.")
         self.weight_regularizer = positive(weight_regularizer, "weight_regularizer", zero=True)
         self.dropout_regularizer = positive(dropout_regularizer, "dropout_regularizer", zero=True)
         self.temperature = positive(temperature, "temperature")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
 from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
@@ -15,7 +16,9 @@ class _DropBlock(Seeded, keras.layers.Layer):
         super().__init__(**kwargs)
         self.rate, self.block_size = checked(rate), whole(block_size, "block_size")
         if data_format not in (None, "channels_last", "channels_first"):
-            raise ValueError(f'`data_format` must be "channels_last" or "channels_first". Received: {data_format!r}.')
+            raise ArgumentError(
+                f'`data_format` must be "channels_last" or "channels_first". Received: {data_format!r}.'
+            )
         self.data_format = data_format or keras.config.image_data_format()
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -79,7 +82,7 @@ class DropBlock1D(_DropBlock):
     to be at least `block_size`.
 
     Raises:
-        ValueError: an argument is out of range.
+        ArgumentError: an argument is out of range.
 
     Source: Ghiasi, Lin, Le, DropBlock, arXiv:1810.12890, Algorithm 1 and Eq. 1, for one axis.
     """
@@ -108,7 +111,7 @@ class DropBlock2D(_DropBlock):
     be at least `block_size`.
 
     Raises:
-        ValueError: an argument is out of range.
+        ArgumentError: an argument is out of range.
 
     Source: Ghiasi, Lin, Le, DropBlock, arXiv:1810.12890, Algorithm 1 and Eq. 1.
     """

@@ -24,7 +24,7 @@ class DropConnect(InnerLayer):
         seed: of the draws.
 
     Raises:
-        ValueError: `rate` is out of range; or, when it is built, the layer has nothing to drop.
+        ArgumentError: `rate` is out of range; or, when it is built, the layer has nothing to drop.
 
     Source: Wan et al., Regularization of neural networks using DropConnect, ICML 2013, Eq. 4 and Sec. 3; at inference
     the mean of the weights in place of the paper's Gaussian samples.

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Each, rule
 from tfstruct.layers.rates import checked, positive
 from tfstruct.layers.seeded import Seeded, uniform
@@ -37,7 +38,7 @@ class HardConcrete(Seeded, keras.layers.Layer):
         seed: of the draws and of the gates at first.
 
     Raises:
-        ValueError: an argument is out of range.
+        ArgumentError: an argument is out of range.
 
     Source: Louizos, Welling, Kingma, Learning sparse neural networks through L0 regularization, arXiv:1712.01312,
     Eq. 10 to 13.
@@ -47,16 +48,16 @@ class HardConcrete(Seeded, keras.layers.Layer):
         super().__init__(**kwargs)
         self.penalty, self.rate = positive(penalty, "penalty", zero=True), checked(rate)
         if not rate:
-            raise ValueError("`rate` must be above 0: a gate that cannot close learns nothing. Received: 0.")
+            raise ArgumentError("`rate` must be above 0: a gate that cannot close learns nothing. Received: 0.")
         if not isinstance(axis, int) or axis == 0:
-            raise ValueError(f"`axis` must be a whole number other than 0, the batch. Received: {axis!r}.")
+            raise ArgumentError(f"`axis` must be a whole number other than 0, the batch. Received: {axis!r}.")
         self.axis, self.seed = axis, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
 
     def build(self, input_shape):
         if not -len(input_shape) < self.axis < len(input_shape) or input_shape[self.axis] is None:
-            raise ValueError(f"Axis {self.axis} of {tuple(input_shape)} has no fixed number of channels to gate.")
+            raise ArgumentError(f"Axis {self.axis} of {tuple(input_shape)} has no fixed number of channels to gate.")
         start = keras.initializers.RandomNormal(math.log((1 - self.rate) / self.rate), 0.01, seed=self.seed)
         self.log_alpha = self.add_weight(
             shape=(input_shape[self.axis],), initializer=start, dtype="float32", name="log_alpha", autocast=False
@@ -89,10 +90,10 @@ class HardConcrete(Seeded, keras.layers.Layer):
         """A frozen batch normalization that multiplies by the gates.
 
         Raises:
-            ValueError: the layer was not built yet.
+            ArgumentError: the layer was not built yet.
         """
         if not self.built:
-            raise ValueError(f"`{self.name}` has no gates yet. Call it, or build it, first.")
+            raise ArgumentError(f"`{self.name}` has no gates yet. Call it, or build it, first.")
         gates = self.gates()
         norm = keras.layers.BatchNormalization(
             self.axis, center=False, name=self.name, dtype=self.dtype_policy, trainable=False

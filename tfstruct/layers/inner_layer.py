@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import Axes, Call, rule
 from tfstruct.graph.layer_tree import give_losses
 from tfstruct.graph.rules import rule_of
@@ -41,10 +42,10 @@ class InnerLayer(Seeded, keras.layers.Wrapper):
         """A plain layer, called as this wrapper, that computes what it does in inference. The wrapper stays as it is.
 
         Raises:
-            ValueError: the wrapper was not built yet.
+            ArgumentError: the wrapper was not built yet.
         """
         if not self.built:
-            raise ValueError(f"`{self.name}` has no weights yet. Call it, or build it, first.")
+            raise ArgumentError(f"`{self.name}` has no weights yet. Call it, or build it, first.")
         config = keras.saving.serialize_keras_object(self.layer)  # with the shape that it was built for
         made = keras.saving.deserialize_keras_object({**config, "config": {**config["config"], "name": self.name}})
         made.trainable = self.trainable and self.layer.trainable
@@ -84,7 +85,7 @@ def kernels(wrapper: InnerLayer) -> list[keras.Variable]:
     """The weights of the inner layer that connect units: floats of two axes or more, no biases.
 
     Raises:
-        ValueError: there are none.
+        ArgumentError: there are none.
     """
     found = [
         w
@@ -92,7 +93,7 @@ def kernels(wrapper: InnerLayer) -> list[keras.Variable]:
         if len(w.shape) > 1 and not w.name.endswith("bias") and keras.backend.is_float_dtype(w.dtype)
     ]
     if not found:
-        raise ValueError(
+        raise ArgumentError(
             f"{type(wrapper).__name__} needs a layer with a kernel, a weight of two axes or more. "
             f"Received: {type(wrapper.layer).__name__} `{wrapper.layer.name}` without one."
         )

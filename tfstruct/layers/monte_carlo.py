@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfstruct.errors import DataError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import rule
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
@@ -33,7 +33,7 @@ class MonteCarloDropout(Seeded, keras.layers.Dropout):
         seed: of the draws.
 
     Raises:
-        ValueError: `rate` is out of range.
+        ArgumentError: `rate` is out of range.
 
     Source: Gal, Ghahramani, Dropout as a Bayesian approximation, arXiv:1506.02142, Sec. 4.
     """
@@ -84,12 +84,12 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
 
     Raises:
         ModelError: no `MonteCarloDropout` of the model is active, so all passes would be the same.
-        ValueError: fewer than 2 passes.
+        ArgumentError: fewer than 2 passes.
 
     Source: Eq. 6 and 7, arXiv:1506.02142, without the data's own noise 1 / tau.
     """
     if whole(passes, "passes") < 2:
-        raise ValueError("`passes` must be 2 or larger: one has no variance. Received: 1.")
+        raise ArgumentError("`passes` must be 2 or larger: one has no variance. Received: 1.")
     require_model(model)
     found = [layer for layer in model._flatten_layers() if isinstance(layer, MonteCarloDropout)]
     if not any(layer.active_in_inference and layer.rate for layer in found):

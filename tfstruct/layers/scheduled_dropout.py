@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
 from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import Seeded
@@ -28,7 +29,7 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
         seed: of the draws.
 
     Raises:
-        ValueError: `rate` is neither; or it is no single number in [0, 1] at step 0.
+        ArgumentError: `rate` is neither; or it is no single number in [0, 1] at step 0.
 
     Source: Morerio et al., Curriculum dropout, arXiv:1703.06229, where the rate rises from 0.
     """
@@ -40,7 +41,7 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
         else:
             first = np.asarray(ops.convert_to_numpy(rate(ops.convert_to_tensor(0.0, "float32"))))
             if first.shape != () or not 0 <= first <= 1:
-                raise ValueError(f"`rate` must give one number in [0, 1] for each step. At step 0 it gave {first}.")
+                raise ArgumentError(f"`rate` must give one number in [0, 1] for each step. At step 0 it gave {first}.")
         self.rate, self.seed = rate, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True

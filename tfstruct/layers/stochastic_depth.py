@@ -26,7 +26,7 @@ class StochasticDepth(Seeded, keras.layers.Dropout):
         seed: of the draws.
 
     Raises:
-        ValueError: `rate` is out of range.
+        ArgumentError: `rate` is out of range.
 
     Source: Huang et al., Deep networks with stochastic depth, arXiv:1603.09382, Eq. 2, 4 and 5.
     """

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.layers.inner_layer import InnerLayer, call_with
 from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import uniform
@@ -32,7 +33,7 @@ class TargetedDropout(InnerLayer):
         seed: of the draws.
 
     Raises:
-        ValueError: an argument is out of range, or the layer has no units with a kernel.
+        ArgumentError: an argument is out of range, or the layer has no units with a kernel.
 
     Source: Gomez et al., Learning sparse networks using targeted dropout, arXiv:1905.13678, Sec. 3.
     """
@@ -42,9 +43,9 @@ class TargetedDropout(InnerLayer):
     ):
         super().__init__(layer, seed, **kwargs)
         if mode not in ("weight", "unit"):
-            raise ValueError(f'`mode` must be "weight" or "unit". Received: {mode!r}.')
+            raise ArgumentError(f'`mode` must be "weight" or "unit". Received: {mode!r}.')
         if not isinstance(layer, (*_LAST, *_BEFORE_LAST, *_DEPTHWISE)):
-            raise ValueError(
+            raise ArgumentError(
                 f"TargetedDropout knows the units of Dense and convolution layers. Received: {type(layer).__name__}."
             )
         self.rate, self.target = checked(rate, one=not rescale), checked(target, "target", one=True)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call
 from tfstruct.layers.inner_layer import InnerLayer, call_with
 from tfstruct.layers.rates import positive
@@ -35,7 +36,7 @@ class VariationalDropout(InnerLayer):
         seed: of the draws.
 
     Raises:
-        ValueError: an argument is out of range, or the layer is of another kind.
+        ArgumentError: an argument is out of range, or the layer is of another kind.
 
     Source: Molchanov, Ashukha, Vetrov, Variational dropout sparsifies deep neural networks, arXiv:1701.05369,
     Eq. 14, 17 and 18; local reparameterization: Kingma et al., arXiv:1506.02557.
@@ -52,9 +53,9 @@ class VariationalDropout(InnerLayer):
     ):
         super().__init__(layer, seed, **kwargs)
         if not isinstance(layer, _LAYERS):
-            raise ValueError(f"Expected Dense, Conv1D, Conv2D or Conv3D. Received: {type(layer).__name__}.")
+            raise ArgumentError(f"Expected Dense, Conv1D, Conv2D or Conv3D. Received: {type(layer).__name__}.")
         if not -8 < threshold < 8:
-            raise ValueError(f"`threshold` must be between -8 and 8, as log alpha is. Received: {threshold!r}.")
+            raise ArgumentError(f"`threshold` must be between -8 and 8, as log alpha is. Received: {threshold!r}.")
         self.initial_kl_weight = positive(kl_weight, "kl_weight", zero=True)
         self.threshold, self.initial_log_variance = float(threshold), float(initial_log_variance)
 

@@ -27,7 +27,7 @@ class Adam(keras.optimizers.Adam):
         **kwargs: what every Keras optimizer has: weight decay, clipping, EMA, accumulation, loss scaling, `name`.
 
     Raises:
-        ValueError: a beta outside [0, 1), `epsilon` not above 0, or a negative rate.
+        ArgumentError: a beta outside [0, 1), `epsilon` not above 0, or a negative rate.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfstruct.analyze.names import by_name
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import Graph, In, trace
 from tfstruct.graph.keras_model import require_model
 
@@ -68,7 +68,7 @@ class ChannelUnits:
         are those of the model the units were found in.
 
         Raises:
-            ValueError: neither fits.
+            ArgumentError: neither fits.
         """
         shapes = tuple(tuple(v.shape) for v in variables)
         known: dict[str, list[int]] = {}
@@ -83,7 +83,7 @@ class ChannelUnits:
         elif shapes == self.shapes:
             found = [p.index for p in self.places]
         else:
-            raise ValueError(
+            raise ArgumentError(
                 "The optimizer's channel groups were found in another model: expected trainable variables with the "
                 f"paths and shapes of that one. Received {len(variables)} variables; not among them, or of another "
                 f"shape: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Make the optimizer with the "

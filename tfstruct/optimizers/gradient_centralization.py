@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.wrapper import Wrapper
 
 
@@ -33,7 +34,7 @@ class GradientCentralization(Wrapper):
     def __init__(self, optimizer, exclude: Sequence[str] = ("depthwise", "embeddings"), name=None, **kwargs):
         super().__init__(optimizer, name=name, **kwargs)
         if isinstance(exclude, str):
-            raise ValueError(f"`exclude` must be a list of parts of paths. Received the string {exclude!r}.")
+            raise ArgumentError(f"`exclude` must be a list of parts of paths. Received the string {exclude!r}.")
         self.exclude = tuple(exclude)
 
     def around(self, grads, variables):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -28,7 +29,7 @@ class Lookahead(Wrapper):
         slow_step: alpha, in (0, 1].
 
     Raises:
-        ValueError: an argument out of range, or one that belongs to the inner optimizer.
+        ArgumentError: an argument out of range, or one that belongs to the inner optimizer.
 
     Source: Zhang et al., arXiv:1907.08610, Algorithm 1.
     """
@@ -37,7 +38,7 @@ class Lookahead(Wrapper):
         super().__init__(optimizer, name=name, **kwargs)
         self.sync_period = checked_count("sync_period", sync_period)
         if not 0 < slow_step <= 1:
-            raise ValueError(f"`slow_step` must be in (0, 1]. Received: {slow_step}.")
+            raise ArgumentError(f"`slow_step` must be in (0, 1]. Received: {slow_step}.")
         self.slow_step = float(slow_step)
 
     def build(self, variables):

@@ -27,7 +27,7 @@ class Momentum(keras.optimizers.Optimizer):
             optimizer has them.
 
     Raises:
-        ValueError: `beta` outside [0, 1), or a negative rate.
+        ArgumentError: `beta` outside [0, 1), or a negative rate.
 
     Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods", in the averaged form.
     """

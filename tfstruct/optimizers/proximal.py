@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfstruct.analyze.weight_criteria import is_kernel
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_count, checked_positive
 from tfstruct.optimizers.channel_units import units_of
 
@@ -53,7 +54,7 @@ class OnKernels(Penalty):
 
     def __init__(self, variables: Sequence[str] | None = None):
         if isinstance(variables, str):
-            raise ValueError(f"`variables` must be a list of parts of paths. Received the string {variables!r}.")
+            raise ArgumentError(f"`variables` must be a list of parts of paths. Received the string {variables!r}.")
         self.variables = None if variables is None else list(variables)
         self._indices: list[int] = []
 
@@ -67,11 +68,11 @@ class OnKernels(Penalty):
             return
         for part in self.variables:
             if not any(part in path for path in paths):
-                raise ValueError(f"`variables` must be parts of paths of {', '.join(paths)}. Received: {part!r}.")
+                raise ArgumentError(f"`variables` must be parts of paths of {', '.join(paths)}. Received: {part!r}.")
         self._indices = [i for i, path in enumerate(paths) if any(part in path for part in self.variables)]
         flat = [paths[i] for i in self._indices if len(variables[i].shape) < self._least_rank]
         if flat:
-            raise ValueError(f"{type(self).__name__} needs weights of rank 2 or more. Received: {flat[0]}.")
+            raise ArgumentError(f"{type(self).__name__} needs weights of rank 2 or more. Received: {flat[0]}.")
 
     def prox(self, values, step_size):
         values = list(values)
@@ -161,7 +162,7 @@ class NM(OnKernels):
         super().__init__(variables)
         self.n, self.m = checked_count("n", n), checked_count("m", m, least=2)
         if self.n >= self.m:
-            raise ValueError(f"`n` must be below `m`: n of each m weights stay. Received: n={n}, m={m}.")
+            raise ArgumentError(f"`n` must be below `m`: n of each m weights stay. Received: n={n}, m={m}.")
 
     def prox_one(self, value, step_size):
         shape = tuple(value.shape)

@@ -29,7 +29,7 @@ class ProximalAdam(ProximalStep, Adam):
         **kwargs: what every Keras optimizer has: weight decay, clipping, EMA, accumulation, loss scaling, `name`.
 
     Raises:
-        ValueError: no penalty, a negative rate, betas outside [0, 1); on build, a penalty that does not fit.
+        ArgumentError: no penalty, a negative rate, betas outside [0, 1); on build, a penalty that does not fit.
 
     Source: ProxGen, Yun et al., arXiv:2007.12684, with the identity as the prox's metric; AdamW, arXiv:1711.05101.
     """

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_beta, checked_rate
 from tfstruct.optimizers.proximal_step import ProximalStep
 from tfstruct.optimizers.replicas import assign, read
@@ -30,7 +31,7 @@ class ProximalSGD(ProximalStep, keras.optimizers.SGD):
         **kwargs: what every Keras optimizer has: weight decay, clipping, EMA, accumulation, loss scaling, `name`.
 
     Raises:
-        ValueError: no penalty, a negative rate, momentum outside [0, 1); on build, a penalty that does not fit.
+        ArgumentError: no penalty, a negative rate, momentum outside [0, 1); on build, a penalty that does not fit.
 
     Source: Parikh & Boyd 2014, "Proximal Algorithms", Section 4.2; with momentum iPiano, Ochs et al., arXiv:1404.4805,
     Eq. 6.
@@ -38,7 +39,7 @@ class ProximalSGD(ProximalStep, keras.optimizers.SGD):
 
     def __init__(self, penalty, learning_rate=0.01, momentum=0.0, **kwargs):
         if "nesterov" in kwargs:
-            raise ValueError("ProximalSGD has no `nesterov`: its momentum is of the weights behind the prox.")
+            raise ArgumentError("ProximalSGD has no `nesterov`: its momentum is of the weights behind the prox.")
         super().__init__(
             learning_rate=checked_rate(learning_rate), momentum=checked_beta("momentum", momentum), **kwargs
         )

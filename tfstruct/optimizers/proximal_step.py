@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.proximal import Penalty
 from tfstruct.optimizers.replicas import assign, native, read
 
@@ -20,7 +21,7 @@ class ProximalStep:
         penalties = list(penalty) if isinstance(penalty, Sequence) else [penalty]
         penalties = [keras.saving.deserialize_keras_object(p) if isinstance(p, dict) else p for p in penalties]
         if not penalties or not all(isinstance(p, Penalty) for p in penalties):
-            raise ValueError(
+            raise ArgumentError(
                 f"`penalty` must be an object of tfstruct.optimizers.proximal, or a list of them. "
                 f"Received: {penalty!r}."
             )

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_positive
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -55,12 +56,12 @@ class SharpnessAware(Wrapper):
         """`model.fit` takes the step of `minimize` from now on; kept in memory, not in the model's file.
 
         Raises:
-            ValueError: the model is compiled with another optimizer, or has a `train_step` of its own.
+            ArgumentError: the model is compiled with another optimizer, or has a `train_step` of its own.
         """
         if self._outer(model) is None:
-            raise ValueError(f"`{model.name}` is not compiled with this optimizer. Call model.compile first.")
+            raise ArgumentError(f"`{model.name}` is not compiled with this optimizer. Call model.compile first.")
         if type(model).train_step is not keras.Model.train_step:
-            raise ValueError(f"`{model.name}` has a `train_step` of its own: call optimizer.minimize in it.")
+            raise ArgumentError(f"`{model.name}` has a `train_step` of its own: call optimizer.minimize in it.")
         model.train_step = functools.partial(self._train_step, model)
         model.train_function = None
 
@@ -139,7 +140,9 @@ class SharpnessAware(Wrapper):
     def _train_step(self, model, data):
         outer = self._outer(model)
         if outer is None:
-            raise ValueError(f"`{model.name}` was compiled with another optimizer after attach(): call detach(model).")
+            raise ArgumentError(
+                f"`{model.name}` was compiled with another optimizer after attach(): call detach(model)."
+            )
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
 
         def forward():

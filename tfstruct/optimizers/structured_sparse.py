@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.channel_units import units_of
 from tfstruct.optimizers.replicas import assign, read
@@ -43,7 +44,7 @@ class StructuredSparse(Wrapper):
         groups: names of channel groups, as `tfstruct.explain` has them; by default all that can be.
 
     Raises:
-        ValueError: a target that cannot be reached, or phases without steps. ModelError: unknown groups, or none.
+        ArgumentError: a target that cannot be reached, or phases without steps. ModelError: unknown groups, or none.
 
     Attributes:
         zero_channels: how many shall be zero in the end, `target` as a number.
@@ -73,7 +74,7 @@ class StructuredSparse(Wrapper):
         self.pruning_steps = checked_count("pruning_steps", pruning_steps)
         self.periods = checked_count("periods", periods)
         if self.periods > self.pruning_steps:
-            raise ValueError(f"`pruning_steps` must be at least `periods`. Received: {pruning_steps} and {periods}.")
+            raise ArgumentError(f"`pruning_steps` must be at least `periods`. Received: {pruning_steps} and {periods}.")
         self.units = units_of(model, groups=groups, removable=True)
         self.zero_channels = self._number(target)
 
@@ -83,7 +84,7 @@ class StructuredSparse(Wrapper):
         if isinstance(target, numbers.Real) and not isinstance(target, numbers.Integral) and 0 < target < 1:
             number = round(target * self.units.count)
         if not isinstance(number, numbers.Integral) or isinstance(number, bool) or not 1 <= number <= most:
-            raise ValueError(
+            raise ArgumentError(
                 f"`target` must be a share of the {self.units.count} channels that can be zero, or a number of them, "
                 f"from 1 to {most}, as each of the {len(self.units.groups)} groups keeps one. Received: {target!r}."
             )

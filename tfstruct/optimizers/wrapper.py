@@ -2,6 +2,7 @@
 
 import keras
 
+from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.replicas import project
 
 _INNER = "weight_decay, clipping, EMA, gradient accumulation, loss scaling and the learning rate belong to it"
@@ -20,14 +21,14 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def __init__(self, optimizer, name=None, **kwargs):
         if kwargs:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self).__name__} does not take {', '.join(kwargs)}. Give it to the inner optimizer: {_INNER}."
             )
         inner = keras.optimizers.get(optimizer)
         if not isinstance(inner, keras.optimizers.Optimizer):
-            raise ValueError(f"`optimizer` must be a Keras optimizer, or the name of one. Received: {optimizer!r}.")
+            raise ArgumentError(f"`optimizer` must be a Keras optimizer, or the name of one. Received: {optimizer!r}.")
         if isinstance(inner, keras.optimizers.LossScaleOptimizer):
-            raise ValueError(
+            raise ArgumentError(
                 f"LossScaleOptimizer goes around the others: LossScaleOptimizer({type(self).__name__}(optimizer))."
             )
         super().__init__(learning_rate=0.0, name=name)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.scheme import Scheme
@@ -50,7 +50,7 @@ def calibrate(
         DataError: no data, data that do not fit, or values that are not finite.
     """
     if observer not in OBSERVERS:
-        raise ValueError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")
+        raise ArgumentError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
         model, scheme = twin.model, scheme or twin.scheme

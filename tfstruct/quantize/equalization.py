@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
+from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.channelwise import ends
 from tfstruct.graph.contraction import SEPARABLE, plain
@@ -68,7 +69,7 @@ def equalize(
     arXiv:1906.04721, Eq. 9 to 12 and 15.
     """
     if isinstance(absorb, str) and absorb != "batch_norm":
-        raise ValueError(f"`absorb` must be data, 'batch_norm' or None. Received: {absorb!r}.")
+        raise ArgumentError(f"`absorb` must be data, 'batch_norm' or None. Received: {absorb!r}.")
     graph = trace(model)
     work = _Equalizing(graph)
     before_it = work.evenness()

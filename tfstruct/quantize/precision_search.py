@@ -11,7 +11,7 @@ from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
-from tfstruct.errors import BudgetError
+from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.graph import trace
 from tfstruct.precisions import OF_FILES, PRECISIONS
 from tfstruct.quantize.calibration import Progress
@@ -62,7 +62,7 @@ def mixed_precision(
 
     Raises:
         BudgetError: a budget that cannot be read or not be met; the message says the least that is reachable.
-        ValueError: precisions that do not go together.
+        ArgumentError: precisions that do not go together.
     """
     name, value = _named(budget, latency)
     default = _default(precisions)
@@ -110,15 +110,15 @@ def _named(budget, latency) -> tuple[str, float]:
 def _default(precisions: Sequence[str]) -> str:
     allowed = [name for name in OF_FILES if name == "float32" or PRECISIONS[name].activation_bits]
     if not precisions or any(p not in allowed for p in precisions):
-        raise ValueError(f"`precisions` must be some of {', '.join(allowed)}. Received: {precisions!r}.")
+        raise ArgumentError(f"`precisions` must be some of {', '.join(allowed)}. Received: {precisions!r}.")
     widths = {PRECISIONS[name].activation_bits for name in precisions} - {None}
     if len(widths) > 1:
-        raise ValueError(
+        raise ArgumentError(
             "All quantized layers have activations of one width: int16x8 goes with float32 alone. "
             f"Received: {precisions!r}."
         )
     if set(precisions) == {"float32"}:
-        raise ValueError("`precisions` of float32 alone leave nothing to choose.")
+        raise ArgumentError("`precisions` of float32 alone leave nothing to choose.")
     return "int16x8" if 16 in widths else "int8"
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from tfstruct.errors import RecipeError
+from tfstruct.errors import ArgumentError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.precisions import OF_TRAINING, PRECISIONS
 from tfstruct.untrusted import json_text
@@ -52,29 +52,31 @@ class Scheme:
         every = (self.precision, *self.layers.values())
         for precision in every:
             if precision not in OF_TRAINING:
-                raise ValueError(f"A precision must be one of {', '.join(OF_TRAINING)}. Received: {precision!r}.")
+                raise ArgumentError(f"A precision must be one of {', '.join(OF_TRAINING)}. Received: {precision!r}.")
         if self.precision == "float32":
-            raise ValueError("A scheme of 'float32' quantizes nothing. Name single layers in `layers`.")
+            raise ArgumentError("A scheme of 'float32' quantizes nothing. Name single layers in `layers`.")
         if "float16" in every and set(every) != {"float16"}:
-            raise ValueError("'float16' is a precision of the whole file. Use it without `layers`.")
+            raise ArgumentError("'float16' is a precision of the whole file. Use it without `layers`.")
         if len({PRECISIONS[p].activation_bits for p in every if p != "float32"}) > 1:
-            raise ValueError("All quantized layers have activations of one width: int16x8 goes with int16x8 alone.")
+            raise ArgumentError("All quantized layers have activations of one width: int16x8 goes with int16x8 alone.")
         for field, allowed in (("per", PER), ("steps", STEPS), ("ranges", RANGES)):
             if getattr(self, field) not in allowed:
                 received = getattr(self, field)
-                raise ValueError(f"`{field}` must be one of {', '.join(allowed)}. Received: {received!r}.")
+                raise ArgumentError(f"`{field}` must be one of {', '.join(allowed)}. Received: {received!r}.")
         if PRECISIONS[self.precision].activation_bits == 16 and self.ranges in ("learned", "pact"):
-            raise ValueError(f"Ranges of 16 bits do not learn. Use ranges='moving_average'. Received: {self.ranges!r}.")
+            raise ArgumentError(
+                f"Ranges of 16 bits do not learn. Use ranges='moving_average'. Received: {self.ranges!r}."
+            )
         if self.precision == "float16" and (self.per, self.steps) != ("channel", "largest"):
-            raise ValueError("'float16' has no steps. Leave `per` and `steps` as they are.")
+            raise ArgumentError("'float16' has no steps. Leave `per` and `steps` as they are.")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: {self.momentum}.")
+            raise ArgumentError(f"`momentum` must be in [0, 1). Received: {self.momentum}.")
         if not 50 < self.percentile <= 100:
-            raise ValueError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
+            raise ArgumentError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
         if not 0 < self.learning_rate < 1:
-            raise ValueError(f"`learning_rate` must be in (0, 1). Received: {self.learning_rate}.")
+            raise ArgumentError(f"`learning_rate` must be in (0, 1). Received: {self.learning_rate}.")
         if self.decay < 0:
-            raise ValueError(f"`decay` must be at least 0. Received: {self.decay}.")
+            raise ArgumentError(f"`decay` must be at least 0. Received: {self.decay}.")
 
     @classmethod
     def of(cls, scheme: "Scheme | str") -> "Scheme":
@@ -111,7 +113,7 @@ class Scheme:
     def from_dict(cls, data: Mapping) -> "Scheme":
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise ValueError(f"Unknown scheme fields {unknown}. Expected some of {sorted(known)}.")
+            raise ArgumentError(f"Unknown scheme fields {unknown}. Expected some of {sorted(known)}.")
         return cls(**data)
 
     def to_json(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from tfstruct.errors import ArgumentError
 from tfstruct.regularizers.channel_groups import channel_norms
 from tfstruct.regularizers.orthogonality import Orthogonal
 from tfstruct.regularizers.sparsity import BatchNormScale, GroupLasso, HoyerSquare
@@ -47,7 +48,9 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
     """
     regularizer = keras.regularizers.get(regularizer)
     if regularizer is None:
-        raise ValueError("`regularizer` must be a regularizer, such as tfstruct.regularizers.L1(1e-4). Received: None.")
+        raise ArgumentError(
+            "`regularizer` must be a regularizer, such as tfstruct.regularizers.L1(1e-4). Received: None."
+        )
     everything = weights(model)
     if isinstance(regularizer, BatchNormScale):
         picked = chosen(model, everything, layers, _is_gamma, "a gamma of a batch normalization")

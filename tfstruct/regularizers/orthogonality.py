@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.regularizers.penalty import Penalty
 
 
@@ -29,13 +30,13 @@ class Orthogonal(Penalty):
     def __init__(self, strength: float = 1e-4, axis: int = -1):
         super().__init__(strength)
         if isinstance(axis, bool) or not isinstance(axis, int):
-            raise ValueError(f"`axis` must be a whole number. Received: {axis!r}.")
+            raise ArgumentError(f"`axis` must be a whole number. Received: {axis!r}.")
         self.axis = axis
 
     def value(self, w):
         rank = len(w.shape)
         if rank < 2 or not -rank <= self.axis < rank:
-            raise ValueError(
+            raise ArgumentError(
                 f"Orthogonal expects a kernel of at least two axes, `axis` {self.axis} among them. Received: shape "
                 f"{tuple(w.shape)}."
             )

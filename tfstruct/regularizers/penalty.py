@@ -5,13 +5,15 @@ import math
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
+
 
 class Penalty(keras.Regularizer):
     """strength * value(w), computed in float32 at least and returned in the dtype of w."""
 
     def __init__(self, strength: float):
         if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < math.inf:
-            raise ValueError(f"`strength` must be a finite number of at least 0. Received: {strength!r}.")
+            raise ArgumentError(f"`strength` must be a finite number of at least 0. Received: {strength!r}.")
         self.strength = float(strength)
 
     def value(self, w):

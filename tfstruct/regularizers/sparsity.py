@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.regularizers.penalty import Penalty, quotient, root
 
 _AXES = {"filter": (-1,), "row": (-2,)}
@@ -151,7 +151,7 @@ def _by(by, names: tuple[str, ...]) -> str | tuple[int, ...]:
     axes = (by,) if isinstance(by, int) and not isinstance(by, bool) else by
     whole = isinstance(axes, list | tuple) and all(isinstance(a, int) and not isinstance(a, bool) for a in axes)
     if not whole or not axes or len(set(axes)) != len(axes):
-        raise ValueError(f"`by` must be one of {', '.join(names)}, an axis or a tuple of axes. Received: {by!r}.")
+        raise ArgumentError(f"`by` must be one of {', '.join(names)}, an axis or a tuple of axes. Received: {by!r}.")
     return tuple(axes)
 
 
@@ -160,7 +160,7 @@ def _squares(w, by) -> tuple[object, int]:
     rank = len(w.shape)
     axes = _AXES.get(by, by)
     if any(not -rank <= a < rank for a in axes):
-        raise ValueError(f"`by` is {by!r}, which a weight of shape {tuple(w.shape)} does not have.")
+        raise ArgumentError(f"`by` is {by!r}, which a weight of shape {tuple(w.shape)} does not have.")
     inside = [a for a in range(rank) if a not in {b % rank for b in axes}]
     size = math.prod(w.shape[a] for a in inside)
     return ops.sum(ops.square(w), axis=inside) if inside else ops.square(w), size

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import as_float, last_begun, line
@@ -23,7 +24,7 @@ class Warmup(Drawn, LearningRateSchedule):
         start: the rate at step 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(self, schedule, steps, start=0.0, name="Warmup"):
@@ -65,24 +66,24 @@ class Sequence(Drawn, LearningRateSchedule):
         boundaries: the steps at which the second, the third, ... begins: one fewer than schedules, rising.
 
     Raises:
-        ValueError: no schedules, or boundaries that leave steps without a schedule or a schedule without steps.
+        ArgumentError: no schedules, or boundaries that leave steps without a schedule or a schedule without steps.
     """
 
     def __init__(self, schedules, boundaries, name="Sequence"):
         schedules, boundaries = list(schedules), list(boundaries)
         if not schedules:
-            raise ValueError("`schedules` must hold at least one schedule. Received: none.")
+            raise ArgumentError("`schedules` must hold at least one schedule. Received: none.")
         for schedule in schedules:
             check_schedule("schedules", schedule, numbers=True)
         if boundaries:
             check_rising("boundaries", boundaries)
         if len(boundaries) >= len(schedules):
-            raise ValueError(
+            raise ArgumentError(
                 f"`boundaries` must be one fewer than the {len(schedules)} schedules, as the last goes on. Received: "
                 f"{boundaries}: from step {boundaries[len(schedules) - 1]} on there is no schedule."
             )
         if len(boundaries) < len(schedules) - 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"`boundaries` must be one fewer than the {len(schedules)} schedules. Received: {boundaries}: schedule "
                 f"{len(boundaries) + 2} has no step to begin at."
             )

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import SHAPES, as_float, last_begun, share, whole_cycles
@@ -31,7 +32,7 @@ class OneCycle(Drawn, LearningRateSchedule):
         phases: 2 or 3.
 
     Raises:
-        ValueError: an argument out of its range, or too few steps for the phases.
+        ArgumentError: an argument out of its range, or too few steps for the phases.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class OneCycle(Drawn, LearningRateSchedule):
         check_one_of("phases", phases, (2, 3))
         most = 1 if phases == 2 else 0.5
         if not 0 < warmup < most:
-            raise ValueError(f"`warmup` must be in (0, {most}) with {phases} phases. Received: {warmup}.")
+            raise ArgumentError(f"`warmup` must be in (0, {most}) with {phases} phases. Received: {warmup}.")
         for key, divisor in (("initial_divisor", initial_divisor), ("final_divisor", final_divisor)):
             if not 1 <= divisor < math.inf:
-                raise ValueError(f"`{key}` must be at least 1. Received: {divisor}.")
+                raise ArgumentError(f"`{key}` must be at least 1. Received: {divisor}.")
         self.max_learning_rate = max_learning_rate
         self.steps = steps
         self.warmup = warmup
@@ -72,7 +73,7 @@ class OneCycle(Drawn, LearningRateSchedule):
         last = self._pieces[-1]
         self._pieces.append((last[1], steps, last[3], low / final_divisor))
         if any(first >= end for first, end, *_ in self._pieces):
-            raise ValueError(f"`steps` must leave each phase a step. Received: {steps}, with warmup={warmup}.")
+            raise ArgumentError(f"`steps` must leave each phase a step. Received: {steps}, with warmup={warmup}.")
 
     def __call__(self, step):
         with keras.name_scope(self.name):
@@ -110,18 +111,18 @@ class Cyclical(Drawn, LearningRateSchedule):
         gamma: for `"exp_range"`, in (0, 1].
 
     Raises:
-        ValueError: an argument out of its range.
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(self, low, high, half_cycle, mode="triangular", gamma=0.99994, name="Cyclical"):
         check_rate("low", low, zero=True)
         check_rate("high", high)
         if not low < high:
-            raise ValueError(f"`low` must be below `high`. Received: {low} and {high}.")
+            raise ArgumentError(f"`low` must be below `high`. Received: {low} and {high}.")
         check_steps("half_cycle", half_cycle)
         check_one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
         if not 0 < gamma <= 1:
-            raise ValueError(f"`gamma` must be in (0, 1]. Received: {gamma}.")
+            raise ArgumentError(f"`gamma` must be in (0, 1]. Received: {gamma}.")
         self.low = low
         self.high = high
         self.half_cycle = half_cycle

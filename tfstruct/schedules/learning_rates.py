@@ -5,6 +5,7 @@ from collections import abc
 import keras
 from keras import ops
 
+from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_rising, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import SHAPES, as_float, line, share, whole_cycles
@@ -32,7 +33,7 @@ class StepDecay(Drawn, LearningRateSchedule):
         factor: in (0, 1].
 
     Raises:
-        ValueError: an argument out of its range.
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(self, initial_learning_rate, steps, factor=0.1, name="StepDecay"):
@@ -43,7 +44,7 @@ class StepDecay(Drawn, LearningRateSchedule):
         else:
             check_steps("steps", steps)
         if not 0 < factor <= 1:
-            raise ValueError(f"`factor` must be in (0, 1]. Received: {factor}.")
+            raise ArgumentError(f"`factor` must be in (0, 1]. Received: {factor}.")
         self.initial_learning_rate = initial_learning_rate
         self.steps = steps
         self.factor = factor
@@ -78,7 +79,7 @@ class LinearDecay(Drawn, PolynomialDecay):
         end_learning_rate: the last rate.
 
     Raises:
-        ValueError: an argument out of its range.
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(self, initial_learning_rate, decay_steps, end_learning_rate=0.0, name="LinearDecay"):
@@ -111,7 +112,7 @@ class WarmupStableDecay(Drawn, LearningRateSchedule):
         shape: see above.
 
     Raises:
-        ValueError: an argument out of its range.
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(

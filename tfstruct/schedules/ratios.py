@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from tfstruct.errors import ArgumentError
+
 
 class RatioSchedule:
     """A ratio as a function of the training step: `schedule(step) -> float`.
@@ -57,22 +59,24 @@ class RatioSchedule:
 
 def _ratio(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {value}.")
+        raise ArgumentError(f"`{name}` must be in [0, 1). Received: {value}.")
     return float(value)
 
 
 def _span(begin: int, end: int) -> tuple[int, int]:
     if begin < 0:
-        raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+        raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
     if end <= begin:
-        raise ValueError(f"The schedule ends before it begins: `end` must be after `begin`. Received: {begin}, {end}.")
+        raise ArgumentError(
+            f"The schedule ends before it begins: `end` must be after `begin`. Received: {begin}, {end}."
+        )
     return int(begin), int(end)
 
 
 def _rising(initial: float, final: float) -> tuple[float, float]:
     initial, final = _ratio("initial", initial), _ratio("final", final)
     if final < initial:
-        raise ValueError(f"`final` must be at least `initial`. Received: {initial}, {final}.")
+        raise ArgumentError(f"`final` must be at least `initial`. Received: {initial}, {final}.")
     return initial, final
 
 
@@ -85,7 +89,7 @@ class ConstantRatio(RatioSchedule):
         self.begin, self.end = (int(begin), int(begin)) if end is None else _span(begin, end)
         self._given_end = end
         if begin < 0:
-            raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+            raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
 
     def __call__(self, step: int) -> float:
         return self.final if step >= self.begin else 0.0
@@ -101,7 +105,7 @@ class OneShot(RatioSchedule):
     def __init__(self, ratio: float, at: int = 0):
         self.final = _ratio("ratio", ratio)
         if at < 0:
-            raise ValueError(f"`at` must be at least 0. Received: {at}.")
+            raise ArgumentError(f"`at` must be at least 0. Received: {at}.")
         self.begin = self.end = int(at)
 
     def __call__(self, step: int) -> float:
@@ -122,7 +126,7 @@ class PolynomialRatio(RatioSchedule):
         self.initial, self.final = _rising(initial, final)
         self.begin, self.end = _span(begin, end)
         if not power > 0:
-            raise ValueError(f"`power` must be positive. Received: {power}.")
+            raise ArgumentError(f"`power` must be positive. Received: {power}.")
         self.power = float(power)
 
     def __call__(self, step: int) -> float:
@@ -166,9 +170,9 @@ class Iterative(RatioSchedule):
         self.final = _ratio("final", final)
         for name, value in (("rounds", rounds), ("recover", recover)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
+                raise ArgumentError(f"`{name}` must be at least 1. Received: {value}.")
         if begin < 0:
-            raise ValueError(f"`begin` must be at least 0. Received: {begin}.")
+            raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
         self.rounds, self.recover, self.begin = int(rounds), int(recover), int(begin)
         self.end = self.begin + (self.rounds - 1) * self.recover
 
@@ -196,9 +200,9 @@ class AutomaticRatio(RatioSchedule):
         self.final = _ratio("final", final)
         self.begin, self._fastest_end = _span(begin, end)
         if tolerance < 0:
-            raise ValueError(f"`tolerance` must be at least 0. Received: {tolerance}.")
+            raise ArgumentError(f"`tolerance` must be at least 0. Received: {tolerance}.")
         if not 0 < slowest <= 1:
-            raise ValueError(f"`slowest` must be in (0, 1]. Received: {slowest}.")
+            raise ArgumentError(f"`slowest` must be in (0, 1]. Received: {slowest}.")
         self.tolerance, self.slowest = float(tolerance), float(slowest)
         self._speed, self._from, self._done, self._best = 1.0, self.begin, 0.0, math.inf
 

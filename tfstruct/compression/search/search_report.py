@@ -8,6 +8,7 @@ from tfstruct.compression.budget import Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.search.trial import Trial
+from tfstruct.errors import ArgumentError
 
 _FORMAT = 1
 _LABELS = {"tflite_bytes": "file, bytes", "macs": "MACs", "latency_us": "latency, µs", "params": "parameters"}
@@ -135,7 +136,7 @@ class SearchReport:
     @classmethod
     def from_dict(cls, data: Mapping) -> "SearchReport":
         if data.get("format") != _FORMAT:
-            raise ValueError(f"Expected the report of a search, format {_FORMAT}. Received: {data.get('format')!r}.")
+            raise ArgumentError(f"Expected the report of a search, format {_FORMAT}. Received: {data.get('format')!r}.")
         fields = {name: value for name, value in data.items() if name != "format"}
         parts = {name: Candidate.from_dict(data[name]) for name in ("original", "plain")}
         trials = tuple(map(Trial.from_dict, data["trials"]))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from tfstruct.errors import ArgumentTypeError
 from tfstruct.graph.call import Axes, Call
 from tfstruct.graph.kinds import kind_of
 
@@ -65,13 +66,15 @@ def apply_rule(call: Call) -> list[Axes]:
     result = found(call)
     outputs: Sequence[Axes] = result if isinstance(result, list) else [result]
     if len(outputs) != len(call.shapes):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"The rule for {name} has to return the axes of {len(call.shapes)} outputs. Received: {len(outputs)}."
         )
     checked = []
     for shape, axes in zip(call.shapes, outputs, strict=True):
         sizes = [None if labels is None else len(labels) for labels in axes]
         if len(axes) != len(shape) or any(n is not None and n != m for n, m in zip(sizes, shape, strict=True)):
-            raise TypeError(f"The rule for {name} labelled axes of sizes {sizes}; the output's shape is {shape}.")
+            raise ArgumentTypeError(
+                f"The rule for {name} labelled axes of sizes {sizes}; the output's shape is {shape}."
+            )
         checked.append(tuple(None if labels is None else np.asarray(labels) for labels in axes))
     return checked
