@@ -110,8 +110,9 @@ class QuantizeAware(Compressor):
             bits = simulation.activation_bits(point)
             if found is not None and bits is not None:
                 rows.append(QuantizedActivation(group, *found, bits))
+        skipped = (*simulation.skipped, *simulation.taken_for_masks())
         kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
-        return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, tuple(simulation.skipped))
+        return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, skipped)
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()

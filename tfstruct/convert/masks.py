@@ -7,9 +7,11 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
-from tfstruct.quantize.points import mask_depth
+from tfstruct.quantize.masks import LEAST_ELSEWHERE, added_mask, is_mask, limits, mask_depth, masked_low
 
 Range = tuple[float, float]
+# Operators that take shares of exponentials over the last axis; of two values, one of which is 0.
+_EXPONENTIALS = ("SOFTMAX", "LOG_SOFTMAX", "EXP", "LOGISTIC")
 _SELECTS = ("SELECT", "SELECT_V2")
 _SUMS = ("ADD", "SUB")
 _LIMITS = ("MAXIMUM", "MINIMUM")
@@ -18,13 +20,8 @@ _MOVERS = (
     "BROADCAST_TO", "EXPAND_DIMS", "GATHER", "PACK", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE",
     "TRANSPOSE", "REDUCE_MIN",
 )  # fmt: skip
-# A value so many times the span of what it is added to, or stands beside, is a mask: before a softmax, where nothing so
-# far below is seen, and elsewhere.
-_FACTOR, _FACTOR_ELSEWHERE, _LEAST_ELSEWHERE = 2.0, 100.0, 1e4
 # An operand of which the result's range is so many times the span is lost in it.
 _LOST = 1e4
-# How much further than to the end of the range an added mask reaches: its integers are coarse.
-_SLACK = 1.02
 
 
 def bounded(
@@ -132,6 +129,10 @@ class _Masks:
             elif kind in _MOVERS and values and values[0] in self.masked:
                 self.ranges[self.name(out)] = self.ends(values[0])
                 self.masked.add(out)
+            elif kind == "CONCATENATION" and any(i in self.masked for i in values):
+                ends = [self.ends(i) for i in values]
+                self.ranges[self.name(out)] = min(low for low, _ in ends), max(high for _, high in ends)
+                self.masked.add(out)
 
     def is_idle(self, kind: str, values: list[int]) -> bool:
         """Whether a limit lies beyond the range of what it limits, where integers end anyway."""
@@ -163,14 +164,17 @@ class _Masks:
             return
         mask, sign, x = found
         low, high = self.ends(x)
+        if kind == "SUB" and mask == values[0]:
+            low, high = -high, -low
         low, high = min(low, 0.0), max(high, 0.0)
         given = self.ranges.get(self.name(out), (-np.inf, 0.0))[0]
         depth, softmax = self.depth(out)
-        v = low if x in self.masked else low - (depth if depth is not None else 0.02 * (high - low) + 1e-6)
-        if depth is not None and abs(given - v) <= depth / 2:
+        v = low if x in self.masked else masked_low(low, high, depth)
+        shared = given == low and self.is_given(out)  # one range for both, in which there is room for masked values
+        if depth is not None and (shared or abs(given - v) <= depth / 2):
             v = given  # as in training
         before = sign * self.reach(mask)[0 if sign > 0 else 1]
-        target = v if kind in _SELECTS else _SLACK * (v - high)
+        target = v if kind in _SELECTS else added_mask(v, high)
         limit = self.threshold(out, x)
         if (not softmax and self.is_input(mask)) or not self.bring(op, mask, sign * target, sign * limit):
             self.unknown.append(self.place(op))
@@ -180,12 +184,13 @@ class _Masks:
         if before < target:
             self.lines.append((self.place(op), before, v))
 
+    def is_given(self, i: int) -> bool:
+        """Whether a tensor has the range of its layer that the recipe gives."""
+        return any(path in self.recipe.ranges for path in self.layers.get(self.name(i), ())[-1:])
+
     def threshold(self, out: int, x: int) -> float:
         """What a mask on x is below."""
-        depth, softmax = self.depth(out)
-        if softmax:
-            return -_FACTOR * (self.span(x) + depth)
-        return -max(_FACTOR_ELSEWHERE * self.span(x), _LEAST_ELSEWHERE)
+        return -max(limits(self.span(x), self.depth(out)[0]))
 
     def is_mask(self, out: int, mask: int, sign: float, x: int) -> bool:
         if mask in self.finite:
@@ -193,8 +198,7 @@ class _Masks:
         if not self.is_constant(x) and self.name(x) not in self.ranges:
             return False
         low, high = sorted(sign * end for end in self.reach(mask))
-        limit = self.threshold(out, x)
-        return low <= limit and high < -limit  # what is as large above is data
+        return is_mask(low, high, limits(self.span(x), self.depth(out)[0]))
 
     def depth(self, i: int, seen: int = 0) -> tuple[float | None, bool]:
         """(how far below the others masked values of a tensor have to be, whether a softmax reads it)."""
@@ -204,20 +208,25 @@ class _Masks:
                 continue
             kind, out = self.kind(op), int(op.outputs[0])
             found, more = None, 0.0
-            if kind == "SOFTMAX":
-                found, softmax = mask_depth(self.graph.tensors[i].shape[-1], self.bits), True
-            elif kind in (*_MOVERS, *_SELECTS, *_SUMS, "MAXIMUM", "MUL", "DIV"):
+            if kind in _EXPONENTIALS:
+                count = 2 if kind == "LOGISTIC" else self.graph.tensors[i].shape[-1]
+                found, softmax = mask_depth(count, self.bits), True
+            elif kind in (*_MOVERS, *_SELECTS, *_SUMS, "CONCATENATION", "MAXIMUM", "MUL", "DIV"):
                 found, reached = self.depth(out, seen + 1)
                 softmax = softmax or reached
                 others = [int(j) for j in op.inputs if int(j) != i and self.is_float(int(j))]
                 if found is not None and kind in ("MUL", "DIV"):
                     factor = self.factor(kind, others)
                     found = None if factor is None else found / factor
-                elif kind in _SUMS and others and self.span(others[0]) < _LEAST_ELSEWHERE:
+                elif kind in _SUMS and others and not self.masks(others[0]):
                     more = self.span(others[0])
             if found is not None:
                 best = max(best or 0.0, found + more)
         return best, softmax and best is not None
+
+    def masks(self, i: int) -> bool:
+        """Whether a tensor is a mask, made finite already or yet to be."""
+        return i in self.masked or i in self.finite or self.span(i) >= LEAST_ELSEWHERE
 
     def factor(self, kind: str, others: list[int]) -> float | None:
         """The positive constant that a product is with."""
@@ -238,12 +247,23 @@ class _Masks:
             sign = -1.0 if kind == "SUB" and other == values[1] else 1.0
             if kind == "SUB" and other == values[0]:
                 return
+            if kind == "SUB" and self.is_largest_of(other, inherited[0]):  # x - max(x)
+                low, high = self.ends(inherited[0])
+                self.ranges[self.name(out)] = (low - high, 0.0)
+                self.masked.add(out)
+                return
             added = sorted(sign * end for end in self.ends(other))
             low, high = self.ends(inherited[0])
             # Masked values end at the lowest that one of them has, so that all are equal.
             low, high = low + max(added[1], 0.0), high + max(added[1], 0.0)
         self.ranges[self.name(out)] = (min(low, 0.0), max(high, 0.0))
         self.masked.add(out)
+
+    def is_largest_of(self, i: int, source: int) -> bool:
+        maker = self.makers.get(i)
+        while maker is not None and self.kind(maker) in _MOVERS:
+            maker = self.makers.get(int(maker.inputs[0]))
+        return maker is not None and self.kind(maker) == "REDUCE_MAX" and int(maker.inputs[0]) == source
 
     def follow(self, op, kind: str, out: int, values: list[int]) -> None:
         inherited = [i for i in values if i in self.masked]

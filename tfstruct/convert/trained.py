@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from tfstruct.convert import flatbuffer
+from tfstruct.convert import calibrate, flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.graph.kernels import Kernel, kernels
@@ -89,7 +89,8 @@ def by_tensor(
     out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
     _spread(operators, out)
     integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
-    missing = [op for op in integer if any(name not in out for name in (*op.inputs, *op.outputs))]
+    floats = set(calibrate.activation_names(content))
+    missing = [op for op in integer if any(name not in out for name in floats & {*op.inputs, *op.outputs})]
     if missing:
         places = dict.fromkeys(str(op) for op in missing if any(name not in out for name in op.outputs))
         raise RecipeError(

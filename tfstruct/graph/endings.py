@@ -11,7 +11,10 @@ from tfstruct.graph.rules import is_training_only
 VIEWS = {"Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization"}
 _MOVERS = {*VIEWS, "Permute", "Transpose", "Cast", "StopGradient"}
 # Layers and operations that are such a function themselves, and layers whose last step is their `activation`.
-_FUNCTIONS = {"Relu", "Relu6", "Sigmoid", "Silu", "Softmax", "Tanh"}
+_FUNCTIONS = {
+    "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Silu": "silu", "Softmax": "softmax", "Tanh": "tanh",
+    "LogSoftmax": "log_softmax",
+}  # fmt: skip
 _ACTIVATED = (
     layers.Activation, layers.Dense, layers.EinsumDense, layers.SimpleRNN, *CONVS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED,
 )  # fmt: skip
@@ -60,7 +63,7 @@ def activation_of(op: keras.Operation) -> str | None:
         known = {None: "relu", 6: "relu6"}.get(None if op.max_value is None else float(op.max_value))
         return known if plain and known else "relu_variant"
     if name in _FUNCTIONS:
-        return name.lower()
+        return _FUNCTIONS[name]
     return None if kind_of(op, _ACTIVATED) is None else _function_name(op.activation)
 
 

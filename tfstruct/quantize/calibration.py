@@ -1,5 +1,6 @@
 """`calibrate`: ranges of activations from data, for a model that was trained in float."""
 
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -57,9 +58,12 @@ def calibrate(
     made = Twin(model, scheme or "int8")
     if twin is not None and made.scheme == twin.scheme:
         made.simulation.assign(twin.simulation.values())  # steps of its kernels
-    found = _observed(Values(model, made.scheme), data, observer, percentile, batch_size, progress)
+    values = Values(model, made.scheme)
+    found = _observed(values, data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
-        made.simulation.bounds[group].set(*ends)
+        made.simulation.bounds[group].set(*ends, like=values.bounds[group])
+    for layer, guess in made.simulation.taken_for_masks():
+        warnings.warn(f"{layer}: {guess}. Write the mask as operations of the model.", stacklevel=2)
     return made
 
 
@@ -109,5 +113,6 @@ class Values(Simulation):
 
     def _quantized(self, point: Point, x, training):
         if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:
-            self._seen.setdefault(point.group, []).append(tf.cast(x, tf.float32))
+            seen = self.bounds[point.group].looked_at(tf.cast(x, tf.float32))
+            self._seen.setdefault(point.group, []).append(seen)
         return x

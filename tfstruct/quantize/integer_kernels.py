@@ -77,7 +77,7 @@ class IntegerKernels:
         rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
         def exact(call, args, kwargs):
-            step_in = activation_scale(bounds.low.value, bounds.high.value, bits)
+            step_in = activation_scale(*bounds.now(), bits)
             g = folded_factor(self._points, id(op))
             bias, mapping = 0.0, []
             if op.use_bias:
@@ -94,7 +94,7 @@ class IntegerKernels:
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
             if made is None or bits != 8:
                 return total * step
-            return rounded(total, step, activation_scale(made.low.value, made.high.value))
+            return rounded(total, step, activation_scale(*made.now()))
 
         def as_it_is(call, args, kwargs):
             z = call(*args, **kwargs)
@@ -102,21 +102,35 @@ class IntegerKernels:
 
         return self._where_known([group], exact, as_it_is)
 
-    def arithmetic(self, kind: str | None, reads: Sequence[str | None], writes: str | None, call):
+    def arithmetic(
+        self,
+        kind: str | None,
+        reads: Sequence[str | None],
+        writes: str | None,
+        call,
+        constants: Sequence[Callable | None] = (),
+    ):
         """Sum, difference and product of two values, x sigmoid(x) and means over all places; `call` for all else.
 
         Args:
             kind: the operation's class, or its activation.
             reads, writes: the ranges of what it reads and makes.
+            constants: of two operands one of which is a constant: what gives its value, and None for the other one.
         """
         groups = (*reads, writes)
-        known = len(reads) == ARITHMETIC.get(kind) and None not in groups
+        known = (len(constants) or len(reads)) == ARITHMETIC.get(kind) and None not in groups
         if not known or {self._bits_of(self._groups[group]) for group in groups} != {8}:
             return call
 
         def exact(*args, **kwargs):
             x, *more = keras.tree.flatten((args, kwargs))
+            dtype = next(v.dtype for v in (x, *more) if tf.is_tensor(v))
             *scales, scale = (activation_scale(*self._ends(group)) for group in groups)
+            if constants:
+                place = 0 if constants[0] is not None else 1
+                value, step = _rounded_constant(constants[place]())
+                scales.insert(place, step)
+                x, more = (value, more) if place == 0 else (x, [value])
             if kind in ("Add", "Subtract"):
                 made = rounded_sum(x, *more, scales, scale, 1 if kind == "Add" else -1)
             elif kind == "Multiply":
@@ -126,7 +140,7 @@ class IntegerKernels:
                 made = rounded_product(x, gate, (*scales, activation_scale(*FIXED["sigmoid"])), scale)
             else:
                 made = rounded_mean(x, call, *scales, scale)
-            return tf.cast(made, x.dtype)
+            return tf.cast(made, dtype)
 
         return self._where_known(groups, exact, call)
 
@@ -154,7 +168,7 @@ class IntegerKernels:
     def _ends(self, group: str):
         """(low, high) of a range as it is now."""
         fixed = self._groups[group].fixed
-        return fixed if fixed is not None else (self._bounds[group].low.value, self._bounds[group].high.value)
+        return fixed if fixed is not None else self._bounds[group].now()
 
     def _where_known(self, groups: Sequence[str], exact, plain):
         """`exact` where values are rounded and the ranges are known; `plain` where not."""

@@ -35,13 +35,12 @@ OWN_STEPS = (
 )  # fmt: skip
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
-FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
-
-
-def mask_depth(count: int, bits: int = 8) -> float:
-    """How far below all others a softmax over `count` values has to have one, for all that are so low to get nothing
-    in integers of so many bits: count e^-d = 2^-bits."""
-    return float(np.log(2.0**bits * count))
+FIXED = {
+    "softmax": (0.0, 255 / 256),
+    "sigmoid": (0.0, 255 / 256),
+    "tanh": (-1.0, 127 / 128),
+    "log_softmax": (-255 / 16, 0.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +81,14 @@ def _is_norm(op) -> bool:
     return kind_of(op, (keras.layers.BatchNormalization,)) is not None
 
 
+def _is_masked(call: Call) -> bool:
+    """Whether a call gets a mask, by an argument or from a layer before it."""
+    given = call.node.arguments
+    own = len(given.args) > 1 and given.args[1] is not None
+    behind = [getattr(x, "_keras_mask", None) for x in given.keras_tensors]
+    return own or given.kwargs.get("mask") is not None or any(mask is not None for mask in behind)
+
+
 def _fuses(maker: Call, reader: Call) -> bool:
     """Whether the converter makes one operator of two calls, so that no integer stands between them."""
     op, after = maker.op, reader.op
@@ -95,6 +102,19 @@ def _fuses(maker: Call, reader: Call) -> bool:
     return False
 
 
+def _constants(call: Call, made_by) -> tuple[np.ndarray | None, ...]:
+    """The constant operand of a sum or product, and None for the other one; empty where there is none."""
+    given = keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs))
+    found = tuple(None if isinstance(x, keras.KerasTensor) else np.asarray(x, np.float32) for x in given)
+    if len(found) != 2 or sum(x is None for x in found) != 1 or not call.inputs:
+        return ()
+    (value,) = [x for x in found if x is not None]
+    maker = made_by.get(call.input.key)
+    is_part = maker is not None and kind_of(maker.op, CONTRACTIONS) is not None and activation_of(maker.op) is None
+    by_channel = value.size == (value.shape or (1,))[-1]
+    return () if is_part and by_channel else found
+
+
 class Points:
     """The points of a traced model.
 
@@ -102,10 +122,13 @@ class Points:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
         before: id of an operation -> the point inside it; see `Point.before`.
         products: likewise, of a batch norm that is no part of another layer: the file has a product and a sum.
+        masked_softmax: likewise, of a `Softmax` layer that gets a mask: what it is taken of.
         input_points: one for each input of the model, in their order.
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
         reads: id of an operation -> the ranges of its inputs in order, the same ones in each of its calls.
         writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
+        constants: id of a sum, difference or product -> its two operands in order: None for a tensor, the array of a
+            constant; without those that become part of the layer in front, and those that differ from call to call.
         read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
     """
@@ -161,6 +184,11 @@ class Points:
             for call in graph.calls
             if _is_norm(call.op) and id(call.op) not in folded
         }
+        self.masked_softmax = {
+            id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
+            for call in graph.calls
+            if isinstance(call.op, keras.layers.Softmax) and _is_masked(call)
+        }
         self.input_points = [Point(name, self._find(name)) for name in names]
         self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
@@ -174,6 +202,17 @@ class Points:
             group = point.group if point else self.writes[id(self._reader(call, readers).op)]
             if self.writes.setdefault(key, group) != group:
                 self.writes[key] = None
+
+        made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
+        self.constants: dict[int, tuple[np.ndarray | None, ...]] = {}
+        called: set[int] = set()
+        for call in graph.calls:
+            found = _constants(call, made_by) if type(call.op).__name__ in _ARITHMETIC else ()
+            if found and id(call.op) not in called:
+                self.constants[id(call.op)] = found
+            elif id(call.op) in called:
+                self.constants.pop(id(call.op), None)
+            called.add(id(call.op))
 
         self.read_by: dict[str, set[str]] = {}
         for call in graph.calls:
@@ -208,7 +247,7 @@ class Points:
     @property
     def inner(self) -> tuple[Point, ...]:
         """The points inside operations."""
-        return *self.before.values(), *self.products.values()
+        return *self.before.values(), *self.products.values(), *self.masked_softmax.values()
 
     @property
     def groups(self) -> dict[str, Point]:

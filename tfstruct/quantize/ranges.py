@@ -36,14 +36,27 @@ class Range:
         """(low, high); None before anything was seen."""
         return (float(self.low.numpy()), float(self.high.numpy())) if self.seen.numpy() else None
 
-    def set(self, low: float, high: float) -> None:
-        """Takes a range that was found elsewhere."""
+    def now(self):
+        """(low, high) that values are rounded with, as scalars of a graph."""
+        return self.low.value, self.high.value
+
+    def set(self, low: float, high: float, like: "Range | None" = None) -> None:
+        """Takes a range that was found elsewhere; with what else `like` has seen there."""
         for variable, value in zip((self.low, self.high, self.seen), (low, high, 1.0), strict=True):
             variable.assign(value)
 
+    def take(self, other: "Range") -> None:
+        """Takes all that the range of the same point of another simulation of this scheme has seen."""
+        for own, value in zip(self.variables, other.variables, strict=True):
+            own.assign(value)
+
+    def looked_at(self, x):
+        """The values of x from which the range is found."""
+        return x
+
     def follow(self, x, frozen, positive: bool = False) -> None:
         """Takes in a batch, none of it below zero if `positive`, unless `frozen` is 1 and there has been one."""
-        low, high = self._of_batch(tf.cast(x, tf.float32), positive)
+        low, high = self._of_batch(self.looked_at(tf.cast(x, tf.float32)), positive)
         low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
         before = self.low.value, self.high.value
         if self.scheme.ranges == "minmax":
@@ -56,6 +69,10 @@ class Range:
         for variable, value, start in zip((self.low, self.high), new, (low, high), strict=True):
             variable.assign(tf.where(still, variable.value, tf.where(first, start, value)))
         self.seen.assign(1.0)
+
+    def _moves(self):
+        """1 where values are rounded with the ends that learn."""
+        return 1.0
 
     def _of_batch(self, x, positive: bool):
         if self.scheme.ranges != "percentile":
@@ -80,12 +97,12 @@ class Range:
         learns = learning is not None and bool(self.ends)
         for end in self.ends if learns else ():
             end.step(learning)
-        low, high = self.low.value, self.high.value
+        low, high = self.now()
         if not learns:
             return fake_activation(x, low, high, bits)
 
         def note(*gradients):
             for end, gradient in zip(self.ends, gradients, strict=True):
-                end.note(gradient + 2 * self.scheme.decay * end.variable.value)
+                end.note(self._moves() * (gradient + 2 * self.scheme.decay * end.variable.value))
 
         return learned_activation(x, low, high, note, clips_only=self.scheme.ranges == "pact")

@@ -164,8 +164,7 @@ class _Work:
             self.learned.assign(twin.simulation.values())
         # By their order: an input that has no name of its own has another one in the copy.
         for old, new in zip(twin.simulation.bounds.values(), self.learned.bounds.values(), strict=True):
-            if old.pair():
-                new.set(*old.pair())
+            new.take(old)
 
     def split(self, block: Unit, largest: int) -> list[Unit]:
         if len(self._grids_of(block)) <= largest:

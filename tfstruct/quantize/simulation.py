@@ -18,6 +18,7 @@ from tfstruct.graph.layer_tree import give_losses, intercepted, without_activati
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
+from tfstruct.quantize.masked_ranges import MaskedRange, MaskedRanges
 from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
@@ -50,7 +51,14 @@ class Simulation:
         self.points = Points(trace(model))
         self.groups = self.points.groups
         make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
-        self.bounds = {name: Range(scheme, make) for name, point in self.groups.items() if point.fixed is None}
+        self._masks = MaskedRanges(self.points, self.activation_bits)
+        places = self._masks.places.ranges()
+        self.bounds = {
+            name: MaskedRange(scheme, make, **places[name]) if name in places else Range(scheme, make)
+            for name, point in self.groups.items()
+            if point.fixed is None
+        }
+        self._masks.attach(self.bounds)
         self.gated = False
         self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
@@ -121,6 +129,12 @@ class Simulation:
                 found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
         return {path: pair for path, pair in found.items() if pair is not None}
 
+    def taken_for_masks(self) -> list[tuple[str, str]]:
+        """(layer, what was guessed) where masks come out of a layer whose inside is not seen."""
+        found = [group for group, bound in self.bounds.items() if getattr(bound, "unseen", False) and bound.has_masked]
+        said = "values below -1,000, which a softmax reads, are taken for masks: the operations inside are not seen"
+        return [(group, said) for group in found]
+
     def activation_bits(self, point: Point) -> int | None:
         """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
         readers = () if point.before else sorted(self.points.read_by.get(point.path, ()))
@@ -185,7 +199,8 @@ class Simulation:
     def routed(self, training) -> Iterator[None]:
         """While it is open, calls of the model's layers go through rounding."""
         self._folded: set[int] = set()
-        with intercepted(self._ops, functools.partial(self._route, training)):
+        still = self._masks.still() if training is False else contextlib.nullcontext()
+        with still, intercepted(self._ops, functools.partial(self._route, training)):
             yield
 
     def _inputs(self, inputs, names: dict[str, Point], training):
@@ -220,7 +235,11 @@ class Simulation:
                 self._folded.add(id(norm))
             kind = "silu" if name == "silu" and before is None else built_in_name(op)
             call = self.integers.arithmetic(
-                kind, self.points.reads.get(id(op)) or (), self.points.writes.get(id(op)), call
+                kind,
+                self.points.reads.get(id(op)) or (),
+                self.points.writes.get(id(op)),
+                call,
+                self._masks.constants(op),
             )
 
         def routed(*args, **kwargs):
@@ -325,7 +344,8 @@ def _has_unseen(op) -> bool:
     """Does the file compute a layer by several operators, between which values are not simulated?"""
     if not isinstance(op, keras.Layer) or kind_of(op, _SEEN) is not None:
         return False
-    return bool(op.weights) or len(list(op._flatten_layers())) > 1 or isinstance(op, _SEVERAL)
+    own = not type(op).__module__.startswith(("keras.", "tfstruct."))
+    return own or bool(op.weights) or len(list(op._flatten_layers())) > 1 or isinstance(op, _SEVERAL)
 
 
 def _like(x, y):

@@ -1,0 +1,204 @@
+"""Where values of a model may be masked before a softmax: seen in its graph, without a number."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from tfstruct.graph import Call
+from tfstruct.graph.endings import activation_of
+from tfstruct.graph.kinds import built_in_name
+from tfstruct.quantize.masks import LEAST_ELSEWHERE
+from tfstruct.quantize.points import CONTRACTIONS, Points
+
+_KINDS = {
+    "Where": "select", "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide",
+    "TrueDivide": "divide", "Maximum": "maximum",
+}  # fmt: skip
+# They read the shape of a tensor.
+_SHAPES = ("FullLike", "OnesLike", "ZerosLike")
+SUMS, JOINS = ("add", "subtract"), ("select", "add", "subtract")
+# Behind what no rule sees, such values before a softmax are masks.
+LEAST_UNSEEN = 1e3
+# A softmax that is further away is another layer's.
+MOST_STEPS = 12
+_UNKNOWN_SIZE = 1024
+_PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """What an operation reads: the range of a tensor by its name, or a constant between two values."""
+
+    group: str | None = None
+    constant: tuple[float, float] | None = None
+    may_mask: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """An operation on values that may be masked."""
+
+    kind: str
+    operands: tuple[Operand, ...]
+    group: str
+
+
+class MaskPlaces:
+    """The joins of values with masks, what reads them, and what a mask is made of.
+
+    Attributes:
+        nodes: group (a range, by its name) -> the operation on values that may be masked which makes it.
+        readers: group -> such operations that read it.
+        softmax: group -> over how many of its values a softmax goes.
+        may_mask: group -> whether it may be a mask.
+        chosen: group that one choice alone reads -> this choice: a SELECT has one scale for all.
+    """
+
+    def __init__(self, points: Points):
+        self._points, self._groups = points, points.groups
+        self.nodes: dict[str, Node] = {}
+        self.readers: dict[str, list[Node]] = {}
+        self.softmax: dict[str, int] = {}
+        self.may_mask: dict[str, bool] = {}
+        self.chosen: dict[str, Node] = {}
+        self._makers: dict[str, list[Call]] = {}
+        self._count: dict[str, int] = {}  # group -> how many calls read it
+        self._handed_out = {tensor.key for tensor in points.graph.outputs}
+        for call in points.graph.calls:
+            self._look_at(call)
+
+    def _look_at(self, call: Call) -> None:
+        op, reads = call.op, self._points.reads.get(id(call.op))
+        point = self._points.outputs[id(op)]
+        if reads is None:
+            return
+        silent = id(op) in self._points.movers or built_in_name(op) in _SHAPES
+        for group in () if silent else set(reads):
+            self._count[group] = self._count.get(group, 0) + 1
+        size = _exponentials(call)
+        if size and reads:
+            self.softmax[reads[0]] = max(size, self.softmax.get(reads[0], 0))
+        if point is None or id(op) in self._points.movers:
+            return
+        self._makers.setdefault(point.group, []).append(call)
+        if any(tensor.key in self._handed_out for tensor in call.outputs):
+            self._count[point.group] = self._count.get(point.group, 0) + 1
+        node = self._node(call, reads, point.group)
+        self.may_mask[point.group] = self.may_mask.get(point.group, False) or self._makes_masks(call, node, reads)
+        if node is not None:
+            self.nodes[point.group] = node
+            for operand in node.operands:
+                if operand.group is not None:
+                    self.readers.setdefault(operand.group, []).append(node)
+
+    def _node(self, call: Call, reads, group: str) -> Node | None:
+        kind = _KINDS.get(built_in_name(call.op))
+        if kind is None:
+            return None
+        tensors = call.node.arguments.keras_tensors
+        given = [x for x in keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs)) if x is not None]
+        if kind == "select":
+            given = given[1:]
+        operands = []
+        for value in given:
+            if isinstance(value, keras.KerasTensor):
+                place = next(i for i, x in enumerate(tensors) if x is value)
+                operands.append(Operand(reads[place], None, self.may_mask.get(reads[place], True)))
+            else:
+                array = np.asarray(value, np.float64)
+                operands.append(Operand(None, (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)))
+        return Node(kind, tuple(operands), group) if len(operands) == 2 else None
+
+    def _makes_masks(self, call: Call, node: Node | None, reads) -> bool:
+        """Whether what an operation makes may be a mask: not what comes from weights, or products of tensors."""
+        if node is not None:
+            constants = [o.constant for o in node.operands if o.constant is not None]
+            large = any(max(-low, high) >= LEAST_UNSEEN for low, high in constants)
+            return large or all(o.may_mask for o in node.operands if o.group is not None)
+        if built_in_name(call.op) in _SHAPES:
+            return True
+        if isinstance(call.op, keras.layers.Layer):
+            return not call.op.weights and activation_of(call.op) is None
+        if built_in_name(call.op) in _PRODUCTS:
+            return False
+        return all(self.may_mask.get(group, True) for group in reads)
+
+    def ranges(self) -> dict[str, dict]:
+        """Groups that need a `MaskedRange`, with its arguments."""
+        found: dict[str, dict] = {}
+        may: set[str] = set()
+        for group, node in self.nodes.items():
+            if self._groups[group].fixed is not None or len(self._makers[group]) > 1:
+                continue
+            reads = self._is_read(group)
+            large = any(
+                o.constant is not None and max(-o.constant[0], o.constant[1]) >= LEAST_ELSEWHERE for o in node.operands
+            )
+            joins = node.kind in JOINS and (reads or large) and any(o.may_mask for o in node.operands)
+            follows = any(o.group in may for o in node.operands)
+            if joins or follows:
+                found[group] = {"joins": True}
+                may.add(group)
+            if joins:
+                for mask in self._masks(node):
+                    found.setdefault(mask, {"joins": False})["masks"] = True
+                self.chosen.update({one: node for one in self._read_once(node)})
+        masked = [self._points.reads[key] for key in self._points.masked_softmax]
+        for group in (*self.chosen, *(reads[0] for reads in masked if reads and self.is_read_once(reads[0]))):
+            found.setdefault(group, {"joins": False})
+        for group, makers in self._makers.items():
+            known = group in self.nodes and len(makers) == 1
+            plain = all(_is_plain(call.op) and built_in_name(call.op) not in _KINDS for call in makers)
+            if self._groups[group].fixed is None and not known and not plain and self._is_read(group):
+                found[group] = {"joins": True, "unseen": True}
+        return found
+
+    def _read_once(self, node: Node) -> list[str]:
+        """What a choice reads and nothing else does."""
+        groups = [o.group for o in node.operands if o.group is not None and node.kind == "select"]
+        return [group for group in groups if self.is_read_once(group)]
+
+    def is_read_once(self, group: str) -> bool:
+        one = len(self._makers.get(group, ())) == self._count.get(group) == 1
+        return one and self._groups[group].fixed is None
+
+    def _masks(self, node: Node, steps: int = 0) -> list[str]:
+        """The tensors that may be the mask of a join, and what these are made of."""
+        found = []
+        for operand in node.operands:
+            group = operand.group
+            if group is None or not operand.may_mask or self._groups[group].fixed is not None or steps > MOST_STEPS:
+                continue
+            found.append(group)
+            if group in self.nodes and self.nodes[group].kind in (*JOINS, "multiply"):
+                found += self._masks(self.nodes[group], steps + 1)
+        return found
+
+    def _is_read(self, group: str, steps: int = 0) -> bool:
+        """Whether a softmax reads it, behind what leaves masks as they are."""
+        if group in self.softmax:
+            return True
+        return steps < MOST_STEPS and any(self._is_read(n.group, steps + 1) for n in self.readers.get(group, ()))
+
+
+def _exponentials(call: Call) -> int | None:
+    """Over how many values an operation takes shares of exponentials; None where it does not."""
+    name, shape = activation_of(call.op), call.inputs[0].shape if call.inputs else ()
+    if isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense)):
+        return None
+    if name == "sigmoid":
+        return 2
+    if name not in ("softmax", "log_softmax") and built_in_name(call.op) != "Exp":
+        return None
+    axes = getattr(call.op, "axis", -1)
+    sizes = [shape[axis] for axis in (axes if isinstance(axes, (list, tuple)) else [axes])]
+    return math.prod(size or _UNKNOWN_SIZE for size in sizes)
+
+
+def _is_plain(op) -> bool:
+    """Whether nothing masks inside an operation: a single one, or a layer of Keras's own."""
+    if built_in_name(op) == "Add":
+        return not isinstance(op, keras.layers.Layer)  # a layer can add more than two
+    return not isinstance(op, keras.layers.Layer) or type(op).__module__.startswith("keras.")
