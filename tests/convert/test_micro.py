@@ -146,7 +146,7 @@ def test_what_the_runtime_lacks_is_said(process):
 def test_the_table_of_operators_is_that_of_the_runtime(process):
     """Every operator that the tests' models have: the table and the runtime agree."""
     seen = {}
-    for name in ("residual", "attention", "embedding", "grouped"):
+    for name in ("residual", "attention", "embedding", "grouped", "transposed", "several"):
         model = zoo.build(name)
         x = zoo.sample_inputs(model, 4)
         with Converter(model, process=process) as converter:
