@@ -72,6 +72,16 @@ def test_units_by_hand():
     np.testing.assert_array_equal(last, [1])
 
 
+def test_what_is_kept_is_asked_before_there_is_a_model():
+    with pytest.raises(ModelError, match="not attached"):
+        PruneChannels(0.5).kept()
+
+
+def test_none_is_no_budget():
+    with pytest.raises(BudgetError, match="needs a `budget`"):
+        PruneChannels(None)
+
+
 def test_choices_are_those_of_plan_channels():
     budget = {"macs": 0.6, "params": 0.7}
     model = build()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, SupportsFloat, TypeGuard
 
 import keras
 import numpy as np
@@ -150,6 +150,7 @@ class AdaptiveBatchSize(Portable):
         return np.int64(self.batch_size)
 
     def _steps(self) -> int:
+        assert self._data is not None  # other data for `fit` are refused before
         return -(-self._data.samples // self.batch_size)
 
     def set_params(self, params):
@@ -269,8 +270,10 @@ class AdaptiveBatchSize(Portable):
             # Not for rounding: a size that is off by less than one sample.
             return size, size / ideal if abs(size - ideal) >= 1 else 1.0
         if isinstance(self.policy, Mapping):
-            size = self.policy.get(max((e for e in self.policy if e <= epoch), default=None), self.initial)
+            begun = [first for first in self.policy if first <= epoch]
+            size = self.policy[max(begun)] if begun else self.initial
         else:
+            assert callable(self.policy)  # the policies with a name do not know the size by the epoch
             size = self.policy(epoch)
         if not isinstance(size, int | np.integer) or not self.minimum <= size <= self.maximum:
             raise ArgumentError(
@@ -296,7 +299,7 @@ _OTHER_DATA = (
 )
 
 
-def _replaces(policy) -> bool:
+def _replaces(policy) -> TypeGuard[Callable[[int], SupportsFloat]]:
     return isinstance(policy, keras.optimizers.schedules.LearningRateSchedule)
 
 

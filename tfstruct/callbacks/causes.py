@@ -56,7 +56,7 @@ def findings(record: Record) -> list[Finding]:
 
 def _began(idle: Finding, record: Record) -> bool:
     """Were the units of a finding dead before the first step?"""
-    return record.probes[0].dead.get(idle.layer, 0.0) >= IDLE
+    return idle.layer is not None and record.probes[0].dead.get(idle.layer, 0.0) >= IDLE
 
 
 def _passes_nothing(idle: Finding, record: Record) -> bool:

@@ -86,7 +86,8 @@ class Cluster(Compressor):
             raise ArgumentError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
         if bits is not None and not (isinstance(bits, int) and bits >= 1):
             raise ArgumentError(f"`bits` must be a positive integer. Received: {bits!r}.")
-        count = 2**bits if n_clusters is None else n_clusters
+        count = n_clusters if bits is None else 2**bits
+        assert count is not None  # one of both is given
         self.sharing = Sharing(count, share, per, init, entropy, keep_zeros, block, seed)
         self.layers, self.depthwise, self.frozen = layers, depthwise, frozen
         self._kernels: list[Kernel] = []
@@ -128,7 +129,8 @@ class Cluster(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._notes, self._tested, self._called = [], False, False
-        found, left = kernels(model, self.layers, self.depthwise), []
+        found = kernels(model, self.layers, self.depthwise)
+        left: list[tuple[str, str]] = []
         if not self.frozen:
             found, left = without_frozen(model, found)
         self._kernels = self._fitting(found)
@@ -246,7 +248,7 @@ class Cluster(Compressor):
             group, sign = tied.groups()
             state[f"group_{i}"] = group.astype(np.min_scalar_type(tied.size))
             if tied.sign is not None:
-                state[f"sign_{i}"] = sign
+                state[f"sign_{i}"] = np.asarray(sign)
         return state
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:

@@ -113,8 +113,8 @@ class Compressor(Portable):
             except (KeyError, ValueError, TypeError, IndexError) as error:
                 why = str(error)
             self._let_go()
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
         warnings.warn(
             f"The file of `{model.name}` was saved while a {name} trained it, whose state is not taken up: {why}. "
             f"This {name} begins {'anew' if self._stored is None else 'where it was'}; with the settings and weights "
@@ -194,7 +194,7 @@ class Compressor(Portable):
         if self._attached is None:
             saved_state.hold(model, self)  # a callback that restores the model may run before this one attaches
             when_fit_fails(model, lambda: saved_state.release(model, self))
-        when_fit_fails(model, lambda: self._is_within(model) and self.abandon())
+        when_fit_fails(model, lambda: self._abandon_within(model))
 
     def on_train_begin(self, logs=None) -> None:
         if self._begun:
@@ -215,6 +215,10 @@ class Compressor(Portable):
     def _is_within(self, model: keras.Model) -> bool:
         """Whether it is attached to the model, or to a part of it."""
         return any(part is self._attached for part in model._flatten_layers())
+
+    def _abandon_within(self, model: keras.Model) -> None:
+        if self._is_within(model):
+            self.abandon()
 
     def _after_all_others(self, history) -> None:
         # Keras puts its History behind the user's callbacks. EarlyStopping puts the best weights back when training
@@ -247,7 +251,7 @@ class Compressor(Portable):
 
     def _catch_up(self) -> None:
         # A callback before this one saves after a batch: the optimizer has made a step that was not counted yet.
-        if self._open is not None:
+        if self._open is not None and self._attached is not None:
             self.on_train_batch_end(self._open + self._attached.steps_per_execution - 1)
 
     def on_test_end(self, logs=None) -> None:

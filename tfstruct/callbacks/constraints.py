@@ -18,6 +18,7 @@ class Attached(keras.constraints.Constraint):
         before: the constraint that the weight had; None if it had none.
     """
 
+    owner: str
     around = 0  # one with a higher number stands around those with a lower one
     shares = False  # whether entries that share a value go on sharing it
 

@@ -179,18 +179,23 @@ class Diagnose(Portable):
         if self._record.breakdown is None and self._record.probes and self._record.probes[-1].step < self._steps:
             self._look(self._steps)
         self._go_farther()
-        self._judge()
+        report = self._judge()
         if self.verbose == 2:
-            print(self.report)
-        return self.report
+            print(report)
+        return report
 
     # What both share.
 
     def _begin(self, model, planned: int | None) -> None:
-        self._record, self._notes, self._said = symptoms.Record(settled=_settled(model)), [], set()
+        self._record = symptoms.Record(settled=_settled(model))
+        self._notes: list[str] = []
+        self._said: set[tuple[str, str | None]] = set()
         self._steps, self._offset, self._batch, self._closed = 0, 0, None, True
-        self._sums, self._pending, self._loop, self._planned_steps = (0.0, 0.0), [], False, planned
-        self._first, self._last, self._next, self._tried_farther = None, None, 0, False
+        self._sums, self._loop, self._planned_steps = (0.0, 0.0), False, planned
+        self._pending: list[tf.Tensor] = []
+        self._first: list[tf.Tensor] | None = None
+        self._last: list[tf.Tensor] | None = None
+        self._next, self._tried_farther = 0, False
         self._cost, self._pause = math.inf, (time.perf_counter(), 0)
         self._tracker = None if not model.compiled else next(
             (m for m in model.metrics if m.name == "loss" and hasattr(m, "total") and hasattr(m, "count")), None
@@ -223,7 +228,8 @@ class Diagnose(Portable):
             return
         if self._steps <= _READ_EACH or self._steps % _READ_OFTEN == 0:
             self._read()
-        half = bool(self._planned_steps) and self._steps >= self._planned_steps / 2 and not self._tried_farther
+        planned = self._planned_steps
+        half = bool(planned and self._steps >= planned / 2 and not self._tried_farther)
         if self._probe is not None and self._record.probes and (half or self._steps >= self._next):
             self._read()
             self._look(self._steps)
@@ -322,7 +328,7 @@ class Diagnose(Portable):
     def _go_farther(self) -> None:
         """The loss of the kept batch ten times as far from the first weights as the last ones are."""
         record = self._record
-        if self._probe is None or self._first is None or record.breakdown is not None:
+        if self._probe is None or self._first is None or self._last is None or record.breakdown is not None:
             return
         if record.probes[-1].step < _READ_EACH:
             return  # the first steps are straight in any run
@@ -348,14 +354,14 @@ class Diagnose(Portable):
             pairs = zip(record.losses[::2], record.losses[1::2], strict=False)
             record.losses[: len(record.losses) // 2 * 2] = [(b[0], (a[1] + b[1]) / 2) for a, b in pairs]
 
-    def _judge(self) -> None:
+    def _judge(self) -> Diagnosis:
         record = self._record
         found = findings(record)
         for one in found:
             if self.verbose and (one.symptom, one.layer) not in self._said:
                 self._said.add((one.symptom, one.layer))
                 print(f"\n{one}")
-        self.report = Diagnosis(
+        self.report = report = Diagnosis(
             model=self.model.name,
             steps=self._steps,
             findings=tuple(found),
@@ -364,6 +370,7 @@ class Diagnose(Portable):
             epochs=tuple(record.epochs),
             notes=tuple(self._notes),
         )
+        return report
 
 
 def _kept(data, samples: int) -> tuple:

@@ -120,7 +120,7 @@ class Diagnosis:
         figure.savefig(path, dpi=120)
 
 
-def _columns(pairs) -> tuple[tuple, tuple]:
+def _columns(pairs) -> tuple[tuple, ...]:
     return tuple(zip(*pairs, strict=True)) if pairs else ((), ())
 
 

@@ -50,11 +50,11 @@ class MeanGradients:
 
     def __call__(self) -> list[np.ndarray]:
         """One array for each variable, shaped like it."""
-        total = None
+        total: list[np.ndarray] = []
         with states_kept(self._model):
             for part in slices(self._count, self._batch_size):
                 x, y = (keras.tree.map_structure(lambda a, part=part: a[part], values) for values in (self._x, self._y))
                 share = (part.stop - part.start) / self._count
                 found = [np.asarray(one) * share for one in self._of_batch(x, y)]
-                total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+                total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         return total

@@ -187,7 +187,8 @@ class Probe:
         """By how much the optimizer scales the loss: float16 gradients vanish without it."""
         optimizer = getattr(self.model, "optimizer", None)
         one = tf.ones(())
-        return optimizer.scale_loss(one) if hasattr(optimizer, "scale_loss") else one
+        scale_loss = getattr(optimizer, "scale_loss", None)
+        return one if scale_loss is None else scale_loss(one)
 
     def _rows(self, paths, calls, weights, norms):
         """Gradient, weight and signal of each layer that has weights with two axes or more, in order of the calls."""

@@ -146,7 +146,8 @@ class Prune(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._skipped, self._notes, self._tested = [], [], False
-        found, left = kernels(model, self.layers, self.depthwise), []
+        found = kernels(model, self.layers, self.depthwise)
+        left: list[tuple[str, str]] = []
         if not self.frozen:
             found, left = without_frozen(model, found)
         elif self.criterion == "movement" and frozen_weights(model) & {id(kernel.variable) for kernel in found}:
@@ -212,14 +213,15 @@ class Prune(Compressor):
         """New masks for this step, applied at once."""
         ratio = self.schedule(step)
         old = [masked.mask.numpy() != 0 for masked in self._masked]
-        gradients = self._gradients() if self._gradients else [None] * len(old)
-        scores = self._scores(gradients)
+        gradients = None if self._gradients is None else self._gradients()
+        scores = self._scores([None] * len(old) if gradients is None else gradients)
         # What is zero stays zero: its score is below every other.
         alive = [np.where(mask, s, -np.inf) for s, mask in zip(scores, old, strict=True)]
         viewed = [k.view(s) for k, s in zip(self._kernels, alive, strict=True)]
         share = self.regrow * self._fading(step)
         stay = masks.choose(viewed, ratio + (1 - ratio) * share, self.pattern, self.scope == "global")
         if share:
+            assert gradients is not None  # `regrow` is refused without data
             grown = [np.abs(k.view(g)) for k, g in zip(self._kernels, gradients, strict=True)]
             first = [np.where(m, np.inf, g) for m, g in zip(stay, grown, strict=True)]
             stay = masks.choose(first, ratio, self.pattern, self.scope == "global")

@@ -103,6 +103,10 @@ class PruneChannels(Compressor):
         seed: int = 0,
     ):
         super().__init__()
+        if budget is None:
+            raise BudgetError(
+                "PruneChannels needs a `budget`, such as 0.5, 'macs=50%' or {'macs': 0.5}. Received: None."
+            )
         self.options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
         if schedule is not None and not (isinstance(schedule, RatioSchedule) and schedule.final > 0):
             raise ArgumentError(
@@ -155,8 +159,16 @@ class PruneChannels(Compressor):
 
     def kept(self) -> dict[str, np.ndarray]:
         """By layer, which of the channels that it makes are not zero, boolean; only while attached."""
-        stays = self._planner.graph.units.kept(~self._factors.zero)
-        return {path: stays[labels] for path, labels in self._planner.graph.makes.items()}
+        planner, factors = self._planner, self._factors
+        if planner is None or factors is None:
+            raise ModelError("There are no channels yet: this PruneChannels was not attached to a model.")
+        stays = planner.graph.units.kept(~factors.zero)
+        return {path: stays[labels] for path, labels in planner.graph.makes.items()}
+
+    def _held(self) -> tuple[Planner, ChannelFactors, ChannelMasks]:
+        """What there is from `_begin` on."""
+        assert self._planner is not None and self._factors is not None and self._masks is not None
+        return self._planner, self._factors, self._masks
 
     def observe(self, logs: dict) -> None:
         if self.schedule is not None:
@@ -173,9 +185,9 @@ class PruneChannels(Compressor):
                 f"`{model.name}` has no channels that can be pruned without loss. {' '.join([reasons, *self._notes])}"
             )
         self._planner = Planner(graph, tuple(self._groups.values()), self.options)
-        first = self._factors is None
-        if first:
-            self._require_within_reach()
+        factors = self._factors
+        if factors is None:
+            self._require_within_reach(self._planner)
             self._factors = ChannelFactors(graph.units.count)
         concerned = np.zeros(graph.units.count, bool)
         for group in self._groups.values():
@@ -183,16 +195,16 @@ class PruneChannels(Compressor):
         self._masks = ChannelMasks(graph, concerned, type(self).__name__)
         if self._stored is not None:
             return  # the weights are those of a later step, which the stored choice belongs to
-        if not first:  # a second `fit`
-            self._masks.set(self._factors.value)
+        if factors is not None:  # a second `fit`
+            self._masks.set(factors.value)
             self._complete &= before in ([], list(self._groups))  # those that were unfrozen since may have to give
         elif self.schedule is not None and self.schedule.begin == 0:
-            self._choose(0)
+            self._choose(self.schedule, 0)
         self._note()
 
-    def _require_within_reach(self) -> None:
+    def _require_within_reach(self, planner: Planner) -> None:
         try:
-            _, after = self._planner.choose(self._scores())
+            _, after = planner.choose(self._scores(planner))
         except BudgetError as error:
             alone = f" Left alone: {', '.join(list(self._alone)[:8])}." if self._alone else ""
             raise BudgetError(f"{error}{alone}", error.least) from error
@@ -215,47 +227,50 @@ class PruneChannels(Compressor):
                 "PruneChannels knows the number of steps in `fit` only: give it a `schedule`, such as "
                 "PolynomialRatio(0.0, 0.5, begin=0, end=5000)."
             )
-        if not self._tested and self._factors.zero.any():
+        _, factors, masks = self._held()
+        if not self._tested and factors.zero.any():
             self._tested = True
-            require_held(self._masks.masked)
-        if self._due(before, now):
-            self._choose(now)
+            require_held(masks.masked)
+        if self._due(self.schedule, before, now):
+            self._choose(self.schedule, now)
 
-    def _due(self, before: int, now: int) -> bool:
-        begin, end = self.schedule.begin, self.schedule.end
+    def _due(self, schedule: RatioSchedule, before: int, now: int) -> bool:
+        begin, end = schedule.begin, schedule.end
         if now < begin or self._complete:
             return False
         periods = [max(step - begin, -1) // self.frequency for step in (before, now)]
         return periods[0] != periods[1] or now >= end
 
-    def _choose(self, step: int) -> None:
+    def _choose(self, schedule: RatioSchedule, step: int) -> None:
         """New channels to go for this step, and new factors for all that are on their way."""
-        self._complete = step >= self.schedule.end  # for good: the end of a schedule that listens moves
-        progress = 1.0 if self._complete else min(self.schedule(step) / self.schedule.final, 1.0)
-        scores = self._scores()
+        planner, factors, masks = self._held()
+        self._complete = step >= schedule.end  # for good: the end of a schedule that listens moves
+        progress = 1.0 if self._complete else min(schedule(step) / schedule.final, 1.0)
+        scores = self._scores(planner)
         for name, group in self._groups.items():
-            if not np.isfinite(scores[group.free[~self._factors.chosen[group.free]]]).all():
+            if not np.isfinite(scores[group.free[~factors.chosen[group.free]]]).all():
                 raise ModelError(f"The scores of {name} are not finite: training has diverged.")
-        limits = self._planner.limits if self._complete else self._planner.on_the_way(progress, self._stand_in)
-        keep, after = self._planner.choose(scores, limits, self._factors.chosen)
-        self._factors.chosen = ~keep
+        limits = planner.limits if self._complete else planner.on_the_way(progress, self._stand_in)
+        keep, after = planner.choose(scores, limits, factors.chosen)
+        factors.chosen = ~keep
         self._latency = after.get("latency_us", float("nan"))
         if self._complete or self.regularize == "projection":
-            self._factors.project()
+            factors.project()
         else:
-            self._factors.drive(self._masks.norms(), self.strength, self.frequency)
-        self._masks.set(self._factors.value)
+            factors.drive(masks.norms(), self.strength, self.frequency)
+        masks.set(factors.value)
         self._note()
         self._history.append((step, float(progress), self._logged["channels"]))
 
-    def _scores(self) -> np.ndarray:
-        return unit_scores(self._planner.graph, self.criterion, **self._scoring)
+    def _scores(self, planner: Planner) -> np.ndarray:
+        return unit_scores(planner.graph, self.criterion, **self._scoring)
 
     def _note(self) -> None:
-        zero = self._factors.zero
+        planner, factors, _ = self._held()
+        zero = factors.zero
         units = np.concatenate([group.units for group in self._groups.values()])
         self._logged = {"channels": float(zero[units].mean())}
-        after, before = self._planner.figures(~zero), self._planner.before
+        after, before = planner.figures(~zero), planner.before
         if "macs" in after:
             self._logged["macs"] = after["macs"] / before["macs"]
 
@@ -267,12 +282,13 @@ class PruneChannels(Compressor):
         self._log(logs)
 
     def _end(self, model: keras.Model) -> ChannelReport:
-        if not self._masks.hold():
+        planner, factors, masks = self._held()
+        if not masks.hold():
             self._notes.append(
                 "Channels at zero were put back at the end of training (EarlyStopping, moving averages or "
                 "set_weights): the masks were applied again."
             )
-        self._masks.apply()
+        masks.apply()
         if not self._complete:
             progress = self._history[-1][1] if self._history else 0.0
             end = "" if self.schedule is None else f" (step {self.schedule.end})"
@@ -280,8 +296,8 @@ class PruneChannels(Compressor):
                 f"Training ended at step {self.steps}, before the schedule did{end}: {progress:.1%} of the way to the "
                 "budget. A second fit with this callback goes on from here."
             )
-        zero = self._factors.zero
-        after = self._planner.figures(~zero)
+        zero = factors.zero
+        after = planner.figures(~zero)
         if np.isfinite(self._latency):
             after["latency_us"] = self._latency
         rows = [
@@ -291,10 +307,12 @@ class PruneChannels(Compressor):
         criterion = self.criterion
         if not isinstance(criterion, str):
             criterion = getattr(criterion, "__name__", repr(criterion))
+        budget = self.options.budget
+        assert budget is not None and not isinstance(budget, str)  # it has to be given, and texts are read
         self._let_go()
         return ChannelReport(
-            self.options.budget, self._planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
-            tuple(self._alone.items()), self._planner.before, after, tuple(self._history), self._complete,
+            budget, planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
+            tuple(self._alone.items()), planner.before, after, tuple(self._history), self._complete,
             tuple(self._notes),
         )  # fmt: skip
 
@@ -306,11 +324,13 @@ class PruneChannels(Compressor):
 
     def _belongs(self, state: dict[str, np.ndarray]) -> bool:
         self._require_alike(state)
-        return self._masks.zero_already(state["value"])
+        _, _, masks = self._held()
+        return masks.zero_already(state["value"])
 
     def _state(self) -> dict[str, np.ndarray]:
+        _, factors, _ = self._held()
         state = {
-            **self._factors.state(),
+            **factors.state(),
             "complete": np.asarray(self._complete), "history": np.asarray(self._history, float).reshape(-1, 3),
             "stand_in": np.asarray(self._stand_in), "latency": np.asarray(self._latency),
         }  # fmt: skip
@@ -320,12 +340,14 @@ class PruneChannels(Compressor):
         return state
 
     def _require_alike(self, state: dict[str, np.ndarray]) -> None:
-        if any(state[name].shape != value.shape for name, value in self._factors.state().items()):
+        _, factors, _ = self._held()
+        if any(state[name].shape != value.shape for name, value in factors.state().items()):
             raise ModelError("The file was written while a model with other channels was pruned.")
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
         self._require_alike(state)
-        self._factors.restore(state)
+        _, factors, masks = self._held()
+        factors.restore(state)
         self._complete = bool(state["complete"])
         self._stand_in, self._latency = float(state["stand_in"]), float(state["latency"])
         self._history = [(int(step), float(progress), float(share)) for step, progress, share in state["history"]]
@@ -334,7 +356,7 @@ class PruneChannels(Compressor):
             self.schedule = _cubic(int(state["begin"]), int(state["end"]))
         elif self.schedule is not None:
             self.schedule.restore({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
-        self._masks.set(self._factors.value)
+        masks.set(factors.value)
         self._note()
 
 

@@ -11,6 +11,7 @@ from tfstruct.callbacks.model_call import ModelCall
 from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 
 
@@ -73,15 +74,20 @@ class QuantizeAware(Compressor):
             raise ModelError("There are no steps yet: this QuantizeAware was not attached to a model.")
         return self.twin.weight_limits()
 
+    @property
+    def _simulation(self) -> Simulation:
+        """That of the twin, which there is from `_begin` on."""
+        assert self.twin is not None
+        return self.twin.simulation
+
     def _begin(self, model: keras.Model) -> None:
-        if self.twin is None:
-            self.twin = Twin(model, self.scheme)
+        twin = self.twin = Twin(model, self.scheme) if self.twin is None else self.twin
         call = ModelCall.of(model)
         if call.instead is not None:
             raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
-        self.twin.simulation.gated = self.start > 0
+        twin.simulation.gated = self.start > 0
         self._set(self.steps)
-        call.instead = self.twin.simulation
+        call.instead = twin.simulation
 
     def _let_go(self) -> None:
         if self.twin is not None:
@@ -95,7 +101,7 @@ class QuantizeAware(Compressor):
             self._set(now)
 
     def _set(self, step: int) -> None:
-        simulation = self.twin.simulation
+        simulation = self._simulation
         simulation.active.assign(float(step >= self.start))
         simulation.frozen.assign(float(self.freeze_ranges is not None and step >= self.freeze_ranges))
         frozen = self.freeze_batch_norm is not None and step >= self.freeze_batch_norm
@@ -103,13 +109,14 @@ class QuantizeAware(Compressor):
 
     def _end(self, model: keras.Model) -> QuantizationReport:
         self._let_go()
-        simulation = self.twin.simulation
+        simulation = self._simulation
         rows = []
         for group, point in simulation.groups.items():
             found = simulation.range_of(group)
             bits = simulation.activation_bits(point)
             if found is not None and bits is not None:
-                rows.append(QuantizedActivation(group, *found, bits))
+                low, high = found
+                rows.append(QuantizedActivation(group, low, high, bits))
         skipped = (*simulation.skipped, *simulation.taken_for_masks())
         kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
         return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, skipped)
@@ -121,8 +128,8 @@ class QuantizeAware(Compressor):
         return state
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {"ranges": self.twin.simulation.values()}
+        return {"ranges": self._simulation.values()}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.twin.simulation.assign(state["ranges"])
+        self._simulation.assign(state["ranges"])
         self._set(self.steps)

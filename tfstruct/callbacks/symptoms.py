@@ -86,7 +86,7 @@ def broken(record: Record) -> Finding | None:
     if seen is None:
         return None
     since = "before the first step" if seen.after is None else f"between step {seen.after} and step {seen.step}"
-    advice = (
+    advice: tuple[str, ...] = (
         "look at the values that go in: an input of log, sqrt or a division that can be zero or negative needs "
         "keras.ops.maximum(x, epsilon)",
     )
@@ -144,9 +144,10 @@ def vanishing(record: Record) -> Finding | None:
     run = 0  # of probes at the end: a layer that begins at zero comes to life
     while run < len(pairs) and pairs[-1 - run] is not None:
         run += 1
-    if run < 2:
+    fading = pairs[-run] if run >= 2 else None
+    if fading is None:
         return None
-    gradient, signal = pairs[-run]
+    gradient, signal = fading
     f = record.probes[-run]
     first = next(iter(f.layers))
     factor = max(gradient, 1e-45) ** (1.5 / len(f.layers))
@@ -298,7 +299,8 @@ def _straight(look: tuple[int, float, float], record: Record) -> bool:
     if gain > 1e-4 * abs(start) and farther >= STRAIGHT * gain and (high or farther >= 0.1 * abs(start)):
         return True
     # A loss cannot fall below its floor: where much is gained already, a tenth of the scale more counts as well.
-    return high and gain > 0 and more >= 0.1 * record.scale
+    scale = record.scale
+    return high and gain > 0 and scale is not None and more >= 0.1 * scale
 
 
 def _high(loss: float, record: Record) -> bool:

@@ -2,13 +2,12 @@
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import as_float, last_begun, line
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @registered

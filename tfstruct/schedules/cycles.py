@@ -4,13 +4,12 @@ import math
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import SHAPES, as_float, last_begun, share, whole_cycles
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @registered

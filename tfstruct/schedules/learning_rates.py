@@ -4,18 +4,17 @@ from collections import abc
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_rising, check_steps
 from tfstruct.schedules.drawn import Drawn, registered
 from tfstruct.schedules.pieces import SHAPES, as_float, line, share, whole_cycles
 
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 ExponentialDecay = keras.optimizers.schedules.ExponentialDecay
 CosineDecay = keras.optimizers.schedules.CosineDecay
 CosineDecayRestarts = keras.optimizers.schedules.CosineDecayRestarts
 PiecewiseConstantDecay = keras.optimizers.schedules.PiecewiseConstantDecay
-PolynomialDecay = keras.optimizers.schedules.PolynomialDecay
 InverseTimeDecay = keras.optimizers.schedules.InverseTimeDecay
 
 

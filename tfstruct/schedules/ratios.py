@@ -1,8 +1,10 @@
 """How much is pruned when: from the training step to a ratio in [0, 1)."""
 
 import math
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 
 from tfstruct.errors import ArgumentError
 
@@ -30,7 +32,7 @@ class RatioSchedule:
         """What has to be kept for training to go on where it was interrupted."""
         return {}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: Mapping[str, float | np.ndarray]) -> None:
         """Takes up what `state` gave."""
 
     def get_config(self) -> dict:
@@ -205,14 +207,14 @@ class AutomaticRatio(RatioSchedule):
             raise ArgumentError(f"`slowest` must be in (0, 1]. Received: {slowest}.")
         self.tolerance, self.slowest = float(tolerance), float(slowest)
         self._speed, self._from, self._done, self._best = 1.0, self.begin, 0.0, math.inf
+        self.end = self._complete_at()
 
     def _progress(self, step: int) -> float:
         steps = max(step - self._from, 0)
         return min(self._done + self._speed * steps / (self._fastest_end - self.begin), 1.0)
 
-    @property
-    def end(self) -> int:
-        """When pruning is complete at the present speed."""
+    def _complete_at(self) -> int:
+        """The step at which pruning is complete at the present speed."""
         return self._from + math.ceil((1 - self._done) * (self._fastest_end - self.begin) / self._speed)
 
     def __call__(self, step: int) -> float:
@@ -224,13 +226,15 @@ class AutomaticRatio(RatioSchedule):
         high = not loss <= self._best * (1 + self.tolerance)  # not a number is high too
         self._speed = max(self._speed / 2, self.slowest) if high else min(2 * self._speed, 1.0)
         self._best = min(self._best, loss)
+        self.end = self._complete_at()
 
     def state(self) -> dict[str, float]:
         return {"speed": self._speed, "from": self._from, "done": self._done, "best": self._best}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: Mapping[str, float | np.ndarray]) -> None:
         self._speed, self._done, self._best = (float(state[name]) for name in ("speed", "done", "best"))
         self._from = int(state["from"])
+        self.end = self._complete_at()
 
     def get_config(self) -> dict:
         return {
