@@ -37,12 +37,12 @@ def test_a_budget_as_text_as_a_dict_and_as_an_object():
         ("macs=half", "number or a percentage. Received: 'half'"),
         ("macs=0.5,macs=0.4", "twice"),
         ("mac=0.5", "knows accuracy_drop, macs"),
-        ({"macs": 0}, "`macs` must be above 0"),
-        ({"macs": True}, "`macs` must be above 0"),
+        ({"macs": 0}, "`macs` in the budget must be above 0"),
+        ({"macs": True}, "`macs` in the budget must be a number"),
         ({"accuracy_drop": 1}, r"`accuracy_drop` must be in \[0, 1\)"),
         ({"accuracy_drop": -0.1}, r"`accuracy_drop` must be in \[0, 1\)"),
         ({"latency_table": "board.json"}, "give `latency_us` too"),
-        (0.5, "Received: float"),
+        (0.5, "Received: 0.5"),
     ],
 )
 def test_a_budget_that_cannot_be_read(given, said):
