@@ -89,11 +89,11 @@ def _settled(ordered: np.ndarray, centroids: np.ndarray) -> tuple[float, np.ndar
     """Lloyd's rounds until no value changes its centroid: the squared error, and the centroids."""
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     squares = np.square(ordered).sum()
-    before = None
+    before: np.ndarray | None = None
     while True:
         cuts = _cuts(ordered, _middles(centroids))
         counts = np.diff(cuts)
-        if np.array_equal(cuts, before):
+        if before is not None and np.array_equal(cuts, before):
             if counts.all():
                 return squares - (counts * np.square(centroids)).sum(), centroids
             own = np.repeat(centroids, counts)
@@ -134,11 +134,11 @@ def kmeans_of_vectors(vectors: np.ndarray, count: int, seed: int = 0) -> tuple[n
     """
     vectors = vectors.astype(np.float64)
     centroids = _drawn(vectors, count, np.random.default_rng(seed))
-    nearest = None
+    nearest = np.zeros(0, int)  # unlike any round's
     for _ in range(100):
         before, (nearest, distance) = nearest, _nearest(vectors, centroids)
         counts = np.bincount(nearest, minlength=count)
-        if before is not None and np.array_equal(nearest, before) and counts.all():
+        if np.array_equal(nearest, before) and counts.all():
             break
         for place in np.flatnonzero(counts == 0):
             far = np.argmax(distance)
@@ -260,9 +260,9 @@ def by_product(
         codes = kmeans_of_vectors(np.concatenate([run.reshape(-1, block) for run in book]), count, seed)[1]
         groups = 1 + (number * count + codes)[:, None] * block + np.arange(block)
         found.append(_like(groups.ravel().astype(np.int32), book))
-    groups = [np.stack(places, 1) for places in zip(*found, strict=True)] if by_place else found[0]
-    groups = [group.reshape(part.shape) for group, part in zip(groups, parts, strict=True)]
-    return [np.where(part == 0, 0, group) if keep_zeros else group for part, group in zip(parts, groups, strict=True)]
+    joined = [np.stack(places, 1) for places in zip(*found, strict=True)] if by_place else found[0]
+    shaped = [group.reshape(part.shape) for group, part in zip(joined, parts, strict=True)]
+    return [np.where(part == 0, 0, group) if keep_zeros else group for part, group in zip(parts, shaped, strict=True)]
 
 
 def _like(flat: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -41,6 +41,7 @@ class Pattern:
         """
         if isinstance(pattern, cls):
             return pattern
+        n = m = 0
         sparse = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
         if sparse:
             n, m = int(sparse[1]), int(sparse[2])
@@ -48,20 +49,21 @@ class Pattern:
                 raise ArgumentError(
                     f"N:M sets N of each M weights to zero: N must be in 1..M-1. Received: {pattern!r}."
                 )
-            kind, rest = "n:m", {"n": n, "m": m}
+            kind = "n:m"
         elif pattern == "block":
             if block is None or len(tuple(block)) != 2 or not all(isinstance(b, int) and b > 0 for b in block):
                 raise ArgumentError(
                     f"Pattern 'block' needs `block=(rows, columns)`, two positive integers. Received: {block}."
                 )
-            return cls("block", tuple(block))
+            rows, columns = block
+            return cls("block", (rows, columns))
         elif pattern in ("element", "row", "filter"):
-            kind, rest = pattern, {}
+            kind = pattern
         else:
             raise ArgumentError(f"`pattern` must be {NAMES}. Received: {pattern!r}.")
         if block is not None:
             raise ArgumentError(f"`block` goes with pattern='block'. Received: block={block} with {pattern!r}.")
-        return cls(kind, **rest)
+        return cls(kind, n=n, m=m)
 
     def __str__(self) -> str:
         if self.kind == "block":

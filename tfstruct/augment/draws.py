@@ -1,6 +1,7 @@
 """Random numbers that depend on one seed alone, and changes made with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
@@ -8,7 +9,8 @@ import tensorflow as tf
 from tfstruct.errors import ArgumentError
 
 # What is done to a batch of values: a function of them and of draws, or a layer of Keras.
-Change = Callable[[tf.Tensor, "Draws"], tf.Tensor] | keras.layers.Layer
+Change: TypeAlias = Callable[[tf.Tensor, "Draws"], tf.Tensor] | keras.layers.Layer
+Preset = TypeVar("Preset")
 
 
 class Draws(keras.random.SeedGenerator):
@@ -56,7 +58,7 @@ def changed(change: Change, x, draws: Draws):
             object.__setattr__(layer, name, generator)
 
 
-def settings(presets: dict[str, dict], strength: str) -> dict:
+def settings(presets: Mapping[str, Preset], strength: str) -> Preset:
     if strength not in presets:
         raise ArgumentError(f"`strength` must be one of {', '.join(presets)}. Received: {strength!r}.")
     return presets[strength]

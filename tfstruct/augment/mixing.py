@@ -29,6 +29,7 @@ class Mix:
     kind: str = "mixup"
     classes: int | None = None
     alpha: float = 0.2
+    _layers: tuple[keras.layers.Layer, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,7 +12,7 @@ from tfstruct.augment.mixing import Mix
 from tfstruct.augment.pipeline import Pipeline
 from tfstruct.errors import ArgumentError
 
-_STRENGTHS = {
+_STRENGTHS: dict[str, dict[str, Any]] = {
     "light": {"shift": 1 / 16, "angle": 0, "erase": 0.0, "operations": 0, "mix": None},
     "medium": {"shift": 1 / 8, "angle": 10, "erase": 0.25, "operations": 0, "mix": "mixup"},
     "strong": {"shift": 1 / 8, "angle": 10, "erase": 0.5, "operations": 2, "mix": "either"},
@@ -68,7 +69,7 @@ def images(
         changes.append(layers.RandomErasing(share, (0.02, 0.2), fill_value=grey, value_range=value_range, **options))
     kind = chosen["mix"] if mix == "preset" else mix
     mixing = None if kind is None else Mix(kind, classes)
-    return Pipeline(changes, mixing, value_range, seed, input, "images")
+    return Pipeline(tuple(changes), mixing, value_range, seed, input, "images")
 
 
 class Choice:

@@ -1,17 +1,19 @@
 """Sound, as waveforms and as spectrograms."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfstruct.augment.draws import Draws, settings
 from tfstruct.augment.movement import shift, warp
 from tfstruct.augment.pipeline import Pipeline
 
-_AUDIO = {
+_AUDIO: dict[str, dict[str, Any]] = {
     "light": {"shift": 0.05, "noise": (30.0, 50.0)},
     "medium": {"shift": 0.1, "noise": (20.0, 40.0)},
     "strong": {"shift": 0.2, "noise": (10.0, 30.0)},
 }
-_SPECTROGRAMS = {
+_SPECTROGRAMS: dict[str, dict[str, Any]] = {
     "light": {"shift": 0.05, "warp": 0.0, "masks": 1, "width": 0.1},
     "medium": {"shift": 0.1, "warp": 0.1, "masks": 2, "width": 0.15},
     "strong": {"shift": 0.1, "warp": 0.2, "masks": 2, "width": 0.25},
@@ -60,7 +62,7 @@ def spectrograms(
     if chosen["warp"]:
         changes.append(warp(chosen["warp"]))
     changes += [_masks(axis, chosen["masks"], chosen["width"]) for axis in (2, 1)]
-    return Pipeline(changes, None, value_range, seed, input, "spectrograms")
+    return Pipeline(tuple(changes), None, value_range, seed, input, "spectrograms")
 
 
 def _noise(low: float, high: float):

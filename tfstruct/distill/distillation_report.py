@@ -53,7 +53,7 @@ class DistillationReport:
             f"{1 - self.student_loss_weight:.0%} of the loss"
         )
 
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+    def _rows(self) -> list[tuple[str, ...]]:
         ends = [[figures.get(loss.name) for _, figures in self.history] for loss in self.losses]
         return [
             (loss.name, f"{loss.weight:g}", *(f"{v[i]:.4g}" if v else "" for i in (0, -1)), loss.where)

@@ -127,7 +127,7 @@ class Distill(Compressor):
         """
         if self._attached is None:
             raise ModelError("This Distill is not attached. Call attach(model) before training.")
-        inner = [pair.teacher for pairs in self._pairs for pair in pairs if pair.teacher]
+        inner = [pair.teacher for pairs in self._compared_layers for pair in pairs if pair.teacher]
         if inner and teacher_outputs is not None:
             raise ArgumentError(f"The teacher's outputs were given, but the losses look at {inner[0]}: leave them out.")
         students = {**self._seen.pop(threading.get_ident(), {}), None: outputs}
@@ -146,16 +146,17 @@ class Distill(Compressor):
 
     def _taught(self, inputs) -> dict:
         """What the teacher makes of a batch, by layer; None: its outputs."""
+        assert self.teacher is not None  # given, or copied by `_begin`
         ops = layer_paths(self.teacher)
         seen: dict[str | None, tf.Tensor] = {}
-        watched = {pair.teacher: ops[pair.teacher] for pairs in self._pairs for pair in pairs if pair.teacher}
+        watched = {pair.teacher: ops[pair.teacher] for pairs in self._compared_layers for pair in pairs if pair.teacher}
         with intercepted(watched, functools.partial(_noting, lambda: seen)):
             seen[None] = self.teacher(inputs, training=False)
         return {path: keras.tree.map_structure(tf.stop_gradient, values) for path, values in seen.items()}
 
     def _compared(self, teachers: dict, students: dict):
         total = 0.0
-        for (name, loss), weight, pairs in zip(self.losses.items(), self.weights, self._pairs, strict=True):
+        for (name, loss), weight, pairs in zip(self.losses.items(), self.weights, self._compared_layers, strict=True):
             values = []
             for pair in pairs:
                 teacher, student = pair(_of(teachers, pair.teacher, name), _of(students, pair.student, name))
@@ -232,7 +233,7 @@ class Distill(Compressor):
             )
         if self._pairs is None:
             self._prepare(model)
-        watched = {pair.student: ops[pair.student] for pairs in self._pairs for pair in pairs if pair.student}
+        watched = {pair.student: ops[pair.student] for pairs in self._compared_layers for pair in pairs if pair.student}
         note = functools.partial(_noting, lambda: self._seen.setdefault(threading.get_ident(), {}))
         self._holding.enter_context(intercepted(watched, note))
         for name, function in (("compute_loss", self._step_loss), ("compute_metrics", self._step_metrics)):
@@ -259,6 +260,12 @@ class Distill(Compressor):
         self._means = {name: keras.metrics.Mean(name) for name in (*self.losses, _SUM, _STUDENT)}
 
     @property
+    def _compared_layers(self) -> list[list[Pair]]:
+        """By loss, once `_begin` has settled them."""
+        assert self._pairs is not None
+        return self._pairs
+
+    @property
     def _learned(self) -> list[keras.Variable]:
         return [v for layer in self._projections for v in layer.trainable_variables]
 
@@ -270,11 +277,12 @@ class Distill(Compressor):
             )
 
     def _end(self, model: keras.Model) -> DistillationReport:
+        assert self.teacher is not None  # given, or copied by `_begin`
         self._note_means()
         self._let_go()
         compared = [
             Compared(name, weight, tuple((pair.student, pair.teacher, pair.how) for pair in pairs))
-            for name, weight, pairs in zip(self.losses, self.weights, self._pairs, strict=True)
+            for name, weight, pairs in zip(self.losses, self.weights, self._compared_layers, strict=True)
         ]
         return DistillationReport(
             model.name, self.teacher.name, self.steps, self.student_loss_weight, tuple(compared), tuple(self._history)
@@ -291,7 +299,7 @@ class Distill(Compressor):
         return state
 
     def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _holding=contextlib.ExitStack())
+        self.__dict__.update(state, _holding=contextlib.ExitStack())
 
     def _belongs(self, state: dict[str, np.ndarray]) -> bool:
         if self._own_teacher:

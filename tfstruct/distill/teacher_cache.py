@@ -74,7 +74,8 @@ class _Rows:
     def __init__(self, path: pathlib.Path, teacher: keras.Model):
         self._path, self._about = path, path.with_name(f"{path.name}.json")
         self._teacher, self._owner = teacher, _fingerprint(teacher)
-        self._outputs, self._row = None, None
+        self._outputs = None
+        self._row: np.dtype | None = None
         self._rows: np.memmap | None = None
 
     def fill(self, dataset: tf.data.Dataset) -> None:
@@ -88,18 +89,19 @@ class _Rows:
                     f"The teacher `{self._teacher.name}` fixes its batch at {size} samples. Received a batch of "
                     f"{len(hashes)}: dataset.batch({size}, drop_remainder=True)."
                 )
-            if self._row is None:
-                self._shape(predict.get_concrete_function(x).structured_outputs, about)
-            have = self._known(start, hashes)
+            row = self._row
+            if row is None:
+                row = self._row = self._shape(predict.get_concrete_function(x).structured_outputs, about)
+            have = self._known(row, start, hashes)
             if about.get("rows") is not None:
                 break  # whole, and it starts with the same samples
             if have < len(hashes):
-                self._append(start, hashes, predict(x))
+                self._append(row, hashes, predict(x))
             start += len(hashes)
         if self._row is None:
             raise DataError("Expected at least one batch. Received an empty dataset.")
         if about.get("rows") is None:
-            self._say(start)
+            self._say(self._row, start)
         self._rows = np.memmap(self._path, self._row, "r")
 
     def _read(self) -> dict:
@@ -115,35 +117,36 @@ class _Rows:
             )
         return about
 
-    def _shape(self, outputs, about: dict) -> None:
+    def _shape(self, outputs, about: dict) -> np.dtype:
         """Settles what a row is, from the specs of the teacher's outputs."""
         self._outputs = keras.tree.lists_to_tuples(outputs)  # tf.data takes a list for an array
         fields = [(str(i), "<f4", tuple(x.shape[1:])) for i, x in enumerate(keras.tree.flatten(outputs))]
-        self._row = np.dtype([("sample", "<u8"), *fields])
+        row = np.dtype([("sample", "<u8"), *fields])
         if not about:
-            self._say(None)
+            self._say(row, None)
             self._path.touch()
-        whole = self._path.stat().st_size // self._row.itemsize * self._row.itemsize
+        whole = self._path.stat().st_size // row.itemsize * row.itemsize
         os.truncate(self._path, whole)  # a row that was being written
+        return row
 
-    def _say(self, rows: int | None) -> None:
-        about = {"format": _FORMAT, "teacher": self._owner, "row": self._row.descr, "rows": rows}
+    def _say(self, row: np.dtype, rows: int | None) -> None:
+        about = {"format": _FORMAT, "teacher": self._owner, "row": row.descr, "rows": rows}
         write_atomic(self._about, json.dumps(about).encode())
 
-    def _known(self, start: int, hashes: np.ndarray) -> int:
+    def _known(self, row: np.dtype, start: int, hashes: np.ndarray) -> int:
         """How many of a batch's rows are there; cuts off what is only begun."""
-        there = self._path.stat().st_size // self._row.itemsize - start
+        there = self._path.stat().st_size // row.itemsize - start
         found = min(there, len(hashes))
         if found > 0:
-            rows = np.fromfile(self._path, self._row, found, offset=start * self._row.itemsize)
+            rows = np.fromfile(self._path, row, found, offset=start * row.itemsize)
             self._check(rows["sample"], hashes[:found], start)
         if 0 < found < len(hashes):
-            os.truncate(self._path, start * self._row.itemsize)
+            os.truncate(self._path, start * row.itemsize)
             return 0
         return max(found, 0)
 
-    def _append(self, start: int, hashes: np.ndarray, outputs) -> None:
-        rows = np.empty(len(hashes), self._row)
+    def _append(self, row: np.dtype, hashes: np.ndarray, outputs) -> None:
+        rows = np.empty(len(hashes), row)
         rows["sample"] = hashes
         for i, output in enumerate(keras.tree.flatten(outputs)):
             rows[str(i)] = output.numpy()

@@ -85,7 +85,7 @@ def _signatures(graph: Graph) -> list[Signature]:
             (number, weights.get(id(slot.variable)), axis, along.labels)
             for slot in call.slots
             for axis, along in enumerate(slot.axes)
-            if along is not None
+            if along is not None and along.labels is not None
         ]
         axes += [
             (number, -1 - place, axis, labels)

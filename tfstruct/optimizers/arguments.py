@@ -16,14 +16,14 @@ def checked_rate(value):
 
 def checked_beta(name: str, value) -> float:
     """A decay rate in [0, 1): at 1 an average would never move."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
         raise ArgumentError(f"`{name}` must be a number in [0, 1). Received: {value!r}.")
     return float(value)
 
 
 def checked_positive(name: str, value, zero: bool = False) -> float:
     """A finite number above 0, or with `zero` one that is not negative."""
-    right = isinstance(value, numbers.Real) and 0 <= value < float("inf") and (zero or value > 0)
+    right = isinstance(value, numbers.Real) and 0 <= float(value) < float("inf") and (zero or float(value) > 0)
     if not right:
         least = "0 or larger" if zero else "above 0"
         raise ArgumentError(f"`{name}` must be a finite number, {least}. Received: {value!r}.")

@@ -201,7 +201,7 @@ def _held(graph: Graph, trainable: dict[int, int], removable: bool) -> set[int]:
             reaches = scaled if statistic else id(slot.variable) in trainable
             if not reaches or (removable and not plain):
                 for axis in slot.axes:
-                    if axis is not None and not isinstance(axis, In):
+                    if axis is not None and axis.labels is not None and not isinstance(axis, In):
                         out |= set(units.of(axis.labels).tolist())
         if removable and not _keeps_zero(call.op):
             for tensor in call.outputs:

@@ -81,9 +81,9 @@ class StructuredSparse(Wrapper):
     def _number(self, target) -> int:
         most = self.units.count - len(self.units.groups)
         number = target
-        if isinstance(target, numbers.Real) and not isinstance(target, numbers.Integral) and 0 < target < 1:
-            number = round(target * self.units.count)
-        if not isinstance(number, numbers.Integral) or isinstance(number, bool) or not 1 <= number <= most:
+        if isinstance(target, numbers.Real) and not isinstance(target, numbers.Integral) and 0 < float(target) < 1:
+            number = round(float(target) * self.units.count)
+        if not isinstance(number, numbers.Integral) or isinstance(number, bool) or not 1 <= int(number) <= most:
             raise ArgumentError(
                 f"`target` must be a share of the {self.units.count} channels that can be zero, or a number of them, "
                 f"from 1 to {most}, as each of the {len(self.units.groups)} groups keeps one. Received: {target!r}."

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import keras
 
@@ -13,7 +14,7 @@ from tfstruct.regularizers.weights import ATTENTION, Weight, chosen, stored, wei
 
 _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-Layers = str | keras.layers.Layer | Callable[[keras.layers.Layer], bool] | Sequence | None
+Layers: TypeAlias = str | keras.layers.Layer | Callable[[keras.layers.Layer], bool] | Sequence | None
 
 
 def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, ...]:
@@ -114,7 +115,11 @@ def _suited(regularizer, weight: Weight):
     if weight.variable.name == "depthwise_kernel":
         depthwise = True
     if isinstance(regularizer, GroupLasso | HoyerSquare) and (transposed or depthwise):
-        by = {"filter": (-2, -1) if depthwise else -2, "row": -2 if depthwise else -1}.get(regularizer.by)
+        axes: dict[object, int | tuple[int, int]] = {
+            "filter": (-2, -1) if depthwise else -2,
+            "row": -2 if depthwise else -1,
+        }
+        by = axes.get(regularizer.by)
         return regularizer if by is None else type(regularizer)(regularizer.strength, by)
     if isinstance(regularizer, Orthogonal) and regularizer.axis == -1 and transposed:
         return Orthogonal(regularizer.strength, -2)

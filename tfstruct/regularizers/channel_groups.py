@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Container
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,7 +52,8 @@ class ChannelNorms:
         if not active or self._holders[id(active[0])] is not holder:
             return 0.0
         kept = {id(v) for v in active}
-        squares, sizes = 0.0, np.zeros(self._count)
+        squares: Any = 0.0  # a tensor from the first weight on
+        sizes = np.zeros(self._count)
         for place in self._places:
             if id(place.variable) not in kept:
                 continue
@@ -81,7 +83,7 @@ def channel_norms(model: keras.Model, trained: Container[int], chosen: Container
         unit
         for slot in slots
         for along in slot.axes
-        if id(slot.variable) in chosen and isinstance(along, Out | Each)
+        if id(slot.variable) in chosen and isinstance(along, Out | Each) and along.labels is not None
         for unit in graph.units.of(along.labels).tolist()
     }
     for group in groups(graph):

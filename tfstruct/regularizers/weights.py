@@ -82,15 +82,15 @@ def chosen(model: keras.Model, everything: list[Weight], layers, wanted, what: s
         ModelError: something in `layers` matches nothing.
     """
     if layers is None:
-        picked = [w for w in everything if wanted(w)]
-        if not picked:
+        fitting = [w for w in everything if wanted(w)]
+        if not fitting:
             raise ModelError(f"`{model.name}` has no layer with {what}.")
-        return picked
+        return fitting
     several = isinstance(layers, Iterable) and not isinstance(layers, str)
     asked = list(layers) if several else [layers]
     if not asked:
         raise ModelError("`layers` is empty. Give at least one name, layer or predicate, or None for all layers.")
-    picked = {}
+    picked: dict[int, Weight] = {}
     for one in asked:
         matched = [w for w in everything if _matches(one, w)]
         fitting = [w for w in matched if wanted(w)]
