@@ -283,24 +283,27 @@ def test_data_of_another_range(process, images):
         assert any("verified on random inputs" in line for line in report.warnings)
 
 
-def test_advice_to_keep_a_layer_in_float_ends_well(process):
+@pytest.mark.parametrize("engine", ["auto", "tensorflow"])
+@pytest.mark.parametrize("how", ["layers", "allow_float"])
+def test_advice_to_keep_a_layer_in_float_ends_well(process, engine, how):
     """A float layer behind an int8 input got 1.9 dB: the advice says that the border has to be float too."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16,), name="x")
     h = L.Lambda(lambda x: keras.ops.sin(x), name="wave")(inputs)
     model = keras.Model(inputs, L.Dense(4)(L.Dense(16, activation="relu")(h)))
     x = (np.random.default_rng(0).normal(size=(200, 16)) ** 7).astype("float32")
-    recipe = Recipe(precision="int8", calibration=x)
+    recipe = Recipe(precision="int8", calibration=x, engine=engine)
     with Converter(model, process=process) as converter:
         with pytest.raises(ConversionError, match=r"wave: .*Recipe\(layers=.*float_io=True") as error:
             converter.convert(recipe)
-        kept = recipe.replace(layers={"wave": "float32"})
+        kept = recipe.replace(**({"layers": {"wave": "float32"}} if how == "layers" else {"allow_float": True}))
         half = converter.convert(kept).report
         whole = converter.convert(kept.replace(float_io=True)).report
     assert "rounded beside wave" in str(error.value)
     assert any("float_io=True (--float-io) leaves it in float" in line for line in half.warnings)
     assert half.verification.outputs[0].sqnr_db < 15 and "SQNR is" in " ".join(half.warnings)
-    assert whole.verification.outputs[0].sqnr_db > 25 and whole.warnings == ()
+    assert whole.verification.outputs[0].sqnr_db > 25
+    assert whole.warnings == (() if how == "layers" else ("1 operators stay in float: wave: SIN",))
 
 
 def masked(how: str):

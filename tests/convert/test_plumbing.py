@@ -11,6 +11,10 @@ from tfstruct.convert.runtime import Runtime
 RNG = np.random.default_rng(0)
 
 
+def _wide():
+    return keras.initializers.RandomNormal(stddev=1.0)  # as after training: the default is 1/20 of it
+
+
 def _ids(steps=8, words=30, dtype="int32"):
     x = RNG.integers(1, words, (60, steps))
     x[np.arange(steps) >= RNG.integers(2, steps + 1, (60, 1))] = 0
@@ -18,8 +22,7 @@ def _ids(steps=8, words=30, dtype="int32"):
 
 
 def _embedded(x, mask=True):
-    wide = keras.initializers.RandomNormal(stddev=1.0)  # as after training: the default is 1/20 of it
-    return layers.Embedding(30, 8, mask_zero=mask, embeddings_initializer=wide)(x)
+    return layers.Embedding(30, 8, mask_zero=mask, embeddings_initializer=_wide())(x)
 
 
 def _text(encode, dtype="int32"):
@@ -66,6 +69,31 @@ def _binned():
     return keras.Model(i, y), {"x": RNG.normal(size=(60, 1)).astype("float32")}
 
 
+def _picked(h):
+    """Rows of a table of 40, at the integers that numbers become."""
+    return layers.Flatten()(layers.Embedding(40, 4, embeddings_initializer=_wide())(ops.cast(h, "int32")))
+
+
+def _computed_ids(compute, low, high):
+    i = keras.Input((3,), name="x")
+    x = RNG.uniform(low, high, (60, 3)).astype("float32")
+    return keras.Model(i, layers.Dense(2)(_picked(compute(i)))), {"x": x}
+
+
+def _ids_beside_an_input():
+    i, j = keras.Input((2,), name="x"), keras.Input((3,), name="other")
+    h = ops.concatenate([_picked(i), i / 40.0, j], axis=-1)
+    x = RNG.integers(0, 40, (60, 2)).astype("float32")
+    return keras.Model([i, j], layers.Dense(2)(h)), {"x": x, "other": RNG.normal(size=(60, 3)).astype("float32")}
+
+
+def _binned_beside():
+    i = keras.Input((4,), name="x")
+    rows = layers.Embedding(5, 4, embeddings_initializer=_wide())(layers.Discretization([-1.0, 0.0, 0.5, 2.0])(i))
+    y = layers.Dense(2)(ops.concatenate([layers.Reshape((16,))(rows), i], axis=-1))
+    return keras.Model(i, y), {"x": RNG.normal(size=(60, 4)).astype("float32")}
+
+
 def _masked_series():
     i = keras.Input((8, 4), name="x")
     x = RNG.normal(size=(60, 8, 4)).astype("float32")
@@ -76,6 +104,11 @@ def _masked_series():
 def _vector(head):
     i = keras.Input((8,), name="x")
     return keras.Model(i, head(layers.Dense(6)(i))), {"x": RNG.normal(size=(60, 8)).astype("float32")}
+
+
+def _signed(slope):
+    i = keras.Input((8,), name="x")
+    return keras.Model(i, layers.Dense(3)(slope(i))), {"x": RNG.normal(size=(60, 8)).astype("float32")}
 
 
 def _rescaled(x):
@@ -108,12 +141,17 @@ MODELS = {
     "multi_hot": lambda: _coded(layers.CategoryEncoding(6, output_mode="multi_hot")),
     "count": lambda: _coded(layers.CategoryEncoding(6, output_mode="count")),
     "bins": _binned,
+    "ids plus one": lambda: _computed_ids(lambda i: ops.round(i) + 1.0, 0, 38),
+    "ids of a share": lambda: _computed_ids(lambda i: ops.floor(i * 39.99), 0, 1),
+    "clipped ids": lambda: _computed_ids(lambda i: ops.clip(ops.round(i * 9 + 20), 0, 39), -2, 2),
+    "ids beside an input": _ids_beside_an_input,
+    "bins beside": _binned_beside,
+    "sign by where": lambda: _signed(lambda i: ops.where(ops.greater(i, 0.0), i, i * 0.1)),
+    "sign by max": lambda: _signed(lambda i: ops.maximum(i, i * 0.1)),
     "squares": lambda: _vector(lambda y: layers.Dense(3)(ops.square(y))),
     "negative": lambda: _vector(lambda y: layers.Dense(3)(ops.relu(-y) + ops.square(-y))),
     "unit length": lambda: _vector(ops.normalize),
 }
-# One of these inputs cannot be float on its own for TensorFlow's engine, whose operators before a cast round.
-LITERT_ONLY = {"ids and numbers", "bins"}
 INPUTS = {
     "float ids": "int32",
     "masked mean of float ids": "int32",
@@ -123,25 +161,39 @@ INPUTS = {
     "int32 pixels": "int8",
     "ids and numbers": "float32",
     "bins": "float32",
+    "bins beside": "float32",
+    "ids plus one": "float32",
+    "ids of a share": "float32",
+    "clipped ids": "float32",
+    "ids beside an input": "float32",
+}
+# What indices are computed by stays in float.
+COMPUTED = {
+    "ids plus one": ("ADD", "ROUND"),
+    "ids of a share": ("MUL", "FLOOR"),
+    "clipped ids": ("MUL", "ADD", "ROUND", "RELU", "MINIMUM", "MAXIMUM"),
+    "sign by where": ("GREATER",),
 }
 
 
 @pytest.mark.parametrize("engine", ["auto", "tensorflow"])
 @pytest.mark.parametrize("name", MODELS)
 def test_it_converts_and_agrees_with_keras(process, name, engine):
-    if engine == "tensorflow" and name in LITERT_ONLY:
-        pytest.skip("rounds what indices are made of")
     keras.utils.set_random_seed(0)
     model, x = MODELS[name]()
     with Converter(model, process=process) as converter:
         file = converter.convert(Recipe(precision="int8", calibration=x, engine=engine))
     assert file.report.verification.figures()["sqnr_db"] > 24
-    assert {op.name for op in file.report.float_operators} <= {"CAST", "BUCKETIZE", "STRIDED_SLICE", "NOT_EQUAL"}
+    allowed = {"CAST", "BUCKETIZE", "STRIDED_SLICE", "NOT_EQUAL", *COMPUTED.get(name, ())}
+    assert {op.name for op in file.report.float_operators} <= allowed
     found = Runtime(file.content).inputs
     if name in INPUTS:
         (port,) = (port for port in found if port.name == "x")
         assert port.dtype == INPUTS[name]
         assert any(f"input {port.name}" in line for line in file.report.rewrites) or name == "masked mean"
+        assert port.dtype != "float32" or not any("is rounded beside" in line for line in file.report.warnings)
+        assert all(other.dtype == "int8" for other in found if other.name == "other")
+    assert not any("clipped" in line for line in file.report.warnings)
 
 
 def test_pixels_of_8_bits_are_exact(process):

@@ -67,21 +67,22 @@ def borders(content: bytes, runtime: Runtime) -> tuple[dict[str, Border], dict[s
 
 
 def floats_at_border(found: Sequence[flatbuffer.Operator]) -> list[flatbuffer.Operator]:
-    """Operators in float that read an input or write an output of the file, be it through a change of format."""
+    """Operators in float that read an input of integers, or write such an output: a change of format is between."""
     made = {name: op for op in found if op.subgraph == 0 for name in op.outputs}
     read = {name: op for op in found if op.subgraph == 0 for name in op.inputs}
 
-    def is_end(name: str, way: dict, side: str) -> bool:
+    def is_rounded(name: str, way: dict, side: str) -> bool:
+        first = name
         while name in way and way[name].name in flatbuffer.BORDER_OPERATORS:
             name = getattr(way[name], side)[0]
-        return name not in way
+        return name not in way and name != first
 
     return [
         op
         for op in flatbuffer.float_operators(found)
         if op.subgraph == 0
         and (
-            any(is_end(name, made, "inputs") for name in op.inputs)
-            or any(is_end(name, read, "outputs") for name in op.outputs)
+            any(is_rounded(name, made, "inputs") for name in op.inputs)
+            or any(is_rounded(name, read, "outputs") for name in op.outputs)
         )
     ]

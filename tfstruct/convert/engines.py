@@ -63,7 +63,7 @@ def _attempt(
 ) -> tuple[bytes | None, ConversionError | None]:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
-        content = flatbuffer.compact(plumbing.read_integers(quantizer()))
+        content = flatbuffer.compact(plumbing.read_floats(plumbing.read_integers(quantizer())))
         process().load(content)
     except ConversionError as error:
         return None, error
@@ -122,10 +122,9 @@ def _litert(
     if recipe.quantizes_activations:
         # Nobody sees the values inside a loop, so its body has no ranges and stays float.
         _add_rules(engine, f"^{flatbuffer.SUBGRAPH_PREFIX}", "float32", recipe)
-    for name in exact:
-        engine.update_quantization_recipe(
-            f"^{re.escape(name)};$", qtyping.TFLOperationName.INPUT, algorithm_key="no_quantize"
-        )
+    floats = set(exact) & set(flatbuffer.input_names(content))
+    if floats:  # all inputs are one operator
+        engine.update_quantization_recipe(".*", qtyping.TFLOperationName.INPUT, algorithm_key="no_quantize")
     if recipe.float_io or recipe.precision in ("dynamic", "float32"):
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
@@ -149,7 +148,8 @@ def _litert(
             "(Recipe(layers={pattern: 'float32'}), --keep-float), or use another precision.",
             where,
         ) from error
-    return flatbuffer.handing_out_own(bytes(result.quantized_model), content)
+    made = flatbuffer.handing_out_own(bytes(result.quantized_model), content)
+    return plumbing.integer_inputs(made, exact) if floats and not recipe.float_io else made
 
 
 def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
@@ -179,14 +179,34 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
 def _tensorflow(
     content: bytes, recipe: Recipe, layers, ranges: Ranges, process: ConverterProcess, exact: Collection[str]
 ) -> bytes:
+    found = flatbuffer.operators(content, layers)
+    own = {name: op for op in found for name in op.outputs}
     keep = [
         name
-        for op in flatbuffer.operators(content, layers)
+        for name, op in own.items()
         if recipe.precision_of(op.layers) == "float32" or op.name == "CAST" or set(op.outputs) & set(exact)
-        for name in op.outputs
     ]
-    ranged = flatbuffer.set_ranges(content, ranges)
-    floats = set(exact) & set(flatbuffer.input_names(content))  # it has one type for all inputs
-    return process.quantize(
-        ranged, recipe.precision, float_input=recipe.float_io or bool(floats), float_output=recipe.float_io, keep=keep
-    )
+    ranged = flatbuffer.set_ranges(content, plumbing.shared_choices(content, ranges))
+    # It has one type for all inputs.
+    floats = set(exact) & set(flatbuffer.input_names(content))
+    float_input = recipe.float_io or bool(floats)
+
+    def made(keep: list[str]) -> bytes:
+        return process.quantize(
+            ranged, recipe.precision, float_input=float_input, float_output=recipe.float_io, keep=keep
+        )
+
+    result = made(keep)
+    if float_input:
+        # It rounds what reads the input in float, unless that is known to stay so.
+        left = [name for name in _left_in_float(result) if name in own and name not in keep]
+        result = made([*keep, *left]) if left else result
+    return plumbing.integer_inputs(result, exact) if floats and not recipe.float_io else result
+
+
+def _left_in_float(content: bytes) -> list[str]:
+    """Names of what the operators in float make, and of the integers made of that: either has the name of before."""
+    found = flatbuffer.operators(content)
+    rounded = {op.inputs[0]: op.outputs[0] for op in found if op.name == "QUANTIZE"}
+    made = [name for op in flatbuffer.float_operators(found) for name in op.outputs]
+    return [*made, *(rounded[name] for name in made if name in rounded)]

@@ -291,6 +291,12 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
     layers = layers or {}
     found = []
     for number, graph in enumerate(model.subgraphs):
+        # TensorFlow's quantizer gives a layer's name to the integers made of its floats, and the floats another.
+        rounded = {
+            graph.tensors[op.inputs[0]].name.decode(): graph.tensors[op.outputs[0]].name.decode()
+            for op in graph.operators
+            if operator_name(model, op) == "QUANTIZE"
+        }
         for index, operator in enumerate(graph.operators):
             tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
             live = [t for t in tensors if not is_constant(model, t)]
@@ -300,7 +306,8 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
                 for i in operator.inputs
                 if i >= 0 and not is_constant(model, graph.tensors[i])
             )
-            origin = next((layers[name] for name in (*outputs, *inputs) if layers.get(name)), ())
+            copies = [rounded[name] for name in outputs if name in rounded]
+            origin = next((layers[name] for name in (*outputs, *copies, *inputs) if layers.get(name)), ())
             dtype = _DTYPE_NAMES[graph.tensors[operator.outputs[0]].type] if len(operator.outputs) else ""
             found.append(
                 Operator(

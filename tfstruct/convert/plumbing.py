@@ -6,7 +6,7 @@ between its integers.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -18,6 +18,9 @@ _PASS_ON = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE", "STRIDED_SLICE", "SLICE", "TRAN
 _COMPARISONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 # Between floats and integers, by nature: where they have no integer kernel, float is on one side of them only.
 BETWEEN = ("CAST", "BUCKETIZE", "ARG_MAX", "ARG_MIN", *_COMPARISONS)
+_CHOICES = ("SELECT", "SELECT_V2", "MAXIMUM", "MINIMUM")
+# What they make of a network's values is rounded anyway: integers made of that are those of rounded values.
+_KERNELS = (*flatbuffer.BIAS_INPUT, "BATCH_MATMUL", "WHILE")
 _FLOAT, _INT32, _BOOL = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
 _INTEGERS = tuple(
     getattr(schema.TensorType, name) for name in ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "INT64")
@@ -51,7 +54,8 @@ def recast(content: bytes) -> Recast:
     - A REVERSE_V2 is a GATHER, which moves integers. A SQUARE is a MUL, and a NEG one with -1: those have no kernel.
     - An integer input that is only cast to float is a float input, which is quantized: 8-bit pixels with a scale of 1.
     - A float input that is only cast to integers is an int32 input.
-    - A float input that is cast to integers besides stays float, with what only passes its values on.
+    - A float input that is cast to integers besides stays float, with what only passes its values on, and with what
+      is computed of it before the cast, as in `floor(10 * x)`: all but the products of kernels.
     """
     model = flatbuffer.read(content)
     graph = _Graph(model)
@@ -59,7 +63,6 @@ def recast(content: bytes) -> Recast:
     graph.gather_in_place_of_reverse()
     graph.products_in_place_of_functions()
     ranges: dict[str, tuple[float, float]] = {}
-    exact: list[str] = []
     changes: list[str] = []
     for index in map(int, list(graph.main.inputs)):
         tensor = graph.main.tensors[index]
@@ -72,14 +75,10 @@ def recast(content: bytes) -> Recast:
             if before in _EIGHT_BITS:
                 ranges[name] = _EIGHT_BITS[before]
             changes.append(f"input {name} quantized, {flatbuffer.dtype_name_of(before)} in the model")
-        elif before == _FLOAT and any(graph.is_cast(op, to=_INTEGERS) for op in ends):
-            if all(graph.is_cast(op, to=_INTEGERS) or graph.compares_integers(op) for op in ends):
-                graph.retype(passed, ends, _INT32)
-                changes.append(f"input {name} int32, which the model casts to integers")
-            else:
-                exact += [graph.main.tensors[i].name.decode() for i in passed]
-        elif before == _FLOAT and any(graph.name(op) == "BUCKETIZE" for op in ends):
-            exact += [graph.main.tensors[i].name.decode() for i in passed]
+        elif before == _FLOAT and graph.is_read_as_integers(ends):
+            graph.retype(passed, ends, _INT32)
+            changes.append(f"input {name} int32, which the model casts to integers")
+    exact = [graph.main.tensors[i].name.decode() for i in graph.read_by_indices()]
     changes += [f"input {name} float32, as integers are made of it" for name in exact if name in graph.input_names]
     return Recast(flatbuffer.write(model), ranges, tuple(exact), tuple(changes))
 
@@ -99,10 +98,69 @@ def read_integers(content: bytes) -> bytes:
                 changed = True
     if not changed:
         return content
-    read = {int(i) for op in graph.main.operators for i in op.inputs} | graph.outputs
-    graph.main.operators = [
-        op for op in graph.main.operators if graph.name(op) != "DEQUANTIZE" or int(op.outputs[0]) in read
-    ]
+    graph.drop_unread("DEQUANTIZE")
+    return flatbuffer.write(model)
+
+
+def shared_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The ranges as TensorFlow's quantizer needs them: it gives what a choice picks from the range of what it picks.
+
+    Where others read a value besides, as `x` in `where(x > 0, x, 0.1 * x)`, that would clip it for them too: there the
+    choice has a range that holds both.
+    """
+    graph = _Graph(flatbuffer.read(content))
+    out = dict(ranges)
+    for op in graph.main.operators:
+        if graph.name(op) not in _CHOICES:
+            continue
+        live = [int(i) for i in op.inputs if graph._moves(int(i)) and len(list(graph.readers(int(i)))) > 1]
+        names = [graph.main.tensors[i].name.decode() for i in (*live, *map(int, op.outputs))]
+        if live and all(name in out for name in names):
+            pairs = [out[name] for name in names]
+            out.update(dict.fromkeys(names, (min(low for low, _ in pairs), max(high for _, high in pairs))))
+    return out
+
+
+def read_floats(content: bytes) -> bytes:
+    """A quantized file in which operators in float read floats that are there, not what rounding makes of them."""
+    model = flatbuffer.read(content)
+    graph = _Graph(model)
+    made = {int(i): op for op in graph.main.operators for i in op.outputs}
+    plain: dict[int, int] = {}
+    for op in graph.main.operators:
+        rounded = made.get(int(op.inputs[0])) if graph.name(op) == "DEQUANTIZE" else None
+        if rounded is not None and graph.name(rounded) == "QUANTIZE":
+            source = int(rounded.inputs[0])
+            if graph.main.tensors[source].type == _FLOAT and int(op.outputs[0]) not in graph.outputs:
+                plain[int(op.outputs[0])] = source
+    if not plain:
+        return content
+    for op in graph.main.operators:
+        op.inputs = [plain.get(int(i), int(i)) for i in op.inputs]
+    for kind in ("DEQUANTIZE", "QUANTIZE"):
+        graph.drop_unread(kind)
+    return flatbuffer.write(model)
+
+
+def integer_inputs(content: bytes, exact: Collection[str]) -> bytes:
+    """A quantized file whose inputs take integers, but for those in `exact`: quantizers have one type for all."""
+    model = flatbuffer.read(content)
+    graph = _Graph(model)
+    moved: dict[int, int] = {}
+    for index in map(int, graph.main.inputs):
+        tensor, readers = graph.main.tensors[index], list(graph.readers(index))
+        alone = len(readers) == 1 and graph.name(readers[0]) == "QUANTIZE" and index not in graph.outputs
+        if tensor.type == _FLOAT and tensor.name.decode() not in exact and alone:
+            moved[index] = int(readers[0].outputs[0])
+            stored = graph.main.tensors[moved[index]]
+            tensor.name, stored.name = graph._unique(tensor.name + b"/float"), tensor.name
+    if not moved:
+        return content
+    graph.main.operators = [op for op in graph.main.operators if int(op.outputs[0]) not in moved.values()]
+    graph.main.inputs = [moved.get(int(i), int(i)) for i in graph.main.inputs]
+    for signature in model.signatureDefs or []:
+        for port in signature.inputs if signature.subgraphIndex == 0 else ():
+            port.tensorIndex = moved.get(port.tensorIndex, port.tensorIndex)
     return flatbuffer.write(model)
 
 
@@ -155,11 +213,41 @@ class _Graph:
                     ends.append(op)
         return passed, ends
 
+    def read_by_indices(self) -> list[int]:
+        """The float tensors of which integers are made without a kernel in between, from the inputs on."""
+        made = {int(i): op for op in self.main.operators for i in op.outputs}
+        inputs = set(map(int, self.main.inputs))
+        found: dict[int, None] = {}
+        for op in self.main.operators:
+            source = int(op.inputs[0]) if len(op.inputs) else -1
+            if not (self.is_cast(op, to=_INTEGERS) or self.name(op) == "BUCKETIZE") or not self._moves(source):
+                continue
+            way = [source]
+            for index in way:
+                own = made.get(index)
+                if own is not None and self.name(own) in _KERNELS:
+                    break
+                way += [int(i) for i in (own.inputs if own else ()) if self._moves(int(i)) and int(i) not in way]
+            else:
+                passed = [i for index in way if index in inputs for i in self.reach(index)[0]]
+                found |= dict.fromkeys(i for i in (*way, *passed) if i not in self.outputs)
+        return list(found)
+
+    def _moves(self, index: int) -> bool:
+        """Whether a tensor holds floats that depend on the input."""
+        tensor = self.main.tensors[index] if index >= 0 else None
+        return tensor is not None and tensor.type == _FLOAT and not self._constant(tensor)
+
     def is_cast(self, op: schema.OperatorT, to: int | Iterable[int]) -> bool:
         if self.name(op) != "CAST":
             return False
         target = self.main.tensors[op.outputs[0]].type
         return target == to if isinstance(to, int) else target in to
+
+    def is_read_as_integers(self, ends: Iterable[schema.OperatorT]) -> bool:
+        """Whether operators cast a value to integers, some of them, or compare it with whole numbers."""
+        casts = [self.is_cast(op, to=_INTEGERS) for op in ends]
+        return any(casts) and all(cast or self.compares_integers(op) for cast, op in zip(casts, ends, strict=True))
 
     def compares_integers(self, op: schema.OperatorT) -> bool:
         """Whether a comparison is one with whole numbers."""
@@ -191,6 +279,11 @@ class _Graph:
         for signature in self.model.signatureDefs or []:
             for port in signature.outputs if signature.subgraphIndex == 0 else ():
                 port.tensorIndex = gone.get(port.tensorIndex, port.tensorIndex)
+
+    def drop_unread(self, kind: str) -> None:
+        """Takes out the operators of a kind whose values nobody reads."""
+        read = {int(i) for op in self.main.operators for i in op.inputs} | self.outputs
+        self.main.operators = [op for op in self.main.operators if self.name(op) != kind or int(op.outputs[0]) in read]
 
     def _as(self, index: int, kind: int) -> int:
         tensor = self.main.tensors[index]
@@ -225,8 +318,8 @@ class _Graph:
                     operators += made_anew
                     continue
             operators.append(op)
-        read = {int(i) for op in operators for i in op.inputs} | self.outputs
-        self.main.operators = [op for op in operators if self.name(op) != "CAST" or int(op.outputs[0]) in read]
+        self.main.operators = operators
+        self.drop_unread("CAST")
 
     def gather_in_place_of_reverse(self) -> None:
         for op in self.main.operators:
