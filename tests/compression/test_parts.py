@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfstruct.augment import Pipeline
+from tfstruct.compression.channel_choice import graph_limits
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
 from tfstruct.compression.execution import with_epochs
 from tfstruct.compression.objective import objective
@@ -16,7 +17,7 @@ from tfstruct.compression.quality import agreement, quality
 from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
 from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
-from tfstruct.errors import DataError
+from tfstruct.errors import BudgetError, DataError
 from tfstruct.graph import trace
 
 layers = keras.layers
@@ -242,3 +243,20 @@ def test_epochs_are_shared_out():
     assert counts([PruneChannels(epochs=2), Quantize()], 10) == [2, 8]
     assert counts([PruneChannels(), PruneChannels(), Quantize()], 4) == [1, 2, 1]
     assert counts([PruneChannels(epochs=5), Quantize()], 3) == [5, 0]
+
+
+def test_an_arena_cannot_be_limited_by_an_unknown_peak_memory():
+    class Hidden(layers.Layer):
+        def call(self, x):
+            return tf.ensure_shape(tf.numpy_function(lambda a: a, [x], tf.float32), (None, 4))
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), Hidden(name="hidden")])
+    task = types.SimpleNamespace(
+        graph=trace(model),
+        limits=types.SimpleNamespace(figures={"arena_bytes": 500.0}),
+        original=types.SimpleNamespace(macs=None, params=20, peak_memory=None),
+        plain=types.SimpleNamespace(arena_bytes=1000),
+        measure=types.SimpleNamespace(reference_us=1.0),
+    )
+    with pytest.raises(BudgetError, match=r"`arena_bytes`.*hidden.*Limit `tflite_bytes`"):
+        graph_limits(task)

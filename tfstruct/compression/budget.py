@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from tfstruct import budgets
 from tfstruct.compression.candidate import Candidate
@@ -73,9 +74,11 @@ class Budget:
     @classmethod
     def of(cls, budget: "Budget | Mapping[str, float] | str") -> "Budget":
         """A budget from a dict, or from a text: `name=value` or `name=percent%`, separated by commas."""
-        if isinstance(budget, cls):
+        if isinstance(budget, Budget):
             return budget
-        return cls(**(budgets.entries(budget, [field.name for field in dataclasses.fields(cls)]) if budget else {}))
+        known = [field.name for field in dataclasses.fields(cls)]
+        given: dict[str, Any] = budgets.entries(budget, known) if budget else {}
+        return cls(**given)
 
     @property
     def figures(self) -> dict[str, float]:

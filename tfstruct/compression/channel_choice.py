@@ -14,8 +14,8 @@ from tfstruct.compression.precision_choice import Precision, choose_precision
 from tfstruct.compression.stage import Decision
 from tfstruct.compression.steps.pruning import PruneChannels
 from tfstruct.compression.task import Task
-from tfstruct.errors import BudgetError
-from tfstruct.graph import Group, trace
+from tfstruct.errors import BudgetError, ModelError
+from tfstruct.graph import Graph, Group, trace
 from tfstruct.graph.frozen import frozen_makers, groups_without_frozen
 from tfstruct.surgery.pruning.planner import Options, Planner
 
@@ -52,19 +52,34 @@ class Sizing:
 
 
 def graph_limits(task: Task) -> dict[str, float]:
-    """The limits that channels alone can meet, as far as the original does not: all but the size of the file."""
+    """The limits that channels alone can meet, as far as the original does not: all but the size of the file.
+
+    Raises:
+        BudgetError: the arena is limited, and the peak memory, by which it is, cannot be counted.
+    """
     limits, original, plain = task.limits.figures, task.original, task.plain
     found = {
         name: limits[name]
         for name in ("macs", "params", "peak_memory")
         if name in limits and limits[name] < getattr(original, name)
     }
-    if limits.get("arena_bytes", np.inf) < (plain.arena_bytes or 0):
-        share = limits["arena_bytes"] / plain.arena_bytes * original.peak_memory
-        found["peak_memory"] = min(share, found.get("peak_memory", np.inf))
-    if limits.get("latency_us", np.inf) < plain.latency_us:
+    arena = plain.arena_bytes or 0
+    if limits.get("arena_bytes", np.inf) < arena:
+        share = limits["arena_bytes"] / arena
+        found["peak_memory"] = min(share * _peak_memory(task.graph), found.get("peak_memory", np.inf))
+    if limits.get("latency_us", np.inf) < task.measure.reference_us:
         found["latency_us"] = _MARGIN * limits["latency_us"]
     return found
+
+
+def _peak_memory(graph: Graph) -> float:
+    try:
+        return Costs(graph, ("peak_memory",))()["peak_memory"]
+    except ModelError as error:
+        raise BudgetError(
+            f"Channels meet a limit on `arena_bytes` by the peak memory of the graph. {error} Limit `tflite_bytes` or "
+            "`latency_us` instead."
+        ) from error
 
 
 def size_limit(task: Task) -> float:
@@ -104,7 +119,7 @@ class _Choice:
         if not free and wanted:
             why = "no channel can go: " + "; ".join(f"{group.name}: {group.reason}" for group in self.every[:3])
             return Sizing((), precision, Decision("prune_channels", False, why), wanted, {})
-        if not wanted:
+        if found is None:  # nothing is wanted of channels
             return self._without_figures(precision)
         if found.keep is None:
             missed = ", ".join(f"{name} {value:,.0f}" for name, value in found.least.items())
@@ -169,7 +184,9 @@ class _Choice:
             keep, after = planner.choose(self.scores)
         except BudgetError as error:
             return _Planned(None, multiple, gradual, self.trains, least=error.least)
-        near = max(after[name] / limit for name, limit in planner.limits.items())
+        limits = planner.limits
+        assert isinstance(limits, Mapping)  # as `wanted` is
+        near = max(after[name] / limit for name, limit in limits.items())
         return _Planned(keep, multiple, gradual, self.trains, near, self._capacity(after))
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:

@@ -19,6 +19,7 @@ from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.progress import Progress
 from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.stage import Decision
+from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.strategy import decide
 from tfstruct.compression.task import Settings, Task
@@ -150,7 +151,8 @@ def _best_of_two(task: Task) -> tuple[Made, tuple[Decision, ...], tuple[Candidat
     decided, decisions = _decided(task, "auto")
     first = carry_out(task, decided)
     missed = task.limits.misses(first.candidate)
-    if not missed or decided[-1].tflite_bytes is None:  # the last one is Quantize
+    last = decided[-1]
+    if not missed or not isinstance(last, Quantize) or last.tflite_bytes is None:
         return first, decisions, ()
     folder = task.folder.inner("8-bits")
     decided, others = _decided(task, "auto", folder, four_bits=False)
@@ -199,7 +201,7 @@ def _searched(task: Task, search: Search) -> tuple[Made, tuple[Decision, ...], t
         Decision("search", True, why),
         *(Decision(step.kind, True, step.reason or f"of trial {best.number}") for step in best.steps),
     )
-    return best.made(task), decisions, tuple(trial.candidate for trial in found.measured)
+    return best.made(task), decisions, tuple(trial.candidate for trial in found.measured if trial.candidate is not None)
 
 
 def _report(task: Task, made: Made, decisions, started: float, tested, tried=()) -> CompressionReport:

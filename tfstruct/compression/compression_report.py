@@ -86,7 +86,7 @@ class CompressionReport:
         known = [one for one in self.candidates if None not in [getattr(one, name) for name in objectives]]
         return tuple(known[i] for i in front([costs(one, objectives) for one in known]))
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """(figure, original, plain int8, result, share of plain int8), as text."""
         three = (self.original, self.plain, self.result)
         rows = [(f"{self.original.metric}, validation", *(f"{one.quality:.4g}" for one in three), "")]

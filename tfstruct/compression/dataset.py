@@ -33,8 +33,9 @@ class Ports:
         single = isinstance(model, keras.Sequential)
         self._input = model.inputs[0] if single else model.input
         self._output = model.outputs[0] if single else model.output
-        named = isinstance(self._output, Mapping)
-        self.outputs = tuple(sorted(self._output) if named else functional_of(model).output_names)
+        named, functional = isinstance(self._output, Mapping), functional_of(model)
+        assert functional is not None  # a model with a `call` of its own is refused before
+        self.outputs = tuple(sorted(self._output) if named else functional.output_names)
         self._in_file = self.outputs if named else tuple(unique_names(list(self.outputs)))
         self.widths = tuple(x.shape[-1] for x in keras.tree.flatten(self._output))
 

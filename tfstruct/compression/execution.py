@@ -58,9 +58,11 @@ def carry_out(
     folder = folder or task.folder
     seed = task.settings.seed if seed is None else seed
     steps = with_epochs([Step.of(step) for step in strategy], task.settings.epochs)
-    task.told.expect(sum(step.epochs for step in steps) * task.train.steps(task.settings.batch_size))
+    task.told.expect(sum(step.epochs or 0 for step in steps) * task.train.steps(task.settings.batch_size))
     state = _State(Outcome(task.model), task.plain, None)
-    stages, dropped, out = [], [], set()
+    stages: list[Stage] = []
+    dropped: list[tuple[Step, str]] = []
+    out: set[str] = set()
     for number, step in enumerate(steps, 1):
         if step.kind in out:
             dropped.append((step, "the step of its kind before was taken back"))
@@ -114,7 +116,7 @@ def _carried_out(
     _claim(folder, strategy)
     stored = folder.read("stage.json")
     if stored is not None:
-        task.told.skip(step.epochs * task.train.steps(task.settings.batch_size))
+        task.told.skip((step.epochs or 0) * task.train.steps(task.settings.batch_size))
         stage = Stage.from_dict(stored["stage"])
         return _State(_restored(folder, stored), stage.candidate, None), stage
     task.told.stage(step.kind)
@@ -128,7 +130,7 @@ def _carried_out(
     else:
         candidate, file = task.measure(step.kind, *_to_convert(task, outcome), strategy=strategy)
     stage = Stage(
-        step, outcome.changes, outcome.skipped, candidate, outcome.history, outcome.details,
+        step, tuple(outcome.changes), tuple(outcome.skipped), candidate, tuple(outcome.history), outcome.details,
         time.perf_counter() - started,
     )  # fmt: skip
     folder.save("model", outcome.model if outcome.twin is None else outcome.twin)

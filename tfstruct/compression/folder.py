@@ -39,7 +39,7 @@ class WorkingFolder:
             RecipeError: the folder belongs to a run with another description, or to nothing of ours.
         """
         if path is None:
-            folder = _Temporary(pathlib.Path(tempfile.mkdtemp(prefix="tfstruct-compress-")))
+            folder: WorkingFolder = _Temporary(pathlib.Path(tempfile.mkdtemp(prefix="tfstruct-compress-")))
         else:
             folder = cls(pathlib.Path(path))
         wanted = {"format": _FORMAT, **json.loads(json.dumps(description))}

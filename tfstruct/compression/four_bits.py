@@ -1,6 +1,6 @@
 """What weights of 4 bits save, and which layers get them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class FileSize:
         return self._costs(keep)["tflite_bytes"] - self.offset - sum(sizes[path] / 2 for path in four_bits)
 
 
-def four_bit_layers(sizes: Mapping[str, int], wanted: float) -> tuple[str, ...]:
+def four_bit_layers(sizes: dict[str, int], wanted: float) -> tuple[str, ...]:
     """The layers whose weights of 4 bits save `wanted` bytes, or all: the largest first; the first and the last, which
     lose most by it, only where the others are not enough."""
     ends, chosen = {next(iter(sizes), ""), next(reversed(sizes), "")}, []

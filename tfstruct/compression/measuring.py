@@ -106,13 +106,15 @@ class Measuring:
             total = AgreementSum()
             total.add(expected, out)
             agreements.append(total.agreement(""))
-        if self.classes and all(one.top1_agreement is not None for one in agreements):
-            found["top1_agreement"] = min(one.top1_agreement for one in agreements)
+        top1 = [one.top1_agreement for one in agreements if one.top1_agreement is not None]
+        if self.classes and len(top1) == len(agreements):
+            found["top1_agreement"] = min(top1)
         found["sqnr_db"] = min(one.sqnr_db for one in agreements)
         if self.validation.labels is not None and len(flat) == 1:
             count = ScoreCount()
             count.add(keras.tree.flatten(self.validation.labels)[0], flat[0])
-            scores = dataclasses.asdict(count.scores())
+            counted = count.scores()
+            scores = {} if counted is None else dataclasses.asdict(counted)
             found |= {name: value for name, value in scores.items() if value is not None and name != self.quality.name}
         return found
 

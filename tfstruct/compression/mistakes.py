@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -96,8 +96,9 @@ def find_mistakes(
         made = _by_class(inputs, labels, original[0], result[0], kinds[0])
         if made is not None:
             return made
-    fitting = None if labels is None else [_fitted(y, out) for y, out in zip(labels, result, strict=True)]
-    has_labels = fitting is not None and all(y is not None for y in fitting)
+    shaped = [] if labels is None else [_fitted(y, out) for y, out in zip(labels, result, strict=True)]
+    fitting = [y for y in shaped if y is not None]
+    has_labels = labels is not None and len(fitting) == len(shaped)
     truth = fitting if has_labels else original
     errors = []
     for y, out in zip(truth, result, strict=True):
@@ -116,9 +117,10 @@ def _by_class(inputs, labels, original, result, kind: str) -> Mistakes | None:
         true = before
     else:
         fitted = _fitted(labels[0], result)
-        true = class_labels(labels[0] if fitted is None else fitted, result)
-        if true is None:
+        classed = class_labels(labels[0] if fitted is None else fitted, result)
+        if classed is None:
             return None
+        true = classed
     wrong = np.where(after != true, _confidence(result, kind), 0.0).reshape(len(result), -1)
     place = wrong.argmax(1)
     rows = np.arange(len(wrong))
@@ -152,7 +154,7 @@ def _pairs(true: np.ndarray, said: np.ndarray) -> Pairs:
     return tuple((int(t), int(s), int(n)) for t, s, n in zip(*found, counts, strict=True))
 
 
-def _worst(inputs, weights: np.ndarray, told) -> tuple[WorstSample, ...]:
+def _worst(inputs, weights: np.ndarray, told: Callable[[int], tuple[str, str]]) -> tuple[WorstSample, ...]:
     order = [int(i) for i in np.argsort(-weights, kind="stable")[:_WORST] if weights[i] > 0]
     shown = next((x for x in inputs if _is_image(x)), inputs[0])
     low, high = float(shown.min()), float(shown.max())
@@ -160,7 +162,11 @@ def _worst(inputs, weights: np.ndarray, told) -> tuple[WorstSample, ...]:
     def look(i: int) -> dict:
         return {"picture": _picture(shown[i], low, high)} if _is_image(shown) else {"lines": _lines(shown[i])}
 
-    return tuple(WorstSample(i, *told(i), float(weights[i]), **look(i)) for i in order)
+    def worst(i: int) -> WorstSample:
+        expected, received = told(i)
+        return WorstSample(i, expected, received, float(weights[i]), **look(i))
+
+    return tuple(map(worst, order))
 
 
 def _is_image(samples: np.ndarray) -> bool:

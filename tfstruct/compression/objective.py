@@ -57,7 +57,8 @@ def objective(graph: Graph, labels, loss=None) -> Objective:
         found = [_loss(*one) for one in zip(ys, graph.outputs, kinds, endings, strict=True)]
         loss = keras.tree.pack_sequence_as(labels, found)
     names = graph.body.functional.output_names
-    return Objective(*(_in_order(one, labels, names) for one in (loss, weights, metrics)), kinds)
+    loss, weights, metrics = (_in_order(one, labels, names) for one in (loss, weights, metrics))
+    return Objective(loss, weights, metrics, kinds)
 
 
 def _in_order(given, labels, names):

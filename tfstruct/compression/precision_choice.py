@@ -41,7 +41,7 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float,
     if target.split("-")[0] not in TARGETS or not sizes:
         return int8(f"{target} has no 4-bit weights" if sizes else "no layer has a kernel for 4-bit weights")
     content, _ = draft(task.model, "int4", process=task.process)
-    slow = task.measure.latency(content) / task.plain.latency_us
+    slow = task.measure.latency(content) / task.measure.reference_us
     if latency is not None and slow > 1.1:
         return int8(f"4-bit weights would make the file {slow:.1f} times as slow")
     chosen = four_bit_layers(sizes, wanted)

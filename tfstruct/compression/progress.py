@@ -38,7 +38,8 @@ class Told:
 
     def __init__(self, listener: Callable[[Progress], None] | None = None):
         self._listener = listener
-        self._stage, self._done, self._total = "", 0, None
+        self._stage, self._done = "", 0
+        self._total: int | None = None
         self._best: Candidate | None = None
         self._seconds, self._measured, self._told = 0.0, 0, 0.0
         self._last: float | None = None

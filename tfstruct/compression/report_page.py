@@ -33,8 +33,8 @@ def report_page(report: "CompressionReport") -> str:
 
 
 def _section(title: str, *inside) -> list[Html]:
-    inside = [part for part in inside if part]
-    return [element("h2", title), *inside] if inside else []
+    parts = [part for part in inside if part]
+    return [element("h2", title), *parts] if parts else []
 
 
 def _drawn(report) -> dict[str, Html]:

@@ -74,15 +74,13 @@ def decide(task: Task, given: Sequence[Step] | None = None, *, four_bits: bool =
 
 
 def _filled(task: Task, given: Sequence[Step]) -> Decided:
-    steps, sizing = [], None
+    steps = []
+    sizing = functools.cache(lambda: choose_channels(task, task.model))
     for step in given:
-        wants_channels = isinstance(step, PruneChannels) and step.budget is None
-        if wants_channels or (isinstance(step, Quantize) and step.precision is None):
-            sizing = sizing or choose_channels(task, task.model)
-        if wants_channels:
-            step = step.replace(budget=sizing.wanted)
+        if isinstance(step, PruneChannels) and step.budget is None:
+            step = step.replace(budget=sizing().wanted)
         elif isinstance(step, Quantize) and step.precision is None and step.tflite_bytes is None:
-            step = step.replace(tflite_bytes=sizing.precision.step.tflite_bytes)
+            step = step.replace(tflite_bytes=sizing().precision.step.tflite_bytes)
         steps.append(step)
     return tuple(steps), tuple(Decision(step.kind, True, step.reason or "asked for") for step in steps)
 
@@ -159,7 +157,7 @@ def _blocks(task: Task, sizing: Sizing, sizes: Sizes) -> tuple[Decided, Sizing]:
 def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:
     """By block, the share that goes with it of what channels cannot meet, at most of one figure; multiply-accumulates
     stand for times."""
-    missed = [name for name, least in sizing.least.items() if least > sizing.wanted[name]]
+    missed = [name for name, least in (sizing.least or {}).items() if least > sizing.wanted[name]]
     names = tuple({"macs" if name == "latency_us" else name for name in missed or sizing.wanted})
     whole = Costs(task.graph, names)()
 

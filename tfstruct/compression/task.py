@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -110,7 +110,7 @@ class Task(contextlib.AbstractContextManager):
         model: keras.Model,
         train: Any,
         validation: Any,
-        budget: Budget | dict | str,
+        budget: Budget | Mapping[str, float] | str,
         *,
         settings: Settings = Settings(),
         loss: Any = None,
@@ -173,14 +173,14 @@ class Task(contextlib.AbstractContextManager):
         if stored is None:
             self.plain, file = first("plain int8", self.model, self.recipe.replace(precision="int8"))
             self.plain_file = file.content
-            second = dataclasses.replace(first, reference=self.plain_file, reference_us=self.plain.latency_us)
+            second = dataclasses.replace(first, reference=self.plain_file, reference_us=_latency(self.plain))
             self.original, _ = second("original", self.model, self.recipe)
             file.save(self.folder.path / "plain.tflite")
             self.folder.write("plain.json", [self.plain.to_dict(), self.original.to_dict()])
         else:
             self.plain, self.original = map(Candidate.from_dict, stored)
             self.plain_file = (self.folder.path / "plain.tflite").read_bytes()
-        self.measure = dataclasses.replace(first, reference=self.plain_file, reference_us=self.plain.latency_us)
+        self.measure = dataclasses.replace(first, reference=self.plain_file, reference_us=_latency(self.plain))
         self.limits: Limits = self.budget.limits(self.original, self.plain)
 
     @property
@@ -278,6 +278,11 @@ def _own_training(model: keras.Model) -> tuple[str, ...]:
 
 def _whole(data: Examples | Stream) -> Examples:
     return data if isinstance(data, Examples) else data.take(None)
+
+
+def _latency(candidate: Candidate) -> float:
+    assert candidate.latency_us is not None  # `Measuring` measures it
+    return candidate.latency_us
 
 
 def _refuse_unknown_figures(graph: Graph, budget: Budget) -> None:

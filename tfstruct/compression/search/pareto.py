@@ -16,11 +16,11 @@ def costs(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
 def front(points: Sequence[Sequence[float]]) -> list[int]:
     """The Pareto front: places of the points for which no other one is at most as high in all figures and lower in
     one. Of equal points the first."""
-    points = np.array(points)
+    figures = np.array(points)
     found = []
-    for i, point in enumerate(points):
-        no_higher = (points <= point).all(axis=1)
-        lower = no_higher & (points < point).any(axis=1)
+    for i, point in enumerate(figures):
+        no_higher = (figures <= point).all(axis=1)
+        lower = no_higher & (figures < point).any(axis=1)
         if not lower.any() and not no_higher[:i].any():
             found.append(i)
     return found

@@ -47,7 +47,7 @@ class SearchReport:
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other one beats: at least as good in all objectives, and better in one. In the order of
         the last objective."""
-        points = [costs(trial.candidate, self.objectives) for trial in self.measured]
+        points = [costs(_figures(trial), self.objectives) for trial in self.measured]
         return tuple(self.measured[i] for i in sorted(front(points), key=lambda i: points[i][::-1]))
 
     @property
@@ -58,7 +58,7 @@ class SearchReport:
         return min(self.measured, key=self._rank, default=None)
 
     def _rank(self, trial: Trial) -> tuple:
-        candidate, limits = trial.candidate, self.limits
+        candidate, limits = _figures(trial), self.limits
         quality, size = costs(candidate, ("quality", "tflite_bytes"))
         good = limits.good_enough(candidate)
         order = (quality, size) if limits.figures or not good else (size, quality)
@@ -70,7 +70,7 @@ class SearchReport:
             (
                 str(trial.number),
                 *(f"{getattr(trial.candidate, name):{_form(name)}}" for name in self.objectives),
-                "; ".join(self.limits.misses(trial.candidate)) or "met",
+                "; ".join(self.limits.misses(_figures(trial))) or "met",
                 ", ".join(map(str, trial.steps)),
             )
             for trial in self.front()
@@ -148,6 +148,11 @@ class SearchReport:
     @classmethod
     def from_json(cls, text: str) -> "SearchReport":
         return cls.from_dict(json.loads(text))
+
+
+def _figures(trial: Trial) -> Candidate:
+    assert trial.candidate is not None  # it is one of `measured`
+    return trial.candidate
 
 
 def _form(name: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,7 +168,7 @@ class _Plan:
         seeds = np.random.SeedSequence([self.task.settings.seed, generation])
         seed = int(seeds.generate_state(1)[0])
         if generation == 1:
-            points = first_points(space.distributions, seed, search.generation)
+            points: Iterable[dict] = first_points(space.distributions, seed, search.generation)
         else:
             tried = [trial for trial in past if trial.params]
             points = next_points(space.distributions, seed, search.generation, tried, self.record.directions)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -106,7 +107,7 @@ class Space:
                 found["method"] = CategoricalDistribution(self.methods)
         return found
 
-    def steps(self, point: Mapping[str, object]) -> tuple[Step, ...]:
+    def steps(self, point: Mapping[str, Any]) -> tuple[Step, ...]:
         """The strategy of a point, a value for each name in `distributions`."""
         found: list[Step] = [Optimize()]
         if point.get("early"):

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,7 +46,7 @@ class StoredTask:
         task.model.save(task.folder.path / _MODEL)
         for name, examples in (("train", task.train), ("validation", task.validation)):
             labels = [] if examples.labels is None else keras.tree.flatten(examples.labels)
-            arrays = {f"input{i}": array for i, array in enumerate(examples.inputs)}
+            arrays: dict[str, Any] = {f"input{i}": array for i, array in enumerate(examples.inputs)}
             arrays |= {f"label{i}": array for i, array in enumerate(labels)}
             np.savez(task.folder.path / _DATA.format(name), **arrays)
         return cls(str(task.folder.path.absolute()), task.budget, task.settings, task.options)

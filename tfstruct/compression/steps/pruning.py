@@ -51,15 +51,17 @@ class PruneChannels(Step):
     def run(self, work: Work) -> Outcome:
         if not self.budget:
             return Outcome(work.model, skipped=[(work.model.name, "the budget asks for no channels")])
-        gradually = self.gradual and self.epochs
+        epochs = self.epochs or 0
+        gradually = self.gradual and epochs
         model, done = work.once("pruned", lambda: (self._while_training if gradually else self._at_once)(work))
-        left = self.epochs - self._ramp if gradually else self.epochs
+        left = epochs - self._ramp if gradually else epochs
         history = work.train(model, left, rate=self.rate) if left else []
         return Outcome(model, done["changes"], done["skipped"], done["details"], [*done["history"], *history])
 
     @property
     def _ramp(self) -> int:
-        return min(max(1, round(self.ramp * self.epochs)), self.epochs)
+        epochs = self.epochs or 0
+        return min(max(1, round(self.ramp * epochs)), epochs)
 
     def _options(self, work: Work) -> dict:
         names = ("criterion", "scope", "round_to", "min_channels", "max_ratio", "exclude")

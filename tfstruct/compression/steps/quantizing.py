@@ -38,17 +38,18 @@ class Quantize(Step):
 
     def run(self, work: Work) -> Outcome:
         task = work.task
-        steps = self.epochs * task.train.steps(task.settings.batch_size)
+        epochs = self.epochs or 0
+        steps = epochs * task.train.steps(task.settings.batch_size)
         momentum = 0.99 if steps > 500 else 0.9
         scheme = Scheme(self.precision or "int8", {**self.layers, **self._four_bits(work)}, momentum=momentum)
-        if not self.epochs:
+        if not epochs:
             mixed = "".join(f", {pattern} {precision}" for pattern, precision in scheme.layers.items())
             return Outcome(work.model, [(work.model.name, f"{scheme.precision}{mixed}, after training")], scheme=scheme)
         model = work.copy()
         mark = int(_FREEZE * steps)
         aware = QuantizeAware(scheme, freeze_ranges=mark or None, freeze_batch_norm=mark or None)
         rate = task.settings.learning_rate / 10 if self.rate is None else self.rate
-        history = work.train(model, self.epochs, rate=rate, callbacks=[aware])
+        history = work.train(model, epochs, rate=rate, callbacks=[aware])
         report = aware.report
         changes = [(name, f"{bits} bits") for name, bits in report.kernels]
         return Outcome(model, changes, report.skipped, report.to_dict(), history, aware.twin, scheme)
@@ -56,7 +57,8 @@ class Quantize(Step):
     def _four_bits(self, work: Work) -> dict[str, str]:
         if self.tflite_bytes is None:
             return {}
-        sizes, chosen = FileSize(trace(work.model)).sizes(), ()
+        sizes = FileSize(trace(work.model)).sizes()
+        chosen: tuple[str, ...] = ()
         while True:
             layers = dict.fromkeys(chosen, "int4")
             recipe = Recipe(precision=self.precision or "int8", layers={**self.layers, **layers})

@@ -102,7 +102,8 @@ def _kind(name) -> type[Step]:
 
 
 def _default(field: dataclasses.Field):
-    return field.default_factory() if field.default is dataclasses.MISSING else field.default
+    make = field.default_factory
+    return field.default if make is dataclasses.MISSING else make()
 
 
 def _short(value) -> str:
