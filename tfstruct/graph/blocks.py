@@ -48,7 +48,7 @@ def atoms(free: np.ndarray, blocks: tuple[Partition, ...], scores: np.ndarray) -
     for block in blocks:
         by_units.setdefault(frozenset(block.ravel().tolist()), []).append(block)
     for pair in by_units.values():
-        found += _zipped(pair[0], allowed, scores) if len(pair) == 1 else _crossed(*pair, allowed, scores)
+        found += _zipped(pair[0], allowed, scores) if len(pair) == 1 else _crossed(pair[0], pair[1], allowed, scores)
     return sorted(found, key=lambda atom: (float(np.mean(scores[atom])), min(atom)))
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -87,11 +87,19 @@ class Slot:
     groups: int = 1
     scale: Callable[[Kept], float | np.ndarray] | None = None
 
+    def tied(self) -> Iterator[tuple[int, In | Out | Each, np.ndarray]]:
+        """Each axis that belongs to channels: its number, how it does, and their labels."""
+        for axis, along in enumerate(self.axes):
+            if along is not None and along.labels is not None:
+                yield axis, along, along.labels
+
     def take(self, value: np.ndarray, kept: Kept) -> np.ndarray:
         """The part of an array of the weight's shape that stays; copies of a channel share what they add to a sum."""
         axes = [None if axis is None else axis.labels for axis in self.axes]
         if self.groups > 1:
-            value = self._take_grouped(value, kept(axes[-2]), kept(axes[-1]), len(axes[-2]))
+            ins, outs = axes[-2:]
+            assert ins is not None and outs is not None
+            value = self._take_grouped(value, kept(ins), kept(outs), len(ins))
             axes = [*axes[:-2], None, None]
         for i, labels in enumerate(axes):
             if labels is not None:
@@ -144,8 +152,8 @@ class Call:
         self.shapes = [tuple(s) for s in shapes]
         self.outputs: tuple[Channels, ...] = ()
         self.slots: list[Slot] = []
-        self.edits: dict[tuple[str, ...], Callable[[Kept], object]] = {}
-        self.argument_edits: dict[object, Callable[[Kept], object]] = {}
+        self.edits: dict[tuple[str | int, ...], Callable[[Kept], object]] = {}
+        self.argument_edits: dict[int | str, Callable[[Kept], object]] = {}
         self.costs: list[tuple[float, tuple[np.ndarray, ...]]] = []
         self.makes: dict[str, np.ndarray] = {}
         self.offsets: dict[str, Callable[[Kept], np.ndarray]] = {}
@@ -204,8 +212,8 @@ class Call:
         for before, now in zip(known.axes, axes, strict=True):
             if before is not None and now is not None:
                 self.unite(before.labels, now.labels)
-            elif before is not None or now is not None:
-                self.freeze((before or now).labels, f"{self.path} is shared with a call on other channels")
+            elif (held := before or now) is not None:
+                self.freeze(held.labels, f"{self.path} is shared with a call on other channels")
 
     def weight_like(self, variable, other) -> None:
         """Ties the axes of a weight to the channels of another one of its shape, entry by entry."""
@@ -214,10 +222,11 @@ class Call:
             axes = [None if axis is None else Each(axis.labels) for axis in slot.axes]
             self.weight(variable, *axes, groups=slot.groups)
 
-    def set(self, name: str, value) -> None:
+    def set(self, name: str, value, *, within: tuple[str | int, ...] = ()) -> None:
         """After surgery, the entry `name` of the layer's configuration is `value`: an array of labels stands for the
-        number of them that stay; a function gets `kept`, which maps labels to the positions that stay."""
-        self.edits[(*self._inside, name)] = _as_function(value)
+        number of them that stay; a function gets `kept`, which maps labels to the positions that stay. `within`: the
+        keys on the way to a configuration inside of it."""
+        self.edits[(*self._inside, *within, name)] = _as_function(value)
 
     def set_argument(self, key: int | str, value) -> None:
         """The same for an argument of the call, by position or name."""
@@ -282,7 +291,7 @@ class Call:
         sizes = [n for n, labels in list(zip(shape or self.shapes[0], axes, strict=True))[1:] if labels is None]
         return None if None in sizes else float(np.prod(sizes, dtype=float))
 
-    def elementwise(self, tensors: Sequence[Channels | np.ndarray] | None = None) -> Axes:
+    def elementwise(self, tensors: Sequence[Channels] | None = None) -> Axes:
         """Axes of an elementwise result of the inputs, broadcast as NumPy does, united channel by channel."""
         tensors = self.inputs if tensors is None else tensors
         rank = max(t.rank for t in tensors)

@@ -101,8 +101,8 @@ def _channels(call: Call) -> int:
 
 
 def _flattened(call: Call, affine: Affine, axis: int) -> Affine:
-    shape = call.input.shape[1:]
-    if None in shape or call.op.data_format == "channels_first":
+    shape = [n for n in call.input.shape[1:] if n is not None]
+    if len(shape) < call.input.rank - 1 or call.op.data_format == "channels_first":
         raise Unfit(f"`{call.path}` flattens a shape that is open, or in another order")
     spread = [-1 if i == axis - 1 else 1 for i in range(len(shape))]
     return Affine(*(np.broadcast_to(x.reshape(spread), shape).ravel() for x in (affine.scale, affine.shift)))

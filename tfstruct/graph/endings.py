@@ -2,6 +2,7 @@
 
 import keras
 from keras import layers
+from keras.src.ops.node import Node
 
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
 from tfstruct.graph.kinds import built_in_name, kind_of
@@ -27,7 +28,7 @@ def ending(x: keras.KerasTensor) -> tuple[str, keras.Operation]:
     Looked for behind dropout, reshapes, casts and linear activations, inside nested models and wrappers. What a layer
     that no rule knows says of itself is not believed.
     """
-    outer: list[tuple[keras.Model, object]] = []
+    outer: list[tuple[keras.Model, Node]] = []
     while True:
         op, number, index = x._keras_history
         node = op._inbound_nodes[number]
@@ -60,7 +61,7 @@ def activation_of(op: keras.Operation) -> str | None:
     name = built_in_name(op)
     if name == "ReLU":
         plain = not op.negative_slope and not op.threshold
-        known = {None: "relu", 6: "relu6"}.get(None if op.max_value is None else float(op.max_value))
+        known = {None: "relu", 6.0: "relu6"}.get(None if op.max_value is None else float(op.max_value))
         return known if plain and known else "relu_variant"
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]

@@ -67,11 +67,9 @@ def groups(graph: Graph) -> tuple[Group, ...]:
             makers.setdefault(number, []).append(path)
     members: dict[int, list[Member]] = {number: [] for number in makers}
     for slot in graph.slots:
-        for axis, along in enumerate(slot.axes):
-            if along is None:
-                continue
-            for number in np.unique(units.bundle[units.of(along.labels)]).tolist():
-                member = Member(slot.path, slot.variable.name, axis, _ROLES[type(along)], len(along.labels))
+        for axis, along, labels in slot.tied():
+            for number in np.unique(units.bundle[units.of(labels)]).tolist():
+                member = Member(slot.path, slot.variable.name, axis, _ROLES[type(along)], len(labels))
                 members.setdefault(number, []).append(member)
     blocks: dict[int, list[np.ndarray]] = {}
     for block in units.blocks:
@@ -145,12 +143,12 @@ def last_units(
     seen: set[bytes] = set()
     for call in graph.calls:
         for channels in call.outputs:
-            for labels in channels.axes:
-                if labels is None or labels.tobytes() in seen:
+            for own in channels.axes:
+                if own is None or own.tobytes() in seen:
                     continue
-                seen.add(labels.tobytes())
-                if not parts[labels, 1:].any():
-                    wanted.setdefault(tuple(np.unique(parts[labels, 0]).tolist()), 1)
+                seen.add(own.tobytes())
+                if not parts[own, 1:].any():
+                    wanted.setdefault(tuple(np.unique(parts[own, 0]).tolist()), 1)
     held: set[int] = set()
     frozen = set(graph.units.frozen) | {0}
     for units, least in sorted(wanted.items(), key=lambda item: len(item[0])):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.patterns import matches, names_layer
 
-Which = str | keras.Layer | Sequence | Callable | None
+Which: TypeAlias = str | keras.Layer | Sequence | Callable | None
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -86,7 +87,8 @@ def _selected(model, paths, layers) -> tuple[list[str], set[str]]:
     if callable(layers) and not isinstance(layers, keras.Operation):
         return [path for path, layer in paths.items() if isinstance(layer, keras.Layer) and layers(layer)], set()
     given = [layers] if isinstance(layers, (str, keras.Operation)) else list(layers)
-    chosen, named = set(), set()
+    chosen: set[str] = set()
+    named: set[str] = set()
     for one in given:
         if isinstance(one, str):
             hits = [path for path in paths if matches(one, path)]
@@ -147,5 +149,8 @@ def _einsum_view(equation: str, shape) -> tuple[tuple[int, int, int], tuple[int,
     taps = [i for i, axis in enumerate(weight) if axis in data and axis in result]
     inputs = [i for i, axis in enumerate(weight) if axis not in result]
     outputs = [i for i, axis in enumerate(weight) if axis in result and axis not in data]
-    sizes = tuple(int(np.prod([shape[i] for i in axes], dtype=int)) for axes in (taps, inputs, outputs))
-    return sizes, (*taps, *inputs, *outputs)
+
+    def size(axes: list[int]) -> int:
+        return int(np.prod([shape[i] for i in axes], dtype=int))
+
+    return (size(taps), size(inputs), size(outputs)), (*taps, *inputs, *outputs)

@@ -19,14 +19,14 @@ def kind_of(op: keras.Operation, kinds: Iterable[type]) -> type | None:
     It does where no class of a user between the two gives `call` or another method or property that computing may
     use a new meaning: `convolution_op`, `kernel`.
     """
-    own = type(op)
+    own: type = type(op)
     found = next((kind for kind in own.__mro__ if kind in kinds), None)
     return found if found is None or _computes_as(own, found) else None
 
 
 def built_in_name(op: keras.Operation) -> str:
     """The name of the class of Keras that an operation computes as; "" for none."""
-    own = type(op)
+    own: type = type(op)
     found = next((kind for kind in own.__mro__ if _of_keras(kind)), None)
     return found.__name__ if found is not None and _computes_as(own, found) else ""
 
@@ -37,7 +37,7 @@ def _of_keras(kind: type) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _computes_as(own: type, kind: type) -> bool:
-    if own.call is not kind.call:
+    if getattr(own, "call", None) is not getattr(kind, "call", None):
         return False
     between = own.__mro__[: own.__mro__.index(kind)]
     return not any(

@@ -123,7 +123,10 @@ class _Routed:
         """What is called inside of `outer`, as this replica sees it."""
         replica = _replica()
         routes = self.routes[self.routes.index(outer) + 1 :] if outer else self.routes
-        return next((route.call for route in routes if route.replica in (None, replica)), self.own)
+        for route in routes:
+            if route.replica in (None, replica) and route.call is not None:
+                return route.call
+        return self.own
 
 
 @dataclasses.dataclass(eq=False)

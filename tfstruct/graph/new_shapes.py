@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-_ZEROS = {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None}
+_ZEROS: dict[str, object] = dict(module="keras.initializers", class_name="Zeros", config={}, registered_name=None)
 _lock = threading.RLock()
 
 

@@ -83,7 +83,7 @@ def in_order(args, kwargs) -> list[keras.KerasTensor]:
 class _Rebuild:
     def __init__(self, graph: Graph, kept: Kept, edits: Mapping[int, Edit] | None = None):
         self._graph, self._kept, self._edits = graph, kept, edits or {}
-        self._made: dict[int, tuple[object, object]] = {}  # id of an operation -> (it, its successor)
+        self._made: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # id of an operation -> (it, its successor)
 
     def model(self, body: Body, given: Sequence[keras.KerasTensor] = ()) -> keras.Model:
         """A body as a model; one with a single input takes the sizes of what is `given` to it, which an edit may have
@@ -118,13 +118,13 @@ class _Rebuild:
         if step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
             return rewritten
         made = self._successor(step.op, lambda: self.operation(step))
-        args = list(args)
+        given = list(args)
         for key, edit in step.argument_edits.items():
-            if isinstance(key, int) and key < len(args):
-                args[key] = edit(self._kept)
-            else:
+            if isinstance(key, str):
                 kwargs[key] = edit(self._kept)
-        return made(*args, **kwargs)
+            else:
+                given[key] = edit(self._kept)
+        return made(*given, **kwargs)
 
     def _successor(self, op, make):
         if id(op) not in self._made:
@@ -163,8 +163,8 @@ class _Rebuild:
     def _cuts(self, op) -> bool:
         """Whether one of its weights gets another shape."""
         own = {id(w) for w in getattr(op, "weights", ())}
-        axes = [a for slot in self._graph.slots if id(slot.variable) in own for a in slot.axes if a is not None]
-        return any(len(self._kept(a.labels)) != len(a.labels) for a in axes)
+        ties = [tie for slot in self._graph.slots if id(slot.variable) in own for tie in slot.tied()]
+        return any(len(self._kept(labels)) != len(labels) for _, _, labels in ties)
 
     def _assemble(self, body: Body, inputs, outputs) -> keras.Model:
         model = body.model
@@ -243,7 +243,7 @@ def _copied(op, edits):
     return made
 
 
-def _put(config: dict, path: tuple[str, ...], value) -> None:
+def _put(config: dict, path: tuple[str | int, ...], value) -> None:
     for key in path[:-1]:
         config = config[key]
     config[path[-1]] = value

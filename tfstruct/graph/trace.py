@@ -7,9 +7,10 @@ import json
 import keras
 import numpy as np
 from keras.src.models.functional import Functional
+from keras.src.ops.node import Node
 
 from tfstruct.errors import ModelError
-from tfstruct.graph.call import Call, Channels
+from tfstruct.graph.call import Call, Channels, Slot
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.labels import Labels, Units
 from tfstruct.graph.plain_weights import check_plain
@@ -26,7 +27,7 @@ class Body:
     functional: Functional
     path: str
     inputs: list[Channels]
-    steps: list[tuple[object, "Call | Body"]]
+    steps: list[tuple[Node, "Call | Body"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Graph:
     units: Units
 
     @property
-    def slots(self):
+    def slots(self) -> list[Slot]:
         return [slot for call in self.calls for slot in call.slots]
 
     @property

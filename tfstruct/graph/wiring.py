@@ -87,8 +87,8 @@ class Wiring:
         Raises:
             Unfit: the operations do not always follow each other.
         """
-        firsts = [self.maker.get(call.input.key) for call in second]
-        if None in firsts:
+        firsts = [self.maker[call.input.key] for call in second if call.input.key in self.maker]
+        if len(firsts) < len(second):
             raise Unfit(f"`{second[0].path}` reads an input of the model")
         first = firsts[0]
         if any(x.op is not first.op for x in firsts) or len(self.calls[id(first.op)]) != len(firsts):
@@ -111,7 +111,7 @@ class Remake:
     def __init__(self, graph: Graph):
         self._graph = graph
         self._edits: dict[int, Callable] = {}
-        self._values: list[tuple[layers.Layer, Mapping[str, np.ndarray]]] = []
+        self._values: list[tuple[layers.Layer, Mapping[str, np.ndarray] | list[np.ndarray]]] = []
 
     def touched(self, op) -> bool:
         return id(op) in self._edits
@@ -141,7 +141,7 @@ class Remake:
                 "register_keras_serializable."
             ) from error
         layer.trainable = like.trainable
-        self._values.append((layer, values if values is not None else {"": [w.numpy() for w in like.weights]}))
+        self._values.append((layer, values if values is not None else [w.numpy() for w in like.weights]))
         return layer
 
     def model(self) -> keras.Model:
@@ -149,8 +149,8 @@ class Remake:
         for layer, values in self._values:
             if not layer.built:
                 continue  # nothing calls it on the way to an output
-            if "" in values:
-                layer.set_weights(values[""])
+            if isinstance(values, list):
+                layer.set_weights(values)
                 continue
             for name, value in values.items():
                 variable = getattr(layer, name)

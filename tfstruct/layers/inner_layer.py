@@ -109,7 +109,7 @@ def through_the_inner_layer(call: Call) -> Axes | list[Axes]:
         call.freeze_inputs(f"{call.path} holds {what}")
         return call.untouched()
     within = call.inside("layer", inner, call.inputs, call.shapes)
-    call.edits[(*call._inside, "layer", "build_config")] = lambda kept: None  # of the shape before surgery
+    call.set("build_config", lambda kept: None, within=("layer",))  # of the shape before surgery
     made = found(within)
     if within.argument_edits or within.offsets or within.rewrite is not None:
         call.freeze_inputs(f"{call.path} holds {type(inner).__name__}, whose call would have to change")

@@ -1,6 +1,7 @@
 """Operation classes by name, and the constants among what an operation is given."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ def axes_of(axis, rank: int) -> tuple[int, ...]:
     return tuple(int(a) % rank for a in (axis if isinstance(axis, (list, tuple)) else (axis,)))
 
 
-def given(call: Call) -> list[tuple[int | str, object]]:
+def given(call: Call) -> list[tuple[int | str, Any]]:
     """Every argument of the call, by position or name, tensors as `Channels`."""
     known = {id(x): c for x, c in zip(call.node.arguments.keras_tensors, call.inputs, strict=True)}
     arguments = call.node.arguments
@@ -51,12 +52,14 @@ def array_of(value) -> np.ndarray | None:
     return None if array.dtype == object else np.asarray(array)
 
 
-def operands(call: Call, arguments: Iterable[tuple[int | str, object]]) -> list[tuple[object, Channels, object]] | None:
+def operands(
+    call: Call, arguments: Iterable[tuple[int | str, object]]
+) -> list[tuple[int | str, Channels, object]] | None:
     """(key, its channels, its array) of every tensor and constant; None where an argument is neither.
 
     The channels of a constant carry no labels yet: see `adopt`.
     """
-    found = []
+    found: list[tuple[int | str, Channels, object]] = []
     for key, value in arguments:
         if value is None:
             continue
@@ -73,6 +76,7 @@ def operands(call: Call, arguments: Iterable[tuple[int | str, object]]) -> list[
 def adopt(call: Call, key: int | str, constant, axes) -> Channels:
     """A constant whose axes are cut as these labels are; a variable, which cannot be cut, holds them."""
     array = array_of(constant)
+    assert array is not None  # `operands` has read it
     if any(labels is not None for labels in axes):
         if hasattr(constant, "assign"):
             for labels in axes:

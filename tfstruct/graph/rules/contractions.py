@@ -55,8 +55,8 @@ def einsum_dense(call: Call) -> Axes:
     role = {letter: Out if letter in new else (Each if letter in out else In) for letter in kernel}
     call.weight(layer._kernel, *(role[letter](by_letter[letter]) for letter in kernel))
     if layer.bias is not None:
-        letters = [letter for letter in out if letter in (layer.bias_axes or "")]
-        call.weight(layer.bias, *(Out(by_letter[letter]) for letter in letters))
+        biased = [letter for letter in out if letter in (layer.bias_axes or "")]
+        call.weight(layer.bias, *(Out(by_letter[letter]) for letter in biased))
     activation(call, layer.activation, axes[-1])
     call.set("output_shape", lambda kept: _einsum_shape(layer, out, axes, kept))
     letters = dict.fromkeys((*came[1:], *out[1:]))
@@ -105,6 +105,7 @@ def conv(call: Call) -> Axes:
     made = call.fresh(layer.filters)
     axes = _spatial(call, made)
     if groups > 1:
+        assert width is not None  # a kernel was built for it
         # Without labels the input stays whole, and so do the groups.
         ins = came if came is not None else np.zeros(width, int)
         call.blocks(made, groups)

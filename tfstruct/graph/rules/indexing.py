@@ -245,7 +245,8 @@ def slice_(call: Call) -> Axes | list[Axes]:
     if starts is None:
         return _held(call, "starts its slice at a place that is not known")
     lengths = call.op.shape
-    axes, news = [], []
+    axes: list[np.ndarray | None] = []
+    news = []
     for axis, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=True)):
         labels = call.input.axes[axis]
         if labels is None:
@@ -286,15 +287,15 @@ def take(call: Call) -> Axes | list[Axes]:
         for picked in other.axes if isinstance(other, Channels) else ():
             call.freeze(picked, f"{call.path} takes it as indices")
         labels = None
-    if labels is None:
+    if labels is None or indices is None:
         return (*x.axes[:axis], *(None,) * rank, *x.axes[axis + 1 :])
-    places = indices.astype(int) % len(labels)
+    places, kind = indices.astype(int) % len(labels), indices.dtype
     key = key_of(call, "indices", 1)
     if indices.ndim == 0:
         call.freeze(labels[[places]], f"{call.path} takes this channel alone")
         call.set_argument(key, lambda kept: int(_new_places(call, labels, places.reshape(1), kept)[0]))
         return (*x.axes[:axis], *x.axes[axis + 1 :])
-    call.set_argument(key, lambda kept: _new_places(call, labels, places, kept).astype(indices.dtype))
+    call.set_argument(key, lambda kept: _new_places(call, labels, places, kept).astype(kind))
     return (*x.axes[:axis], labels[places], *x.axes[axis + 1 :])
 
 

@@ -1,5 +1,7 @@
 """Layers that move, join, repeat or pool data: labels move as the data does."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from keras import layers
 
@@ -46,7 +48,7 @@ def concatenate(call: Call) -> Axes:
     return join(call, call.inputs, call.op.axis)
 
 
-def join(call: Call, tensors: list[Channels], axis: int) -> Axes:
+def join(call: Call, tensors: Sequence[Channels], axis: int) -> Axes:
     """Axes of the tensors joined along `axis`; their other axes are united."""
     rank = tensors[0].rank
     axis %= rank
@@ -207,6 +209,7 @@ def _split(call: Call, flat: np.ndarray | None, sizes) -> list[np.ndarray | None
     for n, i in enumerate(varies):
         result[i] = factors[n] if factors[n] is not None else call.fresh(sizes[i], f"axis{i}")
     made = _merged(call, [sizes[i] for i in varies], [result[i] for i in varies])
+    assert made is not None  # all of them have labels by now
     still = tuple(slice(None) if i in varies else 0 for i in range(len(sizes)))
     call.labels.unite(made, block[still].ravel())
     return result

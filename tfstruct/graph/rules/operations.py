@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras.src.activations import activations as own_activations
 
 from tfstruct.graph.call import Axes, Call, Channels
@@ -59,7 +60,7 @@ def joining(call: Call) -> Axes:
     return call.elementwise(tensors)
 
 
-def _labels_at(tensors: list[Channels], axis: int, size: int):
+def _labels_at(tensors: list[Channels], axis: int, size: int | None) -> np.ndarray | None:
     """The labels that an axis of a constant shares with the tensors that it meets there."""
     if size == 1:
         return None
@@ -182,11 +183,13 @@ def product(call: Call, came: list[str], out: str) -> Axes:
     if any(len(set(letters)) < len(letters) for letters in (*came, out)) or not set(out) <= set("".join(came)):
         return _unknown(call)
     tensors = [(c, letters) for (_, c, constant), letters in zip(found, came, strict=True) if constant is None]
-    by_letter, sizes = {}, {}
+    by_letter: dict[str, np.ndarray | None] = {}
+    sizes: dict[str, int | None] = {}
     for letter in dict.fromkeys("".join(came)):
         meets = [(c.shape[k.index(letter)], c.axes[k.index(letter)]) for c, k in tensors if letter in k]
         all_sizes = [c.shape[k.index(letter)] for (_, c, _), k in zip(found, came, strict=True) if letter in k]
-        widest = None if None in all_sizes else max(all_sizes)
+        known = [n for n in all_sizes if n is not None]
+        widest = max(known) if len(known) == len(all_sizes) else None
         joined, first = None, True
         for size, labels in meets:
             if size == 1 and widest != 1:
@@ -201,11 +204,12 @@ def product(call: Call, came: list[str], out: str) -> Axes:
             axes = [by_letter[x] if n != 1 else None for x, n in zip(letters, channels.shape, strict=True)]
             if any(labels is not None for labels in axes):
                 adopt(call, key, constant, axes)
-    axes = tuple(by_letter[letter] for letter in out)
     counted = [letter for letter in by_letter if not out or letter != out[0]]
     plain = [sizes[letter] for letter in counted if by_letter[letter] is None]
-    call.macs(None if None in plain else math.prod(plain), *(by_letter[letter] for letter in counted))
-    return axes
+    known = [n for n in plain if n is not None]
+    factor = math.prod(known) if len(known) == len(plain) else None
+    call.macs(factor, *(by_letter[letter] for letter in counted))
+    return tuple(by_letter[letter] for letter in out)
 
 
 def _flat(call: Call):
@@ -229,16 +233,16 @@ def einsum(call: Call) -> Axes:
     if ranks is None or "->" not in text or text.count(",") != len(ranks) - 1:
         return _unknown(call)
     left, out = text.split("->")
-    spare, widest, came = "ZYXWVUTSRQ", 0, []
+    spare, widest, given_letters = "ZYXWVUTSRQ", 0, []
     for letters, rank in zip(left.split(","), ranks, strict=True):
         unnamed = rank - len(letters.replace("...", ""))
         widest = max(widest, unnamed if "..." in letters else 0)
-        came.append((letters, unnamed))
+        given_letters.append((letters, unnamed))
     if set(spare) & set(text) or widest > len(spare):
         return _unknown(call)
     # Letters for an ellipsis, from the right.
     spare = spare[:widest]
-    came = [letters.replace("...", spare[len(spare) - n :] if n > 0 else "") for letters, n in came]
+    came = [letters.replace("...", spare[len(spare) - n :] if n > 0 else "") for letters, n in given_letters]
     return product(call, came, out.replace("...", spare))
 
 

@@ -29,9 +29,9 @@ def _functions(call: Call, cell, made: np.ndarray) -> None:
             activation(call, function, made)
 
 
-def _cell(call: Call, cell, came: np.ndarray | None, width: int, made: np.ndarray) -> None:
+def _cell(call: Call, cell, came: np.ndarray | None, made: np.ndarray) -> None:
     """The weights of a cell, and what a step costs, for all time steps."""
-    gates = _GATES[_cell_kind(cell)]
+    gates, width = _GATES[_cell_kind(cell)], cell.kernel.shape[0]
     wide = np.tile(made, gates)
     call.weight(cell.kernel, In(came), Out(wide))
     call.weight(cell.recurrent_kernel, In(made), Out(wide))
@@ -46,7 +46,7 @@ def _cell(call: Call, cell, came: np.ndarray | None, width: int, made: np.ndarra
 
 def _unbuilt(call: Call, *place: str | int) -> None:
     """A layer inside another is made from its configuration, which also says for what shape it was built."""
-    call.edits[(*call._inside, *place, "build_config")] = lambda kept: None
+    call.set("build_config", lambda kept: None, within=place)
 
 
 def _hold_time(call: Call, also: tuple[int, ...] = ()) -> None:
@@ -93,7 +93,7 @@ def _outputs(call: Call, layer, made: np.ndarray, states: list[np.ndarray]) -> l
 def _simple(call: Call, layer, what: str = "") -> tuple[np.ndarray, list[np.ndarray]]:
     """An LSTM, GRU or SimpleRNN: its units, and those of its states."""
     made = call.fresh(layer.units, what)
-    _cell(call, layer.cell, call.input.axes[-1], call.input.shape[-1], made)
+    _cell(call, layer.cell, call.input.axes[-1], made)
     return made, [made] * _STATES[_cell_kind(layer.cell)]
 
 
@@ -121,16 +121,16 @@ def rnn(call: Call) -> list[Axes]:
         return call.untouched()
     _hold_time(call)
     _unbuilt(call, "cell")
-    came, width = call.input.axes[-1], call.input.shape[-1]
+    came = call.input.axes[-1]
     states: list[np.ndarray] = []
     for n, cell in enumerate(cells):
         made = call.fresh(cell.units, f"cell{n}" if len(cells) > 1 else "")
-        _cell(call, cell, came, width, made)
-        place = ("cell", "config", "cells", n) if stacked else ("cell",)
-        call.edits[(*call._inside, *place, "config", "units")] = lambda kept, made=made: len(kept(made))
+        _cell(call, cell, came, made)
+        place: tuple[str | int, ...] = ("cell", "config", "cells", n) if stacked else ("cell",)
+        call.set("units", made, within=(*place, "config"))
         _unbuilt(call, *place)
         states += [made] * _STATES[_cell_kind(cell)]
-        came, width = made, cell.units
+        came = made
     _join_states(call, layer, states, _given(call))
     return _outputs(call, layer, made, states)
 
@@ -139,7 +139,7 @@ def rnn(call: Call) -> list[Axes]:
 def conv_lstm(call: Call) -> list[Axes]:
     layer, cell = call.op, call.op.cell
     axis = channel_axis(cell, call.input.rank - 1)  # without time
-    came, width = call.input.axes[axis + 1], call.input.shape[axis + 1]
+    came, width, steps = call.input.axes[axis + 1], cell.kernel.shape[-2], call.input.shape[1]
     _hold_time(call, tuple(i for i in range(2, call.input.rank) if i != axis + 1))
     made = call.fresh(cell.filters)
     wide = np.tile(made, 4)
@@ -153,8 +153,8 @@ def conv_lstm(call: Call) -> list[Axes]:
     one = tuple(made if i == axis else None for i in range(call.input.rank - 1))
     spatial = [n for i, n in enumerate(call.shapes[0][2 if layer.return_sequences else 1 :], 1) if i != axis]
     factor = None
-    if None not in (*spatial, call.input.shape[1]):
-        factor = float(4 * call.input.shape[1] * np.prod(spatial) * np.prod(cell.kernel_size))
+    if steps is not None and None not in spatial:
+        factor = float(4 * steps * np.prod(spatial) * np.prod(cell.kernel_size))
     call.macs(factor if came is not None or factor is None else factor * width, came, made)
     call.macs(factor, made, made)
     first = (None, *one) if layer.return_sequences else one
@@ -172,17 +172,18 @@ def bidirectional(call: Call) -> list[Axes]:
     if any(kind_of(layer, _LAYERS) is None for layer in pair):
         call.freeze_inputs(f"no rule knows the layers inside {call.path} ({type(pair[0]).__name__})")
         return call.untouched()
-    states = [_STATES[_cell_kind(layer.cell)] for layer in pair]
-    if pair[0].units != pair[1].units or (wrapper.return_state and states[0] != states[1]):
+    counts = [_STATES[_cell_kind(layer.cell)] for layer in pair]
+    if pair[0].units != pair[1].units or (wrapper.return_state and counts[0] != counts[1]):
         call.freeze_inputs(f"{call.path} has two layers of different shapes, of which Keras knows only one")
         return call.untouched()
     _hold_time(call)
     given = _given(call)
     half = len(given) // 2
-    made, states = [], []
+    made: list[np.ndarray] = []
+    states: list[np.ndarray] = []
     for name, layer, part in zip(("layer", "backward_layer"), pair, (given[:half], given[half:]), strict=True):
         units, own = _simple(call, layer, "forward" if name == "layer" else "backward")
-        call.edits[(*call._inside, name, "config", "units")] = lambda kept, units=units: len(kept(units))
+        call.set("units", units, within=(name, "config"))
         _unbuilt(call, name)
         _join_states(call, layer, own, part)
         made.append(units)

@@ -9,7 +9,7 @@ from tfstruct.errors import ArgumentTypeError
 from tfstruct.graph.call import Axes, Call
 from tfstruct.graph.kinds import kind_of
 
-_RULES: dict[type, Callable[[Call], object]] = {}
+_RULES: dict[type, Callable[[Call], Axes | list[Axes]]] = {}
 
 
 def rule(*types: type):
@@ -49,7 +49,7 @@ def rule(*types: type):
     return register
 
 
-def rule_of(op) -> Callable[[Call], object] | None:
+def rule_of(op) -> Callable[[Call], Axes | list[Axes]] | None:
     """The rule for an operation: its own type's, or that of a base class that it computes as."""
     kind = kind_of(op, _RULES)
     return None if kind is None else _RULES[kind]
