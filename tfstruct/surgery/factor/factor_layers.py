@@ -71,11 +71,13 @@ def _places(layer, stages: Sequence[Stage], shape) -> list[_Place]:
     sizes = [n for i, n in enumerate(shape) if i not in (0, axis)]
     ones = (1,) * len(sizes)
     slid = {i for stage in stages for i in stage.axes}
-    found, owed = [], tuple(1 if i in slid else n for i, n in enumerate(layer.strides))
+    found: list[_Place] = []
+    owed = tuple(1 if i in slid else n for i, n in enumerate(layer.strides))
     for stage in stages:
         strides = tuple(owed[i] * (n if i in stage.axes else 1) for i, n in enumerate(layer.strides))
         dilation = tuple(n if i in stage.axes else 1 for i, n in enumerate(layer.dilation_rate))
-        padding, zeros, owed = layer.padding if stage.axes else "valid", (), ones
+        zeros: tuple[tuple[int, int], ...] = ()
+        padding, owed = layer.padding if stage.axes else "valid", ones
         spans = [(k - 1) * d for k, d in zip(stage.kernel, dilation, strict=False)]
         if stage.depthwise and padding == "causal":  # which depthwise layers do not have
             padding, zeros = "valid", ((spans[0], 0),)

@@ -352,7 +352,8 @@ def canonical(kernel: np.ndarray, rank: int) -> list[np.ndarray]:
         ImportError: tensorly is not installed.
     """
     tensorly, parafac = _tensorly()
-    best, least = None, math.inf
+    best: list[np.ndarray] = []
+    least = math.inf
     wide = kernel.astype(np.float64)
     for start in ("svd", "random") if wide.size <= 1 << 16 else ("svd",):
         with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():

@@ -89,12 +89,13 @@ def factorize(
     chosen, skipped = _chosen(graph, layers)
     targets: list[_Target] = []
     for path, calls in chosen.items():
-        found = factors_of(_kernel(calls[0].op), method)
-        why = found if isinstance(found, str) else misplaced(calls, found.stages(found.full))
-        if why:
+        factors = factors_of(_kernel(calls[0].op), method)
+        if isinstance(factors, str):
+            skipped[path] = factors
+        elif why := misplaced(calls, factors.stages(factors.full)):
             skipped[path] = why
         else:
-            targets.append(_Target(path, calls, found))
+            targets.append(_Target(path, calls, factors))
     if macs is not None:
         ranks = _by_budget(graph, targets, macs, skipped)
     elif energy is not None:
@@ -220,7 +221,8 @@ def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
 
 def _ranks(graph: Graph, rank: Mapping) -> dict:
     """Ranks by path: an exact name before a pattern, and patterns in their order."""
-    everything, found = _by_path(graph), {}
+    everything = _by_path(graph)
+    found: dict = {}
     for pattern in sorted(rank, key=lambda name: name not in everything):
         for path in _named(graph, everything, "rank", pattern):
             found.setdefault(path, rank[pattern])

@@ -55,14 +55,16 @@ class Finding:
 
     def apply(self, model: keras.Model) -> Edited:
         """The edit on a model of the same structure, such as the one that was looked at; a new model."""
-        if self.edit == "widen":
-            return widen(model, self.layer, self.target, noise=0.01)
-        if self.edit == "prune":
-            return prune_group(model, self.layer, self.target)
-        if self.edit == "delete":
-            return delete_layers(model, self.target)
-        if self.edit == "reuse":
-            return reuse(model, self.layer, self.target[0])
+        target = self.target
+        if isinstance(target, tuple):
+            if self.edit == "delete":
+                return delete_layers(model, target)
+            if self.edit == "reuse":
+                return reuse(model, self.layer, target[0])
+        elif self.edit == "widen":
+            return widen(model, self.layer, target, noise=0.01)
+        elif self.edit == "prune":
+            return prune_group(model, self.layer, target)
         raise PlanError(f"`{self.layer}`: {self.advice}")
 
 
@@ -143,7 +145,11 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
     metric, cost = _metric(graph, seen, y, loss)
     rows = _rows(graph, seen, cost)
     findings = _redundant(graph, seen, cost)
-    gone = {layer for f in findings for layer in (f.target if f.edit == "delete" else (f.layer,))}
+    gone = {
+        layer
+        for f in findings
+        for layer in (f.target if f.edit == "delete" and isinstance(f.target, tuple) else (f.layer,))
+    }
     narrow = [x for name, (_, row, _) in rows.items() if (x := _narrow(graph, name, row)) and x.layer not in gone]
     # What reads a narrow layer, and what it reads, has its low rank from there.
     starved = {f.layer for f in narrow}
@@ -199,7 +205,7 @@ def _metric(graph: Graph, seen: Observed, y, loss):
 def _changed(before, after) -> float:
     """||a - b|| / ||a - mean of a||, of the output that changes most."""
     return max(
-        float(np.linalg.norm(a - b) / max(np.linalg.norm(a - a.mean(axis=0)), 1e-12))
+        float(np.linalg.norm(a - b) / np.maximum(np.linalg.norm(a - a.mean(axis=0)), 1e-12))
         for a, b in zip(before, after, strict=True)
     )
 
@@ -242,30 +248,32 @@ def _quarter(group: Group) -> int:
 
 def _neighbours(graph: Graph, group: Group, places: dict[int, str]) -> tuple[int, int, set[str]]:
     """Widths of the narrowest layer before and after, 0 for none, and the names of the groups before."""
-    before, after, feeds = [], [], set()
+    before: list[int] = []
+    after: list[int] = []
+    feeds: set[str] = set()
     for slot in graph.slots:
-        outs = [a for a in slot.axes if isinstance(a, Out)]
-        ins = [a for a in slot.axes if isinstance(a, In)]
-        own = {u for a in outs for u in graph.units.of(a.labels).tolist()}
-        came = {u for a in ins for u in graph.units.of(a.labels).tolist()}
+        outs = [labels for _, along, labels in slot.tied() if isinstance(along, Out)]
+        ins = [labels for _, along, labels in slot.tied() if isinstance(along, In)]
+        own = {u for labels in outs for u in graph.units.of(labels).tolist()}
+        came = {u for labels in ins for u in graph.units.of(labels).tolist()}
         if len(slot.variable.shape) < 2:
             continue
         if own & set(group.units.tolist()) and not came & set(group.units.tolist()):
-            before.append(len(ins[0].labels) if ins else int(slot.variable.shape[-2]))
+            before.append(len(ins[0]) if ins else int(slot.variable.shape[-2]))
             feeds |= {places[u] for u in came if u in places}
         elif came & set(group.units.tolist()) and outs and not own & set(group.units.tolist()):
-            after.append(max(len(a.labels) for a in outs))
+            after.append(max(len(labels) for labels in outs))
     return min(before, default=0), max(after, default=0), feeds
 
 
 def _kernel_rank(graph: Graph, group: Group) -> float:
     """The effective rank of the kernel that makes the channels, of the first there is."""
     for slot in graph.slots:
-        for axis, along in enumerate(slot.axes):
+        for axis, along, labels in slot.tied():
             if (
                 len(slot.variable.shape) > 1
                 and isinstance(along, Out)
-                and set(graph.units.of(along.labels).tolist()) & set(group.units.tolist())
+                and set(graph.units.of(labels).tolist()) & set(group.units.tolist())
             ):
                 value = np.moveaxis(keras.ops.convert_to_numpy(slot.variable).astype("float64"), axis, -1)
                 return effective_rank(value.reshape(-1, value.shape[-1]), centred=False)
@@ -298,7 +306,8 @@ def _wide(name: str, row: dict, metric: str, usual: float) -> Finding | None:
 
 
 def _redundant(graph: Graph, seen: Observed, cost) -> list[Finding]:
-    found, taken = [], set()
+    found: list[Finding] = []
+    taken: set[str] = set()
     for names, ops in seen.chains():
         outputs = Observed.run(graph, seen.inputs, without=ops)
         change = _changed(seen.outputs, outputs)

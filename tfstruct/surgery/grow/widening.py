@@ -197,10 +197,10 @@ def _add_noise(graph: Graph, kept: Kept, pairs: dict, noise: float, rng: np.rand
         variable = pairs[id(slot.variable)][0]
         if len(variable.shape) < 2:
             continue
-        for axis, along in enumerate(slot.axes):
+        for axis, along, labels in slot.tied():
             if not isinstance(along, Out):
                 continue
-            places = kept(along.labels)
+            places = kept(labels)
             if (copies(places) == 1).all():
                 continue
             copied = np.ones(len(places), bool)

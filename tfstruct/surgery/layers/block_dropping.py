@@ -134,7 +134,8 @@ def _importance(graph: Graph, chosen: _Found, criterion, data, labels, loss, bat
     elif criterion == "cosine":
         found = _cosine(graph, chosen, _samples(graph, data, labels, criterion)[0], batch_size)
     elif criterion == "loss":
-        found = _losses(graph, chosen, *_samples(graph, data, labels, criterion), loss, batch_size)
+        inputs, expected = _samples(graph, data, labels, criterion)
+        found = _losses(graph, chosen, inputs, expected, loss, batch_size)
     else:
         raise PlanError(
             f"`criterion` must be 'cosine', 'loss', or a function from the model without a block to its importance. "

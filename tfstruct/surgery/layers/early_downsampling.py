@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
@@ -11,6 +11,7 @@ from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, in_order, rewire, trace
+from tfstruct.graph.call import Kept
 from tfstruct.graph.cpu_kernels import unequal
 from tfstruct.graph.wiring import Wiring
 from tfstruct.surgery.edited import Edited, edited
@@ -211,19 +212,21 @@ def _ones(values) -> bool:
 
 
 def _made(plan: _Plan, graph: Graph) -> Edited:
-    edits, changes = {}, [(plan.layer.path, f"strides 1 -> {plan.strides}")]
-    configured: list[tuple[Call, dict]] = [(plan.layer, {"strides": plan.strides})]
+    strides = plan.strides
+    assert strides is not None  # `_planned` refuses a plan without
+    edits, changes = {}, [(plan.layer.path, f"strides 1 -> {strides}")]
+    configured: list[tuple[Call, dict]] = [(plan.layer, {"strides": strides})]
     for call in plan.gone:
         edits[id(call.op)] = _passes
         changes.append((call.path, "zero padding taken out"))
     for call in plan.ends:
-        if isinstance(call.op, POOLS) and tuple(call.op.pool_size) == plan.strides:
+        if isinstance(call.op, POOLS) and tuple(call.op.pool_size) == strides:
             edits[id(call.op)] = _passes
-            changes.append((call.path, f"pooling of {plan.strides} taken out"))
+            changes.append((call.path, f"pooling of {strides} taken out"))
         else:
             padding = "same" if call.op.padding == "valid" else call.op.padding
-            configured.append((call, {"strides": (1,) * len(plan.strides), "padding": padding}))
-            changes.append((call.path, f"strides {plan.strides} -> 1"))
+            configured.append((call, {"strides": (1,) * len(strides), "padding": padding}))
+            changes.append((call.path, f"strides {strides} -> 1"))
     try:
         with _configured(configured):
             made = rewire(graph, edits)
@@ -237,9 +240,13 @@ def _made(plan: _Plan, graph: Graph) -> Edited:
         if shape != call.shapes[0]:  # something between, such as Resizing, makes one size of all
             raise PlanError(f"{call.path} would make {shown(shape)} instead of {shown(call.shapes[0])}.")
     details = {
-        "layer": plan.layer.path, "strides": list(plan.strides), "moved_from": [call.path for call in plan.ends]
+        "layer": plan.layer.path, "strides": list(strides), "moved_from": [call.path for call in plan.ends]
     }  # fmt: skip
     return edited(graph, made.model, changes, exact=False, details=details)
+
+
+def _always(value) -> Callable[[Kept], object]:
+    return lambda kept: value
 
 
 @contextlib.contextmanager
@@ -247,7 +254,8 @@ def _configured(calls: Sequence[tuple[Call, dict]]):
     """Configurations of operations edited; afterwards the graph is as it was, for the next layer that is tried."""
     edited_names = [(call, (name,)) for call, values in calls for name in values]
     for call, values in calls:
-        call.edits.update({(name,): lambda kept, value=value: value for name, value in values.items()})
+        for name, value in values.items():
+            call.edits[(name,)] = _always(value)
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Layers deleted, inserted and replaced, also inside nested models; every shape is checked before anything is made."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import keras
 
@@ -19,7 +20,7 @@ from tfstruct.surgery.layers.fitting import (
 from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
 
 # One layer by path or object, several of them, or a predicate.
-Which = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
+Which: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
 
 
 def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edited:
@@ -148,6 +149,7 @@ def replace_layer(
             f"{len(chosen)} layers are to be replaced ({paths}), but one new layer was given. Give a function from the "
             "old layer to a new one."
         )
+    pairs: list[tuple[Place, keras.layers.Layer]]
     pairs = [(place, new_layer if single else new_layer(place.op)) for place in chosen]
     seen: dict[int, str] = {}
     names: set[tuple[int, str]] = set()

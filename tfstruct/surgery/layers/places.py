@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
+from keras.src.ops.node import Node
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph
@@ -24,7 +25,7 @@ class Visit:
     """
 
     body: Body
-    node: object
+    node: Node
     step: "Call | Body"
     last: bool
 
@@ -152,7 +153,7 @@ class Places:
         return f" Did you mean {' or '.join(close[:3])}?" if close else ""
 
 
-def _steps(body: Body) -> Iterator[tuple[Body, object, "Call | Body"]]:
+def _steps(body: Body) -> Iterator[tuple[Body, Node, "Call | Body"]]:
     """Every step, those of nested models behind their own."""
     for node, step in body.steps:
         yield body, node, step

@@ -58,10 +58,11 @@ def found_blocks(graph: Graph) -> list[tuple[Block, Place]]:
     made_from = _Ancestry(graph)
     found = []
     for place in Places(graph).all.values():
-        if type(place.op) not in _JOINS or not all(isinstance(v.step, Call) for v in place.visits):
+        calls = [visit.step for visit in place.visits if isinstance(visit.step, Call)]
+        if type(place.op) not in _JOINS or len(calls) < len(place.visits):
             continue
-        sides = [made_from.sides(visit.step) for visit in place.visits]
-        if None in sides or len({(kind, index) for kind, index, _ in sides}) > 1:
+        sides = [side for call in calls if (side := made_from.sides(call)) is not None]
+        if len(sides) < len(calls) or len({(kind, index) for kind, index, _ in sides}) > 1:
             continue
         kind, index, branch = sides[0]
         found.append((Block(place.path, kind, index, tuple(c.path for c in branch), _obstacle(place, index)), place))

@@ -45,10 +45,10 @@ def cut_branches(graph: Graph, values: dict[int, np.ndarray]) -> list[Branch]:
             continue
         neutral, why = _NEUTRAL[type(calls[0].op)]
         left_out = [set(_neutral_inputs(call, values, neutral)) for call in calls]
-        gone = set.intersection(*left_out)
-        if len({len(call.inputs) for call in calls}) > 1 or not gone:
+        spare = set.intersection(*left_out)
+        if len({len(call.inputs) for call in calls}) > 1 or not spare:
             continue
-        stays = [i for i in range(len(calls[0].inputs)) if i not in gone] or [0]
+        stays = [i for i in range(len(calls[0].inputs)) if i not in spare] or [0]
         gone = [i for i in range(len(calls[0].inputs)) if i not in stays]
         if not all(_same_kind(call, stays[0]) for call in calls) or (len(stays) > 1 and len(calls) > 1):
             continue

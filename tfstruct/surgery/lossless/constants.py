@@ -19,6 +19,7 @@ from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.contraction import (
     DEPTHWISE,
     SEPARABLE,
+    Contraction,
     Weights,
     contraction,
     depthwise_by_groups,
@@ -114,7 +115,7 @@ def _contracted(call, arrived, read):
     view = contraction(call)
     if view is None:
         return None
-    x = summed_over(call, arrived[0], read)
+    x = summed_over(view, arrived[0], read)
     rows = np.flatnonzero(np.isnan(x))
     hidden = view.reads(rows, read).any(0)
     made = view.summed(x, read)
@@ -124,10 +125,11 @@ def _contracted(call, arrived, read):
     return _activated(call.op.activation, spread(made, view.out_axis, len(call.shapes[0])))
 
 
-def summed_over(call: Call, values: np.ndarray, read: Weights) -> np.ndarray:
+def summed_over(view: Contraction, values: np.ndarray, read: Weights) -> np.ndarray:
     """The constants that a contraction sums over: NaN where one is unknown, or meets a border and is not zero."""
-    view = contraction(call)
-    x = along(values, view.axis, call.input.shape[view.axis])
+    call, size = view.call, view.call.input.shape[view.axis]
+    assert size is not None  # a kernel was built for it
+    x = along(values, view.axis, size)
     if plain(call, *SEPARABLE):
         return _taps(read(call.op.depthwise_kernel), x, pads(call)).ravel()
     return np.where(x != 0, np.nan, x) if view.pads else x

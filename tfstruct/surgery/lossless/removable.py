@@ -64,10 +64,13 @@ def by_layer(graph: Graph) -> list[list[Call]]:
 def contractions(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> Iterator[Summed]:
     """Every dense layer and convolution whose input carries channels."""
     for calls in by_layer(graph):
-        views = [contraction(call) for call in calls]
-        if None in views or views[0].labels is None or any(v.groups != views[0].groups for v in views):
+        views = [view for call in calls if (view := contraction(call)) is not None]
+        if len(views) < len(calls) or views[0].labels is None or any(v.groups != views[0].groups for v in views):
             continue
-        each = [summed_over(call, values.get(call.input.key, unknown(call.input.rank)), read) for call in calls]
+        each = [
+            summed_over(view, values.get(call.input.key, unknown(call.input.rank)), read)
+            for view, call in zip(views, calls, strict=True)
+        ]
         if any(len(x) != len(each[0]) for x in each):
             continue
         same = np.all([x == each[0] for x in each], axis=0)
@@ -96,8 +99,10 @@ def removable(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> np.
         else:
             for call in calls:
                 _hold_what_is_inside(graph, call, goes)
-                for labels, zero in _arrivals(call, values):
-                    _hold(units, goes, labels[~zero])
+                for arrived in _arrivals(call, values):
+                    if arrived is not None:
+                        labels, zero = arrived
+                        _hold(units, goes, labels[~zero])
     score = _scores(graph, values)
     while True:
         _settle(units, goes, readers)
@@ -138,47 +143,49 @@ def _hold_what_is_inside(graph: Graph, call: Call, goes: np.ndarray) -> None:
     variables = {id(v) for v in getattr(call.op, "weights", ())}
     for slot in graph.slots:
         if id(slot.variable) in variables:
-            for axis in slot.axes:
-                if axis is not None and not isinstance(axis, In):
-                    _hold(graph.units, goes, axis.labels)
+            for _, role, labels in slot.tied():
+                if not isinstance(role, In):
+                    _hold(graph.units, goes, labels)
 
 
-def _arrivals(call: Call, values, with_none: bool = False) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
-    """The labels of each axis that arrives, and whether they are zero throughout."""
+def _arrivals(call: Call, values) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """The labels of each axis that arrives, and whether they are zero throughout; None where it carries no channels."""
     for tensor in call.inputs:
         for axis, labels in enumerate(tensor.axes):
-            if labels is not None:
+            if labels is None:
+                yield None
+            else:
                 yield labels, along(values.get(tensor.key, unknown(tensor.rank)), axis, len(labels)) == 0
-            elif with_none:
-                yield None, None
 
 
 def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
-    view = summed.view
+    view, labels = summed.view, summed.view.labels
+    assert labels is not None  # `contractions` yields no others
     missed = np.flatnonzero(np.isnan(summed.x))
     reaches = view.reads(missed, read)
     made = view.call.outputs[0].axes[view.out_axis]
 
     def needed(stays: np.ndarray) -> np.ndarray:
-        return reaches[:, stays[made]].any(1) if made is not None else reaches.any(1)
+        return np.any(reaches if made is None else reaches[:, stays[made]], axis=1)
 
-    return _Reader(view.labels[missed], needed)
+    return _Reader(labels[missed], needed)
 
 
 def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
     """One for each axis that an einsum sums over."""
     came, letters, out = subscripts(call.op.equation, call.input.rank)
-    axes = next((s.axes for s in graph.slots if s.variable is call.op._kernel), (None,) * len(letters))
+    ties = next((list(s.tied()) for s in graph.slots if s.variable is call.op._kernel), [])
     readers = []
-    for letter, (labels, zero) in zip(came, _arrivals(call, values, with_none=True), strict=True):
-        if labels is None or letter in out:
+    for letter, arrived in zip(came, _arrivals(call, values), strict=True):
+        if arrived is None or letter in out:
             continue
+        labels, zero = arrived
         missed = np.flatnonzero(~zero)
         kernel = read(call.op._kernel) != 0
         axis = letters.find(letter)
         if axis >= 0:
             kernel = np.take(kernel, missed, axis)
-        others = [(i, other.labels) for i, other in enumerate(axes) if other is not None and i != axis]
+        others = [(i, own) for i, _, own in ties if i != axis]
 
         def needed(stays, kernel=kernel, others=others, axis=axis, missed=missed):
             if axis < 0:
@@ -220,7 +227,7 @@ def _stays_too(graph: Graph, goes: np.ndarray, score: np.ndarray) -> bool:
     """Takes back one unit of an axis that would be empty, and the surplus of a block; tells whether it did."""
     units = graph.units
     axes = [labels for call in graph.calls for labels in _labels_of(call)]
-    axes += [axis.labels for slot in graph.slots for axis in slot.axes if axis is not None]
+    axes += [labels for slot in graph.slots for _, _, labels in slot.tied()]
     seen: set[int] = set()
     changed = False
     for labels in axes:

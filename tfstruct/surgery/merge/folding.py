@@ -99,7 +99,7 @@ def _into_readers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
     if not found:
         raise Unfit("nothing reads it")
     _check(wiring, remake, norms, [call for call, _, _ in found])
-    made = {id(call.op): (call, before(call, arrays(call.op), *rest)) for call, *rest in found}
+    made = {id(call.op): (call, before(call, arrays(call.op), met, at)) for call, met, at in found}
     return f"folded into {_put(remake, norms, made)} behind it"
 
 

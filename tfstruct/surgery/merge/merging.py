@@ -147,7 +147,7 @@ def _with_bias(like, values: Arrays, u: Arrays, v: Arrays, through, config, spoi
     if own is not None and spoilt:
         raise Unfit(spoilt)
     if own is not None or "bias" in v:
-        values["bias"] = v.get("bias", 0.0) + (0.0 if own is None else through(own))
+        values["bias"] = np.asarray(v.get("bias", 0.0) + (0.0 if own is None else through(own)))
     return _Merged(like, values, {**config, "use_bias": "bias" in values})
 
 

@@ -74,8 +74,13 @@ class _Branch:
     source: int
 
     @property
-    def kernel(self) -> bool:
-        return self.call is not None and plain(self.call, *_KINDS)
+    def kernel(self) -> Call | None:
+        """The call of a layer with a kernel; None without one."""
+        return self.call if self.call is not None and plain(self.call, *_KINDS) else None
+
+
+def _kernels(branches: Sequence[_Branch]) -> list[Call]:
+    return [call for branch in branches if (call := branch.kernel) is not None]
 
 
 def _branches(wiring: Wiring, join: Call) -> list[_Branch]:
@@ -88,7 +93,7 @@ def _branches(wiring: Wiring, join: Call) -> list[_Branch]:
         else:
             found.setdefault(tensor.key, []).append(_Branch(index, None, tensor.key))
     for branches in found.values():
-        if len(branches) > 1 and any(branch.kernel for branch in branches):
+        if len(branches) > 1 and _kernels(branches):
             return branches
     return []
 
@@ -105,19 +110,19 @@ def _joins_only(wiring: Wiring, call: Call) -> bool:
 
 def _join(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list[_Branch], always: bool):
     _check(wiring, remake, joins, branches)
-    kernels = [b for b in branches if b.kernel]
+    kernels = _kernels(branches)
     plans = [_merged(wiring, join, [_same(wiring, join, b) for b in branches]) for join in joins]
     values, config = plans[0]
     if any(other != config for _, other in plans):
         raise Unfit("the branches are called on tensors of other shapes too, which needs another padding")
-    old, new = sum(math.prod(b.call.op.kernel.shape) for b in kernels), values["kernel"].size
+    old, new = sum(math.prod(call.op.kernel.shape) for call in kernels), values["kernel"].size
     if new > old and not always:
         raise Unfit(
             f"its kernel would have {new:,} elements, those of its branches {old:,} (always=True merges nevertheless)"
         )
     rest = len(joins[0].inputs) - len(branches)
-    name = kernels[0].call.op.name if rest else joins[0].op.name
-    layer = remake.layer(kernels[0].call.op, values, {**config, "name": name, "use_bias": "bias" in values})
+    name = kernels[0].op.name if rest else joins[0].op.name
+    layer = remake.layer(kernels[0].op, values, {**config, "name": name, "use_bias": "bias" in values})
     for branch in branches:
         if branch.call is not None:
             remake.drop(branch.call.op)
@@ -134,7 +139,7 @@ def _join(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list[
 
 
 def _check(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list[_Branch]) -> None:
-    kernels = [b.call for b in branches if b.kernel]
+    kernels = _kernels(branches)
     for call in (b.call for b in branches if b.call is not None):
         if remake.touched(call.op):
             raise Unfit(f"`{call.path}` has just been changed")
@@ -169,9 +174,9 @@ def _merged(wiring: Wiring, join: Call, branches: list[_Branch]):
         raise Unfit("its branches read different tensors in another call")
     if any(join.inputs[b.index].shape != join.shapes[0] for b in branches):
         raise Unfit("it broadcasts one of its branches")
-    kernels = [b.call for b in branches if b.kernel]
+    kernels = _kernels(branches)
     first = kernels[0]
-    others = [_affine(b, axes(first)[1]) for b in branches if not b.kernel]
+    others = [_affine(b, axes(first)[1]) for b in branches if b.kernel is None]
     weights = [arrays(call.op) for call in kernels]
     bias = sum((w["bias"] for w in weights if "bias" in w), np.zeros(join.shapes[0][axes(first)[1]]))
     bias = bias + sum(x.shift for x in others)
@@ -193,7 +198,7 @@ def _merged(wiring: Wiring, join: Call, branches: list[_Branch]):
         kernel[np.ix_(*at)] += w["kernel"]
     if others:
         centre = tuple(every.index(0) for every in host)
-        kernel[centre] += sum(_diagonal(first, x.scale) for x in others)
+        kernel[centre] += np.sum([_diagonal(first, x.scale) for x in others], axis=0)
     config = {"kernel_size": size, "padding": padding, "dilation_rate": dilation}
     return {"kernel": kernel, **values}, config
 
@@ -210,6 +215,7 @@ def _affine(branch: _Branch, axis: int) -> Affine:
 def _diagonal(call: Call, scale: np.ndarray) -> np.ndarray:
     """The last two axes of a kernel that hands on each channel, times its scale."""
     op, width = call.op, call.input.shape[axes(call)[0]]
+    assert width is not None  # a kernel was built for it
     scale = np.broadcast_to(scale, width)
     if isinstance(op, DEPTHWISE):
         return scale[:, None] * np.ones((1, op.depth_multiplier))
@@ -264,7 +270,7 @@ def _host(kernels: Sequence[Call], places: Sequence[list[list[object]]]):
 
 def _dimension(i: int, padding: str, kernels: Sequence[Call], places):
     wanted = {x for offsets in places for x in offsets[i]}
-    lengths = set()
+    lengths: set[object] = set()
     if len(places) > len(kernels):
         n = _sizes(kernels[0])[i]
         lengths.add(("open", 0) if n is None else n)

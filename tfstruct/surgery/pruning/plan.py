@@ -134,11 +134,11 @@ class Plan:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value < 1e300 and not value <= -1e300
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and not value < 0
 
 
 def _are_indices(value) -> bool:

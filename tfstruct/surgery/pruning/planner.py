@@ -5,6 +5,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tfstruct.graph import Graph, Group, groups, rebuild, stay_whole
 from tfstruct.surgery.pruning.steps import COSTS, excluded, first_that_fits, local_share, ordered, steps_of
 
 # A share of every group, or absolute figures by name.
-Limits = float | Mapping[str, float]
+Limits: TypeAlias = float | Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Options:
         PlanError: an option that is out of range.
     """
 
-    budget: Limits | None = None
+    budget: Limits | str | None = None
     scope: str = "global"
     round_to: int | Mapping[str, int] | None = None
     min_channels: int | Mapping[str, int] = 1
@@ -54,7 +55,7 @@ class Options:
     @property
     def names(self) -> tuple[str, ...]:
         """The figures that the budget limits."""
-        return () if self.shared or self.budget is None else tuple(self.budget)
+        return tuple(self.budget) if isinstance(self.budget, Mapping) else ()
 
 
 def _read(budget) -> Limits:
@@ -96,16 +97,25 @@ class Planner:
                 raise BudgetError(str(error)) from error
             raise
         if "latency_us" in self.options.names:
-            figures["latency_us"] = float(self.options.latency(self.graph.model))
+            figures["latency_us"] = self._latency(self.graph.model)
         return figures
 
     @functools.cached_property
     def limits(self) -> Limits:
         """The budget: a share, or absolute figures."""
         budget = self.options.budget
-        if self.options.shared:
-            return budget
+        if isinstance(budget, Mapping):
+            return self._absolute(budget)
+        assert isinstance(budget, float)  # `_read` left no text, and without a budget nobody asks
+        return budget
+
+    def _absolute(self, budget: Mapping[str, float]) -> dict[str, float]:
         return {name: budgets.absolute(name, value, self.before[name]) for name, value in budget.items()}
+
+    def _latency(self, model) -> float:
+        measure = self.options.latency
+        assert measure is not None  # `Options` refuses a budget of it without
+        return float(measure(model))
 
     def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
         """The limits after `progress` in [0, 1] of the way to the budget. One on `macs` stands for that on the latency,
@@ -119,7 +129,7 @@ class Planner:
 
     def figures(self, keep: np.ndarray) -> dict[str, float]:
         """The costs of what stays, for information: without those that are unknown."""
-        return self.costs.known(keep)
+        return {**self.costs.known(keep)}
 
     @functools.cached_property
     def whole(self) -> dict[str, str]:
@@ -148,7 +158,8 @@ class Planner:
             return
         of = f"`{self.graph.model.name}`"
         if isinstance(self.options.budget, Mapping):
-            said = ", ".join(f"{name} {self.before[name]:,.0f} of {limit:,.0f}" for name, limit in self.limits.items())
+            limits = self._absolute(self.options.budget)
+            said = ", ".join(f"{name} {self.before[name]:,.0f} of {limit:,.0f}" for name, limit in limits.items())
             raise EmptyPlanError(f"The plan removes nothing: {of} meets the budget as it is ({said}).")
         if not any(group.prunable for group in self.groups):
             cause = "none of its channels can go"
@@ -203,9 +214,9 @@ class Planner:
             if count == 0 and not gone.any():
                 return self.before
             keep = _without(gone, order[:count])
-            figure = dict(costs(keep))
+            figure: dict[str, float] = {**costs(keep)}
             if "latency_us" in limits and all(figure[name] <= limits[name] for name in costs.names):
-                figure["latency_us"] = float(self.options.latency(rebuild(self.graph, keep)[0]))
+                figure["latency_us"] = self._latency(rebuild(self.graph, keep)[0])
             return figure
 
         def fits(count: int) -> bool:

@@ -52,7 +52,7 @@ def steps_of(
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
     held = last_units(graph, scores, min_channels, gone)
-    found = []
+    found: list[list[Step]] = []
     for place, group in enumerate(groups):
         if excluded(group, exclude):
             found.append([])

@@ -1,6 +1,6 @@
 """`share_layers`: several layers become one that is used several times."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -48,7 +48,9 @@ def share_layers(
     graph = trace(model)
     found = _units(graph, groups)
     shares = _shares(found, how, weights)
-    edits, merged, changes, details, equal = {}, [], [], {}, True
+    edits: dict[int, Callable] = {}
+    details: dict[str, dict] = {}
+    merged, changes, equal = [], [], True
     for group, share in zip(found, shares, strict=True):
         one = _clone(group[0])
         values = [_merged([unit.op.weights[i] for unit in group], share) for i in range(len(group[0].op.weights))]

@@ -108,8 +108,14 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
             saved = (len(members) - 1) * own[0].parameters
             groups.append((tuple(own[i].path for i in members), float(least), saved))
             inside += [own[i].path for i in members]
-    columns = tuple(zip(*groups, strict=True)) or ((), (), ())
-    return SharingSuggestion(*columns, tuple(pairs), "weights" if data is None else "inputs", float(threshold))
+    return SharingSuggestion(
+        groups=tuple(names for names, _, _ in groups),
+        similarities=tuple(least for _, least, _ in groups),
+        saved=tuple(saved for _, _, saved in groups),
+        pairs=tuple(pairs),
+        measure="weights" if data is None else "inputs",
+        threshold=float(threshold),
+    )
 
 
 def _classes(graph: Graph) -> list[list[Unit]]:
