@@ -63,7 +63,9 @@ def watched(graph: Graph) -> list[tuple[Call, int, int, np.ndarray, np.ndarray]]
                     break
                 call, place = after[0], 0
             for axis, labels in list(enumerate(call.outputs[place].axes))[1:]:
-                positions = np.flatnonzero(np.isin(labels, made)) if labels is not None else []
+                if labels is None:
+                    continue
+                positions = np.flatnonzero(np.isin(labels, made))
                 if len(positions) and (call.outputs[place].key, axis) not in seen:
                     seen.add((call.outputs[place].key, axis))
                     found.append((call, place, axis, labels, positions))

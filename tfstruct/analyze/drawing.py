@@ -2,11 +2,12 @@
 
 import colorsys
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from tfstruct.analyze.memory import hands_on
-from tfstruct.graph import Call, Graph, Group
+from tfstruct.graph import Call, Channels, Graph, Group
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
 
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
@@ -54,7 +55,10 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
         of_unit[group.units] = i
 
     home: dict[int, int] = {}  # key of a tensor -> box
-    names, kinds, results, depths = [], [], [], []
+    names: list[str] = []
+    kinds: list[str] = []
+    results: list[Channels | None] = []
+    depths: list[int] = []
     arrows: list[tuple[int, int]] = []
     for i, tensor in enumerate(graph.body.inputs):
         home[tensor.key] = len(names)
@@ -63,9 +67,9 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
         results.append(tensor)
         depths.append(0)
     for call in graph.calls:
-        first = call.inputs[0].key if call.inputs else None
-        joins = call.in_place or hands_on(call)
-        if joins and len(call.inputs) == 1 and uses[first] == 1 and kinds[home[first]] != "input":
+        joins = (call.in_place or hands_on(call)) and len(call.inputs) == 1
+        first = call.inputs[0].key if joins else None
+        if first is not None and uses[first] == 1 and kinds[home[first]] != "input":
             box = home[first]
             kinds[box] += f" {_SHORT.get(type(call.op).__name__, type(call.op).__name__)}"
         else:
@@ -171,10 +175,10 @@ def _box(axis, picture, box: Box, x: float, y: float) -> None:
 
     colour = _colour(box.group) if box.group >= 0 else (0.95, 0.95, 0.95)
     frozen = box.group >= 0 and not picture.groups[box.group][2]
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.05", "zorder": 3}
+    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.05", "zorder": 3}
     axis.add_patch(FancyBboxPatch((x, y), _BOX, _HIGH, facecolor=colour, edgecolor="#555555", linewidth=0.7, **shape))
     if frozen:
-        hatch = {"facecolor": "none", "edgecolor": (0, 0, 0, 0.18), "linewidth": 0, "hatch": "////"}
+        hatch: dict[str, Any] = {"facecolor": "none", "edgecolor": (0, 0, 0, 0.18), "linewidth": 0, "hatch": "////"}
         axis.add_patch(FancyBboxPatch((x, y), _BOX, _HIGH, **hatch, **shape))
     name, kind = (_cut(text, n) for text, n in ((box.name, 24), (box.kind, 27)))
     behind = {"facecolor": colour, "edgecolor": "none", "pad": 0.4} if frozen else None
@@ -194,7 +198,7 @@ def _arrows(axis, picture: Picture, corner, columns: int, wide: float) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
-    head = {"arrowstyle": "-|>", "mutation_scale": 6, "shrinkA": 0, "shrinkB": 0, "linewidth": 0.8}
+    head: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 6, "shrinkA": 0, "shrinkB": 0, "linewidth": 0.8}
     for n, (a, b) in enumerate(picture.arrows):
         source, target = picture.boxes[a], picture.boxes[b]
         (ax, ay), (bx, by) = corner[a], corner[b]

@@ -1,6 +1,7 @@
 """What a model says about samples, and how good that is."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ def predictor(graph: Graph, x, batch_size: int) -> Callable[..., object]:
     return outputs
 
 
-def scoring(graph: Graph, y, loss, metric: str | Callable | None) -> tuple[str, Callable[[object, object], float]]:
+def scoring(graph: Graph, y, loss, metric: str | Callable | None) -> tuple[str, Callable[[Any, Any], float]]:
     """The name of a metric, and the metric: (labels, outputs) -> float.
 
     Args:
@@ -60,7 +61,7 @@ def _classes(y, graph: Graph) -> bool:
     if not hasattr(y, "shape") or len(graph.outputs) != 1:
         return False
     width = graph.outputs[0].shape[-1]
-    one_hot = y.ndim > 1 and y.shape[-1] == width and width > 1
+    one_hot = y.ndim > 1 and width is not None and y.shape[-1] == width > 1
     return bool(np.isin(y, (0, 1)).all()) if one_hot else np.issubdtype(y.dtype, np.integer) or y.dtype == bool
 
 

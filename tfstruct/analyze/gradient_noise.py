@@ -124,10 +124,12 @@ def gradient_noise_scale(
             variable.assign(value)
     total = np.sum(sums, axis=0)
     norm, variance = _estimates(total, squares.sum(), sizes.sum(), batch_size)
-    left_out = [
-        _ratio(*_estimates(total - sums[j], squares.sum() - squares[j], sizes.sum() - sizes[j], batch_size))
-        for j in range(groups)
-    ]
+    left_out = np.array(
+        [
+            _ratio(*_estimates(total - sums[j], squares.sum() - squares[j], sizes.sum() - sizes[j], batch_size))
+            for j in range(groups)
+        ]
+    )
     error = math.inf
     if np.isfinite(left_out).all():
         error = math.sqrt((groups - 1) / groups * np.sum((left_out - np.mean(left_out)) ** 2))

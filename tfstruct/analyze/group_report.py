@@ -177,8 +177,8 @@ def _channels(graph: Graph, free: np.ndarray) -> tuple[int, int]:
     labels: set[int] = set()
     for slot in graph.slots:
         if is_kernel(slot.variable):
-            for along in slot.axes:
+            for _, along, own in slot.tied():
                 if isinstance(along, Out):
-                    labels.update(along.labels.tolist())
+                    labels.update(own.tolist())
     numbers = np.array(sorted(labels), int)
     return len(numbers), int(free[graph.units.parts[numbers]].any(axis=1).sum())

@@ -54,11 +54,12 @@ class Memory:
         for t, call in enumerate(calls):
             came = storage.get(call.inputs[0].key) if call.inputs else None
             view = hands_on(call)
-            shares = came is not None and (view or (call.in_place and self._death[came] <= t))
+            if came is not None and not view and not (call.in_place and self._death[came] <= t):
+                came = None  # it is not written over
             for i, tensor in enumerate(call.outputs):
                 if tensor.key in storage:
                     continue
-                if shares and i == 0:
+                if came is not None and i == 0:
                     storage[tensor.key] = came
                     self._death[came] = max(self._death[came], last.get(tensor.key, t))
                 else:

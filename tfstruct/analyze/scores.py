@@ -191,7 +191,7 @@ def _by_unit(graph: Graph, labels, values, how: str) -> np.ndarray:
     unit, value = parts.ravel(), np.repeat(values, parts.shape[1])
     value, unit = value[unit > 0], unit[unit > 0]
     held = np.bincount(unit, minlength=graph.units.count)
-    total = np.bincount(unit, value**2 if how == "root" else value, graph.units.count)
+    total: np.ndarray = np.bincount(unit, value**2 if how == "root" else value, graph.units.count)
     total = np.sqrt(total) if how == "root" else total / (np.maximum(held, 1) if how == "mean" else 1)
     return np.where(held > 0, total, np.nan)
 

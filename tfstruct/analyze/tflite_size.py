@@ -60,17 +60,19 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
     inside = works(graph)
     for row, call in enumerate(graph.calls):
         kind = type(call.op).__name__
-        if row in inside and inside[row].results is not None:
-            terms.add(row, INSIDE * TENSOR * inside[row].results)
+        results = inside[row].results if row in inside else None
+        if results is not None:
+            terms.add(row, INSIDE * TENSOR * results)
             for variable in getattr(call.op, "weights", ()):
                 if id(variable) not in seen:
                     seen.add(id(variable))
                     widths += _weight(terms, row, kind, variable, slots.get(id(variable)))
             continue
         before = made_by.get(call.inputs[0].key) if call.inputs else None
-        alone = before is not None and uses[call.inputs[0].key] == 1
+        if before is not None and uses[call.inputs[0].key] > 1:
+            before = None  # others read it too, so nothing is fused into it
         if kind == "BatchNormalization":
-            if not (alone and type(before.op).__name__ in _FOLDS and _linear(before.op)):
+            if before is None or type(before.op).__name__ not in _FOLDS or not _linear(before.op):
                 # MUL and ADD, an int8 constant each.
                 factor, held = axis_sizes([call.input.shape[call.op.axis]], [call.input.axes[call.op.axis]])
                 terms.add(row, None if factor is None else 2 * factor, held)
@@ -85,7 +87,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
         relu = kind == "ReLU" or (
             kind == "Activation" and getattr(call.op.activation, "__name__", "") in ("relu", "relu6")
         )
-        if not (relu and alone and type(before.op).__name__ in _FUSES):
+        if not (relu and before is not None and type(before.op).__name__ in _FUSES):
             terms.add(row, TENSOR * _tensors(call, kind))
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
@@ -121,7 +123,9 @@ def _weight(terms: Terms, row: int, kind: str, variable, slot) -> list[Width]:
     kernel."""
     shape = tuple(variable.shape)
     axes = slot.axes if slot is not None else (None,) * len(shape)
-    factor, held = axis_sizes(shape, [None if a is None else a.labels for a in axes])
+    labels = [None if a is None else a.labels for a in axes]
+    factor, held = axis_sizes(shape, labels)
+    assert factor is not None  # the shape of a weight is known
     # A grouped kernel's input axis has labels of all groups.
     terms.add(row, factor / (slot.groups if slot is not None else 1), held)
     if len(shape) < 2 or kind == "Embedding" or "bias" in variable.name:
@@ -133,6 +137,6 @@ def _weight(terms: Terms, row: int, kind: str, variable, slot) -> list[Width]:
         depthwise = "depthwise" in variable.name or kind.startswith("Depthwise")
         outs = [len(shape) - 2, len(shape) - 1] if depthwise else [len(shape) - 1]
         outs += [i for i, a in enumerate(axes) if isinstance(a, Each) and i not in outs]
-    factor, held = axis_sizes([shape[i] for i in outs], [None if axes[i] is None else axes[i].labels for i in outs])
+    factor, held = axis_sizes([shape[i] for i in outs], [labels[i] for i in outs])
     terms.add(row, CHANNEL * np.float64(factor), held)
     return [(factor, held)]

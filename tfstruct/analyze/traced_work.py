@@ -114,7 +114,8 @@ def traced_work(call: Call, batch: int | None = None) -> Work:
     outside = [n for x in (*given, *made) for n in ([None] if x.shape.rank is None else x.shape[1:])]
     # A function that was traced with open sizes, as those of SavedModels are, stays so on known ones.
     why = "" if found.macs is not None else OPEN if None in outside else "sizes are open in what it calls"
-    return Work(*(None if n is None else n / samples for n in (found.macs, found.peak)), found.results, why)
+    macs, peak = (None if n is None else n / samples for n in (found.macs, found.peak))
+    return Work(macs, peak, found.results, why)
 
 
 class _Walk:
@@ -306,6 +307,7 @@ def _peak(given: list, steps: list, made: list) -> float | None:
         over = (
             op.type in _IN_PLACE
             and len(came) == 1
+            and first is not None
             and dies[first] <= now
             and _product(op.outputs[0].shape) == sizes[first]
         )
@@ -315,10 +317,13 @@ def _peak(given: list, steps: list, made: list) -> float | None:
         if inside is not None:
             own = sum(sizes[home[_key(x)]] or 0.0 for x in {_key(x): x for x in [*came, *op.outputs]}.values())
             inner.append((now, max(0.0, inside - own)))
-    if None in sizes or any(inside is None and op.type in {*_CALLS, *_LOOPS, *_BRANCHES} for op, _, inside in steps):
+    known = [n for n in sizes if n is not None]
+    if len(known) < len(sizes) or any(
+        inside is None and op.type in {*_CALLS, *_LOOPS, *_BRANCHES} for op, _, inside in steps
+    ):
         return None
     change = [0.0] * (len(steps) + 2)
-    for size, start, end in zip(sizes, born, dies, strict=True):
+    for size, start, end in zip(known, born, dies, strict=True):
         change[start] += size
         change[end + 1] -= size
     extra = dict(inner)

@@ -24,9 +24,9 @@ def kernels(graph: Graph) -> Iterator[tuple[Slot, int, np.ndarray]]:
     """Every (slot, axis, labels) of a kernel that makes channels, or carries them (depthwise)."""
     for slot in graph.slots:
         if is_kernel(slot.variable):
-            for axis, along in enumerate(slot.axes):
+            for axis, along, labels in slot.tied():
                 if isinstance(along, Out | Each):
-                    yield slot, axis, along.labels
+                    yield slot, axis, labels
 
 
 def rows(value: np.ndarray, axis: int) -> np.ndarray:
@@ -98,6 +98,7 @@ def bn_scale_members(graph: Graph) -> list[Member]:
     for call in graph.calls:
         gamma = getattr(call.op, "gamma", None) if isinstance(call.op, keras.layers.BatchNormalization) else None
         for slot in call.slots:
-            if gamma is not None and slot.variable is gamma and slot.axes[0] is not None:
-                found.append((slot.axes[0].labels, np.abs(keras.ops.convert_to_numpy(gamma)).astype(float)))
+            if gamma is not None and slot.variable is gamma:
+                value = np.abs(keras.ops.convert_to_numpy(gamma)).astype(float)
+                found += [(labels, value) for _, _, labels in slot.tied()]
     return found
