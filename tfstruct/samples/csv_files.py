@@ -51,7 +51,7 @@ def read_csv(path: Path, inputs: Inputs, labels: LabelKey) -> Reader:
             for spec in inputs:
                 row = [_number(cells[i], columns[i], where) for i in places[spec.name]]
                 values[spec.name] = unflattened(np.array(row), spec)
-            label = None if label_at is None else _number(cells[label_at], label_column, where, int)
+            label = None if label_at is None else _number(cells[label_at], columns[label_at], where, int)
             yield Row(values, label, f"line {line}")
 
     return Reader(str(path), None, rows)

@@ -40,6 +40,8 @@ def decode(data: bytes, spec: TensorSpec, where: str) -> np.ndarray:
     import tensorflow as tf
 
     kind = image_kind(data)
+    if kind is None:
+        raise DataError(f"{where}: expected a JPEG, PNG or BMP image, received other content. Replace or remove it.")
     wanted = (*spec.shape, 1)[2] if len(spec.shape) in (2, 3) else None
     channels = wanted if wanted in (1, 3, 4) else 0
     try:
@@ -48,16 +50,14 @@ def decode(data: bytes, spec: TensorSpec, where: str) -> np.ndarray:
             return tf.io.decode_jpeg(data, min(channels, 3), dct_method="INTEGER_ACCURATE").numpy()
         if kind == "png":
             return tf.io.decode_png(data, channels).numpy()
-        if kind == "bmp":
-            image = tf.io.decode_bmp(data)  # it converts no channels
-            if channels == 1 and image.shape[-1] >= 3:
-                image = tf.image.rgb_to_grayscale(image[..., :3])
-            elif channels == 3:
-                image = tf.image.grayscale_to_rgb(image) if image.shape[-1] == 1 else image[..., :3]
-            return image.numpy()
+        image = tf.io.decode_bmp(data)  # it converts no channels
+        if channels == 1 and image.shape[-1] >= 3:
+            image = tf.image.rgb_to_grayscale(image[..., :3])
+        elif channels == 3:
+            image = tf.image.grayscale_to_rgb(image) if image.shape[-1] == 1 else image[..., :3]
+        return image.numpy()
     except (tf.errors.OpError, ValueError) as error:
         raise DataError(
             f"{where}: expected a whole {kind.upper()} image, received one that cannot be decoded ({one_line(error)}). "
             "Replace or remove it."
         ) from error
-    raise DataError(f"{where}: expected a JPEG, PNG or BMP image, received other content. Replace or remove it.")

@@ -49,7 +49,7 @@ def read_memory(source: Any, inputs: Inputs, labels: LabelKey) -> Reader:
             place = f"{name}, element {index}"
             values, label = _by_name(element, inputs, labels, place)
             if all(is_batch(spec, values[spec.name].shape) for spec in inputs):
-                found = _split(values, label, place, f"batch {index}")
+                found: Iterable[Row] = _split(values, label, place, f"batch {index}")
             else:
                 found = [Row(values, label)]
             for row in found:
@@ -62,7 +62,7 @@ def read_memory(source: Any, inputs: Inputs, labels: LabelKey) -> Reader:
 def is_dataset(source: Any) -> bool:
     """True for a tf.data.Dataset, without importing TensorFlow: where it is not imported, there is none."""
     tensorflow = sys.modules.get("tensorflow")
-    return hasattr(tensorflow, "data") and isinstance(source, tensorflow.data.Dataset)
+    return tensorflow is not None and hasattr(tensorflow, "data") and isinstance(source, tensorflow.data.Dataset)
 
 
 def _read_arrays(source: Any, inputs: Inputs, labels: LabelKey) -> Reader:

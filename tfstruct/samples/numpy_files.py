@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class _Header(NamedTuple):
         return self.shape[0] * self.row_bytes
 
 
-def _read_header(stream: BinaryIO, where: str, size: int) -> _Header:
+def _read_header(stream: IO[bytes], where: str, size: int) -> _Header:
     """Reads and checks the header of an array of `size` bytes; the stream then stands at the values."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -110,7 +110,7 @@ def _read_header(stream: BinaryIO, where: str, size: int) -> _Header:
 
 
 @contextlib.contextmanager
-def _member(archive: zipfile.ZipFile, key: str, path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
+def _member(archive: zipfile.ZipFile, key: str, path: Path) -> Iterator[tuple[IO[bytes], _Header]]:
     """One array of an .npz file: a stream that stands at its values, and its header."""
     entry, where = archive.getinfo(f"{key}.npy"), f"'{key}' in {path}"
     if entry.file_size > HARMLESS and entry.file_size > LARGEST_RATIO * entry.compress_size:
@@ -136,7 +136,7 @@ def _zip_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _load_labels(stream: BinaryIO, header: _Header) -> np.ndarray:
+def _load_labels(stream: IO[bytes], header: _Header) -> np.ndarray:
     if math.prod(header.shape) > MAX_LABELS:
         raise DataError(
             f"{header.where}: expected at most {MAX_LABELS} entries of labels, received shape {header.shape}. Give "
@@ -146,7 +146,7 @@ def _load_labels(stream: BinaryIO, header: _Header) -> np.ndarray:
     return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def _mapped(file: Path | BinaryIO, header: _Header) -> np.ndarray:
+def _mapped(file: Path | IO[bytes], header: _Header) -> np.ndarray:
     return np.memmap(file, header.dtype, "r", header.offset, header.shape, "F" if header.fortran else "C")
 
 
@@ -164,7 +164,7 @@ def _member_rows(archive: zipfile.ZipFile, key: str, path: Path) -> Iterator[np.
             yield from np.frombuffer(data, header.dtype).reshape(size, *row)
 
 
-def _spooled_rows(stream: BinaryIO, header: _Header) -> Iterator[np.ndarray]:
+def _spooled_rows(stream: IO[bytes], header: _Header) -> Iterator[np.ndarray]:
     """Yields the rows of an array in Fortran order by way of a temporary file.
 
     A row is strewn over the whole member there, so the member must lie where it can be mapped.
@@ -181,7 +181,7 @@ def _spooled_rows(stream: BinaryIO, header: _Header) -> Iterator[np.ndarray]:
         yield from _mapped(file, header._replace(offset=0))
 
 
-def _exactly(stream: BinaryIO, size: int, where: str) -> bytes:
+def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
     data = stream.read(size)
     if len(data) != size:
         raise DataError(f"{where}: expected {size} bytes more, received {len(data)}. Copy the file again.")

@@ -17,7 +17,7 @@ import numpy as np
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.samples.rows import blamed, one_line
 from tfstruct.samples.spec import TensorSpec
-from tfstruct.samples.values import checked, fit, is_image, number_dtype, numbers
+from tfstruct.samples.values import checked, dtype_of, fit, is_image, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Preparation:
 
     @functools.cached_property
     def _function(self) -> Callable:
-        return _import_function(self.preprocess.function)
+        name = self.preprocess.function
+        assert name is not None  # asked for only where there is one
+        return _import_function(name)
 
 
 def _entries(value: Any) -> tuple | None:
@@ -111,7 +113,7 @@ def _transformed(value: np.ndarray, spec: TensorSpec, preprocess: Preprocess, pl
     value = fit(value, before_resize(spec, preprocess))
     if preprocess.resize is not None:
         value = _resized(value, preprocess.resize, place)
-        if number_dtype(spec.dtype).kind in "iu":
+        if dtype_of(spec).kind in "iu":
             value = np.rint(value)
     if preprocess.scale is preprocess.mean is preprocess.std is None:
         return value
@@ -189,7 +191,7 @@ def _import_function(name: str) -> Callable:
     finally:
         with contextlib.suppress(ValueError):  # the module may have taken it out
             sys.path.remove(folder)
-    function = module
+    function: Any = module
     for part in attribute.split("."):
         function = getattr(function, part, None)
     if function is None:

@@ -13,7 +13,7 @@ from tfstruct.errors import DataError
 from tfstruct.samples.images import decode, image_kind
 from tfstruct.samples.rows import Inputs, LabelKey, Reader, Row, match_names, one_line, quoted
 from tfstruct.samples.spec import TensorSpec
-from tfstruct.samples.values import number_dtype, numbers, unflattened
+from tfstruct.samples.values import dtype_of, numbers, unflattened
 
 INPUT_FEATURES = ("image", "image/encoded", "image_raw", "x", "input", "inputs", "features")
 LABEL_FEATURES = ("label", "labels", "image/class/label", "y", "target")
@@ -95,12 +95,13 @@ def _value(example: Mapping[str, Any], name: str, spec: TensorSpec, where: str) 
     data = values[0]
     if image_kind(data) in ("jpeg", "png"):
         return decode(data, spec, where)
-    if None not in spec.shape:
-        for dtype in (number_dtype(spec.dtype), np.dtype("uint8"), np.dtype("float32")):
+    shape = [n for n in spec.shape if n is not None]
+    if len(shape) == len(spec.shape):
+        for dtype in (dtype_of(spec), np.dtype("uint8"), np.dtype("float32")):
             # A dtype of one byte other than uint8 (int8, bool) is not what raw pixels are written in.
             is_raw = dtype.itemsize > 1 or dtype == np.uint8
-            if is_raw and len(data) == math.prod(spec.shape) * dtype.itemsize:
-                return numbers(np.frombuffer(data, dtype.newbyteorder("<")).reshape(spec.shape), where)
+            if is_raw and len(data) == math.prod(shape) * dtype.itemsize:
+                return numbers(np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape), where)
     raise DataError(
         f"{where}: expected a JPEG or PNG, or raw uint8 or float32 bytes for {spec}, received {len(data)} bytes of "
         "something else. Write the values as a float_list, or as tf.io.encode_png."

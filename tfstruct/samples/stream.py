@@ -50,7 +50,7 @@ class Samples:
 
     def __init__(self, reader: Reader, prepare: Preparation, limit: int | None, labels: np.ndarray | None):
         self.source = reader.source
-        self.count = reader.count if None in (reader.count, limit) else min(reader.count, limit)
+        self.count = reader.count if reader.count is None or limit is None else min(reader.count, limit)
         self.reiterable = reader.reiterable
         self._reader = reader
         self._prepare = prepare

@@ -41,6 +41,13 @@ def number_dtype(name: str) -> np.dtype | None:
     return dtype if dtype.kind in "biuf" or _is_extended(dtype) else None
 
 
+def dtype_of(spec: TensorSpec) -> np.dtype:
+    """The dtype of an input; `open_samples` takes none but those of numbers."""
+    dtype = number_dtype(spec.dtype)
+    assert dtype is not None
+    return dtype
+
+
 def _is_extended(dtype: np.dtype) -> bool:
     """True for bfloat16 and the like, which NumPy knows as void."""
     return dtype.type.__module__.startswith("ml_dtypes")
@@ -111,7 +118,7 @@ def checked(value: np.ndarray, spec: TensorSpec, place: str) -> np.ndarray:
         raise DataError(
             f"{place}: expected shape {dims(spec)}, received {value.shape}. {_shape_advice(value.shape, spec)}"
         )
-    dtype = number_dtype(spec.dtype)
+    dtype = dtype_of(spec)
     is_float = value.dtype.kind == "f"
     if is_float and not np.isfinite(value).all():
         found = "NaN" if np.isnan(value).any() else "infinity"

@@ -21,8 +21,8 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is no text")
     if len(text) > LARGEST:
         raise ValueError(f"it has more than {LARGEST:,} bytes, as no description does")
-    marks = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(map(text.count, marks)) > _MOST_LISTS:
+    lists = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if lists > _MOST_LISTS:
         raise ValueError(f"it holds more than {_MOST_LISTS:,} lists and objects, as no description does")
     try:
         return json.loads(text)

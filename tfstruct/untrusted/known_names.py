@@ -162,7 +162,8 @@ def normal(module: str) -> str:
 def _pairs(space: str, name: str, cls: type) -> dict[tuple[str, str], type]:
     """A class by its public name, by the one that its package writes into files, and by where it is defined."""
     written = _written_name(cls) or f"{space}.{name}"
-    return dict.fromkeys([(space, name), tuple(written.rsplit(".", 1)), (normal(cls.__module__), cls.__name__)], cls)
+    module, _, own = written.rpartition(".")
+    return dict.fromkeys([(space, name), (module, own), (normal(cls.__module__), cls.__name__)], cls)
 
 
 def _written_name(cls: type) -> str | None:
