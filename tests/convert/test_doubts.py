@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import keras
 import numpy as np
@@ -264,6 +265,28 @@ def test_dead_scores_and_their_remedy(process, images, engine, float_io):
     assert report.warnings == () and min(o.sqnr_db for o in report.verification.outputs) > 25
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_output_that_hardly_varies_and_its_remedies(process, alone):
+    """It varied "between 5 and 5", and calibration on other data was the advice."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,), name="x")
+    steady = L.Rescaling(4e-3, offset=5.0, name="steady")(L.Dense(2, activation="tanh")(inputs))
+    parts = [L.Dense(2, activation="sigmoid")(inputs), steady]
+    model = keras.Model(inputs, steady if alone else L.Concatenate(name="both")(parts))
+    x = np.random.default_rng(0).normal(size=(120, 8)).astype("float32")
+    recipe = Recipe("int8", calibration=x)
+    with Converter(model, process=process) as converter:
+        line = " ".join(converter.convert(recipe).report.warnings)
+        kept = recipe.replace(layers={"steady": "float32", **({} if alone else {"both": "float32"})})
+        report = converter.convert(kept).report
+    if alone:
+        assert "keep the layers that make it in float (Recipe" in line
+    else:
+        assert "the columns 2-3" in line and re.search(r"vary by 0\.00\d at most \(around (5|4\.99|5\.00)", line)
+        assert "take the constant part out of the model" in line and "in float (Recipe" in line
+    assert report.warnings == ()
+
+
 def test_data_of_another_range(process, images):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8, 8, 3), name="image"), L.Conv2D(4, 3), L.GlobalAveragePooling2D()])
@@ -302,6 +325,7 @@ def test_advice_to_keep_a_layer_in_float_ends_well(process, engine, how):
     assert "rounded beside wave" in str(error.value)
     assert any("float_io=True (--float-io) leaves it in float" in line for line in half.warnings)
     assert half.verification.outputs[0].sqnr_db < 15 and "SQNR is" in " ".join(half.warnings)
+    assert not any("lost at wave" in line for line in half.warnings)  # it is in float already
     assert whole.verification.outputs[0].sqnr_db > 25
     assert whole.warnings == (() if how == "layers" else ("1 operators stay in float: wave: SIN",))
 

@@ -1,11 +1,11 @@
 """Why a verification should not be trusted, in words: a file that falls short, and figures that prove nothing."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfstruct.convert.agreement import Agreement
-from tfstruct.convert.columns import LostColumns
+from tfstruct.convert.columns import Column, LostColumns
 
 if TYPE_CHECKING:
     from tfstruct.convert.verification import Verification
@@ -61,7 +61,8 @@ def low_figures(output: Agreement) -> list[str]:
 
 
 def _worst_layers(check: "Verification") -> str:
-    worst = [one for one in check.layers if one.added_noise > 0][:3]
+    lossy = [one for one in check.layers if one.added_noise > 0][:3]
+    worst = [one for one in lossy if not one.in_float]  # those lose by what they read
     if not worst:
         return ""
     named = ", ".join(f"{', '.join(one.layers) or one.tensor} ({one.sqnr_db:.1f} dB)" for one in worst)
@@ -75,8 +76,9 @@ def _of_values(output: Agreement, best: float | None, is_low: bool, asked: bool)
             yield f"output {output.name!r}: {share:.2%} of the values are NaN or infinite in {who}; nothing is proven"
     if output.constant:
         yield (
-            f"output {output.name!r} varies in Keras, and is the same for every sample in the file: calibrate on data "
-            "on which it varies, or keep the layers behind it in float (Recipe(layers={pattern: 'float32'}))"
+            f"output {output.name!r} varies in Keras, and is the same for every sample in the file: keep the layers "
+            "that make it in float (Recipe(layers={pattern: 'float32'})), or calibrate on data on which it varies, if "
+            "that does not"
         )
     elif (
         best is not None
@@ -107,15 +109,38 @@ def _columns(output: Agreement, lost: LostColumns) -> str:
     shown = lost.columns[:_NAMED] if lost.count > 2 * _NAMED else lost.columns
     named = _runs([column.index for column in shown])
     more = f" and {lost.count - len(shown)} more" if lost.count > len(shown) else ""
-    low, high = min(c.low for c in shown), max(c.high for c in shown)
     worst = min(c.sqnr_db for c in shown)
     what = "constant in the file" if all(c.constant for c in shown) else f"down to {worst:.1f} dB in the file"
     return (
-        f"output {output.name!r}: the columns {named}{more} {axis} ({lost.count} of {lost.size}) vary between "
-        f"{low:.3g} and {high:.3g} in Keras and are {what}, where the whole has "
-        f"{output.sqnr_db:.1f} dB. One scale holds for all columns: make these an output of their own, or bring all "
-        "columns to one scale and undo it outside of the file"
+        f"output {output.name!r}: the columns {named}{more} {axis} ({lost.count} of {lost.size}) {_variation(shown)} "
+        f"in Keras and are {what}, where the whole has {output.sqnr_db:.1f} dB. {_remedy(shown)}"
     )
+
+
+def _variation(columns: Sequence[Column]) -> str:
+    low, high = min(c.low for c in columns), max(c.high for c in columns)
+    if all(_is_nearly_constant(c) for c in columns):
+        most = max(columns, key=lambda c: c.high - c.low)
+        return f"vary by {most.high - most.low:.1g} at most (around {(most.low + most.high) / 2:.4g})"
+    return f"vary between {low:.3g} and {high:.3g}"
+
+
+def _remedy(columns: Sequence[Column]) -> str:
+    if all(_is_nearly_constant(c) for c in columns):
+        return (
+            "That is less than a step of 8 bits, also with a scale of their own. If it matters, take the constant part "
+            "out of the model and add it outside of the file, or keep all layers from where they get so alike in float "
+            "(Recipe(layers={pattern: 'float32'}))"
+        )
+    return (
+        "One scale holds for all columns: make these an output of their own, or bring all columns to one scale and "
+        "undo it outside of the file"
+    )
+
+
+def _is_nearly_constant(column: Column) -> bool:
+    """Whether what a column varies by is less than a step of 8 bits that reach from 0 to its values."""
+    return column.high - column.low < max(abs(column.low), abs(column.high)) / 256
 
 
 def _runs(places: list[int]) -> str:
@@ -150,7 +175,7 @@ def _of_samples(check: "Verification") -> Iterator[str]:
         if one.clipped > _CLIPPED:
             yield (
                 f"input {one.name!r}: {one.clipped:.1%} of the values of the verification data are clipped: {span}. "
-                "Calibrate on data like it"
+                "Calibrate on data like it, with calibrator='minmax'"
             )
         elif one.high - one.low < _UNUSED * (high - low):
             yield (

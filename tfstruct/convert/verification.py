@@ -30,12 +30,14 @@ class LayerError:
         sqnr_db: signal to quantization noise; low is bad.
         added_noise: noise power over signal power here, less that of the operator's worst input: what this operator
             adds itself.
+        in_float: True if it computes in float in the file, so that what is lost there was lost in what it reads.
     """
 
     layers: tuple[str, ...]
     tensor: str
     sqnr_db: float
     added_noise: float
+    in_float: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,12 +287,14 @@ def layer_errors(
             signal[name] = signal.get(name, 0.0) + float(np.square(a, dtype=np.float64).sum())
             noise[name] = noise.get(name, 0.0) + float(np.square(a - b, dtype=np.float64).sum())
     share = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in signal}
+    floats = {name for op in flatbuffer.float_operators(flatbuffer.operators(content)) for name in op.outputs}
     errors = []
     for op in found:
         name = op.outputs[0] if op.outputs else ""
         if name in share:
             before = max((share[n] for n in op.inputs if n in share), default=0.0)
-            errors.append(LayerError(op.layers, name, decibel(signal[name], noise[name]), share[name] - before))
+            added = share[name] - before
+            errors.append(LayerError(op.layers, name, decibel(signal[name], noise[name]), added, name in floats))
     return tuple(sorted(errors, key=lambda e: -e.added_noise))
 
 
