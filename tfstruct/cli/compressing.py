@@ -1,6 +1,7 @@
 """A model made small within a budget."""
 
 import json
+import pathlib
 import sys
 
 from tfstruct.cli.arguments import parser
@@ -54,7 +55,7 @@ def compress(options) -> int:
     if options.c_array:
         from tfstruct.convert.micro import write_c_array
 
-        written += write_c_array(made.file.content, target)
+        written += map(pathlib.Path, write_c_array(made.file.content, target))
     _tell(options, made.report, written)
     if status == BELOW:
         return fail(f"The budget is missed: {'; '.join(made.report.limits.misses(made.report.result))}.", BELOW)

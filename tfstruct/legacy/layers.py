@@ -202,7 +202,7 @@ def _part(key: str, value, name: str, notes: Notes):
     """A regularizer, constraint or initializer of Keras 3; None if it has none, which weights do not mind."""
     if value is None or callable(value):
         return None
-    home = {"r": keras.regularizers, "t": keras.constraints}.get("r" if key.endswith("regularizer") else key[-1])
+    home = keras.regularizers if key.endswith("regularizer") else keras.constraints
     home = keras.initializers if key.endswith("_initializer") else home
     value = {k: v for k, v in value.items() if k in ("class_name", "config")} if isinstance(value, dict) else value
     try:

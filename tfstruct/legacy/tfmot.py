@@ -77,7 +77,8 @@ def _pruned(wrapper) -> Plain:
         weight = _find(plain.weights, variable)
         weight.mask = _value(mask) != 0
         weight.value = weight.value * weight.mask
-    share = 1 - np.mean(np.concatenate([_value(m).ravel() for _, m, _ in wrapper.pruning_vars] or [[1.0]]))
+    masks = [_value(mask).ravel() for _, mask, _ in wrapper.pruning_vars]
+    share = 1 - np.mean(np.concatenate(masks or [np.ones(1)]))
     return dataclasses.replace(plain, lines=[f"took off pruning, kept its mask ({share:.0%} zeros)", *plain.lines])
 
 

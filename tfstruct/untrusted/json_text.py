@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tfstruct.errors import TfstructError
+from tfstruct.errors import ArgumentError, ArgumentTypeError, TfstructError
 
 LARGEST = 16 << 20  # bytes of text
 # A list takes 3 bytes of text and 56 of memory; the descriptions of the largest models hold some ten thousand.
@@ -34,7 +34,7 @@ def read(text: str | bytes, build: Callable[[dict], Any], error: type[TfstructEr
     """`build(object)` of a JSON text; whatever values of another kind raise in it becomes one documented error.
 
     Args:
-        build: makes the result of a dict; its own `TfstructError` comes through.
+        build: makes the result of a dict; its own `TfstructError` comes through, but for wrong arguments.
         error: what is raised.
         what: begins its message: "A recipe", or the path of a file.
     """
@@ -46,8 +46,8 @@ def read(text: str | bytes, build: Callable[[dict], Any], error: type[TfstructEr
         raise error(f"{what} must be a JSON object. Received: {type(data).__name__}.")
     try:
         return build(data)
-    except TfstructError:
-        raise
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as reason:
+        if isinstance(reason, TfstructError) and not isinstance(reason, (ArgumentError, ArgumentTypeError)):
+            raise
         kind, text = type(reason).__name__, " ".join(str(reason).split())[:200]
         raise error(f"{what} must hold values of the documented kinds. Received others ({kind}: {text}).") from reason

@@ -61,7 +61,10 @@ class Options:
 def _read(budget) -> Limits:
     if isinstance(budget, Mapping) or (isinstance(budget, str) and "=" in budget):
         return budgets.figures(budget, (*COSTS, "latency_us"))
-    share = budgets.number("a share", budget)
+    try:
+        share = budgets.number("a share", budget)
+    except BudgetError:
+        share = math.nan
     if not 0 < share < 1:
         raise BudgetError(
             f"`budget` must be a share in (0, 1), a dict over {', '.join((*COSTS, 'latency_us'))}, or a text such as "
