@@ -41,7 +41,7 @@ class Exported:
         directory: the SavedModel.
         inputs: the inputs with the shapes that the file will have.
         outputs: the names of the outputs.
-        scopes: name scope of the graph -> path of the Keras layer, in the order of the calls.
+        scopes: name scope of the graph -> path of the Keras layer, in the order in which the calls end.
         output_layers: name of an output -> path of the layer that makes it.
         batch: the batch size of the graph; None is open.
         rewrites: a line for every layer that was traced in another form.
@@ -261,8 +261,11 @@ def _recorded_scopes(model: keras.Model) -> Iterator[dict[str, str]]:
             # Layers open a scope of their own; operations such as `x + 1` do not.
             scope = contextlib.nullcontext() if isinstance(op, keras.layers.Layer) else tf.name_scope(op.name)
             with scope:
-                scopes.setdefault(tf.get_current_name_scope(), path)
-                return call(*args, **kwargs)
+                name = tf.get_current_name_scope()
+                scopes.setdefault(name, path)
+                outputs = call(*args, **kwargs)
+                scopes[name] = scopes.pop(name)  # at the end: a layer makes its result after those inside of it
+                return outputs
 
         return run
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import flatbuffers
 import numpy as np
@@ -12,6 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfstruct.convert import file_bounds
 from tfstruct.errors import ConversionError
+from tfstruct.graph.layer_tree import scope_at
 
 _OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _FLOAT_TYPES = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
@@ -356,7 +357,7 @@ def float_operators(found: Iterable[Operator]) -> list[Operator]:
 
 def rename(
     content: bytes,
-    layer_at: Callable[[str], str | None],
+    scopes: Mapping[str, str],
     output_layers: Mapping[str, str],
 ) -> tuple[bytes, dict[str, tuple[str, ...]]]:
     """Gives every tensor a short, unique name after its Keras layer.
@@ -366,7 +367,7 @@ def rename(
     a constant the path of the layer that reads it.
 
     Args:
-        layer_at: graph node name -> layer path or None.
+        scopes: name scope of the graph -> layer path, in the order in which the layers make their results.
         output_layers: signature name of an output -> layer path.
 
     Returns:
@@ -374,6 +375,7 @@ def rename(
     """
     model = read(content)
     _slice_half_read_splits(model)
+    _give_buffers_of_their_own(model)
     origin: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
 
@@ -392,7 +394,7 @@ def rename(
             border.update({m.tensorIndex: m.name.decode() for m in maps})
         fused: dict[int, tuple[str, ...]] = {}
         for operator in graph.operators:
-            layers = _fused_layers(graph, operator, layer_at, border, output_layers)
+            layers = _fused_layers(graph, operator, scopes, border, output_layers)
             # An operator without a trace of its own belongs to the layer whose result it works on.
             layers = layers or next((fused[i] for i in operator.inputs if fused.get(i)), ())
             fused.update(dict.fromkeys(operator.outputs, layers))
@@ -416,6 +418,17 @@ def rename(
             if tensor.name.decode() not in taken:
                 tensor.name = unique("tensor", number)
     return write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}
+
+
+def _give_buffers_of_their_own(model: schema.ModelT) -> None:
+    """Parts constants of equal bytes and another shape, as kernels of zeros are: they share no scales."""
+    shapes: dict[int, list[int]] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if is_constant(model, tensor):
+                shape = list(tensor.shape)
+                if shapes.setdefault(tensor.buffer, shape) != shape:
+                    set_constant(model, tensor, np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8))
 
 
 def _slice_half_read_splits(model: schema.ModelT) -> None:
@@ -474,20 +487,25 @@ def new_operator(model, name: str, inputs: list[int], outputs: list[int], kind: 
     return operator
 
 
-def _fused_layers(graph, operator, layer_at, border, output_layers) -> tuple[str, ...]:
+def _fused_layers(graph, operator, scopes, border, output_layers) -> tuple[str, ...]:
     """Paths of the layers behind an operator, the last one first."""
-    layers: list[str] = []
-    for index in operator.outputs:
-        names = graph.tensors[index].name.decode().split(";")
-        layers += [path for path in map(layer_at, names) if path]
-        if index in border and not layers:
-            # The converter renames a graph output, and with it loses where it came from.
-            layers += [output_layers[border[index]]] if border[index] in output_layers else []
+    layers = _layers_named(graph, operator.outputs, scopes)
+    outputs = [border[i] for i in operator.outputs if i in border]
+    if not layers:  # the converter renames a graph output, and with it loses where it came from
+        layers = [output_layers[name] for name in outputs if name in output_layers]
     for index in operator.inputs[1:] if len(operator.inputs) > 1 else ():
-        if index >= 0 and not layers:
-            names = graph.tensors[index].name.decode().split(";")
-            layers += [path for path in map(layer_at, names) if path]
+        layers = layers or _layers_named(graph, [index], scopes)
     return tuple(dict.fromkeys(layers))
+
+
+def _layers_named(graph, indices: Iterable[int], scopes: Mapping[str, str]) -> list[str]:
+    """The layers whose graph nodes the converter joined in the names of tensors, the last one first.
+
+    The converter names them in an order of its own, by the operator.
+    """
+    nodes = [node for i in indices if i >= 0 for node in graph.tensors[i].name.decode().split(";")]
+    found = {scope_at(node, scopes) for node in nodes}
+    return [path for scope, path in reversed(scopes.items()) if scope in found]
 
 
 def set_ranges(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:

@@ -21,6 +21,7 @@ from tfstruct.convert import (
     multipliers,
     plumbing,
     rewrites,
+    scales,
     trained,
     weights,
 )
@@ -152,7 +153,7 @@ class Converter(contextlib.AbstractContextManager):
         if (float16,) not in self._float:
             with self._stage("convert"):
                 content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
-                self._float[float16,] = flatbuffer.rename(content, self._resolve, exported.output_layers)
+                self._float[float16,] = flatbuffer.rename(content, exported.scopes, exported.output_layers)
         return self._float[float16,]
 
     @contextlib.contextmanager
@@ -209,6 +210,7 @@ class Converter(contextlib.AbstractContextManager):
             warnings += [f"{rounded} it in float"] if rounded else []
             warnings += _unshrunk_weights(found, recipe)
             warnings += biases.lost(content, layers)
+            scales.check(content, layers)
         samples, source = self._verification_samples(recipe, signature, kept)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:

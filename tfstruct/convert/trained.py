@@ -16,6 +16,8 @@ Range = tuple[float, float]
 BEFORE = "/pre_activation"
 # Operators that look up in a table, which has the range of what is looked up.
 _TABLES = ("GATHER", "EMBEDDING_LOOKUP")
+# Weights below it are as good as zero; what float32 holds of them says nothing about what they were.
+_NO_WEIGHT = 1e-30
 # Operators whose result lies in a range that the int8 specification fixes.
 _FIXED = {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128)}
 
@@ -149,7 +151,7 @@ def weight_limits(
             continue
         largest = _rows(kernel).max(axis=1)
         limit = np.broadcast_to(given[kernel.name], largest.shape)
-        room = np.divide(limit, largest, out=np.ones_like(largest), where=largest > 0)
+        room = np.divide(limit, largest, out=np.ones_like(largest), where=largest > _NO_WEIGHT)
         shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
         out[tensor.name.decode()] = (rows.max(axis=1) * room).reshape(shape).astype(np.float32)
         used.add(kernel.name)
@@ -158,14 +160,15 @@ def weight_limits(
 
 def _rows(kernel: Kernel) -> np.ndarray:
     """Magnitudes, one row for each output channel."""
-    return np.abs(kernel.view(np.asarray(kernel.variable)).reshape(-1, kernel.shape[-1])).T
+    return np.abs(kernel.view(np.asarray(kernel.variable, np.float64)).reshape(-1, kernel.shape[-1])).T
 
 
 def _same_up_to_factors(stored: np.ndarray, ours: np.ndarray) -> bool:
-    """Whether each row has the same magnitudes, in any order, but for a factor."""
+    """Whether each row has the same magnitudes, in any order, but for a factor; those of a row of zeros fit any."""
     if stored.shape != ours.shape:
         return False
-    pair = [np.sort(rows, axis=1) / np.maximum(rows.max(axis=1, keepdims=True), 1e-30) for rows in (stored, ours)]
+    alive = (stored.max(axis=1) > _NO_WEIGHT) & (ours.max(axis=1) > _NO_WEIGHT)
+    pair = [np.sort(rows[alive], axis=1) / rows[alive].max(axis=1, keepdims=True) for rows in (stored, ours)]
     return np.allclose(*pair, atol=1e-4)
 
 

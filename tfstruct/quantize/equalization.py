@@ -29,6 +29,9 @@ from tfstruct.quantize.preactivations import moments
 # f(s x) = s f(x) for s > 0.
 _HOMOGENEOUS = (None, activations.linear, activations.relu, activations.leaky_relu)
 _CONVERGED, _MOST_SWEEPS = 1e-3, 200
+# A channel whose weights are so small beside those of the others, and beside its own bias, is a constant: weights made
+# as large as the others' would take its bias with them, and the range of the activation.
+_DEAD = 1e-3
 
 
 def equalize(
@@ -44,9 +47,10 @@ def equalize(
     For a layer and those that read it over ReLU, LeakyReLU, PReLU or no activation, pooling, padding or flattening,
     with r1 the largest magnitude among the weights that make a channel and r2 among those that read it:
     `s = sqrt(r1 / r2)`, `W1' = W1 / s, b1' = b1 / s, W2' = W2 s`, so that both become sqrt(r1 r2); sweep after sweep
-    over all pairs until no s is off 1 by more than a thousandth. It pays where channels share one scale: activations
-    always do, kernels where a scheme has one for the whole of them. A batch norm behind the first layer takes 1 / s in
-    its gamma and beta; it goes on working in inference only.
+    over all pairs until no s is off 1 by more than a thousandth. A channel whose weights are below a thousandth of its
+    bias, and of the layer's largest, is as good as constant and stays as it is. It pays where channels share one scale:
+    activations always do, kernels where a scheme has one for the whole of them. A batch norm behind the first layer
+    takes 1 / s in its gamma and beta; it goes on working in inference only.
 
     With `absorb`, large biases move on: `c = max(0, mean - deviations * deviation)` of a channel before its ReLU,
     `b1' = b1 - c, b2' = b2 + W2 c`. This is equal where the channel is at least c, so for nearly all samples, and is
@@ -140,6 +144,7 @@ class _Equalizing:
             except Unfit as reason:
                 self.skipped.append((calls[0].path, str(reason)))
         self.scales = {id(pair.firsts[0].op): np.ones(pair.channels) for pair in self.pairs}
+        self.dead = [self._is_dead(pair) for pair in self.pairs]
 
     # Which layers go together
 
@@ -201,6 +206,18 @@ class _Equalizing:
             np.maximum.at(read, channel, _largest(call, self._of(call.op), before, np.arange(len(channel)), axis))
         return made, read
 
+    def _is_dead(self, pair: _Pair) -> np.ndarray:
+        """By channel, whether what is made of the input is nothing beside the bias, and beside the other channels."""
+        values, (made, _) = self._of(pair.firsts[0].op), self._ranges(pair)
+        shift = values.get("bias", 0.0)
+        if pair.feeding is not None:
+            deviation = np.sqrt(values["moving_variance"] + pair.firsts[0].op.epsilon)
+            centred = self._of(pair.feeding.op).get("bias", 0.0) - values["moving_mean"]
+            shift = values["beta"] + centred * values["gamma"] / deviation
+        if np.size(shift) != pair.channels:  # an einsum's bias by position
+            return np.zeros(pair.channels, bool)
+        return made < _DEAD * np.minimum(made.max(), np.abs(np.ravel(shift)))
+
     def evenness(self) -> list[tuple[float, float]]:
         """By pair: the mean of r / max r over the channels, of what makes and of what reads them (p in Eq. 8)."""
         return [tuple(float(np.mean(r / r.max())) if r.max() > 0 else 1.0 for r in self._ranges(p)) for p in self.pairs]
@@ -209,9 +226,9 @@ class _Equalizing:
         """Equalizes all pairs until nothing moves; the number of sweeps."""
         for sweep in range(1, _MOST_SWEEPS + 1):
             moved = 0.0
-            for pair in self.pairs:
+            for pair, dead in zip(self.pairs, self.dead, strict=True):
                 made, read = self._ranges(pair)
-                alive = (made > 0) & (read > 0)
+                alive = (made > 0) & (read > 0) & ~dead
                 s = np.sqrt(np.divide(made, read, out=np.ones_like(made), where=alive))
                 moved = max(moved, float(np.abs(s - 1).max()))
                 self._put(

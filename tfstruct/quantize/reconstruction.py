@@ -204,7 +204,7 @@ class _Work:
         if not self.has_steps:
             self._fit(part, [grid for grid in grids if grid.nearest], read)
         kernels = [SoftKernel(grid, self.learned.factor_of(grid)) for grid in grids]
-        power = float(sum(np.mean(np.square(y)) * y.shape[-1] for y in wanted))
+        power = float(sum(np.mean(np.square(y)) * y.shape[-1] for y in wanted)) or 1.0  # a layer that makes zeros
         for kernel in kernels:
             kernel.settle_nearest()
         nearest = self._error(part, read, wanted)
