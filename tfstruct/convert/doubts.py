@@ -128,9 +128,9 @@ def _variation(columns: Sequence[Column]) -> str:
 def _remedy(columns: Sequence[Column]) -> str:
     if all(_is_nearly_constant(c) for c in columns):
         return (
-            "That is less than a step of 8 bits, also with a scale of their own. If it matters, take the constant part "
-            "out of the model and add it outside of the file, or keep all layers from where they get so alike in float "
-            "(Recipe(layers={pattern: 'float32'}))"
+            "That is less than two steps of 8 bits, also with a scale of their own. If it matters, take the constant "
+            "part out of the model and add it outside of the file, or keep all layers from where they get so alike in "
+            "float (Recipe(layers={pattern: 'float32'}))"
         )
     return (
         "One scale holds for all columns: make these an output of their own, or bring all columns to one scale and "
@@ -139,8 +139,8 @@ def _remedy(columns: Sequence[Column]) -> str:
 
 
 def _is_nearly_constant(column: Column) -> bool:
-    """Whether what a column varies by is less than a step of 8 bits that reach from 0 to its values."""
-    return column.high - column.low < max(abs(column.low), abs(column.high)) / 256
+    """Whether what a column varies by is less than two steps of 8 bits that reach from 0 to its values."""
+    return column.high - column.low < max(abs(column.low), abs(column.high)) / 128
 
 
 def _runs(places: list[int]) -> str:
