@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# All checks on the environment at hand: lint, format, tests. `tools/check.sh slow` runs the long sweeps as well.
+# All checks on the environment at hand: lint, format, types, tests. `tools/check.sh slow` runs the long sweeps as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
+mypy
 pytest -n 2
 if [ "${1:-}" = slow ]; then pytest -n 2 -m slow; fi

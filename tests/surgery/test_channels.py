@@ -141,8 +141,8 @@ def test_an_impossible_budget_says_the_least(net):
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (1.5, r"in \(0, 1\)"), (0, r"in \(0, 1\)"), ({}, "dict over"), ("half", "a share in"), (True, "a percentage"),
-        ({"flops": 0.5}, "flops"), ({"macs": -1}, "above 0"), ({"macs": "a lot"}, "a share in"),
+        (1.5, r"in \(0, 1\)"), (0, r"in \(0, 1\)"), ({}, "dict over"), ("half", "a share in"), (True, "a share in"),
+        ({"flops": 0.5}, "flops"), ({"macs": -1}, "above 0"), ({"macs": "a lot"}, "a percentage"),
         ({"latency_us": 0.5}, "needs `latency=`"),
     ],
 )  # fmt: skip
