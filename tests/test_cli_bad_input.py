@@ -581,7 +581,7 @@ OPTIONS = [
     ("timeout", option("--timeout", "-1"), "`timeout` must be a positive, finite number of seconds"),
     ("accuracy-nan", option("--min-accuracy", "nan"), "accuracy.* must be a number"),
     ("accuracy-in-percent", option("--min-accuracy", "83"), r"accuracy.*(0\.\.1|\[0, 1\])"),
-    ("engine", option("--precision", "dynamic", "--engine", "tensorflow"), "writes float32, float16, int8 and int16x8"),
+    ("engine", option("--precision", "dynamic", "--engine", "tensorflow"), "writes float32, float16, int8, int16x8"),
     ("all-and-layers", lambda t: t.argv("--all-precisions", "--keep-float", "conv"), "Use --keep-float .* with one"),
     ("preprocess-colon", option("--preprocess", "module.f"), "must read 'module:function', with a colon"),
     ("import-missing", option("--import", "no_such_module"), "--import no_such_module failed: ModuleNotFoundError"),

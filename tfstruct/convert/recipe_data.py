@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -39,13 +39,20 @@ def batched(samples: Iterable[Sample], size: int | None) -> Iterator[dict[str, n
         yield {name: np.stack([s.inputs[name] for s in group]) for name in group[0].inputs}
 
 
-def random_samples(signature: Signature, count: int, seed: int = 0) -> list[Sample]:
-    """Normal values for float inputs, zeros and ones for integers; open dimensions become 8."""
+def random_samples(
+    signature: Signature, count: int, seed: int = 0, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> list[Sample]:
+    """Values for float inputs, even ones where `ranges` knows between what they lie, else normal ones; zeros and ones
+    for integers; open dimensions become 8."""
     rng = np.random.default_rng(seed)
 
     def draw(spec):
         shape = tuple(8 if d is None else d for d in spec.shape)
-        values = rng.normal(size=shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
+        ends = (ranges or {}).get(spec.name)
+        if "float" in spec.dtype:
+            values = rng.normal(size=shape) if ends is None else rng.uniform(*ends, shape)
+        else:
+            values = rng.integers(0, 2, shape)
         return values.astype(spec.dtype)
 
     return [Sample({s.name: draw(s) for s in signature.inputs}, None) for _ in range(count)]

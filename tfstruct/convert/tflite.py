@@ -222,7 +222,7 @@ class Converter(contextlib.AbstractContextManager):
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
         with self._stage("latency"):
-            one = self._one_batch(content, kept, exported)
+            one = self._one_batch(kept, exported, recipe)
             threads = sorted({1, os.cpu_count() or 1})
             timed = tuple(latency(content, one, n) for n in threads)
         report = Report(
@@ -345,10 +345,11 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.calibration is not None:
             data = opened(recipe.calibration, signature, recipe, _KEPT)
             return data, f"the first samples of {data.source}"
-        return random_samples(signature, 8), _RANDOM
+        return random_samples(signature, 8, ranges=recipe.ranges), _RANDOM
 
-    def _one_batch(self, content: bytes, kept: list[Sample], exported: Exported) -> dict[str, np.ndarray]:
-        samples = kept or random_samples(Signature(exported.inputs, exported.batch, lambda x: {}), 1)
+    def _one_batch(self, kept: list[Sample], exported: Exported, recipe: Recipe) -> dict[str, np.ndarray]:
+        signature = Signature(exported.inputs, exported.batch, lambda x: {})
+        samples = kept or random_samples(signature, 1, ranges=recipe.ranges)
         return next(iter(batched(samples[:1], exported.batch)))
 
 

@@ -33,6 +33,7 @@ OWN_STEPS = (
     *FOUR_BITS, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
 )  # fmt: skip
+_PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
 FIXED = {
@@ -115,6 +116,28 @@ def _constants(call: Call, made_by) -> tuple[np.ndarray | None, ...]:
     return () if is_part and by_channel else found
 
 
+def _makes_integers(call: Call) -> bool:
+    kind = built_in_name(call.op)
+    to_integers = kind == "Cast" and not keras.backend.standardize_dtype(call.op.dtype).startswith(("float", "bfloat"))
+    return to_integers or kind in ("Embedding", "Discretization", "CategoryEncoding", "IntegerLookup", "Hashing")
+
+
+def _exact(graph: Graph) -> set[int]:
+    """Keys of the tensors that integers are made of, back to the inputs or to a kernel: rounded, these were others."""
+    makers = {tensor.key: call for call in graph.calls for tensor in call.outputs}
+    found: set[int] = set()
+    left = [tensor.key for call in graph.calls if _makes_integers(call) for tensor in call.inputs]
+    while left:
+        key = left.pop()
+        call = makers.get(key)
+        if key in found or (call is not None and getattr(call.op, "weights", ())):
+            continue
+        found.add(key)
+        if call is not None and built_in_name(call.op) not in _PRODUCTS:
+            left += [tensor.key for tensor in call.inputs]
+    return found
+
+
 class Points:
     """The points of a traced model.
 
@@ -131,6 +154,7 @@ class Points:
             constant; without those that become part of the layer in front, and those that differ from call to call.
         read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
+        exact: ranges of floats that integers (ids, classes, bins) are made of: they stay float, as in the file.
     """
 
     def __init__(self, graph: Graph):
@@ -190,6 +214,7 @@ class Points:
             if isinstance(call.op, keras.layers.Softmax) and _is_masked(call)
         }
         self.input_points = [Point(name, self._find(name)) for name in names]
+        self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
         self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
             groups = tuple(self._find(made[tensor.key]) for tensor in call.inputs)

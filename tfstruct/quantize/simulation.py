@@ -63,7 +63,7 @@ class Simulation:
         self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
         self.frozen_statistics = make(0.0, name="frozen_statistics")
-        self.integers = IntegerKernels(self.points, self.bounds, self.activation_bits, self.active)
+        self.integers = IntegerKernels(self.points, self.bounds, self._rounded_bits, self.active)
         self.grids: dict[str, Grid] = {}
         self.skipped: list[tuple[str, str]] = []
         ops = {id(call.op): call.op for call in self.points.graph.calls}
@@ -141,6 +141,10 @@ class Simulation:
         widths = [self.scheme.activation_bits(path) for path in (point.path, *readers)]
         return next((bits for bits in widths if bits is not None), None)
 
+    def _rounded_bits(self, point: Point) -> int | None:
+        """The same, None also where integers are made of the value, which the file leaves as it is."""
+        return None if point.group in self.points.exact and not point.before else self.activation_bits(point)
+
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
         found = {}
@@ -164,7 +168,8 @@ class Simulation:
             return x
         group = self.groups[point.group]
         if group.fixed is not None:
-            return _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
+            bits = self._rounded_bits(point)
+            return x if bits is None else _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
         bounds = self.bounds[point.group]
         learning = None
         if training and point.observes:
@@ -172,6 +177,8 @@ class Simulation:
             # Ends that learn follow the batches until values are rounded.
             still = self.frozen.value if learning is None else tf.maximum(self.frozen.value, self.active.value)
             bounds.follow(tf.stop_gradient(x), still, point.positive)
+        if self._rounded_bits(point) is None:
+            return x
         y = self._where_active(bounds.rounded(x, bits, learning), x)
         if not training:
             y = tf.where(bounds.seen.value > 0, y, x)  # nothing is known yet: float
