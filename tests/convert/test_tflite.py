@@ -329,3 +329,23 @@ def test_real_model_keeps_its_accuracy(shared, process):
     assert plain.verification.tflite.accuracy >= 0.838
     assert plain.size <= 95_568 and plain.float_operators == ()
     assert best.verification.tflite.accuracy >= 0.842
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: keras.ops.tile(x, (1, 3)), lambda x: keras.ops.clip(x, -0.3, 0.4), lambda x: keras.ops.top_k(x, 3)[0],
+], ids=["TILE", "MINIMUM", "TOPK_V2"])  # fmt: skip
+def test_int16_of_the_second_engine(make, process):
+    i = keras.Input((8,))
+    x = np.random.default_rng(0).uniform(-1, 1, (32, 8)).astype("float32")
+    with Converter(keras.Model(i, make(i)), process=process) as converter:
+        report = converter.convert(Recipe(precision="int16x8", calibration=x)).report
+    assert report.engine == "tensorflow" and not report.float_operators
+    assert report.verification.outputs[0].sqnr_db > 80
+
+
+def test_ids_beyond_their_table_are_a_clear_error(process):
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Embedding(5, 3), keras.layers.Flatten()])
+    with Converter(model, process=process) as converter:
+        made = converter.convert(Recipe())
+    with pytest.raises(ConversionError, match="ids within their table"):
+        made.predict(np.full((2, 4), 7, "int32"))

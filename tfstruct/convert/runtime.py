@@ -97,7 +97,14 @@ class Runtime:
             self._allocate()
         for port in self.inputs:
             self._interpreter.set_tensor(port.index, port.encode(inputs[port.name]))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ConversionError(
+                f"The interpreter cannot run the file on this input: {' '.join(str(error).split())[:300]} Give data as "
+                "in training (ids within their table), or keep the layer of the operator that is named in float32 "
+                "(Recipe(layers={pattern: 'float32'}), --keep-float)."
+            ) from error
         return {port.name: port.decode(self._interpreter.get_tensor(port.index)) for port in self.outputs}
 
     def run_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
