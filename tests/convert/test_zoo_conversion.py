@@ -12,8 +12,6 @@ from tfstruct.errors import ConversionError
 
 # What no quantizer has an integer kernel for unless it is rewritten, by model: the operators and their layers.
 LEFT_IN_FLOAT = {
-    "grouped": {("NEG", "prelu")},
-    "attention": {("NEG", "norm1"), ("NEG", "norm2")},
     "lstm": {("WHILE", "lstm_layer"), ("TANH", "lstm_layer/lstm_cell")},
     "gru": {("WHILE", "gru_layer"), ("TANH", "gru_layer/gru_cell")},
     "bidirectional": {("WHILE", "both/forward_cell"), ("WHILE", "both/backward_cell")},
