@@ -27,12 +27,12 @@ def kind_of(op: keras.Operation, kinds: Iterable[type]) -> type | None:
 def built_in_name(op: keras.Operation) -> str:
     """The name of the class of Keras that an operation computes as; "" for none."""
     own: type = type(op)
-    found = next((kind for kind in own.__mro__ if _of_keras(kind)), None)
+    found = next((kind for kind in own.__mro__ if _package(kind) == "keras"), None)
     return found.__name__ if found is not None and _computes_as(own, found) else ""
 
 
-def _of_keras(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "keras"
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,7 +43,7 @@ def _computes_as(own: type, kind: type) -> bool:
     return not any(
         _computes(name, value) and hasattr(kind, name)
         for cls in between
-        if not _of_keras(cls)
+        if _package(cls) not in ("keras", "tfstruct")  # their rules know what they do
         for name, value in vars(cls).items()
     )
 
