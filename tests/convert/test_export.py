@@ -8,8 +8,9 @@ import zoo
 from keras import layers
 
 from tfstruct.convert.export import export, signature_of
+from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
-from tfstruct.graph.layer_tree import layer_at, layer_paths
+from tfstruct.graph.layer_tree import layer_paths
 
 
 def test_layer_paths_enter_nested_models_and_layers():

@@ -9,9 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfstruct.convert import rewrites
+from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.graph.keras_model import require_model
-from tfstruct.graph.layer_tree import intercepted, layer_at, layer_paths
+from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.samples import TensorSpec
 
 SIGNATURE = "serve"

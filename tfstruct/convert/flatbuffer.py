@@ -11,8 +11,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfstruct.convert import file_bounds
+from tfstruct.convert.scopes import scope_at
 from tfstruct.errors import ConversionError
-from tfstruct.graph.layer_tree import scope_at
 
 _OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _FLOAT_TYPES = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)

@@ -33,11 +33,12 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import latency, processor
+from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare, layer_errors
 from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.graph.kernels import kernels
-from tfstruct.graph.layer_tree import layer_at, layer_paths, states_kept
+from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.sizes import open_input
 from tfstruct.patterns import matches
 from tfstruct.precisions import PRECISIONS
