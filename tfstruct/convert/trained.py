@@ -160,7 +160,7 @@ def weight_limits(
 
 def _rows(kernel: Kernel) -> np.ndarray:
     """Magnitudes, one row for each output channel."""
-    return np.abs(kernel.view(np.asarray(kernel.variable, np.float64)).reshape(-1, kernel.shape[-1])).T
+    return np.abs(kernel.view(np.asarray(kernel.variable)).reshape(-1, kernel.shape[-1])).T
 
 
 def _same_up_to_factors(stored: np.ndarray, ours: np.ndarray) -> bool:
