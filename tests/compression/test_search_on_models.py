@@ -59,7 +59,7 @@ def test_what_misses_the_budget_by_its_graph_is_not_trained(task, monkeypatch):
     small = (steps.PruneChannels(budget={"macs": 0.5 * whole}), steps.Quantize(precision="int4"))
     assert evaluation.foreseen(task, small, task.folder.inner("small"), 1) == ()
     # The file of a trained model has the size that was foreseen, to a few bytes.
-    monkeypatch.setattr(task, "limits", Budget.of({"tflite_bytes": 2.0}).limits(task.original, task.plain))
+    monkeypatch.setattr(task, "limits", Budget.of({"tflite_bytes": 200.0}).limits(task.original, task.plain))
     with pytest.raises(BudgetError, match="not trained: tflite_bytes"):
         evaluation.evaluate(task, (steps.Quantize(),), task.folder.inner("file"), 1)
     said = evaluation.foreseen(task, (steps.Quantize(),), task.folder.inner("file"), 1)[0]
