@@ -16,8 +16,8 @@ _FUNCTIONS = {
     "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Silu": "silu", "Softmax": "softmax", "Tanh": "tanh",
     "LogSoftmax": "log_softmax",
 }  # fmt: skip
-_ACTIVATED = (
-    layers.Activation, layers.Dense, layers.EinsumDense, layers.SimpleRNN, *CONVS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED,
+ACTIVATED = (
+    layers.Activation, layers.Dense, layers.EinsumDense, *CONVS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED,
 )  # fmt: skip
 _OTHER_NAMES = {"softmax_v2": "softmax", "swish": "silu"}  # of TensorFlow
 
@@ -65,7 +65,7 @@ def activation_of(op: keras.Operation) -> str | None:
         return known if plain and known else "relu_variant"
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
-    return None if kind_of(op, _ACTIVATED) is None else _function_name(op.activation)
+    return None if kind_of(op, (*ACTIVATED, layers.SimpleRNN)) is None else _function_name(op.activation)
 
 
 def _function_name(function) -> str | None:

@@ -10,7 +10,7 @@ from tfstruct.graph import Call
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kinds import built_in_name
 from tfstruct.quantize.masks import LEAST_ELSEWHERE
-from tfstruct.quantize.points import CONTRACTIONS, Points
+from tfstruct.quantize.points import CONTRACTIONS, PRODUCTS, Points
 
 _KINDS = {
     "Where": "select", "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide",
@@ -24,7 +24,6 @@ LEAST_UNSEEN = 1e3
 # A softmax that is further away is another layer's.
 MOST_STEPS = 12
 _UNKNOWN_SIZE = 1024
-_PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ class MaskPlaces:
             return True
         if isinstance(call.op, keras.layers.Layer):
             return not call.op.weights and activation_of(call.op) is None
-        if built_in_name(call.op) in _PRODUCTS:
+        if built_in_name(call.op) in PRODUCTS:
             return False
         return all(self.may_mask.get(group, True) for group in reads)
 

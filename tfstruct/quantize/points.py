@@ -33,7 +33,7 @@ OWN_STEPS = (
     *FOUR_BITS, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
 )  # fmt: skip
-_PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
+PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 # The range of what these make is fixed by the int8 specification.
 FIXED = {
@@ -78,7 +78,8 @@ def _is_activation_layer(op) -> bool:
     return built_in_name(op) in ("ReLU", "Activation", "Relu", "Relu6")
 
 
-def _is_norm(op) -> bool:
+def is_norm(op) -> bool:
+    """Whether an operation is a batch norm, and computes as one."""
     return kind_of(op, (keras.layers.BatchNormalization,)) is not None
 
 
@@ -94,12 +95,12 @@ def _fuses(maker: Call, reader: Call) -> bool:
     """Whether the converter makes one operator of two calls, so that no integer stands between them."""
     op, after = maker.op, reader.op
     contracts = kind_of(op, CONTRACTIONS) is not None
-    if contracts and _is_norm(after):
+    if contracts and is_norm(after):
         return activation_of(op) is None
     if _is_activation_layer(after) and activation_of(after) in ("relu", "relu6"):
         if contracts:
             return activation_of(op) is None
-        return built_in_name(op) in _ARITHMETIC or _is_norm(op)
+        return built_in_name(op) in _ARITHMETIC or is_norm(op)
     return False
 
 
@@ -133,7 +134,7 @@ def _exact(graph: Graph) -> set[int]:
         if key in found or (call is not None and getattr(call.op, "weights", ())):
             continue
         found.add(key)
-        if call is not None and built_in_name(call.op) not in _PRODUCTS:
+        if call is not None and built_in_name(call.op) not in PRODUCTS:
             left += [tensor.key for tensor in call.inputs]
     return found
 
@@ -173,7 +174,7 @@ class Points:
             joined = after is not None and _fuses(call, after)
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
-            norm = after.op if joined and _is_norm(after.op) else None
+            norm = after.op if joined and is_norm(after.op) else None
             if self.folds.setdefault(id(call.op), norm) is not norm:
                 self.folds[id(call.op)] = None
         self._ties: dict[str, str] = {}
@@ -206,7 +207,7 @@ class Points:
         self.products = {
             id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
             for call in graph.calls
-            if _is_norm(call.op) and id(call.op) not in folded
+            if is_norm(call.op) and id(call.op) not in folded
         }
         self.masked_softmax = {
             id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)

@@ -19,7 +19,7 @@ from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
 from tfstruct.quantize.masked_ranges import MaskedRange, MaskedRanges
-from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points
+from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points, is_norm
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
 
@@ -111,7 +111,7 @@ class Simulation:
 
     def _touches(self, op) -> bool:
         key = id(op)
-        inner = kind_of(op, (keras.layers.BatchNormalization,)) is not None or built_in_name(op) in ARITHMETIC
+        inner = is_norm(op) or built_in_name(op) in ARITHMETIC
         return bool(self.points.outputs.get(key) or key in self._grids or inner)
 
     # Ranges
@@ -228,7 +228,7 @@ class Simulation:
         point = self.points.outputs.get(id(op))
         before = self.points.before.get(id(op))
         grids = self._grids.get(id(op), [])
-        if kind_of(op, (keras.layers.BatchNormalization,)) is not None:
+        if is_norm(op):
             call = self._batch_norm(op, call)
         averages = built_in_name(op).startswith("AveragePooling")
         if id(op) in self.points.movers and not averages:

@@ -8,6 +8,7 @@ from keras import activations, layers
 from keras.src.ops import nn
 
 from tfstruct.graph import Call, Graph, is_training_only
+from tfstruct.graph.endings import ACTIVATED
 
 Range = tuple[float, float]
 
@@ -18,12 +19,6 @@ _BOUNDED = {
     nn.Sigmoid: (0.0, 1.0), nn.HardSigmoid: (0.0, 1.0), nn.Softmax: (0.0, 1.0), nn.Softplus: (0.0, math.inf),
     layers.Softmax: (0.0, 1.0),
 }  # fmt: skip
-# Layers whose `activation` is the last thing that they do.
-_ACTIVATED = (
-    layers.Activation, layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D,
-    layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D,
-    layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose,
-)  # fmt: skip
 _MOVING = (
     layers.Identity,
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
@@ -72,7 +67,7 @@ def _range(call: Call, came: Sequence[Range]) -> Range:
     cut = _cut(op)
     if cut is not None:
         return _clip(came[0] if len(came) == 1 and not _weighs(op) else ANY, cut)
-    function = op.activation if kind in _ACTIVATED else kind
+    function = op.activation if kind in ACTIVATED else kind
     if function in _BOUNDED:
         return _BOUNDED[function]
     if kind is layers.Activation and op.activation is activations.linear:
@@ -102,13 +97,13 @@ def _cut(op) -> Range | None:
         return rectifier(op)
     if kind in (nn.Relu, nn.Relu6):
         return rectifier(op)
-    if kind in _ACTIVATED and not isinstance(op.activation, keras.layers.Layer):
+    if kind in ACTIVATED and not isinstance(op.activation, keras.layers.Layer):
         return _CUTTING.get(op.activation)
     return None
 
 
 def _weighs(op) -> bool:
-    return type(op) in _ACTIVATED and type(op) is not layers.Activation
+    return type(op) in ACTIVATED and type(op) is not layers.Activation
 
 
 def _clip(values: Range, cut: Range) -> Range:
