@@ -9,6 +9,7 @@ from tfstruct.convert import calibrate, flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.quantize.points import FIXED
 from tfstruct.quantize.twin import Twin
 
 Range = tuple[float, float]
@@ -19,7 +20,7 @@ _TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 # Weights below it are as good as zero; what float32 holds of them says nothing about what they were.
 _NO_WEIGHT = 1e-30
 # Operators whose result lies in a range that the int8 specification fixes.
-_FIXED = {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128)}
+_FIXED = {"SOFTMAX": FIXED["softmax"], "LOGISTIC": FIXED["sigmoid"], "TANH": FIXED["tanh"]}
 
 
 def recipe_of(twin: Twin, recipe: Recipe) -> Recipe:
