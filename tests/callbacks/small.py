@@ -47,3 +47,14 @@ def shares(model, names=NAMES) -> list[float]:
 def asked(ratio: float) -> list[float]:
     """What `shares` is at a ratio."""
     return [(n - max(round(n * (1 - ratio)), 1)) / n for n in (96, 48)]
+
+
+class EachStep(keras.callbacks.Callback):
+    """`seen`: what a function says of the model after each step."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.look, self.seen = look, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(self.look(self.model))

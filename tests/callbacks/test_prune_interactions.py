@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from contracts import policy
-from small import NAMES, L, asked, data, fit, network, schedule, shares, values
+from small import NAMES, EachStep, L, asked, data, fit, network, schedule, shares, values
 
 from tfstruct.callbacks import Prune, saved_state
 from tfstruct.callbacks.constraints import Masked
@@ -20,17 +20,6 @@ def plain(model) -> bool:
     """Nothing of ours is left on the model."""
     ours = any(isinstance(v.constraint, Masked) for v in model.trainable_weights)
     return not ours and not any(name.startswith("compressor_state") for name in vars(model))
-
-
-class Watch(keras.callbacks.Callback):
-    """The share of zeros after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seen.append(shares(self.model))
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
@@ -60,7 +49,7 @@ def test_early_stopping_that_restores_dense_weights(first):
 @pytest.mark.parametrize("every", [None, 5])
 def test_moving_averages(every):
     model = network(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=every))
-    watch = Watch()
+    watch = EachStep(shares)
     prune = pruner()
     fit(model, prune, watch)
     wanted = [asked(ratio) for _, ratio, _ in prune.report.history]
@@ -132,7 +121,7 @@ def test_after_a_plain_fit_and_before_one():
 @pytest.mark.parametrize("settings", [{"steps_per_execution": 3}, {"jit_compile": True}], ids=["three", "jit"])
 def test_compiled_ways(settings):
     model = network(**settings)
-    prune, watch = pruner(), Watch()
+    prune, watch = pruner(), EachStep(shares)
     fit(model, prune, watch)
     assert shares(model) == asked(0.75) and prune.steps == 16 and prune.report.notes == ()
     if "steps_per_execution" in settings:
@@ -144,7 +133,7 @@ def test_mixed_float16_with_loss_scaling():
     with policy("mixed_float16"):
         model = network()
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    watch = Watch()
+    watch = EachStep(shares)
     prune = Prune(schedule(), frequency=3, criterion="snip", data=data())
     fit(model, prune, watch)
     assert [watch.seen[step - 1] for step, _, _ in prune.report.history] == [
@@ -155,7 +144,7 @@ def test_mixed_float16_with_loss_scaling():
 
 def test_gradient_accumulation():
     model = network(keras.optimizers.Adam(0.05, gradient_accumulation_steps=2))
-    watch = Watch()
+    watch = EachStep(shares)
     prune = pruner()
     fit(model, prune, watch)
     assert [s for s, _, _ in prune.report.history] == [2, 5, 8, 11, 14]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from compressors import COMPRESSORS, figures, is_plain, relu_network
-from small import L, asked, data, fit, shares, values
+from small import EachStep, L, asked, data, fit, shares, values
 
 from tfstruct.callbacks import Cluster, Prune, PruneChannels, QuantizeAware, release
 from tfstruct.distill import Distill
@@ -29,17 +29,6 @@ OTHERS = {
 }
 SLOW = set(OTHERS) - {"PruneChannels by fit"}
 ALL = {**{name: new for name, new in COMPRESSORS.items() if name != "Distill"}, **OTHERS}
-
-
-class Figures(keras.callbacks.Callback):
-    """Zeros and distinct values after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seen.append(figures(self.model))
 
 
 @pytest.fixture
@@ -68,7 +57,7 @@ def in_training(one, path, model=None):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in ALL])
 def test_ends_as_if_uninterrupted(name, tmp_path, no_warnings):
-    whole, one, again, watch = relu_network(), ALL[name](), ALL[name](), Figures()
+    whole, one, again, watch = relu_network(), ALL[name](), ALL[name](), EachStep(figures)
     fit(whole, one, epochs=2)
     in_training(ALL[name](), tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
@@ -157,7 +146,7 @@ def test_models_and_files(kind, ending, tmp_path, no_warnings):
 def test_two_compressors(tmp_path, no_warnings):
     file, new = tmp_path / "a.keras", lambda: [Prune(0.5), Cluster(4)]
     fit(relu_network(), *new(), keras.callbacks.ModelCheckpoint(str(file)), epochs=1)
-    loaded, watch = keras.models.load_model(file), Figures()
+    loaded, watch = keras.models.load_model(file), EachStep(figures)
     before = figures(loaded)
     fit(loaded, *new(), watch, epochs=2, initial_epoch=1)
     assert set(map(tuple, watch.seen)) == {tuple(before)}
