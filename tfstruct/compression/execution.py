@@ -9,10 +9,11 @@ import keras
 
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.stage import Stage
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import RecipeError

@@ -8,12 +8,12 @@ import numpy as np
 from tfstruct.convert.runtime import Port
 
 if TYPE_CHECKING:
-    from tfstruct.compression.compression_report import CompressionReport
+    from tfstruct.compression.report_data import ReportData
 
 _WEAK = 3  # classes that are named for their low recall
 
 
-def model_card(report: "CompressionReport") -> str:
+def model_card(report: "ReportData") -> str:
     """What the model is, how to use its file, its data, its figures, its limits."""
     parts = [
         f"# {_plain(report.model)}",

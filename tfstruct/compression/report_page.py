@@ -7,14 +7,14 @@ from tfstruct.compression import report_pictures
 from tfstruct.markup import Html, element, folded, page, table
 
 if TYPE_CHECKING:
-    from tfstruct.compression.compression_report import CompressionReport
     from tfstruct.compression.mistakes import WorstSample
+    from tfstruct.compression.report_data import ReportData
     from tfstruct.compression.stage import Stage
 
 _BOX = 100, 40  # of a line, in units of its own
 
 
-def report_page(report: "CompressionReport") -> str:
+def report_page(report: "ReportData") -> str:
     """The page: the outcome first, then why, then the evidence."""
     drawn = _drawn(report)
     parts = [

@@ -13,7 +13,7 @@ from tfstruct.compression.candidate import Candidate
 from tfstruct.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tfstruct.compression.compression_report import CompressionReport
+    from tfstruct.compression.report_data import ReportData
 
 _WIDTH = 5.2  # inches: on a phone the writing is still large enough
 _MOST_CLASSES = 20
@@ -35,16 +35,16 @@ class Picture:
 
     name: str
     title: str
-    height: Callable[["CompressionReport"], float]
-    draw: Callable[[object, "CompressionReport"], None]
+    height: Callable[["ReportData"], float]
+    draw: Callable[[object, "ReportData"], None]
 
 
-def pictures(report: "CompressionReport") -> list[Picture]:
+def pictures(report: "ReportData") -> list[Picture]:
     """Those that there are data for."""
     return [one for one in PICTURES if one.height(report)]
 
 
-def plot(report: "CompressionReport", name: str | None = None):
+def plot(report: "ReportData", name: str | None = None):
     """A matplotlib figure of one picture, or of all of them below each other."""
     from matplotlib.figure import Figure
 
@@ -62,7 +62,7 @@ def plot(report: "CompressionReport", name: str | None = None):
     return figure
 
 
-def svg(report: "CompressionReport", name: str) -> str:
+def svg(report: "ReportData", name: str) -> str:
     """One picture as an SVG element for a page, whose text has the page's colour; it refers to nothing outside."""
     from matplotlib import rc_context
 

@@ -1,9 +1,9 @@
-"""What one step of a strategy works with, and what it hands on."""
+"""What one step of a strategy works with."""
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -13,32 +13,7 @@ from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
-from tfstruct.quantize.scheme import Scheme
-from tfstruct.quantize.twin import Twin
 from tfstruct.surgery import recalibrate_batch_norm
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a step did.
-
-    Attributes:
-        model: the model from now on, uncompiled or not.
-        changes: (layer, what was done to it).
-        skipped: (layer, why it was left alone).
-        details: the report of what carried it out, plain data.
-        history: the logs of training, one dict an epoch.
-        twin: of quantization-aware training.
-        scheme: how the file is to be quantized, where that was decided.
-    """
-
-    model: keras.Model
-    changes: Sequence[tuple[str, str]] = ()
-    skipped: Sequence[tuple[str, str]] = ()
-    details: Mapping = dataclasses.field(default_factory=dict)
-    history: Sequence[Mapping[str, float]] = ()
-    twin: Twin | None = None
-    scheme: Scheme | None = None
 
 
 @dataclasses.dataclass(frozen=True)

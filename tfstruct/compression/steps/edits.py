@@ -1,7 +1,8 @@
 """An edit of layers, and the training that makes up for it."""
 
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.surgery.edited import Edited
 
 

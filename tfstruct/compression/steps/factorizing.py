@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.surgery import factorize
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.surgery import optimize_inference, remove_redundant, shrink
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import keras
 
 from tfstruct.callbacks import PruneChannels as Pruner
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.errors import EmptyPlanError
 from tfstruct.graph import trace
 from tfstruct.graph.frozen import frozen_makers

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from tfstruct.callbacks import QuantizeAware
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
+from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.work import Outcome, Work
+from tfstruct.compression.work import Work
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.graph import trace

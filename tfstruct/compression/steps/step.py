@@ -4,12 +4,10 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
+from tfstruct.compression.outcome import Outcome
 from tfstruct.errors import RecipeError
-
-if TYPE_CHECKING:
-    from tfstruct.compression.work import Outcome, Work
 
 KINDS: dict[str, type["Step"]] = {}
 
@@ -47,8 +45,12 @@ class Step:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
 
-    def run(self, work: "Work") -> "Outcome":
-        """Does it to `work.model`, which is not changed, and says what was done."""
+    def run(self, work: Any) -> Outcome:
+        """Applies the step to `work.model`, which is not changed.
+
+        Args:
+            work: a `compression.work.Work`.
+        """
         raise NotImplementedError
 
     @property

@@ -1,0 +1,34 @@
+"""`Outcome`: what one step of a strategy hands on."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfstruct.quantize.scheme import Scheme
+    from tfstruct.quantize.twin import Twin
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        model: the model from now on, uncompiled or not.
+        changes: (layer, what was done to it).
+        skipped: (layer, why it was left alone).
+        details: the report of what carried it out, plain data.
+        history: the logs of training, one dict an epoch.
+        twin: of quantization-aware training.
+        scheme: how the file is to be quantized, where that was decided.
+    """
+
+    model: "keras.Model"
+    changes: Sequence[tuple[str, str]] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+    details: Mapping = dataclasses.field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    twin: "Twin | None" = None
+    scheme: "Scheme | None" = None

@@ -1,0 +1,179 @@
+"""What a compression found, as plain data: figures before and after, every step, what was decided against."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Self
+
+from tfstruct.compression.budget import Budget, Limits
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.mistakes import Mistakes
+from tfstruct.compression.search.pareto import costs, front
+from tfstruct.compression.stage import Decision, Stage
+from tfstruct.convert.runtime import Port
+from tfstruct.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from tfstruct.analyze import Sensitivity
+
+_FORMAT = 1
+_SCORES = {"top1_agreement": "top-1 as the original", "sqnr_db": "SQNR to the original, dB"}
+_ROWS = (
+    ("params", "parameters"), ("macs", "MACs"), ("tflite_bytes", "file, bytes"), ("gzip_bytes", "file, gzipped"),
+    ("peak_memory", "peak activations, bytes"), ("arena_bytes", "arena, bytes"), ("latency_us", "latency, µs"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportData:
+    """What one compression found.
+
+    Attributes:
+        model: the name of the model.
+        budget: as it was asked.
+        limits: the same in absolute figures.
+        original: the model as it was given, as a float32 file.
+        plain: its int8 file by post-training quantization: what a user has without all this.
+        result: the model and file that were handed back.
+        decisions: what the strategy does and does not, with reasons.
+        stages: what was carried out, in order.
+        candidates: every model that was measured on the way, the result too.
+        widths: layer -> channels that it made before and makes now; 0 where it is gone.
+        test: the metric on the test set, by `original`, `plain` and `result`; empty where none was given.
+        settings: epochs, seed and the like, plain data.
+        processor: where latencies were measured.
+        versions: of tfstruct, Keras and TensorFlow.
+        seconds: how long all of it took.
+        warnings: what a user should know.
+        data: how much of it there was: `train`, `validation` and, where one was given, `test`, in words.
+        ports: `inputs` and `outputs` of the file.
+        mistakes: where the file goes wrong on the validation data.
+        sensitivity: what the original loses without a share of the channels of each group.
+    """
+
+    model: str
+    budget: Budget
+    limits: Limits
+    original: Candidate
+    plain: Candidate
+    result: Candidate
+    decisions: tuple[Decision, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    widths: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    test: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    settings: Mapping = dataclasses.field(default_factory=dict)
+    processor: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ports: Mapping[str, tuple[Port, ...]] = dataclasses.field(default_factory=dict)
+    mistakes: Mistakes | None = None
+    sensitivity: "Sensitivity | None" = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met."""
+        return not self.limits.misses(self.result)
+
+    def front(self, objectives: Sequence[str] = ("quality", "tflite_bytes", "macs")) -> tuple[Candidate, ...]:
+        """The candidates on the Pareto front: no other one is at least as good in all objectives and better in one.
+        Of all but `"quality"` less is better; candidates without a figure are left out."""
+        known = [one for one in self.candidates if None not in [getattr(one, name) for name in objectives]]
+        return tuple(known[i] for i in front([costs(one, objectives) for one in known]))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """(figure, original, plain int8, result, share of plain int8), as text."""
+        three = (self.original, self.plain, self.result)
+        rows = [(f"{self.original.metric}, validation", *(f"{one.quality:.4g}" for one in three), "")]
+        if self.test:
+            tested = (f"{self.test[name]:.4g}" for name in ("original", "plain", "result"))
+            rows.append((f"{self.original.metric}, test", *tested, ""))
+        for name in dict.fromkeys(name for one in three for name in one.scores):
+            rows.append((_SCORES.get(name, name), *(_text(one.scores.get(name), ".4g") for one in three), ""))
+        for name, label in _ROWS:
+            values = [getattr(one, name) for one in three]
+            if values[2] is not None:
+                share = f"{values[2] / values[1]:.1%}" if values[1] else ""
+                rows.append((label, *(_text(value, ",.0f") for value in values), share))
+        return rows
+
+    def _title(self) -> str:
+        said = "met" if self.met else f"missed: {'; '.join(self.limits.misses(self.result))}"
+        return f"{self.model}: budget ({self.budget}) {said}"
+
+    def __str__(self) -> str:
+        header = ("", "original", "plain int8", "result", "of plain")
+        rows = [header, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        lines = [self._title()]
+        for name, *values in rows:
+            columns = (f"  {text:>{width}}" for text, width in zip(values, widths[1:], strict=True))
+            lines.append(f"  {name:<{widths[0]}}{''.join(columns)}")
+        lines += [f"{'does' if one.taken else 'does not'} {one.kind}: {one.reason}" for one in self.decisions]
+        return "\n".join([*lines, *map(str, self.stages), *self.warnings])
+
+    def table(self):
+        """A rich table: figures before and after."""
+        from rich.table import Table
+
+        table = Table(title=self._title(), title_justify="left")
+        table.add_column("")
+        for name in ("original", "plain int8", "result", "of plain"):
+            table.add_column(name, justify="right")
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts = {name: fields[name].to_dict() for name in ("budget", "limits", "original", "plain", "result")}
+        lists = {name: [one.to_dict() for one in fields[name]] for name in ("stages", "candidates")}
+        decisions = [dataclasses.asdict(one) for one in self.decisions]
+        widths = {layer: list(pair) for layer, pair in self.widths.items()}
+        looks = {
+            "ports": {side: [port.to_dict() for port in ports] for side, ports in self.ports.items()},
+            "mistakes": None if self.mistakes is None else dataclasses.asdict(self.mistakes),
+            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
+        }
+        return {"format": _FORMAT, **fields, **parts, **lists, "decisions": decisions, "widths": widths, **looks}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> Self:
+        if data.get("format") != _FORMAT:
+            raise ArgumentError(
+                f"Expected the report of a compression, format {_FORMAT}. Received: {data.get('format')!r}."
+            )
+        from tfstruct.analyze import Sensitivity
+
+        data = {name: value for name, value in data.items() if name != "format"}
+        parts = {name: Candidate.from_dict(data[name]) for name in ("original", "plain", "result")}
+        return cls(
+            **{
+                **data,
+                **parts,
+                "budget": Budget.from_dict(data["budget"]),
+                "limits": Limits.from_dict(data["limits"]),
+                "decisions": tuple(Decision(**one) for one in data["decisions"]),
+                "stages": tuple(Stage.from_dict(one) for one in data["stages"]),
+                "candidates": tuple(Candidate.from_dict(one) for one in data["candidates"]),
+                "widths": {layer: tuple(pair) for layer, pair in data["widths"].items()},
+                "warnings": tuple(data["warnings"]),
+                "ports": {side: tuple(map(Port.from_dict, ports)) for side, ports in data["ports"].items()},
+                "mistakes": None if data["mistakes"] is None else Mistakes.from_dict(data["mistakes"]),
+                "sensitivity": None if data["sensitivity"] is None else Sensitivity.from_dict(data["sensitivity"]),
+            }
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_dict(json.loads(text))
+
+
+def _text(value, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
