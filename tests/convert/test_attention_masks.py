@@ -7,9 +7,9 @@ from keras import layers
 from mask_cases import CASES, RNG, X, sequence
 
 from tfstruct import Recipe
+from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
-from tfstruct.convert.verification import layer_errors
 
 SIXTEEN_BITS = ("MultiHeadAttention", "attention_mask", "computed")
 

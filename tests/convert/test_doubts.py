@@ -13,7 +13,9 @@ from keras import layers as L
 from tfstruct.convert import Converter, Recipe
 from tfstruct.convert.agreement import AgreementSum, ScoreCount
 from tfstruct.convert.borders import Border
-from tfstruct.convert.verification import InputCoverage, LayerError, Verification
+from tfstruct.convert.input_coverage import InputCoverage
+from tfstruct.convert.layer_errors import LayerError
+from tfstruct.convert.verification import Verification
 from tfstruct.errors import ConversionError, VerificationError
 
 BORDER = Border(0.1, -1.0, 1.0, False)

@@ -11,10 +11,11 @@ import pytest
 from tfstruct import files
 from tfstruct.convert.agreement import Agreement, Scores
 from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.report import Report, comparison, comparison_rows, html_page, render
 from tfstruct.convert.runtime import Latency
-from tfstruct.convert.verification import LayerError, Verification
+from tfstruct.convert.verification import Verification
 from tfstruct.files import write_atomic
 
 CONV = Operator(0, 0, "CONV_2D", ("conv", "relu"), ("x",), ("relu",), "int8", "int8", False)

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from tfstruct.convert.agreement import Agreement
+from tfstruct.convert.agreement import Agreement, Scores
 from tfstruct.convert.columns import Column, LostColumns
-
-if TYPE_CHECKING:
-    from tfstruct.convert.verification import Verification
+from tfstruct.convert.input_coverage import InputCoverage
+from tfstruct.convert.layer_errors import LayerError
 
 LOW_SQNR_DB, LOW_TOP1 = 15.0, 0.9
 # Without labels or probabilities nobody knows whether the last axis holds classes: of values that are good, near ties
@@ -19,24 +17,26 @@ _BELOW_DB = 20.0
 _CLIPPED = 0.01
 _UNUSED = 0.05
 _NAMED = 5
-_FEW = 10
 
 
-def found(check: "Verification") -> list[str]:
-    """The lines, what concerns the file before what concerns the samples."""
+def of_outputs(outputs: Sequence[Agreement], layers: Sequence[LayerError], shows_classes: bool) -> list[str]:
+    """The doubts that the agreement of each output raises.
+
+    Args:
+        outputs: one agreement an output.
+        layers: errors by layer, the greatest loss first, where they are known.
+        shows_classes: whether the samples are expected to show all classes.
+    """
     lines: list[str] = []
     # What is exact, as a constant is, sets no measure.
-    known = [output.sqnr_db for output in check.outputs if output.equal is None and output.sqnr_db < math.inf]
+    known = [output.sqnr_db for output in outputs if output.equal is None and output.sqnr_db < math.inf]
     best = max(known, default=None)
-    asked = check.samples >= _FEW and not check.random
-    for output in check.outputs:
+    for output in outputs:
         low = low_figures(output)
         if low:
-            lines.append(f"output {output.name!r}: {' and '.join(low)}{_worst_layers(check)}")
-        lines += _of_values(output, best, bool(low), asked)
+            lines.append(f"output {output.name!r}: {' and '.join(low)}{_worst_layers(layers)}")
+        lines += _of_values(output, best, bool(low), shows_classes)
         lines += [_columns(output, lost) for lost in output.columns]
-    lines += _of_scores(check)
-    lines += _of_samples(check)
     return lines
 
 
@@ -60,8 +60,8 @@ def low_figures(output: Agreement) -> list[str]:
     return lines
 
 
-def _worst_layers(check: "Verification") -> str:
-    lossy = [one for one in check.layers if one.added_noise > 0][:3]
+def _worst_layers(layers: Sequence[LayerError]) -> str:
+    lossy = [one for one in layers if one.added_noise > 0][:3]
     worst = [one for one in lossy if not one.in_float]  # those lose by what they read
     if not worst:
         return ""
@@ -69,8 +69,7 @@ def _worst_layers(check: "Verification") -> str:
     return f". Most is lost at {named}: keep those in float (Recipe(layers={{pattern: 'float32'}})) or train with them"
 
 
-def _of_values(output: Agreement, best: float | None, is_low: bool, asked: bool) -> Iterator[str]:
-    """`asked` is False where nobody expects the samples to show all classes."""
+def _of_values(output: Agreement, best: float | None, is_low: bool, shows_classes: bool) -> Iterator[str]:
     for who, share in zip(("Keras", "the file"), output.infinite, strict=True):
         if share:
             yield f"output {output.name!r}: {share:.2%} of the values are NaN or infinite in {who}; nothing is proven"
@@ -92,7 +91,7 @@ def _of_values(output: Agreement, best: float | None, is_low: bool, asked: bool)
             f"output {output.name!r} is the same for every sample in Keras: its figures say nothing about other data; "
             "verify on data on which it varies"
         )
-    elif output.distribution and output.classes == 1 and asked:
+    elif output.distribution and output.classes == 1 and shows_classes:
         yield (
             f"output {output.name!r}: Keras predicts one class for every sample, so equal top-1 says nothing about the "
             "others; verify on data of all classes, shuffled"
@@ -154,31 +153,41 @@ def _runs(places: list[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _of_scores(check: "Verification") -> Iterator[str]:
-    ours, theirs = (getattr(s, "accuracy", None) for s in (check.tflite, check.keras))
+def of_scores(keras: Scores | None, tflite: Scores | None) -> list[str]:
+    """The doubt that an accuracy below Keras's raises."""
+    ours, theirs = (getattr(scores, "accuracy", None) for scores in (tflite, keras))
     if ours is not None and theirs is not None and ours < theirs - _LOST_ACCURACY:
-        yield f"accuracy falls from {theirs:.2%} in Keras to {ours:.2%} in the file"
+        return [f"accuracy falls from {theirs:.2%} in Keras to {ours:.2%} in the file"]
+    return []
 
 
-def _of_samples(check: "Verification") -> Iterator[str]:
-    if check.random and check.quantized:
-        yield (
+def of_samples(inputs: Sequence[InputCoverage], random: bool, quantized: bool) -> list[str]:
+    """The doubts that the samples themselves raise.
+
+    Args:
+        inputs: how they use the range of each input.
+        random: whether they were drawn at random, for want of data.
+        quantized: whether the file computes with integers.
+    """
+    if random and quantized:
+        return [
             "verified on random inputs, for want of data: the figures of an integer file hold for data like that it "
             "will see; give Recipe(verification=...), --verify"
-        )
-        return
-    for one in check.inputs:
+        ]
+    lines = []
+    for one in inputs:
         low, high = one.range
         if one.is_flag:
             continue
         span = f"they lie in [{one.low:.4g}, {one.high:.4g}], the file's range is [{low:.4g}, {high:.4g}]"
         if one.clipped > _CLIPPED:
-            yield (
+            lines.append(
                 f"input {one.name!r}: {one.clipped:.1%} of the values of the verification data are clipped: {span}. "
                 "Calibrate on data like it, with calibrator='minmax'"
             )
         elif one.high - one.low < _UNUSED * (high - low):
-            yield (
+            lines.append(
                 f"input {one.name!r}: the verification data uses few of the file's 256 steps: {span}. Is its scale "
                 "that of the calibration data?"
             )
+    return lines

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
+from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.runtime import Latency
-from tfstruct.convert.verification import LayerError, Verification
+from tfstruct.convert.verification import Verification
 from tfstruct.markup import element, folded, page, table
 
 if TYPE_CHECKING:

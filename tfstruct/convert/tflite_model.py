@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping
 
+from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime, arrange
-from tfstruct.convert.verification import layer_errors
 from tfstruct.errors import DataError
 from tfstruct.files import write_atomic
 from tfstruct.samples import Sample

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.convert import doubts, flatbuffer
-from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores, decibel
-from tfstruct.convert.borders import Border, borders
+from tfstruct.convert import doubts
+from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores
+from tfstruct.convert.borders import borders
+from tfstruct.convert.input_coverage import CoverageCount, InputCoverage
+from tfstruct.convert.layer_errors import LayerError, layer_errors
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
@@ -18,46 +20,7 @@ from tfstruct.graph.layer_tree import states_kept
 from tfstruct.samples import Preprocess, Sample, Samples, open_samples
 
 _BATCH = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerError:
-    """The error of one tensor of the file against the float file.
-
-    Attributes:
-        layers: Keras layers behind the tensor.
-        tensor: its name in the file.
-        sqnr_db: signal to quantization noise; low is bad.
-        added_noise: noise power over signal power here, less that of the operator's worst input: what this operator
-            adds itself.
-        in_float: True if it computes in float in the file, so that what is lost there was lost in what it reads.
-    """
-
-    layers: tuple[str, ...]
-    tensor: str
-    sqnr_db: float
-    added_noise: float
-    in_float: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class InputCoverage:
-    """How the samples use the range that an input has in the file.
-
-    Attributes:
-        name: the input.
-        low, high: of the samples.
-        range: of the file.
-        clipped: share of the values outside of it.
-        is_flag: True if it has two values at most, 0 or 1 among them, as masks have: their size is no scale.
-    """
-
-    name: str
-    low: float
-    high: float
-    range: tuple[float, float]
-    clipped: float
-    is_flag: bool = False
+_FEW = 10  # samples: fewer need not show all classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +50,9 @@ class Verification:
 
     def doubts(self) -> list[str]:
         """A line for every reason not to trust the file, or these figures; each with what to do."""
-        return doubts.found(self)
+        found = doubts.of_outputs(self.outputs, self.layers, shows_classes=self.samples >= _FEW and not self.random)
+        found += doubts.of_scores(self.keras, self.tflite)
+        return found + doubts.of_samples(self.inputs, self.random, self.quantized)
 
     @property
     def is_low(self) -> bool:
@@ -203,7 +168,7 @@ def compare(
 
     runtime = Runtime(content)
     at_inputs, at_outputs = borders(content, runtime)
-    coverage = {name: _Coverage(border) for name, border in at_inputs.items()}
+    coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH
     # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
@@ -242,60 +207,6 @@ def compare(
         inputs=tuple(seen.coverage(name) for name, seen in coverage.items() if seen.count),
         quantized=bool(at_inputs or at_outputs),
     )
-
-
-class _Coverage:
-    """Between which values an input lies, and how many of them the file clips."""
-
-    def __init__(self, border: Border):
-        self.border, self.count, self.clipped = border, 0, 0
-        self.low, self.high = np.inf, -np.inf
-        self.distinct: set[float] = set()
-
-    def add(self, values: np.ndarray) -> None:
-        self.count += values.size
-        self.clipped += int(self.border.beyond(values).sum())
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        if len(self.distinct) <= 2:
-            self.distinct.update(np.unique(values)[:3].tolist())
-
-    def coverage(self, name: str) -> InputCoverage:
-        ends, clipped = (self.border.low, self.border.high), self.clipped / self.count
-        return InputCoverage(
-            name, self.low, self.high, ends, clipped, len(self.distinct) <= 2 and bool({0, 1} & self.distinct)
-        )
-
-
-def layer_errors(
-    reference: bytes,
-    content: bytes,
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    layers: Mapping[str, tuple[str, ...]],
-) -> tuple[LayerError, ...]:
-    """SQNR of every tensor that float and quantized file share, the operator that adds most noise first."""
-    plain, quantized = Runtime(reference, intermediates=True), Runtime(content, intermediates=True)
-    found = [op for op in flatbuffer.operators(reference, layers) if op.subgraph == 0]
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    for sample in inputs:
-        plain.run(sample)
-        quantized.run(sample)
-        for name in {n for op in found for n in (*op.inputs, *op.outputs)}:
-            a, b = plain.tensor(name), quantized.tensor(name)
-            if a is None or b is None or a.shape != b.shape or a.dtype != np.float32:
-                continue
-            signal[name] = signal.get(name, 0.0) + float(np.square(a, dtype=np.float64).sum())
-            noise[name] = noise.get(name, 0.0) + float(np.square(a - b, dtype=np.float64).sum())
-    share = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in signal}
-    floats = {name for op in flatbuffer.float_operators(flatbuffer.operators(content)) for name in op.outputs}
-    errors = []
-    for op in found:
-        name = op.outputs[0] if op.outputs else ""
-        if name in share:
-            before = max((share[n] for n in op.inputs if n in share), default=0.0)
-            added = share[name] - before
-            errors.append(LayerError(op.layers, name, decibel(signal[name], noise[name]), added, name in floats))
-    return tuple(sorted(errors, key=lambda e: -e.added_noise))
 
 
 def _labels_of(batch: Sequence[Sample], outputs: list[str]) -> Iterator[tuple[str, np.ndarray]]:
