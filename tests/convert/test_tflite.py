@@ -349,3 +349,15 @@ def test_ids_beyond_their_table_are_a_clear_error(process):
         made = converter.convert(Recipe())
     with pytest.raises(ConversionError, match="ids within their table"):
         made.predict(np.full((2, 4), 7, "int32"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_inputs_of_strings_are_refused_and_the_advice_ends_well(precision):
+    text = keras.Input((1,), dtype="string", name="word")
+    x = keras.layers.StringLookup(vocabulary=["a", "b", "c"], name="lookup")(text)
+    model = keras.Model(text, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Embedding(4, 3)(x))))
+    with pytest.raises(DataError, match="Input 'word': expected an input of numbers, received dtype string"):
+        to_tflite(model, precision, calibration=np.array([["a"], ["b"]]) if precision == "int8" else None)
+    cut = keras.Model(model.get_layer("lookup").output, model.outputs)
+    ids = np.arange(120, dtype="int64").reshape(-1, 1) % 4
+    assert to_tflite(cut, precision, calibration=ids).report.verification.outputs[0].sqnr_db > 30

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct.convert.export import Signature
 from tfstruct.convert.recipe import Recipe
-from tfstruct.samples import Sample, Samples, open_samples
+from tfstruct.samples import Sample, Samples, open_samples, require_numbers
 
 
 def opened(source, signature: Signature, recipe: Recipe, limit: int | None) -> Samples:
@@ -44,6 +44,7 @@ def random_samples(
 ) -> list[Sample]:
     """Values for float inputs, even ones where `ranges` knows between what they lie, else normal ones; zeros and ones
     for integers; open dimensions become 8."""
+    require_numbers(signature.inputs)
     rng = np.random.default_rng(seed)
 
     def draw(spec):

@@ -45,7 +45,7 @@ from tfstruct.patterns import matches
 from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
-from tfstruct.samples import Sample, Samples
+from tfstruct.samples import Sample, Samples, require_numbers
 
 # Samples held in memory: for verification by default, and for second-order rounding.
 _KEPT = 256
@@ -179,6 +179,7 @@ class Converter(contextlib.AbstractContextManager):
         """(file, layers by tensor, float file as quantizers take it, engine, calibration samples)."""
         _check_layers(self.model, recipe)
         _check_data(recipe)
+        require_numbers(signature.inputs)
         peek(recipe, signature)
         exported = self._export(recipe)
         reference, layers = self._converted(recipe, float16=False)

@@ -20,7 +20,7 @@ from tfstruct.samples.memory import is_dataset, read_memory
 from tfstruct.samples.preprocess import Preparation, Preprocess, before_resize
 from tfstruct.samples.rows import Reader
 from tfstruct.samples.spec import TensorSpec
-from tfstruct.samples.values import is_image, map_leaves, number_dtype, numbers
+from tfstruct.samples.values import is_image, map_leaves, numbers, require_numbers
 
 _AS_IS = Preprocess()
 
@@ -116,12 +116,7 @@ def open_samples(
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise DataError(f"`limit` must be a positive integer or None. Received: {limit!r}.")
-    for spec in inputs:
-        if number_dtype(spec.dtype) is None:
-            raise DataError(
-                f"Input '{spec.name}': expected an input of numbers, received dtype {spec.dtype}. Convert the model "
-                "without its text layers, and feed it their output."
-            )
+    require_numbers(inputs)
     on_images = dataclasses.replace(preprocess, function=None) != _AS_IS
     if on_images and len(inputs) > 1 and not any(map(is_image, inputs)):
         raise DataError(

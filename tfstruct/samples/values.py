@@ -1,7 +1,7 @@
 """A value as an array of numbers in the shape and dtype of an input, or the error that says why it is none."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,17 @@ def number_dtype(name: str) -> np.dtype | None:
 
         dtype = np.dtype(getattr(ml_dtypes, name, object))
     return dtype if dtype.kind in "biuf" or _is_extended(dtype) else None
+
+
+def require_numbers(inputs: Iterable[TensorSpec]) -> None:
+    """Raises `DataError` for an input of strings, or of another dtype that no sample or file has."""
+    for spec in inputs:
+        if number_dtype(spec.dtype) is None:
+            raise DataError(
+                f"Input '{spec.name}': expected an input of numbers, received dtype {spec.dtype}. Leave out the layers "
+                "that turn text into numbers: keras.Model(model.get_layer(NAME).output, model.outputs) with the last "
+                "of them as NAME, and feed it what they return."
+            )
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype:
