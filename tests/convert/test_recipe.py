@@ -287,3 +287,11 @@ def test_a_recipe_from_arguments():
 def test_what_is_no_recipe(given, fields, said):
     with pytest.raises(RecipeError, match=said):
         Recipe.of(given, **fields)
+
+
+def test_ranges_and_limits_as_numbers_lists_and_arrays():
+    limits = {"a/kernel": 0.5, "b/kernel": np.float32([0.5, 0.25]), "c/kernel": [np.float32(2.0), 1]}
+    recipe = Recipe(ranges={"a": np.array([-1.0, 2.0])}, weight_limits=limits)
+    assert recipe.ranges == {"a": (-1.0, 2.0)}
+    assert recipe.weight_limits == {"a/kernel": (0.5,), "b/kernel": (0.5, 0.25), "c/kernel": (2.0, 1.0)}
+    assert Recipe.from_dict(recipe.to_dict()) == recipe

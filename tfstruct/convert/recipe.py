@@ -9,6 +9,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import matches
 from tfstruct.precisions import OF_FILES, PRECISIONS
@@ -138,11 +140,11 @@ class Recipe:
                     f"`input_shapes[{name!r}]` must be positive integers, without the batch axis. Received: {shape!r}."
                 )
         for name, pair in dict(self.ranges).items():
-            pair = tuple(pair) if isinstance(pair, list | tuple) else (pair,)
+            pair = _values(pair)
             if not (len(pair) == 2 and all(map(_is_number, pair)) and pair[0] < pair[1]):
                 raise RecipeError(f"`ranges[{name!r}]` must be two numbers (low, high), low first. Received: {pair!r}.")
         for name, limits in dict(self.weight_limits).items():
-            limits = tuple(limits) if isinstance(limits, list | tuple) else (limits,)
+            limits = _values(limits)
             if not (limits and all(_is_number(v) and v > 0 for v in limits)):
                 raise RecipeError(f"`weight_limits[{name!r}]` must be positive numbers. Received: {limits!r}.")
         if self.weight_limits and self.engine == "tensorflow":
@@ -154,8 +156,8 @@ class Recipe:
             raise RecipeError("`engine='tensorflow'` can keep layers in float32 only. Use engine='litert' or 'auto'.")
         object.__setattr__(self, "layers", dict(self.layers))
         object.__setattr__(self, "require", dict(self.require))
-        object.__setattr__(self, "ranges", {k: tuple(map(float, v)) for k, v in dict(self.ranges).items()})
-        limits = {k: tuple(map(float, v)) for k, v in dict(self.weight_limits).items()}
+        object.__setattr__(self, "ranges", {k: tuple(map(float, _values(v))) for k, v in dict(self.ranges).items()})
+        limits = {k: tuple(map(float, _values(v))) for k, v in dict(self.weight_limits).items()}
         object.__setattr__(self, "weight_limits", limits)
         object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
 
@@ -267,6 +269,12 @@ def _one_of(field: str, value, allowed: tuple[str, ...]):
 
 def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _values(given) -> tuple:
+    """What may be given as one value, a list, a tuple or an array, as Python's own numbers."""
+    several = given.ravel() if isinstance(given, np.ndarray) else given if isinstance(given, list | tuple) else (given,)
+    return tuple(v.item() if isinstance(v, np.generic) else v for v in several)
 
 
 def _is_number(value) -> bool:
