@@ -64,7 +64,8 @@ def test_mixed_precision_file(capsys, trained):
 
 
 def test_microcontroller(tmp_path, capsys, trained):
-    from tfstruct.convert import ethos_u, micro
+    from tfstruct.convert import micro
+    from tfstruct.convert.devices import ethos_u
 
     _load("microcontroller").main(str(tmp_path / "digits.tflite"), epochs=2)
     said = capsys.readouterr().out

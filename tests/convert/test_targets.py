@@ -11,7 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 from tfstruct import Recipe, demo, legacy
-from tfstruct.convert import TARGETS, Converter, check_target, edgetpu, ethos_u, flatbuffer, micro, targets
+from tfstruct.convert import TARGETS, Converter, check_target, flatbuffer, micro
+from tfstruct.convert.devices import edgetpu, ethos_u
+from tfstruct.convert.replacements import REPLACEMENTS
 from tfstruct.convert.report import render
 from tfstruct.errors import ConversionError, RecipeError
 
@@ -247,7 +249,7 @@ def test_what_the_edge_tpu_takes(process):
 
 def test_every_operator_that_a_replacement_becomes_exists():
     names = {name for name in vars(schema.BuiltinOperator) if name.isupper()}
-    for operator, proposals in targets._REPLACEMENTS.items():
+    for operator, proposals in REPLACEMENTS.items():
         assert operator in names
         assert {becomes for _, becomes in proposals} <= names
     for table in (micro.OPERATORS, ethos_u.OPERATORS, edgetpu.OPERATORS):

@@ -116,7 +116,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
     device = parser.add_argument_group("device")
-    device.add_argument("--target", metavar="NAME", help="mobile, micro, ethos-u or edgetpu; exit status 1 if unfit")
+    device.add_argument(
+        "--target", metavar="NAME", help="a device such as micro (an unknown name lists all); exit status 1 if unfit"
+    )
     device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
     device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
     device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")

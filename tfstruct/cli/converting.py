@@ -107,9 +107,9 @@ def _check_device(options) -> None:
     if options.check_only and options.target is None:
         raise RecipeError("--check-only needs a device to check for: --target micro.")
     if options.target is not None:
-        from tfstruct.convert.targets import target
+        from tfstruct.convert.devices import device
 
-        target(options.target)
+        device(options.target)
     if options.latency_table is not None:
         from tfstruct.convert.latency import LatencyTable
 

@@ -7,9 +7,8 @@ import numpy as np
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
 from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.task import Task
+from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
-
-TARGETS = ("mobile", "micro")  # that take 4 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float,
     if not four_bits:
         return int8("weights of 4 bits were tried and missed the budget")
     sizes = size.sizes(keep)
-    if target.split("-")[0] not in TARGETS or not sizes:
+    if not device(target).four_bit_weights or not sizes:
         return int8(f"{target} has no 4-bit weights" if sizes else "no layer has a kernel for 4-bit weights")
     content, _ = draft(task.model, "int4", process=task.process)
     slow = task.measure.latency(content) / task.measure.reference_us

@@ -26,10 +26,10 @@ from tfstruct.compression.progress import Progress, Told
 from tfstruct.compression.quality import quality
 from tfstruct.convert import micro
 from tfstruct.convert.converter import ConverterProcess
+from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
-from tfstruct.convert.targets import target as known_target
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, trace
@@ -76,7 +76,7 @@ class Settings:
             raise RecipeError(f"`distillation` must be in [0, 1]. Received: {self.distillation!r}.")
         if self.calibrator not in CALIBRATORS:
             raise RecipeError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {self.calibrator!r}.")
-        known_target(self.target)
+        device(self.target)
 
 
 class Task(contextlib.AbstractContextManager):
@@ -161,7 +161,8 @@ class Task(contextlib.AbstractContextManager):
     def _measure_first(self) -> None:
         settings, validation = self.settings, self.validation
         self.recipe = Recipe(calibrator=settings.calibrator, samples=_SOME)
-        arena = self.budget.arena_bytes is not None or (settings.target == "micro" and micro.version() is not None)
+        has_arena = device(settings.target).has_arena and micro.version() is not None
+        arena = has_arena or self.budget.arena_bytes is not None
         table = None if self.budget.latency_table is None else LatencyTable.read(self.budget.latency_table)
         self.told.stage("measure the original")
         outputs = self.model.predict(validation.x, batch_size=settings.batch_size, verbose=0)

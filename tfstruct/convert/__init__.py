@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Verification": "verification",
         "Report": "report",
         "check_target": "targets",
-        "TargetReport": "targets",
+        "TargetReport": "target_report",
         "TARGETS": "targets",
         "measured_latency": "draft",
         "LatencyTable": "latency",

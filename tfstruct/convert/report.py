@@ -16,7 +16,7 @@ from tfstruct.convert.verification import Verification
 from tfstruct.markup import element, folded, page, table
 
 if TYPE_CHECKING:
-    from tfstruct.convert.targets import TargetReport
+    from tfstruct.convert.target_report import TargetReport
 
 _SCORE_NAMES = {
     "accuracy": "accuracy",

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from tfstruct.callbacks.channel_masks import lossless_groups
-from tfstruct.compression.precision_choice import TARGETS
 from tfstruct.compression.steps.downsampling import DownsampleEarly
 from tfstruct.compression.steps.dropping import DropBlocks
 from tfstruct.compression.steps.factorizing import Factorize
@@ -16,6 +15,7 @@ from tfstruct.compression.steps.pruning import PruneChannels
 from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
+from tfstruct.convert.devices import device
 from tfstruct.errors import PlanError, RecipeError
 from tfstruct.graph import groups
 from tfstruct.surgery import downsample_early, residual_blocks
@@ -85,7 +85,7 @@ class Space:
             energies=(1.0, 0.99, 0.9, 0.75) if large else (1.0,),
             factorized=large,
             methods=("svd", "spatial") if any(_of_two_axes(task.model.get_layer(name)) for name in large) else ("svd",),
-            precisions=("int8", "int4") if task.settings.target.split("-")[0] in TARGETS else ("int8",),
+            precisions=("int8", "int4") if device(task.settings.target).four_bit_weights else ("int8",),
         )
 
     @property

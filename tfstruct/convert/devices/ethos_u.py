@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import glob
 import importlib.metadata
 import importlib.util
@@ -10,8 +11,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.devices.device import Device, Verdict
+from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
 
 ACCELERATORS = (
@@ -129,3 +133,41 @@ def compile_file(content: bytes, accelerator: str = "ethos-u55-128", timeout: fl
         milliseconds=float(figures["inference_time"]) * 1000,
         clock_hz=float(figures["core_clock"]),
     )
+
+
+def judge(content: bytes, found: Sequence[Operator], accelerator: str) -> Verdict:
+    """Compiles the file; by a table where the compiler is not installed."""
+    if version() is None:
+        answers = [(op.name in OPERATORS and not op.is_float, _why_not_on_npu(op)) for op in found]
+        note = "ethos-u-vela is not installed: by name and type only, no figures. pip install 'tfstruct[micro]'"
+        return Verdict("a table of ethos-u-vela 5.2.0", answers, (), (note,))
+    compiled = compile_file(content, accelerator)
+    reasons = [compiled.on_cpu.get(op.outputs[0]) if op.outputs else None for op in found]
+    answers = [(why is None, "" if why is None else f"on the CPU: {why}") for why in reasons]
+    count = sum(fits for fits, _ in answers)
+    facts = (
+        ("on the NPU", f"{compiled.npu_share:.0%} of the operators ({count} of {len(found)})"),
+        ("SRAM", f"{compiled.sram_bytes:,} bytes"),
+        ("flash", f"{compiled.flash_bytes:,} bytes"),
+        (
+            "estimate",
+            f"{compiled.cycles:,} cycles, {compiled.milliseconds:.3f} ms at {compiled.clock_hz / 1e6:.0f} MHz "
+            f"({accelerator}, by the compiler's model, not measured)",
+        ),
+    )
+    return Verdict(f"ethos-u-vela {version()}", answers, facts)
+
+
+def _why_not_on_npu(op: Operator) -> str:
+    if op.name not in OPERATORS:
+        return "on the CPU: not a supported operator"
+    return "on the CPU: works on floats" if op.is_float else ""
+
+
+def _device(name: str, accelerator: str, **fields) -> Device:
+    what = f"Arm Ethos-U NPU, {accelerator}"
+    judged = functools.partial(judge, accelerator=accelerator)
+    return Device(name, what, judged, operators=dict.fromkeys(OPERATORS, ""), **fields)
+
+
+DEVICE = _device("ethos-u", "ethos-u55-128", variants={name: _device(name, name) for name in ACCELERATORS})

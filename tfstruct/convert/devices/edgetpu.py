@@ -4,9 +4,13 @@ The rules are those of https://coral.ai/docs/edgetpu/models-intro/ (model requir
 compiler version 16). The compiler itself is closed and no Python package; it may leave more to the CPU.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.devices.device import Device, Verdict
+from tfstruct.convert.flatbuffer import Operator
 
 _MAX_SOFTMAX = 16_000
 _INTEGER = ("int8", "uint8")
@@ -123,3 +127,19 @@ def _constant(model, graph, operator, place: int) -> np.ndarray | None:
 
 def _list(values) -> list[int]:
     return [] if values is None else [int(v) for v in values]
+
+
+def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
+    """Holds every operator against the documentation."""
+    model = flatbuffer.read(content)
+    problems = [problem(model, op) for op in found]
+    notes = ("the Edge TPU compiler sends everything behind the first operator that does not fit to the CPU",)
+    answers = [(not why, why) for why in problems]
+    facts = ()
+    if any(problems):
+        before = next(i for i, why in enumerate(problems) if why)
+        facts = (("before it", f"{before} of {len(found)} operators stand before the first that does not fit"),)
+    return Verdict("the documentation of the Edge TPU (coral.ai)", answers, facts, notes if any(problems) else ())
+
+
+DEVICE = Device("edgetpu", "Coral Edge TPU", judge, operators=OPERATORS)

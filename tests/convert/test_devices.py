@@ -1,0 +1,60 @@
+"""A device is one file: all that asks for devices finds it there."""
+
+import pytest
+
+from tfstruct import demo
+from tfstruct.compression import Settings
+from tfstruct.convert import Converter, Recipe, check_target, devices
+from tfstruct.errors import RecipeError
+
+TOASTER = """
+from tfstruct.convert.devices.device import Device, Verdict
+
+
+def judge(content, found):
+    return Verdict("the toaster's manual", [(op.name in OPERATORS, OPERATORS.get(op.name, "too hot")) for op in found])
+
+
+OPERATORS = {"CONV_2D": "", "FULLY_CONNECTED": "", "AVERAGE_POOL_2D": ""}
+DEVICE = Device(
+    "toaster", "bread", judge, OPERATORS, {"SOFTMAX": [("nothing, take the scores", "FULLY_CONNECTED")]},
+    four_bit_weights=True, variants={"toaster-xl": Device("toaster-xl", "more bread", judge)},
+)
+"""
+
+
+@pytest.fixture
+def toaster(tmp_path, monkeypatch):
+    (tmp_path / "toaster.py").write_text(TOASTER)
+    monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(tmp_path)])
+
+
+def test_devices_are_found_in_their_folder_those_first_that_run_most():
+    assert [one.name for one in devices.devices()] == ["mobile", "micro", "ethos-u", "edgetpu"]
+    assert [one.name for one in devices.devices() if one.four_bit_weights] == ["mobile", "micro"]
+    assert devices.device("ethos-u55-256").what == "Arm Ethos-U NPU, ethos-u55-256"
+    assert devices.device("ethos-u").what == "Arm Ethos-U NPU, ethos-u55-128"
+
+
+def test_one_file_is_a_device(toaster, digits_model, process):
+    (x, _), _ = demo.digits()
+    with Converter(digits_model, process=process) as converter:
+        content = converter.draft(Recipe(precision="int8", calibration=x[:8]))[0]
+    report = check_target(content, "toaster")
+    assert report.judge == "the toaster's manual" and report.what == "bread"
+    assert [(row.operator, row.why, row.replacement) for row in report.outside] == [
+        ("MEAN", "too hot", "AveragePooling2D"),  # of those that hold for all devices
+        ("SOFTMAX", "too hot", "nothing, take the scores"),
+    ]
+    assert check_target(content, "toaster-xl").what == "more bread"
+    assert Settings(target="toaster").target == "toaster"
+    with pytest.raises(RecipeError, match=r"mobile, micro, ethos-u, edgetpu, toaster, or one of the variants .*-xl"):
+        check_target(content, "kettle")
+
+
+def test_a_device_that_is_not_there_is_refused_by_all_that_ask(digits_model):
+    for ask in (devices.device, lambda name: check_target(b"", name), lambda name: Settings(target=name)):
+        with pytest.raises(
+            RecipeError, match=r"`target` must be one of mobile, .*-2048\. Received: 'toaster'"
+        ):
+            ask("toaster")

@@ -1,0 +1,117 @@
+"""`TargetReport`: what of a file fits a device, and what does not."""
+
+import dataclasses
+
+from tfstruct.convert import flatbuffer
+from tfstruct.errors import ConversionError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One operator of the file and whether it fits.
+
+    Attributes:
+        operator: TensorFlow Lite's name.
+        layers: the Keras layers it came from; of a file, what its tensors are named after.
+        dtype: of its result.
+        fits: True if the target runs it.
+        why: the reason if it does not, a remark if it does.
+        replacement: what would fit instead; empty where nothing is known.
+    """
+
+    operator: str
+    layers: tuple[str, ...]
+    dtype: str
+    fits: bool
+    why: str = ""
+    replacement: str = ""
+
+    @property
+    def layer(self) -> str:
+        return ", ".join(self.layers) or "no layer known"
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetReport:
+    """What fits a target and what does not.
+
+    Attributes:
+        target: its name.
+        what: what it is.
+        judge: who judged, with its version: a runtime, a compiler or a table.
+        rows: one an operator, in the order of the file.
+        facts: figures, e.g. `("arena", "4,352 bytes ...")`.
+        notes: what the user should know.
+    """
+
+    target: str
+    what: str
+    judge: str
+    rows: tuple[Row, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """True if the target runs every operator."""
+        return all(row.fits for row in self.rows)
+
+    @property
+    def outside(self) -> tuple[Row, ...]:
+        """The operators that do not fit; those that only convert number formats last."""
+        found = [row for row in self.rows if not row.fits]
+        return tuple(sorted(found, key=lambda row: row.operator in flatbuffer.BORDER_OPERATORS))
+
+    def problem(self) -> str:
+        """One line on what does not fit, with operators, Keras layers and replacements; "" if all does."""
+        seen: dict[tuple[str, str], Row] = {}
+        # What stands around a float operator falls with it: it is named only where nothing else is outside.
+        causes = [row for row in self.outside if row.operator not in flatbuffer.BORDER_OPERATORS]
+        for row in causes or self.outside:
+            seen.setdefault((row.operator, row.layer), row)
+        if not seen:
+            return ""
+        shown = [
+            f"{row.operator} (layer {row.layer}): {row.why}{f'. Use {row.replacement}' if row.replacement else ''}"
+            for row in list(seen.values())[:5]
+        ]
+        more = f"; and {len(seen) - 5} more" if len(seen) > 5 else ""
+        return f"{len(self.outside)} of {len(self.rows)} operators do not fit {self.target}: {'; '.join(shown)}{more}."
+
+    def require(self) -> None:
+        """Raises a ConversionError with `problem()` if something does not fit."""
+        if not self.fits:
+            layers = dict.fromkeys(layer for row in self.outside for layer in row.layers)
+            raise ConversionError(self.problem(), tuple(layers))
+
+    def summary(self) -> list[tuple[str, str]]:
+        """(what, value) lines without the table."""
+        count = sum(row.fits for row in self.rows)
+        lines = [("target", f"{self.target}: {self.what}"), ("judged by", self.judge)]
+        lines.append(("fits", f"{'yes' if self.fits else 'no'}: {count} of {len(self.rows)} operators"))
+        lines += list(self.facts)
+        lines += [("outside", f"{r.operator} ({r.layer}): {r.why}") for r in self.outside]
+        lines += [("note", note) for note in self.notes]
+        return lines
+
+    def table(self):
+        """A `rich.table.Table` with one row an operator."""
+        from rich.table import Table
+
+        title = f"{self.target}: {'fits' if self.fits else 'does not fit'} (judged by {self.judge})"
+        figures = [f"{name}: {value}" for name, value in self.facts] + list(self.notes)
+        table = Table(title=title, caption="\n".join(figures) or None, header_style="bold", caption_justify="left")
+        for name in ("operator", "Keras layer", "type", "fits", "why", "use instead"):
+            table.add_column(name, overflow="fold")
+        for row in self.rows:
+            cells = (row.operator, row.layer, row.dtype, "yes" if row.fits else "NO", row.why, row.replacement)
+            table.add_row(*cells, style=None if row.fits else "red")
+        return table
+
+    def to_dict(self) -> dict:
+        """Plain data."""
+        data = dataclasses.asdict(self)
+        return {**data, "facts": dict(self.facts), "fits": self.fits}
+
+    def __str__(self) -> str:
+        return "\n".join(f"{what:<14} {value}" for what, value in self.summary())
