@@ -25,6 +25,10 @@ class RecipeError(TfstructError, ValueError):
     """A recipe that contradicts itself or the model it is used on."""
 
 
+class MissingPackageError(TfstructError, ImportError):
+    """A package that only some calls need is not installed; the message says how to install it."""
+
+
 class ConversionError(TfstructError, RuntimeError):
     """The conversion failed: an operator, a crash, a time-out, or operators left in float.
 

@@ -1,6 +1,8 @@
-"""HTML pages that need nothing but themselves: text escaped, light and dark, readable on a phone."""
+"""Text made harmless for terminals, HTML and Markdown; HTML pages that need nothing but themselves: light and dark,
+readable on a phone."""
 
 import html
+import re
 from collections.abc import Container, Iterable, Sequence
 
 _STYLE = """
@@ -19,7 +21,8 @@ th{font-weight:600}
 th.n{white-space:normal}
 .warning td,.mark{background:var(--mark)}
 .bar{background:var(--bar);height:.7rem;border-radius:2px}
-.soft,footer{color:var(--soft);font-size:.85rem}
+.strong td{font-weight:600}
+.soft,.soft td,footer{color:var(--soft);font-size:.85rem}
 .note{padding:.5rem .8rem;border-radius:4px;background:var(--fill)}
 .note.mark{background:var(--mark)}
 .picture svg{display:block;width:100%;max-width:40rem;height:auto}
@@ -33,6 +36,23 @@ footer{margin-top:2rem}
 """
 
 
+# Control characters, line separators, marks that turn the direction of writing, and halves of surrogate pairs: in a
+# terminal they hide or move what stands around them, or cannot be written at all.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKS = re.compile(r"[\\`*_\[\]|#]")
+
+
+def visible(value) -> str:
+    """A value's text, with what cannot be seen in it written out: `\\n`, `\\x1b`, `\\u202e`."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
+
+
+def markdown(value) -> str:
+    """Any value as Markdown that shows its text, in one line."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return _MARKS.sub(r"\\\g<0>", visible(text))
+
+
 class Html(str):
     """Text that is HTML already, and not escaped again."""
 
@@ -41,7 +61,7 @@ class Html(str):
 
 def escaped(value) -> Html:
     """Any value as HTML that shows its text."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+    return value if isinstance(value, Html) else Html(html.escape(visible(value)))
 
 
 def element(tag: str, *inside, **attributes: str) -> Html:

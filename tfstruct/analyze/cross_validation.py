@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -21,14 +19,18 @@ from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import GREEN, GREY, ORANGE
 
 ONE_STANDARD_ERROR = "one_standard_error"
 _ROUNDING = 1e-6  # of the metric: what sums in float32 may be apart
 
 
 @dataclasses.dataclass(frozen=True)
-class ThresholdChoice:
+class ThresholdChoice(Plotted, Report):
     """A threshold of importance, and the curve that it was chosen from: one value a candidate, in rising order.
+
+    `plot` draws the metric with its standard error, and what stays, by threshold.
 
     Attributes:
         model: its name.
@@ -66,26 +68,19 @@ class ThresholdChoice:
         """The place of the threshold on the curve."""
         return self.thresholds.index(self.threshold)
 
-    def to_dict(self) -> dict:
-        """Plain data; a value that is not finite is None, as JSON has none."""
-        data = dataclasses.asdict(self)
-        for name in ("mean", "standard_error"):
-            data[name] = [v if math.isfinite(v) else None for v in data[name]]
-        return json.loads(json.dumps(data))
-
-    def table(self):
-        """A `rich.table.Table`, one row a candidate; the chosen one is marked."""
-        from rich.table import Table
-
-        table = Table(title=self._summary(), header_style="bold")
-        for column in ("threshold", f"{self.metric}, mean", "standard error", "channels", "macs", ""):
-            table.add_column(column, justify="right")
-        for i, threshold in enumerate(self.thresholds):
-            macs = f"{self.macs[i]:.1%}" if self.macs else "?"
-            cells = (f"{threshold:.4g}", f"{self.mean[i]:.4g}", f"{self.standard_error[i]:.2g}")
-            chosen = i == self.index
-            table.add_row(*cells, f"{self.channels[i]:.1%}", macs, "chosen" if chosen else "", style="bold" * chosen)
-        return table
+    def sheet(self) -> Sheet:
+        columns = (
+            ("threshold", ".4g"), (f"{self.metric}, mean", ".4g"), ("standard error", ".2g"),
+            ("channels that stay", ".1%"), ("MACs that stay", ".1%"), "",
+        )  # fmt: skip
+        rows = [
+            (
+                threshold, self.mean[i], self.standard_error[i], self.channels[i],
+                self.macs[i] if self.macs else "?", "chosen" if i == self.index else "",
+            )
+            for i, threshold in enumerate(self.thresholds)
+        ]  # fmt: skip
+        return Sheet(self._summary(), columns, rows, marks={self.index: "strong"})
 
     def _summary(self) -> str:
         i = self.index
@@ -95,36 +90,26 @@ class ThresholdChoice:
             f"{self.metric} {self.mean[0]:.4g} -> {self.mean[i]:.4g} over {self.folds} folds"
         )
 
-    def __str__(self) -> str:
-        from rich.console import Console
+    def _size(self) -> tuple[float, float]:
+        return 7, 4
 
-        buffer = io.StringIO()
-        Console(file=buffer, width=100, color_system=None).print(self.table())
-        return buffer.getvalue().rstrip("\n")
-
-    def plot(self, path) -> None:
-        """Writes a picture: the metric with its standard error, and what stays, by threshold. Needs matplotlib."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axis = figure.subplots()
+    def _draw(self, axis) -> None:
         axis.errorbar(self.thresholds, self.mean, self.standard_error, marker="o", markersize=3, capsize=2)
         sign = 1 if self.mode == "min" else -1
-        axis.axhline(self.mean[0] + sign * self.limit, linestyle=":", color="gray", label="limit")
+        axis.axhline(self.mean[0] + sign * self.limit, linestyle=":", color=GREY, label="limit")
         axis.axvline(self.threshold, linestyle="--", color="black", label="chosen")
         axis.set_xlabel(f"threshold of importance ({self.criterion})")
         axis.set_ylabel(f"{self.metric}, mean of {self.folds} folds")
         share = axis.twinx()
-        share.plot(self.thresholds, self.channels, color="tab:orange", label="channels")
+        share.plot(self.thresholds, self.channels, color=ORANGE, label="channels")
         if self.macs:
-            share.plot(self.thresholds, self.macs, color="tab:green", label="macs")
+            share.plot(self.thresholds, self.macs, color=GREEN, label="MACs")
         share.set_ylim(0, 1.05)
+        share.spines["right"].set_visible(True)
         share.set_ylabel("share that stays")
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-        axis.set_title(f"{self.model}: {self.metric} by threshold", fontsize=10)
-        figure.savefig(path, dpi=120)
+        lines = [line for part in (axis, share) for line in zip(*part.get_legend_handles_labels(), strict=True)]
+        axis.legend(*zip(*lines, strict=True), loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4)
+        axis.set_title(f"{self.model}: {self.metric} by threshold")
 
 
 @in_inference

@@ -13,6 +13,7 @@ from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
 # Inches.
 _BOX, _HIGH, _GAP, _LANE, _ROW = 1.32, 0.50, 0.24, 0.66, 0.55
+_WIDE = 7.0  # at least: the title and the line beside it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,27 +133,52 @@ def _colour(i: int) -> tuple[float, float, float]:
     return colorsys.hls_to_rgb((0.58 + i * 0.618034) % 1.0, (0.80, 0.70)[i % 2], 0.55)
 
 
-def draw(picture: Picture, path) -> None:
-    """Writes the picture: rows of boxes from left to right, the rows from top to bottom."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where things are, in inches.
 
+    Attributes:
+        columns: boxes in a row.
+        tops: of each row of boxes, and where the last one ends.
+        legend, across: groups in the legend, and how many stand side by side.
+        wide, high: of the picture.
+    """
+
+    columns: int
+    tops: np.ndarray
+    legend: int
+    across: int
+    wide: float
+    high: float
+
+
+def _laid_out(picture: Picture) -> _Layout:
+    """Rows of boxes from left to right, the rows from top to bottom."""
     depth = 1 + max((b.depth for b in picture.boxes), default=0)
     columns = -(-depth // -(-depth // 11))  # rows of equal length, of 11 boxes at most
-    rows = -(-depth // columns)
-    lanes = [1] * rows
+    lanes = [1] * -(-depth // columns)
     for box in picture.boxes:
         lanes[box.depth // columns] = max(lanes[box.depth // columns], box.lane + 1)
     tops = np.cumsum([0.0] + [_ROW + n * _LANE for n in lanes])
     legend = min(len(picture.groups), 48)
     across = max(1, int(columns * (_BOX + _GAP) / 3.2))
     below = 0.16 * -(-legend // across) + 0.35
-    wide, high = columns * (_BOX + _GAP) + 2 * _GAP, tops[-1] + below + 0.55
-    figure = Figure(figsize=(wide, high))
-    FigureCanvasAgg(figure)
-    axis = figure.add_axes((0, 0, 1, 1))
+    wide = max(columns * (_BOX + _GAP) + 2 * _GAP, _WIDE)
+    return _Layout(columns, tops, legend, across, wide, float(tops[-1] + below + 0.55))
+
+
+def size(picture: Picture) -> tuple[float, float]:
+    """Width and height of the picture in inches."""
+    layout = _laid_out(picture)
+    return layout.wide, layout.high
+
+
+def draw(picture: Picture, axis) -> None:
+    """Draws the picture on an axis of matplotlib's."""
+    layout = _laid_out(picture)
+    columns, tops, wide = layout.columns, layout.tops, layout.wide
     axis.set_xlim(0, wide)
-    axis.set_ylim(high, 0)
+    axis.set_ylim(layout.high, 0)
     axis.axis("off")
     axis.text(_GAP, 0.26, picture.title, fontsize=11, weight="bold", va="center")
     axis.text(
@@ -166,8 +192,9 @@ def draw(picture: Picture, path) -> None:
     _arrows(axis, picture, corner, columns, wide)
     for box, (x, y) in zip(picture.boxes, corner, strict=True):
         _box(axis, picture, box, x, y)
-    _legend(axis, picture, legend, across, 0.45 + tops[-1] + 0.3, wide)
-    figure.savefig(path, dpi=130)
+    _legend(axis, picture, layout.legend, layout.across, 0.45 + tops[-1] + 0.3, wide)
+    for artist in axis.get_children():
+        artist.set_in_layout(False)  # long names would push the boxes aside
 
 
 def _box(axis, picture, box: Box, x: float, y: float) -> None:

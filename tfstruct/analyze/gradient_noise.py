@@ -1,7 +1,6 @@
 """The gradient noise scale: how large a batch is worth its computation."""
 
 import dataclasses
-import json
 import math
 
 import keras
@@ -12,10 +11,11 @@ from tfstruct.analyze.batches import arrays, loss_function, slices
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.reporting import Report, Sheet
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientNoise:
+class GradientNoise(Report):
     """The noise of a gradient against its size, both estimated without bias.
 
     Attributes:
@@ -35,10 +35,13 @@ class GradientNoise:
     samples: int
     batch_size: int
 
-    def to_dict(self) -> dict:
-        """Plain data; a value that is not finite is None, as JSON has none."""
-        data = {k: v if math.isfinite(v) else None for k, v in dataclasses.asdict(self).items()}
-        return json.loads(json.dumps(data))
+    def sheet(self) -> Sheet:
+        names = {
+            "scale": "gradient noise scale, samples", "standard_error": "its standard error", "variance": "tr(Sigma)",
+            "squared_norm": "|G|^2", "samples": "samples used", "batch_size": "batch size",
+        }  # fmt: skip
+        rows = [(words, getattr(self, name)) for name, words in names.items()]
+        return Sheet(str(self), ("figure", ("value", ".3g")), rows)
 
     def __str__(self) -> str:
         parts = (

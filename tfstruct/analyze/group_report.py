@@ -1,14 +1,15 @@
 """Which channels of a model go together, whether they can go, and why not."""
 
 import dataclasses
-import io
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tfstruct.analyze.drawing import Picture, draw, picture_of
+from tfstruct.analyze.drawing import Picture, draw, picture_of, size
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.weight_criteria import is_kernel
 from tfstruct.graph import Graph, Group, Out, stay_whole, trace
+from tfstruct.reporting import Plotted, Report, Sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,11 @@ class GroupRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupReport:
+class GroupReport(Plotted, Report):
     """Every group of coupled channels of a model.
+
+    `plot` draws the network: operations as boxes in the colour of the group that they carry, hatched where it cannot
+    shrink.
 
     Attributes:
         model: its name.
@@ -79,19 +83,14 @@ class GroupReport:
         """Share of the channels that can go."""
         return self.prunable_channels / self.channels if self.channels else 0.0
 
-    def to_dict(self) -> dict:
-        """Plain data, fit for JSON."""
-        rows = [{**dataclasses.asdict(row), "prunable": row.prunable, "lossless": row.lossless} for row in self.groups]
-        for row in rows:
-            row["members"] = [dict(zip(("layer", "weight", "axis", "role"), m, strict=True)) for m in row["members"]]
-        return {
-            "model": self.model,
-            "channels": self.channels,
-            "prunable_channels": self.prunable_channels,
-            "share": self.share,
-            "whole": self.whole,
-            "groups": rows,
-        }
+    _derived: ClassVar[tuple[str, ...]] = ("share",)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        for row, plain in zip(self.groups, data["groups"], strict=True):
+            plain |= {"prunable": row.prunable, "lossless": row.lossless}
+            plain["members"] = [dict(zip(("layer", "weight", "axis", "role"), m, strict=True)) for m in row.members]
+        return data
 
     def summary(self) -> str:
         """The share of channels that can go, in one line."""
@@ -101,36 +100,22 @@ class GroupReport:
             f"{prunable} of {len(self.groups)} groups"
         )
 
-    def table(self):
-        """A `rich.table.Table`, one row a group."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=self.summary(), header_style="bold")
-        table.add_column("group", overflow="fold")
-        table.add_column("width", justify="right")
-        for name in ("made by", "carried by", "read by", "state"):
-            table.add_column(name, overflow="fold")
+    def sheet(self) -> Sheet:
+        columns = ("group", ("channels", ",d"), "made by", "carried by", "read by", "state")
+        rows = []
         for row in self.groups:
             carried, read = ([m[0] for m in row.members if m[3] == role] for role in ("carries", "reads"))
-            cells = [_names(row.makers), _names(carried), _names(read), row.state()]
-            style = None if row.prunable else "dim"
-            table.add_row(row.name, str(row.width), *(Text(c) for c in cells), style=style)
-        return table
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        buffer = io.StringIO()
-        Console(file=buffer, width=140, color_system=None).print(self.table())
+            rows.append((row.name, row.width, _names(row.makers), _names(carried), _names(read), row.state()))
         told = {maker for row in self.groups for maker in row.makers}
-        lines = [f"stays whole: {path}: {why}" for path, why in self.whole.items() if path not in told]
-        return "\n".join([buffer.getvalue().rstrip("\n"), *lines])
+        notes = [f"stays whole: {path}: {why}" for path, why in self.whole.items() if path not in told]
+        marks = {i: "weak" for i, row in enumerate(self.groups) if not row.prunable}
+        return Sheet(self.summary(), columns, rows, notes=notes, marks=marks)
 
-    def plot(self, path) -> None:
-        """Writes a picture of the network: operations as boxes in the colour of the group that they carry, hatched
-        where it cannot shrink. Needs matplotlib."""
-        draw(self.picture, path)
+    def _size(self) -> tuple[float, float]:
+        return size(self.picture)
+
+    def _draw(self, axis) -> None:
+        draw(self.picture, axis)
 
 
 def _names(paths) -> str:

@@ -1,8 +1,8 @@
 """What each operation of a model costs: parameters, multiply-accumulates, bytes."""
 
 import dataclasses
-import io
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from tfstruct.analyze.memory import Memory
 from tfstruct.errors import ModelError
 from tfstruct.graph import trace
 from tfstruct.graph.sizes import BY_A_CALL, why_open
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import BLUE, GREEN, ORANGE
+from tfstruct.reporting.tables import shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +43,11 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(Plotted, Report):
     """What a model costs, by operation and in all; for one sample.
+
+    `plot` draws MACs, weight bytes and activation bytes by operation; of more than 60 operations those without MACs are
+    left out, unless they hold weights and are no batch norm.
 
     Attributes:
         model: its name.
@@ -64,9 +70,7 @@ class Profile:
     unknown: tuple[str, ...]
     inside: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict:
-        """Plain data, fit for JSON."""
-        return dataclasses.asdict(self)
+    _panels: ClassVar[int] = 3
 
     def summary(self) -> list[tuple[str, str]]:
         """The totals as (what, value) lines."""
@@ -85,72 +89,48 @@ class Profile:
                 lines.append((what, f"{why} {', '.join(paths[:8])}{more}"))
         return lines
 
-    def table(self):
-        """A `rich.table.Table`, one row an operation."""
-        from rich.table import Table
-
-        table = Table(header_style="bold", title=None, show_footer=True)
-        footers = ("total", "", "", f"{self.params:,}", f"{self.macs:,}", f"{self.weight_bytes:,}", "", "")
-        names = ("layer", "type", "output", "params", "MACs", "weight bytes", "activation bytes", "flop/byte")
-        for i, (name, footer) in enumerate(zip(names, footers, strict=True)):
-            table.add_column(name, footer, justify="left" if i < 3 else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(
-                row.path,
-                row.type,
-                "×".join("?" if n is None else str(n) for n in row.shape) or "-",  # noqa: RUF001
-                f"{row.params:,}",
-                "?" if row.macs is None else f"{row.macs:,}",
-                f"{row.weight_bytes:,}",
-                f"{row.activation_bytes:,}",
-                f"{row.intensity:.1f}",
+    def sheet(self) -> Sheet:
+        columns = (
+            "layer", "type", "output", ("parameters", ",d"), ("MACs", ",d"), ("weight bytes", ",d"),
+            ("activation bytes", ",d"), ("flop/byte", ".1f"),
+        )  # fmt: skip
+        rows = [
+            (
+                row.path, row.type, shape(row.shape) or "-", row.params, "?" if row.macs is None else row.macs,
+                row.weight_bytes, row.activation_bytes, row.intensity,
             )
-        return table
+            for row in self.rows
+        ]  # fmt: skip
+        total = ("total", "", "", self.params, self.macs, self.weight_bytes, "", "")
+        return Sheet(f"{self.model}: costs for one sample", columns, rows, total, facts=self.summary())
 
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        buffer = io.StringIO()
-        Console(file=buffer, width=140, color_system=None).print(self.table())
-        return buffer.getvalue() + "\n".join(f"{what:<18}{value}" for what, value in self.summary())
-
-    def plot(self, path) -> None:
-        """Writes a picture of MACs, weight bytes and activation bytes by operation. Needs matplotlib.
-
-        Of more than 60 operations those without MACs are left out, unless they hold weights and are no batch norm.
-        """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
+    def _shown(self) -> list[Row]:
         few = len(self.rows) <= 60
-        rows = [r for r in self.rows if few or r.macs or (r.weight_bytes and r.type != "BatchNormalization")]
-        figure = Figure(figsize=(13, 1.4 + 0.19 * len(rows)), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(1, 3, sharey=True)
+        return [r for r in self.rows if few or r.macs or (r.weight_bytes and r.type != "BatchNormalization")]
+
+    def _size(self) -> tuple[float, float]:
+        return 13, 1.4 + 0.19 * len(self._shown())
+
+    def _draw(self, *panels) -> None:
+        rows = self._shown()
         y = np.arange(len(rows))
         columns = [
-            ("MACs", [r.macs or 0 for r in rows], "#4a7fb5"),
-            ("weight bytes", [r.weight_bytes for r in rows], "#c9783c"),
-            ("activation bytes", [r.activation_bytes for r in rows], "#5b9a68"),
+            (f"MACs, {_short(self.macs)} in all", [r.macs or 0 for r in rows], BLUE),
+            (f"weight bytes, {_short(self.weight_bytes)} in all", [r.weight_bytes for r in rows], ORANGE),
+            ("activation bytes", [r.activation_bytes for r in rows], GREEN),
         ]
         for axis, (title, values, colour) in zip(panels, columns, strict=True):
             axis.barh(y, values, color=colour, height=0.75)
-            axis.set_title(f"{title}, {_short(sum(values))} in all" if "act" not in title else title, fontsize=10)
+            axis.set_title(title)
             axis.xaxis.set_major_formatter(lambda value, _: _short(value))
-            axis.tick_params(axis="x", labelsize=8)
-            axis.grid(axis="x", linewidth=0.4, alpha=0.6)
-            axis.set_axisbelow(True)
-            for spine in ("top", "right"):
-                axis.spines[spine].set_visible(False)
+            axis.grid(axis="x")
             most = max(values, default=0)
             for i, value in enumerate(values):
                 if value >= 0.02 * most > 0:
                     axis.text(value, i, f" {_short(value)}", va="center", fontsize=6.5, color="#444444")
             axis.set_xlim(0, most * 1.14 or 1)
-        panels[0].set_yticks(y, [r.path for r in rows], fontsize=7)
-        panels[0].set_ylim(len(rows) - 0.4, -0.6)
-        figure.suptitle(f"{self.model}: {_short(self.macs)} MACs, {_short(self.params)} parameters", fontsize=12)
-        figure.savefig(path, dpi=110)
+            axis.set_ylim(len(rows) - 0.4, -0.6)
+            axis.set_yticks(y, [r.path for r in rows] if axis is panels[0] else [], fontsize=7)
 
 
 def _short(value: float) -> str:

@@ -13,6 +13,7 @@ from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, groups, trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.reporting import Report, Sheet
 
 DATA_CRITERIA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
 CRITERIA = ("l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", *DATA_CRITERIA, "random")
@@ -21,7 +22,7 @@ NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance:
+class Importance(Report):
     """Scores of the units of a model; a larger score is a more important unit.
 
     Attributes:
@@ -32,12 +33,16 @@ class Importance:
 
     criterion: str
     groups: dict[str, np.ndarray]
-    by_unit: np.ndarray
+    by_unit: np.ndarray = dataclasses.field(repr=False)
 
-    def to_dict(self) -> dict:
-        """Plain data; infinity, of units that never go, is None, as JSON has none."""
-        plain = {k: [float(x) if np.isfinite(x) else None for x in v] for k, v in self.groups.items()}
-        return {"criterion": self.criterion, "groups": plain}
+    def sheet(self) -> Sheet:
+        columns = ("group", ("channels", ",d"), ("least", ".4g"), ("mean", ".4g"), ("most", ".4g"))
+        rows = []
+        for name, scores in self.groups.items():
+            known = scores[np.isfinite(scores)]
+            figures = (known.min(), known.mean(), known.max()) if known.size else (None,) * 3
+            rows.append((name, len(scores), *figures))
+        return Sheet(f"importance of channels by {self.criterion}", columns, rows)
 
 
 def importance(

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
@@ -22,13 +21,16 @@ from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, Group, fingerprint, trace
 from tfstruct.graph.blocks import atoms
+from tfstruct.reporting import Plotted, Report, Sheet
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Plotted, Report):
     """What masking a share of one group's channels does to a model.
+
+    `plot` draws a row a group and a column a ratio, coloured by how far the metric is from the unmasked model's.
 
     Attributes:
         model: its name.
@@ -46,12 +48,6 @@ class Sensitivity:
     groups: dict[str, tuple[float, ...]]
     removed: dict[str, tuple[int, ...]]
 
-    def to_dict(self) -> dict:
-        """Plain data; a value that is not finite is None, as JSON has none."""
-        data = dataclasses.asdict(self)
-        data["groups"] = {k: [v if math.isfinite(v) else None for v in values] for k, values in self.groups.items()}
-        return json.loads(json.dumps(data))
-
     @classmethod
     def from_dict(cls, data: Mapping) -> "Sensitivity":
         groups = {k: tuple(math.nan if v is None else v for v in values) for k, values in data["groups"].items()}
@@ -62,38 +58,15 @@ class Sensitivity:
         """Names of the groups, those first whose masking changes the metric least, in the mean over the ratios."""
         return sorted(self.groups, key=lambda name: np.mean(np.abs(np.array(self.groups[name]) - self.baseline)))
 
-    def table(self):
-        """A `rich.table.Table`, one row a group."""
-        from rich.table import Table
+    def sheet(self) -> Sheet:
+        columns = ("group", *((f"-{ratio:.0%}", ".4g") for ratio in self.ratios))
+        rows = [(name, *values) for name, values in self.groups.items()]
+        return Sheet(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", columns, rows)
 
-        table = Table(title=f"{self.metric}, {self.baseline:.4g} unmasked", header_style="bold")
-        table.add_column("group", overflow="fold")
-        for ratio in self.ratios:
-            table.add_column(f"-{ratio:.0%}", justify="right")
-        for name, values in self.groups.items():
-            table.add_row(name, *(f"{v:.4g}" for v in values))
-        return table
+    def _size(self) -> tuple[float, float]:
+        return 3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(self.groups)
 
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        buffer = io.StringIO()
-        Console(file=buffer, width=40 + 10 * len(self.ratios), color_system=None).print(self.table())
-        return buffer.getvalue().rstrip("\n")
-
-    def plot(self, path) -> None:
-        """Writes a picture: a row a group, a column a ratio, coloured by the metric. Needs matplotlib."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        size = 3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(self.groups)
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        self.draw(figure.subplots())
-        figure.savefig(path, dpi=120)
-
-    def draw(self, axis) -> None:
-        """The picture on an axis of matplotlib's."""
+    def _draw(self, axis) -> None:
         values = np.array(list(self.groups.values()), float).reshape(len(self.groups), len(self.ratios))
         # Yellow is the unmasked model, whichever way the metric runs.
         far = np.abs(values - self.baseline)
@@ -102,10 +75,10 @@ class Sensitivity:
         for (i, j), value in np.ndenumerate(values):
             colour = "white" if far[i, j] > 0.45 * most else "black"
             axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
-        axis.set_xticks(range(len(self.ratios)), [f"{r:.0%}" for r in self.ratios], fontsize=8)
+        axis.set_xticks(range(len(self.ratios)), [f"{r:.0%}" for r in self.ratios])
         axis.set_yticks(range(len(values)), list(self.groups), fontsize=7)
-        axis.set_xlabel("share of the group's channels masked", fontsize=9)
-        axis.set_title(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", fontsize=10)
+        axis.set_xlabel("share of the group's channels masked")
+        axis.set_title(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked")
 
 
 @in_inference

@@ -156,7 +156,7 @@ def _draw_widths(figure, report) -> None:
 
 
 def _draw_sensitivity(figure, report) -> None:
-    report.sensitivity.draw(figure.subplots())
+    report.sensitivity.plot(ax=figure.subplots())
 
 
 def _draw_confusion(figure, report) -> None:

@@ -1,0 +1,126 @@
+"""What holds for every report: text, table, JSON, HTML, files, and the picture where it has one."""
+
+import ast
+import csv
+import importlib
+import json
+import pathlib
+
+import pytest
+from report_examples import EXAMPLES, NAMELESS
+from rich.console import Console
+
+import tfstruct
+from tfstruct.errors import ArgumentError, MissingPackageError
+from tfstruct.markup import visible
+from tfstruct.reporting import Plotted, Report
+
+ROOT = pathlib.Path(tfstruct.__file__).parent
+HOSTILE = "[/red]<b>&\x1b[31m|*\u202e`$\\x$"
+SUFFIXES = (".json", ".html", ".txt", ".md", ".csv")
+
+
+def _classes() -> dict[str, type]:
+    """Every report class of the library; a file is imported where a class in it names the base."""
+    for path in sorted(ROOT.rglob("*.py")):
+        bases = [
+            base.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef)
+            for base in node.bases
+            if isinstance(base, ast.Name)
+        ]
+        if "Report" in bases:
+            importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
+    found, waiting = {}, [Report]
+    while waiting:
+        own = [one for one in waiting.pop().__subclasses__() if one.__module__.startswith("tfstruct.")]
+        found |= {one.__name__: one for one in own}
+        waiting += own
+    return found
+
+
+CLASSES = _classes()
+PLOTTED = sorted(name for name, one in CLASSES.items() if issubclass(one, Plotted))
+
+
+def test_each_report_has_an_example():
+    assert set(CLASSES) == set(EXAMPLES)
+    assert all(type(EXAMPLES[name](HOSTILE)) is CLASSES[name] for name in CLASSES)
+
+
+def test_forms_are_made_by_the_base():
+    forms = {"_repr_html_", "table", "to_json", "plot"}
+    own = [f"{name}.{form}" for name, one in CLASSES.items() for form in forms & set(vars(one))]
+    assert own == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_text_and_table_show_names_as_they_are(name):
+    report = EXAMPLES[name](HOSTILE)
+    text, shown = str(report), Console(width=300, color_system=None)
+    with shown.capture() as captured:
+        shown.print(report.table())
+    for written in (text, captured.get()):
+        assert "\x1b" not in written and "\u202e" not in written and written.strip()
+    assert name in NAMELESS or (visible(HOSTILE) in captured.get() and visible(HOSTILE) in text)
+    assert "1 epochs" not in text and " 1 steps" not in text and " 1 layers" not in text
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_data_survives_json(name):
+    report = EXAMPLES[name](HOSTILE)
+    assert json.loads(report.to_json(), parse_constant=pytest.fail) == report.to_dict()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_notebook_shows_a_table(name):
+    shown = EXAMPLES[name](HOSTILE)._repr_html_()
+    assert "<table>" in shown and "<b>&\x1b" not in shown and "\x1b" not in shown
+    assert name in NAMELESS or "[/red]&lt;b&gt;&amp;\\x1b[31m" in shown
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_saved_by_suffix(name, tmp_path):
+    report = EXAMPLES[name](HOSTILE)
+    sheet = report.sheet()
+    for suffix in SUFFIXES if sheet.columns else SUFFIXES[:-1]:
+        report.save(tmp_path / f"report{suffix}")
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and "<table>" in page and "<b>&\x1b" not in page
+    assert json.loads((tmp_path / "report.json").read_text()) == report.to_dict()
+    assert (tmp_path / "report.txt").read_text() == f"{report}\n"
+    card = (tmp_path / "report.md").read_text()
+    assert card.strip() and "<b>" not in card and "\x1b" not in card
+    if sheet.columns:
+        with open(tmp_path / "report.csv", newline="") as file:
+            lines = list(csv.reader(file))
+        assert lines[0] == sheet.header and len(lines) == 1 + len(sheet.rows) + len(sheet.left_alone)
+    with pytest.raises(ArgumentError, match=r"Expected a name that ends in \.json, "):
+        report.save(tmp_path / "report.xls")
+
+
+@pytest.mark.parametrize("name", PLOTTED)
+def test_picture(name, tmp_path):
+    from matplotlib.figure import Figure
+
+    report = EXAMPLES[name]("a layer $\\x$")
+    figure = report.plot(tmp_path / "picture.png")
+    assert isinstance(figure, Figure) and figure.axes
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    yours = Figure()
+    left, right = yours.subplots(1, 2)
+    assert report.plot(ax=right) is yours and not left.has_data() and len(left.texts) == 0
+    yours.savefig(tmp_path / "yours.png")
+    with pytest.raises(ArgumentError, match=r"ends in \.png, \.svg, \.pdf"):
+        report.plot(tmp_path / "picture.nonsense")
+
+
+def test_without_matplotlib_there_is_one_error(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in PLOTTED:
+        with pytest.raises(MissingPackageError, match=r"pip install 'tfstruct\[plot\]'"):
+            EXAMPLES[name](HOSTILE).plot()
+    assert issubclass(MissingPackageError, ImportError)
+    EXAMPLES["Profile"](HOSTILE).save(tmp_path / "page.html")
+    assert "<svg" not in (tmp_path / "page.html").read_text()
