@@ -54,7 +54,5 @@ def test_one_file_is_a_device(toaster, digits_model, process):
 
 def test_a_device_that_is_not_there_is_refused_by_all_that_ask(digits_model):
     for ask in (devices.device, lambda name: check_target(b"", name), lambda name: Settings(target=name)):
-        with pytest.raises(
-            RecipeError, match=r"`target` must be one of mobile, .*-2048\. Received: 'toaster'"
-        ):
+        with pytest.raises(RecipeError, match=r"`target` must be one of mobile, .*-2048\. Received: 'toaster'"):
             ask("toaster")
