@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tfstruct.augment import Pipeline
-from tfstruct.compression.channel_choice import graph_limits
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
 from tfstruct.compression.execution import with_epochs
 from tfstruct.compression.objective import objective
 from tfstruct.compression.quality import agreement, quality
+from tfstruct.compression.sizing import graph_limits
 from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
 from tfstruct.compression.teaching import taught_by
 from tfstruct.compression.training import fit

@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Candidate": "candidate",
         "Compressed": "compressed",
         "CompressionReport": "compression_report",
-        "Decision": "stage",
+        "Decision": "decision",
         "Stage": "stage",
         "Step": "steps.step",
         "Search": "search.searching",

@@ -14,12 +14,11 @@ from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.closer_look import closer_look
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import Made, carry_out
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.progress import Progress
 from tfstruct.compression.search.searching import Search, search_strategies
-from tfstruct.compression.stage import Decision
-from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.strategy import decide
 from tfstruct.compression.task import Settings, Task
@@ -151,8 +150,7 @@ def _best_of_two(task: Task) -> tuple[Made, tuple[Decision, ...], tuple[Candidat
     decided, decisions = _decided(task, "auto")
     first = carry_out(task, decided)
     missed = task.limits.misses(first.candidate)
-    last = decided[-1]
-    if not missed or not isinstance(last, Quantize) or last.tflite_bytes is None:
+    if not missed or not any(step.uses_four_bits for step in decided):
         return first, decisions, ()
     folder = task.folder.inner("8-bits")
     decided, others = _decided(task, "auto", folder, four_bits=False)

@@ -5,32 +5,39 @@ import dataclasses
 import numpy as np
 
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
-from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.task import Task
 from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision:
-    """How the file is quantized.
+class WeightBits:
+    """How many bits the weights of the file have.
 
     Attributes:
-        four_bits: the layers that will probably have weights of 4 bits.
-        step: which chooses them on what is there then.
+        four_bits: the layers that will probably have 4, where 8 are too many.
+        reason: in words.
+        tflite_bytes: what they are chosen by when the pruned model is there: the most that the file may have; None:
+            all weights have 8 bits.
     """
 
     four_bits: tuple[str, ...]
-    step: Quantize
+    reason: str
+    tflite_bytes: float | None = None
 
 
-def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float, four_bits: bool = True) -> Precision:
-    """int8, unless the file of what stays is larger than `limit` bytes and 4-bit weights, if wanted, help."""
+def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float, four_bits: bool = True) -> WeightBits:
+    """Returns int8, or int4 weights for some layers if the pruned int8 file exceeds `limit` bytes.
+
+    Args:
+        keep: the units that stay.
+        four_bits: whether 4-bit weights may be used.
+    """
     target, latency = task.settings.target, task.limits.figures.get("latency_us")
     wanted = size(keep) - limit
 
-    def int8(why: str) -> Precision:
-        return Precision((), Quantize(reason=f"8 bits for weights and activations; {why}"))
+    def int8(why: str) -> WeightBits:
+        return WeightBits((), f"8 bits for weights and activations; {why}")
 
     if wanted <= 0:
         return int8("the file need not be smaller than that")
@@ -49,4 +56,4 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float,
         f"the int8 file is {wanted:,.0f} bytes too large; 4-bit weights in about {len(chosen)} of {len(sizes)} layers "
         f"that have kernels for them save {saved:,.0f} and cost no channel"
     )
-    return Precision(chosen, Quantize(tflite_bytes=limit, reason=why))
+    return WeightBits(chosen, why, limit)

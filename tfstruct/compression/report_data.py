@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Self
 
 from tfstruct.compression.budget import Budget, Limits
 from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.mistakes import Mistakes
 from tfstruct.compression.search.pareto import costs, front
-from tfstruct.compression.stage import Decision, Stage
+from tfstruct.compression.stage import Stage
 from tfstruct.convert.runtime import Port
 from tfstruct.errors import ArgumentError
 

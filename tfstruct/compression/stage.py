@@ -1,4 +1,4 @@
-"""What was decided and what was done, in words and figures."""
+"""`Stage`: a step that was carried out, in words and figures."""
 
 import dataclasses
 import json
@@ -6,21 +6,6 @@ from collections.abc import Mapping
 
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.steps.step import Step
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Why something is part of the strategy, or is not.
-
-    Attributes:
-        kind: of the step.
-        taken: whether it is done.
-        reason: in words, with the figures that decided.
-    """
-
-    kind: str
-    taken: bool
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""What a strategy is made of, one kind of step a file."""
+"""What a strategy is made of, one kind of step a file: it is found by being here, and loads on first use."""
 
-from tfstruct import lazy
+from tfstruct.compression.steps.step import Step, kinds
 
-__getattr__, __dir__, __all__ = lazy.names(
-    __name__,
-    {
-        "Step": "step",
-        "Optimize": "optimizing",
-        "DropBlocks": "dropping",
-        "DownsampleEarly": "downsampling",
-        "Factorize": "factorizing",
-        "ShareLayers": "sharing",
-        "PruneChannels": "pruning",
-        "Quantize": "quantizing",
-    },
-)
+__all__ = ["Step"]
+
+
+def __getattr__(name: str):
+    if not name.startswith("_"):
+        for kind in kinds():
+            if kind.__name__ == name:
+                return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return ["Step", *(kind.__name__ for kind in kinds())]

@@ -2,11 +2,44 @@
 
 import dataclasses
 
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
+from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.steps.edits import trained_after
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.steps.step import Choices, Proposal, Step
 from tfstruct.compression.work import Work
+from tfstruct.errors import PlanError
 from tfstruct.surgery import downsample_early
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyDownsampling(Choices):
+    """Whether the first stage works on fewer positions.
+
+    Attributes:
+        early: whether that may be chosen.
+    """
+
+    place = 1
+
+    early: bool = False
+
+    @classmethod
+    def of(cls, task) -> "EarlyDownsampling":
+        try:
+            downsample_early(task.model)
+        except PlanError:
+            return cls(early=False)
+        return cls(early=True)
+
+    @property
+    def distributions(self) -> dict:
+        from optuna.distributions import CategoricalDistribution
+
+        return {"early": CategoricalDistribution((False, True))} if self.early else {}
+
+    def steps(self, point) -> tuple[Step, ...]:
+        return (DownsampleEarly(),) if point.get("early") else ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +52,32 @@ class DownsampleEarly(Step):
 
     kind = "downsample_early"
     share = 0.15
+    place = 1
+    makes_room = True
+    doing = "downsampling early"
+    choices = EarlyDownsampling
 
     layer: str | None = None
+
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        """Fewer positions in the first stage, where channels cannot meet a limit that depends on positions."""
+
+        def refused(why: str) -> Proposal:
+            return Proposal(decisions=(Decision(cls.kind, False, why),))
+
+        if not {*outlook.sizing.missed} & {"macs", "latency_us", "peak_memory"}:
+            return refused("channels are enough for what would get smaller by it")
+        try:
+            made = downsample_early(outlook.task.model)
+        except PlanError as error:
+            return refused(str(error))
+        sizing = outlook.sizes(made.model)
+        if sizing.least is not None:
+            return refused("channels are not enough with it either")
+        layer, whence = made.details["layer"], ", ".join(made.details["moved_from"])
+        why = f"channels alone do not meet the budget; with the strides of {whence} in {layer} they do"
+        return Proposal((cls(layer=layer, reason=why),), (Decision(cls.kind, True, why),), sizing)
 
     def run(self, work: Work) -> Outcome:
         return trained_after(work, self, downsample_early(work.model, self.layer))

@@ -3,11 +3,66 @@
 import dataclasses
 from collections.abc import Mapping
 
+import keras
+
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
+from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.steps.edits import trained_after
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.compression.work import Work
+from tfstruct.errors import ModelError
 from tfstruct.surgery import factorize
+
+_LARGE = 0.15  # of all parameters: a layer worth a factorization
+_ENERGY = 0.99
+_WORTH = 0.6  # the share of its parameters that a factorized layer may have
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors(Choices):
+    """Which large layers are factorized, and how far.
+
+    Attributes:
+        energies: of kernels that are factorized, that stays; 1: they are not.
+        factorized: layers for it.
+        methods: of factorization.
+    """
+
+    place = 3
+
+    energies: tuple[float, ...] = (1.0,)
+    factorized: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("svd",)
+
+    def __post_init__(self):
+        require_choices(self, "energies", "methods")
+
+    @classmethod
+    def of(cls, task) -> "Factors":
+        large = tuple(
+            layer for layer in task.model.layers
+            if hasattr(layer, "kernel") and layer.count_params() >= _LARGE * task.original.params
+        )  # fmt: skip
+        if not large:
+            return cls()
+        methods = ("svd", "spatial") if any(map(_has_two_axes, large)) else ("svd",)
+        return cls((1.0, 0.99, 0.9, 0.75), tuple(layer.name for layer in large), methods)
+
+    @property
+    def distributions(self) -> dict:
+        from optuna.distributions import CategoricalDistribution
+
+        found = {"energy": CategoricalDistribution(self.energies)} if self.factorized else {}
+        if self.factorized and len(self.methods) > 1:
+            found["method"] = CategoricalDistribution(self.methods)
+        return found
+
+    def steps(self, point) -> tuple[Step, ...]:
+        energy = point.get("energy", 1.0)
+        if energy >= 1:
+            return ()
+        return (Factorize(layers=self.factorized, energy=energy, method=point.get("method", self.methods[0])),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +79,8 @@ class Factorize(Step):
 
     kind = "factorize"
     share = 0.3
+    place = 4
+    choices = Factors
 
     layers: tuple[str, ...] | None = None
     energy: float | None = None
@@ -31,9 +88,42 @@ class Factorize(Step):
     rank: int | tuple[int, int] | Mapping[str, int | tuple[int, int]] | None = None
     method: str = "svd"
 
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        """Factorizes large layers of low rank."""
+
+        def refused(why: str) -> Proposal:
+            return Proposal(decisions=(Decision(cls.kind, False, why),))
+
+        if not {"params", "tflite_bytes", "macs"} & outlook.wanted:
+            return refused("the budget asks for nothing that a low rank would save")
+        model = outlook.task.model
+        layers = [
+            layer for layer in model._flatten_layers(include_self=False, recursive=True)
+            if hasattr(layer, "kernel") and layer.count_params() >= _LARGE * model.count_params()
+        ]  # fmt: skip
+        try:
+            made = factorize(model, lambda layer: layer in layers, energy=_ENERGY) if layers else None
+        except ModelError as error:
+            return refused(str(error))
+        details = {} if made is None else made.details
+        low = {path: d for path, d in details.items() if d["parameters"][1] <= _WORTH * d["parameters"][0]}
+        if not low:
+            return refused(
+                f"no layer with {_LARGE:.0%} of the parameters has {_ENERGY:.0%} of its energy in a low rank"
+            )
+        why = "; ".join(f"{path} has {_ENERGY:.0%} of its energy in rank {d['rank']}" for path, d in low.items())
+        step = cls(layers=tuple(low), energy=_ENERGY, reason=why, optional=True)
+        return Proposal((step,), (Decision(cls.kind, True, why),))
+
     def run(self, work: Work) -> Outcome:
         given = (self.rank, self.energy, self.macs)
         energy = 0.95 if all(one is None for one in given) else self.energy
         return trained_after(work, self, factorize(
             work.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
         ))  # fmt: skip
+
+
+def _has_two_axes(layer: keras.layers.Layer) -> bool:
+    """A convolution over an area, whose kernel may be a column and a row."""
+    return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel_size) > 1

@@ -2,10 +2,20 @@
 
 import dataclasses
 
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.steps.step import Choices, Proposal, Step
 from tfstruct.compression.work import Work
 from tfstruct.surgery import optimize_inference, remove_redundant, shrink
+
+
+@dataclasses.dataclass(frozen=True)
+class _Always(Choices):
+    place = -1
+
+    def steps(self, point) -> tuple[Step, ...]:
+        return (Optimize(),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,8 +28,19 @@ class Optimize(Step):
     """
 
     kind = "optimize"
+    place = 0
+    choices = _Always
 
     fold: bool = False
+
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        if outlook.task.settings.epochs:
+            why = "layers and channels without effect go first; batch norms stay for training, the converter folds them"
+        else:
+            why = "all that changes nothing goes, and batch norms are folded: nothing is trained afterwards"
+        step = cls(fold=not outlook.task.settings.epochs, reason=why)
+        return Proposal((step,), (Decision(cls.kind, True, why),))
 
     def run(self, work: Work) -> Outcome:
         if self.fold:

@@ -6,14 +6,77 @@ from collections.abc import Mapping
 import keras
 
 from tfstruct.callbacks import PruneChannels as Pruner
+from tfstruct.callbacks.channel_masks import lossless_groups
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.compression.work import Work
-from tfstruct.errors import EmptyPlanError
-from tfstruct.graph import trace
+from tfstruct.errors import EmptyPlanError, RecipeError
+from tfstruct.graph import groups, trace
 from tfstruct.graph.frozen import frozen_makers
 from tfstruct.schedules import PolynomialRatio
 from tfstruct.surgery import apply, plan_channels, shrink
+
+_LEAST, _ALL = 0.15, 0.97  # shares of the multiply-accumulates: the least that stays, and what counts as all
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelShare(Choices):
+    """How much of the model channels leave.
+
+    Attributes:
+        channels: (least, most) share of the multiply-accumulates of the original that may stay; None: no channel goes.
+        whole: the multiply-accumulates of the original; where it leaves sizes open, its parameters.
+        figure: `"macs"`, or `"params"` then.
+        multiples: what widths are multiples of.
+        gradual: whether channels go while the model trains.
+    """
+
+    place = 0
+
+    channels: tuple[float, float] | None = (_LEAST, 1.0)
+    whole: int = 1
+    figure: str = "macs"
+    multiples: tuple[int, ...] = (1, 4, 8)
+    gradual: bool = True
+
+    def __post_init__(self):
+        if self.channels is not None and not 0 < self.channels[0] <= self.channels[1] <= 1:
+            raise RecipeError(f"`channels` must be (least, most) in (0, 1], or None. Received: {self.channels}.")
+        require_choices(self, "multiples")
+
+    @classmethod
+    def of(cls, task) -> "ChannelShare":
+        """The budget cuts off shares that it rules out."""
+        original = task.original
+        figure = "params" if original.macs is None else "macs"
+        whole = getattr(original, figure)
+        most = min(task.limits.figures.get(figure, whole) / whole, 1.0)
+        widest = max((group.width for group in groups(task.graph) if group.prunable), default=0)
+        return cls(
+            (_LEAST * most, most) if widest else None,
+            whole,
+            figure,
+            tuple(m for m in (1, 4, 8) if m == 1 or 4 * m <= widest),
+            bool(lossless_groups(task.graph, (), frozen=False)[0]),
+        )
+
+    @property
+    def distributions(self) -> dict:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        if self.channels is None:
+            return {}
+        return {"channels": FloatDistribution(*self.channels), "multiple": CategoricalDistribution(self.multiples)}
+
+    def steps(self, point) -> tuple[Step, ...]:
+        share = point.get("channels", 1.0)
+        if share > _ALL:
+            return ()
+        multiple = point["multiple"] if point["multiple"] > 1 else None
+        limit = {self.figure: max(round(share * self.whole), 2)}  # up to 1 would be a share
+        return (PruneChannels(budget=limit, gradual=self.gradual, round_to=multiple),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +98,8 @@ class PruneChannels(Step):
 
     kind = "prune_channels"
     share = 0.7
+    place = 5
+    choices = ChannelShare
 
     budget: float | Mapping[str, float] | None = None
     gradual: bool = True
@@ -48,6 +113,15 @@ class PruneChannels(Step):
     frozen: bool = False
     ramp: float = 0.3
     rate: float | None = None
+
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        sizing = outlook.sizing
+        steps = tuple(cls(reason=sizing.reason, **settings) for settings in sizing.channels)
+        return Proposal(steps, (Decision(cls.kind, bool(steps), sizing.reason),))
+
+    def completed(self, sizing) -> "Step":
+        return self.replace(budget=sizing().wanted) if self.budget is None else self
 
     def run(self, work: Work) -> Outcome:
         if not self.budget:

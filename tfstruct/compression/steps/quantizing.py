@@ -4,16 +4,48 @@ import dataclasses
 from collections.abc import Mapping
 
 from tfstruct.callbacks import QuantizeAware
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
 from tfstruct.compression.outcome import Outcome
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.compression.work import Work
+from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.graph import trace
 from tfstruct.quantize import Scheme
 
 _FREEZE = 0.7  # the share of the steps after which ranges and the statistics of batch norm stay
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePrecision(Choices):
+    """How the file is quantized.
+
+    Attributes:
+        precisions: of the file.
+    """
+
+    place = 4
+
+    precisions: tuple[str, ...] = ("int8",)
+
+    def __post_init__(self):
+        require_choices(self, "precisions")
+
+    @classmethod
+    def of(cls, task) -> "FilePrecision":
+        return cls(("int8", "int4") if device(task.settings.target).four_bit_weights else ("int8",))
+
+    @property
+    def distributions(self) -> dict:
+        from optuna.distributions import CategoricalDistribution
+
+        return {"precision": CategoricalDistribution(self.precisions)}
+
+    def steps(self, point) -> tuple[Step, ...]:
+        return (Quantize(precision=point["precision"]),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +63,28 @@ class Quantize(Step):
 
     kind = "quantize"
     share = 0.3
+    place = 6
+    choices = FilePrecision
 
     precision: str | None = None
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tflite_bytes: float | None = None
     rate: float | None = None
+
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        bits = outlook.sizing.bits
+        step = cls(tflite_bytes=bits.tflite_bytes, reason=bits.reason)
+        return Proposal((step,), (Decision(cls.kind, True, bits.reason),))
+
+    def completed(self, sizing) -> "Step":
+        if self.precision is not None or self.tflite_bytes is not None:
+            return self
+        return self.replace(tflite_bytes=sizing().bits.tflite_bytes)
+
+    @property
+    def uses_four_bits(self) -> bool:
+        return self.tflite_bytes is not None
 
     def run(self, work: Work) -> Outcome:
         task = work.task

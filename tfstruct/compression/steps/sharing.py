@@ -2,11 +2,15 @@
 
 import dataclasses
 
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
+from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.steps.edits import trained_after
-from tfstruct.compression.steps.step import Step
+from tfstruct.compression.steps.step import Proposal, Step
 from tfstruct.compression.work import Work
 from tfstruct.surgery import share_layers, suggest_sharing
+
+_ALIKE = 0.95  # cosine of two layers' weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,10 +25,22 @@ class ShareLayers(Step):
 
     kind = "share_layers"
     share = 0.3
+    place = 3
 
     groups: tuple[tuple[str, ...], ...] | None = None
     threshold: float = 0.9
     how: str = "mean"
+
+    @classmethod
+    def propose(cls, outlook: Outlook) -> Proposal:
+        if not {"params", "tflite_bytes"} & outlook.wanted:
+            why = "sharing saves parameters only, which the budget does not ask for"
+            return Proposal(decisions=(Decision(cls.kind, False, why),))
+        found = suggest_sharing(outlook.task.model, threshold=_ALIKE)
+        if not found.groups:
+            return Proposal(decisions=(Decision(cls.kind, False, str(found)),))
+        step = cls(groups=found.groups, reason=str(found).splitlines()[0], optional=True)
+        return Proposal((step,), (Decision(cls.kind, True, str(found)),))
 
     def run(self, work: Work) -> Outcome:
         groups = self.groups

@@ -1,23 +1,75 @@
-"""`Step`: one thing that is done to a model on its way."""
+"""`Step`: one thing that is done to a model on its way, and all that is to be known of its kind."""
 
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.errors import RecipeError
 
-KINDS: dict[str, type["Step"]] = {}
+_KINDS: dict[str, type["Step"]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """What a kind of step would do for a task.
+
+    Attributes:
+        steps: to be done; none where it has nothing to do.
+        decisions: why, or why not.
+        sizing: of a kind that changes what channels can do: that afterwards (a `Sizing`), where it has steps.
+    """
+
+    steps: tuple["Step", ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    sizing: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a search may choose of one kind of step: a frozen dataclass whose fields have defaults, and names that no
+    other kind's have.
+
+    A subclass has a `place`: in this order the kinds' choices are written and drawn, so that a search on disk is known
+    again.
+    """
+
+    place: ClassVar[int] = 100
+
+    @classmethod
+    def of(cls, task: Any) -> "Choices":
+        """What there is to choose for a task (a `Task`)."""
+        return cls()
+
+    @property
+    def distributions(self) -> dict:
+        """Name -> Optuna's distribution of it; empty where there is nothing to choose."""
+        return {}
+
+    def steps(self, point: Mapping[str, Any]) -> tuple["Step", ...]:
+        """The steps of a point, which has a value for each name in `distributions`."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that is done to a model: plain data, and the method that does it.
+    """One thing that is done to a model: plain data, and the methods that propose and do it.
 
-    A subclass has a `kind`, which names it in strategies and files, the `share` of all epochs that it takes beside
-    others, and its settings as fields.
+    A subclass is known by being defined; those of this folder are found there. It has its settings as fields, `run`,
+    and as far as it takes part: `propose`, `completed`, `Choices`.
+
+    Class attributes:
+        kind: names it in strategies and files.
+        share: of all epochs, that it takes beside others.
+        place: in a strategy that `compress` decides on; None: it is done only where a user asks for it.
+        makes_room: whether what it does lets channels meet a budget that they cannot meet alone. Of several such
+            kinds, only the one that leaves most of the network is done.
+        doing: names it in a sentence, such as "dropping blocks".
+        choices: a `Choices`: what a search may choose of it; None: a search leaves it out.
 
     Attributes:
         reason: why it is done, in words.
@@ -28,6 +80,10 @@ class Step:
 
     kind: ClassVar[str] = ""
     share: ClassVar[float] = 0.0
+    place: ClassVar[int | None] = None
+    makes_room: ClassVar[bool] = False
+    doing: ClassVar[str] = ""
+    choices: ClassVar[type[Choices] | None] = None
 
     reason: str = ""
     epochs: int | None = None
@@ -36,7 +92,7 @@ class Step:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "kind" in vars(cls):
-            KINDS[cls.kind] = cls
+            _KINDS[cls.kind] = cls
 
     def __post_init__(self):
         count = self.epochs
@@ -52,6 +108,20 @@ class Step:
             work: a `compression.work.Work`.
         """
         raise NotImplementedError
+
+    @classmethod
+    def propose(cls, outlook: Any) -> Proposal:
+        """What this kind would do, decided from the task and from how it gets small enough (an `Outlook`)."""
+        return Proposal()
+
+    def completed(self, sizing: Callable[[], Any]) -> "Step":
+        """The step with what its user left open filled in; `sizing()` is a `Sizing`."""
+        return self
+
+    @property
+    def uses_four_bits(self) -> bool:
+        """Whether it gives weights 4 bits because of the budget: where the quality is missed, 8 are tried."""
+        return False
 
     @property
     def settings(self) -> dict:
@@ -94,13 +164,27 @@ class Step:
         return cls.from_dict({"kind": step} if isinstance(step, str) else step)
 
 
-def _kind(name) -> type[Step]:
+def kinds() -> tuple[type[Step], ...]:
+    """All kinds of steps, in the order of a strategy; those that only a user asks for last."""
     room = importlib.import_module("tfstruct.compression.steps")
-    for every in room.__all__:  # a kind is known once its class is made
-        getattr(room, every)
-    if name not in KINDS:
-        raise RecipeError(f"A step must be one of {', '.join(KINDS)}. Received: {name!r}.")
-    return KINDS[name]
+    for module in pkgutil.iter_modules(room.__path__):
+        importlib.import_module(f"{room.__name__}.{module.name}")
+    found = list(_KINDS.values())
+    return tuple(sorted(found, key=lambda kind: (kind.place is None, kind.place or 0)))
+
+
+def _kind(name) -> type[Step]:
+    known = {kind.kind: kind for kind in kinds()}
+    if name not in known:
+        raise RecipeError(f"A step must be one of {', '.join(known)}. Received: {name!r}.")
+    return known[name]
+
+
+def require_choices(choices: Choices, *names: str) -> None:
+    """Refuses fields that are empty: a search needs one choice at least."""
+    for name in names:
+        if not getattr(choices, name):
+            raise RecipeError(f"`{name}` must have one choice at least. Received: none.")
 
 
 def _default(field: dataclasses.Field):

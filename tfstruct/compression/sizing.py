@@ -1,7 +1,8 @@
-"""How many channels go, and how; and with how many bits the rest of the way to a file's size is made."""
+"""How a model gets small enough: how many channels go, and how many bits the weights of the rest have."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,9 +11,7 @@ from tfstruct.analyze import Costs, unit_scores
 from tfstruct.analyze.names import by_name
 from tfstruct.callbacks.channel_masks import lossless_groups
 from tfstruct.compression.four_bits import FileSize
-from tfstruct.compression.precision_choice import Precision, choose_precision
-from tfstruct.compression.stage import Decision
-from tfstruct.compression.steps.pruning import PruneChannels
+from tfstruct.compression.precision_choice import WeightBits, choose_precision
 from tfstruct.compression.task import Task
 from tfstruct.errors import BudgetError, ModelError
 from tfstruct.graph import Graph, Group, trace
@@ -35,20 +34,25 @@ class Sizing:
     """How a model gets small enough.
 
     Attributes:
-        steps: on channels, in order.
-        precision: of the file.
-        decision: on channels.
+        channels: the settings of each `PruneChannels` step, in order; empty where no channel goes.
+        bits: of the weights of the file.
+        reason: why channels go, or do not, in words.
         wanted: the figures that had to be met by channels.
         least: what channels could reach where they could not meet it; else None.
         capacity: of the original's that stays: the geometric mean of the shares of multiply-accumulates and parameters.
     """
 
-    steps: tuple[PruneChannels, ...]
-    precision: Precision
-    decision: Decision
+    channels: tuple[Mapping[str, Any], ...]
+    bits: WeightBits
+    reason: str
     wanted: Mapping[str, float]
     least: Mapping[str, float] | None = None
     capacity: float = 0.0
+
+    @property
+    def missed(self) -> dict[str, float]:
+        """The figures that channels cannot meet, and the least that they reach."""
+        return {name: least for name, least in (self.least or {}).items() if least > self.wanted[name]}
 
 
 def graph_limits(task: Task) -> dict[str, float]:
@@ -112,33 +116,31 @@ class _Choice:
         free = any(group.prunable for group in self.every)
         found = self._planned(wanted) if wanted and free else None
         keep = self.all if found is None or found.keep is None else found.keep
-        precision = choose_precision(self.task, self.size, keep, limit, self.four_bits)
-        if self.size(keep, precision.four_bits) > limit:
-            wanted = {**wanted, "tflite_bytes": self._equivalent(limit, precision.four_bits)}
+        bits = choose_precision(self.task, self.size, keep, limit, self.four_bits)
+        if self.size(keep, bits.four_bits) > limit:
+            wanted = {**wanted, "tflite_bytes": self._equivalent(limit, bits.four_bits)}
             found = self._planned(wanted) if free else None
         if not free and wanted:
             why = "no channel can go: " + "; ".join(f"{group.name}: {group.reason}" for group in self.every[:3])
-            return Sizing((), precision, Decision("prune_channels", False, why), wanted, {})
+            return Sizing((), bits, why, wanted, {})
         if found is None:  # nothing is wanted of channels
-            return self._without_figures(precision)
+            return self._without_figures(bits)
         if found.keep is None:
             missed = ", ".join(f"{name} {value:,.0f}" for name, value in found.least.items())
             why = f"channels get no further than {missed}{self._frozen}"
-            return Sizing((), precision, Decision("prune_channels", False, why), wanted, found.least)
+            return Sizing((), bits, why, wanted, found.least)
         asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
         why = f"channels go {found.how} until {asked} is met{found.widths}{self._frozen}"
-        step = PruneChannels(budget=wanted, reason=why, **found.settings)
-        return Sizing((step,), precision, Decision("prune_channels", True, why), wanted, capacity=found.capacity)
+        settings = {"budget": wanted, **found.settings}
+        return Sizing((settings,), bits, why, wanted, capacity=found.capacity)
 
-    def _without_figures(self, precision: Precision) -> Sizing:
+    def _without_figures(self, bits: WeightBits) -> Sizing:
         if self.task.limits.figures:
-            met = Decision("prune_channels", False, "the budget is met without")
-            return Sizing(
-                (), precision, met, {}, capacity=self._capacity(Costs(self.graph, ("macs", "params")).known())
-            )
+            capacity = self._capacity(Costs(self.graph, ("macs", "params")).known())
+            return Sizing((), bits, "the budget is met without", {}, capacity=capacity)
         if not self.trains or not any(group.prunable for group in self.every):
             why = "the budget names no figure, and nothing is trained that could make up for lost channels"
-            return Sizing((), precision, Decision("prune_channels", False, why), {})
+            return Sizing((), bits, why, {})
         figure = "params" if self.task.original.macs is None else "macs"
         found = self._planned({figure: _SHARE})
         rungs = max(1, min(_RUNGS, self.task.settings.epochs // 2))
@@ -146,8 +148,8 @@ class _Choice:
             f"the budget names no figure: up to {rungs} times a quarter of the {_NAMES[figure]} goes {found.how}, "
             f"as long as the quality allows{found.widths}{self._frozen}"
         )
-        step = PruneChannels(budget={figure: _SHARE}, reason=why, optional=True, **found.settings)
-        return Sizing((step,) * rungs, precision, Decision("prune_channels", True, why), {})
+        settings = {"budget": {figure: _SHARE}, "optional": True, **found.settings}
+        return Sizing((settings,) * rungs, bits, why, {})
 
     @property
     def _frozen(self) -> str:

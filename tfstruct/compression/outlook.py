@@ -1,0 +1,29 @@
+"""`Outlook`: what a step sees before it proposes what it would do."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+from tfstruct.compression.sizing import Sizing
+from tfstruct.compression.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """A task, and how the model gets small enough as things are.
+
+    Attributes:
+        task: what has to be done.
+        sizing: what channels and bits can do for the model, after the edits that were decided on up to now.
+        sizes: the same of another model, such as one after an edit.
+    """
+
+    task: Task
+    sizing: Sizing
+    sizes: Callable[[keras.Model], Sizing]
+
+    @property
+    def wanted(self) -> set[str]:
+        """The figures that have to get smaller."""
+        return {*self.sizing.wanted, *({"tflite_bytes"} if self.sizing.bits.four_bits else ())}
