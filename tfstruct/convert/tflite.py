@@ -7,7 +7,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -18,14 +18,16 @@ from tfstruct.convert import (
     engines,
     flatbuffer,
     masks,
+    missing_kernels,
     multipliers,
     plumbing,
+    recipe_checks,
     rewrites,
+    rounding_choice,
     scales,
     trained,
     weights,
 )
-from tfstruct.convert.borders import floats_at_border
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
@@ -37,12 +39,9 @@ from tfstruct.convert.runtime import latency, processor
 from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare
-from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
-from tfstruct.graph.kernels import kernels
+from tfstruct.errors import ConversionError, DataError, VerificationError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.sizes import open_input
-from tfstruct.patterns import matches
-from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -177,8 +176,8 @@ class Converter(contextlib.AbstractContextManager):
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
         """(file, layers by tensor, float file as quantizers take it, engine, calibration samples)."""
-        _check_layers(self.model, recipe)
-        _check_data(recipe)
+        recipe_checks.check_layers(self.model, recipe)
+        recipe_checks.check_data(recipe)
         require_numbers(signature.inputs)
         peek(recipe, signature)
         exported = self._export(recipe)
@@ -207,11 +206,11 @@ class Converter(contextlib.AbstractContextManager):
         exported = self._export(recipe)
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
-            rounded = _rounded_for_floats(found, recipe)
+            rounded = missing_kernels.rounded_beside_floats(found, recipe)
             unwanted = engines.unwanted_floats(found, recipe, recast.exact)
-            self._refuse_floats(unwanted, recipe, warnings, rounded)
+            warnings += missing_kernels.refuse_floats(unwanted, recipe, rounded)
             warnings += [f"{rounded} it in float"] if rounded else []
-            warnings += _unshrunk_weights(found, recipe)
+            warnings += missing_kernels.wide_weights(found, recipe)
             warnings += biases.lost(content, layers)
             scales.check(content, layers)
         samples, source = self._verification_samples(recipe, signature, kept)
@@ -278,15 +277,15 @@ class Converter(contextlib.AbstractContextManager):
         limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
-        if kept and _rounds(recipe):
+        if kept and rounding_choice.rounds(recipe):
             limits = {}  # rounded weights lie on grids of their own
-            bits = _bits_of_weights(recipe, reference, layers)
+            bits = rounding_choice.bits_of_weights(recipe, reference, layers)
             inputs = list(batched(kept, exported.batch))
             with self._stage("round weights") as step:
                 rounded = weights.round_weights(reference, bits, inputs, step)
         elif limits:
             rounded = trained.clipped(reference, limits)
-        elif _rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
+        elif rounding_choice.rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         with self._stage("quantize"):
             content, engine = engines.quantize(
@@ -322,23 +321,6 @@ class Converter(contextlib.AbstractContextManager):
             )
         return kept, ranges
 
-    def _refuse_floats(self, unwanted, recipe: Recipe, warnings: list[str], rounded: str) -> None:
-        if not unwanted:
-            return
-        by_layer: dict[str, list[str]] = {}
-        for op in unwanted:
-            by_layer.setdefault(", ".join(op.layers) or "no layer known", []).append(op.name)
-        named = "; ".join(f"{layer}: {', '.join(dict.fromkeys(ops))}" for layer, ops in by_layer.items())
-        if recipe.allow_float:
-            warnings.append(f"{len(unwanted)} operators stay in float: {named}")
-            return
-        raise ConversionError(
-            f"{len(unwanted)} operators of the {recipe.precision} file would stay in float: {named}. Replace those "
-            "layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
-            f"them (allow_float=True, --allow-float).{f' Either way {rounded} it in float.' if rounded else ''}",
-            tuple(dict.fromkeys(layer for op in unwanted for layer in op.layers)),
-        )
-
     def _verification_samples(self, recipe: Recipe, signature: Signature, kept: list[Sample]):
         if recipe.verification is not None:
             data = opened(recipe.verification, signature, recipe, None)
@@ -373,80 +355,6 @@ def _first(samples: list[Sample] | Samples, kept: list[Sample]) -> list[Sample]:
     if isinstance(samples, list):
         return samples[:_LOOKED_AT]
     return samples.take(_LOOKED_AT) if samples.reiterable else kept[:_LOOKED_AT]
-
-
-def _check_layers(model: keras.Model, recipe: Recipe) -> None:
-    paths = list(layer_paths(model))
-    for pattern in recipe.layers:
-        if not any(matches(pattern, path) for path in paths):
-            shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
-            raise RecipeError(f"The pattern {pattern!r} matches no layer of {model.name!r}. Its layers are: {shown}.")
-    known = {*paths, *(p + trained.BEFORE for p in paths), *(s.name for s in signature_of(model).inputs)}
-    unknown = [name for name in recipe.ranges if name not in known]
-    if unknown:
-        raise RecipeError(f"`ranges` names {unknown}, which are no layers or inputs of {model.name!r}.")
-    own = {kernel.name for kernel in kernels(model, depthwise=True)} if recipe.weight_limits else set()
-    unknown = [name for name in recipe.weight_limits if name not in own]
-    if unknown:
-        raise RecipeError(f"`weight_limits` names {unknown}, which are no kernels of {model.name!r}.")
-
-
-def _check_data(recipe: Recipe) -> None:
-    if recipe.calibration is None and recipe.quantizes_activations and not recipe.ranges:
-        raise RecipeError(
-            f"Precision {recipe.precision!r} needs calibration data for the ranges of the activations: "
-            "Recipe(calibration=...), --calibration DATA. Expected some 100 to 500 samples as in training."
-        )
-    if recipe.calibration is None and recipe.rounding == "gptq":
-        raise RecipeError("`rounding='gptq'` needs calibration data: Recipe(calibration=...).")
-
-
-def _rounds(recipe: Recipe) -> bool:
-    """True if some weights are to be rounded by GPTQ."""
-    return any(_rounded_bits(recipe, precision) for precision in (recipe.precision, *recipe.layers.values()))
-
-
-def _rounded_bits(recipe: Recipe, precision: str) -> int | None:
-    """Bits of the weights of a precision, if GPTQ rounds them: by itself those of 4 bits."""
-    bits = PRECISIONS[precision].weight_bits
-    rounded = {"nearest": (), "auto": (4,), "gptq": (4, 8)}[recipe.rounding]
-    return bits if bits in rounded else None
-
-
-def _bits_of_weights(recipe: Recipe, content: bytes, layers) -> dict[str, int]:
-    """Output tensor of an operator -> bits of its weights, for those that GPTQ rounds."""
-    return {
-        name: bits
-        for op in flatbuffer.operators(content, layers)
-        if (bits := _rounded_bits(recipe, recipe.precision_of(op.layers)))
-        for name in op.outputs
-    }
-
-
-def _rounded_for_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) -> str:
-    """What becomes of layers kept in float that stand at an input or output which is rounded; empty where none does."""
-    if recipe.float_io or not recipe.has_integers(recipe.precision):
-        return ""
-    ends = floats_at_border(found)
-    named = ", ".join(dict.fromkeys(", ".join(op.layers) or op.name for op in ends))
-    return (
-        f"the file's int{recipe.activation_bits} input or output is rounded beside {named}, which computes in float: "
-        "float_io=True (--float-io) leaves"
-        if ends
-        else ""
-    )
-
-
-def _unshrunk_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[str]:
-    """A line on weights that kept more bits than the recipe's precision has, for want of a kernel."""
-    bits = PRECISIONS[recipe.precision].weight_bits
-    if recipe.precision != "dynamic" and bits != 4:
-        return []
-    allowed = ("int4",) if bits == 4 else ("int4", "int8")
-    wide = [op for op in found if op.weights and op.weights not in allowed]
-    wide = [op for op in wide if recipe.precision_of(op.layers) == recipe.precision]
-    named = ", ".join(dict.fromkeys(f"{op} in {op.weights}" for op in wide))
-    return [f"no kernel for {recipe.precision} weights: {named}"] if wide else []
 
 
 def _describe(recipe: Recipe) -> dict:

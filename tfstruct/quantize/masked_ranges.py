@@ -9,17 +9,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.quantize.mask_places import JOINS, LEAST_UNSEEN, MOST_STEPS, SUMS, MaskPlaces, Node, Operand
+from tfstruct.quantize.mask_places import JOINS, MOST_STEPS, SUMS, MaskPlaces, Node, Operand
+from tfstruct.quantize.masked_range import LARGEST, BeforeSoftmax, MaskedRange
 from tfstruct.quantize.masks import LEAST_ELSEWHERE, added_mask, is_mask, limits, mask_depth, masked_low
 from tfstruct.quantize.points import Point, Points
 from tfstruct.quantize.ranges import Range
-from tfstruct.quantize.scheme import Scheme
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 Depth = tuple[object, bool]
 
@@ -33,88 +30,6 @@ class Ends:
     @property
     def span(self):
         return tf.maximum(self.high, 0.0) - tf.minimum(self.low, 0.0)
-
-
-class MaskedRange(Range):
-    """The range of a point where values may be masked, with masked values just below the others.
-
-    Attributes:
-        ends_of: gives (low, high) as they are rounded with, from what was seen here and at the points around.
-        joins: whether values and mask come together here; else the file looks at the range as it was seen.
-        masks: whether it is the range of a mask, or of what one is made of.
-        unseen: whether masks come out of an operation whose inside is not seen; then `beyond` is 1 once some did.
-    """
-
-    def __init__(
-        self,
-        scheme: Scheme,
-        make: Callable[..., keras.Variable],
-        joins: bool,
-        masks: bool = False,
-        unseen: bool = False,
-    ):
-        if masks:  # of a mask nothing is left out, whenever it comes
-            scheme = scheme.replace(ranges="minmax")
-        super().__init__(scheme, make)
-        self.joins, self.unseen = joins, unseen
-        self.beyond = make(0.0, name="beyond") if unseen else None
-        self.ends_of: Callable[[], tuple] | None = None
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        return [*super().variables, *([self.beyond] if self.unseen else [])]
-
-    def now(self):
-        low, high = self.ends_of()
-        return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
-
-    def pair(self) -> tuple[float, float] | None:
-        observed = super().pair()
-        if observed is None or not self.joins:
-            return observed
-        low, high = self.now()
-        return float(low), float(high)
-
-    def set(self, low: float, high: float, like: Range | None = None) -> None:
-        super().set(low, high)
-        if self.unseen and like is not None:
-            self.beyond.assign(like.beyond.value)
-
-    def looked_at(self, x):
-        x = tf.clip_by_value(x, -_LARGEST, _LARGEST)
-        if not self.unseen:
-            return x
-        beyond = x <= -LEAST_UNSEEN
-        self.beyond.assign(tf.maximum(self.beyond.value, tf.cast(tf.reduce_any(beyond), tf.float32)))
-        return tf.where(beyond, 0.0, x)
-
-    @property
-    def has_masked(self) -> bool:
-        """Whether masks came out of an operation whose inside is not seen."""
-        return self.unseen and bool(self.beyond.numpy())
-
-    def _moves(self):
-        low, _ = self.now()
-        return tf.cast(tf.abs(low - self.low.value) <= 1e-6 * tf.abs(low), tf.float32)
-
-
-class BeforeSoftmax:
-    """The range of what a `Softmax` layer that is given a mask reads from itself: of its input, a little lower."""
-
-    joins, ends, variables = True, (), ()
-
-    def __init__(self, source: Range, ends_of: Callable[[], tuple]):
-        self.source, self.now = source, ends_of
-
-    @property
-    def seen(self):
-        return self.source.seen
-
-    def pair(self) -> tuple[float, float] | None:
-        return None if self.source.pair() is None else tuple(map(float, self.now()))
-
-    def take(self, other) -> None:
-        """It follows from its source."""
 
 
 def _kept(method):
@@ -197,7 +112,7 @@ class MaskedRanges:
         """The constant operand of what makes a group, at its place."""
         group, place = operand
         node = self.places.nodes.get(group)
-        value = tf.constant(np.clip(value, -_LARGEST, _LARGEST), tf.float32)
+        value = tf.constant(np.clip(value, -LARGEST, LARGEST), tf.float32)
         if node is None or not isinstance(self._bounds.get(group), MaskedRange):
             return value
         ends = [self._operand(one) for one in node.operands]
@@ -275,7 +190,7 @@ class MaskedRanges:
 
     def _operand(self, operand: Operand) -> Ends:
         if operand.constant is not None:
-            return Ends(*(tf.constant(max(min(v, _LARGEST), -_LARGEST), tf.float32) for v in operand.constant))
+            return Ends(*(tf.constant(max(min(v, LARGEST), -LARGEST), tf.float32) for v in operand.constant))
         return self._state(operand.group)
 
     def _join(self, node: Node, ends: list[Ends], raw: Ends) -> Ends:
@@ -351,7 +266,7 @@ class MaskedRanges:
             return ends
         seen = self._state(other.group)
         seen_high = tf.where((seen.low == 0.0) & (seen.high == 0.0), 1.0, seen.high)
-        products = [tf.clip_by_value(e * c, -_LARGEST, _LARGEST) for e in (seen.low, seen_high) for c in constants[0]]
+        products = [tf.clip_by_value(e * c, -LARGEST, LARGEST) for e in (seen.low, seen_high) for c in constants[0]]
         return Ends(tf.reduce_min([ends.low, *products]), tf.reduce_max([ends.high, *products]), ends.masked)
 
     @_kept

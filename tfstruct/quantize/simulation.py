@@ -18,7 +18,8 @@ from tfstruct.graph.layer_tree import give_losses, intercepted, without_activati
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
-from tfstruct.quantize.masked_ranges import MaskedRange, MaskedRanges
+from tfstruct.quantize.masked_range import MaskedRange
+from tfstruct.quantize.masked_ranges import MaskedRanges
 from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points, is_norm
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme

@@ -10,7 +10,7 @@ from keras import layers
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.factor.kernels import Stage
+from tfstruct.surgery.factor.factors import Stage
 
 _DEPTHWISE = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D}
 _OPEN = "its depthwise factors cannot have its strides, and how to pad them depends on sizes that are open"

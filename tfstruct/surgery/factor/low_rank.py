@@ -15,7 +15,8 @@ from tfstruct.graph.contraction import CONVS, plain
 from tfstruct.patterns import matches
 from tfstruct.surgery.edited import Edited, edited
 from tfstruct.surgery.factor.factor_layers import build, macs_of, misplaced
-from tfstruct.surgery.factor.kernels import METHODS, Factors, Rank, factors_of
+from tfstruct.surgery.factor.factors import Factors, Rank
+from tfstruct.surgery.factor.methods import METHODS, factors_of
 from tfstruct.surgery.factor.rank_budget import Option, choose
 
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 
 from tfstruct.errors import BudgetError
-from tfstruct.surgery.factor.kernels import Rank
+from tfstruct.surgery.factor.factors import Rank
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""The range of one point where values may be masked: masked values are just below the others."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.quantize.mask_places import LEAST_UNSEEN
+from tfstruct.quantize.ranges import Range
+from tfstruct.quantize.scheme import Scheme
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class MaskedRange(Range):
+    """The range of a point where values may be masked, with masked values just below the others.
+
+    Attributes:
+        ends_of: gives (low, high) as they are rounded with, from what was seen here and at the points around.
+        joins: whether values and mask come together here; else the file looks at the range as it was seen.
+        masks: whether it is the range of a mask, or of what one is made of.
+        unseen: whether masks come out of an operation whose inside is not seen; then `beyond` is 1 once some did.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        make: Callable[..., keras.Variable],
+        joins: bool,
+        masks: bool = False,
+        unseen: bool = False,
+    ):
+        if masks:  # of a mask nothing is left out, whenever it comes
+            scheme = scheme.replace(ranges="minmax")
+        super().__init__(scheme, make)
+        self.joins, self.unseen = joins, unseen
+        self.beyond = make(0.0, name="beyond") if unseen else None
+        self.ends_of: Callable[[], tuple] | None = None
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [*super().variables, *([self.beyond] if self.unseen else [])]
+
+    def now(self):
+        low, high = self.ends_of()
+        return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+
+    def pair(self) -> tuple[float, float] | None:
+        observed = super().pair()
+        if observed is None or not self.joins:
+            return observed
+        low, high = self.now()
+        return float(low), float(high)
+
+    def set(self, low: float, high: float, like: Range | None = None) -> None:
+        super().set(low, high)
+        if self.unseen and like is not None:
+            self.beyond.assign(like.beyond.value)
+
+    def looked_at(self, x):
+        x = tf.clip_by_value(x, -LARGEST, LARGEST)
+        if not self.unseen:
+            return x
+        beyond = x <= -LEAST_UNSEEN
+        self.beyond.assign(tf.maximum(self.beyond.value, tf.cast(tf.reduce_any(beyond), tf.float32)))
+        return tf.where(beyond, 0.0, x)
+
+    @property
+    def has_masked(self) -> bool:
+        """Whether masks came out of an operation whose inside is not seen."""
+        return self.unseen and bool(self.beyond.numpy())
+
+    def _moves(self):
+        low, _ = self.now()
+        return tf.cast(tf.abs(low - self.low.value) <= 1e-6 * tf.abs(low), tf.float32)
+
+
+class BeforeSoftmax:
+    """The range of what a `Softmax` layer that is given a mask reads from itself: of its input, a little lower."""
+
+    joins, ends, variables = True, (), ()
+
+    def __init__(self, source: Range, ends_of: Callable[[], tuple]):
+        self.source, self.now = source, ends_of
+
+    @property
+    def seen(self):
+        return self.source.seen
+
+    def pair(self) -> tuple[float, float] | None:
+        return None if self.source.pair() is None else tuple(map(float, self.now()))
+
+    def take(self, other) -> None:
+        """It follows from its source."""
