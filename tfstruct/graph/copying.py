@@ -1,6 +1,7 @@
 """A model once more."""
 
 import tempfile
+from collections.abc import Callable
 
 import keras
 from keras.src.models.functional import Functional
@@ -22,20 +23,40 @@ def copied(model: keras.Model) -> keras.Model:
     options = {"recursive": True} if nested else {}
     if isinstance(model, Functional):  # else inputs without a name are called by the number of the tensor
         options["input_tensors"] = keras.tree.map_structure(_input_again, model.input)
-    try:
+
+    def clone() -> keras.Model:
         copy = keras.models.clone_model(model, **options)
         copy.set_weights(model.get_weights())
-    except (ValueError, TypeError, NotImplementedError) as error:
+        return copy
+
+    return made_again(model, clone, "be copied")
+
+
+def made_again(model: keras.Model, make: Callable[[], keras.Model], what: str) -> keras.Model:
+    """A model that `make` builds from the configuration and the weights of another, with what these do not tell: what
+    `adapt` taught its preprocessing layers.
+
+    Args:
+        model: the other one.
+        make: builds the new one.
+        what: that cannot be done where `make` fails, such as "be copied".
+
+    Raises:
+        ModelError: the configuration does not make the model again.
+    """
+    try:
+        made = make()
+    except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            f"{model.name!r} cannot be copied: `get_config` and `from_config` do not make it again, built as it is. "
+            f"{model.name!r} cannot {what}: `get_config` and `from_config` do not make it again, built as it is. "
             f"({reason})"
         ) from error
-    made = layer_paths(copy)
+    layers = layer_paths(made)
     for path, old in layer_paths(model).items():
-        if path in made:
-            carry_adapted(old, made[path])
-    return copy
+        if path in layers:
+            carry_adapted(old, layers[path])
+    return made
 
 
 def _input_again(x: keras.KerasTensor) -> keras.KerasTensor:

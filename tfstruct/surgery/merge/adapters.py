@@ -6,7 +6,7 @@ import tempfile
 import keras
 
 from tfstruct.errors import ModelError
-from tfstruct.graph.copying import carry_adapted
+from tfstruct.graph.copying import made_again
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import lora_layers, quantized_layers
 
@@ -44,7 +44,8 @@ def merge_lora(model: keras.Model) -> keras.Model:
         )
     if not adapted:
         raise ModelError(f"No layer of {model.name!r} has LoRA weights: there is nothing to merge.")
-    try:
+
+    def without_adapters() -> keras.Model:
         plain = type(model).from_config(_without_lora(model.get_config()))
         if not plain.built:
             plain.build_from_config(model.get_build_config())
@@ -52,18 +53,13 @@ def merge_lora(model: keras.Model) -> keras.Model:
             path = os.path.join(folder, "merged.weights.h5")
             model.save_weights(path)  # kernels with the product in them
             plain.load_weights(path)
-    except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{model.name!r} cannot be made again without LoRA: `get_config` and `from_config` do not make it again, "
-            f"built as it is. ({reason})"
-        ) from error
-    made = layer_paths(plain)
+        return plain
+
+    plain = made_again(model, without_adapters, "be made again without LoRA")
+    layers = layer_paths(plain)
     for path, old in layer_paths(model).items():
-        if path in made:
-            carry_adapted(old, made[path])
-            if isinstance(old, keras.layers.Layer) and not old.trainable:
-                made[path].trainable = False
+        if path in layers and isinstance(old, keras.layers.Layer) and not old.trainable:
+            layers[path].trainable = False
     left = lora_layers(plain)
     if left:
         raise ModelError(f"{', '.join(left)} of {model.name!r} enable LoRA by themselves when they are made again.")
