@@ -208,7 +208,7 @@ def test_a_killed_run_goes_on_to_the_same_result(when, measured, monkeypatch, tm
             if len(counted) == stop_at:
                 raise Killed
 
-        monkeypatch.setattr(measured.told, "step", step)
+        monkeypatch.setattr(measured.progress, "step", step)
         return carry_out(measured, strategy, WorkingFolder(tmp_path / name))
 
     whole = go("whole")

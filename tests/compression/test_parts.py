@@ -15,7 +15,7 @@ from tfstruct.compression.objective import objective
 from tfstruct.compression.quality import agreement, quality
 from tfstruct.compression.sizing import graph_limits
 from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
-from tfstruct.compression.teaching import taught_by
+from tfstruct.compression.teaching import distillation_callbacks
 from tfstruct.compression.training import fit
 from tfstruct.errors import BudgetError, DataError
 from tfstruct.graph import trace
@@ -162,7 +162,7 @@ def test_the_teacher_of_every_kind_of_output_by_hand():
     teacher.set_weights([2 * w for w in teacher.get_weights()])
     data = open_data(some(), Ports(student))
     aim = objective(trace(student), data.labels)
-    (distill,) = taught_by(teacher, student, aim, 0.3, 2.0)
+    (distill,) = distillation_callbacks(teacher, student, aim, 0.3, 2.0)
     assert distill.student_loss_weight == pytest.approx(0.7)
     (p, t), (q, s) = ([out.numpy().astype("float64") for out in m(data.x)] for m in (teacher, student))
     p, q = (np.sqrt(x) / np.sqrt(x).sum(1, keepdims=True) for x in (p, q))  # softmax(log p / 2)
@@ -170,8 +170,8 @@ def test_the_teacher_of_every_kind_of_output_by_hand():
     distill.attach(student)
     assert float(distill.loss(data.x, student(data.x))) == pytest.approx(expected, rel=1e-4)
     distill.finish()
-    assert taught_by(teacher, student, aim, 0.0, 2.0) == []
-    (alone,) = taught_by(teacher, student, objective(trace(student), None), 0.0, 2.0)
+    assert distillation_callbacks(teacher, student, aim, 0.0, 2.0) == []
+    (alone,) = distillation_callbacks(teacher, student, objective(trace(student), None), 0.0, 2.0)
     assert alone.student_loss_weight == 0.0
 
 
@@ -187,12 +187,12 @@ def test_what_leaves_residual_blocks_is_compared_whatever_the_widths():
     teacher = network(8)
     aim = objective(trace(teacher), np.array([0, 1]))
     for student in (network(8), network(6)):
-        (distill,) = taught_by(teacher, student, aim, 0.5, 4.0)
+        (distill,) = distillation_callbacks(teacher, student, aim, 0.5, 4.0)
         distill.attach(student)
         assert {name: loss.layers for name, loss in distill.losses.items() if name != "Logits"} == {
             "Features": {"join": "join"}, "Attention": {"join": "join"}
         }  # fmt: skip
-    (distill,) = taught_by(teacher, network(8, "other"), aim, 0.5, 4.0)  # whose block is another one
+    (distill,) = distillation_callbacks(teacher, network(8, "other"), aim, 0.5, 4.0)  # whose block is another one
     assert list(distill.losses) == ["Logits"]
 
 
@@ -217,7 +217,7 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path):
 
         history = fit(
             model, data, aim=aim, epochs=3, batch_size=16, rate=keras.optimizers.schedules.CosineDecay(1e-2, 12),
-            seed=4, folder=folder, callbacks=taught_by(teacher, model, aim, 0.5, 3.0), augment=noise,
+            seed=4, folder=folder, callbacks=distillation_callbacks(teacher, model, aim, 0.5, 3.0), augment=noise,
             on_step=on_step,
         )  # fmt: skip
         return model.get_weights(), history

@@ -38,7 +38,7 @@ def task(folder, budget="tflite_bytes=90%"):
         limits=Budget.of(budget).limits(PLAIN, PLAIN),
         folder=WorkingFolder(pathlib.Path(folder)),
         settings=types.SimpleNamespace(seed=3),
-        told=types.SimpleNamespace(stage=lambda name: None),
+        progress=types.SimpleNamespace(stage=lambda name: None),
     )
 
 

@@ -15,7 +15,7 @@ from tfstruct.errors import RecipeError
 layers = keras.layers
 SPACE = Space(whole=10_000, blocks=3, energies=(1.0, 0.9), factorized=("a",), precisions=("int8", "int4"))
 
-HALVE = """
+DIVIDE = """
 import dataclasses
 
 from tfstruct.compression.decision import Decision
@@ -25,10 +25,10 @@ from tfstruct.graph.copying import copied
 
 
 @dataclasses.dataclass(frozen=True)
-class Halvings(Choices):
+class Divisions(Choices):
     place = 50
 
-    halvings: int = 2
+    divisions: int = 2
 
     @classmethod
     def of(cls, task):
@@ -38,17 +38,17 @@ class Halvings(Choices):
     def distributions(self):
         from optuna.distributions import IntDistribution
 
-        return {"halvings": IntDistribution(0, self.halvings)}
+        return {"divisions": IntDistribution(0, self.divisions)}
 
     def steps(self, point):
-        return (Halve(times=point["halvings"]),) if point.get("halvings") else ()
+        return (Divide(times=point["divisions"]),) if point.get("divisions") else ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Halve(Step):
-    kind = "halve"
+class Divide(Step):
+    kind = "divide"
     place = 3
-    choices = Halvings
+    choices = Divisions
 
     times: int = 1
 
@@ -63,17 +63,17 @@ class Halve(Step):
     def run(self, work):
         model = copied(work.model)
         model.set_weights([w / 2**self.times for w in model.get_weights()])
-        return Outcome(model, [(model.name, "halved")])
+        return Outcome(model, [(model.name, "divided")])
 """
 
 
 @pytest.fixture
-def halve(tmp_path, monkeypatch):
-    (tmp_path / "halving.py").write_text(HALVE)
+def divide(tmp_path, monkeypatch):
+    (tmp_path / "dividing.py").write_text(DIVIDE)
     monkeypatch.setattr(steps, "__path__", [*steps.__path__, str(tmp_path)])
     yield
-    kinds_of_steps._KINDS.pop("halve", None)
-    sys.modules.pop("tfstruct.compression.steps.halving", None)
+    kinds_of_steps._KINDS.pop("divide", None)
+    sys.modules.pop("tfstruct.compression.steps.dividing", None)
 
 
 @pytest.fixture(scope="module")
@@ -88,34 +88,34 @@ def task(process):
         yield one
 
 
-def test_one_file_is_a_kind_of_step(halve, task, tmp_path):
+def test_one_file_is_a_kind_of_step(divide, task, tmp_path):
     plan, why = decide(task)
-    assert [step.kind for step in plan] == ["optimize", "halve", "prune_channels", "quantize"]
+    assert [step.kind for step in plan] == ["optimize", "divide", "prune_channels", "quantize"]
     assert [one.kind for one in why if one.taken] == [step.kind for step in plan]
     assert plan[1].reason == "1 figure"
-    assert decide(task, [steps.Halve()])[0][0].reason.startswith("channels go at once until macs")
+    assert decide(task, [steps.Divide()])[0][0].reason.startswith("channels go at once until macs")
     space = Space.of(task)
-    assert space.halvings == 3 and "halvings" in space.distributions
-    point = {"halvings": 2, "channels": 1.0, "precision": "int8"}
+    assert space.divisions == 3 and "divisions" in space.distributions
+    point = {"divisions": 2, "channels": 1.0, "precision": "int8"}
     chosen = space.steps(point)
-    assert chosen == (steps.Optimize(), steps.Halve(times=2), steps.Quantize(precision="int8"))
-    assert steps.Step.of("halve") == steps.Halve() and "Halve" in dir(steps)
+    assert chosen == (steps.Optimize(), steps.Divide(times=2), steps.Quantize(precision="int8"))
+    assert steps.Step.of("divide") == steps.Divide() and "Divide" in dir(steps)
     assert [steps.Step.from_dict(json.loads(json.dumps(step.to_dict()))) for step in chosen] == [*chosen]
-    made = carry_out(task, chosen, task.folder.inner("halved"))
+    made = carry_out(task, chosen, task.folder.inner("divided"))
     stage = made.stages[1]
-    assert stage.step == chosen[1].replace(epochs=0) and stage.changes == ((task.model.name, "halved"),)
+    assert stage.step == chosen[1].replace(epochs=0) and stage.changes == ((task.model.name, "divided"),)
     expected = [w / 4 for w in task.model.get_weights()]
     for got, want in zip(made.model.get_weights(), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_a_kind_that_is_gone_is_said(task):
-    with pytest.raises(AttributeError, match="no attribute 'Halve'"):
-        _ = steps.Halve
+    with pytest.raises(AttributeError, match="no attribute 'Divide'"):
+        _ = steps.Divide
     with pytest.raises(RecipeError, match="A step must be one of optimize, downsample_early, drop_blocks"):
-        steps.Step.of("halve")
-    with pytest.raises(RecipeError, match=r"A space has early, .*precisions\. Received: halvings\."):
-        Space(halvings=2)
+        steps.Step.of("divide")
+    with pytest.raises(RecipeError, match=r"A space has early, .*precisions\. Received: divisions\."):
+        Space(divisions=2)
 
 
 def test_what_a_search_on_disk_is_known_by_stays():

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Task": "task",
         "Settings": "task",
         "carry_out": "execution",
-        "Made": "execution",
+        "StrategyResult": "execution",
         "Progress": "progress",
         "Budget": "budget",
         "Limits": "budget",

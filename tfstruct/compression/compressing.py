@@ -11,13 +11,13 @@ import keras
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import Budget
 from tfstruct.compression.candidate import Candidate
-from tfstruct.compression.closer_look import closer_look
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.decision import Decision
-from tfstruct.compression.execution import Made, carry_out
+from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.progress import Progress
+from tfstruct.compression.report_extras import report_extras
 from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.strategy import decide
@@ -145,7 +145,7 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
     return steps
 
 
-def _best_of_two(task: Task) -> tuple[Made, tuple[Decision, ...], tuple[Candidate, ...]]:
+def _best_of_two(task: Task) -> tuple[StrategyResult, tuple[Decision, ...], tuple[Candidate, ...]]:
     """What is decided on; where that has weights of 4 bits and misses the budget, the same without them, if better."""
     decided, decisions = _decided(task, "auto")
     first = carry_out(task, decided)
@@ -168,7 +168,7 @@ def _better(task: Task, one: Candidate, other: Candidate) -> bool:
     return one.better_than(other) if excess[0] == excess[1] else excess[0] < excess[1]
 
 
-def _figures(made: Made) -> tuple[Candidate, ...]:
+def _figures(made: StrategyResult) -> tuple[Candidate, ...]:
     return tuple(stage.candidate for stage in made.stages)
 
 
@@ -179,7 +179,7 @@ def _decided(
     folder = folder or task.folder
     stored = folder.read("strategy.json")
     if stored is None:
-        task.told.stage("decide")
+        task.progress.stage("decide")
         decided, decisions = decide(task, None if steps == "auto" else steps, **options)
         stored = {
             "steps": [step.to_dict() for step in decided], "decisions": [dataclasses.asdict(one) for one in decisions]
@@ -188,7 +188,7 @@ def _decided(
     return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
 
 
-def _searched(task: Task, search: Search) -> tuple[Made, tuple[Decision, ...], tuple[Candidate, ...]]:
+def _searched(task: Task, search: Search) -> tuple[StrategyResult, tuple[Decision, ...], tuple[Candidate, ...]]:
     """What the best trial made, and the figures of all."""
     found = search_strategies(task, search)
     best = found.best
@@ -202,10 +202,10 @@ def _searched(task: Task, search: Search) -> tuple[Made, tuple[Decision, ...], t
     return best.made(task), decisions, tuple(trial.candidate for trial in found.measured if trial.candidate is not None)
 
 
-def _report(task: Task, made: Made, decisions, started: float, tested, tried=()) -> CompressionReport:
+def _report(task: Task, made: StrategyResult, decisions, started: float, tested, tried=()) -> CompressionReport:
     test = task.folder.read("test.json")
     if test is None and tested is not None and not task.limits.misses(made.candidate):
-        task.told.stage("test")
+        task.progress.stage("test")
         test = task.tested(tested, made.model, made.file)
         task.folder.write("test.json", test)
     graph = trace(made.model)
@@ -229,7 +229,7 @@ def _report(task: Task, made: Made, decisions, started: float, tested, tried=())
         seconds=time.perf_counter() - started,
         warnings=(*task.warnings, *made.file.report.warnings),
         data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
-        **closer_look(task, made),
+        **report_extras(task, made),
     )
 
 

@@ -22,8 +22,8 @@ from tfstruct.quantize.twin import Twin
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """What a strategy led to.
+class StrategyResult:
+    """The result of a strategy: model, file, figures, and what was done.
 
     Attributes:
         model: the smaller model.
@@ -44,7 +44,7 @@ class Made:
 
 def carry_out(
     task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None, *, seed: int | None = None
-) -> Made:
+) -> StrategyResult:
     """Does one step after the other, measures the file after each, and hands back the last.
 
     A step that is done is read from the folder when the same is asked for again; one that was killed goes on from its
@@ -59,7 +59,7 @@ def carry_out(
     folder = folder or task.folder
     seed = task.settings.seed if seed is None else seed
     steps = with_epochs([Step.of(step) for step in strategy], task.settings.epochs)
-    task.told.expect(sum(step.epochs or 0 for step in steps) * task.train.steps(task.settings.batch_size))
+    task.progress.expect(sum(step.epochs or 0 for step in steps) * task.train.steps(task.settings.batch_size))
     state = _State(Outcome(task.model), task.plain, None)
     stages: list[Stage] = []
     dropped: list[tuple[Step, str]] = []
@@ -77,12 +77,12 @@ def carry_out(
             continue
         state = after
         stages.append(stage)
-        task.told.found(stage.candidate)
+        task.progress.found(stage.candidate)
     file = state.file
     if file is None:  # the last step was done by an earlier call
         _, file = task.measure("result", *_to_convert(task, state.outcome))
     model, twin = state.outcome.model, state.outcome.twin
-    return Made(model, twin, file, state.candidate.replace(name="result"), tuple(stages), tuple(dropped))
+    return StrategyResult(model, twin, file, state.candidate.replace(name="result"), tuple(stages), tuple(dropped))
 
 
 def with_epochs(steps: Sequence[Step], total: int) -> list[Step]:
@@ -117,10 +117,10 @@ def _carried_out(
     _claim(folder, strategy)
     stored = folder.read("stage.json")
     if stored is not None:
-        task.told.skip((step.epochs or 0) * task.train.steps(task.settings.batch_size))
+        task.progress.skip((step.epochs or 0) * task.train.steps(task.settings.batch_size))
         stage = Stage.from_dict(stored["stage"])
         return _State(_restored(folder, stored), stage.candidate, None), stage
-    task.told.stage(step.kind)
+    task.progress.stage(step.kind)
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
     outcome = step.run(Work(task, before.outcome.model, folder, seed))

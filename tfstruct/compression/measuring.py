@@ -68,7 +68,7 @@ class Measuring:
         )
         with Converter(model, recipe.timeout, process=self.process) as converter:
             file = converter.convert(recipe)
-        outputs = said_by(file.content, plain, self.validation)
+        outputs = run_file(file.content, plain, self.validation)
         candidate = Candidate(
             name,
             self.quality.name,
@@ -123,8 +123,8 @@ def _costs(model: keras.Model) -> dict[str, int]:
     return Costs(trace(model), ("macs", "peak_memory")).known()
 
 
-def said_by(content: bytes, model: keras.Model, examples: Examples) -> object:
-    """What the file of a model says of samples, in the structure of the model's outputs."""
+def run_file(content: bytes, model: keras.Model, examples: Examples) -> object:
+    """Runs the `.tflite` file of a model on samples; returns its outputs in the structure of the model's."""
     ports = Ports(model)
     outputs = Runtime(content).run_all(examples.for_file(ports))
     return ports.of_file(outputs)

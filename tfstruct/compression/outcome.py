@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a step did.
+    """What a step made.
 
     Attributes:
-        model: the model from now on, uncompiled or not.
+        model: the new model; need not be compiled.
         changes: (layer, what was done to it).
         skipped: (layer, why it was left alone).
-        details: the report of what carried it out, plain data.
+        details: the report of the function or callback that did it, as plain data.
         history: the logs of training, one dict an epoch.
         twin: of quantization-aware training.
-        scheme: how the file is to be quantized, where that was decided.
+        scheme: how the file is to be quantized, where the step decides that.
     """
 
     model: "keras.Model"

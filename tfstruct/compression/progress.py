@@ -1,4 +1,4 @@
-"""What a long run tells while it goes on."""
+"""Progress of a long run, as a user's callback gets it."""
 
 import dataclasses
 import time
@@ -29,8 +29,8 @@ class Progress:
         return f"{self.stage}{left}{'' if self.best is None else f'; {self.best}'}"
 
 
-class Told:
-    """Counts, and tells a function of the user's.
+class ProgressReporter:
+    """Counts training steps, and calls the user's progress callback.
 
     Args:
         listener: called with a `Progress`: when a stage begins, and every second of training at most.
@@ -41,38 +41,38 @@ class Told:
         self._stage, self._done = "", 0
         self._total: int | None = None
         self._best: Candidate | None = None
-        self._seconds, self._measured, self._told = 0.0, 0, 0.0
+        self._seconds, self._measured, self._reported = 0.0, 0, 0.0
         self._last: float | None = None
 
     def stage(self, name: str) -> None:
-        """Something else begins."""
+        """A stage begins."""
         self._stage, self._last = name, None
-        self._tell()
+        self._report()
 
     def expect(self, steps: int) -> None:
-        """So many more steps of training will be made."""
+        """Announces `steps` more training steps."""
         self._total = self._done + steps
 
     def skip(self, steps: int) -> None:
-        """So many steps were made by an earlier call."""
+        """Counts `steps` training steps that an earlier call made."""
         self._done += steps
 
     def step(self) -> None:
-        """One step of training was made."""
+        """Counts one training step."""
         now = time.monotonic()
         self._done += 1
         if self._last is not None:  # the first step of a stage compiles
             self._seconds, self._measured = self._seconds + now - self._last, self._measured + 1
         self._last = now
-        if now - self._told > 1:
-            self._tell()
+        if now - self._reported > 1:
+            self._report()
 
     def found(self, candidate: Candidate) -> None:
-        """The best model up to now."""
+        """Sets the best model so far."""
         self._best = candidate
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
+    def _report(self) -> None:
+        self._reported = time.monotonic()
         if self._listener is None:
             return
         left = None

@@ -18,15 +18,15 @@ from tfstruct.graph import Graph, Group, trace
 from tfstruct.graph.frozen import frozen_makers, groups_without_frozen
 from tfstruct.surgery.pruning.planner import Options, Planner
 
-_MARGIN = 0.97  # of a measured latency: the second measurement is another one
-_RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: so many times, this share of the MACs stays
-_NEAR = 0.92  # of a limit: a plan that stays so far below it pays for the widths it is held to
-_MORE = 1.05  # times the capacity: a smaller multiple is worth it
-_HALVINGS = 12
+_MARGIN = 0.97  # share of a latency limit that is planned for: the result is measured again
+_RUNGS, _SHARE = 4, 0.75  # without a figure in the budget: up to 4 pruning steps, each keeps 75 % of the MACs
+_NEAR = 0.92  # if a plan uses less than 92 % of a limit, the width multiple is too coarse: try a finer one
+_MORE = 1.05  # a finer width multiple is taken only if it keeps 5 % more capacity
+_HALVINGS = 12  # steps of the bisection for the size of the int8 file
 _NAMES = {"macs": "multiply-accumulates", "params": "parameters"}
-_MOST = 0.875  # of a group's channels: a layer with less left is better dropped
-_EXACT = 0.98  # of a file's bytes: what 4 bits save is estimated, within a hundredth
-_TRUSTED = 0.9  # of what the estimate of a file is above the real one, before channels go
+_MOST = 0.875  # largest share of a group's channels that is removed: a layer with fewer left is better dropped
+_EXACT = 0.98  # share of a size limit that is planned for: what 4 bits save is estimated to about 1 %
+_TRUSTED = 0.9  # share of the estimator's measured over-estimate that is subtracted from later estimates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Sizing:
         channels: the settings of each `PruneChannels` step, in order; empty where no channel goes.
         bits: of the weights of the file.
         reason: why channels go, or do not, in words.
-        wanted: the figures that had to be met by channels.
-        least: what channels could reach where they could not meet it; else None.
-        capacity: of the original's that stays: the geometric mean of the shares of multiply-accumulates and parameters.
+        wanted: the limits that channel pruning has to meet.
+        least: the smallest figures that channel pruning can reach, where it cannot meet the limits; else None.
+        capacity: share of the original that stays: geometric mean of the shares of multiply-accumulates and parameters.
     """
 
     channels: tuple[Mapping[str, Any], ...]
@@ -56,10 +56,10 @@ class Sizing:
 
 
 def graph_limits(task: Task) -> dict[str, float]:
-    """The limits that channels alone can meet, as far as the original does not: all but the size of the file.
+    """The limits that the original exceeds and that only channel pruning can meet: all but the size of the file.
 
     Raises:
-        BudgetError: the arena is limited, and the peak memory, by which it is, cannot be counted.
+        BudgetError: the arena is limited, but the peak memory, from which its limit is derived, cannot be counted.
     """
     limits, original, plain = task.limits.figures, task.original, task.plain
     found = {
@@ -87,15 +87,15 @@ def _peak_memory(graph: Graph) -> float:
 
 
 def size_limit(task: Task) -> float:
-    """The bytes that the file may have; what gzip saves is taken to be the same share afterwards."""
+    """The most bytes that the file may have. gzip is assumed to save the same share as on the plain int8 file."""
     limits, plain = task.limits.figures, task.plain
     by_gzip = plain.tflite_bytes * limits.get("gzip_bytes", plain.gzip_bytes) / plain.gzip_bytes
     return min(limits.get("tflite_bytes", plain.tflite_bytes), by_gzip)
 
 
 def choose_channels(task: Task, model: keras.Model, four_bits: bool = True) -> Sizing:
-    """Channels until what the graph costs is met; then weights of 4 bits, if wanted, where these can make the file
-    small enough; then channels again."""
+    """Plans channel pruning until the limits of the graph are met; then 4-bit weights, if `four_bits`, where they can
+    meet the size of the file; then more channel pruning where they cannot."""
     return _Choice(task, model, four_bits).made()
 
 
@@ -158,14 +158,15 @@ class _Choice:
         return f"; channels of frozen layers stay: {', '.join(layers[:3])}{more}" if layers else ""
 
     def _capacity(self, left: Mapping[str, float]) -> float:
-        """Multiply-accumulates that cannot be counted are taken to go as the parameters do."""
+        """Multiply-accumulates that cannot be counted are assumed to shrink as the parameters do."""
         original = self.task.original
         parameters = left["params"] / original.params
         macs = parameters if original.macs is None else left["macs"] / max(original.macs, 1)
         return float(np.sqrt(macs * parameters))
 
     def _planned(self, wanted: Mapping[str, float]) -> "_Planned":
-        """While training where that reaches it, else at once; with the widest multiple that is no waste."""
+        """The plan with the coarsest width multiple that wastes little; pruned while training where that can meet the
+        limits, else at once."""
         best = None
         for multiple in _multiples(self.every):
             for gradual in (True, False) if self.trains and self.lossless else (False,):
@@ -192,7 +193,7 @@ class _Choice:
         return _Planned(keep, multiple, gradual, self.trains, near, self._capacity(after))
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
-        """The estimate of the int8 file at which the file with these layers in 4 bits has `limit` bytes."""
+        """The size of the int8 file at which the file with these layers in 4 bits has `limit` bytes; by bisection."""
         low, high, limit = limit + self.size.offset, self.size() + self.size.offset, _EXACT * limit
         for _ in range(_HALVINGS if four_bits else 0):
             middle = (low + high) / 2
@@ -204,7 +205,7 @@ class _Choice:
 
 @dataclasses.dataclass(frozen=True)
 class _Planned:
-    """One plan: what stays (None where it is out of reach), and how it was come by."""
+    """One plan: the units that stay (None where the limits are out of reach), and the settings it was made with."""
 
     keep: np.ndarray | None
     multiple: int
@@ -231,6 +232,6 @@ class _Planned:
 
 
 def _multiples(every: Sequence[Group]) -> tuple[int, ...]:
-    """8 and less, or 4 and less, where no layer is wide."""
+    """Width multiples to try, the coarsest first; fine ones only where no layer is wide."""
     widest = max(group.width for group in every if group.prunable)
     return (8, 4, 2, 1) if widest >= 32 else (4, 2, 1) if widest >= 16 else (1,)

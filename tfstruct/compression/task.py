@@ -20,9 +20,9 @@ from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
-from tfstruct.compression.measuring import Measuring, said_by
+from tfstruct.compression.measuring import Measuring, run_file
 from tfstruct.compression.objective import objective
-from tfstruct.compression.progress import Progress, Told
+from tfstruct.compression.progress import Progress, ProgressReporter
 from tfstruct.compression.quality import quality
 from tfstruct.convert import micro
 from tfstruct.convert.converter import ConverterProcess
@@ -48,7 +48,7 @@ class Settings:
         epochs: of training, in all.
         batch_size: of training.
         learning_rate: the highest of Adam's; quantization-aware training takes a tenth.
-        distillation: the share of the original's outputs in the loss, in [0, 1]; see `teaching.taught_by`.
+        distillation: the share of the original's outputs in the loss, in [0, 1]; see `teaching.distillation_callbacks`.
         temperature: of these outputs.
         target: the device, see `tfstruct.check_target`.
         calibrator: of post-training quantization.
@@ -132,8 +132,8 @@ class Task(contextlib.AbstractContextManager):
         self.graph = trace(model)
         _refuse_open_sizes(model)
         _refuse_unknown_figures(self.graph, self.budget)
-        self.told = Told(progress)
-        self.told.stage("read data")
+        self.progress = ProgressReporter(progress)
+        self.progress.stage("read data")
         ports = Ports(model)
         opened = functools.partial(open_data, ports=ports, labels=labels, preprocess=preprocess)
         self.open_data = opened
@@ -164,7 +164,7 @@ class Task(contextlib.AbstractContextManager):
         has_arena = device(settings.target).has_arena and micro.version() is not None
         arena = has_arena or self.budget.arena_bytes is not None
         table = None if self.budget.latency_table is None else LatencyTable.read(self.budget.latency_table)
-        self.told.stage("measure the original")
+        self.progress.stage("measure the original")
         outputs = self.model.predict(validation.x, batch_size=settings.batch_size, verbose=0)
         truth = outputs if validation.labels is None else validation.labels
         expected = keras.tree.flatten(outputs)
@@ -208,8 +208,8 @@ class Task(contextlib.AbstractContextManager):
         truth = original if data.labels is None else data.labels
         outputs = {
             "original": original,
-            "plain": said_by(self.plain_file, self.model, data),
-            "result": said_by(file.content, model, data),
+            "plain": run_file(self.plain_file, self.model, data),
+            "result": run_file(file.content, model, data),
         }
         return {name: self.quality.measure(truth, out) for name, out in outputs.items()}
 

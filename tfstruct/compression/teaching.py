@@ -29,7 +29,7 @@ class Values(keras.distillation.DistillationLoss):
         return tf.add_n([tf.reduce_mean(tf.square(teachers[i] - students[i])) for i in self.chosen])
 
 
-def taught_by(
+def distillation_callbacks(
     teacher: keras.Model, student: keras.Model, aim: Objective, weight: float, temperature: float
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that let a model learn from a teacher: its outputs, and what leaves its residual blocks. None at

@@ -1,4 +1,4 @@
-"""What one step of a strategy works with."""
+"""`Work`: what one step of a strategy works with."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import keras
 
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.task import Task
-from tfstruct.compression.teaching import taught_by
+from tfstruct.compression.teaching import distillation_callbacks
 from tfstruct.compression.training import fit
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
@@ -18,11 +18,11 @@ from tfstruct.surgery import recalibrate_batch_norm
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One step at work.
+    """What a running step works with.
 
     Attributes:
-        task: what has to be done.
-        model: as it is now; it is not changed.
+        task: the model, the data and the budget.
+        model: the model that the steps before made; it is not changed.
         folder: of this step alone.
         seed: of this step.
     """
@@ -33,7 +33,7 @@ class Work:
     seed: int
 
     def copy(self) -> keras.Model:
-        """The model with weights of its own, to be trained."""
+        """A copy of the model, to be trained."""
         return copied(self.model)
 
     def train(
@@ -46,12 +46,12 @@ class Work:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         part: str = "training",
     ) -> list[dict[str, float]]:
-        """Trains a model in place, with the original as its teacher; goes on where an earlier call was killed.
+        """Trains a model in place, with the original as its teacher; resumes where an earlier call was killed.
 
         Args:
-            rate: the highest learning rate; by default that of the settings.
-            decay: cosine decay from it to 0, or constant.
-            part: names this training among those of the step.
+            rate: the peak learning rate; by default that of the settings.
+            decay: True for cosine decay to 0, False for a constant rate.
+            part: name of this training's folder within that of the step.
         """
         settings, task = self.task.settings, self.task
         rate = settings.learning_rate if rate is None else rate
@@ -67,19 +67,19 @@ class Work:
             folder=self.folder.path / part,
             callbacks=[
                 *callbacks,
-                *taught_by(task.model, model, task.aim, settings.distillation, settings.temperature),
+                *distillation_callbacks(task.model, model, task.aim, settings.distillation, settings.temperature),
             ],
             augment=task.augment,
-            on_step=task.told.step,
+            on_step=task.progress.step,
         )
 
     def recalibrate(self, model: keras.Model) -> None:
-        """Measures the batch norms of a model, if it has any, anew, in place."""
+        """Recalibrates the batch norms of a model in place, if it has any."""
         with contextlib.suppress(ModelError):  # there is none
             recalibrate_batch_norm(model, self.task.some_inputs)
 
     def once(self, name: str, make: Callable[[], tuple[keras.Model, dict]]) -> tuple[keras.Model, dict]:
-        """A model and plain data that `make` gives: the first time; later what it gave then."""
+        """Runs `make` and stores its result, a model and plain data; later calls load the stored result."""
         known = self.folder.read(f"{name}.json")
         if known is not None:
             return self.folder.load(name), known

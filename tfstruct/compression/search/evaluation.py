@@ -1,4 +1,4 @@
-"""One trial: a strategy to its figures, or the reason why it was not carried out."""
+"""Evaluates one trial: the figures of its strategy, or the reason why it was not run."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from tfstruct.errors import BudgetError, TfstructError
 from tfstruct.graph import trace
 from tfstruct.quantize.scheme import Scheme
 
-_DOUBT = 0.03  # channels chosen before training are not quite those chosen in it
+_DOUBT = 0.03  # tolerance: the channels chosen before training differ a little from those chosen during it
 
 # (task, strategy, folder of the trial, seed) -> figures. An error of tfstruct's own says why there are none.
 Evaluate = Callable[[Task, Sequence[Step], WorkingFolder, int], Candidate]
@@ -30,7 +30,7 @@ def evaluate(task: Task, steps: Sequence[Step], folder: WorkingFolder, seed: int
     """Trains, converts and measures, unless the graph shows beforehand that the budget will be missed.
 
     Raises:
-        BudgetError: it will; nothing was trained.
+        BudgetError: the budget will be missed; nothing was trained.
     """
     if misses := foreseen(task, steps, folder.inner("untrained"), seed):
         raise BudgetError(f"not trained: {'; '.join(misses)}")
@@ -38,8 +38,8 @@ def evaluate(task: Task, steps: Sequence[Step], folder: WorkingFolder, seed: int
 
 
 def foreseen(task: Task, steps: Sequence[Step], folder: WorkingFolder, seed: int) -> tuple[str, ...]:
-    """What a strategy will miss whatever training does: its steps are done without epochs, the costs of the graph
-    counted, the file written with random ranges. Where it comes within 3 % of a limit, only training tells."""
+    """The limits that a strategy misses whatever training does. Its steps are run without epochs, the costs of the
+    graph counted, the file written with random ranges. Within 3 % of a limit it counts as met: only training tells."""
     limits = task.limits.figures
     known = [name for name in ("macs", "params", "peak_memory", "tflite_bytes") if name in limits]
     if not known:
@@ -63,7 +63,7 @@ def foreseen(task: Task, steps: Sequence[Step], folder: WorkingFolder, seed: int
 
 
 def attempted(evaluate: Evaluate, task: Task, trial: Trial) -> Trial:
-    """The trial with its figures, or with the reason why there are none."""
+    """Runs a trial; returns it with its figures, or with the reason why there are none."""
     try:
         candidate = evaluate(task, trial.steps, task.folder.inner(trial.folder), trial.seed)
     except TfstructError as error:

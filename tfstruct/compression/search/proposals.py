@@ -1,4 +1,4 @@
-"""Which points of a space are tried next: generation by generation, each a function of those before it."""
+"""Proposes points of a search space, generation by generation; each depends on the generations before only."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-_TRIES = 8  # times the size of a generation: how often a sampler may propose what is known already
+_TRIES = 8  # draws per wanted point: a sampler may propose points that are known already
 
 
 def first_points(distributions: Mapping, seed: int, count: int) -> list[dict]:
@@ -19,8 +19,8 @@ def first_points(distributions: Mapping, seed: int, count: int) -> list[dict]:
 
 def next_points(distributions: Mapping, seed: int, count: int, past: Sequence, directions: Sequence) -> Iterator[dict]:
     """Points by the tree-structured Parzen estimator for several objectives (Ozaki et al., "Multiobjective
-    tree-structured Parzen estimator", JAIR 73, 2022), as Optuna has it. Those of one generation know of each other
-    where, not how good they are.
+    tree-structured Parzen estimator", JAIR 73, 2022), as implemented in Optuna. Points of one
+    generation know each other's places, not each other's results.
 
     Args:
         past: finished trials of the generations before, in the order of their numbers.
@@ -37,7 +37,7 @@ def next_points(distributions: Mapping, seed: int, count: int, past: Sequence, d
 
 
 def _at(distribution, share: float):
-    """The value with that share of the distribution below it."""
+    """The quantile of a distribution at `share`."""
     if hasattr(distribution, "choices"):
         return distribution.choices[int(share * len(distribution.choices))]
     low, high = distribution.low, distribution.high
@@ -51,7 +51,7 @@ def _at(distribution, share: float):
 
 @contextlib.contextmanager
 def _silent():
-    """Optuna says that a study was made; this one is no study of the user's."""
+    """Silences Optuna, which logs every study that is made; this one is not the user's."""
     import optuna
 
     level = optuna.logging.get_verbosity()

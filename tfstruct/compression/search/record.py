@@ -1,4 +1,4 @@
-"""The trials of a search in a database: what was proposed, what came of it."""
+"""The trials of a search and their results in a database."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Record:
             )
 
     def add(self, trial: Trial, point: Mapping, distributions: Mapping) -> None:
-        """A trial that is to be carried out."""
+        """Records a trial that is to be carried out."""
         made = optuna().trial
         self._study.add_trial(made.create_trial(
             state=made.TrialState.RUNNING,
@@ -50,7 +50,7 @@ class Record:
         ))  # fmt: skip
 
     def finish(self, trial: Trial) -> None:
-        """A trial that was carried out, or that it cannot be."""
+        """Records the result of a trial, or why there is none."""
         made = optuna().trial
         made.Trial(self._study, self.stored()[trial.number]._trial_id).set_user_attr("trial", trial.to_dict())
         if trial.candidate is None:
@@ -64,18 +64,18 @@ class Record:
         return self._study.get_trials(deepcopy=False)
 
     def trials(self) -> tuple[Trial, ...]:
-        """The same as ours."""
+        """All trials, as `Trial`s."""
         return tuple(Trial.from_dict(one.user_attrs["trial"]) for one in self.stored())
 
     def waiting(self) -> tuple[Trial, ...]:
-        """Those that are to be carried out, also such that an earlier call began."""
+        """The unfinished trials, also those that an earlier call began."""
         open_ones = (one for one in self.stored() if not one.state.is_finished())
         return tuple(Trial.from_dict(one.user_attrs["trial"]) for one in open_ones)
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Optuna tells of every study that is opened."""
+    """Silences Optuna, which logs every study that is opened."""
     logging = optuna().logging
     level = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)

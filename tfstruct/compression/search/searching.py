@@ -22,7 +22,7 @@ from tfstruct.compression.strategy import decide
 from tfstruct.compression.task import Task
 from tfstruct.errors import RecipeError
 
-_SEEDS = 100  # apart are the seeds of two trials: steps count on from them
+_SEEDS = 100  # distance of the seeds of two trials: each step of a trial adds its number to the seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _objectives(task: Task) -> tuple[str, ...]:
 
 
 def _name(task: Task, search: Search, objectives: Sequence[str], space) -> str:
-    """Equal for searches that go on from one another: same task, same proposals."""
+    """The study's name: equal for a search and its resumption (same task, same proposals)."""
     told = [
         task.folder.read("manifest.json"), objectives, search.generation, search.start,
         {name: repr(one) for name, one in sorted(space.distributions.items())},
@@ -129,19 +129,19 @@ def _name(task: Task, search: Search, objectives: Sequence[str], space) -> str:
 
 
 class _Plan:
-    """What is to be tried next, from what is on record."""
+    """Decides which trials come next, from the recorded ones."""
 
     def __init__(self, task: Task, search: Search, space, record: Record):
         self.task, self.search, self.space, self.record = task, search, space, record
 
     def trials(self) -> tuple[Trial, ...]:
-        """Those that are open, from an earlier call or new; none where the search is at its end."""
+        """The open trials, of an earlier call or new; empty when the search is finished."""
         if not self.record.waiting():
             self._propose()
         return self.record.waiting()
 
     def _propose(self) -> None:
-        """Puts what is left of the last generation on record, or else the next one."""
+        """Records the unfinished trials of the last generation, or proposes a new generation."""
         trials = self.record.trials()
         free, seed = self.search.trials - len(trials), self.task.settings.seed
         last = trials[-1].generation if trials else 0
@@ -156,7 +156,7 @@ class _Plan:
                 break
 
     def _generation(self, generation: int) -> Iterator[tuple[dict, tuple[Step, ...]]]:
-        """(point, strategy) of a generation; none that an earlier one has tried."""
+        """(point, strategy) of a generation, without strategies that earlier generations tried."""
         search, space = self.search, self.space
         if generation == 0:
             if search.start and not self.record.stored():

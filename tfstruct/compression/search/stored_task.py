@@ -1,4 +1,4 @@
-"""A task on disk, for other processes to open."""
+"""`StoredTask`: a task on disk, which other processes open."""
 
 import dataclasses
 import pathlib
@@ -52,7 +52,7 @@ class StoredTask:
         return cls(str(task.folder.path.absolute()), task.budget, task.settings, task.options)
 
     def open(self) -> Task:
-        """The same task; what was measured on the original is read, not measured again.
+        """Opens the task; the figures of the original are read, not measured again.
 
         Raises:
             ModelError: Keras cannot read the model.

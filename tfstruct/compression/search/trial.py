@@ -1,26 +1,26 @@
-"""One strategy of a search: proposed, and carried out or not."""
+"""`Trial`: one strategy of a search, with its result."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from tfstruct.compression.candidate import Candidate
-from tfstruct.compression.execution import Made, carry_out
+from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A strategy and what came of it.
+    """A strategy of a search and its result.
 
     Attributes:
         number: in the order of proposal.
         steps: the strategy.
-        generation: that it was proposed in; 0 is what `strategy="auto"` would do.
-        seed: of everything that is drawn.
+        generation: in which it was proposed; generation 0 is what `strategy="auto"` would do.
+        seed: of all random numbers.
         folder: of its stages, within the working folder.
-        candidate: the figures; None where it was not carried out.
-        reason: why not.
+        candidate: its figures; None where it was not run.
+        reason: why it was not run.
     """
 
     number: int
@@ -31,8 +31,8 @@ class Trial:
     candidate: Candidate | None = None
     reason: str = ""
 
-    def made(self, task: Task) -> Made:
-        """The model and the file: read from the folder, or made anew where they are not there."""
+    def made(self, task: Task) -> StrategyResult:
+        """The model and the file: read from the folder, or made again if they are not there."""
         return carry_out(task, self.steps, task.folder.inner(self.folder), seed=self.seed)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Who carries out trials: this process, or Ray's."""
+"""Runs trials: in this process, or in Ray workers."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from tfstruct.errors import RecipeError
 
 _RESTARTS = 3  # of a worker that was killed; its trial goes on where it was
 
-# Carries out trials, and hands them back in any order.
+# Runs trials; yields them with their results, in any order.
 CarriedOut = Callable[[Sequence[Trial]], Iterator[Trial]]
 
 
 @contextlib.contextmanager
 def workers(task: Task, evaluate: Evaluate, count: int, address: str | None, gpus: float) -> Iterator[CarriedOut]:
-    """What carries out trials, for as long as the search lasts.
+    """Context manager: yields the function that runs trials.
 
-    Ray Tune is not used: it hands a new proposal to a worker when that one is free, so what is tried would depend on
-    which is faster. Ray's actors only carry out what was proposed.
+    Ray Tune is not used: it proposes a new trial whenever a worker is free, so what is tried would depend on which
+    worker is faster. Ray's actors only run what was proposed.
 
     Args:
-        evaluate: what carries out one.
+        evaluate: runs one trial.
         count: Ray workers; 0: this process, one trial after the other.
         address: of a Ray cluster; None: processes on this machine.
         gpus: for each Ray worker.
@@ -33,7 +33,7 @@ def workers(task: Task, evaluate: Evaluate, count: int, address: str | None, gpu
 
         def here(trials):
             for trial in trials:
-                task.told.stage(f"trial {trial.number}")
+                task.progress.stage(f"trial {trial.number}")
                 yield attempted(evaluate, task, trial)
 
         yield here
@@ -50,7 +50,7 @@ def workers(task: Task, evaluate: Evaluate, count: int, address: str | None, gpu
         pool = ray.util.ActorPool(actors)
 
         def spread(trials):
-            task.told.stage(f"trials {trials[0].number} to {trials[-1].number}")
+            task.progress.stage(f"trials {trials[0].number} to {trials[-1].number}")
             yield from pool.map_unordered(lambda actor, trial: actor.carry_out.remote(trial), trials)
 
         try:
@@ -61,7 +61,7 @@ def workers(task: Task, evaluate: Evaluate, count: int, address: str | None, gpu
 
 
 class _Worker:
-    """A process that opens the task once."""
+    """A Ray worker, which opens the task once."""
 
     def __init__(self, stored: StoredTask, evaluate: Evaluate):
         self._task, self._evaluate = stored.open(), evaluate
@@ -72,7 +72,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _connected(ray, count: int, address: str | None):
-    """To the cluster that the user has connected to, the one at the address, or a new one on this machine."""
+    """Connects to Ray: the cluster the user is connected to, the one at `address`, or a new one on this machine."""
     if ray.is_initialized():
         yield
         return

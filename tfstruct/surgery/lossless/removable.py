@@ -15,7 +15,7 @@ from tfstruct.surgery.lossless.constants import along, constants, is_local, summ
 
 @dataclasses.dataclass(frozen=True)
 class _Zeroed(Weights):
-    """Reads weights that have a mask, by id of the variable, as zero where that is and as any number elsewhere."""
+    """Reads masked weights (by id of the variable) as zero where the mask is zero, and as random numbers elsewhere."""
 
     masks: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -27,8 +27,11 @@ class _Zeroed(Weights):
 
 
 def removable_once_zero(graph: Graph, gone: np.ndarray) -> np.ndarray:
-    """By unit, whether it can go without loss when the weights of the units `gone` (boolean, by unit) are zero: what
-    makes, carries or reads them, but not the statistics of batch normalization. The other weights may be anything."""
+    """Boolean mask of the units that can be removed without loss once the weights of the units `gone` are zero.
+
+    Zero are all weights that produce, carry or read them, but not the statistics of batch normalization. The other
+    weights may have any value.
+    """
     kept = graph.units.kept(~gone)
     read = _Zeroed(
         masks={id(s.variable): masking.stays(s, kept) for s in graph.slots if "moving" not in s.variable.name}
@@ -38,7 +41,7 @@ def removable_once_zero(graph: Graph, gone: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Summed:
-    """A contraction over all calls of its layer, and the constants that every one of them sums over."""
+    """A contraction with all calls of its layer, and the input constants that are equal in every call."""
 
     view: Contraction
     calls: tuple[Call, ...]
@@ -47,14 +50,14 @@ class Summed:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Channels that a weight reads; `needed` tells which, given by label what stays."""
+    """Channels that a weight reads; `needed` returns which of them it needs, given which labels stay."""
 
     labels: np.ndarray
     needed: Callable[[np.ndarray], np.ndarray]
 
 
 def by_layer(graph: Graph) -> list[list[Call]]:
-    """The calls of each layer or operation together: one configuration serves them all."""
+    """The calls grouped by layer or operation: they share one configuration."""
     found: dict[int, list[Call]] = {}
     for call in graph.calls:
         found.setdefault(id(call.op), []).append(call)
@@ -78,11 +81,12 @@ def contractions(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> 
 
 
 def removable(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> np.ndarray:
-    """By unit, whether it goes: the largest set whose members no reader misses.
+    """Boolean mask of the largest set of units that can be removed without changing any consumer.
 
-    A contraction does not miss a channel that is constant, as its bias can hold what it adds, nor one that it reads
-    with weights of zero, or only for outputs that go too. A layer that treats channels apart misses none. Any other
-    layer misses all but channels that are zero. Of every axis one channel stays, and equally many of each block.
+    A contraction can do without a channel that is constant (its share moves into the bias), that it reads with zero
+    weights, or that it reads only for outputs that are removed too. A layer that computes each channel on its own can
+    do without any. Any other layer can do without zero channels only. Of every axis at least one channel stays, and
+    equally many of each block.
     """
     units = graph.units
     goes = _candidates(graph)
@@ -111,7 +115,7 @@ def removable(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> np.
 
 
 def _candidates(graph: Graph) -> np.ndarray:
-    """Units that appear in a tensor and that nothing freezes."""
+    """Units that appear in a tensor and are not frozen."""
     units = graph.units
     goes = np.zeros(units.count, bool)
     for call in graph.calls:
@@ -135,7 +139,7 @@ def _reads_no_channels(call: Call) -> bool:
 
 
 def _hold_what_is_inside(graph: Graph, call: Call, goes: np.ndarray) -> None:
-    """What a layer makes or carries inside, where nothing is known of its values."""
+    """Keeps the units of a layer's outputs and internal weights, as nothing is known of their values."""
     for tensor in call.outputs:
         for labels in tensor.axes:
             if labels is not None:
@@ -149,7 +153,7 @@ def _hold_what_is_inside(graph: Graph, call: Call, goes: np.ndarray) -> None:
 
 
 def _arrivals(call: Call, values) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
-    """The labels of each axis that arrives, and whether they are zero throughout; None where it carries no channels."""
+    """For each input axis: its labels, and which of them are zero at all positions; None if it carries no channels."""
     for tensor in call.inputs:
         for axis, labels in enumerate(tensor.axes):
             if labels is None:
@@ -172,7 +176,7 @@ def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
 
 
 def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
-    """One for each axis that an einsum sums over."""
+    """One reader for each axis that an einsum sums over."""
     came, letters, out = subscripts(call.op.equation, call.input.rank)
     ties = next((list(s.tied()) for s in graph.slots if s.variable is call.op._kernel), [])
     readers = []
@@ -199,7 +203,7 @@ def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Re
 
 
 def _settle(units, goes: np.ndarray, readers: list[_Reader]) -> None:
-    """Takes back what a reader would miss, until none misses any."""
+    """Keeps the units that a reader needs, until no reader needs more."""
     while True:
         before = goes.sum()
         for reader in readers:
@@ -210,7 +214,8 @@ def _settle(units, goes: np.ndarray, readers: list[_Reader]) -> None:
 
 
 def _scores(graph: Graph, values) -> np.ndarray:
-    """By unit: 2 where it is zero in every tensor, 1 where constant, else 0. What is kept in vain is best zero."""
+    """Score of each unit: 2 if it is zero in every tensor, 1 if constant, else 0. If a unit must be kept, prefer one
+    whose value is zero."""
     units = graph.units
     score = np.full(units.count, 2)
     for call in graph.calls:
@@ -224,7 +229,7 @@ def _scores(graph: Graph, values) -> np.ndarray:
 
 
 def _stays_too(graph: Graph, goes: np.ndarray, score: np.ndarray) -> bool:
-    """Takes back one unit of an axis that would be empty, and the surplus of a block; tells whether it did."""
+    """Keeps one unit of an axis that would be empty, and the surplus of a block; returns whether any was kept."""
     units = graph.units
     axes = [labels for call in graph.calls for labels in _labels_of(call)]
     axes += [labels for slot in graph.slots for _, _, labels in slot.tied()]

@@ -1,10 +1,10 @@
-"""What the report shows besides figures, found when the work is done."""
+"""Extra content of the report: mistakes, sensitivity, names and shapes of inputs and outputs."""
 
 import keras
 
 from tfstruct.analyze import Sensitivity, sensitivity
-from tfstruct.compression.execution import Made
-from tfstruct.compression.measuring import said_by
+from tfstruct.compression.execution import StrategyResult
+from tfstruct.compression.measuring import run_file
 from tfstruct.compression.mistakes import find_mistakes
 from tfstruct.compression.task import Task
 from tfstruct.convert.runtime import Runtime
@@ -14,12 +14,12 @@ _SAMPLES = 128
 _RATIOS = (0.25, 0.5, 0.75)
 
 
-def closer_look(task: Task, made: Made) -> dict:
+def report_extras(task: Task, made: StrategyResult) -> dict:
     """The fields `ports`, `mistakes` and `sensitivity` of the report."""
     runtime = Runtime(made.file.content)
     validation = task.validation
     labels = None if validation.labels is None else keras.tree.flatten(validation.labels)
-    result = keras.tree.flatten(said_by(made.file.content, made.model, validation))
+    result = keras.tree.flatten(run_file(made.file.content, made.model, validation))
     return {
         "ports": {"inputs": runtime.inputs, "outputs": runtime.outputs},
         "mistakes": find_mistakes(validation.inputs, labels, task.measure.expected, result, task.aim.kinds),
