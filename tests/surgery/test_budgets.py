@@ -9,7 +9,7 @@ from tfstruct.analyze.costs import Costs
 from tfstruct.convert.draft import draft
 from tfstruct.surgery import apply, plan_channels
 from tfstruct.surgery.pruning import planner
-from tfstruct.surgery.pruning.steps import first_that_fits
+from tfstruct.surgery.pruning.removals import first_that_meets
 
 NETWORKS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121")
 
@@ -40,13 +40,13 @@ def test_all_budgets_together_and_no_step_too_many(name, scope, monkeypatch):
     model = randomise(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=10))
     budget = {"macs": 0.6, "params": 0.5, "tflite_bytes": 0.55, "peak_memory": 0.8}
     asked = {}
-    search = first_that_fits
+    search = first_that_meets
 
     def noted(order, fits):
         found = search(order, lambda n: asked.setdefault(n, fits(n)))
         return found
 
-    monkeypatch.setattr(planner, "first_that_fits", noted)
+    monkeypatch.setattr(planner, "first_that_meets", noted)
     plan = plan_channels(model, budget, scope=scope, round_to=8)
     assert all(plan.after[name] <= share * plan.before[name] for name, share in budget.items())
     met = [n for n, fits in asked.items() if fits]

@@ -12,7 +12,7 @@ from tfstruct.graph import Graph, Group
 from tfstruct.graph.call import Slot
 from tfstruct.graph.frozen import groups_without_frozen
 from tfstruct.surgery.lossless.removable import removable_once_zero
-from tfstruct.surgery.pruning.steps import excluded, steps_of
+from tfstruct.surgery.pruning.removals import excluded, removals_of
 
 
 def lossless_groups(graph: Graph, exclude: Sequence[str], frozen: bool) -> tuple[dict[str, Group], dict[str, str]]:
@@ -49,9 +49,9 @@ def _missed(graph: Graph, found: dict[str, Group]) -> np.ndarray:
     for sign in (1, -1):
         scores = sign * np.arange(graph.units.count, dtype=float)
         gone = none.copy()
-        for steps in steps_of(graph, list(found.values()), scores, None, 1, 1.0, (), none):
-            for step in steps:
-                gone[list(step.units)] = True
+        for removals in removals_of(graph, list(found.values()), scores, None, 1, 1.0, (), none):
+            for removal in removals:
+                gone[list(removal.units)] = True
         missed = missed | (gone & ~removable_once_zero(graph, gone))
     return missed
 

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.callbacks import symptoms
-from tfstruct.callbacks.causes import findings
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.probe import Figures, Probe
+from tfstruct.callbacks.root_causes import findings
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths

@@ -16,7 +16,7 @@ from keras.src.losses.loss import scale_loss_for_distribution, unscale_loss_for_
 
 from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
-from tfstruct.distill.layer_pairs import Channels, Kept, Pair, pairs_of
+from tfstruct.distill.layer_pairs import ChannelMatcher, Kept, Pair, pairs_of
 from tfstruct.distill.losses import Logits
 from tfstruct.distill.teacher_cache import Taught
 from tfstruct.errors import ArgumentError, ModelError
@@ -249,7 +249,7 @@ class Distill(Compressor):
         channels = None
         for loss, pairs in zip(self.losses.values(), compared, strict=True):
             if isinstance(loss, keras.distillation.FeatureDistillation):
-                channels = channels or Channels(model, self.teacher, self.kept)
+                channels = channels or ChannelMatcher(model, self.teacher, self.kept)
                 for pair in pairs:
                     channels.match(pair)
         self._pairs = compared

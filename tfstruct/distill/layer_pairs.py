@@ -89,7 +89,7 @@ def _some(names) -> str:
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
-class Channels:
+class ChannelMatcher:
     """The channels of both models' layers: whose widths differ, and which of the teacher's the student has."""
 
     def __init__(self, student: keras.Model, teacher: keras.Model, kept: Kept | None):

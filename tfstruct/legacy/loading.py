@@ -96,9 +96,9 @@ def read(path_or_model: Any, *, trust: bool = False, signature: str | None = Non
     if isinstance(source, keras.Model):
         return Legacy(source)
     if is_tf_keras(source):
-        from tfstruct.legacy.rebuild import rebuild
+        from tfstruct.legacy.conversion import to_keras3
 
-        return _legacy(*rebuild(source))
+        return _legacy(*to_keras3(source))
     raise ModelError(
         f"Expected a path, a keras.Model or a tf_keras model. Received: {type(source).__module__}."
         f"{type(source).__name__}."

@@ -7,8 +7,8 @@ import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.legacy import operators
+from tfstruct.legacy.conversion import Found, to_keras3
 from tfstruct.legacy.files import reason_of
-from tfstruct.legacy.rebuild import Rebuilt, rebuild
 from tfstruct.untrusted import json_text
 from tfstruct.untrusted.descriptions import MissingCode, parts, refuse_code
 from tfstruct.untrusted.graphs import refuse_operators
@@ -35,7 +35,7 @@ class GraphLayer(keras.layers.TFSMLayer):
 
 def read_folder(
     folder: pathlib.Path, *, trust: bool = False, signature: str | None = None
-) -> tuple[keras.Model, Rebuilt]:
+) -> tuple[keras.Model, Found]:
     """The model in a SavedModel folder, and what there is to say of it.
 
     A functional or Sequential model that Keras 2 saved is rebuilt of Keras layers. One that cannot be (with a warning),
@@ -72,14 +72,14 @@ def read_folder(
         )
     others = ", ".join(repr(other) for other in names if other != name)
     line = f"graph: the SavedModel's signature {name!r} as it is{f', not {others}' if others else ''}; {_LOST}"
-    return _graph_model(folder, name), Rebuilt([line])
+    return _graph_model(folder, name), Found([line])
 
 
 class _NotLayers(Exception):
     """Why a model of Keras 2 cannot be rebuilt of Keras layers."""
 
 
-def _rebuilt(folder: pathlib.Path, nodes: list[dict], trust: bool) -> tuple[keras.Model, Rebuilt]:
+def _rebuilt(folder: pathlib.Path, nodes: list[dict], trust: bool) -> tuple[keras.Model, Found]:
     root = nodes[0].get("class_name")
     try:
         if not trust:
@@ -90,7 +90,7 @@ def _rebuilt(folder: pathlib.Path, nodes: list[dict], trust: bool) -> tuple[kera
     if root not in ("Functional", "Sequential"):
         raise _NotLayers(f"it is a subclassed {root}, whose code is not in it")
     try:
-        return rebuild(_open_keras2(folder, nodes))
+        return to_keras3(_open_keras2(folder, nodes))
     except ModelError as error:
         raise _NotLayers(_first_sentence(error)) from error
 

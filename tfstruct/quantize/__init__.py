@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Scheme": "scheme",
         "Twin": "twin",
-        "dequantize": "rounded",
+        "dequantize": "dequantizing",
         "twin": None,
         "calibrate": "calibration",
         "equalize": "equalization",

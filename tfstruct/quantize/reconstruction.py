@@ -20,8 +20,8 @@ from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstructio
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.soft_rounding import SoftKernel
+from tfstruct.quantize.subgraphs import Subgraph, Values, blocks, execute, operators
 from tfstruct.quantize.twin import Twin
-from tfstruct.quantize.units import Unit, Values, blocks, execute, operators
 
 # Samples of a unit are held in memory: so many bytes of what it reads and makes, at most.
 _MOST_BYTES = 1 << 30
@@ -166,17 +166,17 @@ class _Work:
         for old, new in zip(twin.simulation.bounds.values(), self.learned.bounds.values(), strict=True):
             new.take(old)
 
-    def split(self, block: Unit, largest: int) -> list[Unit]:
+    def split(self, block: Subgraph, largest: int) -> list[Subgraph]:
         if len(self._grids_of(block)) <= largest:
             return [block]
         inside = {id(call) for call in block.calls}
         return [part for part in operators(self.learned.points) if id(part.calls[0]) in inside]
 
-    def _grids_of(self, part: Unit) -> list[LearnedGrid]:
+    def _grids_of(self, part: Subgraph) -> list[LearnedGrid]:
         ops = {id(call.op): call.op for call in part.calls}
         return [grid for op in ops.values() for grid in self.learned.of(op)]
 
-    def done(self, stage: str, units: Sequence[Unit], progress, report, *, steps: int, **options) -> Twin:
+    def done(self, stage: str, units: Sequence[Subgraph], progress, report, *, steps: int, **options) -> Twin:
         seen, todo = set(), []
         for part in units:
             grids = [grid for grid in self._grids_of(part) if id(grid) not in seen]
@@ -199,7 +199,7 @@ class _Work:
             report(Reconstruction(stage, self.made.scheme.precision, tuple(rows), tuple(left)))
         return self.made
 
-    def _reconstruct(self, part: Unit, grids, told, *, steps, learning_rate, pull, seed) -> Reconstructed:
+    def _reconstruct(self, part: Subgraph, grids, told, *, steps, learning_rate, pull, seed) -> Reconstructed:
         read, wanted = self._samples(part)
         if not self.has_steps:
             self._fit(part, [grid for grid in grids if grid.nearest], read)
@@ -248,7 +248,7 @@ class _Work:
             if i % 20 == 0:
                 told(i)
 
-    def _run(self, part: Unit, read, kernels) -> Values:
+    def _run(self, part: Subgraph, read, kernels) -> Values:
         """All values of a unit of the quantized model; `kernels` stand for those weights."""
         self.learned.kernels = kernels
         try:
@@ -259,7 +259,7 @@ class _Work:
             self.learned.kernels = {}
         return values
 
-    def _difference(self, part: Unit, read, wanted, kernels):
+    def _difference(self, part: Subgraph, read, wanted, kernels):
         """Mean over samples and positions of |y' - y|^2, added up over the outputs."""
         values = self._run(part, read, kernels)
         found = [tf.cast(values[key], tf.float32) for key in part.outputs]
@@ -267,14 +267,14 @@ class _Work:
             [tf.reduce_mean(tf.reduce_sum(tf.square(a - b), axis=-1)) for a, b in zip(found, wanted, strict=True)]
         )
 
-    def _error(self, part: Unit, read, wanted) -> float:
+    def _error(self, part: Subgraph, read, wanted) -> float:
         total = 0.0
         for rows in slices(len(read[0]), self.batch_size):
             batch = [x[rows] for x in read]
             total += float(self._difference(part, batch, [y[rows] for y in wanted], {})) * len(batch[0])
         return total / len(read[0])
 
-    def _samples(self, part: Unit) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _samples(self, part: Subgraph) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What a unit reads in the quantized model, and what it makes in float."""
         ours, plain = self.learned.points.graph, self.graph
         begin = next(i for i, call in enumerate(ours.calls) if call is part.calls[0])
@@ -300,7 +300,7 @@ class _Work:
                 break
         return tuple([np.concatenate(values) for values in zip(*parts, strict=True)] for parts in (read, wanted))
 
-    def _fit(self, part: Unit, grids: Sequence[LearnedGrid], read) -> None:
+    def _fit(self, part: Subgraph, grids: Sequence[LearnedGrid], read) -> None:
         """Gives grids the steps of the least error of their weights, each input weighed by its mean square."""
         squares: dict[int, np.ndarray] = {}
         values = self._run(part, [x[: self.batch_size] for x in read], {})

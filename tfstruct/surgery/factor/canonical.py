@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from tfstruct.surgery.factor.factors import Factors, Stage, squares
+from tfstruct.surgery.factor.factors import FactorLayer, Factors, squares
 
 
 class CP(Factors):
@@ -45,8 +45,8 @@ class CP(Factors):
         for axis, suffix in enumerate(("_vertical", "_horizontal") if len(taps) == 2 else ("_depthwise",)):
             if taps[axis] > 1 or len(taps) == 1:
                 shape = tuple(n if i == axis else 1 for i, n in enumerate(taps))
-                slides.append(Stage(suffix, (*shape, r, 1), (axis,), depthwise=True))
-        return [Stage("_u", (*self.ones, ins, r)), *slides, Stage("", (*self.ones, r, outs))]
+                slides.append(FactorLayer(suffix, (*shape, r, 1), (axis,), depthwise=True))
+        return [FactorLayer("_u", (*self.ones, ins, r)), *slides, FactorLayer("", (*self.ones, r, outs))]
 
     def kernels(self, rank):
         if rank[0] not in self._known:

@@ -10,14 +10,14 @@ from keras import layers
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.surgery.factor.factors import Stage
+from tfstruct.surgery.factor.factors import FactorLayer
 
 _DEPTHWISE = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D}
 _OPEN = "its depthwise factors cannot have its strides, and how to pad them depends on sizes that are open"
 _PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 
 
-def build(layer, stages: Sequence[Stage], kernels: Sequence[np.ndarray], named: Callable[[str], str]) -> Callable:
+def build(layer, stages: Sequence[FactorLayer], kernels: Sequence[np.ndarray], named: Callable[[str], str]) -> Callable:
     """A function that runs the factors of a layer, made on its first call; later calls share them.
 
     The last has the layer's name, bias and activation. Kernel regularizers go to every factor, constraints to none.
@@ -59,7 +59,7 @@ class _Place:
     zeros: tuple[tuple[int, int], ...] = ()
 
 
-def _places(layer, stages: Sequence[Stage], shape) -> list[_Place]:
+def _places(layer, stages: Sequence[FactorLayer], shape) -> list[_Place]:
     """Of each stage, for an input of that shape.
 
     Strides that TensorFlow's CPU kernels refuse of a depthwise stage go to the next one, which has one tap there: the
@@ -104,7 +104,7 @@ def _same(size: int | None, span: int, stride: int) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def misplaced(calls: Sequence[Call], stages: Sequence[Stage]) -> str | None:
+def misplaced(calls: Sequence[Call], stages: Sequence[FactorLayer]) -> str | None:
     """Why the factors cannot run in all calls of a layer; None where they can."""
     try:
         places = [_places(call.op, stages, call.input.shape) for call in calls]
@@ -115,7 +115,7 @@ def misplaced(calls: Sequence[Call], stages: Sequence[Stage]) -> str | None:
     return None
 
 
-def _layer(layer, stage: Stage, place: _Place, named) -> layers.Layer:
+def _layer(layer, stage: FactorLayer, place: _Place, named) -> layers.Layer:
     config = layer.get_config()
     config |= {"kernel_initializer": "glorot_uniform", "kernel_constraint": None}
     if stage.suffix:
@@ -153,7 +153,7 @@ def _zeros(layer, place: _Place, named) -> list[layers.Layer]:
     return [_PADDING[rank](zeros, data_format=layer.data_format, name=name, dtype=layer.dtype_policy)]
 
 
-def macs_of(call: Call, stages: Sequence[Stage]) -> float:
+def macs_of(call: Call, stages: Sequence[FactorLayer]) -> float:
     """Multiply-accumulates of the factors for one sample of this call; NaN where sizes are open."""
     shape, layer = call.input.shape, call.op
     if isinstance(layer, layers.Dense):

@@ -12,7 +12,7 @@ Rank = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class FactorLayer:
     """One of the layers that stand for another.
 
     Attributes:
@@ -59,7 +59,7 @@ class Factors:
         """Those worth a look where a budget is to be met."""
         return [(r,) for r in range(1, self.full[0] + 1)]
 
-    def stages(self, rank: Rank) -> list[Stage]:
+    def stages(self, rank: Rank) -> list[FactorLayer]:
         raise NotImplementedError
 
     def error2(self, rank: Rank) -> float:

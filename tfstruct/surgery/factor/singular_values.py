@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfstruct.surgery.factor.factors import Factors, Rank, Stage, principal, tails
+from tfstruct.surgery.factor.factors import FactorLayer, Factors, Rank, principal, tails
 
 
 class _Split(Factors):
@@ -44,7 +44,7 @@ class SVD(_Split):
 
     def stages(self, rank):
         *taps, ins, outs = self.kernel.shape
-        return [Stage("_u", (*taps, ins, rank[0]), self.space), Stage("", (*self.ones, rank[0], outs))]
+        return [FactorLayer("_u", (*taps, ins, rank[0]), self.space), FactorLayer("", (*self.ones, rank[0], outs))]
 
     def kernels(self, rank):
         return [half.reshape(s.kernel) for half, s in zip(self._halves(rank[0]), self.stages(rank), strict=True)]
@@ -63,7 +63,7 @@ class Spatial(_Split):
 
     def stages(self, rank):
         kh, kw, ins, outs = self.kernel.shape
-        return [Stage("_vertical", (kh, 1, ins, rank[0]), (0,)), Stage("", (1, kw, rank[0], outs), (1,))]
+        return [FactorLayer("_vertical", (kh, 1, ins, rank[0]), (0,)), FactorLayer("", (1, kw, rank[0], outs), (1,))]
 
     def kernels(self, rank):
         kh, kw, ins, outs = self.kernel.shape
@@ -84,8 +84,8 @@ class Depthwise(_Split):
     def stages(self, rank):
         *taps, ins, outs = self.kernel.shape
         return [
-            Stage("_depthwise", (*taps, ins, rank[0]), self.space, depthwise=True),
-            Stage("", (*self.ones, ins * rank[0], outs)),
+            FactorLayer("_depthwise", (*taps, ins, rank[0]), self.space, depthwise=True),
+            FactorLayer("", (*self.ones, ins * rank[0], outs)),
         ]
 
     def kernels(self, rank):

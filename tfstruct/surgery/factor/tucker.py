@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfstruct.surgery.factor.factors import Factors, Rank, Stage, principal, tails
+from tfstruct.surgery.factor.factors import FactorLayer, Factors, Rank, principal, tails
 
 
 class Tucker(Factors):
@@ -45,9 +45,9 @@ class Tucker(Factors):
     def stages(self, rank):
         *taps, ins, outs = self.kernel.shape
         a, b = rank
-        found = [Stage("_u", (*self.ones, ins, a))] if a < ins else []
-        found.append(Stage("_core" if b < outs else "", (*taps, a, b), self.space))
-        return [*found, Stage("", (*self.ones, b, outs))] if b < outs else found
+        found = [FactorLayer("_u", (*self.ones, ins, a))] if a < ins else []
+        found.append(FactorLayer("_core" if b < outs else "", (*taps, a, b), self.space))
+        return [*found, FactorLayer("", (*self.ones, b, outs))] if b < outs else found
 
     def kernels(self, rank):
         (ins, outs), (a, b) = self.full, rank

@@ -13,7 +13,7 @@ from tfstruct import budgets
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import BudgetError, EmptyPlanError, ModelError, PlanError
 from tfstruct.graph import Graph, Group, groups, rebuild, stay_whole
-from tfstruct.surgery.pruning.steps import COSTS, excluded, first_that_fits, local_share, ordered, steps_of
+from tfstruct.surgery.pruning.removals import COSTS, excluded, first_that_meets, local_share, ordered, removals_of
 
 # A share of every group, or absolute figures by name.
 Limits: TypeAlias = float | Mapping[str, float]
@@ -177,34 +177,34 @@ class Planner:
     def choose(
         self, scores: np.ndarray, limits: Limits | None = None, gone: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """The units that stay (boolean, by unit), and the figures of what stays.
+        """The smallest removal that meets the limits: a boolean mask of the units that stay, and the figures then.
 
         Args:
             scores: importance, by unit.
             limits: to meet; by default the budget's own.
-            gone: units that went before, by unit: they go in any case, and first.
+            gone: boolean mask of units that are removed in any case.
 
         Raises:
             BudgetError: no choice meets the limits; the message says the least that is reachable.
         """
         limits = self.limits if limits is None else limits
         gone = np.zeros(self.graph.units.count, bool) if gone is None else gone
-        steps = self._steps(scores, gone)
+        removals = self._removals(scores, gone)
         if isinstance(limits, Mapping):
-            return self._meeting(limits, ordered(steps, self.options.scope), gone)
-        keep = _without(gone, local_share(self.groups, steps, limits, gone))
+            return self._meeting(limits, ordered(removals, self.options.scope), gone)
+        keep = _without(gone, local_share(self.groups, removals, limits, gone))
         return keep, self.figures(keep)
 
     def below(self, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, dict[str, float]]:
-        """As `choose`, for the steps whose units score below a threshold."""
+        """As `choose`, for the removals whose units score below a threshold."""
         gone = np.zeros(self.graph.units.count, bool)
-        low = [step for own in self._steps(scores, gone) for step in own if step.score < threshold]
+        low = [one for own in self._removals(scores, gone) for one in own if one.score < threshold]
         keep = _without(gone, low)
         return keep, self.figures(keep)
 
-    def _steps(self, scores: np.ndarray, gone: np.ndarray):
+    def _removals(self, scores: np.ndarray, gone: np.ndarray):
         options = self.options
-        return steps_of(
+        return removals_of(
             self.graph, self.groups, scores, options.round_to, options.min_channels, options.max_ratio,
             options.exclude, gone,
         )  # fmt: skip
@@ -226,7 +226,7 @@ class Planner:
             figure = figures(count)
             return all(figure.get(name, float("inf")) <= limit for name, limit in limits.items())
 
-        count = first_that_fits(order, fits)
+        count = first_that_meets(order, fits)
         if count is None:
             least = figures(len(order))
             missed = [
@@ -250,10 +250,10 @@ class Planner:
         return self._counted[names]
 
 
-def _without(gone: np.ndarray, steps) -> np.ndarray:
+def _without(gone: np.ndarray, removals) -> np.ndarray:
     keep = ~gone
-    for step in steps:
-        keep[list(step.units)] = False
+    for removal in removals:
+        keep[list(removal.units)] = False
     return keep
 
 

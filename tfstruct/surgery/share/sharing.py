@@ -9,7 +9,7 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, rewire, trace
 from tfstruct.graph.trace import functional_of
 from tfstruct.surgery.edited import Edited, edited
-from tfstruct.surgery.share.alike import Unit, units, unlike
+from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 
 _HOW = ("mean", "first", "weighted")
 
@@ -80,13 +80,13 @@ def share_layers(
     return edited(graph, successor, changes, exact=equal, details=details)
 
 
-def _units(graph: Graph, groups) -> list[list[Unit]]:
+def _units(graph: Graph, groups) -> list[list[PlacedLayer]]:
     listed = list(groups) if isinstance(groups, (list, tuple)) else []
     if not listed or any(isinstance(group, str) or not isinstance(group, (list, tuple)) for group in listed):
         raise PlanError(f'`groups` must be lists of names, such as [["a", "b"], ["c", "d"]]. Received: {groups!r}.')
-    everything = units(graph)
-    found: list[list[Unit]] = []
-    taken: dict[int, Unit] = {}
+    everything = placed_layers(graph)
+    found: list[list[PlacedLayer]] = []
+    taken: dict[int, PlacedLayer] = {}
     for group in listed:
         if len(group) < 2:
             raise PlanError(f"Each of `groups` must name at least two layers. Received: {list(group)!r}.")
@@ -115,7 +115,7 @@ def _units(graph: Graph, groups) -> list[list[Unit]]:
     return found
 
 
-def _named(everything: dict[str, Unit], name, model: str) -> Unit:
+def _named(everything: dict[str, PlacedLayer], name, model: str) -> PlacedLayer:
     if name in everything:
         return everything[name]
     same = [unit for unit in everything.values() if unit.op.name == name]
@@ -129,7 +129,7 @@ def _named(everything: dict[str, Unit], name, model: str) -> Unit:
     )
 
 
-def _shares(groups: list[list[Unit]], how: str, weights) -> list[np.ndarray]:
+def _shares(groups: list[list[PlacedLayer]], how: str, weights) -> list[np.ndarray]:
     if (weights is not None) != (how == "weighted"):
         raise PlanError(f'`weights` go with how="weighted", and it needs them. Received: {how!r}, weights={weights!r}.')
     if how == "mean":
@@ -156,7 +156,7 @@ def _shares(groups: list[list[Unit]], how: str, weights) -> list[np.ndarray]:
     return shares
 
 
-def _clone(unit: Unit):
+def _clone(unit: PlacedLayer):
     """The same layer or model again; its weights are set once it has been called."""
     if isinstance(unit.op, keras.Model) and functional_of(unit.op) is not None:
         return rewire(trace(unit.op), {}).model
@@ -171,7 +171,7 @@ def _clone(unit: Unit):
     return made
 
 
-def _call(one, group: list[Unit]):
+def _call(one, group: list[PlacedLayer]):
     def run(step, _, *args, **kwargs):
         try:
             return one(*args, **kwargs)
@@ -197,7 +197,7 @@ def _merged(variables, share: np.ndarray) -> np.ndarray:
     return sum(a * _numpy(w).astype(np.float64) for a, w in zip(share, variables, strict=True) if a).astype(first.dtype)
 
 
-def _change(group: list[Unit], values: list[np.ndarray]) -> float:
+def _change(group: list[PlacedLayer], values: list[np.ndarray]) -> float:
     gone = whole = 0.0
     for i, value in enumerate(values):
         for unit in group:

@@ -12,7 +12,7 @@ from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
-from tfstruct.surgery.share.alike import Unit, units, unlike
+from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 
 _ROWS = 2048  # of samples and positions that CKA looks at
 
@@ -118,11 +118,11 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
     )
 
 
-def _classes(graph: Graph) -> list[list[Unit]]:
+def _classes(graph: Graph) -> list[list[PlacedLayer]]:
     """Units that could be shared with one another, outer ones first."""
-    classes: list[list[Unit]] = []
+    classes: list[list[PlacedLayer]] = []
     seen: set[int] = set()
-    for unit in units(graph).values():
+    for unit in placed_layers(graph).values():
         if not unit.op.weights or id(unit.op) in seen:
             continue
         seen.add(id(unit.op))
@@ -135,7 +135,7 @@ def _classes(graph: Graph) -> list[list[Unit]]:
     return sorted(classes, key=lambda own: own[0].where.count("/"))
 
 
-def _weights(unit: Unit) -> np.ndarray:
+def _weights(unit: PlacedLayer) -> np.ndarray:
     values = [keras.ops.convert_to_numpy(w).astype(np.float64) for w in unit.op.weights if "float" in str(w.dtype)]
     kernels = [v for v in values if v.ndim > 1]
     return np.concatenate([(v - v.mean()).ravel() for v in kernels or values] or [np.zeros(1)])

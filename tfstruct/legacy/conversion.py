@@ -16,8 +16,8 @@ _OPERATOR_LAYERS = ("TFOpLambda", "SlicingOpLambda")
 
 
 @dataclasses.dataclass
-class Rebuilt:
-    """What `rebuild` found besides the model; see `tfstruct.legacy.Legacy`."""
+class Found:
+    """What `to_keras3` found besides the model; see `tfstruct.legacy.Legacy`."""
 
     changes: list[str] = dataclasses.field(default_factory=list)
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -26,7 +26,7 @@ class Rebuilt:
     weight_limits: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
-def rebuild(model) -> tuple[keras.Model, Rebuilt]:
+def to_keras3(model) -> tuple[keras.Model, Found]:
     """Rebuilds a `tf_keras` model as a Keras 3 model with the same names, structure and weights.
 
     Raises:
@@ -40,7 +40,7 @@ class _Builder:
     """One rebuilding. Shared layers stay shared: a Keras 2 layer is made once, whatever calls it."""
 
     def __init__(self):
-        self.found = Rebuilt()
+        self.found = Found()
         self.notes = layers.Notes(self._inner)
         self._made: dict[int, Any] = {}
         self._plain: dict[int, tfmot.Plain] = {}

@@ -1,4 +1,4 @@
-"""Parts of a graph that are looked at as one: the layers of an operator, or a block of them."""
+"""Subgraphs that are optimized as one: the layers of one operator of the file, or a block of them."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ Values = dict[int, object]
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class Subgraph:
     """Calls in order of execution.
 
     Attributes:
-        inputs: keys of the tensors that they read and do not make.
-        outputs: keys of those that they make and others read, or that the model hands out.
+        inputs: keys of the tensors that the calls read and do not produce.
+        outputs: keys of those that they produce and that other calls read, or that are outputs of the model.
     """
 
     calls: tuple[Call, ...]
@@ -27,13 +27,13 @@ class Unit:
 
     @property
     def path(self) -> str:
-        """Of its first layer, and of its last one where there are several."""
+        """Path of the first layer; with that of the last one if there are several."""
         first, last = self.calls[0].path, self.calls[-1].path
         return first if len(self.calls) == 1 else f"{first} .. {last}"
 
 
 def execute(calls: Iterable[Call], values: Values) -> None:
-    """Runs calls; `values` holds what they read, and gets what they make."""
+    """Runs calls: their inputs are read from `values`, their outputs are written to it."""
     for call in calls:
         given = zip(call.node.arguments.keras_tensors, call.inputs, strict=True)
         args, kwargs = call.node.arguments.fill_in({id(x): values[channels.key] for x, channels in given})
@@ -41,20 +41,20 @@ def execute(calls: Iterable[Call], values: Values) -> None:
         values.update({channels.key: y for channels, y in zip(call.outputs, made, strict=True)})
 
 
-def unit(graph: Graph, calls: Sequence[Call]) -> Unit:
+def subgraph(graph: Graph, calls: Sequence[Call]) -> Subgraph:
     made = {x.key for call in calls for x in call.outputs}
     read = {x.key: None for call in calls for x in call.inputs}
     inside = set(map(id, calls))
     wanted = {x.key for call in graph.calls if id(call) not in inside for x in call.inputs}
     wanted |= {x.key for x in graph.outputs}
     outputs = [x.key for call in calls for x in call.outputs if x.key in wanted]
-    return Unit(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
+    return Subgraph(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
 
 
-def operators(points: Points) -> list[Unit]:
-    """The calls of the graph, those together that become one operator of the file."""
+def operators(points: Points) -> list[Subgraph]:
+    """Splits the graph by operators of the file: the calls that are fused into one operator form a subgraph."""
     found: list[list[Call]] = []
-    open_ends: dict[int, list[Call]] = {}  # key of a tensor that no integer stands for -> the calls behind it
+    open_ends: dict[int, list[Call]] = {}  # tensor key (inside a fused operator) -> calls fused so far
     for call in points.graph.calls:
         chain = next((open_ends.pop(x.key) for x in call.inputs if x.key in open_ends), None)
         if chain is None:
@@ -62,11 +62,11 @@ def operators(points: Points) -> list[Unit]:
         chain.append(call)
         if points.outputs[id(call.op)] is None:
             open_ends[call.outputs[0].key] = chain
-    return [unit(points.graph, chain) for chain in found]
+    return [subgraph(points.graph, chain) for chain in found]
 
 
-def blocks(points: Points) -> list[Unit]:
-    """The calls of the graph, cut wherever everything passes through one tensor: a residual block is one unit."""
+def blocks(points: Points) -> list[Subgraph]:
+    """Splits the graph wherever all data passes through one tensor: a residual block is one subgraph."""
     graph, found, current = points.graph, [], []
     left: dict[int, int] = {}
     for call in graph.calls:
@@ -84,6 +84,6 @@ def blocks(points: Points) -> list[Unit]:
                 if not left[x.key]:
                     alive.discard(x.key)
         if len(alive) == 1 and alive <= set(part.outputs):
-            found.append(unit(graph, current))
+            found.append(subgraph(graph, current))
             current = []
-    return [*found, unit(graph, current)] if current else found
+    return [*found, subgraph(graph, current)] if current else found

@@ -14,7 +14,7 @@ _ASIDE = {"name", "seed", "shared_object_id", "build_config", "registered_name"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class PlacedLayer:
     """A layer or nested model.
 
     Attributes:
@@ -31,9 +31,9 @@ class Unit:
         return sum(int(np.prod(w.shape)) for w in self.op.weights)
 
 
-def units(graph: Graph) -> dict[str, Unit]:
+def placed_layers(graph: Graph) -> dict[str, PlacedLayer]:
     """All layers and nested models by path, in order of execution, outer ones before what is in them."""
-    found: dict[str, Unit] = {}
+    found: dict[str, PlacedLayer] = {}
     seen: set[int] = set()
 
     def walk(body: Body):
@@ -45,7 +45,7 @@ def units(graph: Graph) -> dict[str, Unit]:
             op = step.model if isinstance(step, Body) else step.op
             if isinstance(op, layers.Layer):
                 path = body.path + op.name
-                found.setdefault(path, Unit(path, body.path, op))
+                found.setdefault(path, PlacedLayer(path, body.path, op))
         for step in own:
             if isinstance(step, Body):
                 walk(step)
@@ -54,7 +54,7 @@ def units(graph: Graph) -> dict[str, Unit]:
     return found
 
 
-def unlike(a: Unit, b: Unit) -> str | None:
+def unlike(a: PlacedLayer, b: PlacedLayer) -> str | None:
     """Why two layers cannot be one, or None."""
     if type(a.op) is not type(b.op):
         return f"`{a.path}` is a {type(a.op).__name__}, `{b.path}` a {type(b.op).__name__}"

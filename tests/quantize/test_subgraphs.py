@@ -8,7 +8,7 @@ from keras import layers
 
 from tfstruct.graph import trace
 from tfstruct.quantize.points import Points
-from tfstruct.quantize.units import blocks, execute, operators
+from tfstruct.quantize.subgraphs import blocks, execute, operators
 
 
 def residual(count=2):

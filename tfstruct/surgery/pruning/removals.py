@@ -1,4 +1,4 @@
-"""How much has to go: an order of steps, each a few channels of one group, and the first point that meets a budget."""
+"""Removals of a few channels each, in one order, and how many of them it takes to meet a budget."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """Units of one group that go together, to the next allowed width.
+class Removal:
+    """Units of one group that are removed together, down to its next allowed width.
 
     Attributes:
-        group: its place in the list of groups.
-        units: what goes in this step.
-        score: mean importance of these units, never below that of the step before.
-        share: the share of the group's width that is gone after this step.
+        group: index in the list of groups.
+        units: the units that are removed.
+        score: mean importance of these units, at least that of the removal before.
+        share: removed share of the group's width after this removal.
     """
 
     group: int
@@ -33,7 +33,7 @@ class Step:
     share: float
 
 
-def steps_of(
+def removals_of(
     graph: Graph,
     groups: Sequence[Group],
     scores: np.ndarray,
@@ -42,9 +42,13 @@ def steps_of(
     max_ratio: float | Mapping[str, float],
     exclude: Sequence[str],
     gone: np.ndarray,
-) -> list[list[Step]]:
-    """For each group the steps by which it can shrink, the least important channels first; `gone`, boolean by unit, is
-    what went before."""
+) -> list[list[Removal]]:
+    """The possible removals of each group, the least important channels first.
+
+    Args:
+        scores: importance, by unit.
+        gone: boolean mask of the units that are removed already.
+    """
     makers = list(graph.makes)
     for pattern in exclude:
         if not any(matches(pattern, maker) for maker in makers):
@@ -52,7 +56,7 @@ def steps_of(
     kinds = {call.path: type(call.op).__name__ for call in graph.calls}
     _check_names(makers, kinds, round_to, min_channels, max_ratio)
     held = last_units(graph, scores, min_channels, gone)
-    found: list[list[Step]] = []
+    found: list[list[Removal]] = []
     for place, group in enumerate(groups):
         if excluded(group, exclude):
             found.append([])
@@ -67,7 +71,7 @@ def steps_of(
         most = math.floor(_of(max_ratio, group, 1.0, "max_ratio") * group.width + 1e-9)
         multiple = _multiple(round_to, group, kinds, graph)
         removable = atoms(free, group.blocks, scores)
-        found.append(_steps(place, group, removable, int(gone[group.units].sum()), most, multiple, scores))
+        found.append(_removals(place, group, removable, int(gone[group.units].sum()), most, multiple, scores))
     return found
 
 
@@ -87,8 +91,8 @@ def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
             raise PlanError(f"`round_to` names {kind}, which is no type of layer.")
 
 
-def _steps(place, group, removable, gone, most, multiple, scores) -> list[Step]:
-    steps: list[Step] = []
+def _removals(place, group, removable, gone, most, multiple, scores) -> list[Removal]:
+    removals: list[Removal] = []
     waiting: list[int] = []
     least = -math.inf
     for atom in removable:
@@ -98,9 +102,9 @@ def _steps(place, group, removable, gone, most, multiple, scores) -> list[Step]:
         waiting += atom
         if (group.width - gone) % multiple == 0:
             least = max(least, float(np.mean(scores[waiting])))
-            steps.append(Step(place, tuple(waiting), least, gone / group.width))
+            removals.append(Removal(place, tuple(waiting), least, gone / group.width))
             waiting = []
-    return steps
+    return removals
 
 
 def _of(value, group: Group, default, name: str):
@@ -111,7 +115,7 @@ def _of(value, group: Group, default, name: str):
 
 
 def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:
-    """Kept widths are multiples of this: what `round_to` asks of the layers that make the group's channels."""
+    """The number that kept widths are multiples of: `round_to` of the layers that make the group's channels."""
     if round_to is None:
         return 1
     multiple = 1
@@ -125,24 +129,26 @@ def _multiple(round_to, group: Group, kinds, graph: Graph) -> int:
     return multiple
 
 
-def local_share(groups: Sequence[Group], steps: list[list[Step]], share: float, gone: np.ndarray) -> list[Step]:
-    """The steps that take `share` of every group: the nearest width that the group can have."""
+def local_share(
+    groups: Sequence[Group], removals: list[list[Removal]], share: float, gone: np.ndarray
+) -> list[Removal]:
+    """The removals that take `share` of every group, to its nearest allowed width."""
     chosen = []
-    for group, own in zip(groups, steps, strict=True):
-        shares = [float(gone[group.units].mean()), *(step.share for step in own)]
+    for group, own in zip(groups, removals, strict=True):
+        shares = [float(gone[group.units].mean()), *(removal.share for removal in own)]
         best = min(range(len(shares)), key=lambda i: (abs(shares[i] - share), -i)) if group.prunable else 0
         chosen += own[:best]
     return chosen
 
 
-def ordered(steps: list[list[Step]], scope: str) -> list[Step]:
-    """All steps, those that go first in front: by importance across groups, or by share in each."""
-    key = (lambda step: step.score) if scope == "global" else (lambda step: step.share)
-    return sorted((step for own in steps for step in own), key=key)
+def ordered(removals: list[list[Removal]], scope: str) -> list[Removal]:
+    """All removals in order: by importance across groups, or, if `scope` is local, by share within each group."""
+    key = (lambda removal: removal.score) if scope == "global" else (lambda removal: removal.share)
+    return sorted((removal for own in removals for removal in own), key=key)
 
 
-def first_that_fits(order: Sequence[Step], fits: Callable[[int], bool]) -> int | None:
-    """The smallest number of steps that meets the budget, by bisection; None if all of them do not."""
+def first_that_meets(order: Sequence[Removal], fits: Callable[[int], bool]) -> int | None:
+    """The smallest number of removals that meets the budget, by bisection; None if all of them do not."""
     if fits(0):
         return 0
     if not fits(len(order)):
