@@ -56,7 +56,7 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
 
 
 def certify(found: Difference | None, name: str) -> None:
-    """Raises TfstructError where a model that shall be equal is not."""
+    """Raises TfstructError if a model that has to be equal is not."""
     if found is None:
         raise TfstructError(
             f"The outputs of the new `{name}` have other shapes. Please report this as a bug of tfstruct."
@@ -92,7 +92,8 @@ def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def _not_drawing(model: keras.Model) -> Iterator[None]:
-    """Layers that draw random numbers in inference (`tfstruct.layers.MonteCarloDropout`) do not, while it is open."""
+    """Context manager: layers that draw random numbers in inference (`tfstruct.layers.MonteCarloDropout`) are switched
+    off."""
     found = [x for x in model._flatten_layers() if getattr(x, "active_in_inference", False) is True]
     try:
         for layer in found:
@@ -104,14 +105,14 @@ def _not_drawing(model: keras.Model) -> Iterator[None]:
 
 
 def _coarsest(graph: Graph) -> float:
-    """The rounding step of the least precise number that the model computes with."""
+    """The rounding step of the model's least precise number format."""
     steps = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     used = {getattr(call.op, "compute_dtype", None) for call in graph.calls}
     return max((steps[x] for x in used if x in steps), default=2.0**-52)
 
 
 def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.ndarray]:
-    """One array for each input: normal numbers times `scale`, or ids where the input reaches a table."""
+    """Draws one array for each input: normal numbers times `scale`, or ids if the input indexes a table."""
     ids = _ids(graph)
     drawn = []
     for tensor, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
@@ -132,7 +133,7 @@ def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.
 
 
 def _ids(graph: Graph) -> dict[int, int]:
-    """By tensor: how many ids the smallest table takes that the tensor reaches untouched by other weights."""
+    """Tensor key -> number of rows of the smallest embedding table that the tensor's ids index directly."""
     bounds: dict[int, int] = {}
     for call in reversed(graph.calls):
         own = [getattr(call.op, name, None) for name in ("input_dim", "num_tokens")]

@@ -1,4 +1,4 @@
-"""What an edit of layers hands back: the new model and what was changed."""
+"""`Edited`: the result of an edit of layers: the new model and what was changed."""
 
 import dataclasses
 import functools

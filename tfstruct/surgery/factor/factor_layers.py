@@ -1,4 +1,4 @@
-"""The layers that stand for a factorized one: their configurations, weights and multiply-accumulates."""
+"""The layers that replace a factorized one: configurations, weights and multiply-accumulates."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ _PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 
 
 def build(layer, stages: Sequence[FactorLayer], kernels: Sequence[np.ndarray], named: Callable[[str], str]) -> Callable:
-    """A function that runs the factors of a layer, made on its first call; later calls share them.
+    """Returns a function that runs the factors of a layer; they are made on its first call and shared by later ones.
 
     The last has the layer's name, bias and activation. Kernel regularizers go to every factor, constraints to none.
 
@@ -47,7 +47,7 @@ def build(layer, stages: Sequence[FactorLayer], kernels: Sequence[np.ndarray], n
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Which positions a factor meets.
+    """Where a factor is applied: its strides, dilation and padding.
 
     Attributes:
         zeros: (before, after) by axis, put around by a layer of its own; empty for none.
@@ -60,7 +60,7 @@ class _Place:
 
 
 def _places(layer, stages: Sequence[FactorLayer], shape) -> list[_Place]:
-    """Of each stage, for an input of that shape.
+    """The place of each factor, for an input of the given shape.
 
     Strides that TensorFlow's CPU kernels refuse of a depthwise stage go to the next one, which has one tap there: the
     stage makes all positions, padded as for its strides. Those over an axis of one tap are for the first to take.
@@ -94,7 +94,7 @@ def _places(layer, stages: Sequence[FactorLayer], shape) -> list[_Place]:
 
 
 def _same(size: int | None, span: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, for padding `same`."""
+    """Zeros before and after an axis for padding `same`."""
     if span == 0 or stride == 1:
         missing = span
     elif size is None:
@@ -105,7 +105,7 @@ def _same(size: int | None, span: int, stride: int) -> tuple[int, int]:
 
 
 def misplaced(calls: Sequence[Call], stages: Sequence[FactorLayer]) -> str | None:
-    """Why the factors cannot run in all calls of a layer; None where they can."""
+    """Reason why the factors cannot run in all calls of a layer, or None."""
     try:
         places = [_places(call.op, stages, call.input.shape) for call in calls]
     except PlanError as error:

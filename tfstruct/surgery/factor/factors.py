@@ -1,4 +1,4 @@
-"""What every way to write a kernel as a product of smaller ones has in common; in NumPy.
+"""Base of all factorizations of a kernel into smaller ones, in NumPy.
 
 A kernel has the shape (*taps, in, out); a dense layer's has no taps. Errors are squared Frobenius norms in float64.
 """
@@ -13,7 +13,7 @@ Rank = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class FactorLayer:
-    """One of the layers that stand for another.
+    """One of the layers that replace a factorized layer.
 
     Attributes:
         suffix: of its name; empty for the last.
@@ -48,7 +48,7 @@ class Factors:
 
     @property
     def ones(self) -> tuple[int, ...]:
-        """The taps of a kernel without any."""
+        """Kernel size 1 along each spatial axis."""
         return (1,) * (self.kernel.ndim - 2)
 
     @property
@@ -56,14 +56,14 @@ class Factors:
         return tuple(range(self.kernel.ndim - 2))
 
     def ranks(self) -> list[Rank]:
-        """Those worth a look where a budget is to be met."""
+        """The ranks that are tried to meet a budget."""
         return [(r,) for r in range(1, self.full[0] + 1)]
 
     def stages(self, rank: Rank) -> list[FactorLayer]:
         raise NotImplementedError
 
     def error2(self, rank: Rank) -> float:
-        """||W - W'||_F^2, or a bound of it."""
+        """||W - W'||_F^2, or an upper bound of it."""
         raise NotImplementedError
 
     def smallest(self, allowed: float) -> Rank | None:
@@ -71,7 +71,7 @@ class Factors:
         return next((rank for rank in self.ranks() if self.error2(rank) <= allowed), None)
 
     def larger(self, rank: Rank) -> Rank | None:
-        """The next rank, for when rounding has broken a promise."""
+        """The next larger rank, used if rounding made the error exceed its limit; None at full rank."""
         grown = tuple(min(r + 1, most) for r, most in zip(rank, self.full, strict=True))
         return None if grown == rank else grown
 
@@ -114,5 +114,5 @@ def principal(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tails(values: np.ndarray) -> np.ndarray:
-    """Entry r: the sum of all but the first r values, of which the last is zero."""
+    """Entry r: sum of all but the first r values; the last entry is zero."""
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)

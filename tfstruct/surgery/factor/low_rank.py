@@ -129,7 +129,7 @@ def _check(rank, energy, macs, method) -> None:
 
 
 def _by_path(graph: Graph) -> dict[str, list[Call]]:
-    """The calls of each layer by its first path."""
+    """Calls of each layer, by the path of its first call."""
     calls: dict[int, list[Call]] = {}
     for call in graph.calls:
         calls.setdefault(id(call.op), []).append(call)
@@ -137,7 +137,7 @@ def _by_path(graph: Graph) -> dict[str, list[Call]]:
 
 
 def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern) -> list[str]:
-    """The first paths of the layers that a name or pattern means; a nested model's name means all in it."""
+    """Paths that a name or pattern matches; the name of a nested model matches everything inside it."""
     if not isinstance(pattern, str):
         raise PlanError(f"`{option}` must be names, or a function of a layer. Received: {pattern!r}.")
     paths = {call.path: path for path, own in everything.items() for call in own}
@@ -151,7 +151,7 @@ def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern
 
 
 def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]]:
-    """The layers that are meant and have factors, by path with their calls; and the others with the reason."""
+    """The selected layers that can be factorized, with their calls; and the others with the reason."""
     everything = _by_path(graph)
     if layers is None:
         kernels = (keras_layers.Dense, *CONVS, keras_layers.EinsumDense)
@@ -195,7 +195,7 @@ def _size(target: _Target, rank: Rank | None = None) -> int:
 
 
 def _macs(target: _Target, rank: Rank | None = None) -> float:
-    """In all calls; NaN where sizes are open."""
+    """Multiply-accumulates of all calls; NaN if sizes are open."""
     if rank is not None:
         return sum(macs_of(call, target.factors.stages(rank)) for call in target.calls)
     layer, size = target.layer, target.factors.kernel.size
@@ -212,7 +212,7 @@ def _channels(layer, call: Call) -> int:
 
 
 def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
-    """Whether the factors have fewer parameters; if not, that is noted."""
+    """Whether the factors have fewer parameters; if not, records it as skipped."""
     before, after = _size(target), _size(target, rank)
     if after >= before:
         shown = rank[0] if len(rank) == 1 else rank
@@ -264,7 +264,7 @@ def _allowed(target: _Target, energy: float) -> float:
 
 
 def _stored(target: _Target, rank: Rank) -> list[np.ndarray]:
-    """The factors as the layers hold them."""
+    """The factors in the precision in which the layers store them."""
     dtype = target.layer.kernel.dtype
     return [keras.ops.convert_to_numpy(keras.ops.cast(kernel, dtype)) for kernel in target.factors.kernels(rank)]
 

@@ -14,7 +14,7 @@ METHODS = tuple(_METHODS)
 
 
 def factors_of(kernel: np.ndarray, method: str) -> Factors | str:
-    """The factors, or why the method has none for a kernel of this shape."""
+    """The factorization of a kernel by a method, or the reason why the method does not apply to its shape."""
     taps = kernel.shape[:-2]
     if not np.isfinite(kernel).all():
         return "its kernel holds values that are not finite"

@@ -10,7 +10,7 @@ from tfstruct.surgery.factor.factors import Rank
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A layer at one rank; None is the layer as it is.
+    """A layer at one rank; rank None is the unchanged layer.
 
     Attributes:
         macs: in all its calls.
@@ -23,7 +23,7 @@ class Option:
 
 
 def choose(options: Sequence[Sequence[Option]], limit: float, rest: float, name: str) -> list[Option]:
-    """One option a layer, so that their MACs and `rest` (of all other layers) are at most `limit`.
+    """Chooses one option for each layer so that their MACs plus `rest` (of all other layers) are at most `limit`.
 
     Steps along the lower convex hulls of (MACs, error), the smallest error for each MAC saved first, until the budget
     is met; then what the last steps overshot is given back, the largest rank that still fits.

@@ -1,4 +1,4 @@
-"""`analyze_bottlenecks`: layers too wide, too narrow or without effect, and the edits that mend them."""
+"""`analyze_bottlenecks`: finds layers that are too wide, too narrow or without effect, and edits that fix them."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ _SPARE = 0.02  # loss of accuracy that counts as none
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One layer and what is wrong with it.
+    """One layer and its problem.
 
     Attributes:
         layer: its name; of coupled layers the first.
@@ -54,7 +54,7 @@ class Finding:
     target: int | tuple[str, ...]
 
     def apply(self, model: keras.Model) -> Edited:
-        """The edit on a model of the same structure, such as the one that was looked at; a new model."""
+        """Applies the edit to a model of the same structure; returns a new model."""
         target = self.target
         if isinstance(target, tuple):
             if self.edit == "delete":
@@ -179,7 +179,7 @@ def _samples(graph: Graph, data, labels):
 
 
 def _metric(graph: Graph, seen: Observed, y, loss):
-    """(name, outputs -> how much worse than the model as it is; 0 for the same)."""
+    """(name, function of outputs: how much worse than the unchanged model; 0 for equal outputs)."""
     base = seen.outputs
     if y is None:
         return "outputs", lambda outputs: _changed(base, outputs)
@@ -211,7 +211,7 @@ def _changed(before, after) -> float:
 
 
 def _rows(graph: Graph, seen: Observed, cost):
-    """By name of each group that can change: it, its figures, and the names of the groups that it is made from."""
+    """Group name -> the group, its figures, and the names of the groups that feed it; for groups that can change."""
     named = by_name(graph)
     places = {number: name for name, group in named.items() for number in group.units.tolist()}
     scores = unit_scores(graph, "l2", missing="keep")
@@ -247,7 +247,7 @@ def _quarter(group: Group) -> int:
 
 
 def _neighbours(graph: Graph, group: Group, places: dict[int, str]) -> tuple[int, int, set[str]]:
-    """Widths of the narrowest layer before and after, 0 for none, and the names of the groups before."""
+    """Widths of the narrowest layers before and after (0 for none), and the names of the groups before."""
     before: list[int] = []
     after: list[int] = []
     feeds: set[str] = set()
@@ -267,7 +267,7 @@ def _neighbours(graph: Graph, group: Group, places: dict[int, str]) -> tuple[int
 
 
 def _kernel_rank(graph: Graph, group: Group) -> float:
-    """The effective rank of the kernel that makes the channels, of the first there is."""
+    """Effective rank of the first kernel that makes the channels."""
     for slot in graph.slots:
         for axis, along, labels in slot.tied():
             if (

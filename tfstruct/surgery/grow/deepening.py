@@ -22,7 +22,7 @@ _NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softplus", "soft
 def deepen(
     model: keras.Model, after: str, *, kind: str | None = None, batch_norm: bool = False, activation: str | None = None
 ) -> Edited:
-    """Puts a layer behind `after` that is the identity at first, so that the function stays (Net2DeeperNet).
+    """Inserts a layer behind `after` that is the identity at first, so that the function stays (Net2DeeperNet).
 
     The new layer is called `{after}_deeper` and runs behind every call of `after`:
 

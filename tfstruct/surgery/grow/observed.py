@@ -1,4 +1,4 @@
-"""A model looked at while it runs: activations by channel, and outputs without some of its layers."""
+"""`Observed`: activations of a model on some inputs, and its outputs without some of its layers."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def principal(matrix: np.ndarray, share: float = 0.99) -> int:
 
 
 class Observed:
-    """What the tensors of a model are for some inputs.
+    """The tensors of a model for some inputs.
 
     Attributes:
         inputs: flat list of arrays.
@@ -45,7 +45,7 @@ class Observed:
 
     @staticmethod
     def run(graph: Graph, inputs: list[np.ndarray], without: tuple[Call, ...] = ()) -> list[np.ndarray]:
-        """The outputs, with the results of a chain of calls replaced by what came into the first of them."""
+        """The outputs if a chain of calls passes on the input of its first call."""
         values = _values(graph, inputs, without)
         return [values[x.key] for x in graph.outputs]
 
@@ -62,8 +62,8 @@ class Observed:
         return None
 
     def chains(self) -> list[tuple[list[str], tuple[Call, ...]]]:
-        """What could be left out: a layer with weights whose result has its input's shape, and with it the batch norm
-        and the activation that follow; names and calls, longer chains first. Layers called once only."""
+        """Candidates for deletion: shape-preserving layers, together with a following batch norm and activation. Names
+        and calls, longer chains first; layers with one call only."""
         readers: dict[int, list[Call | None]] = {}
         for call in self.graph.calls:
             for tensor in call.inputs:
@@ -91,7 +91,7 @@ class Observed:
         return found
 
     def twins(self) -> list[tuple[str, str, float]]:
-        """(layer, later layer, cosine) of layers with weights side by side whose outputs are the same."""
+        """(layer, later layer, cosine) of pairs of layers with weights whose outputs are equal."""
         makers = [
             call
             for call in self.graph.calls
@@ -112,7 +112,7 @@ class Observed:
 
 
 def _values(graph: Graph, inputs, without: tuple[Call, ...] = ()) -> dict[int, np.ndarray]:
-    """By key of a tensor, its value."""
+    """Tensor key -> its value."""
     values = {t.key: keras.ops.convert_to_tensor(x) for t, x in zip(graph.body.inputs, inputs, strict=True)}
     skipped = {id(call) for call in without}
 

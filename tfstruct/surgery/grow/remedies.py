@@ -1,4 +1,4 @@
-"""The edits that findings about bottlenecks recommend, each from a model to `Edited`."""
+"""The edits that findings about bottlenecks recommend."""
 
 import keras
 
@@ -10,7 +10,7 @@ from tfstruct.surgery.pruning.channels import apply, plan_channels
 
 
 def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
-    """`layer` and what is coupled with it, cut down to `to` channels by `plan_channels`; all else stays."""
+    """Prunes the channels of `layer`, and all that are coupled with it, to `to` channels by `plan_channels`."""
     graph = trace(model)
     named = by_name(graph)
     if layer not in named:
@@ -23,7 +23,7 @@ def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
 
 
 def reuse(model: keras.Model, layer: str, other: str) -> Edited:
-    """`layer` deleted, the outputs of `other`, which runs before it, taken in its place."""
+    """Deletes `layer`; its consumers read the outputs of `other`, which runs before it."""
     graph, made = trace(model), []
 
     def keep(step, run, *args, **kwargs):

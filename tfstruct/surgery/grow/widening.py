@@ -68,7 +68,7 @@ def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: 
 
 
 def check_growth(graph: Graph, layer: str, to: int) -> None:
-    """Raises PlanError where `widen` would, but for `to` below the present width."""
+    """Raises the PlanError that `widen` would raise, except for `to` below the present width."""
     path, labels = _makes(graph, layer)
     _check_statistics(graph, path, _times(graph, path, labels, to, 0))
 
@@ -88,7 +88,7 @@ def _makes(graph: Graph, layer: str) -> tuple[str, np.ndarray]:
 
 
 def _times(graph: Graph, path: str, labels: np.ndarray, to: int, seed: int) -> np.ndarray:
-    """How many there shall be of each unit."""
+    """How many copies of each unit the wider model has."""
     units, times = graph.units, np.ones(graph.units.count, int)
     if to == len(labels):
         return times
@@ -165,7 +165,7 @@ def _repeated(graph: Graph, times: np.ndarray, spread: bool) -> Kept:
 
 
 def _ambiguous(graph: Graph, times: np.ndarray) -> bool:
-    """Whether neighbours in an array belong to one growing channel: a run of it, or two ends that meet."""
+    """Whether neighbours in an array belong to one growing channel."""
     parts = graph.units.parts
     unit = np.where((times > 1)[parts], parts, 0).max(axis=1)
     for call in graph.calls:
@@ -179,7 +179,7 @@ def _ambiguous(graph: Graph, times: np.ndarray) -> bool:
 
 
 def _built(graph: Graph, times: np.ndarray):
-    """The wider model, in the order of copies with which it computes the same."""
+    """Builds the wider model, with copies in the order that leaves the function unchanged."""
     if not _ambiguous(graph, times):
         kept = _repeated(graph, times, True)
         return (kept, *rebuild(graph, kept))

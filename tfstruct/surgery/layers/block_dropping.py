@@ -1,4 +1,4 @@
-"""`drop_blocks`: whole residual blocks taken out, the least important first."""
+"""`drop_blocks`: removes whole residual blocks, the least important first."""
 
 import difflib
 import math
@@ -181,7 +181,7 @@ def _cosine(graph: Graph, chosen: _Found, inputs: list[np.ndarray], batch_size: 
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cosine of vectors along the last axis; 1 where both are zero."""
+    """Cosine similarity of vectors along the last axis; 1 if both are zero."""
     a, b = a.astype("float64"), b.astype("float64")
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     cosine = (a * b).sum(-1) / np.where(norms == 0, 1.0, norms)
@@ -210,7 +210,7 @@ def _losses(graph: Graph, chosen: _Found, inputs, labels, loss, batch_size: int)
 
 
 def _without(graph: Graph, dropped: list[tuple[Block, Place]]) -> keras.Model:
-    """The model without the branches of these blocks."""
+    """Builds the model without the branches of these blocks."""
     return rewire(graph, {id(place.op): _shortcut(block, place) for block, place in dropped}).model
 
 

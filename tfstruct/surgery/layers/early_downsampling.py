@@ -1,4 +1,4 @@
-"""`downsample_early`: strides moved to an earlier layer, so that what is between works on fewer positions."""
+"""`downsample_early`: moves strides to an earlier layer, so that the layers between work on fewer positions."""
 
 import contextlib
 import dataclasses
@@ -73,7 +73,7 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
 
 @dataclasses.dataclass
 class _Plan:
-    """What gets strides, and what loses them.
+    """Which layer gets strides, and which layers lose theirs.
 
     Attributes:
         layer: where the strides go.
@@ -115,7 +115,7 @@ def _planned(wiring: Wiring, op) -> _Plan:
 
 
 class _Walk:
-    """From one layer on: the tensors that would have fewer positions."""
+    """Follows the tensors behind a layer that would have fewer positions."""
 
     def __init__(self, wiring: Wiring, start: Call):
         self._wiring, self._start = wiring, start
@@ -131,7 +131,7 @@ class _Walk:
         return tuple(tensor.shape[axis] for axis in self._axes)
 
     def visit(self, call: Call, plan: _Plan) -> None:
-        """Goes through one call, in their order."""
+        """Visits one call; calls are visited in order of execution."""
         inputs = [x for x in call.inputs if x.key in self._low or x.key in self._padded]
         if not inputs or self._ends_in_one_place(call):
             return
@@ -161,13 +161,13 @@ class _Walk:
         plan.ends.append(call)
 
     def _pads(self, call: Call) -> bool:
-        """Whether it is there for strided layers only."""
+        """Whether a zero padding belongs to layers with strides only."""
         (made,) = call.outputs
         readers = self._wiring.readers.get(made.key, [])
         return bool(readers) and all(_strided(c.op) for c in readers) and made.key not in self._wiring.outputs
 
     def _pass(self, call: Call) -> None:
-        """What keeps the number of positions, whatever it is."""
+        """Checks an operation that keeps the number of positions."""
         if any(x.key in self._padded for x in call.inputs):
             raise PlanError(f"{call.path} reads padded values that {self._start.path} would make fewer of.")
         for x in call.inputs:
@@ -202,7 +202,7 @@ def _strided(op) -> bool:
 
 
 def _whole(op, strides: tuple[int, ...]) -> bool:
-    """Whether windows without padding lie side by side, or are single positions."""
+    """Whether windows without padding tile the input, or are single positions."""
     window = op.kernel_size if hasattr(op, "kernel_size") else op.pool_size
     return all(n in (1, s) for n, s in zip(window, strides, strict=True))
 
@@ -251,7 +251,8 @@ def _always(value) -> Callable[[Kept], object]:
 
 @contextlib.contextmanager
 def _configured(calls: Sequence[tuple[Call, dict]]):
-    """Configurations of operations edited; afterwards the graph is as it was, for the next layer that is tried."""
+    """Context manager: configurations of operations are edited and restored afterwards, for the next layer that is
+    tried."""
     edited_names = [(call, (name,)) for call, values in calls for name in values]
     for call, values in calls:
         for name, value in values.items():

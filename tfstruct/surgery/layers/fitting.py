@@ -1,4 +1,4 @@
-"""Does a new layer fit into a place: tried on a copy, so that the layer itself stays as it was given."""
+"""Checks whether a new layer fits a place in a model, on a copy, so that the layer itself is not built."""
 
 import inspect
 
@@ -13,7 +13,7 @@ _SIZE = 61  # stands for an unknown size: odd and prime, so that strides and pad
 
 
 def check_new(layer, places: Places, bodies, freed: str | None = None) -> None:
-    """The new layer is a layer, is not part of a model yet, and its name is free.
+    """Checks that the new layer is a layer, is not part of a model yet, and has a free name.
 
     Args:
         bodies: the (nested) models that get it.
@@ -35,14 +35,14 @@ def check_new(layer, places: Places, bodies, freed: str | None = None) -> None:
 
 
 def check_insertion(layer, x: keras.KerasTensor, what: str) -> None:
-    """The new layer, called on a tensor, makes one of the same shape."""
+    """Checks that the new layer keeps the shape of a tensor."""
     _check(layer, (x,), {}, [x], what)
     if None in x.shape[1:]:
         _check_sizes(layer, (x,), {}, [_closed(x.shape)], what)
 
 
 def check_replacement(layer, place: Place, visit: Visit) -> None:
-    """The new layer, called as the one in its place is, makes tensors of the same shapes."""
+    """Checks that the new layer, called like the one it replaces, makes tensors of the same shapes."""
     args, what = visit.node.arguments.args, f"in place of {place.path}"
     kwargs = understood(layer, visit.node.arguments.kwargs)
     _check(layer, args, kwargs, visit.outputs, what)
@@ -55,7 +55,8 @@ def check_replacement(layer, place: Place, visit: Visit) -> None:
 
 
 def understood(layer, kwargs: dict) -> dict:
-    """A call's keywords without those that say nothing, such as `mask=None`, and that the new layer does not take."""
+    """A call's keyword arguments, without those that are neutral (such as `mask=None`) and that the new layer does not
+    take."""
     taken = inspect.signature(layer.call).parameters
     if any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         return kwargs
@@ -84,7 +85,7 @@ def _check(layer, args, kwargs, expected: list, what: str) -> None:
 
 
 def _check_sizes(layer, args, kwargs, expected: list[tuple], what: str) -> None:
-    """The same on a fixed size where the model leaves sizes open: there strides do not show in the shapes."""
+    """Repeats the check on a fixed size if the model leaves sizes open, where strides do not show in the shapes."""
     try:
         made = _called(layer, args, kwargs, True)[1]
     except Exception:
@@ -101,7 +102,8 @@ def _compare(name: str, came: str, made: list[tuple], expected: list[tuple], wha
 
 
 def changes_size(place: Place, visit: Visit) -> tuple[tuple, tuple] | None:
-    """Shapes in and out of a layer that keeps them only where sizes are left open, tried on a fixed size."""
+    """Input and output shape of a layer that keeps the shape only while sizes are open, tried on a fixed size; or
+    None."""
     first = visit.inputs[0]
     if None not in first.shape[1:] or len(visit.inputs) > 1:
         return None
@@ -113,7 +115,7 @@ def changes_size(place: Place, visit: Visit) -> tuple[tuple, tuple] | None:
 
 
 def _called(layer, args, kwargs, known: bool) -> tuple[object, list]:
-    """A copy of the layer, called on symbolic tensors of the same shapes that belong to no model."""
+    """Calls a copy of the layer on symbolic tensors of the same shapes that belong to no model."""
 
     def fresh(x):
         return layers.Input(batch_shape=_closed(x.shape) if known else x.shape, dtype=x.dtype)
@@ -133,7 +135,7 @@ def _called(layer, args, kwargs, known: bool) -> tuple[object, list]:
 
 
 def _check_weights(layer, copy, came: str) -> None:
-    """A layer that has weights already has those that these inputs need."""
+    """Checks that a layer that is built already has the weight shapes that these inputs need."""
     if not layer.built or not layer.weights:
         return
     has, needs = ([tuple(w.shape) for w in one.weights] for one in (layer, copy))
@@ -153,7 +155,7 @@ def _closed(shape) -> tuple:
 
 
 def kind_of(x: keras.KerasTensor) -> str:
-    """What numbers a tensor holds; floats of all precisions are one kind, as layers cast between them."""
+    """Kind of numbers in a tensor. Floats of all precisions are one kind, as layers cast between them."""
     return "float" if "float" in x.dtype else x.dtype
 
 

@@ -1,4 +1,4 @@
-"""Layers deleted, inserted and replaced, also inside nested models; every shape is checked before anything is made."""
+"""Deletes, inserts and replaces layers, also inside nested models; all shapes are checked before anything is built."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -24,7 +24,7 @@ Which: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer]
 
 
 def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edited:
-    """Takes a layer out: what read its output reads its input.
+    """Deletes a layer: its consumers read its input.
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
@@ -42,7 +42,7 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edite
 
 
 def delete_layers(model: keras.Model, which: Which) -> Edited:
-    """Takes layers out, all of them or none; see `delete_layer`.
+    """Deletes layers, all of them or none; see `delete_layer`.
 
     Of a join one input passes on if it alone has the shape of the output, such as the features that a squeeze-and-
     excitation block multiplies.
@@ -72,7 +72,7 @@ def insert_layer(
     after: "str | keras.layers.Layer | None" = None,
     before: "str | keras.layers.Layer | None" = None,
 ) -> Edited:
-    """Puts a layer behind another one, or in front of it.
+    """Inserts a layer behind another one, or in front of it.
 
     `after`: all that read the other's output read the new layer's. `before`: only the other one does. Next to a layer
     that is called several times, the new one is called as often, with the same weights.
@@ -124,7 +124,7 @@ def replace_layer(
     layer: Which,
     new_layer: "keras.layers.Layer | Callable[[keras.layers.Layer], keras.layers.Layer]",
 ) -> Edited:
-    """Puts another layer into the place of one, called on the same inputs.
+    """Replaces a layer by another one, which is called on the same inputs.
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
@@ -194,13 +194,13 @@ def _once(layer):
 
 
 def _passed(visit: Visit) -> int:
-    """Which of a call's tensors stands for its output: the first of its shape."""
+    """Index of the input that replaces the output of a deleted call: the first of its shape."""
     (made,), tensors = visit.outputs, visit.node.arguments.keras_tensors
     return next(i for i, x in enumerate(tensors) if tuple(x.shape) == tuple(made.shape))
 
 
 def _undeletable(place: Place) -> str | None:
-    """Why a layer cannot be taken out, or None."""
+    """Reason why a layer cannot be deleted, or None."""
     for visit in place.visits:
         if visit.last:
             return f"{place.path} makes an output of the model and cannot be deleted. Replace it."
@@ -266,7 +266,7 @@ def _renamed(place: Place, new) -> str:
 
 
 def _inputs_named(places: Places, which) -> str | None:
-    """The path of the input that is meant, if one is."""
+    """The path of the input that was named, if one was."""
     return next(
         (path for path, x in places.inputs.items() if which == path or which is x._keras_history.operation), None
     )
@@ -294,5 +294,5 @@ def _behind_input(graph, places: Places, new_layer, path: str) -> Edited:
 
 
 def _only(edit, nodes):
-    """The edit on the steps of one body; elsewhere the operation runs as it did."""
+    """Restricts an edit to the calls of one body; elsewhere the operation runs unchanged."""
     return lambda step, run, *a, **k: edit(step, run, *a, **k) if id(step) in nodes else run(*a, **k)

@@ -1,4 +1,4 @@
-"""Where the layers of a model stand: their paths, their calls, and which of them a user means."""
+"""Finds layers in a model: their paths, their calls, and which of them a user means."""
 
 import dataclasses
 import difflib
@@ -57,13 +57,13 @@ class Place:
 
     @property
     def calls(self) -> str:
-        """What a report adds for a layer that is called more than once."""
+        """Suffix for reports if a layer is called more than once."""
         count = len({id(visit.node) for visit in self.visits})
         return f" in each of its {count} calls" if count > 1 else ""
 
 
 class Places:
-    """The layers of a traced model, found by path, by object or by a predicate."""
+    """The layers of a traced model; finds them by path, by object or by a predicate."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -85,7 +85,7 @@ class Places:
         self.all = {key: Place(op, path, tuple(visits)) for key, (op, path, visits) in found.items()}
 
     def find(self, which: "str | keras.Operation") -> Place:
-        """The place of one layer, by path or object.
+        """Finds one layer, by path or object.
 
         Raises:
             ModelError: it is not in the model, is an input, or stands inside a channel shuffle.
@@ -117,7 +117,7 @@ class Places:
         raise ModelError(f"{self._unknown(which, label)}{self._suggestion(label)}")
 
     def select(self, which) -> list[Place]:
-        """The places of one layer, of several, or of all that a predicate `layer -> bool` picks, in their order."""
+        """Finds one layer, several, or all that a predicate `layer -> bool` accepts, in their order."""
         if isinstance(which, str | keras.Operation):
             return [self.find(which)]
         if callable(which):
@@ -134,7 +134,7 @@ class Places:
         return [place for key, place in self.all.items() if key in wanted]
 
     def names(self, body: Body) -> set[str]:
-        """The names that are taken inside a (nested) model."""
+        """Names in use inside a (nested) model."""
         return {op.name for op in body.functional._operations}
 
     def _unknown(self, which, label: str) -> str:
@@ -154,7 +154,7 @@ class Places:
 
 
 def _steps(body: Body) -> Iterator[tuple[Body, Node, "Call | Body"]]:
-    """Every step, those of nested models behind their own."""
+    """All steps; those of nested models follow their own."""
     for node, step in body.steps:
         yield body, node, step
         if isinstance(step, Body):
@@ -162,7 +162,7 @@ def _steps(body: Body) -> Iterator[tuple[Body, Node, "Call | Body"]]:
 
 
 def _outputs(body: Body) -> list:
-    """What a nested model hands out, as the `Channels` of its call."""
+    """The outputs of a nested model, as the `Channels` of its call."""
     known = {id(x): c for x, c in zip(body.functional.inputs, body.inputs, strict=True)}
     for node, step in body.steps:
         made = step.outputs if isinstance(step, Call) else _outputs(step)

@@ -1,4 +1,4 @@
-"""`remove_redundant`: layers that do nothing in inference are taken out, and the equality measured."""
+"""`remove_redundant`: removes layers that do nothing in inference, and measures that outputs stay equal."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Edite
 
 
 class _Pass:
-    """Edits of one graph. Each hands on a tensor of the value that its operation had, so all can act at once."""
+    """Edits of one graph. Each passes on a tensor of equal value, so all can be applied at once."""
 
     def __init__(self, graph: Graph, keep_dropout: bool):
         self.changes: list[tuple[str, str]] = []
@@ -90,7 +90,7 @@ class _Pass:
                 self.edits[key] = self._permuted(place) if type(place.op) is layers.Permute else self._reshaped(place)
 
     def _wrapper(self, key: int, place: Place, keep_dropout: bool) -> None:
-        """A layer that says itself what it is in inference."""
+        """The layer that a wrapper says it is in inference."""
         if getattr(place.op, "active_in_inference", False):
             self.skipped.append((place.path, "draws in inference; tfstruct.layers.finalize makes it a plain dropout"))
         elif any(isinstance(v.step, Call) and v.step.argument("training") for v in place.visits):
@@ -156,23 +156,23 @@ class _Pass:
 
 
 def _ends(visit: Visit) -> tuple[bool, bool]:
-    """Whether the call makes an output of the whole model; of the (nested) model that it is in."""
+    """Whether the call makes an output of the whole model, and of the (nested) model that it is in."""
     return visit.last, any(x is y for x in visit.outputs for y in visit.body.functional.outputs)
 
 
 def _named(ends: tuple[bool, bool], x: keras.KerasTensor) -> bool:
-    """Whether `x` cannot stand in: an output keeps its name, and a nested model something to do."""
+    """Whether `x` cannot replace the result: output names are kept, and a nested model keeps at least one layer."""
     whole, nested = ends
     return whole or (nested and isinstance(x._keras_history.operation, layers.InputLayer))
 
 
 def _plain(op) -> bool:
-    """A reshape that keeps the order of the entries."""
+    """Whether a reshape keeps the order of the entries."""
     return type(op) is layers.Reshape or op.data_format != "channels_first"
 
 
 def _why(place: Place, visit: Visit, ranges: dict[int, Range], keep_dropout: bool) -> str | None:
-    """Why a call hands on what it gets, or None."""
+    """Reason this call is an identity, or None."""
     step = visit.step
     if not isinstance(step, Call) or len(visit.inputs) != 1 or len(visit.outputs) != 1:
         return None

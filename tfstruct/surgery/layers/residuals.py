@@ -1,4 +1,4 @@
-"""Residual blocks: joins of a shortcut and a branch, found by following what each input is made from."""
+"""`residual_blocks`: joins of a shortcut and a branch, found by tracing the ancestors of each input."""
 
 import dataclasses
 
@@ -90,7 +90,7 @@ def _smallest(block: Block, joins: set[str]) -> Block:
 
 
 class _Ancestry:
-    """By tensor, the calls that it is made from, as a set of bits."""
+    """Tensor key -> the calls that it is made from, as a bit set."""
 
     def __init__(self, graph: Graph):
         self._calls = graph.calls
@@ -104,7 +104,7 @@ class _Ancestry:
                 self._behind[x.key], self._maker[x.key] = before | 1 << i, i
 
     def sides(self, join: Call) -> tuple[str, int, list[Call]] | None:
-        """Kind of the shortcut, which input it is, and the calls of the branch; None if the join ends no block."""
+        """Kind of the shortcut, its input index, and the calls of the branch; None if the join ends no block."""
         if len(join.inputs) != 2 or len(join.node.arguments.keras_tensors) != 2 or len(join.outputs) != 1:
             return None
         keys = [x.key for x in join.inputs]
@@ -123,12 +123,12 @@ class _Ancestry:
         return None
 
     def _own(self, key: int, other: int) -> list[Call]:
-        """The calls that only one of two tensors is made from."""
+        """Calls that only one of two tensors is made from."""
         bits = self._behind.get(key, 0) & ~self._behind.get(other, 0)
         return [call for i, call in enumerate(self._calls) if bits >> i & 1]
 
     def _enters(self, calls: list[Call]) -> set[int]:
-        """The tensors that these calls read and do not make."""
+        """Tensors that these calls read and do not make."""
         made = {x.key for call in calls for x in call.outputs}
         return {x.key for call in calls for x in call.inputs} - made
 

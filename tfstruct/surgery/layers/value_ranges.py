@@ -1,4 +1,4 @@
-"""Between which values the tensors of a model lie in inference, whatever comes in."""
+"""Bounds of the values of tensors in inference, whatever the input."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _PADDING = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 
 def value_ranges(graph: Graph) -> dict[int, Range]:
-    """By key of a tensor, bounds of its values; what is missing is not bounded."""
+    """Tensor key -> bounds of its values; tensors that are missing are not bounded."""
     known: dict[int, Range] = {}
     for call in graph.calls:
         if len(call.outputs) == 1:
@@ -42,7 +42,7 @@ def value_ranges(graph: Graph) -> dict[int, Range]:
 
 
 def rectifier(op) -> Range | None:
-    """The values that a rectifier passes as they are: (0, where it is capped). None for anything else."""
+    """The interval that a rectifier passes unchanged: (0, its cap). None for any other operation."""
     kind = type(op)
     if kind is layers.ReLU:
         return (0.0, math.inf if op.max_value is None else float(op.max_value)) if op.threshold == 0 else None
@@ -91,7 +91,7 @@ def _range(call: Call, came: Sequence[Range]) -> Range:
 
 
 def _cut(op) -> Range | None:
-    """Where an operation, at last, cuts its values off."""
+    """The interval that an operation clips its output to."""
     kind = type(op)
     if kind is layers.ReLU and not op.negative_slope:
         return rectifier(op)

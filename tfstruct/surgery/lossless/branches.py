@@ -1,4 +1,4 @@
-"""Branches that add nothing: an input of an Add that is zero, a factor that is one."""
+"""Inputs of joins that change nothing: a zero summand, a factor of one."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ _DIFFERENCES = (layers.Subtract, numpy_ops.Subtract)
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """An input of a join that went, with the layers that only it needed.
+    """A removed input of a join, with the layers that only this input needed.
 
     Attributes:
         join: the layer or operation that joined it.
@@ -37,7 +37,7 @@ class Branch:
 
 
 def cut_branches(graph: Graph, values: dict[int, np.ndarray]) -> list[Branch]:
-    """Notes on every join which of its inputs it passes on instead; returns those it leaves out."""
+    """Records which input each join passes on in its place; returns the inputs that are removed."""
     seen = _observed(graph)
     cut = []
     for calls in by_layer(graph):
@@ -59,7 +59,7 @@ def cut_branches(graph: Graph, values: dict[int, np.ndarray]) -> list[Branch]:
 
 
 def _observed(graph: Graph) -> set[int]:
-    """The tensors that a model, also a nested one, hands out: their names are kept."""
+    """The output tensors of a model and of its nested models: their names are kept."""
     return {id(x) for body in graph.bodies.values() for x in body.functional.outputs}
 
 
@@ -76,7 +76,7 @@ def _neutral_inputs(call: Call, values, neutral: float) -> list[int]:
 
 
 def _same_kind(call: Call, i: int) -> bool:
-    """Whether an input could stand for the result: its shape, its dtype, and whether it has a mask."""
+    """Whether an input can replace the result: same shape, dtype and mask."""
     (made,) = call.node.outputs
     given = call.node.arguments.keras_tensors[i]
     masked = [getattr(x, "_keras_mask", None) is not None for x in (given, made)]

@@ -1,4 +1,4 @@
-"""`shrink`: what a model computes in vain is removed, and the equality measured."""
+"""`shrink`: removes what has no effect on the outputs, and measures that they stay equal."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from tfstruct.surgery.lossless.removable import Summed, contractions, removable
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Constant channels that became part of a bias.
+    """Constant channels that were moved into a bias.
 
     Attributes:
         layer: that read them; `into`: what holds them now: `bias`, `new bias`, or `NAME's moving mean`.
@@ -31,7 +31,7 @@ class Fold:
 
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
-    """A smaller model, and what was done to get it.
+    """The result of `shrink`: a smaller model and what was removed.
 
     Attributes:
         model: the smaller model, uncompiled; the original is untouched.
@@ -168,7 +168,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
 
 
 def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list[Fold]:
-    """Notes, on the calls that read constants which go, what is added to which weight."""
+    """Records, for the calls that read removed constants, what is added to which weight."""
     stays = graph.units.kept(~goes)
     folds = []
     # The constants themselves are folded with the weights as they are.
@@ -199,7 +199,8 @@ def _put(graph: Graph, summed: Summed, added: np.ndarray) -> str:
 
 
 def _normalized_next(graph: Graph, summed: Summed) -> Call | None:
-    """The batch normalization that alone reads the contraction's output: it can subtract what is missing."""
+    """The batch norm that alone reads the contraction's output, and whose moving mean can absorb the constant; or
+    None."""
     (call, *others), layer = summed.calls, summed.calls[0].op
     tensor = call.outputs[0]
     if others or layer.activation not in (None, keras.activations.linear):
@@ -215,7 +216,7 @@ def _normalized_next(graph: Graph, summed: Summed) -> Call | None:
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
-    """Runs as ranges: 0-3, 7."""
+    """Channel numbers as ranges: 0-3, 7."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and runs[-1][1] == n - 1:

@@ -21,7 +21,7 @@ _LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.
 
 
 def fuse_activation(model: keras.Model) -> Edited:
-    """An activation layer behind a dense layer or convolution without one becomes its `activation`.
+    """Makes an activation layer behind a dense layer or convolution the `activation` argument of that layer.
 
     Activations that Keras knows by name, and functions that it can save: ReLU(max_value=6) is "relu6", LeakyReLU(0.2)
     "leaky_relu". The layer before keeps its name, unless an output of the model is named after the activation.
@@ -72,7 +72,7 @@ def _check(wiring: Wiring, remake: Remake, first: Call, call: Call) -> None:
 
 
 def _activation(op) -> object:
-    """As a layer's configuration holds it.
+    """The activation as it stands in a layer's configuration.
 
     Raises:
         Unfit: no function of Keras's is the same.

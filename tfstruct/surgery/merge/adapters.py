@@ -1,4 +1,4 @@
-"""Low-rank adapters put into the kernels that they adapt."""
+"""`merge_lora`: adds low-rank adapters into the kernels that they adapt."""
 
 import os
 import tempfile
@@ -67,7 +67,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
 
 
 def _without_lora(config):
-    """A configuration of layers in layers, without what enables LoRA."""
+    """A nested configuration without the entries that enable LoRA."""
     if isinstance(config, dict):
         return {key: _without_lora(value) for key, value in config.items() if key not in _OPTIONS}
     if isinstance(config, list | tuple):

@@ -1,4 +1,4 @@
-"""`fold_batch_norm`: batch normalizations become part of the layers before or behind them."""
+"""`fold_batch_norm`: folds batch norms into neighbouring layers."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
 def fold_batch_norm(model: keras.Model) -> Edited:
-    """Batch normalizations go: their scale and shift, at inference, become part of kernels and biases.
+    """Folds batch norms into the kernels and biases of the layer before or behind them, for inference.
 
     With s = gamma / sqrt(variance + epsilon), behind a layer: `W' = W * s, b' = (b - mean) * s + beta`; before one:
     `W'[i, o] = W[i, o] * s[i], b'[o] = b[o] + sum over taps and i of W[i, o] * (beta - mean * s)[i]`, which is exact
@@ -41,7 +41,7 @@ def fold_batch_norm(model: keras.Model) -> Edited:
 
 
 def affine_of(call: Call) -> Affine:
-    """What a batch normalization does to each channel at inference.
+    """The affine map that a batch norm applies to each channel in inference.
 
     Raises:
         Unfit: it runs on the statistics of its batch, or its statistics are no numbers.
@@ -63,7 +63,7 @@ def affine_of(call: Call) -> Affine:
 
 
 def fold_once(graph: Graph) -> Pass:
-    """Folds every batch normalization that has a layer of its own to go into."""
+    """Folds every batch norm that has a layer of its own to fold into."""
     wiring, remake = Wiring(graph), Remake(graph)
     changes, skipped = [], []
     for calls in wiring.operations():
@@ -104,7 +104,7 @@ def _into_readers(wiring: Wiring, remake: Remake, norms: list[Call]) -> str:
 
 
 def _check(wiring: Wiring, remake: Remake, norms: list[Call], found: list[Call]) -> None:
-    """Every call of every layer that takes part is among those found, and none has been changed in this pass."""
+    """Checks that the layers of an edit have no other calls and have not been changed in this pass."""
     if remake.touched(norms[0].op):
         raise Unfit("its neighbour has just been changed")
     for call in found:

@@ -1,4 +1,4 @@
-"""`optimize_inference`: every edit that leaves the function as it is, until none is left."""
+"""`optimize_inference`: applies every exact edit until none is left."""
 
 from collections.abc import Callable, Sequence
 
@@ -49,7 +49,7 @@ def optimize_inference(model: keras.Model) -> Edited:
 
 
 class _Work:
-    """A model on its way, and what was done to it. `changed` is None as long as nothing was."""
+    """The model so far, and what was done to it. `changed` is None as long as nothing was."""
 
     def __init__(self, model: keras.Model):
         self._model = model
@@ -59,11 +59,11 @@ class _Work:
 
     @property
     def left(self) -> tuple[tuple[str, str], ...]:
-        """What each step skipped the last time."""
+        """What each step skipped in its last run."""
         return tuple(dict.fromkeys(skip for skips in self._skipped.values() for skip in skips))
 
     def run(self, step: _Step) -> bool:
-        """Whether the step changed anything."""
+        """Runs one step; returns whether it changed anything."""
         made = step(self.changed or self._model)
         self._skipped[step] = made.skipped
         self.changes += made.changes
@@ -72,7 +72,7 @@ class _Work:
         return bool(made.changes)
 
     def until_idle(self, steps: list[_Step]) -> None:
-        """Runs steps in turn until all have looked at the last model in vain: one can make room for another."""
+        """Repeats the steps until none changes the model."""
         idle, at = 0, 0
         while idle < len(steps):
             idle = 1 if self.run(steps[at]) else idle + 1

@@ -47,7 +47,7 @@ def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, alw
 
 
 def merge_once(graph: Graph, always: bool = False) -> Pass:
-    """Merges every pair whose layers have not been merged in this pass."""
+    """Merges every pair whose layers have not been changed in this pass."""
     wiring, remake = Wiring(graph), Remake(graph)
     changes, skipped = [], []
     for seconds in wiring.operations():
@@ -120,7 +120,7 @@ class _Merged:
 
 
 def _kept(like, second) -> dict[str, object]:
-    """What the new layer has of the second where it is of the first one's type: what concerns its output."""
+    """The output settings that the new layer takes from the second layer, if both have its type."""
     own = second.get_config()
     names = ("name", "trainable", "activation", "activity_regularizer", "filters", "bias_initializer")
     return {} if like is second else {name: own[name] for name in names if name in own}
@@ -140,7 +140,8 @@ def _product(first: Call, second: Call) -> _Merged:
 
 
 def _with_bias(like, values: Arrays, u: Arrays, v: Arrays, through, config, spoilt: str = "") -> _Merged:
-    """`through(bias)`: what the second layer makes of the first one's bias; `spoilt`: why that is not exact."""
+    """The bias of the merged layer: `through(bias)` maps the first layer's bias through the second; `spoilt`: reason
+    why that is not exact."""
     own = u.get("bias")
     if own is not None and not own.any():
         own = None
@@ -201,7 +202,7 @@ def _convolutions(first: Call, second: Call) -> _Merged:
 
 
 def _grouped(kernel: np.ndarray, groups: int, wanted: int) -> np.ndarray:
-    """Shape (taps..., in, groups, out) of a kernel of as many groups as wanted, or of one with zeros elsewhere."""
+    """The kernel as (taps..., in, groups, out), filled with zeros if it has fewer groups than wanted."""
     *taps, ins, outs = kernel.shape
     if groups == wanted:
         return kernel.reshape(*taps, ins, groups, -1)
@@ -213,7 +214,8 @@ def _grouped(kernel: np.ndarray, groups: int, wanted: int) -> np.ndarray:
 
 
 def _transposed(first: Call, second: Call) -> _Merged:
-    """A transposed convolution before or behind a 1x1 convolution; its kernel's last axes are (out, in)."""
+    """Merges a transposed convolution with a 1x1 convolution before or behind it; its kernel's last axes are (out,
+    in)."""
     a, b = first.op, second.op
     u, v = arrays(a), arrays(b)
     convs = [op for op in (a, b) if isinstance(op, CONVS)]
@@ -231,7 +233,7 @@ def _transposed(first: Call, second: Call) -> _Merged:
 
 
 def _check_growth(firsts: Sequence[Call], seconds: Sequence[Call], merged: _Merged) -> None:
-    """Raises Unfit where the one layer has more parameters or multiply-accumulates than the two."""
+    """Raises Unfit if the merged layer has more parameters or multiply-accumulates than both layers."""
     first, second = firsts[0], seconds[0]
     old = first.op.count_params() + second.op.count_params()
     new = sum(x.size for x in merged.values.values())
@@ -250,7 +252,7 @@ def _check_growth(firsts: Sequence[Call], seconds: Sequence[Call], merged: _Merg
 
 
 def _places(call: Call) -> int | None:
-    """Positions at which the kernel is applied; None where a size is open."""
+    """Number of positions at which the kernel is applied; None if a size is open."""
     shape = call.input.shape if isinstance(call.op, TRANSPOSED) else call.shapes[0]
     first = getattr(call.op, "data_format", None) == "channels_first"
     sizes = shape[2:] if first else shape[1:-1]

@@ -49,7 +49,7 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Edited:
 
 
 def join_once(graph: Graph, always: bool = False) -> Pass:
-    """Merges the branches of every join; of those that read different tensors, one set a pass."""
+    """Merges the branches of every join; if branches read different tensors, one set a pass."""
     wiring, remake = Wiring(graph), Remake(graph)
     changes, skipped = [], []
     for calls in wiring.operations():
@@ -67,7 +67,7 @@ def join_once(graph: Graph, always: bool = False) -> Pass:
 
 @dataclasses.dataclass(frozen=True)
 class _Branch:
-    """Input `index` of a join. `call` is the layer on the way from the source, None where the source itself joins."""
+    """Input `index` of a join. `call` is the layer between source and join; None if the source itself is the input."""
 
     index: int
     call: Call | None
@@ -75,7 +75,7 @@ class _Branch:
 
     @property
     def kernel(self) -> Call | None:
-        """The call of a layer with a kernel; None without one."""
+        """The call of a layer with a kernel, or None."""
         return self.call if self.call is not None and plain(self.call, *_KINDS) else None
 
 
@@ -84,7 +84,7 @@ def _kernels(branches: Sequence[_Branch]) -> list[Call]:
 
 
 def _branches(wiring: Wiring, join: Call) -> list[_Branch]:
-    """Two or more branches with the same source, at least one with a kernel; empty where there are none."""
+    """Two or more branches with the same source, at least one with a kernel; empty if there are none."""
     found: dict[int, list[_Branch]] = {}
     for index, tensor in enumerate(join.inputs):
         made = wiring.maker.get(tensor.key)
@@ -156,7 +156,7 @@ def _check(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list
 
 
 def _same(wiring: Wiring, join: Call, branch: _Branch) -> _Branch:
-    """The branch as it is in another call of the join."""
+    """The same branch in another call of the join."""
     tensor = join.inputs[branch.index]
     if branch.call is None:
         return dataclasses.replace(branch, source=tensor.key)
@@ -169,7 +169,7 @@ def _same(wiring: Wiring, join: Call, branch: _Branch) -> _Branch:
 
 
 def _merged(wiring: Wiring, join: Call, branches: list[_Branch]):
-    """Weights and configuration of the one layer, for one call of the join."""
+    """Weights and configuration of the merged layer, for one call of the join."""
     if len({b.source for b in branches}) > 1:
         raise Unfit("its branches read different tensors in another call")
     if any(join.inputs[b.index].shape != join.shapes[0] for b in branches):
@@ -204,7 +204,7 @@ def _merged(wiring: Wiring, join: Call, branches: list[_Branch]):
 
 
 def _affine(branch: _Branch, axis: int) -> Affine:
-    """A branch without a kernel: the source itself, or its batch normalization."""
+    """A branch without a kernel: the source itself, or its batch norm."""
     if branch.call is None:
         return Affine(np.ones(1), np.zeros(1))
     if branch.call.op.axis % branch.call.input.rank != axis:
@@ -213,7 +213,7 @@ def _affine(branch: _Branch, axis: int) -> Affine:
 
 
 def _diagonal(call: Call, scale: np.ndarray) -> np.ndarray:
-    """The last two axes of a kernel that hands on each channel, times its scale."""
+    """Last two axes of a kernel that passes each channel on, times its scale."""
     op, width = call.op, call.input.shape[axes(call)[0]]
     assert width is not None  # a kernel was built for it
     scale = np.broadcast_to(scale, width)
@@ -254,7 +254,7 @@ def _taps(padding: str, n: int | None, k: int, s: int, d: int) -> list[object]:
 
 
 def _length(padding: str, n: int | None, k: int, s: int, d: int) -> object:
-    """How many positions go out."""
+    """Number of output positions."""
     lost = (k - 1) * d if padding == "valid" else 0
     return ("open", lost) if n is None else -(-(n - lost) // s)
 

@@ -1,4 +1,4 @@
-"""Edits in passes over a model, until one changes nothing."""
+"""Runs an edit in passes until it changes nothing."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from tfstruct.surgery.edited import Edited, edited
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass over a model did; `model` is None where it changed nothing."""
+    """The result of one pass; `model` is None if it changed nothing."""
 
     model: keras.Model | None
     changes: Sequence[tuple[str, str]]
@@ -19,7 +19,7 @@ class Pass:
 
 
 def repeated(graph: Graph, once: Callable[[Graph], Pass]) -> Pass:
-    """Passes over a model until one changes nothing; no model where the first does not."""
+    """Repeats a pass until it changes nothing; `model` is None if the first one does not."""
     changes: list[tuple[str, str]] = []
     model = None
     while True:
@@ -32,6 +32,6 @@ def repeated(graph: Graph, once: Callable[[Graph], Pass]) -> Pass:
 
 
 def finished(graph: Graph, made: Pass) -> Edited:
-    """What passes did, measured; a copy of the model where they changed nothing."""
+    """The result of all passes; with a copy of the model if they changed nothing."""
     model = made.model or rewire(graph, {}).model
     return edited(graph, model, made.changes, made.skipped, exact=True)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured anew, as surgery shifts them."""
+"""Recalibrates batch-norm statistics, which pruning and surgery shift."""
 
 import contextlib
 import dataclasses
@@ -70,7 +70,7 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
 
 @dataclasses.dataclass
 class _Total:
-    """Sums over all calls of a layer, a shared one's too."""
+    """Sums over all calls of a layer, also of a shared one."""
 
     count: int = 0
     first: np.ndarray | float = 0.0
@@ -79,7 +79,7 @@ class _Total:
 
 @contextlib.contextmanager
 def _in_training(norms, totals):
-    """While it is open, these layers normalize by their batch; its statistics are summed and nothing is kept."""
+    """Context manager: these layers normalize by their batch; its statistics are summed, and no weight changes."""
     before = [
         (norm, norm.momentum, norm.trainable, norm.moving_mean.numpy(), norm.moving_variance.numpy()) for norm in norms
     ]

@@ -1,4 +1,4 @@
-"""Planning which channels go, and the smaller model."""
+"""`plan_channels` and `apply`: plans which channels go, and builds the smaller model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

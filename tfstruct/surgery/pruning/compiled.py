@@ -1,4 +1,4 @@
-"""The compiled state of a model on its smaller successor: loss, metrics, and the optimizer with its slots cut."""
+"""Carries the compiled state over to the smaller model: loss, metrics, and the optimizer with its slots cut."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def _by_variable(optimizer, pairs):
 
 
 def _is_slots(value, references) -> bool:
-    """A list with one variable of the same shape for each trainable weight."""
+    """Whether a list holds one variable of the same shape for each trainable weight."""
     return (
         isinstance(value, list)
         and len(value) == len(references)
@@ -80,5 +80,5 @@ def _is_slots(value, references) -> bool:
 
 
 def _plain(slot):
-    """The cut alone: a factor on the weight does not belong on its momentum."""
+    """Cuts without scaling: a factor on a weight does not apply to its momentum."""
     return dataclasses.replace(slot, scale=None)

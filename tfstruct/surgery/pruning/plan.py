@@ -153,13 +153,13 @@ def _number(value: float) -> str:
 
 
 def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
-    """`Plan.keep` for a boolean array of the units that stay."""
+    """`Plan.keep` from a boolean mask of the units that stay."""
     stays = graph.units.kept(units)
     return {path: np.flatnonzero(stays[labels]).tolist() for path, labels in graph.makes.items()}
 
 
 def units_of(graph: Graph, plan: Plan) -> np.ndarray:
-    """The units that stay, by a plan that may have been edited.
+    """Boolean mask of the units that stay by a plan, which may have been edited.
 
     Raises:
         PlanError: the plan is for another model, names an unknown layer, lists indices that do not exist, removes what

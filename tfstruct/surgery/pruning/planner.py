@@ -1,4 +1,4 @@
-"""Which units of a graph go so that a budget is met; asked once, or again and again while its weights change."""
+"""`Planner`: chooses the units of a graph that go so that a budget is met; can be asked again as weights change."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ Limits: TypeAlias = float | Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `plan_channels` is given beside the model and the criterion, checked.
+    """The options of `plan_channels`, checked.
 
     Raises:
         BudgetError: a budget that cannot be read, or one of `latency_us` without `latency`.
@@ -121,8 +121,8 @@ class Planner:
         return float(measure(model))
 
     def on_the_way(self, progress: float, macs: float = math.inf) -> Limits:
-        """The limits after `progress` in [0, 1] of the way to the budget. One on `macs` stands for that on the latency,
-        which takes seconds to measure."""
+        """The limits after a share `progress` of the way to the budget. A latency, which takes seconds to measure, is
+        replaced by a limit on `macs`."""
         if not isinstance(self.limits, Mapping):
             return progress * self.limits
         limits = dict(self.limits)
@@ -136,7 +136,7 @@ class Planner:
 
     @functools.cached_property
     def whole(self) -> dict[str, str]:
-        """By layer, why none of its channels can go; layers inside of others too."""
+        """Layer -> why none of its channels can go; also for layers inside others."""
         result = stay_whole(self.graph, groups(self.graph))
         for group in self.groups:
             if excluded(group, self.options.exclude):
@@ -144,7 +144,7 @@ class Planner:
         return result
 
     def _and_why(self) -> str:
-        """What stays whole, as a sentence."""
+        """The layers that keep all channels, and why, as a sentence."""
         if not self.whole:
             return ""
         said = "; ".join(f"`{path}`: {why}" for path, why in list(self.whole.items())[:6])
@@ -152,7 +152,7 @@ class Planner:
         return f" Whole stay {said}{more}."
 
     def require_some(self, keep: np.ndarray) -> None:
-        """Refuses a choice in which nothing goes; by a threshold it is possible, with a warning.
+        """Refuses a choice that removes nothing; by a threshold that is allowed, with a warning.
 
         Raises:
             EmptyPlanError: the model meets the budget as it is, or nothing can go.

@@ -1,4 +1,4 @@
-"""Layers and nested models that could be one: of equal type, configuration and shapes of weights."""
+"""Layers and nested models that can become one: equal type, configuration and weight shapes."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ class PlacedLayer:
 
 
 def placed_layers(graph: Graph) -> dict[str, PlacedLayer]:
-    """All layers and nested models by path, in order of execution, outer ones before what is in them."""
+    """All layers and nested models by path, in order of execution, outer ones before their contents."""
     found: dict[str, PlacedLayer] = {}
     seen: set[int] = set()
 
@@ -55,7 +55,7 @@ def placed_layers(graph: Graph) -> dict[str, PlacedLayer]:
 
 
 def unlike(a: PlacedLayer, b: PlacedLayer) -> str | None:
-    """Why two layers cannot be one, or None."""
+    """Reason why two layers cannot become one, or None."""
     if type(a.op) is not type(b.op):
         return f"`{a.path}` is a {type(a.op).__name__}, `{b.path}` a {type(b.op).__name__}"
     shapes = [[tuple(w.shape) for w in unit.op.weights] for unit in (a, b)]
@@ -73,7 +73,8 @@ def unlike(a: PlacedLayer, b: PlacedLayer) -> str | None:
 
 
 def configuration(op):
-    """What a layer's configuration says, without names, seeds and initializers; a model's layers by their number."""
+    """A layer's configuration without names, seeds and initializers; the layers of a model by number instead of
+    name."""
     try:
         return _canonical(op.get_config(), {})
     except NotImplementedError:
@@ -108,7 +109,7 @@ def _short(value) -> str:
 
 
 def _first_difference(a, b, path: str = "") -> str:
-    """Where two configurations differ, as a path with both values."""
+    """The first difference of two configurations: its path and both values."""
     if isinstance(a, dict) and isinstance(b, dict):
         key = next((key for key in {**a, **b} if a.get(key) != b.get(key)), None)
         if key is not None:

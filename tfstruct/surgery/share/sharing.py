@@ -157,7 +157,7 @@ def _shares(groups: list[list[PlacedLayer]], how: str, weights) -> list[np.ndarr
 
 
 def _clone(unit: PlacedLayer):
-    """The same layer or model again; its weights are set once it has been called."""
+    """A copy of a layer or model; its weights are set once it has been called."""
     if isinstance(unit.op, keras.Model) and functional_of(unit.op) is not None:
         return rewire(trace(unit.op), {}).model
     try:

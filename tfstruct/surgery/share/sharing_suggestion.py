@@ -1,4 +1,4 @@
-"""`suggest_sharing`: which layers are so alike that one could do for all."""
+"""`suggest_sharing`: finds layers that are similar enough to be shared."""
 
 import dataclasses
 import itertools
@@ -119,7 +119,7 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
 
 
 def _classes(graph: Graph) -> list[list[PlacedLayer]]:
-    """Units that could be shared with one another, outer ones first."""
+    """Sets of layers that can be shared with one another, outer layers first."""
     classes: list[list[PlacedLayer]] = []
     seen: set[int] = set()
     for unit in placed_layers(graph).values():
@@ -163,7 +163,7 @@ def _cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
-    """By id of a layer: what its first call reads, on all samples."""
+    """Layer id -> the input of its first call, on all samples."""
     flat = inputs_of(graph.body.functional, x)
     parts: dict[int, list[np.ndarray]] = {}
 
@@ -191,7 +191,7 @@ def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
 
 
 def _clusters(alike: np.ndarray, threshold: float) -> list[list[int]]:
-    """Complete linkage: the two clusters whose least similar members are most similar become one, again and again."""
+    """Complete-linkage clustering: merges the two clusters whose least similar members are most similar, repeatedly."""
     clusters = [[i] for i in range(len(alike))]
     while True:
         best, pair = threshold - 1e-6, None
