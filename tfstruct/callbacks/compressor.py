@@ -265,7 +265,7 @@ class Compressor(Portable):
         raise NotImplementedError
 
     def _advance(self, before: int, now: int) -> None:
-        """Does what is due after the step `now`; the last call was for `before`."""
+        """Called after optimizer step `now`; the previous call covered steps up to `before`."""
         raise NotImplementedError
 
     def _end(self, model: keras.Model):

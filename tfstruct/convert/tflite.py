@@ -85,7 +85,7 @@ def to_tflite(
 
 
 class Converter(contextlib.AbstractContextManager):
-    """Converts one model by several recipes; what they share is done once: process, export, float file.
+    """Converts one model by several recipes; process, export and float file are shared.
 
         with Converter(model) as converter:
             files = [converter.convert(Recipe(precision=p)) for p in ("float32", "float16")]
@@ -159,7 +159,8 @@ class Converter(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def _trained(self, recipe: Recipe) -> Iterator[Recipe]:
-        """The recipe with what a twin was trained for, while the model has the weights that it was trained with."""
+        """Context manager: yields the recipe completed from the twin, with the model's weights temporarily replaced by
+        the rounded ones."""
         if self.twin is None:
             yield recipe
         else:
@@ -168,7 +169,7 @@ class Converter(contextlib.AbstractContextManager):
                 yield recipe
 
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
-        """The file alone, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
+        """Only the file, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
         signature = signature_of(self.model, recipe.input_shapes)
         with states_kept(self.model), self._trained(recipe) as recipe, _open_sizes_named(signature):
             made = self._make(recipe, signature, [])
@@ -340,7 +341,8 @@ class Converter(contextlib.AbstractContextManager):
 
 @contextlib.contextmanager
 def _open_sizes_named(signature: Signature) -> Iterator[None]:
-    """What fails with open sizes is told so first: known ones are unrolled and folded away."""
+    """Context manager: puts a note about open sizes in front of a conversion error; known sizes are unrolled and folded
+    away."""
     try:
         yield
     except ConversionError as error:
@@ -351,7 +353,7 @@ def _open_sizes_named(signature: Signature) -> Iterator[None]:
 
 
 def _first(samples: list[Sample] | Samples, kept: list[Sample]) -> list[Sample]:
-    """A few samples of those that were compared; of the calibration where those cannot be read twice."""
+    """A few of the samples that were compared; of the calibration samples if the former cannot be read twice."""
     if isinstance(samples, list):
         return samples[:_LOOKED_AT]
     return samples.take(_LOOKED_AT) if samples.reiterable else kept[:_LOOKED_AT]

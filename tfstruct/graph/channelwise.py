@@ -1,4 +1,5 @@
-"""Ways to and from linear layers over what acts on each channel alone, for an affine map by channel."""
+"""Finds the linear layers before and after a tensor through channel-wise operations, to move a per-channel affine map
+into them."""
 
 from collections.abc import Callable, Iterator
 

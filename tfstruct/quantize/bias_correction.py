@@ -1,4 +1,4 @@
-"""`correct_bias`: the mean error that rounding puts into each channel, taken out of its bias."""
+"""`correct_bias`: removes the mean error that rounding adds to each channel, by its bias."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def correct_bias(
     progress: Progress | None = None,
     report: Callable[[BiasCorrection], None] | None = None,
 ) -> keras.Model:
-    """Shifts biases so that quantization leaves the mean of every channel where it was.
+    """Shifts biases so that quantization leaves the mean of every channel unchanged.
 
     Layer after layer, in order of execution: with y what a layer makes before its activation in float, and y' what it
     makes in the quantized model whose biases before it are corrected already, `b' = b - (E[y'] - E[y])` by output
@@ -81,7 +81,8 @@ def correct_bias(
 
 
 def _with_biases(means: "_Means") -> keras.Model:
-    """A copy in which each layer that is corrected has a bias, zero at first, or a batch norm with a beta."""
+    """A copy of the model in which each layer to be corrected has a bias (zero at first), or a batch norm with a
+    beta."""
     remake = Remake(means.points.graph)
     made = {id(call.op): call.outputs[0].shape for call in means.points.graph.calls}
     for last in map(means.last, means.layers):
@@ -97,7 +98,7 @@ def _with_biases(means: "_Means") -> keras.Model:
 
 
 class _Means(Simulation):
-    """The mean, by channel, of what the layers of a quantized model make before their activation.
+    """The mean, by channel, of what the layers of a quantized model compute before their activation.
 
     Attributes:
         layers: those whose bias can be corrected, in order of execution.
@@ -124,7 +125,7 @@ class _Means(Simulation):
         return self.points.folds.get(id(op)) or op
 
     def of(self, op, flat: list[np.ndarray], batch_size: int) -> np.ndarray:
-        """Shape (channels,): the mean over the samples, positions and calls of the layer."""
+        """Means of a layer, shape (channels,), over samples, positions and calls."""
         path, total, count = self.points.paths[id(op)], 0.0, 0.0
         for part in slices(len(flat[0]), batch_size):
             for rows, added in self._run([x[part] for x in flat])[path]:

@@ -31,7 +31,7 @@ def calibrate(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Twin:
-    """A twin of a trained model, with the ranges that its activations have on data; no weight changes.
+    """Builds a twin of a trained model whose activation ranges are measured on data; no weight changes.
 
     The data runs through the model once, in float and inference; at every place where the file has integers an observer
     of `tfstruct.quantize.observers` follows the values. `to_tflite(calibrate(model, data))` writes a file with exactly
@@ -68,7 +68,7 @@ def calibrate(
 
 
 def _observed(values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None):
-    """(low, high) by group."""
+    """Group -> (low, high)."""
     flat = inputs_of(values.points.graph.body.functional, arrays(data)[0])
     total = len(flat[0])
     observers: dict = {}
@@ -91,7 +91,7 @@ def _observed(values: "Values", data, name: str, percentile: float, batch_size: 
 
 
 class Values(Simulation):
-    """The values that a model has, in float, wherever its quantized file has integers."""
+    """The float values of a model at every quantization point."""
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
@@ -100,7 +100,7 @@ class Values(Simulation):
         self._run = tf.function(self._values, reduce_retracing=True)
 
     def of(self, inputs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-        """By group: the values at each of its points, in order of execution."""
+        """Group -> the values at each of its points, in order of execution."""
         return keras.tree.map_structure(lambda x: x.numpy(), self._run(inputs))
 
     def _values(self, inputs):

@@ -1,4 +1,4 @@
-"""The plain model of a twin, with the weights that the quantized file will hold."""
+"""`dequantize`: the plain model of a twin, with the weights that the quantized file will hold."""
 
 import keras
 
@@ -8,7 +8,7 @@ from tfstruct.quantize.twin import Twin
 
 
 def dequantize(twin: Twin) -> keras.Model:
-    """The plain float model with its kernels rounded: each is s q, the step s of its channel times integers q.
+    """A copy of the plain float model with rounded kernels: s q, the step s of each output channel times integers q.
 
     Activations are not rounded in it; kernels that the scheme leaves in float and tables of embeddings are as they
     were. It is for looking at the weights, and for going on training. `convert.dequantize` does the same from a

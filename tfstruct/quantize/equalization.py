@@ -1,4 +1,4 @@
-"""`equalize`: the ranges of channels made alike across layers, without changing the function."""
+"""`equalize`: makes the ranges of channels alike across layers, without changing the function."""
 
 import dataclasses
 from collections.abc import Callable
@@ -122,7 +122,7 @@ class _Pair:
 
 
 class _Equalizing:
-    """The weights of a model on their way.
+    """The weights of a model while they are equalized.
 
     Attributes:
         values: id of a layer -> its weights by attribute.
@@ -191,7 +191,7 @@ class _Equalizing:
         return self.values[id(op)]
 
     def _ranges(self, pair: _Pair) -> tuple[np.ndarray, np.ndarray]:
-        """r1 and r2 by channel."""
+        """r1 and r2, by channel."""
         every = np.arange(pair.channels)
         if pair.feeding is None:
             first = pair.firsts[0]
@@ -207,7 +207,7 @@ class _Equalizing:
         return made, read
 
     def _is_dead(self, pair: _Pair) -> np.ndarray:
-        """By channel, whether what is made of the input is nothing beside the bias, and beside the other channels."""
+        """Mask of the channels whose weights contribute next to nothing beside the bias and the other channels."""
         values, (made, _) = self._of(pair.firsts[0].op), self._ranges(pair)
         shift = values.get("bias", 0.0)
         if pair.feeding is not None:
@@ -219,11 +219,12 @@ class _Equalizing:
         return made < _DEAD * np.minimum(made.max(), np.abs(np.ravel(shift)))
 
     def evenness(self) -> list[tuple[float, float]]:
-        """By pair: the mean of r / max r over the channels, of what makes and of what reads them (p in Eq. 8)."""
+        """For each pair, the mean of r / max r over the channels, of the weights that make them and of those that read
+        them (p in Eq. 8)."""
         return [tuple(float(np.mean(r / r.max())) if r.max() > 0 else 1.0 for r in self._ranges(p)) for p in self.pairs]
 
     def even(self) -> int:
-        """Equalizes all pairs until nothing moves; the number of sweeps."""
+        """Equalizes all pairs until nothing changes; returns the number of sweeps."""
         for sweep in range(1, _MOST_SWEEPS + 1):
             moved = 0.0
             for pair, dead in zip(self.pairs, self.dead, strict=True):
@@ -242,7 +243,7 @@ class _Equalizing:
         return _MOST_SWEEPS
 
     def _put(self, pair: _Pair, first: Affine, seconds: list[tuple[Call, Affine, int]]) -> None:
-        """`first` behind the pair's first layer, and each of the others before one that reads it."""
+        """Inserts `first` behind the pair's first layer, and each of the others in front of a layer that reads it."""
         call = pair.firsts[0]
         new = {id(call.op): _behind(call, self._of(call.op), first, pair.axis)}
         for second, affine, axis in seconds:
@@ -291,7 +292,7 @@ def _axis(call: Call) -> int:
 
 
 def _largest(call: Call, values: Arrays, put: Callable, channels: np.ndarray, axis: int) -> np.ndarray:
-    """The largest magnitude among the weights of each channel on an axis of the layer's output or input.
+    """Largest magnitude among the weights of each channel, along an axis of the layer's output or input.
 
     Putting the channels' numbers into a kernel of ones shows which channel each weight belongs to.
     """
@@ -313,14 +314,14 @@ def _behind(call: Call, values: Arrays, affine: Affine, axis: int) -> tuple[Arra
 
 
 def _without_idle_bias(old: Arrays, new: Arrays, config: dict) -> tuple[Arrays, dict]:
-    """Leaves out a bias that was not there and would be zero."""
+    """Drops a bias that the layer did not have and that would be zero."""
     if "bias" in new and "bias" not in old and not np.any(new["bias"]):
         return {name: value for name, value in new.items() if name != "bias"}, {}
     return new, config
 
 
 def _homogeneous(call: Call) -> bool:
-    """Whether f(s x) = s f(x) for each s > 0; Unfit where it is a ReLU that is not."""
+    """Whether f(s x) = s f(x) for each s > 0. Raises Unfit for a ReLU with a cap or a threshold."""
     op = call.op
     function = op.activation if plain(call, layers.Activation) else None
     if plain(call, layers.ReLU):

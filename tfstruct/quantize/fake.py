@@ -1,4 +1,4 @@
-"""Activations rounded to what integers can stand for, seen in float; gradients pass straight through."""
+"""Fake quantization of activations: rounded to a grid of integers, in float, with straight-through gradients."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,8 @@ def learned_activation(x, low, high, note: Callable, clips_only: bool = False):
 
 
 def divided(x, number: int):
-    """x / number, rightly rounded: in a graph TensorFlow multiplies by the reciprocal of a constant, an ulp off."""
+    """x / number, correctly rounded: in a graph TensorFlow multiplies by the reciprocal of a constant, which is an ulp
+    off."""
     return tf.cast(tf.cast(x, tf.float64) / number, tf.float32)
 
 

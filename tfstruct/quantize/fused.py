@@ -27,13 +27,13 @@ class Fused:
         return self.paths[0]
 
     def takes(self, precision: str) -> bool:
-        """Whether its weights can have that precision; others are in 8 bits."""
+        """Whether its weights can have that precision; otherwise they have 8 bits."""
         few = {"int4": FOUR_BITS, "int2": OWN_STEPS, "ternary": OWN_STEPS, "binary": OWN_STEPS}
         return isinstance(self.ops[0], few.get(precision, keras.Operation))
 
 
 def fused(points: Points) -> list[Fused]:
-    """The operators in which values change, in order of execution; what only moves values is in none."""
+    """The operators that change values, in order of execution; operations that only move data are left out."""
     calls = points.graph.calls
     readers = {tensor.key: call for call in reversed(calls) for tensor in call.inputs}
     rows: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Where the weights of a kernel may lie: integers times a step, seen in float, gradients passed straight through."""
+"""Fake quantization of kernels: an integer times a step, in float, with straight-through gradients."""
 
 from collections.abc import Callable
 
@@ -52,13 +52,13 @@ class Grid:
         return self.back(tf.grad_pass_through(lambda m: self._codes(m, s) * s)(moved) / factor)
 
     def integers(self, w, g=1.0):
-        """(q, s): the integers as floats, shaped like the kernel, and the step of each output channel."""
+        """(q, s): the integers as floats, in the shape of the kernel, and the step of each output channel."""
         moved, factor = self.seen(w, g)
         s = self._step(moved)
         return self.back(self._codes(moved, s)), s / factor
 
     def folded(self, w, g=1.0, least=0.0):
-        """(q, s) of the kernel times |g|, as a file has them in which the batch norm is part of it.
+        """(q, s) of the kernel times |g|, as in a file in which the batch norm is folded into it.
 
         Args:
             least: what s is at least, (outputs,) or one number, so that the bias fits (`biases.limits_that_fit`).
@@ -79,7 +79,7 @@ class Grid:
         return q, self._of_product(s, g)
 
     def _of_product(self, s, g):
-        """The step of the kernel times g, which the file reads off the largest weight."""
+        """The step of the kernel times g, which the file derives from the largest weight."""
         return divided(self.largest * s * g, self.largest)
 
     @property
@@ -88,11 +88,11 @@ class Grid:
         return 2 ** (self.stored_bits - 1) - 1
 
     def limits(self, g=1.0) -> np.ndarray:
-        """What the largest integer that the file can hold stands for, by output channel: for `Recipe.weight_limits`."""
+        """The magnitude of the largest integer by output channel, for `Recipe.weight_limits`."""
         return self.largest * np.asarray(self.integers(self.kernel.variable.value, g)[1])
 
     def rounded(self, g=1.0) -> np.ndarray:
-        """s q of the kernel as it is, shaped like it."""
+        """s q of the present kernel, in its shape."""
         return np.asarray(self.fake(self.kernel.variable.value, g))
 
     def _moved(self, w):
@@ -100,12 +100,12 @@ class Grid:
         return tf.reshape(tf.transpose(tf.cast(w, tf.float32), self.kernel.order), (-1, self.kernel.shape[-1]))
 
     def seen(self, w, g=1.0):
-        """The kernel as it is rounded, (everything else, output channels), and the factor that is in it."""
+        """The rounded kernel as (everything else, output channels), and the factor that is in it."""
         factor = tf.maximum(tf.abs(g), _TINY) if self.per == "tensor" else 1.0
         return self._moved(w) * factor, factor
 
     def back(self, moved):
-        """From there to the shape of the kernel."""
+        """Reshapes to the kernel's shape."""
         shape = [self.kernel.variable.shape[i] for i in self.kernel.order]
         return tf.transpose(tf.reshape(moved, shape), np.argsort(self.kernel.order))
 
@@ -156,7 +156,7 @@ class LargestGrid(Grid):
 
 
 class FewValuesGrid(Grid):
-    """Few values, the step a mean of the weights.
+    """Two to four values; the step is a mean of the weights.
 
     - `"binary"`: q = sign(w), s = mean|w| (XNOR-Net, Eq. 6, arXiv:1603.05279).
     - `"ternary"`: q = sign(w) where |w| > t = 0.7 mean|w|, else 0; s = mean|w| over |w| > t (TWN, Eq. 5 and 6,
@@ -191,7 +191,7 @@ class FewValuesGrid(Grid):
 
 
 class LearnedGrid(Grid):
-    """The step learns: q = clip(round(w / s), low, high), or sign(w) in 1 bit.
+    """A grid whose step is learned: q = clip(round(w / s), low, high), or sign(w) in 1 bit.
 
     dL/ds = sum dL/dw' (q - w / s) over the weights inside, dL/dw' q over those that are clipped, divided by
     sqrt(n high) for n weights (LSQ, Eq. 3 and section 2.2, arXiv:1902.08153); the gradient of a weight is one inside
@@ -254,7 +254,7 @@ class LearnedGrid(Grid):
 
 
 class HalfGrid(Grid):
-    """float16: no integers, the nearest number of 16 bits."""
+    """float16: no integers, but the nearest 16-bit float."""
 
     plain = True
 
@@ -266,7 +266,8 @@ class HalfGrid(Grid):
 
 
 def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make: Callable, g=1.0) -> Grid:
-    """The grid of a kernel in a precision of `scheme`; `make` makes a variable, g is the batch norm's factor now."""
+    """The grid of a kernel in a precision of `scheme`. `make` creates a variable; g is the present factor of the batch
+    norm."""
     if precision == "float16":
         return HalfGrid(kernel)
     if scheme.steps == "learned":

@@ -1,4 +1,4 @@
-"""Operators of the file on its integers, as its kernels compute: for the inference of a twin."""
+"""Emulates the file's integer kernels, for the inference of a twin."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -52,7 +52,7 @@ class IntegerKernels:
         self.used = True
 
     def input(self, point: Point, x):
-        """An input as who fills the file's rounds it."""
+        """Rounds an input as the file's inputs are rounded."""
         if self._bits_of(point) != 8 or not tf.as_dtype(x.dtype).is_floating:
             return x
         return self._where_known([point.group], lambda v: rounded_input(v, *self._ends(point.group)), tf.identity)(x)
@@ -145,13 +145,13 @@ class IntegerKernels:
         return self._where_known(groups, exact, call)
 
     def average(self, point: Point, x):
-        """What average pooling makes, before it is rounded."""
+        """The result of average pooling before it is rounded."""
         if self._groups[point.group].fixed is not None or self._bits_of(point) != 8:
             return x
         return self._where_known([point.group], lambda v: rounded_average(v, *self._ends(point.group)), tf.identity)(x)
 
     def batch_norm(self, op, product: Point, call):
-        """A batch norm that is no part of another layer, with constants in 8 bits."""
+        """A batch norm that is not folded into a layer, with constants in 8 bits."""
         (reads,), writes = self._points.reads.get(id(op)) or (None,), self._points.writes.get(id(op))
         groups = (reads, product.group, writes)
         if None in groups or {self._bits_of(self._groups[group]) for group in groups} != {8}:
@@ -166,12 +166,12 @@ class IntegerKernels:
         return self._where_known(groups, exact, call)
 
     def _ends(self, group: str):
-        """(low, high) of a range as it is now."""
+        """The present (low, high) of a range."""
         fixed = self._groups[group].fixed
         return fixed if fixed is not None else self._bounds[group].now()
 
     def _where_known(self, groups: Sequence[str], exact, plain):
-        """`exact` where values are rounded and the ranges are known; `plain` where not."""
+        """`exact` if values are rounded and the ranges are known, else `plain`."""
         if not self.used:
             return plain
         seen = [self._bounds[group].seen for group in groups if group in self._bounds]
@@ -184,7 +184,7 @@ class IntegerKernels:
 
 
 def folded_factor(points: Points, key: int):
-    """What the batch norm behind a layer multiplies each output channel with, once it is part of it."""
+    """The factor of each output channel by the batch norm behind a layer, once it is folded."""
     norm = points.folds.get(key)
     return 1.0 if norm is None else _factor(norm)
 

@@ -1,4 +1,4 @@
-"""`sensitivity`: what is lost if one layer alone is quantized."""
+"""`sensitivity`: the loss of quality if one layer alone is quantized."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,7 @@ def sensitivity(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> QuantizationSensitivity:
-    """Quantizes each layer alone, its weights and what it makes, and measures how far the model's outputs move.
+    """Quantizes each layer alone (its weights and its output), and measures how far the model's outputs move.
 
     A layer here is what becomes one operator of the file: a convolution with its batch norm and ReLU is one. By layer
     and precision: `SQNR = 10 log10(sum y^2 / sum (y - y')^2)` of the outputs in dB, of several outputs the least; with
@@ -70,7 +70,7 @@ def sensitivity(
 
 
 def sqnr(reference, outputs) -> float:
-    """dB; of several outputs the least. Infinite where nothing differs."""
+    """SQNR in dB; of several outputs the lowest. Infinite if nothing differs."""
     found = []
     for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(outputs), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -80,7 +80,7 @@ def sqnr(reference, outputs) -> float:
 
 
 class _Alone(Simulation):
-    """A model of which one layer at a time is quantized, chosen by a variable: it is traced once.
+    """A model in which one layer at a time is quantized, chosen by a variable, so that it is traced once.
 
     Attributes:
         layers: that can be chosen, see `fused`.
@@ -98,14 +98,14 @@ class _Alone(Simulation):
         return self(structured(self.points.graph, batch), training=False)
 
     def outputs(self, path: str | None, flat: list[np.ndarray], batch_size: int):
-        """The model's outputs with one layer quantized; None: none."""
+        """The model's outputs with one layer quantized; with None, no layer."""
         self._chosen.assign(-1 if path is None else self._number[path])
         with states_kept(self.points.graph.model):  # every run begins with the same
             parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
         return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
 
     def _alone(self, path: str, quantized: Callable, plain: Callable):
-        """What `quantized` gives where the layer at a path is the one, `plain` elsewhere."""
+        """`quantized` if the layer at a path is the chosen one, else `plain`."""
         return tf.cond(tf.equal(self._chosen, self._number[path]), quantized, plain)
 
     def _quantized(self, point, x, training):

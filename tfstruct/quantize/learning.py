@@ -1,4 +1,4 @@
-"""Steps and ranges that learn by their own rule, from within the forward and backward pass."""
+"""Quantization steps and ranges that learn by a rule of their own, within the forward and backward pass."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ class Learned:
         self.gradient.assign(tf.where(tf.math.is_finite(gradient), gradient, 0.0))
 
     def step(self, on) -> None:
-        """Makes the step where `on` is 1; the gradient is used up in any case."""
+        """Makes a step if `on` is 1; the stored gradient is reset in any case."""
         p, v = self.variable.value, self.square.value
         g = p * self.gradient.value * on
         square = tf.square(g)

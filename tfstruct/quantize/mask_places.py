@@ -1,4 +1,4 @@
-"""Where values of a model may be masked before a softmax: seen in its graph, without a number."""
+"""Finds in the graph where values may be masked before a softmax."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ _UNKNOWN_SIZE = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """What an operation reads: the range of a tensor by its name, or a constant between two values."""
+    """An operand: the range of a tensor by its name, or a constant by its smallest and largest value."""
 
     group: str | None = None
     constant: tuple[float, float] | None = None
@@ -45,7 +45,7 @@ class Node:
 
 
 class MaskPlaces:
-    """The joins of values with masks, what reads them, and what a mask is made of.
+    """The joins of values with masks, the operations that read them, and those that a mask is made of.
 
     Attributes:
         nodes: group (a range, by its name) -> the operation on values that may be masked which makes it.
@@ -111,7 +111,7 @@ class MaskPlaces:
         return Node(kind, tuple(operands), group) if len(operands) == 2 else None
 
     def _makes_masks(self, call: Call, node: Node | None, reads) -> bool:
-        """Whether what an operation makes may be a mask: not what comes from weights, or products of tensors."""
+        """Whether an operation may compute a mask: not if its values come from weights, or are products of tensors."""
         if node is not None:
             constants = [o.constant for o in node.operands if o.constant is not None]
             large = any(max(-low, high) >= LEAST_UNSEEN for low, high in constants)
@@ -155,7 +155,7 @@ class MaskPlaces:
         return found
 
     def _read_once(self, node: Node) -> list[str]:
-        """What a choice reads and nothing else does."""
+        """Tensors that only one choice reads."""
         groups = [o.group for o in node.operands if o.group is not None and node.kind == "select"]
         return [group for group in groups if self.is_read_once(group)]
 
@@ -164,7 +164,7 @@ class MaskPlaces:
         return one and self._groups[group].fixed is None
 
     def _masks(self, node: Node, steps: int = 0) -> list[str]:
-        """The tensors that may be the mask of a join, and what these are made of."""
+        """The tensors that may be the mask of a join, and those that they are made of."""
         found = []
         for operand in node.operands:
             group = operand.group
@@ -176,14 +176,14 @@ class MaskPlaces:
         return found
 
     def _is_read(self, group: str, steps: int = 0) -> bool:
-        """Whether a softmax reads it, behind what leaves masks as they are."""
+        """Whether a softmax reads it, directly or behind operations that leave masks unchanged."""
         if group in self.softmax:
             return True
         return steps < MOST_STEPS and any(self._is_read(n.group, steps + 1) for n in self.readers.get(group, ()))
 
 
 def _exponentials(call: Call) -> int | None:
-    """Over how many values an operation takes shares of exponentials; None where it does not."""
+    """Number of values over which an operation takes shares of exponentials, or None."""
     name, shape = activation_of(call.op), call.inputs[0].shape if call.inputs else ()
     if isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense)):
         return None
@@ -197,7 +197,7 @@ def _exponentials(call: Call) -> int | None:
 
 
 def _is_plain(op) -> bool:
-    """Whether nothing masks inside an operation: a single one, or a layer of Keras's own."""
+    """Whether an operation contains no hidden mask: a single operation, or a layer of Keras."""
     if built_in_name(op) == "Add":
         return not isinstance(op, keras.layers.Layer)  # a layer can add more than two
     return not isinstance(op, keras.layers.Layer) or type(op).__module__.startswith("keras.")

@@ -1,4 +1,4 @@
-"""The range of one point where values may be masked: masked values are just below the others."""
+"""The range of one quantization point with masked values: these are placed just below the others."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class MaskedRange(Range):
-    """The range of a point where values may be masked, with masked values just below the others.
+    """The range of a point where values may be masked; masked values are placed just below the others.
 
     Attributes:
         ends_of: gives (low, high) as they are rounded with, from what was seen here and at the points around.
@@ -68,7 +68,7 @@ class MaskedRange(Range):
 
     @property
     def has_masked(self) -> bool:
-        """Whether masks came out of an operation whose inside is not seen."""
+        """Whether masked values came out of an operation whose inside is not traced."""
         return self.unseen and bool(self.beyond.numpy())
 
     def _moves(self):
@@ -77,7 +77,8 @@ class MaskedRange(Range):
 
 
 class BeforeSoftmax:
-    """The range of what a `Softmax` layer that is given a mask reads from itself: of its input, a little lower."""
+    """The range of the input of a `Softmax` layer after its `mask` argument is applied: that of the input, extended
+    downwards."""
 
     joins, ends, variables = True, (), ()
 
@@ -92,4 +93,4 @@ class BeforeSoftmax:
         return None if self.source.pair() is None else tuple(map(float, self.now()))
 
     def take(self, other) -> None:
-        """It follows from its source."""
+        """Nothing to take over: it follows from its source."""

@@ -1,4 +1,4 @@
-"""Ranges of a twin where values are masked before a softmax: masked values are just below the others.
+"""The ranges of a twin with masked values before a softmax: masked values are placed just below the others.
 
 With -1e9 in it a range would leave one integer to all that is not masked. As the file's masks are made finite
 (`tfstruct.convert.masks`), so are these ranges, by the same rule: `tfstruct.quantize.masks`.
@@ -33,7 +33,7 @@ class Ends:
 
 
 def _kept(method):
-    """Computes a number once in an evaluation: chains of masks ask for the same ones again and again."""
+    """Decorator: computes a number once per evaluation, as chains of masks ask for the same ones again and again."""
 
     @functools.wraps(method)
     def kept(self, key, *args):
@@ -54,7 +54,7 @@ def _kept(method):
 
 
 class MaskedRanges:
-    """What the ranges of a model are where its values may be masked."""
+    """The ranges of a model whose values may be masked."""
 
     def __init__(self, points: Points, bits_of: Callable[[Point], int | None]):
         self._points, self._bits_of = points, bits_of
@@ -66,7 +66,7 @@ class MaskedRanges:
         self._still: dict | None = None  # what does not change during a pass
 
     def attach(self, bounds: dict[str, Range]) -> None:
-        """Connects the ranges with each other; adds those of what is inside a softmax."""
+        """Connects the ranges with each other, and adds those inside softmax layers."""
         self._bounds = bounds
         for group, bound in bounds.items():
             if isinstance(bound, MaskedRange):
@@ -84,7 +84,7 @@ class MaskedRanges:
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """While it is open nothing is followed or learned: all numbers are computed once, at its beginning."""
+        """Context manager: no range is updated; all numbers are computed once, at the beginning."""
         self._known = {}
         try:
             for group, bound in self._bounds.items():
@@ -100,7 +100,8 @@ class MaskedRanges:
             self._still = self._known = None
 
     def constants(self, op) -> list[Callable | None]:
-        """What gives the constants of a sum or product, masks among them made finite; see `Points.constants`."""
+        """Functions that return the constants of a sum or product, with masks among them made finite; see
+        `Points.constants`."""
         given, group = self._points.constants.get(id(op), ()), self._points.writes.get(id(op))
         return [
             None if value is None else functools.partial(self._finite, (group, place), value)
@@ -109,7 +110,7 @@ class MaskedRanges:
 
     @_kept
     def _finite(self, operand: tuple[str | None, int], value: np.ndarray):
-        """The constant operand of what makes a group, at its place."""
+        """The finite constant operand of a group, at its place."""
         group, place = operand
         node = self.places.nodes.get(group)
         value = tf.constant(np.clip(value, -LARGEST, LARGEST), tf.float32)
@@ -139,7 +140,7 @@ class MaskedRanges:
 
     @_kept
     def _used(self, group: str) -> tuple:
-        """(low, high) of a range as values are rounded with it."""
+        """(low, high) that values of a group are rounded with."""
         ends = self._state(group)
         low, high = ends.low, ends.high
         if group in self.places.chosen:
@@ -158,7 +159,7 @@ class MaskedRanges:
         return low, high
 
     def _masked_within(self, source: str, depth: float) -> tuple:
-        """(low, high) of what a softmax that masks its input is taken of."""
+        """(low, high) inside a softmax that masks its input."""
         ends = self._state(source)
         low = tf.minimum(ends.low, 0.0)
         return _where(ends.masked, low, masked_low(low, ends.high, depth)), tf.maximum(ends.high, 0.0)
@@ -172,7 +173,7 @@ class MaskedRanges:
 
     @_kept
     def _state(self, group: str) -> Ends:
-        """What a tensor holds, its own masks made finite."""
+        """The ends of a tensor's values, with its own masks made finite."""
         bound = self._bounds.get(group)
         raw = self._raw(group)
         if not isinstance(bound, MaskedRange) or not bound.joins:
@@ -219,7 +220,7 @@ class MaskedRanges:
 
     @_kept
     def _sides(self, node: Node, ends: list[Ends]) -> list[tuple]:
-        """(whether it masks, the mask's place, v, high), the one that is looked at first in front."""
+        """(whether this operand masks, its place, v, high), in the order in which they are tried."""
         depth, _ = self._depth(node.group)
         if node.kind not in JOINS:
             return []
@@ -254,7 +255,7 @@ class MaskedRanges:
         return Ends(low, high, masked)
 
     def _reach(self, operand: Operand, ends: Ends) -> Ends:
-        """Where a product with a constant could end that had nothing to mask in what was seen so far."""
+        """The range that a product with a constant could have whose mask has not occurred in the data yet."""
         node = self.places.nodes.get(operand.group)
         if node is None or node.kind != "multiply":
             return ends
@@ -292,7 +293,7 @@ class MaskedRanges:
 
     @_kept
     def _targets(self, group: str, steps: int = 0) -> list[tuple]:
-        """(low, high) at which a mask ends for each of its readers, 0 for none."""
+        """(low, high) that a mask is set to for each of its readers; 0 for none."""
         found = []
         for node in self.places.readers.get(group, []) if steps < MOST_STEPS else ():
             bound = self._bounds.get(node.group)
@@ -314,7 +315,7 @@ class MaskedRanges:
 
 
 def _factor(kind: str, other: Operand) -> float | None:
-    """The positive constant that a product is with."""
+    """The positive constant that a product multiplies with, or None."""
     if other.constant is None or other.constant[0] <= 0 or other.constant[0] != other.constant[1]:
         return None
     return other.constant[0] if kind == "multiply" else 1 / other.constant[0]

@@ -1,4 +1,5 @@
-"""Masks of attention in integers: what is a mask, and how far below all others masked values are, in twin and file.
+"""Attention masks in integers: what counts as a mask, and how far below all other values masked values are placed; one
+rule for twin and file.
 
 The numbers may be floats or scalars of a graph.
 """
@@ -15,18 +16,19 @@ _SLACK = 1.02
 
 
 def mask_depth(count: int, bits: int = 8) -> float:
-    """How far below all others a softmax over `count` values has to have one, for all that are so low to get nothing
-    in integers of so many bits: count e^-d = 2^-bits."""
+    """How far below all others a value has to be so that a softmax over `count` values gives it nothing in integers of
+    so many bits, even if all the others are masked: count e^-d = 2^-bits."""
     return math.log(2.0**bits * count)
 
 
 def limits(span, depth=None) -> tuple:
-    """What a mask is as large as, each of them, beside values of this span; `depth` where a softmax reads them."""
+    """The magnitudes from which a value counts as a mask beside values of this span; `depth` if a softmax reads
+    them."""
     return (_FACTOR_ELSEWHERE * span, LEAST_ELSEWHERE) if depth is None else (_FACTOR * (span + depth),)
 
 
 def is_mask(low, high, limits):
-    """Whether values in [low, high] mask: as low as all limits, and not as high as all of them, which were data."""
+    """Whether values in [low, high] are a mask: `low` reaches all limits and `high` does not, else they are data."""
     below, inside = low <= -limits[0], high < limits[0]
     for limit in limits[1:]:
         below, inside = below & (low <= -limit), inside | (high < limit)
@@ -34,10 +36,10 @@ def is_mask(low, high, limits):
 
 
 def masked_low(low, high, depth=None):
-    """Where masked values are, beside others in [low, high]; without a softmax just below these."""
+    """The value of masked entries beside others in [low, high]; without a softmax just below these."""
     return low - (0.02 * (high - low) + 1e-6 if depth is None else depth)
 
 
 def added_mask(low, high):
-    """What is added to values of up to `high` so that they end at `low`, where the range does."""
+    """The value to add to entries of up to `high` so that they end at `low`, the end of the range."""
     return _SLACK * (low - high)

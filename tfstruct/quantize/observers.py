@@ -1,4 +1,4 @@
-"""Ranges of activations from the values that are seen: five observers, one pass, nothing kept but counts."""
+"""Five observers that find the range of activations in one pass, keeping only counts."""
 
 from collections.abc import Callable
 
@@ -105,7 +105,7 @@ class Percentile(Histogram):
         return max(low, self.low), min(high, self.high)
 
     def _cut(self, counts: np.ndarray) -> float:
-        """How far from the first edge the outer share of the values ends; at a tie, where the others begin."""
+        """Position at which the outer share of the values ends; at a tie, the beginning of the others."""
         outer = 1 - self.percentile / 100
         share = np.cumsum(counts) / counts.sum()
         first = min(int(np.searchsorted(share, outer + 1e-12, side="right")), self.bins - 1)
@@ -192,7 +192,7 @@ Observer = MinMax | MovingAverage | Histogram
 
 
 def observer(name: str, percentile: float = 99.99, bits: int = 8) -> Callable[[], Observer]:
-    """A maker of fresh observers by name, one of `OBSERVERS`; `bits` is the width of the activations."""
+    """Returns a factory of observers by name, one of `OBSERVERS`; `bits` is the width of the activations."""
     return {
         "minmax": MinMax,
         "moving_average": MovingAverage,
@@ -203,7 +203,7 @@ def observer(name: str, percentile: float = 99.99, bits: int = 8) -> Callable[[]
 
 
 def usable(low: float, high: float) -> tuple[float, float] | None:
-    """A range as kernels take it: with 0 in it, and wider than that; None where nothing finite was seen."""
+    """Makes a range usable for kernels: it includes 0 and is not empty. None if no finite value was seen."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
     # A tensor that is always zero gets a range all the same: kernels divide by its scale.

@@ -1,4 +1,4 @@
-"""What layers make before their activation, on data."""
+"""Statistics of what layers compute before their activation."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ from tfstruct.graph.layer_tree import without_activation
 
 
 def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """By id of a layer: mean and standard deviation of each channel of what it makes before its own activation.
+    """Layer id -> mean and standard deviation of each channel before the layer's own activation.
 
     Channels are on the last axis, or where `data_format` or a batch norm's `axis` says; a shared layer's are over all
     its calls.
@@ -41,7 +41,7 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
 
 
 def channels_axis(op, rank: int) -> int:
-    """Where the channels of what a layer makes are."""
+    """The channel axis of a layer's output."""
     if getattr(op, "data_format", None) == "channels_first":
         return 1
     return getattr(op, "axis", -1) % rank

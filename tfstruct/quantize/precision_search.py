@@ -1,4 +1,4 @@
-"""`mixed_precision`: which layers get how many bits, so that a budget is met and least is lost."""
+"""`mixed_precision`: chooses the bits of each layer so that a budget is met with the least error."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def mixed_precision(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Scheme:
-    """A scheme with a precision for each layer that meets a budget and adds least error to the outputs.
+    """Returns a scheme with a precision for each layer that meets a budget and adds the least error to the outputs.
 
     `minimise sum over layers of n_l(p_l)` under `sum of c_l(p_l) <= budget`, a knapsack with one choice a layer, where
     n is the share of error power that `sensitivity` measured with layer l alone in precision p (errors of several
@@ -123,7 +123,7 @@ def _default(precisions: Sequence[str]) -> str:
 
 
 def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensitivity) -> dict[str, float]:
-    """Error by precision; a layer without a kernel for 4 bits has int8 in its place."""
+    """Precision -> error; a layer without a 4-bit kernel has int8 in its place."""
     measured = {row.precision: row.noise for row in known.rows if row.layer == layer.path}
     found = {}
     for precision in precisions:
@@ -133,7 +133,7 @@ def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensiti
 
 
 def _bytes(points: Points, layers: Sequence[Fused], choices) -> tuple[float, float, list[dict[str, float]]]:
-    """Upper bounds: of the int8 file, of what no choice changes in it, and of each layer by precision."""
+    """Upper bounds in bytes: of the int8 file, of its part that no choice changes, and of each layer by precision."""
     by_call = Costs(points.graph, ("tflite_bytes",)).by_call()["tflite_bytes"]
     whole, costs, rest = float(by_call.sum()), [], float(by_call.sum())
     for layer, own in zip(layers, choices, strict=True):
@@ -158,7 +158,8 @@ def _refuse(name: str, limit: float, rest: float, costs):
 
 
 def _chosen(limit: float, rest: float, choices, costs) -> list[str] | None:
-    """One precision a layer: least error with costs of at most `limit`, `rest` among them; None where there is none."""
+    """One precision for each layer: least error with costs of at most `limit`, of which `rest` are fixed; None if there
+    is none."""
     finest = [min(own, key=own.get) for own in choices]
     if rest + sum(cost[p] for cost, p in zip(costs, finest, strict=True)) <= limit:
         return finest

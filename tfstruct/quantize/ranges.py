@@ -1,4 +1,4 @@
-"""The range of an activation while a model trains: followed from batch to batch, or learned."""
+"""The range of an activation in training: a moving average, or learned."""
 
 from collections.abc import Callable
 
@@ -33,29 +33,30 @@ class Range:
         return [self.seen, *(learned or (self.low, self.high))]
 
     def pair(self) -> tuple[float, float] | None:
-        """(low, high); None before anything was seen."""
+        """(low, high); None before a batch was seen."""
         return (float(self.low.numpy()), float(self.high.numpy())) if self.seen.numpy() else None
 
     def now(self):
-        """(low, high) that values are rounded with, as scalars of a graph."""
+        """(low, high) that values are rounded with, as scalar tensors."""
         return self.low.value, self.high.value
 
     def set(self, low: float, high: float, like: "Range | None" = None) -> None:
-        """Takes a range that was found elsewhere; with what else `like` has seen there."""
+        """Sets a range that was found elsewhere; with other statistics of `like`."""
         for variable, value in zip((self.low, self.high, self.seen), (low, high, 1.0), strict=True):
             variable.assign(value)
 
     def take(self, other: "Range") -> None:
-        """Takes all that the range of the same point of another simulation of this scheme has seen."""
+        """Takes over the state of the same point's range in another simulation of this scheme."""
         for own, value in zip(self.variables, other.variables, strict=True):
             own.assign(value)
 
     def looked_at(self, x):
-        """The values of x from which the range is found."""
+        """The values of x that the range is computed from."""
         return x
 
     def follow(self, x, frozen, positive: bool = False) -> None:
-        """Takes in a batch, none of it below zero if `positive`, unless `frozen` is 1 and there has been one."""
+        """Updates the range with a batch (non-negative if `positive`), unless `frozen` is 1 and a batch was seen
+        before."""
         low, high = self._of_batch(self.looked_at(tf.cast(x, tf.float32)), positive)
         low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
         before = self.low.value, self.high.value
@@ -71,7 +72,7 @@ class Range:
         self.seen.assign(1.0)
 
     def _moves(self):
-        """1 where values are rounded with the ends that learn."""
+        """1 if values are rounded with the learned ends."""
         return 1.0
 
     def _of_batch(self, x, positive: bool):
@@ -89,7 +90,7 @@ class Range:
         return values[at[0]], values[at[1]]
 
     def rounded(self, x, bits: int, learning=None):
-        """`x` on the integers of this range.
+        """`x` rounded to the integers of this range.
 
         Args:
             learning: 1 or 0, in training, where the ends shall learn from this x; None: they do not.

@@ -1,4 +1,4 @@
-"""`adaround` and `blockwise`: rounding learned so that what layers, or blocks of layers, make changes least."""
+"""`adaround` and `blockwise`: learned rounding that minimizes the error of layers or of blocks."""
 
 from collections.abc import Callable, Sequence
 
@@ -44,7 +44,7 @@ def adaround(
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
 ) -> Twin:
-    """Learns for each weight whether it is rounded up or down, layer after layer.
+    """Learns for each weight whether it is rounded up or down, layer by layer.
 
     For a layer with its batch norm and activation, as one operator of the file, in order of execution: x' is what it
     reads in the quantized model so far, y what it makes in float. Over batches of the samples,
@@ -97,7 +97,7 @@ def blockwise(
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
 ) -> Twin:
-    """As `adaround`, for the layers of a block together, so that they make up for each other's errors.
+    """Like `adaround`, for the layers of a block together, so that they compensate each other's errors.
 
     A block lies between two tensors through which everything passes: a residual block, a branch and join, or a layer
     alone. The error is that of what the block makes, all activations inside rounded.
@@ -117,7 +117,7 @@ def blockwise(
 
 
 class _Learning(Simulation):
-    """The quantized model, some of whose kernels are given from outside while they are learned."""
+    """The quantized model while kernels are learned: these are passed in from outside."""
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
@@ -129,7 +129,7 @@ class _Learning(Simulation):
         return [grid for grid in found if isinstance(grid, LearnedGrid) and not grid.signs]
 
     def factor_of(self, grid: LearnedGrid):
-        """Of the batch norm behind a kernel."""
+        """The factor of the batch norm behind a kernel."""
         key = next(key for key, grids in self._grids.items() if any(grid is one for one in grids))
         return folded_factor(self.points, key)
 
@@ -149,7 +149,7 @@ class _Learning(Simulation):
 
 
 class _Work:
-    """A float model, and a copy of it on its way to integers."""
+    """A float model, and its copy that is quantized step by step."""
 
     def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int):
         is_twin = isinstance(model, Twin)
@@ -222,7 +222,7 @@ class _Work:
         return Reconstructed(part.path, names, len(read[0]), nearest / power, after / power, moved / count)
 
     def _learn(self, part, kernels, read, wanted, nearest, told, steps, learning_rate, pull, seed) -> None:
-        """V of all kernels, by Adam."""
+        """Learns V of all kernels by Adam."""
         variables = [kernel.v for kernel in kernels]
         count = float(sum(int(np.prod(v.shape)) for v in variables))
         optimizer = keras.optimizers.Adam(learning_rate)
@@ -249,7 +249,7 @@ class _Work:
                 told(i)
 
     def _run(self, part: Subgraph, read, kernels) -> Values:
-        """All values of a unit of the quantized model; `kernels` stand for those weights."""
+        """All values of a subgraph of the quantized model; `kernels` replace its weights."""
         self.learned.kernels = kernels
         try:
             with self.learned.routed(True):
@@ -260,7 +260,7 @@ class _Work:
         return values
 
     def _difference(self, part: Subgraph, read, wanted, kernels):
-        """Mean over samples and positions of |y' - y|^2, added up over the outputs."""
+        """Mean over samples and positions of |y' - y|^2, summed over the outputs."""
         values = self._run(part, read, kernels)
         found = [tf.cast(values[key], tf.float32) for key in part.outputs]
         return tf.add_n(
@@ -275,7 +275,7 @@ class _Work:
         return total / len(read[0])
 
     def _samples(self, part: Subgraph) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """What a unit reads in the quantized model, and what it makes in float."""
+        """A subgraph's inputs in the quantized model, and its outputs in float."""
         ours, plain = self.learned.points.graph, self.graph
         begin = next(i for i, call in enumerate(ours.calls) if call is part.calls[0])
         end = next(i for i, call in enumerate(ours.calls) if call is part.calls[-1]) + 1
@@ -301,7 +301,7 @@ class _Work:
         return tuple([np.concatenate(values) for values in zip(*parts, strict=True)] for parts in (read, wanted))
 
     def _fit(self, part: Subgraph, grids: Sequence[LearnedGrid], read) -> None:
-        """Gives grids the steps of the least error of their weights, each input weighed by its mean square."""
+        """Sets the steps with the least error of the weights, each input weighted by its mean square."""
         squares: dict[int, np.ndarray] = {}
         values = self._run(part, [x[: self.batch_size] for x in read], {})
         for call in part.calls:

@@ -1,4 +1,4 @@
-"""How the kernels of a file round what they make of integers, seen in float."""
+"""Emulates how the file's kernels round their results."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,7 +7,7 @@ from tfstruct.quantize.fake import activation_scale
 
 
 def rounded_input(x, low, high):
-    """`fake_activation` in 8 bits by a division, as inputs of files are rounded, not by the scale's reciprocal."""
+    """`fake_activation` in 8 bits by a division, as a file's inputs are rounded, not by the reciprocal of the scale."""
     scale, zero = activation_scale(low, high), _zero_point(low, high)
     q = tf.round(tf.cast(x, tf.float32) / scale) + zero
     return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
@@ -26,12 +26,12 @@ def _zero_point(low, high):
 
 
 def once_rounded(total, step, scale):
-    """An accumulator rescaled as kernels in 8 bits do: round(total * (step / scale)) scale, halves to even."""
+    """Rescales an accumulator as 8-bit kernels do: round(total * (step / scale)) scale, halves to even."""
     return tf.round(total * (step / scale)) * scale
 
 
 def twice_rounded(total, step, scale):
-    """An accumulator rescaled as kernels in 4 bits do: total * step in units of `scale`, rounded twice.
+    """Rescales an accumulator as 4-bit kernels do: total * step in units of `scale`, rounded twice.
 
     With step / scale = m 2^e, m in [0.5, 1): t = round(total m), then round(t 2^e), halves upwards. Returns
     t 2^e scale, a little above halves, so that rounding to the nearest ends there.
@@ -44,7 +44,7 @@ def twice_rounded(total, step, scale):
 
 
 def rounded_sum(x, y, scales, scale, sign: int = 1):
-    """x + sign * y as kernels in 8 bits add: with factors of 21 bits, in fixed point, halves upwards.
+    """x + sign * y as 8-bit kernels add: with factors of 21 bits, in fixed point, halves upwards.
 
     With m = max(s_x, s_y) / s, e = floor(log2 m) and k = 20 - e: f_x = round(s_x / s 2^k), f_y likewise, and the result
     is floor((x / s_x f_x + sign y / s_y f_y) / 2^k + 1/2) s.
@@ -64,13 +64,13 @@ def rounded_sum(x, y, scales, scale, sign: int = 1):
 
 
 def rounded_product(x, y, scales, scale):
-    """x y as kernels in 8 bits multiply: the product of integers rescaled by s_x s_y / s, halves to even."""
+    """x y as 8-bit kernels multiply: the product of integers rescaled by s_x s_y / s, halves to even."""
     a, b = (_integers(*one) for one in zip((x, y), scales, strict=True))
     return once_rounded(a * b, scales[0] * scales[1], scale)
 
 
 def rounded_mean(x, mean, s_x, scale):
-    """The means that a layer takes of x, a sum of integers rescaled by s_x / (n s), halves to even."""
+    """The means that a layer takes of x: a sum of integers rescaled by s_x / (n s), halves to even."""
     found = mean(_integers(x, s_x))
     count = tf.cast(tf.size(x) / tf.size(found), tf.float32)
     return once_rounded(tf.round(found * count), s_x / count, scale)

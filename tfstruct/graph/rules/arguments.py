@@ -74,7 +74,7 @@ def operands(
 
 
 def adopt(call: Call, key: int | str, constant, axes) -> Channels:
-    """A constant whose axes are cut as these labels are; a variable, which cannot be cut, holds them."""
+    """Makes a constant argument follow the labels. A variable cannot be sliced, so it freezes them."""
     array = array_of(constant)
     assert array is not None  # `operands` has read it
     if any(labels is not None for labels in axes):

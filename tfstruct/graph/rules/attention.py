@@ -50,7 +50,7 @@ def _scaled(width: np.ndarray):
 
 
 def _attended(call: Call) -> tuple[Channels, Channels, Channels] | None:
-    """Query, value and key; None, and what comes in held, where one of them is a constant."""
+    """Returns (query, value, key). If one is a constant, freezes the inputs and returns None."""
     query, value, key = (call.argument(name) for name in ("query", "value", "key"))
     key = value if key is None else key
     if not all(isinstance(x, Channels) for x in (query, value, key)):
