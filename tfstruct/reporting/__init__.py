@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Report": "report",
         "plain": "report",
+        "Result": "result",
         "Sheet": "tables",
         "Plotted": "figures",
         "draw": "figures",

@@ -121,12 +121,12 @@ def style() -> Iterator[None]:
 
 def logarithmic(axes, which: str) -> None:
     """Makes the axis `which` ("x" or "y") of some axes logarithmic, with plain numbers along it."""
-    from matplotlib.ticker import LogFormatter, NullFormatter
+    from matplotlib.ticker import LogFormatter
 
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))  # labels them where the axis spans a decade
 
 
 def svg(plot: Callable[[], Any], name: str) -> str:

@@ -98,9 +98,9 @@ class Sheet:
             footer = Text(total[i]) if total else ""
             found.add_column(Text(visible(name)), footer, justify=justify, overflow="fold")
         for i, row in enumerate(self.rows):
-            found.add_row(*map(Text, self.cells(row)), style=_STYLES[self.marks[i]][0] if i in self.marks else None)
+            found.add_row(*map(_literal, self.cells(row)), style=_STYLES[self.marks[i]][0] if i in self.marks else None)
         for row in self._skipped():
-            found.add_row(*map(Text, row), style="dim")
+            found.add_row(*map(_literal, row), style="dim")
         return found
 
     def html(self) -> Html:
@@ -160,6 +160,13 @@ def _cell(value, form: str) -> str:
     if value is None:
         return "-"
     return visible(value) if isinstance(value, str) else visible(format(value, form))
+
+
+def _literal(text: str):
+    """A cell of a rich table, in which brackets are no markup and `:names:` no pictures."""
+    from rich.text import Text
+
+    return Text(text) if re.search(r"[\[:\\]", text) else text
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int], indent: str) -> list[str]:

@@ -3,10 +3,10 @@
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.work import Work
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 
 
-def trained_after(work: Work, step: Step, made: Edited) -> Outcome:
+def trained_after(work: Work, step: Step, made: Result) -> Outcome:
     """The edited model, trained for the epochs of the step; without any, its batch norms are measured anew."""
     history = []
     if made.changes and step.epochs:

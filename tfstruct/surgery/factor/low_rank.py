@@ -13,7 +13,8 @@ from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.contraction import CONVS, plain
 from tfstruct.patterns import matches
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.factor.factor_layers import build, macs_of, misplaced
 from tfstruct.surgery.factor.factors import Factors, Rank
 from tfstruct.surgery.factor.methods import METHODS, factors_of
@@ -42,7 +43,7 @@ def factorize(
     macs: float | None = None,
     method: str = "svd",
     input_shape=None,
-) -> Edited:
+) -> Result:
     """Replaces kernels by products of smaller ones: `W' = U V`, with bias and activation behind the last factor.
 
     - `"svd"`: all taps to r channels, then 1 x 1; a dense layer as two. The best W' of its rank.
@@ -73,7 +74,7 @@ def factorize(
     layers; `.skipped` says why.
 
     Returns:
-        `Edited`; `details[layer]`: `method`, `rank`, `error` = ||W - W'||_F / ||W||_F, `parameters` and `macs` (before
+        `Result`; `details[layer]`: `method`, `rank`, `error` = ||W - W'||_F / ||W||_F, `parameters` and `macs` (before
         and after; MACs in all calls, None where sizes are open).
 
     Raises:
@@ -295,7 +296,7 @@ def _by_budget(graph: Graph, targets: list[_Target], share: float, skipped) -> d
     return {t.path: option.rank for t, option in zip(targets, chosen, strict=True) if option.rank is not None}
 
 
-def _made(graph: Graph, targets: dict[str, _Target], ranks: dict[str, Rank], skipped) -> Edited:
+def _made(graph: Graph, targets: dict[str, _Target], ranks: dict[str, Rank], skipped) -> Result:
     taken: dict[str, set[str]] = {}  # by the path of the nested model
     for call in graph.calls:
         taken.setdefault(call.path.rpartition("/")[0], set()).add(call.op.name)

@@ -15,8 +15,9 @@ from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, Group, In, Out, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import draw
-from tfstruct.surgery.edited import Edited
 from tfstruct.surgery.grow.observed import Observed, effective_rank, principal
 from tfstruct.surgery.grow.remedies import prune_group, reuse
 from tfstruct.surgery.grow.widening import check_growth, widen
@@ -29,6 +30,7 @@ _USED = 0.75  # effective rank / width of a layer that is too narrow: at least t
 _NARROW = 3  # neighbours / width
 _NOTHING = 0.05  # relative change of the outputs that counts as none
 _SPARE = 0.02  # loss of accuracy that counts as none
+_COLUMNS = ("layer", "kind", ("severity", ".2f"), "why", "remedy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Finding:
     advice: str
     target: int | tuple[str, ...]
 
-    def apply(self, model: keras.Model) -> Edited:
+    def apply(self, model: keras.Model) -> Result:
         """Applies the edit to a model of the same structure; returns a new model."""
         target = self.target
         if isinstance(target, tuple):
@@ -69,7 +71,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bottlenecks:
+class Bottlenecks(Report):
     """What `analyze_bottlenecks` found.
 
     Attributes:
@@ -87,33 +89,14 @@ class Bottlenecks:
     findings: tuple[Finding, ...]
     layers: dict[str, dict[str, float]]
 
-    def __str__(self) -> str:
+    def sheet(self) -> Sheet:
         if not self.findings:
-            return (
-                f"{self.model}: nothing too wide, too narrow or redundant among {len(self.layers)} groups of channels"
+            groups = counted(len(self.layers), "group")
+            return Sheet(
+                f"{self.model}: nothing too wide, too narrow or redundant among {groups} of channels", _COLUMNS
             )
-        width = max(len(f.layer) for f in self.findings)
-        lines = [f"{self.model}: {len(self.findings)} findings"]
-        lines += [f"  {f.layer:<{width}}  {f.kind:<9}  {f.severity:.2f}  {f.why}: {f.advice}" for f in self.findings]
-        return "\n".join(lines)
-
-    def table(self):
-        """A rich table of the findings, the worst first."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.model}, measured by {self.metric}")
-        for name in ("layer", "is", "severity", "because", "edit"):
-            table.add_column(name, justify="right" if name == "severity" else "left")
-        for f in self.findings:
-            table.add_row(f.layer, f.kind, f"{f.severity:.2f}", f.why, f.advice)
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        findings = [dataclasses.asdict(f) for f in self.findings]
-        for found in findings:
-            found["target"] = list(found["target"]) if isinstance(found["target"], tuple) else int(found["target"])
-        return {"model": self.model, "metric": self.metric, "findings": findings, "layers": self.layers}
+        title = f"{self.model}: {counted(len(self.findings), 'finding')}, measured by {self.metric}"
+        return Sheet(title, _COLUMNS, [(f.layer, f.kind, f.severity, f.why, f.advice) for f in self.findings])
 
 
 @in_inference

@@ -8,7 +8,8 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.cpu_kernels import refused
 from tfstruct.graph.endings import activation_of
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 
 _KINDS = ("dense", "conv", "depthwise")
 _CONVS = {3: layers.Conv1D, 4: layers.Conv2D, 5: layers.Conv3D}
@@ -21,7 +22,7 @@ _NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softplus", "soft
 
 def deepen(
     model: keras.Model, after: str, *, kind: str | None = None, batch_norm: bool = False, activation: str | None = None
-) -> Edited:
+) -> Result:
     """Inserts a layer behind `after` that is the identity at first, so that the function stays (Net2DeeperNet).
 
     The new layer is called `{after}_deeper` and runs behind every call of `after`:

@@ -5,11 +5,12 @@ import keras
 from tfstruct.analyze.names import by_name
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, rewire, trace
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.pruning.channels import apply, plan_channels
 
 
-def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
+def prune_group(model: keras.Model, layer: str, to: int) -> Result:
     """Prunes the channels of `layer`, and all that are coupled with it, to `to` channels by `plan_channels`."""
     graph = trace(model)
     named = by_name(graph)
@@ -22,7 +23,7 @@ def prune_group(model: keras.Model, layer: str, to: int) -> Edited:
     return edited(graph, apply(model, plan), changes, exact=False)
 
 
-def reuse(model: keras.Model, layer: str, other: str) -> Edited:
+def reuse(model: keras.Model, layer: str, other: str) -> Result:
     """Deletes `layer`; its consumers read the outputs of `other`, which runs before it."""
     graph, made = trace(model), []
 

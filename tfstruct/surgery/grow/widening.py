@@ -7,11 +7,12 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import FIXED, Graph, Out, rebuild, trace
 from tfstruct.graph.blocks import atoms, distinct, solvable
 from tfstruct.graph.call import Kept, copies
+from tfstruct.reporting import Result
 from tfstruct.surgery.certificate import difference
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.surgery.edit_report import edited
 
 
-def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: int = 0) -> Edited:
+def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: int = 0) -> Result:
     """Gives a layer `to` channels; the new ones are copies of old ones, so that the function stays (Net2WiderNet).
 
     Each new channel j copies an old one g(j), drawn at random, all once before any twice. With U what makes a channel

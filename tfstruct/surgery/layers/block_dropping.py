@@ -14,7 +14,8 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import DataError, ModelError, PlanError
 from tfstruct.graph import Graph, in_order, rewire, trace
 from tfstruct.graph.layer_tree import states_kept
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place
 from tfstruct.surgery.layers.residuals import Block, found_blocks
 
@@ -33,7 +34,7 @@ def drop_blocks(
     blocks: Sequence[str] | None = None,
     loss=None,
     batch_size: int = 32,
-) -> Edited:
+) -> Result:
     """Drops the branches of the least important residual blocks: what follows reads the shortcut alone.
 
     Importance of a block with shortcut s and output y = s + branch:
@@ -59,7 +60,7 @@ def drop_blocks(
         loss: for `"loss"`; by default the one the model is compiled with.
 
     Returns:
-        `Edited`; in `details` the `importance` by block, their `order` from the least important on, those `dropped`.
+        `Result`; in `details` the `importance` by block, their `order` from the least important on, those `dropped`.
 
     Raises:
         ModelError: the model has no residual block, or its graph cannot be walked.

@@ -14,7 +14,8 @@ from tfstruct.graph import Call, Graph, in_order, rewire, trace
 from tfstruct.graph.call import Kept
 from tfstruct.graph.cpu_kernels import unequal
 from tfstruct.graph.wiring import Wiring
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Places, shown
 from tfstruct.surgery.layers.redundant import POOLS
 
@@ -30,7 +31,7 @@ _REDUCTIONS = (numpy_ops.Mean, numpy_ops.Max)
 _PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 
-def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None = None) -> Edited:
+def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None = None) -> Result:
     """Moves the strides of later layers to an earlier convolution (early downsampling, Sec. 4 of arXiv:1606.02147).
 
     On every way from `layer` on, the first layer with strides s gets strides 1, and `layer` gets s; what is between
@@ -50,7 +51,7 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
             default the first one where it is possible.
 
     Returns:
-        `Edited`; `details`: `layer`, `strides`, and `moved_from`, the layers that had them.
+        `Result`; `details`: `layer`, `strides`, and `moved_from`, the layers that had them.
 
     Raises:
         ModelError: the model has no such layer, or its graph cannot be walked.
@@ -211,7 +212,7 @@ def _ones(values) -> bool:
     return {*(values if isinstance(values, (tuple, list)) else (values,))} == {1}
 
 
-def _made(plan: _Plan, graph: Graph) -> Edited:
+def _made(plan: _Plan, graph: Graph) -> Result:
     strides = plan.strides
     assert strides is not None  # `_planned` refuses a plan without
     edits, changes = {}, [(plan.layer.path, f"strides 1 -> {strides}")]

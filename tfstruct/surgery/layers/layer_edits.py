@@ -8,7 +8,8 @@ import keras
 from tfstruct.errors import ModelError
 from tfstruct.graph import in_order, rewire, trace
 from tfstruct.graph.trace import Body
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.fitting import (
     changes_size,
     check_insertion,
@@ -23,7 +24,7 @@ from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
 Which: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
 
 
-def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edited:
+def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Result:
     """Deletes a layer: its consumers read its input.
 
     Args:
@@ -32,7 +33,7 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edite
             as a whole. A layer that is called several times goes from each place.
 
     Returns:
-        `Edited`: `.model`, and the difference that it makes on random inputs.
+        `Result`: `.model`, and the difference that it makes on random inputs.
 
     Raises:
         ModelError: the layer is not in the model; it is an input or makes an output of the model; its input and output
@@ -41,7 +42,7 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Edite
     return delete_layers(model, [layer])
 
 
-def delete_layers(model: keras.Model, which: Which) -> Edited:
+def delete_layers(model: keras.Model, which: Which) -> Result:
     """Deletes layers, all of them or none; see `delete_layer`.
 
     Of a join one input passes on if it alone has the shape of the output, such as the features that a squeeze-and-
@@ -71,7 +72,7 @@ def insert_layer(
     *,
     after: "str | keras.layers.Layer | None" = None,
     before: "str | keras.layers.Layer | None" = None,
-) -> Edited:
+) -> Result:
     """Inserts a layer behind another one, or in front of it.
 
     `after`: all that read the other's output read the new layer's. `before`: only the other one does. Next to a layer
@@ -83,7 +84,7 @@ def insert_layer(
         after, before: one of the two: a layer as in `delete_layer`; `after` also takes an input of the model.
 
     Returns:
-        `Edited`: `.model`, and the difference that it makes on random inputs.
+        `Result`: `.model`, and the difference that it makes on random inputs.
 
     Raises:
         ModelError: both or none of `after` and `before`; a layer that changes the shape, is used elsewhere, was built
@@ -123,7 +124,7 @@ def replace_layer(
     model: keras.Model,
     layer: Which,
     new_layer: "keras.layers.Layer | Callable[[keras.layers.Layer], keras.layers.Layer]",
-) -> Edited:
+) -> Result:
     """Replaces a layer by another one, which is called on the same inputs.
 
     Args:
@@ -133,7 +134,7 @@ def replace_layer(
             function from the old layer to the new one. It may have the old one's name.
 
     Returns:
-        `Edited`: `.model`, and the difference that it makes on random inputs.
+        `Result`: `.model`, and the difference that it makes on random inputs.
 
     Raises:
         ModelError: the output's shape differs from the old one's; the new layer is used elsewhere, was built for other
@@ -272,7 +273,7 @@ def _inputs_named(places: Places, which) -> str | None:
     )
 
 
-def _behind_input(graph, places: Places, new_layer, path: str) -> Edited:
+def _behind_input(graph, places: Places, new_layer, path: str) -> Result:
     tensor = places.inputs[path]
     body = next(b for b in graph.bodies.values() if any(x is tensor for x in b.functional.inputs))
     check_new(new_layer, places, [body])

@@ -7,7 +7,8 @@ from keras.src.ops import core
 from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, in_order, is_training_only, rewire, trace
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place, Places, Visit
 from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
 
@@ -27,7 +28,7 @@ _ONE = {
 }  # fmt: skip
 
 
-def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Edited:
+def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Result:
     """Takes out the layers that do nothing in inference, until none is left; the outputs stay equal.
 
     - Identity, `Activation("linear")`, casts to the same type, merges of one input, padding and cropping by zero,
@@ -46,7 +47,7 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Edite
         keep_dropout: leave dropout and noise in, for a model that shall train on.
 
     Returns:
-        `Edited`: `.model`, what went, and the difference measured on random inputs.
+        `Result`: `.model`, what went, and the difference measured on random inputs.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).

@@ -9,6 +9,8 @@ from keras import layers
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, rebuild, trace
 from tfstruct.graph.contraction import Weights
+from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
 from tfstruct.surgery.lossless.branches import Branch, cut_branches
 from tfstruct.surgery.lossless.constants import constants
@@ -30,11 +32,10 @@ class Fold:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shrunk:
-    """The result of `shrink`: a smaller model and what was removed.
+class ShrinkReport(Report):
+    """What was removed from a model without effect on its outputs.
 
     Attributes:
-        model: the smaller model, uncompiled; the original is untouched.
         tolerance: weights up to it counted as zero; 0.0 is lossless.
         removed: by layer, the channels that went, numbered as in the original.
         kept: by layer that lost channels, those that stay.
@@ -45,7 +46,6 @@ class Shrunk:
         max_difference: between both models on random inputs.
     """
 
-    model: keras.Model
     tolerance: float
     removed: dict[str, tuple[int, ...]]
     kept: dict[str, tuple[int, ...]]
@@ -55,56 +55,37 @@ class Shrunk:
     parameters: tuple[int, int]
     max_difference: Difference
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
         before, after = self.parameters
         if not self.removed and not self.branches:
             return f"Nothing to shrink: {before:,} parameters. Largest difference {self.max_difference}."
         counts = (
-            (sum(len(gone) for gone in self.removed.values()), "channel{} removed"),
-            (len(self.branches), "branch{} cut"),
-            (len(self.vanished), "layer{} gone"),
-            (sum(fold.channels for fold in self.folded), "constant{} folded"),
+            (sum(len(gone) for gone in self.removed.values()), "channel", "", "removed"),
+            (len(self.branches), "branch", "branches", "cut"),
+            (len(self.vanished), "layer", "", "gone"),
+            (sum(fold.channels for fold in self.folded), "constant", "", "folded"),
         )
-        parts = [f"{n} {what.format('' if n == 1 else 'es' if 'ch{}' in what else 's')}" for n, what in counts if n]
+        parts = [f"{counted(n, one, several)} {what}" for n, one, several, what in counts if n]
         return (
             f"Parameters {before:,} -> {after:,}: {', '.join(parts)}. Largest difference on random inputs "
             f"{self.max_difference}."
         )
 
-    def table(self):
-        """A rich table: by layer what went, where constants went, which branches."""
-        from rich.table import Table
-
-        table = Table(title=str(self), title_justify="left")
-        for name in ("layer", "before", "after", "what was done"):
-            table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    def sheet(self) -> Sheet:
+        rows: list[tuple[str, int | str, int | str, str]] = []
         for layer, gone in self.removed.items():
-            width = len(gone) + len(self.kept[layer])
-            table.add_row(layer, str(width), str(width - len(gone)), f"removed {_listed(gone)}")
+            stay = len(self.kept[layer])
+            rows.append((layer, len(gone) + stay, stay, f"removed {_listed(gone)}"))
         for fold in self.folded:
-            table.add_row(fold.layer, "", "", f"{fold.channels} constants that it read are in its {fold.into}")
-        for branch in self.branches:
-            table.add_row(branch.join, "", "", f"input {branch.index} {branch.why}")
-        if self.vanished:
-            table.add_row("", "", "", f"no longer in the model: {', '.join(self.vanished)}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON, without the model."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
-        for name in ("folded", "branches"):
-            data[name] = [dataclasses.asdict(x) for x in data[name]]
-        for name in ("removed", "kept"):
-            data[name] = {layer: list(numbers) for layer, numbers in data[name].items()}
-        return {
-            **data,
-            "vanished": list(self.vanished),
-            "parameters": list(self.parameters),
-            "max_difference": dataclasses.asdict(self.max_difference),
-        }
+            what = "a constant that it read is" if fold.channels == 1 else f"{fold.channels} constants that it read are"
+            rows.append((fold.layer, "", "", f"{what} in its {fold.into}"))
+        rows += [(branch.join, "", "", f"input {branch.index} {branch.why}") for branch in self.branches]
+        notes = [f"no longer in the model: {', '.join(self.vanished)}"] if self.vanished else []
+        columns = ("layer", ("channels before", ",d"), ("after", ",d"), "what was done")
+        return Sheet(self._summary(), columns, rows, notes=notes)
 
 
-def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
+def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
     """Removes what has no effect on the outputs, in inference, and measures that it has none.
 
     Channels that are constant whatever the input go: `b[o] <- b[o] + sum over taps t and channels c gone of
@@ -120,7 +101,8 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
         seed: of the random inputs.
 
     Returns:
-        `Shrunk`: `.model`, what was done to it, and the difference measured on random inputs.
+        `Result`: `.model`, the smaller model, not compiled; `.report`, a `ShrinkReport` with the difference measured on
+        random inputs.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model), or `tolerance` is negative.
@@ -154,8 +136,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
     left = {call.path for call in graph.calls}
     widths = {path: len(labels) for path, labels in original.makes.items()}
     lost = {path: numbers for path, numbers in kept.items() if len(numbers) < widths[path] and path in graph.makes}
-    return Shrunk(
-        smaller,
+    report = ShrinkReport(
         float(tolerance),
         {path: tuple(np.setdiff1d(np.arange(widths[path]), numbers).tolist()) for path, numbers in lost.items()},
         {path: tuple(numbers.tolist()) for path, numbers in lost.items()},
@@ -165,6 +146,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Shrunk:
         (model.count_params(), smaller.count_params()),
         found,
     )
+    return Result(smaller, report)
 
 
 def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list[Fold]:

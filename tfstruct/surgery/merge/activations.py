@@ -9,7 +9,7 @@ from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import LINEAR, has_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _OPERATIONS = {
@@ -20,7 +20,7 @@ _OPERATIONS = {
 _LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.PReLU)
 
 
-def fuse_activation(model: keras.Model) -> Edited:
+def fuse_activation(model: keras.Model) -> Result:
     """Makes an activation layer behind a dense layer or convolution the `activation` argument of that layer.
 
     Activations that Keras knows by name, and functions that it can save: ReLU(max_value=6) is "relu6", LeakyReLU(0.2)
@@ -30,7 +30,7 @@ def fuse_activation(model: keras.Model) -> Edited:
         model: a Sequential or functional model, also nested; not changed.
 
     Returns:
-        `Edited`: `skipped` names activation layers that stay, and why.
+        `Result`: `skipped` names activation layers that stay, and why.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).

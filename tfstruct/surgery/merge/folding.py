@@ -9,11 +9,11 @@ from tfstruct.graph.channelwise import ends, maker
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import Affine, arrays, before, behind, check_no_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
-def fold_batch_norm(model: keras.Model) -> Edited:
+def fold_batch_norm(model: keras.Model) -> Result:
     """Folds batch norms into the kernels and biases of the layer before or behind them, for inference.
 
     With s = gamma / sqrt(variance + epsilon), behind a layer: `W' = W * s, b' = (b - mean) * s + beta`; before one:
@@ -26,7 +26,7 @@ def fold_batch_norm(model: keras.Model) -> Edited:
         model: a Sequential or functional model, also nested; not changed.
 
     Returns:
-        `Edited`: `skipped` names the batch normalizations that stay, and why: mostly, as an activation or an Add
+        `Result`: `skipped` names the batch normalizations that stay, and why: mostly, as an activation or an Add
         stands between them and the next layer (ResNetV2, DenseNet).
 
     Raises:

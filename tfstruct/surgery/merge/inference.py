@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfstruct.graph import Graph, trace
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 from tfstruct.surgery.layers.redundant import remove_redundant
-from tfstruct.surgery.lossless.shrinking import Shrunk, shrink
+from tfstruct.surgery.lossless.shrinking import shrink
 from tfstruct.surgery.merge.activations import fuse_once
 from tfstruct.surgery.merge.folding import fold_once
 from tfstruct.surgery.merge.merging import merge_once
@@ -17,7 +17,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _Step = Callable[[keras.Model], Pass]
 
 
-def optimize_inference(model: keras.Model) -> Edited:
+def optimize_inference(model: keras.Model) -> Result:
     """The same function with less to compute: all exact edits in turn, until none is left to do.
 
     Redundant layers go (`remove_redundant`), batch normalizations are folded (`fold_batch_norm`), parallel branches
@@ -32,7 +32,7 @@ def optimize_inference(model: keras.Model) -> Edited:
         model: a Sequential or functional model, also nested; not changed.
 
     Returns:
-        `Edited`: all changes in order; `skipped` as the last round left it; the difference to the original measured.
+        `Result`: all changes in order; `skipped` as the last round left it; the difference to the original measured.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
@@ -97,7 +97,7 @@ def _shrunk(model: keras.Model) -> Pass:
     return Pass(made.model, _changes(made), ())
 
 
-def _changes(made: Shrunk) -> list[tuple[str, str]]:
+def _changes(made: Result) -> list[tuple[str, str]]:
     counts = ((layer, len(gone)) for layer, gone in made.removed.items())
     changes = [(layer, f"{n} channel{'s' * (n > 1)} without effect removed") for layer, n in counts]
     changes += [(fold.layer, f"{fold.channels} constants moved into its {fold.into}") for fold in made.folded]

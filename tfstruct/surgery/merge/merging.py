@@ -13,13 +13,13 @@ from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import CONVS, TRANSPOSED, pads, plain
 from tfstruct.graph.linear_layers import Arrays, arrays, check_no_activation, has_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _KINDS = (keras.layers.Dense, *CONVS, *TRANSPOSED)
 
 
-def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False) -> Edited:
+def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False) -> Result:
     """Two dense layers, or two convolutions, in a row with no activation between become one.
 
     Dense: `W = W1 W2, b = b1 W2 + b2`. Convolutions: `W[u] = sum over t1 + stride1 * t2 = u of W1[t1] W2[t2]`, so a
@@ -33,7 +33,7 @@ def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, alw
         always: merge also where the one layer has more parameters or multiply-accumulates than the two.
 
     Returns:
-        `Edited`: `skipped` names pairs that stay, and why.
+        `Result`: `skipped` names pairs that stay, and why.
 
     Raises:
         ModelError: `layers` cannot be merged into one: not two layers of the model, an activation or another layer

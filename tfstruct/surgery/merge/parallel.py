@@ -13,14 +13,14 @@ from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, plain
 from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
-from tfstruct.surgery.edited import Edited
+from tfstruct.reporting import Result
 from tfstruct.surgery.merge.folding import affine_of
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _KINDS = (layers.Dense, *CONVS, *DEPTHWISE)
 
 
-def merge_parallel(model: keras.Model, *, always: bool = False) -> Edited:
+def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
     """Convolutions, or dense layers, that read one tensor and join in an Add become one: structural
     re-parameterization.
 
@@ -35,7 +35,7 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Edited:
         always: merge also where the one kernel is larger than all together (1x3 and 3x1).
 
     Returns:
-        `Edited`: `skipped` names joins that stay, and why.
+        `Result`: `skipped` names joins that stay, and why.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfstruct.graph import Graph, rewire, trace
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ def repeated(graph: Graph, once: Callable[[Graph], Pass]) -> Pass:
         graph = trace(model)
 
 
-def finished(graph: Graph, made: Pass) -> Edited:
+def finished(graph: Graph, made: Pass) -> Result:
     """The result of all passes; with a copy of the model if they changed nothing."""
     model = made.model or rewire(graph, {}).model
     return edited(graph, model, made.changes, made.skipped, exact=True)

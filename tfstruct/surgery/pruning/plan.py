@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from tfstruct.errors import PlanError
-from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, fingerprint
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.untrusted import json_text
 
 _FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Report):
     """Which output channels of each layer stay.
 
     `keep` may be edited in place; coupled layers follow, and `apply` refuses a plan whose layers contradict each other.
@@ -64,9 +65,7 @@ class Plan:
         return {name: n for name, n in lost.items() if n}
 
     def to_dict(self) -> dict:
-        """Plain data, for JSON."""
-        keep = {name: [int(i) for i in indices] for name, indices in self.keep.items()}
-        return {"format": _FORMAT, **{**dataclasses.asdict(self), "keep": keep}}
+        return {"format": _FORMAT, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict) -> "Plan":
@@ -81,16 +80,9 @@ class Plan:
                 raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
         return cls(**{key: value for key, value in data.items() if key in names})
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
-
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         return json_text.read(text, cls.from_dict, PlanError, "This is not a plan of channels, which")
-
-    def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON, whole or not at all."""
-        write_atomic(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
@@ -98,39 +90,25 @@ class Plan:
             Path(path).read_bytes(), cls.from_dict, PlanError, f"{path} is not a plan of channels, which"
         )
 
-    def __str__(self) -> str:
-        layers = self.removed
-        lines = [f"Plan: {sum(layers.values())} of {sum(self.widths.values())} channels go, from {len(layers)} layers"]
-        for name, before in self.before.items():
-            after = self.after.get(name)
-            if after is not None and before:
-                lines.append(
-                    f"  {name:<12} {_number(before):>12} -> {_number(after):>12}  ({after / before:.1%} stays)"
-                )
-        if self.edited:
-            lines.append("  edited since: the figures are those of the plan before")
-        width = max((len(name) for name in layers), default=0)
-        for name, gone in layers.items():
-            lines.append(f"  {name:<{width}}  {self.widths[name]:>5} -> {self.widths[name] - gone}")
-        lines += [f"  stays whole: {name}: {why}" for name, why in self.whole.items()]
-        return "\n".join(lines)
-
-    def table(self):
-        """A rich table: the layers that lose channels, then what the model costs."""
-        from rich.table import Table
-
-        table = Table(title="before it was edited" if self.edited else None)
-        for column in ("layer", "before", "after", "stays"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
-        for name, gone in self.removed.items():
-            width = self.widths[name]
-            table.add_row(name, str(width), str(width - gone), f"{1 - gone / width:.0%}")
-        table.add_section()
-        for name, before in self.before.items():
-            if name in self.after and before:
-                after = self.after[name]
-                table.add_row(name, _number(before), _number(after), f"{after / before:.1%}")
-        return table
+    def sheet(self) -> Sheet:
+        removed = self.removed
+        rows = [
+            (name, self.widths[name], self.widths[name] - gone, 1 - gone / self.widths[name])
+            for name, gone in removed.items()
+        ]
+        columns = ("layer", ("channels before", ",d"), ("after", ",d"), ("stay", ".0%"))
+        title = (
+            f"Plan: {sum(removed.values()):,} of {counted(sum(self.widths.values()), 'channel')} go, from "
+            f"{counted(len(removed), 'layer')}"
+        )
+        facts = [
+            (name, f"{before:,.0f} -> {self.after[name]:,.0f} ({self.after[name] / before:.1%} stays)")
+            for name, before in self.before.items()
+            if before and self.after.get(name) is not None
+        ]
+        notes = ["edited since: the figures are those of the plan before"] if self.edited else []
+        notes += [f"stays whole: {name}: {why}" for name, why in self.whole.items()]
+        return Sheet(title, columns, rows, facts=facts, notes=notes)
 
 
 def _is_number(value) -> bool:
@@ -146,10 +124,6 @@ def _are_indices(value) -> bool:
 
 
 _KINDS = {_is_number: "numbers", _is_count: "widths", _are_indices: "lists of indices"}
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
 
 
 def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:

@@ -8,7 +8,8 @@ import numpy as np
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, rewire, trace
 from tfstruct.graph.trace import functional_of
-from tfstruct.surgery.edited import Edited, edited
+from tfstruct.reporting import Result
+from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 
 _HOW = ("mean", "first", "weighted")
@@ -19,7 +20,7 @@ def share_layers(
     groups: Sequence[Sequence[str]],
     how: str = "mean",
     weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
-) -> Edited:
+) -> Result:
     """Makes one layer of each group, with the name of its first: `w = sum_i a_i w_i`, and gradients sum over the uses.
 
     a_i is 1 / n for `"mean"`, 1 for the first and 0 for the others with `"first"`, and `weights[i] / sum(weights)` for
@@ -35,7 +36,7 @@ def share_layers(
         weights: for `"weighted"`: a number for each member, the same for all groups, or a list for each group.
 
     Returns:
-        `Edited`. Where the weights of every group were equal, outputs are too, and that is checked. `details[first]`:
+        `Result`. Where the weights of every group were equal, outputs are too, and that is checked. `details[first]`:
         `layers`, `parameters` before and after, `change` = sqrt(sum_i ||w_i - w||^2 / sum_i ||w_i||^2).
 
     Raises:

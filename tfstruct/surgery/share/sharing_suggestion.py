@@ -12,13 +12,15 @@ from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 
 _ROWS = 2048  # of samples and positions that CKA looks at
 
 
 @dataclasses.dataclass(frozen=True)
-class SharingSuggestion:
+class SharingSuggestion(Report):
     """Groups for `share_layers`.
 
     Attributes:
@@ -36,37 +38,27 @@ class SharingSuggestion:
     measure: str
     threshold: float
 
+    def _title(self) -> str:
+        if self.groups:
+            return f"{counted(len(self.groups), 'group')} alike by {self.threshold:g} in their {self.measure}:"
+        best = max((p[2] for p in self.pairs), default=None)
+        more = "no two layers could be shared" if best is None else f"the most similar pair has {best:.3f}"
+        return f"No layers are alike by {self.threshold:g} in their {self.measure}: {more}."
+
+    def _rows(self) -> list[tuple[str, float, int]]:
+        together = zip(self.groups, self.similarities, self.saved, strict=True)
+        return [(", ".join(group), similarity, saved) for group, similarity, saved in together]
+
+    def sheet(self) -> Sheet:
+        columns = ("layers", ("similarity", ".3f"), ("parameters saved", ",d"))
+        return Sheet(self._title(), columns, self._rows())
+
     def __str__(self) -> str:
-        if not self.groups:
-            best = max((p[2] for p in self.pairs), default=None)
-            more = "no two layers could be shared" if best is None else f"the most similar pair has {best:.3f}"
-            return f"No layers are alike by {self.threshold:g} in their {self.measure}: {more}."
-        lines = [f"{len(self.groups)} groups alike by {self.threshold:g} in their {self.measure}:"]
-        for group, similarity, saved in zip(self.groups, self.similarities, self.saved, strict=True):
-            lines.append(f"  {', '.join(group)}: {similarity:.3f}, saves {saved:,} parameters")
-        return "\n".join(lines)
-
-    def table(self):
-        """A rich table, one row a group."""
-        from rich.table import Table
-
-        table = Table(title=f"alike in their {self.measure}", title_justify="left")
-        table.add_column("layers")
-        for name in ("similarity", "parameters saved"):
-            table.add_column(name, justify="right")
-        for group, similarity, saved in zip(self.groups, self.similarities, self.saved, strict=True):
-            table.add_row(", ".join(group), f"{similarity:.3f}", f"{saved:,}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "groups": [list(group) for group in self.groups],
-            "similarities": list(self.similarities),
-            "saved": list(self.saved),
-            "pairs": [list(pair) for pair in self.pairs],
-        }
+        lines = [
+            f"  {group}: {similarity:.3f}, saves {counted(saved, 'parameter')}"
+            for group, similarity, saved in self._rows()
+        ]
+        return Sheet(self._title(), notes=lines).text()
 
 
 @in_inference

@@ -1,23 +1,26 @@
-"""`Edited`: the result of an edit of layers: the new model and what was changed."""
+"""What an edit of layers changed."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import keras
 
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, trace
+from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
 
 
 @dataclasses.dataclass(frozen=True)
-class Edited:
-    """A new model, and what was done to get it.
+class EditReport(Report):
+    """What was done to the layers of a model.
 
     Attributes:
-        model: the new model, uncompiled; the original is untouched.
+        name: of the new model.
         changes: (layer, what was done to it), in order.
         skipped: (layer, why nothing was done), for those that were meant and could not be.
         parameters: before and after.
@@ -26,7 +29,7 @@ class Edited:
         exact: whether the edit promises equal outputs.
     """
 
-    model: keras.Model
+    name: str
     changes: tuple[tuple[str, str], ...]
     skipped: tuple[tuple[str, str], ...]
     parameters: tuple[int, int]
@@ -34,6 +37,8 @@ class Edited:
     details: dict
     exact: bool
     _measure: Callable[[], Difference | None] = dataclasses.field(repr=False, compare=False)
+
+    _derived: ClassVar[tuple[str, ...]] = ("max_difference",)
 
     @functools.cached_property
     def max_difference(self) -> Difference | None:
@@ -47,47 +52,17 @@ class Edited:
         """
         found = self._measure()
         if self.exact:
-            certify(found, self.model.name)
+            certify(found, self.name)
         return found
 
-    def __str__(self) -> str:
-        lines = [f"{len(self.changes)} changes: {self._figures()}"]
-        width = max((len(layer) for layer, _ in (*self.changes, *self.skipped)), default=0)
-        lines += [f"  {layer:<{width}}  {what}" for layer, what in self.changes]
-        lines += [f"  {layer:<{width}}  left alone: {why}" for layer, why in self.skipped]
-        return "\n".join(lines)
-
-    def _figures(self) -> str:
+    def sheet(self) -> Sheet:
         parts = [f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,}"]
         if self.macs is not None:
             parts.append(f"MACs {self.macs[0]:,} -> {self.macs[1]:,}")
         if self.max_difference is not None:
             parts.append(f"largest difference on random inputs {self.max_difference}")
-        return ", ".join(parts)
-
-    def table(self):
-        """A rich table of the changes."""
-        from rich.table import Table
-
-        table = Table(title=self._figures(), title_justify="left")
-        table.add_column("layer")
-        table.add_column("what was done")
-        for layer, what in self.changes:
-            table.add_row(layer, what)
-        for layer, why in self.skipped:
-            table.add_row(layer, f"left alone: {why}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON, without the model."""
-        return {
-            "changes": [list(change) for change in self.changes],
-            "skipped": [list(skip) for skip in self.skipped],
-            "parameters": list(self.parameters),
-            "macs": None if self.macs is None else list(self.macs),
-            "max_difference": None if self.max_difference is None else dataclasses.asdict(self.max_difference),
-            "details": self.details,
-        }
+        title = f"{counted(len(self.changes), 'change')}: {', '.join(parts)}"
+        return Sheet(title, ("layer", "what was done"), self.changes, left_alone=self.skipped)
 
 
 def edited(
@@ -99,8 +74,8 @@ def edited(
     exact: bool,
     details: dict | None = None,
     seed: int = 0,
-) -> Edited:
-    """Counts what the edit changed; the difference in outputs is measured when it is asked for.
+) -> Result:
+    """The new model with its `EditReport`; the difference in outputs is measured when it is asked for.
 
     Args:
         exact: whether the edit promises equal outputs.
@@ -119,4 +94,5 @@ def edited(
     except ModelError:
         macs = None
     parameters = (before.count_params(), model.count_params())
-    return Edited(model, tuple(changes), tuple(skipped), parameters, macs, dict(details or {}), exact, measure)
+    done = tuple(changes), tuple(skipped)
+    return Result(model, EditReport(model.name, *done, parameters, macs, dict(details or {}), exact, measure))
