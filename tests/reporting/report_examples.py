@@ -4,10 +4,25 @@ import math
 
 import numpy as np
 
-from tfstruct import analyze
+from tfstruct import analyze, callbacks, distill, initializers, surgery
 from tfstruct.analyze.drawing import Box, Picture
 from tfstruct.analyze.group_report import GroupRow
 from tfstruct.analyze.layer_profile import Row
+from tfstruct.callbacks.channel_report import Widths
+from tfstruct.callbacks.cluster_report import SharedWeight
+from tfstruct.callbacks.probe import Figures, LayerFigures
+from tfstruct.callbacks.quantization_report import QuantizedActivation
+from tfstruct.callbacks.sparsity_report import SparseWeight
+from tfstruct.distill.distillation_report import Compared
+from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
+from tfstruct.quantize.equalization_report import Equalization, Evened
+from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstruction
+from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
+from tfstruct.surgery.certificate import Difference
+from tfstruct.surgery.grow.bottlenecks import Finding
+from tfstruct.surgery.lossless.branches import Branch
+from tfstruct.surgery.lossless.shrinking import Fold
 
 
 def threshold_choice(name):
@@ -43,7 +58,101 @@ def groups(name):
     return analyze.GroupReport(name, rows, 18, 6, {name: "no rule knows it"}, picture)
 
 
+SMALL = Difference(1e-6, 1e-7, 1e-5)
+
+
+def shrink_report(name):
+    branches = (Branch(name, 1, "added zero"),)
+    return surgery.ShrinkReport(
+        0.0, {name: (1, 2, 4)}, {name: (0, 3)}, (Fold(name, "bias", 1),), branches, (name,), (120, 80), SMALL
+    )
+
+
+def bottlenecks(name):
+    found = Finding(name, "wide", 0.5, "rank 3 of 9", "prune", "cut down to 3 channels", 3)
+    return surgery.Bottlenecks(name, "accuracy", (found,), {name: {"width": 9, "effective_rank": math.nan}})
+
+
+def plan(name):
+    costs = {"macs": 1000.0}, {"macs": 400.0}
+    return surgery.Plan("0123", {name: [0, 2]}, {name: 4}, *costs, {"budget": 0.4}, {"head": "the model's own output"})
+
+
+def channel_report(name):
+    return callbacks.ChannelReport(
+        {"macs": 0.5}, {"macs": 500.0}, "l2", "global", "hard", (Widths(name, (name,), 8, 5),), ((name, "output"),),
+        {"macs": 1000.0}, {"macs": 480.0}, ((0, 0.0, 0.0), (10, 1.0, 0.375)), True, ("a note",),
+    )  # fmt: skip
+
+
+def diagnosis(name):
+    found = callbacks.Finding("dead_units", "90 % of the units are zero", ("a smaller rate", "LeakyReLU"), name, 3)
+    probes = tuple(
+        Figures(step, 1.0 / (step + 1), {name: LayerFigures(0.5, 1.0, 0.2)}, 0.1, {name: 0.9}) for step in (0, 5)
+    )
+    return callbacks.Diagnosis(
+        name, 1, (found,), probes, ((1, 0.9), (5, math.nan)), ((5, 0.5, 0.6),), ("no validation data",)
+    )
+
+
+def range_test(name):
+    losses = (1.0, 0.9, 0.5, 0.7, math.inf)
+    return callbacks.RangeTest(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0), losses, (*losses[:4], math.nan), 1e-2, 1.0, name, "steepest"
+    )
+
+
+def distillation(name):
+    losses = Compared(name, 1.0, ((name, "conv", "as they are"), (None, None, "as they are")))
+    return distill.DistillationReport(name, "teacher", 1, 0.5, (losses,), ((1, {name: 0.5}), (2, {name: 0.25})))
+
+
+def layer_sensitivity(name):
+    rows = (LayerSensitivity(name, (name,), "int8", 30.5, 0.91), LayerSensitivity("b", ("b",), "int4", math.inf, 0.92))
+    return QuantizationSensitivity(name, 1, "accuracy", 0.92, rows)
+
+
 EXAMPLES = {
+    "BiasCorrection": lambda name: BiasCorrection(
+        "int8", (CorrectedBias(name, 0.1, 0.2, 1.5),), ((name, "it has none"),)
+    ),
+    "Bottlenecks": bottlenecks,
+    "ChannelReport": channel_report,
+    "ClusterReport": lambda name: callbacks.ClusterReport(
+        "kmeans", "kernel", 4, 1, (SharedWeight(name, (3, 3), 9, 4, 1, 1.9, 0.05),), ((name, "too few weights"),)
+    ),
+    "Diagnosis": diagnosis,
+    "DistillationReport": distillation,
+    "Equalization": lambda name: Equalization(
+        (Evened(name, ("b",), 0.2, 0.3, 0.9, 0.95),), ((name, 1),), ((name, "no reader"),), 1
+    ),
+    "QuantizationReport": lambda name: callbacks.QuantizationReport(
+        Scheme("int8"), 1, (QuantizedActivation(name, -1.0, 3.0, 8),), ((name, 8),), ((name, "it stays in float"),)
+    ),
+    "QuantizationSensitivity": layer_sensitivity,
+    "RangeTest": range_test,
+    "Reconstruction": lambda name: Reconstruction(
+        "adaround", "int4", (Reconstructed(name, (name,), 64, 0.05, 0.01, 0.3),), (name,)
+    ),
+    "Signals": lambda name: initializers.Signals(name, "loss", (name, "b"), (0.0, 0.1), (1.0, 0.5), (math.nan, 2.0)),
+    "SparsityReport": lambda name: callbacks.SparsityReport(
+        "element",
+        "magnitude",
+        "layer",
+        0.5,
+        (SparseWeight(name, (8, 12), 96, 48),),
+        ((name, "it looks up rows"),),
+        ((0, 0.0, 0.0), (10, 0.5, 0.5)),
+        ("a note",),
+    ),
+    "EditReport": lambda name: surgery.EditReport(
+        name, ((name, "deleted"),), ((name, "no kernel"),), (9, 8), None, {}, True, lambda: SMALL
+    ),
+    "Plan": plan,
+    "SharingSuggestion": lambda name: surgery.SharingSuggestion(
+        ((name, "b"),), (0.95,), (1,), ((name, "b", 0.95),), "weights", 0.9
+    ),
+    "ShrinkReport": shrink_report,
     "GradientNoise": lambda name: analyze.GradientNoise(math.inf, 1.0, -0.5, math.nan, 64, 8),
     "GroupReport": groups,
     "Importance": lambda name: analyze.Importance("l2", {name: np.array([1.0, np.inf])}, np.ones(3)),

@@ -114,7 +114,7 @@ def channels_first():
 
 
 def _edits(model):
-    """By name, a function that makes an `Edited`."""
+    """By name, a function that makes an `Result`."""
     names = [layer.name for layer in model.layers[1:]]
     every = {f.__name__: f for f in (fold_batch_norm, optimize_inference, remove_redundant, shrink)}
     every |= {f"{f.__name__} always": functools.partial(f, always=True) for f in (merge_linear, merge_parallel)}

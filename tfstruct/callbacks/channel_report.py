@@ -1,8 +1,11 @@
 """What pruning of channels did: widths before and after, costs, and what was left alone."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
+from typing import ClassVar
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import LIGHT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +19,10 @@ class Widths:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChannelReport:
+class ChannelReport(Plotted, Report):
     """The channels at zero, and what the model costs once `surgery.shrink` has removed them.
+
+    `plot` draws the channels of each group before and after, and the share at zero over the steps.
 
     Attributes:
         budget: as it was asked.
@@ -44,6 +49,9 @@ class ChannelReport:
     complete: bool
     notes: tuple[str, ...] = ()
 
+    _derived: ClassVar[tuple[str, ...]] = ("channels", "met")
+    _panels: ClassVar[int] = 2
+
     @property
     def channels(self) -> float:
         """The share of the channels of `groups` that are zero."""
@@ -66,55 +74,26 @@ class ChannelReport:
             f"{'met' if self.met else 'not met'} ({self.criterion}, {self.scope}, {self.regularize})"
         )
 
-    def _costs(self) -> list[str]:
-        return [
-            f"{name} {self.before[name]:,.0f} -> {value:,.0f} ({value / self.before[name]:.1%})"
+    def sheet(self) -> Sheet:
+        columns = ("group", ("channels before", ",d"), ("after", ",d"), "layers")
+        rows = [(row.name, row.before, row.after, ", ".join(row.makers)) for row in self.groups]
+        facts = [
+            (name, f"{self.before[name]:,.0f} -> {value:,.0f} ({value / self.before[name]:.1%} stays)")
             for name, value in self.after.items()
         ]
+        return Sheet(self._title(), columns, rows, left_alone=self.left_alone, facts=facts, notes=self.notes)
 
-    def __str__(self) -> str:
-        width = max(len(row.name) for row in self.groups)
-        lines = [self._title(), "  " + ", ".join(self._costs())]
-        lines += [f"  {row.name:<{width}}  {row.before:>6} -> {row.after}" for row in self.groups]
-        lines += [f"  {name}: left alone, {why}" for name, why in self.left_alone]
-        return "\n".join([*lines, *self.notes])
+    def _size(self) -> tuple[float, float]:
+        return 9, 1 + 0.3 * max(len(self.groups), 7)
 
-    def table(self):
-        """A rich table, one row for each group."""
-        from rich.table import Table
-
-        table = Table(title=self._title(), caption=", ".join(self._costs()), title_justify="left")
-        table.add_column("group")
-        table.add_column("before", justify="right")
-        table.add_column("after", justify="right")
-        table.add_column("layers")
-        for row in self.groups:
-            table.add_row(row.name, str(row.before), str(row.after), ", ".join(row.makers))
-        for name, why in self.left_alone:
-            table.add_row(name, "", "", f"left alone: {why}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return {**dataclasses.asdict(self), "channels": self.channels, "met": self.met}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: widths before and after by group, and channels at zero over the steps."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, max(3, 0.3 * len(self.groups))), layout="constrained")
-        widths, over_time = figure.subplots(1, 2)
+    def _draw(self, widths, over_time) -> None:
         names = [row.name for row in self.groups][::-1]
-        widths.barh(names, [row.before for row in self.groups][::-1], color="lightgray", label="before")
+        widths.barh(names, [row.before for row in self.groups][::-1], color=LIGHT, label="before")
         widths.barh(names, [row.after for row in self.groups][::-1], height=0.5, label="after")
         widths.set(xlabel="channels")
         widths.legend()
         steps = [step for step, _, _ in self.history]
         over_time.step(steps, [progress for _, progress, _ in self.history], where="post", label="way to the budget")
         over_time.plot(steps, [zero for _, _, zero in self.history], "o", markersize=3, label="channels at zero")
-        over_time.set(xlabel="step", ylim=(0, 1.05))
+        over_time.set(xlabel="step", ylabel="share", ylim=(0, 1.05))
         over_time.legend()
-        return figure

@@ -1,8 +1,11 @@
 """What sharing weights did."""
 
 import dataclasses
-import json
 import math
+from typing import ClassVar
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.tables import counted, shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +30,8 @@ class SharedWeight:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterReport:
-    """The values that are left.
+class ClusterReport(Plotted, Report):
+    """The values that are left. `plot` draws bits a weight and error by kernel.
 
     Attributes:
         share, per, n_clusters: the settings.
@@ -46,6 +49,9 @@ class ClusterReport:
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
 
+    _derived: ClassVar[tuple[str, ...]] = ("weights", "entropy")
+    _panels: ClassVar[int] = 2
+
     @property
     def weights(self) -> int:
         return sum(row.weights for row in self.layers)
@@ -55,58 +61,30 @@ class ClusterReport:
         """Bits a weight, over all kernels."""
         return sum(row.weights * row.entropy for row in self.layers) / self.weights
 
-    def _title(self) -> str:
+    def sheet(self) -> Sheet:
         what = "codewords" if self.share == "product" else "values"
-        return (
-            f"{self.weights:,} weights share {self.n_clusters} {what} a {self.per} ({self.share}), {self.steps} steps: "
-            f"{self.entropy:.2f} bits a weight"
+        title = (
+            f"{self.weights:,} weights share {self.n_clusters} {what} a {self.per} ({self.share}), "
+            f"{counted(self.steps, 'step')}: {self.entropy:.2f} bits a weight"
         )
-
-    def __str__(self) -> str:
-        width = max(len(row.name) for row in self.layers)
-        lines = [self._title()]
-        lines += [
-            f"  {row.name:<{width}}  {'x'.join(map(str, row.shape)):>14}  {row.values:>6,} values {row.zeros:>9,} zeros"
-            f"  {row.entropy:5.2f} bits  error {row.error:.4f}"
+        columns = (
+            "weight", "shape", ("weights", ",d"), ("values", ",d"), ("zeros", ",d"), ("bits a weight", ".2f"),
+            ("error", ".4f"),
+        )  # fmt: skip
+        rows = [
+            (row.name, shape(row.shape), row.weights, row.values, row.zeros, row.entropy, row.error)
             for row in self.layers
         ]
-        lines += [f"  {name}: left alone, {why}" for name, why in self.skipped]
-        return "\n".join([*lines, *self.notes])
+        return Sheet(title, columns, rows, left_alone=self.skipped, notes=self.notes)
 
-    def table(self):
-        """A rich table, one row for each kernel."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 9, 1 + 0.25 * max(len(self.layers), 8)
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("weight")
-        for name in ("shape", "weights", "values", "zeros", "bits a weight", "error"):
-            table.add_column(name, justify="right")
-        for row in self.layers:
-            table.add_row(
-                row.name, " x ".join(map(str, row.shape)), f"{row.weights:,}", f"{row.values:,}", f"{row.zeros:,}",
-                f"{row.entropy:.2f}", f"{row.error:.4f}",
-            )  # fmt: skip
-        for name, why in self.skipped:
-            table.add_row(name, "", "", "", "", "", f"left alone: {why}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return {**dataclasses.asdict(self), "weights": self.weights, "entropy": self.entropy}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: bits a weight and error, by kernel."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, max(3, 0.25 * len(self.layers))), layout="constrained")
-        bits, errors = figure.subplots(1, 2, sharey=True)
+    def _draw(self, bits, errors) -> None:
         rows = self.layers[::-1]
         bits.barh([row.name for row in rows], [row.entropy for row in rows])
         bits.axvline(math.log2(self.n_clusters), color="black", linewidth=0.5)
         bits.set(xlabel="bits a weight")
-        errors.barh([row.name for row in rows], [row.error for row in rows])
+        errors.barh(range(len(rows)), [row.error for row in rows])
+        errors.set_yticks([])
         errors.set(xlabel="relative error before training")
-        return figure

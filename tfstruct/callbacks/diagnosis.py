@@ -1,11 +1,13 @@
 """What `Diagnose` found: findings with figures and advice, as text, table, JSON and picture."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from tfstruct.callbacks.probe import Figures
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import logarithmic
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnosis:
-    """A run, looked at.
+class Diagnosis(Plotted, Report):
+    """A run, looked at. `plot` draws losses, gradient norms by layer and shares of dead units over the steps.
 
     Attributes:
         model: its name.
@@ -56,77 +58,55 @@ class Diagnosis:
     epochs: tuple[tuple[int, float, float | None], ...]
     notes: tuple[str, ...] = ()
 
+    _panels: ClassVar[int] = 3
+
     @property
     def symptoms(self) -> tuple[str, ...]:
         """The symptoms found, causes first."""
         return tuple(finding.symptom for finding in self.findings)
 
-    def __str__(self):
-        head = f"{self.model}: {self.steps:,} steps, {len(self.probes)} probes, "
-        head += "nothing found" if not self.findings else f"{len(self.findings)} found"
-        return "\n".join([head, *map(str, self.findings), *(f"not looked at: {note}" for note in self.notes)])
+    def _title(self) -> str:
+        looks = f"{counted(self.steps, 'step')}, {counted(len(self.probes), 'probe')}"
+        return f"{self.model}: {looks}, {len(self.findings) or 'nothing'} found"
 
-    def to_dict(self) -> dict:
-        """Plain data, fit for JSON; a number that is not finite is None."""
-        return _plain(dataclasses.asdict(self))
+    def __str__(self) -> str:
+        lines = [line for finding in self.findings for line in str(finding).splitlines()]
+        return Sheet(self._title(), notes=[*lines, *(f"not looked at: {note}" for note in self.notes)]).text()
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
+    def sheet(self) -> Sheet:
+        columns = ("symptom", "layer", ("step", ",d"), "seen", "try")
+        rows = [
+            (one.symptom, one.layer or "", "" if one.step is None else one.step, one.message, "; ".join(one.advice))
+            for one in self.findings
+        ] or [("none", "", "", "nothing found", "")]
+        return Sheet(self._title(), columns, rows, notes=[f"not looked at: {note}" for note in self.notes])
 
-    def table(self):
-        """A `rich.table.Table`, one row a finding."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 13, 4
 
-        table = Table(title=f"{self.model}, {self.steps:,} steps", header_style="bold", show_lines=True)
-        for name in ("symptom", "layer", "step", "seen", "try"):
-            table.add_column(name, overflow="fold", justify="right" if name == "step" else "left")
-        for one in self.findings:
-            step = "" if one.step is None else f"{one.step:,}"
-            table.add_row(one.symptom, one.layer or "", step, one.message, "\n".join(one.advice))
-        if not self.findings:
-            table.add_row("none", "", "", "nothing found", "")
-        return table
-
-    def plot(self, path) -> None:
-        """Writes a picture: losses, gradient norms by layer, share of dead units, over the steps. Needs matplotlib."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(13, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        losses, gradients, dead = figure.subplots(1, 3)
+    def _draw(self, losses, gradients, dead) -> None:
         losses.plot(*_columns(self.losses), label="training")
         losses.plot([p.step for p in self.probes], [p.loss for p in self.probes], ".", label="kept batch")
         losses.plot(*_columns([(s, v) for s, _, v in self.epochs if v is not None]), label="validation")
         losses.set_title("loss")
-        losses.legend(fontsize=7)
         names = list(self.probes[-1].layers) if self.probes else []
         for i, name in enumerate(names):
-            shade = i / max(len(names) - 1, 1)  # the first layer is blue, the last one red
+            shade = i / max(len(names) - 1, 1)  # the first layer is blue, the last one orange
             curve = [(p.step, p.layers[name].gradient) for p in self.probes if name in p.layers]
             label = name if len(names) <= 12 or i in (0, len(names) - 1) else None
-            gradients.plot(*_columns(curve), ".-", color=(shade, 0.2, 1 - shade), label=label, linewidth=0.8)
+            colour = (0.9 * shade, 0.45 + 0.17 * shade, 0.7 * (1 - shade))
+            gradients.plot(*_columns(curve), ".-", color=colour, label=label, linewidth=0.8)
         if any(f.gradient > 0 for p in self.probes for f in p.layers.values()):
-            gradients.set_yscale("log")
+            logarithmic(gradients, "y")
         gradients.set_title("gradient norm by layer")
         for name in dict.fromkeys(name for p in self.probes for name in p.dead):
             dead.plot(*_columns([(p.step, p.dead[name]) for p in self.probes if name in p.dead]), ".-", label=name)
         dead.set(title="share of dead units", ylim=(-0.02, 1.02))
-        for axis in (gradients, dead):
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend(fontsize=6)
         for axis in (losses, gradients, dead):
             axis.set_xlabel("step")
-        figure.savefig(path, dpi=120)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=7)
 
 
 def _columns(pairs) -> tuple[tuple, ...]:
     return tuple(zip(*pairs, strict=True)) if pairs else ((), ())
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

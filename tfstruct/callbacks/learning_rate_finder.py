@@ -77,11 +77,11 @@ class LearningRateFinder(Portable):
         """The learning rate that the last test suggests; None before it, and where it found none."""
         return None if self.report is None else self.report.suggestion
 
-    def plot(self, path=None):
+    def plot(self, path=None, ax=None):
         """Draws loss against learning rate, see `RangeTest.plot`."""
         if self.report is None:
             raise ArgumentError("Expected a test to plot. Run `fit` with this callback first.")
-        return self.report.plot(path)
+        return self.report.plot(path, ax)
 
     def set_model(self, model) -> None:
         require_model(model)

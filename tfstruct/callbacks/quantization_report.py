@@ -1,9 +1,11 @@
 """What quantization-aware training found."""
 
 import dataclasses
-import json
+from typing import Any
 
 from tfstruct.quantize.scheme import Scheme
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,8 @@ class QuantizedActivation:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationReport:
-    """What was rounded in training.
+class QuantizationReport(Plotted, Report):
+    """What was rounded in training. `plot` draws the ranges, one bar each.
 
     Attributes:
         activations: the trained ranges.
@@ -38,49 +40,26 @@ class QuantizationReport:
     kernels: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
 
-    def _title(self) -> str:
-        return (
-            f"{self.scheme.precision}: {len(self.kernels)} kernels and {len(self.activations)} ranges of activations "
-            f"after {self.steps} steps"
+    def sheet(self) -> Sheet:
+        title = (
+            f"{self.scheme.precision}: {counted(len(self.kernels), 'kernel')} and "
+            f"{counted(len(self.activations), 'range')} of activations after {counted(self.steps, 'step')}"
         )
+        columns = ("range", ("low", ".4g"), ("high", ".4g"), ("step", ".4g"), ("bits", "d"))
+        rows = [(row.group, row.low, row.high, row.scale, row.bits) for row in self.activations]
+        return Sheet(title, columns, rows, left_alone=self.skipped)
 
-    def __str__(self) -> str:
-        width = max((len(row.group) for row in self.activations), default=0)
-        lines = [self._title()]
-        for row in self.activations:
-            lines.append(f"  {row.group:<{width}}  {row.low:>10.4g} .. {row.high:<10.4g} step {row.scale:.4g}")
-        return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.skipped)])
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        for plain, row in zip(data["activations"], self.activations, strict=True):
+            plain["scale"] = row.scale
+        return data
 
-    def table(self):
-        """A rich table of the ranges."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 7, 1 + 0.25 * max(len(self.activations), 4)
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("range")
-        for name in ("low", "high", "step", "bits"):
-            table.add_column(name, justify="right")
-        for row in self.activations:
-            table.add_row(row.group, f"{row.low:.4g}", f"{row.high:.4g}", f"{row.scale:.4g}", str(row.bits))
-        for name, why in self.skipped:
-            table.add_row(name, "", "", "", why)
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        rows = [{**dataclasses.asdict(row), "scale": row.scale} for row in self.activations]
-        return {**dataclasses.asdict(self), "activations": rows}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: the ranges, one bar each."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, max(2, 0.25 * len(self.activations))), layout="constrained")
-        axes = figure.subplots()
+    def _draw(self, axes) -> None:
         rows = self.activations[::-1]
         axes.barh([r.group for r in rows], [r.high - r.low for r in rows], left=[r.low for r in rows])
         axes.axvline(0, color="black", linewidth=0.5)
         axes.set(xlabel="value", title="ranges of activations")
-        return figure

@@ -1,16 +1,23 @@
 """What a learning-rate range test found."""
 
 import dataclasses
-import io
-import json
 import math
+from typing import ClassVar
 
 import numpy as np
 
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import LIGHT, logarithmic
+from tfstruct.reporting.tables import counted
+
+_ROWS = 20  # of the table, at most
+
 
 @dataclasses.dataclass(frozen=True)
-class RangeTest:
+class RangeTest(Plotted, Report):
     """The loss at rising learning rates, and what it says.
+
+    `plot` draws the loss against the learning rate and marks the suggestion.
 
     Attributes:
         rates: the learning rates, in the order they were tried.
@@ -32,6 +39,8 @@ class RangeTest:
     stopped: str
     method: str
 
+    _derived: ClassVar[tuple[str, ...]] = ("suggestion",)
+
     @property
     def suggestion(self) -> float | None:
         """`steepest`, or with method `"decade"` a tenth of `divergence`; the other where that one is None."""
@@ -39,46 +48,15 @@ class RangeTest:
         first, second = (self.steepest, decade) if self.method == "steepest" else (decade, self.steepest)
         return second if first is None else first
 
-    def to_dict(self) -> dict:
-        """Plain data; a value that is not finite is None, as JSON has none."""
-        data = dataclasses.asdict(self) | {"suggestion": self.suggestion}
-        for name in ("losses", "smoothed"):
-            data[name] = [value if math.isfinite(value) else None for value in data[name]]
-        return json.loads(json.dumps(data))
-
-    def table(self, rows: int = 20):
-        """A `rich.table.Table` of some of the steps, the last among them."""
-        from rich.table import Table
-
-        table = Table(title="learning-rate range test", header_style="bold")
-        for column in ("step", "learning rate", "loss", "smoothed"):
-            table.add_column(column, justify="right")
+    def sheet(self) -> Sheet:
         last = len(self.rates) - 1
-        for step in sorted({round(i * last / max(rows - 1, 1)) for i in range(rows)}):
-            values = self.rates[step], self.losses[step], self.smoothed[step]
-            table.add_row(str(step), *(f"{value:.3g}" for value in values))
-        return table
+        shown = sorted({round(i * last / (_ROWS - 1)) for i in range(_ROWS)})
+        rows = [(step, self.rates[step], self.losses[step], self.smoothed[step]) for step in shown]
+        columns = (("step", ",d"), ("learning rate", ".3g"), ("loss", ".3g"), ("smoothed loss", ".3g"))
+        return Sheet("learning-rate range test", columns, rows, notes=[self._words()])
 
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        buffer = io.StringIO()
-        Console(file=buffer, width=80, color_system=None).print(self.table())
-        return buffer.getvalue() + self._words()
-
-    def plot(self, path=None):
-        """Draws loss against learning rate and marks the suggestion. Needs matplotlib.
-
-        Returns:
-            The `matplotlib.figure.Figure`; it is written to `path` where one is given.
-        """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axis = figure.subplots()
-        axis.plot(self.rates, self.losses, color="0.75", linewidth=1, label="batch")
+    def _draw(self, axis) -> None:
+        axis.plot(self.rates, self.losses, color=LIGHT, linewidth=1, label="batch")
         axis.plot(self.rates, self.smoothed, label="smoothed")
         for rate, name, style in ((self.suggestion, "suggestion", "--"), (self.divergence, "divergence", ":")):
             if rate is not None:
@@ -87,16 +65,12 @@ class RangeTest:
         if finite:  # single batches far above would leave no room for the rest
             margin = 0.05 * (max(finite) - min(finite)) or 0.1
             axis.set_ylim(min(finite) - margin, max(finite) + margin)
-        axis.set_xscale("log")
-        axis.set_xlabel("learning rate")
-        axis.set_ylabel("loss")
-        axis.legend(fontsize=8)
-        if path is not None:
-            figure.savefig(path, dpi=120)
-        return figure
+        logarithmic(axis, "x")
+        axis.set(xlabel="learning rate", ylabel="loss")
+        axis.legend()
 
     def _words(self) -> str:
-        seen = f"{len(self.rates)} steps from {self.rates[0]:.2g} to {self.rates[-1]:.2g}; {self.stopped}. "
+        seen = f"{counted(len(self.rates), 'step')} from {self.rates[0]:.2g} to {self.rates[-1]:.2g}; {self.stopped}. "
         if self.suggestion is None:
             return seen + "No suggestion: the loss neither fell by more than its noise nor rose again."
         if self.suggestion == self.steepest:

@@ -1,7 +1,10 @@
 """What pruning did: sparsity by weight, over time, and what was left alone."""
 
 import dataclasses
-import json
+from typing import Any, ClassVar
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.tables import shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +22,8 @@ class SparseWeight:
 
 
 @dataclasses.dataclass(frozen=True)
-class SparsityReport:
-    """The sparsity that was reached.
+class SparsityReport(Plotted, Report):
+    """The sparsity that was reached. `plot` draws it over the steps, and by weight.
 
     Attributes:
         pattern, criterion, scope: the settings.
@@ -40,6 +43,9 @@ class SparsityReport:
     history: tuple[tuple[int, float, float], ...]
     notes: tuple[str, ...] = ()
 
+    _derived: ClassVar[tuple[str, ...]] = ("sparsity",)
+    _panels: ClassVar[int] = 2
+
     @property
     def zeros(self) -> int:
         return sum(row.zeros for row in self.layers)
@@ -53,53 +59,25 @@ class SparsityReport:
         """The share of zeros among all pruned weights."""
         return self.zeros / self.weights
 
-    def _title(self) -> str:
-        return (
+    def sheet(self) -> Sheet:
+        title = (
             f"{self.zeros:,} of {self.weights:,} weights are zero: sparsity {self.sparsity:.4f}, asked "
             f"{self.asked:.4g} ({self.pattern}, {self.criterion}, by {self.scope})"
         )
+        columns = ("weight", "shape", ("weights", ",d"), ("zeros", ",d"), ("sparsity", ".4f"))
+        rows = [(row.name, shape(row.shape), row.weights, row.zeros, row.sparsity) for row in self.layers]
+        return Sheet(title, columns, rows, left_alone=self.skipped, notes=self.notes)
 
-    def __str__(self) -> str:
-        width = max(len(row.name) for row in self.layers)
-        lines = [self._title()]
-        lines += [
-            f"  {row.name:<{width}}  {'x'.join(map(str, row.shape)):>14}  {row.zeros:>10,} of {row.weights:>10,}"
-            f"  {row.sparsity:.4f}"
-            for row in self.layers
-        ]
-        lines += [f"  {name}: left alone, {why}" for name, why in self.skipped]
-        return "\n".join([*lines, *self.notes])
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        for plain, row in zip(data["layers"], self.layers, strict=True):
+            plain["sparsity"] = row.sparsity
+        return data
 
-    def table(self):
-        """A rich table, one row for each pruned weight."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 9, 1 + 0.25 * max(len(self.layers), 8)
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("weight")
-        for name in ("shape", "weights", "zeros", "sparsity"):
-            table.add_column(name, justify="right")
-        for row in self.layers:
-            shape = " x ".join(map(str, row.shape))
-            table.add_row(row.name, shape, f"{row.weights:,}", f"{row.zeros:,}", f"{row.sparsity:.4f}")
-        for name, why in self.skipped:
-            table.add_row(name, "", "", "", f"left alone: {why}")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        data = dataclasses.asdict(self)
-        rows = [{**row, "sparsity": one.sparsity} for row, one in zip(data["layers"], self.layers, strict=True)]
-        return {**data, "layers": rows, "sparsity": self.sparsity}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: sparsity over the steps, and by weight."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, max(3, 0.25 * len(self.layers))), layout="constrained")
-        over_time, by_weight = figure.subplots(1, 2)
+    def _draw(self, over_time, by_weight) -> None:
         steps = [step for step, _, _ in self.history]
         over_time.step(steps, [ratio for _, ratio, _ in self.history], where="post", label="asked")
         over_time.plot(steps, [share for _, _, share in self.history], "o", markersize=3, label="reached")
@@ -108,4 +86,3 @@ class SparsityReport:
         names = [row.name for row in self.layers][::-1]
         by_weight.barh(names, [row.sparsity for row in self.layers][::-1])
         by_weight.set(xlabel="sparsity", xlim=(0, 1))
-        return figure

@@ -1,7 +1,10 @@
 """What a student was taught."""
 
 import dataclasses
-import json
+from typing import Any
+
+from tfstruct.reporting import Plotted, Report, Sheet, plain
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Compared:
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationReport:
-    """What a student was taught, and how far its losses fell.
+class DistillationReport(Plotted, Report):
+    """What a student was taught, and how far its losses fell. `plot` draws each loss over the steps.
 
     Attributes:
         student, teacher: names of the models.
@@ -49,53 +52,30 @@ class DistillationReport:
 
     def _title(self) -> str:
         return (
-            f"{self.student} learned from {self.teacher} for {self.steps} steps, "
+            f"{self.student} learned from {self.teacher} for {counted(self.steps, 'step')}, "
             f"{1 - self.student_loss_weight:.0%} of the loss"
         )
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        ends = [[figures.get(loss.name) for _, figures in self.history] for loss in self.losses]
-        return [
-            (loss.name, f"{loss.weight:g}", *(f"{v[i]:.4g}" if v else "" for i in (0, -1)), loss.where)
-            for loss, v in zip(self.losses, ends, strict=True)
-        ]
+    def sheet(self) -> Sheet:
+        rows = []
+        for loss in self.losses:
+            means = [figures.get(loss.name) for _, figures in self.history]
+            first, last = (means[0], means[-1]) if means else (None, None)
+            rows.append((loss.name, loss.weight, first, last, loss.where))
+        columns = ("loss", ("weight", "g"), ("first mean", ".4g"), ("last mean", ".4g"), "layers")
+        return Sheet(self._title(), columns, rows)
 
-    def __str__(self) -> str:
-        lines = [
-            f"  {name}, weight {weight}: {first} -> {last}; {where}"
-            for name, weight, first, last, where in self._rows()
-        ]
-        return "\n".join([self._title(), *lines])
+    def to_dict(self) -> dict[str, Any]:
+        history = [{"step": step, **figures} for step, figures in self.history]
+        return {**super().to_dict(), "history": plain(history)}
 
-    def table(self):
-        """A rich table of the losses: weight, first and last mean, layers."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 7, 3.5
 
-        table = Table(title=self._title(), title_justify="left")
-        for column in ("loss", "weight", "first", "last", "layers"):
-            table.add_column(column, justify="left" if column in ("loss", "layers") else "right")
-        for row in self._rows():
-            table.add_row(*row)
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        data = dataclasses.asdict(self)
-        return {**data, "history": [{"step": step, **figures} for step, figures in self.history]}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: each loss over the steps."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 3.5), layout="constrained")
-        axes = figure.subplots()
+    def _draw(self, axes) -> None:
         for name in dict.fromkeys(name for _, figures in self.history for name in figures):
             points = [(step, figures[name]) for step, figures in self.history if name in figures]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
         axes.set(xlabel="step", ylabel="loss", title=self._title())
         if self.history:
             axes.legend()
-        return figure

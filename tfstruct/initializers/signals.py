@@ -1,9 +1,8 @@
 """`describe`: how activations and gradients fare through the layers of a model."""
 
 import dataclasses
-import io
-import json
 import math
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -14,14 +13,16 @@ from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import logarithmic
 
 # A standard deviation that changes by this factor from end to end is out of hand: 1e4 as a variance.
 FAR = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Signals:
-    """Variances of activations and gradients, layer by layer in order of execution.
+class Signals(Plotted, Report):
+    """Variances of activations and gradients, layer by layer in order of execution. `plot` draws them over the layers.
 
     Attributes:
         model: its name.
@@ -38,6 +39,8 @@ class Signals:
     means: tuple[float, ...]
     variances: tuple[float, ...]
     gradients: tuple[float, ...]
+
+    _derived: ClassVar[tuple[str, ...]] = ("findings",)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -65,49 +68,23 @@ class Signals:
     def _rows(self, values):
         return zip(self.layers, values, strict=True)
 
-    def to_dict(self) -> dict:
-        """Plain data; a value that is not finite is None, as JSON has none."""
-        data = dataclasses.asdict(self)
-        for key in ("means", "variances", "gradients"):
-            data[key] = [v if math.isfinite(v) else None for v in data[key]]
-        return json.loads(json.dumps({**data, "findings": self.findings}))
+    def sheet(self) -> Sheet:
+        columns = ("layer", ("mean", ".3g"), ("variance", ".3g"), ("variance of the gradient", ".3g"))
+        rows = list(zip(self.layers, self.means, self.variances, self.gradients, strict=True))
+        return Sheet(f"{self.model}: gradients of the {self.target}", columns, rows, notes=self.findings)
 
-    def table(self):
-        """A `rich.table.Table`, one row a layer."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return max(4.5, 1.5 + 0.28 * len(self.layers)), 4
 
-        table = Table(title=f"{self.model}: gradients of the {self.target}", header_style="bold")
-        table.add_column("layer", overflow="fold")
-        for column in ("mean", "variance", "gradient's variance"):
-            table.add_column(column, justify="right")
-        for name, *values in zip(self.layers, self.means, self.variances, self.gradients, strict=True):
-            table.add_row(name, *(f"{v:.3g}" for v in values))
-        return table
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        buffer = io.StringIO()
-        Console(file=buffer, width=100, color_system=None).print(self.table())
-        return "\n".join([buffer.getvalue().rstrip("\n"), *self.findings])
-
-    def plot(self, path) -> None:
-        """Writes a picture: variance of activations and of gradients over the layers. Needs matplotlib."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(max(4.5, 1.5 + 0.28 * len(self.layers)), 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axis = figure.subplots()
+    def _draw(self, axis) -> None:
         for values, name in ((self.variances, "activations"), (self.gradients, "gradients")):
             # A logarithm has no place for 0.
             axis.plot([v if v > 0 and math.isfinite(v) else math.nan for v in values], marker="o", ms=3, label=name)
-        axis.set_yscale("log")
+        logarithmic(axis, "y")
         axis.set_xticks(range(len(self.layers)), list(self.layers), rotation=90, fontsize=7)
-        axis.set_ylabel("variance", fontsize=9)
-        axis.set_title(f"{self.model}: gradients of the {self.target}", fontsize=10)
-        axis.legend(fontsize=8)
-        figure.savefig(path, dpi=120)
+        axis.set_ylabel("variance")
+        axis.set_title(f"{self.model}: gradients of the {self.target}")
+        axis.legend()
 
 
 @in_inference

@@ -1,9 +1,11 @@
 """What bias correction did."""
 
 import dataclasses
-import json
 
 import numpy as np
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,8 @@ class CorrectedBias:
 
 
 @dataclasses.dataclass(frozen=True)
-class BiasCorrection:
-    """What `correct_bias` did.
+class BiasCorrection(Plotted, Report):
+    """What `correct_bias` did. `plot` draws the largest shift of each layer, in deviations of its channel.
 
     Attributes:
         precision: that the biases make up for.
@@ -43,46 +45,18 @@ class BiasCorrection:
     left: tuple[tuple[str, str], ...]
 
     def _title(self) -> str:
-        return f"biases of {len(self.layers)} layers corrected for {self.precision}, {len(self.left)} left alone"
+        corrected = counted(len(self.layers), "bias", "biases")
+        return f"{corrected} corrected for {self.precision}, {len(self.left)} left alone"
 
-    def __str__(self) -> str:
-        width = max((len(row.layer) for row in self.layers), default=0)
-        lines = [self._title()]
-        for row in self.layers:
-            lines.append(
-                f"  {row.layer:<{width}}  mean |shift| {row.mean:.4g}, largest {row.largest:.4g}, "
-                f"{row.relative:.2f} deviations"
-            )
-        return "\n".join([*lines, *(f"  {layer}: {why}" for layer, why in self.left)])
+    def sheet(self) -> Sheet:
+        columns = ("layer", ("mean |shift|", ".4g"), ("largest |shift|", ".4g"), ("in deviations", ".2f"))
+        rows = [(row.layer, row.mean, row.largest, row.relative) for row in self.layers]
+        return Sheet(self._title(), columns, rows, left_alone=self.left)
 
-    def table(self):
-        """A rich table of the shifts."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 7, 1 + 0.3 * max(len(self.layers), 4)
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("layer")
-        for name in ("mean |shift|", "largest", "in deviations"):
-            table.add_column(name, justify="right")
-        for row in self.layers:
-            table.add_row(row.layer, f"{row.mean:.4g}", f"{row.largest:.4g}", f"{row.relative:.2f}")
-        for layer, why in self.left:
-            table.add_row(layer, why, "", "")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: the largest shift of each layer, in deviations of its channel."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, max(2, 0.3 * len(self.layers))), layout="constrained")
-        axes = figure.subplots()
+    def _draw(self, axes) -> None:
         rows = self.layers[::-1]
         axes.barh([row.layer for row in rows], [row.relative for row in rows])
         axes.set(xlabel="largest shift in deviations of its channel", title=self._title())
-        return figure

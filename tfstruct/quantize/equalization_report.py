@@ -1,7 +1,10 @@
 """What equalization did."""
 
 import dataclasses
-import json
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import BLUE, ORANGE
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Evened:
 
 
 @dataclasses.dataclass(frozen=True)
-class Equalization:
-    """What `equalize` did.
+class Equalization(Plotted, Report):
+    """What `equalize` did. `plot` draws how alike the channels are, before and after.
 
     Attributes:
         pairs: the layers that were equalized.
@@ -38,58 +41,32 @@ class Equalization:
     skipped: tuple[tuple[str, str], ...]
     sweeps: int
 
-    def _title(self) -> str:
+    def sheet(self) -> Sheet:
         moved = sum(count for _, count in self.absorbed)
-        return (
-            f"{len(self.pairs)} layers equalized with their readers in {self.sweeps} sweeps, "
-            f"{moved} biases absorbed, {len(self.skipped)} left alone"
+        title = (
+            f"{counted(len(self.pairs), 'layer')} equalized with their readers in {counted(self.sweeps, 'sweep')}, "
+            f"{counted(moved, 'bias', 'biases')} absorbed, {len(self.skipped)} left alone"
         )
+        columns = (
+            "layer", "read by", ("made before", ".3f"), ("made after", ".3f"), ("read before", ".3f"),
+            ("read after", ".3f"),
+        )  # fmt: skip
+        rows = [
+            (p.layer, ", ".join(p.readers), p.made_before, p.made_after, p.read_before, p.read_after)
+            for p in self.pairs
+        ]
+        notes = [f"{layer}: {counted(count, 'bias', 'biases')} absorbed" for layer, count in self.absorbed]
+        return Sheet(title, columns, rows, left_alone=self.skipped, notes=notes)
 
-    def __str__(self) -> str:
-        width = max((len(pair.layer) for pair in self.pairs), default=0)
-        lines = [self._title()]
-        for p in self.pairs:
-            lines.append(
-                f"  {p.layer:<{width}}  made {p.made_before:.2f} -> {p.made_after:.2f}, "
-                f"read {p.read_before:.2f} -> {p.read_after:.2f} by {', '.join(p.readers)}"
-            )
-        lines += [f"  {layer}: {count} biases absorbed" for layer, count in self.absorbed]
-        return "\n".join([*lines, *(f"  {layer}: {why}" for layer, why in self.skipped)])
+    def _size(self) -> tuple[float, float]:
+        return 7, 1.2 + 0.3 * max(len(self.pairs), 4)
 
-    def table(self):
-        """A rich table of how alike the channels are."""
-        from rich.table import Table
-
-        table = Table(title=self._title(), title_justify="left")
-        for name in ("layer", "read by"):
-            table.add_column(name)
-        for name in ("made before", "after", "read before", "after"):
-            table.add_column(name, justify="right")
-        for p in self.pairs:
-            figures = (p.made_before, p.made_after, p.read_before, p.read_after)
-            table.add_row(p.layer, ", ".join(p.readers), *(f"{figure:.3f}" for figure in figures))
-        for layer, why in self.skipped:
-            table.add_row(layer, why, "", "", "", "")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: how alike the channels are, before and after."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, max(2, 0.3 * len(self.pairs))), layout="constrained")
-        axes = figure.subplots()
+    def _draw(self, axes) -> None:
         names = [p.layer for p in self.pairs[::-1]]
-        for column, marker in (("made", "o"), ("read", "s")):
-            for when, filled in (("before", "none"), ("after", None)):
+        for column, marker, colour in (("made", "o", BLUE), ("read", "s", ORANGE)):
+            for when, filled in (("before", "none"), ("after", "full")):
                 values = [getattr(p, f"{column}_{when}") for p in self.pairs[::-1]]
-                axes.plot(values, names, marker, fillstyle=filled or "full", label=f"{column}, {when}")
-        axes.set(xlabel="mean of range / largest range", xlim=(0, 1.05), title="ranges of channels")
+                axes.plot(values, names, marker, color=colour, fillstyle=filled, label=f"{column}, {when}")
+        axes.set(xlabel="mean of range / largest range; 1: all channels alike", xlim=(0, 1.05))
+        axes.set_title("ranges of channels")
         axes.legend()
-        return figure

@@ -1,7 +1,10 @@
 """What learned rounding found."""
 
 import dataclasses
-import json
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import logarithmic
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Reconstructed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction:
-    """What `adaround` or `blockwise` did.
+class Reconstruction(Plotted, Report):
+    """What `adaround` or `blockwise` did. `plot` draws the error of each unit, rounded to nearest and as learned.
 
     Attributes:
         method: "adaround" or "blockwise".
@@ -41,48 +44,25 @@ class Reconstruction:
     left: tuple[str, ...]
 
     def _title(self) -> str:
-        kernels = sum(len(row.kernels) for row in self.units)
-        return f"{self.method} to {self.precision}: {kernels} kernels in {len(self.units)} units, {len(self.left)} left"
+        kernels = counted(sum(len(row.kernels) for row in self.units), "kernel")
+        return (
+            f"{self.method} to {self.precision}: {kernels} in {counted(len(self.units), 'unit')}, {len(self.left)} left"
+        )
 
-    def __str__(self) -> str:
-        width = max((len(row.unit) for row in self.units), default=0)
-        lines = [self._title()]
-        for row in self.units:
-            lines.append(
-                f"  {row.unit:<{width}}  error {row.nearest:.3%} -> {row.after:.3%}, {row.moved:.1%} of weights moved"
-            )
-        return "\n".join([*lines, *(f"  {name}: rounded to nearest" for name in self.left)])
+    def sheet(self) -> Sheet:
+        columns = (
+            "unit", ("error, nearest", ".3%"), ("error, learned", ".3%"), ("weights moved", ".1%"), ("samples", ",d"),
+        )  # fmt: skip
+        rows = [(row.unit, row.nearest, row.after, row.moved, row.samples) for row in self.units]
+        return Sheet(self._title(), columns, rows, left_alone=[(name, "rounded to nearest") for name in self.left])
 
-    def table(self):
-        """A rich table of the errors."""
-        from rich.table import Table
+    def _size(self) -> tuple[float, float]:
+        return 7, 1.2 + 0.3 * max(len(self.units), 4)
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("unit")
-        for name in ("error, nearest", "error, learned", "weights moved", "samples"):
-            table.add_column(name, justify="right")
-        for row in self.units:
-            table.add_row(row.unit, f"{row.nearest:.3%}", f"{row.after:.3%}", f"{row.moved:.1%}", str(row.samples))
-        for name in self.left:
-            table.add_row(name, "rounded to nearest", "", "", "")
-        return table
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: the error of each unit, rounded to nearest and as learned."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, max(2, 0.3 * len(self.units))), layout="constrained")
-        axes = figure.subplots()
+    def _draw(self, axes) -> None:
         names = [row.unit for row in self.units[::-1]]
         axes.plot([row.nearest for row in self.units[::-1]], names, "o", fillstyle="none", label="nearest")
         axes.plot([row.after for row in self.units[::-1]], names, "o", label=self.method)
-        axes.set(xlabel="power of the error / power of the output", xscale="log", title=self._title())
+        axes.set(xlabel="power of the error / power of the output", title=self._title())
+        logarithmic(axes, "x")
         axes.legend()
-        return figure

@@ -1,7 +1,9 @@
 """What layers lose by quantization, one at a time."""
 
 import dataclasses
-import json
+
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,8 @@ class LayerSensitivity:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationSensitivity:
-    """What `sensitivity` measured.
+class QuantizationSensitivity(Plotted, Report):
+    """What `sensitivity` measured. `plot` draws the SQNR by layer and precision.
 
     Attributes:
         model: its name.
@@ -49,54 +51,29 @@ class QuantizationSensitivity:
         """The layers in one precision, those that lose most first."""
         return sorted((row for row in self.rows if row.precision == precision), key=lambda row: row.sqnr_db)
 
-    def _title(self) -> str:
+    def sheet(self) -> Sheet:
         scored = "" if self.metric is None else f", {self.metric} in float {self.baseline:.4f}"
-        return f"{self.model}: one layer quantized at a time, {self.samples} samples{scored}"
-
-    def _figures(self, row: LayerSensitivity) -> list[str]:
-        scored = [] if row.score is None else [f"{row.score - self.baseline:+.4f}"]
-        return [row.precision, f"{row.sqnr_db:.1f}", *scored]
-
-    def __str__(self) -> str:
-        width = max((len(row.layer) for row in self.rows), default=0)
-        lines = [self._title()]
+        title = f"{self.model}: one layer quantized at a time, {counted(self.samples, 'sample')}{scored}"
+        columns = ["layer", "precision", ("SQNR, dB", ".1f")]
+        columns += [] if self.baseline is None else [(f"change of {self.metric}", "+.4f")]
+        rows = []
         for row in sorted(self.rows, key=lambda row: row.sqnr_db):
-            precision, decibel, *scored = self._figures(row)
-            lines.append(f"  {row.layer:<{width}}  {precision:<7} {decibel:>6} dB  {' '.join(scored)}".rstrip())
-        return "\n".join(lines)
+            change = None if row.score is None or self.baseline is None else row.score - self.baseline
+            rows.append((row.layer, row.precision, row.sqnr_db, change)[: len(columns)])
+        return Sheet(title, columns, rows)
 
-    def table(self):
-        """A rich table, those that lose most first."""
-        from rich.table import Table
+    def _layers(self) -> list[str]:
+        return list(dict.fromkeys(row.layer for row in self.rows))
 
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("layer")
-        table.add_column("precision")
-        for name in ("SQNR in dB", *([] if self.metric is None else [f"change of {self.metric}"])):
-            table.add_column(name, justify="right")
-        for row in sorted(self.rows, key=lambda row: row.sqnr_db):
-            table.add_row(row.layer, *self._figures(row))
-        return table
+    def _size(self) -> tuple[float, float]:
+        return 7, 1.2 + 0.3 * max(len(self._layers()), 4)
 
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: SQNR by layer, one line a precision."""
-        from matplotlib.figure import Figure
-
-        layers = list(dict.fromkeys(row.layer for row in self.rows))
-        figure = Figure(figsize=(7, max(2, 0.3 * len(layers))), layout="constrained")
-        axes = figure.subplots()
-        for precision in dict.fromkeys(row.precision for row in self.rows):
+    def _draw(self, axes) -> None:
+        layers = self._layers()
+        for precision, marker in zip(dict.fromkeys(row.precision for row in self.rows), "osD^vX", strict=False):
             rows = [row for row in self.rows if row.precision == precision]
-            axes.plot([row.sqnr_db for row in rows], [layers.index(row.layer) for row in rows], "o", label=precision)
+            axes.plot([row.sqnr_db for row in rows], [layers.index(row.layer) for row in rows], marker, label=precision)
         axes.set_yticks(range(len(layers)), layers)
         axes.invert_yaxis()
-        axes.set(xlabel="SQNR of the outputs in dB", title="one layer quantized at a time")
+        axes.set(xlabel="SQNR of the outputs, dB", title="one layer quantized at a time")
         axes.legend()
-        return figure
