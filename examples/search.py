@@ -50,7 +50,7 @@ def main(folder: str | None = None, workers: str = "0", trials: int = 6, epochs:
         console.print(f"best: {best.candidate}")
         if folder is not None:
             best.made(task).file.save(f"{folder}/best.tflite")
-            found.plot().savefig(f"{folder}/front.png")
+            found.plot(f"{folder}/front.png")
 
 
 if __name__ == "__main__":

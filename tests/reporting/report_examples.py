@@ -1,10 +1,12 @@
 """One small report of each class, with a name of the test's in every place where a user's text can stand."""
 
+import dataclasses
 import math
 
 import numpy as np
+from compression import reports
 
-from tfstruct import analyze, callbacks, distill, initializers, surgery
+from tfstruct import analyze, callbacks, convert, distill, initializers, surgery
 from tfstruct.analyze.drawing import Box, Picture
 from tfstruct.analyze.group_report import GroupRow
 from tfstruct.analyze.layer_profile import Row
@@ -13,6 +15,14 @@ from tfstruct.callbacks.cluster_report import SharedWeight
 from tfstruct.callbacks.probe import Figures, LayerFigures
 from tfstruct.callbacks.quantization_report import QuantizedActivation
 from tfstruct.callbacks.sparsity_report import SparseWeight
+from tfstruct.compression import SearchReport, Trial
+from tfstruct.convert.agreement import Agreement
+from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.latency import Estimate, Estimated, OperatorLatency
+from tfstruct.convert.layer_errors import LayerError
+from tfstruct.convert.packing.report import PackedTensor
+from tfstruct.convert.runtime import Latency
+from tfstruct.convert.target_report import Row as Judged
 from tfstruct.distill.distillation_report import Compared
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
 from tfstruct.quantize.equalization_report import Equalization, Evened
@@ -112,6 +122,45 @@ def layer_sensitivity(name):
     return QuantizationSensitivity(name, 1, "accuracy", 0.92, rows)
 
 
+def verification(name):
+    outputs = (Agreement(name, 0.25, 0.0125, math.inf, 0.99951, None), Agreement("y", 0.25, 0.01, 31.2, 0.99, 0.9))
+    return convert.Verification(name, 1, outputs, layers=(LayerError((name,), "t", 35.5, 0.1),))
+
+
+def conversion(name):
+    operator = Operator(0, 0, "CONV_2D", (name,), ("x",), ("y",), "int8", "int8", False)
+    return convert.Report(
+        name, "int8", "litert", {"note": name, "timeout": math.inf}, 1, 67890, 4321, (operator,), (),
+        verification(name), (Latency(1, 123.4, 150.0, 1000),), "a processor", (), (name,), {"convert": 1.5},
+    )  # fmt: skip
+
+
+def pack_report(name):
+    tensor = PackedTensor(name, "float32", (3, 3), 9, 4, 1, 1.9, 36, 20, None, 12, "indices")
+    return convert.PackReport(name, "keras", (tensor,), 1000, 500, None, 400, None, 300, "lzma")
+
+
+def compression(name):
+    report = reports.report()
+    stage = dataclasses.replace(report.stages[0], changes=((name, name),))
+    return dataclasses.replace(
+        report, model=name, warnings=(name,), stages=(stage,), widths={name: (2, 1)}, processor=name
+    )
+
+
+def search_report(name):
+    report = compression(name)
+    trials = (
+        Trial(0, report.result.strategy, 0, 0, "0", report.result.replace(name=name)),
+        Trial(1, report.result.strategy, 1, 1, "1", reason=name),
+    )
+    three = ("quality", "tflite_bytes", "macs")
+    return SearchReport(name, "sqlite:///search.db", three, report.limits, report.original, report.plain, trials)
+
+
+TIMED = (((1, 8, 8, 3), (1, 8)),)
+
+
 EXAMPLES = {
     "BiasCorrection": lambda name: BiasCorrection(
         "int8", (CorrectedBias(name, 0.1, 0.2, 1.5),), ((name, "it has none"),)
@@ -121,6 +170,7 @@ EXAMPLES = {
     "ClusterReport": lambda name: callbacks.ClusterReport(
         "kmeans", "kernel", 4, 1, (SharedWeight(name, (3, 3), 9, 4, 1, 1.9, 0.05),), ((name, "too few weights"),)
     ),
+    "CompressionReport": compression,
     "Diagnosis": diagnosis,
     "DistillationReport": distillation,
     "Equalization": lambda name: Equalization(
@@ -148,16 +198,36 @@ EXAMPLES = {
     "EditReport": lambda name: surgery.EditReport(
         name, ((name, "deleted"),), ((name, "no kernel"),), (9, 8), None, {}, True, lambda: SMALL
     ),
+    "LatencyTable": lambda name: convert.LatencyTable(
+        (OperatorLatency("CONV_2D", *TIMED, "int8", 12.5, "a board", (name,), 100),)
+    ),
+    "PackReport": pack_report,
     "Plan": plan,
     "SharingSuggestion": lambda name: surgery.SharingSuggestion(
         ((name, "b"),), (0.95,), (1,), ((name, "b", 0.95),), "weights", 0.9
     ),
     "ShrinkReport": shrink_report,
+    "Estimate": lambda name: Estimate(
+        12.5,
+        (Estimated("CONV_2D", (name,), *TIMED, 12.5, "measured"), Estimated("ELU", (name,), *TIMED, None, "no")),
+        (name,),
+    ),
     "GradientNoise": lambda name: analyze.GradientNoise(math.inf, 1.0, -0.5, math.nan, 64, 8),
     "GroupReport": groups,
     "Importance": lambda name: analyze.Importance("l2", {name: np.array([1.0, np.inf])}, np.ones(3)),
     "Profile": profile,
+    "Report": conversion,
+    "SearchReport": search_report,
     "Sensitivity": sensitivity,
+    "TargetReport": lambda name: convert.TargetReport(
+        "micro",
+        "small devices",
+        "a table",
+        (Judged("CONV_2D", (name,), "int8", False, "no kernel", "DENSE"),),
+        (("arena", "4,352 bytes"),),
+        ("a note",),
+    ),
     "ThresholdChoice": threshold_choice,
+    "Verification": verification,
 }
 NAMELESS = {"GradientNoise"}  # no user's text stands in them

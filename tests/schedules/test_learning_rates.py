@@ -5,7 +5,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 
+import tfstruct
 from tfstruct import schedules
 
 Cosine = schedules.CosineDecay
@@ -183,6 +185,45 @@ def test_plot(schedule, tmp_path):
 def test_plot_is_a_method_of_ours():
     for name in OURS:
         assert len(make(name).plot(3000).axes[0].lines[0].get_xdata()) == 501
+
+
+ENDS = {
+    "OneCycle": (schedules.OneCycle(0.1, 40), 40),
+    "LinearDecay": (schedules.LinearDecay(0.1, 30), 30),
+    "StepDecay at steps": (schedules.StepDecay(0.1, [5, 20]), 20),
+    "StepDecay every so many": (schedules.StepDecay(0.1, 5), None),
+    "WarmupStableDecay": (schedules.WarmupStableDecay(0.1, 5, 10, 20), 35),
+    "Cyclical": (schedules.Cyclical(0.1, 0.2, 5), None),
+    "Warmup of a number": (schedules.Warmup(0.1, 5), 5),
+    "Warmup of a schedule": (schedules.Warmup(schedules.LinearDecay(0.1, 30), 5), 35),
+    "Sequence": (schedules.Sequence([0.1, schedules.LinearDecay(0.1, 30)], [7]), 37),
+    "Keras, with warm-up": (keras.optimizers.schedules.CosineDecay(0.0, 20, warmup_target=0.1, warmup_steps=5), 25),
+    "Keras, in pieces": (keras.optimizers.schedules.PiecewiseConstantDecay([4, 9], [0.3, 0.2, 0.1]), 10),
+    "Keras, in cycles": (keras.optimizers.schedules.PolynomialDecay(0.1, 10, cycle=True), None),
+    "Keras, without end": (keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9), None),
+}
+
+
+@pytest.mark.parametrize(("schedule", "last"), ENDS.values(), ids=ENDS)
+def test_a_picture_goes_to_the_end_that_the_schedule_has(schedule, last):
+    if last is None:
+        with pytest.raises(tfstruct.ArgumentError, match="Expected `steps`, how many to draw"):
+            schedules.plot(schedule)
+    else:
+        x, y = schedules.plot(schedule).axes[0].lines[0].get_data()
+        assert x[-1] == last
+        np.testing.assert_allclose(y[-1], float(schedule(last + 100)), rtol=1e-5, atol=1e-8)
+
+
+def test_plot_has_the_arguments_of_all_pictures(tmp_path):
+    schedule, figure = schedules.OneCycle(0.1, 40), Figure()
+    left, right = figure.subplots(1, 2)
+    assert schedule.plot(tmp_path / "rate.svg", ax=left) is figure and left.lines and not right.lines
+    assert "<svg" in (tmp_path / "rate.svg").read_text()
+    assert list(schedule.plot(steps=20).axes[0].lines[0].get_xdata()) == list(range(21))
+    ratio = schedules.PolynomialRatio(0.2, 0.8, 100, 110)
+    assert ratio.plot(tmp_path / "ratio.png", right) is figure and (tmp_path / "ratio.png").exists()
+    assert right.lines[0].get_xdata()[-1] == 121 and ratio.plot(50).axes[0].lines[0].get_xdata()[-1] == 50
 
 
 BAD = {

@@ -14,7 +14,6 @@ from tfstruct.graph import trace
 from tfstruct.graph.sizes import BY_A_CALL, why_open
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import BLUE, GREEN, ORANGE
-from tfstruct.reporting.tables import shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Profile(Plotted, Report):
         )  # fmt: skip
         rows = [
             (
-                row.path, row.type, shape(row.shape) or "-", row.params, "?" if row.macs is None else row.macs,
+                row.path, row.type, row.shape, row.params, "?" if row.macs is None else row.macs,
                 row.weight_bytes, row.activation_bytes, row.intensity,
             )
             for row in self.rows

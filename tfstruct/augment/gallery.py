@@ -3,18 +3,14 @@
 import numpy as np
 
 
-def draw(kind: str, epochs: list, value_range):
-    """A matplotlib figure: a row a sample, first as it is, then by epoch.
+def fill(figure, kind: str, epochs: list, value_range) -> None:
+    """Fills a matplotlib figure: a row a sample, first as it is, then by epoch.
 
     Args:
+        figure: a figure, or a part of one.
         epochs: (values, labels or None) of the same samples, the first unchanged.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     samples = len(epochs[0][0])
-    figure = Figure(figsize=(2.2 * len(epochs), 1.9 * samples), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(samples, len(epochs), squeeze=False)
     for column, (values, labels) in enumerate(epochs):
         for row in range(samples):
@@ -26,7 +22,6 @@ def draw(kind: str, epochs: list, value_range):
             if row == 0:
                 said.insert(0, "as it is" if column == 0 else f"epoch {column}")
             axis.set_title("\n".join(said), fontsize=8)
-    return figure
 
 
 def _image(axis, image, value_range):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfstruct.augment.draws import Change, Draws, changed
 from tfstruct.augment.mixing import Mix
 from tfstruct.errors import ArgumentError, DataError
+from tfstruct.reporting import draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,28 +85,27 @@ class Pipeline:
         change = tf.autograph.experimental.do_not_convert(change)
         return numbered.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
-    def plot(self, data, count: int = 4, path=None):
+    def plot(self, data, count: int = 4, path=None, ax=None):
         """Draws samples as they are and as three epochs would show them. Needs matplotlib.
 
         Args:
             data: arrays x or (x, y), or a dataset of batches.
             count: of samples.
-            path: where to write the picture, if at all.
+            path, ax: see `tfstruct.reporting.Plotted.plot`.
 
         Returns:
             The `matplotlib.figure.Figure`.
         """
-        from tfstruct.augment.gallery import draw
+        from tfstruct.augment.gallery import fill
 
         if not isinstance(data, tf.data.Dataset):
             data = tf.data.Dataset.from_tensor_slices(data).batch(count)
         first = data.unbatch().batch(count).take(1)
         epochs = [first, *([self(first)] * 3)]  # each time it is run through is another epoch
         shown = [keras.utils.unpack_x_y_sample_weight(_tuple(next(iter(epoch)))) for epoch in epochs]
-        figure = draw(self.kind, [(self._input(x), y) for x, y, _ in shown], self.value_range)
-        if path is not None:
-            figure.savefig(path, dpi=120)
-        return figure
+        samples = [(self._input(x), y) for x, y, _ in shown]
+        size = (2.2 * len(samples), 1.9 * len(samples[0][0]))
+        return draw(lambda figure: fill(figure, self.kind, samples, self.value_range), size, 0, path, ax)
 
     def _input(self, x):
         return x if self.input is None else x[self.input]

@@ -5,7 +5,7 @@ import math
 from typing import ClassVar
 
 from tfstruct.reporting import Plotted, Report, Sheet
-from tfstruct.reporting.tables import counted, shape
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,7 @@ class ClusterReport(Plotted, Report):
             ("error", ".4f"),
         )  # fmt: skip
         rows = [
-            (row.name, shape(row.shape), row.weights, row.values, row.zeros, row.entropy, row.error)
-            for row in self.layers
+            (row.name, row.shape, row.weights, row.values, row.zeros, row.entropy, row.error) for row in self.layers
         ]
         return Sheet(title, columns, rows, left_alone=self.skipped, notes=self.notes)
 

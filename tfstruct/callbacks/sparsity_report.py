@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, ClassVar
 
 from tfstruct.reporting import Plotted, Report, Sheet
-from tfstruct.reporting.tables import shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ class SparsityReport(Plotted, Report):
             f"{self.asked:.4g} ({self.pattern}, {self.criterion}, by {self.scope})"
         )
         columns = ("weight", "shape", ("weights", ",d"), ("zeros", ",d"), ("sparsity", ".4f"))
-        rows = [(row.name, shape(row.shape), row.weights, row.zeros, row.sparsity) for row in self.layers]
+        rows = [(row.name, row.shape, row.weights, row.zeros, row.sparsity) for row in self.layers]
         return Sheet(title, columns, rows, left_alone=self.skipped, notes=self.notes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The model card of a compressed model: Markdown to put beside its file."""
 
-import html
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfstruct.convert.runtime import Port
+from tfstruct.markup import markdown
+from tfstruct.reporting.tables import counted, shape
 
 if TYPE_CHECKING:
     from tfstruct.compression.report_data import ReportData
@@ -16,7 +17,7 @@ _WEAK = 3  # classes that are named for their low recall
 def model_card(report: "ReportData") -> str:
     """What the model is, how to use its file, its data, its figures, its limits."""
     parts = [
-        f"# {_plain(report.model)}",
+        f"# {markdown(report.model)}",
         _what(report),
         *_section("How to use the file", _usage(report)),
         *_section("Data", _data(report)),
@@ -37,8 +38,9 @@ def _what(report) -> str:
     misses = report.limits.misses(result)
     said = f"missed: {'; '.join(misses)}" if misses else "met"
     return (
-        f"A TensorFlow Lite file of {result.tflite_bytes:,} bytes, made from the Keras model {_plain(report.model)} "
-        f"({report.original.params:,} parameters before, {result.params:,} now). Asked: {report.budget}; {said}."
+        f"A TensorFlow Lite file of {result.tflite_bytes:,} bytes, made from the Keras model {markdown(report.model)} "
+        f"({counted(report.original.params, 'parameter')} before, {result.params:,} now). Asked: {report.budget}; "
+        f"{said}."
     )
 
 
@@ -68,7 +70,7 @@ def _port(side: str, port: Port) -> tuple[str, ...]:
     stored = port.dtype.name
     if port.scale:
         stored += f", real = {port.scale:.6g} * (stored{-port.zero_point:+d})"
-    return side, f"`{port.name}`", " x ".join("any" if size is None else str(size) for size in port.shape), stored
+    return side, f"`{port.name}`", shape(port.shape), stored
 
 
 def _encoded(name: str, port: Port) -> str:
@@ -89,16 +91,16 @@ def _data(report) -> str:
 
 
 def _figures(report) -> str:
-    rows = [tuple(map(_plain, row)) for row in report.rows()]
-    where = f"\n\nLatency: one thread, {_plain(report.processor)}." if report.processor else ""
+    rows = [tuple(map(markdown, row)) for row in report.rows()]
+    where = f"\n\nLatency: one thread, {markdown(report.processor)}." if report.processor else ""
     return _table(["", "original", "plain int8", "this file", "of plain int8"], rows) + where
 
 
 def _steps(report) -> str:
     lines = []
     for i, stage in enumerate(report.stages, 1):
-        why = f": {_plain(stage.step.reason)}" if stage.step.reason else ""
-        lines.append(f"{i}. {stage.step.kind}, {stage.step.epochs or 0} epochs{why}")
+        why = f": {markdown(stage.step.reason)}" if stage.step.reason else ""
+        lines.append(f"{i}. {stage.step.kind}, {counted(stage.step.epochs or 0, 'epoch')}{why}")
     return "\n".join(lines)
 
 
@@ -122,7 +124,7 @@ def _limits(report) -> str:
             low, high = (port.scale * (edge - port.zero_point) for edge in _edges(port))
             lines.append(f"Values of `{port.name}` outside {low:.4g} to {high:.4g} are clipped.")
     lines.append("Nothing is known of data unlike those above.")
-    return "\n".join(f"- {line}" for line in [*lines, *map(_plain, report.warnings)])
+    return "\n".join(f"- {line}" for line in [*lines, *map(markdown, report.warnings)])
 
 
 def _edges(port: Port) -> tuple[int, int]:
@@ -140,9 +142,3 @@ def _table(header, rows) -> str:
 
 def _line(cells) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes for text."""
-    marks = {one: f"\\{one}" for one in "\\`*_[]|#"}
-    return " ".join("".join(marks.get(one, one) for one in html.escape(text, quote=False)).split())

@@ -13,11 +13,13 @@ from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Stage
 from tfstruct.convert.runtime import Port
 from tfstruct.errors import ArgumentError
+from tfstruct.reporting import Report, Sheet
 
 if TYPE_CHECKING:
     from tfstruct.analyze import Sensitivity
 
 _FORMAT = 1
+_COLUMNS = ("figure", ("original", ">"), ("plain int8", ">"), ("result", ">"), ("of plain int8", ">"))
 _SCORES = {"top1_agreement": "top-1 as the original", "sqnr_db": "SQNR to the original, dB"}
 _ROWS = (
     ("params", "parameters"), ("macs", "MACs"), ("tflite_bytes", "file, bytes"), ("gzip_bytes", "file, gzipped"),
@@ -26,7 +28,7 @@ _ROWS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportData:
+class ReportData(Report):
     """What one compression found.
 
     Attributes:
@@ -104,42 +106,16 @@ class ReportData:
         said = "met" if self.met else f"missed: {'; '.join(self.limits.misses(self.result))}"
         return f"{self.model}: budget ({self.budget}) {said}"
 
+    def sheet(self) -> Sheet:
+        return Sheet(self._title(), _COLUMNS, self.rows(), notes=self.warnings)
+
     def __str__(self) -> str:
-        header = ("", "original", "plain int8", "result", "of plain")
-        rows = [header, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        lines = [self._title()]
-        for name, *values in rows:
-            columns = (f"  {text:>{width}}" for text, width in zip(values, widths[1:], strict=True))
-            lines.append(f"  {name:<{widths[0]}}{''.join(columns)}")
-        lines += [f"{'does' if one.taken else 'does not'} {one.kind}: {one.reason}" for one in self.decisions]
-        return "\n".join([*lines, *map(str, self.stages), *self.warnings])
-
-    def table(self):
-        """A rich table: figures before and after."""
-        from rich.table import Table
-
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("")
-        for name in ("original", "plain int8", "result", "of plain"):
-            table.add_column(name, justify="right")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+        done = [f"{'does' if one.taken else 'does not'} {one.kind}: {one.reason}" for one in self.decisions]
+        done += [line for stage in self.stages for line in str(stage).splitlines()]
+        return dataclasses.replace(self.sheet(), notes=[*done, *self.warnings]).text()
 
     def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        parts = {name: fields[name].to_dict() for name in ("budget", "limits", "original", "plain", "result")}
-        lists = {name: [one.to_dict() for one in fields[name]] for name in ("stages", "candidates")}
-        decisions = [dataclasses.asdict(one) for one in self.decisions]
-        widths = {layer: list(pair) for layer, pair in self.widths.items()}
-        looks = {
-            "ports": {side: [port.to_dict() for port in ports] for side, ports in self.ports.items()},
-            "mistakes": None if self.mistakes is None else dataclasses.asdict(self.mistakes),
-            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
-        }
-        return {"format": _FORMAT, **fields, **parts, **lists, "decisions": decisions, "widths": widths, **looks}
+        return {"format": _FORMAT, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Self:
@@ -167,9 +143,6 @@ class ReportData:
                 "sensitivity": None if data["sensitivity"] is None else Sensitivity.from_dict(data["sensitivity"]),
             }
         )
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,10 +1,12 @@
 """The report of a compression as one HTML page."""
 
-import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tfstruct.compression import report_pictures
 from tfstruct.markup import Html, element, folded, page, table
+from tfstruct.reporting import figures
+from tfstruct.reporting.tables import counted
 
 if TYPE_CHECKING:
     from tfstruct.compression.mistakes import WorstSample
@@ -39,11 +41,12 @@ def _section(title: str, *inside) -> list[Html]:
 
 def _drawn(report) -> dict[str, Html]:
     """Pictures by name; instead of the first one a note, where there is nothing to draw with."""
-    if importlib.util.find_spec("matplotlib") is None:
-        note = "The pictures need matplotlib: pip install 'tfstruct[plot]', and write this page again."
+    if not figures.installed():
+        note = f"The pictures need matplotlib: {figures.INSTALL}, and write this page again."
         return {"front": element("p", note, class_="note")}
     names = [one.name for one in report_pictures.pictures(report) if one.name != "worst"]
-    return {name: element("div", Html(report_pictures.svg(report, name)), class_="picture") for name in names}
+    drawn = {name: figures.svg(partial(report_pictures.plot, report, name=name), name) for name in names}
+    return {name: element("div", Html(text), class_="picture") for name, text in drawn.items()}
 
 
 def _outcome(report) -> list[Html]:
@@ -103,7 +106,7 @@ def _stage(number: int, stage: "Stage") -> list[Html]:
             for epoch, logs in enumerate(stage.history, 1)
         ]
         inside = table(rows, ["epoch", *names], numbers=range(1, len(names) + 1))
-        parts.append(folded(f"{len(rows)} epochs of training", inside))
+        parts.append(folded(f"{counted(len(rows), 'epoch')} of training", inside))
     return [*parts, element("p", f"Settings: {stage.step}", class_="soft")]
 
 
@@ -116,7 +119,9 @@ def _widths(report) -> Html | None:
     rows = [(name, str(before), str(after) if after else "gone") for name, (before, after) in report.widths.items()]
     if not rows:
         return None
-    return folded(f"channels of {len(rows)} layers", table(rows, ["layer", "before", "after"], numbers=(1, 2)))
+    return folded(
+        f"channels of {counted(len(rows), 'layer')}", table(rows, ["layer", "before", "after"], numbers=(1, 2))
+    )
 
 
 def _worst(report) -> Html | None:

@@ -1,9 +1,8 @@
-"""The pictures of a report of a compression, drawn by matplotlib: alone, all in one, and as SVG in a page."""
+"""The pictures of a report of a compression: one, or all of them in one figure."""
 
 import base64
 import dataclasses
 import io
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from tfstruct.compression.candidate import Candidate
 from tfstruct.errors import ArgumentError
+from tfstruct.reporting import figures
+from tfstruct.reporting.figures import BLUE, GREY, LIGHT, ORANGE, RED
 
 if TYPE_CHECKING:
     from tfstruct.compression.report_data import ReportData
@@ -19,7 +20,6 @@ _WIDTH = 5.2  # inches: on a phone the writing is still large enough
 _MOST_CLASSES = 20
 _MOST_LAYERS = 40
 _MOST_NAMED = 12  # points with a name beside them
-_INK = "#010203"  # stands for the colour of the page's text in an SVG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +44,22 @@ def pictures(report: "ReportData") -> list[Picture]:
     return [one for one in PICTURES if one.height(report)]
 
 
-def plot(report: "ReportData", name: str | None = None):
-    """A matplotlib figure of one picture, or of all of them below each other."""
-    from matplotlib.figure import Figure
-
+def plot(report: "ReportData", path=None, ax=None, name: str | None = None):
+    """A matplotlib figure of one picture, or of all of them below each other; `path` and `ax` as in `Plotted.plot`."""
     known = {one.name: one for one in pictures(report)}
     if name is not None and name not in known:
         raise ArgumentError(f"Expected one of {', '.join(known)}, which there are data for. Received: {name!r}.")
     chosen = list(known.values()) if name is None else [known[name]]
     heights = [one.height(report) for one in chosen]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    parts = figure.subfigures(len(chosen), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for one, part in zip(chosen, parts, strict=True):
-        if name is None:
-            part.suptitle(one.title, fontsize=10)
-        one.draw(part, report)
-    return figure
 
+    def fill(figure) -> None:
+        parts = figure.subfigures(len(chosen), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for one, part in zip(chosen, parts, strict=True):
+            if name is None:
+                part.suptitle(one.title, fontsize=10)
+            one.draw(part, report)
 
-def svg(report: "ReportData", name: str) -> str:
-    """One picture as an SVG element for a page, whose text has the page's colour; it refers to nothing outside."""
-    from matplotlib import rc_context
-
-    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings = {**dict.fromkeys(inks, _INK), "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
-    buffer = io.StringIO()
-    with rc_context({**settings, "legend.framealpha": 0.0}):
-        figure = plot(report, name)
-        unsigned = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=unsigned)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # of groups: nothing refers to them, and pictures share them
-    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
+    return figures.draw(fill, (_WIDTH, sum(heights)), 0, path, ax)
 
 
 def front(candidates: list[Candidate], cost: str) -> list[Candidate]:
@@ -110,17 +92,17 @@ def _draw_front(figure, report) -> None:
         points = {name: one for name, one in _all(report).items() if getattr(one, cost) is not None}
         for name, one in points.items():
             x, y = getattr(one, cost), one.quality
-            marker, colour = _MARKS.get(name, ("o", "#888888"))
+            marker, colour = _MARKS.get(name, ("o", GREY))
             size = 130 if name == "result" else 40
             axis.scatter(x, y, marker=marker, s=size, color=colour, zorder=3, label=name if name in _MARKS else None)
             if name not in _MARKS and len(points) <= _MOST_NAMED:
                 axis.annotate(one.name, (x, y), (4, 4), textcoords="offset points", fontsize=7)
         best = front(list(points.values()), cost)
-        axis.plot([getattr(one, cost) for one in best], [one.quality for one in best], color="#888888", linewidth=1)
+        axis.plot([getattr(one, cost) for one in best], [one.quality for one in best], color=GREY, linewidth=1)
         if report.limits.quality is not None:
-            axis.axhline(report.limits.quality, color="#c0504d", linewidth=0.8, linestyle="--", label="budget")
+            axis.axhline(report.limits.quality, color=RED, linewidth=0.8, linestyle="--", label="budget")
         if cost in report.limits.figures:
-            axis.axvline(report.limits.figures[cost], color="#c0504d", linewidth=0.8, linestyle="--")
+            axis.axvline(report.limits.figures[cost], color=RED, linewidth=0.8, linestyle="--")
         axis.set(xlabel=label, ylabel=f"{report.original.metric}, validation", xscale="log")
         _plain_ticks(axis)
     axes[0].legend(fontsize=8, loc="best")
@@ -144,8 +126,8 @@ def _draw_widths(figure, report) -> None:
     rows = list(report.widths.items())[:_MOST_LAYERS][::-1]
     names = [_short(name) for name, _ in rows]
     places = range(len(rows))
-    axis.barh(places, [before for _, (before, _) in rows], color="#bbbbbb", alpha=0.6, label="before")
-    axis.barh(places, [after for _, (_, after) in rows], height=0.45, color="#4a7fb5", label="after")
+    axis.barh(places, [before for _, (before, _) in rows], color=LIGHT, label="before")
+    axis.barh(places, [after for _, (_, after) in rows], height=0.45, color=BLUE, label="after")
     for place, (_, (before, after)) in enumerate(rows):
         text = f" {before}" if before == after else f" {before} → {after}"
         axis.text(max(before, after), place, text, va="center", fontsize=7)
@@ -221,7 +203,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 24 else f"…{name[-23:]}"
 
 
-_MARKS = {"original": ("s", "#555555"), "plain int8": ("D", "#c98a2b"), "result": ("*", "#4a7fb5")}
+_MARKS = {"original": ("s", "#555555"), "plain int8": ("D", ORANGE), "result": ("*", BLUE)}
 
 PICTURES = (
     Picture("front", "Accuracy against cost", lambda r: 2.6 * len(_costs(r)), _draw_front),

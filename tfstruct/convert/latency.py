@@ -5,7 +5,6 @@ alone in the same interpreter; the time of an invocation, about a microsecond, i
 """
 
 import dataclasses
-import json
 import math
 import os
 import statistics
@@ -17,6 +16,8 @@ from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, processor
 from tfstruct.convert.runtime import latency as time_file
 from tfstruct.errors import DataError
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted, shape
 from tfstruct.untrusted import json_text
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -66,7 +67,7 @@ class Estimated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(Report):
     """What a table says of a file.
 
     Attributes:
@@ -101,20 +102,28 @@ class Estimate:
         """(what, value) lines."""
         exact = sum(one.how == "measured" for one in self.operators)
         scaled = len(self.operators) - exact - len(self.missing)
-        text = f"{self.microseconds:,.1f} µs: {exact} operators as measured, {scaled} scaled from the nearest"
-        rows = [("estimate", text), ("measured on", "; ".join(self.processors))]
+        how = f"{counted(exact, 'operator')} as measured, {scaled} scaled from the nearest"
+        rows = [("estimate", f"{self.microseconds:,.1f} µs: {how}"), ("measured on", "; ".join(self.processors))]
         names = ", ".join(dict.fromkeys(one.operator for one in self.missing))
         if names:
-            rows.append(("not estimated", f"{len(self.missing)} operators that the table lacks: {names}"))
+            rows.append(("not estimated", f"{counted(len(self.missing), 'operator')} that the table lacks: {names}"))
         rows += [("whole model", f"{w.microseconds:,.1f} µs on {w.processor}") for w in self.whole]
         return rows
 
+    def sheet(self) -> Sheet:
+        columns = ("operator", "Keras layers", "shapes", ("µs", ",.1f"), "how")
+        rows = [
+            (one.operator, ", ".join(one.layers), _shapes(one.shapes), one.microseconds, one.how)
+            for one in self.operators
+        ]
+        return Sheet(f"estimate: {self.microseconds:,.1f} µs", columns, rows, facts=self.rows()[1:])
+
     def __str__(self) -> str:
-        return "\n".join(f"{what:<14} {value}" for what, value in self.rows())
+        return Sheet(facts=self.rows()).text()
 
 
 @dataclasses.dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(Report):
     """Times of operators, measured somewhere.
 
     Attributes:
@@ -127,10 +136,17 @@ class LatencyTable:
     def processors(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.processor for row in self.rows))
 
-    def to_json(self) -> str:
-        """`{"schema": "tfstruct-latency-1", "processor": ..., "rows": [{"operator", "shapes", ...}]}`."""
-        rows = [dataclasses.asdict(row) for row in self.rows]
-        return json.dumps({"schema": _SCHEMA, "rows": rows}, indent=1)
+    def to_dict(self) -> dict:
+        """`{"schema": "tfstruct-latency-1", "rows": [{"operator", "shapes", "microseconds", ...}]}`."""
+        return {"schema": _SCHEMA, **super().to_dict()}
+
+    def sheet(self) -> Sheet:
+        columns = ("operator", "Keras layers", "shapes", "type", ("µs", ",.1f"), "processor")
+        rows = [
+            (row.operator, ", ".join(row.layers), _shapes(row.shapes), row.dtype, row.microseconds, row.processor)
+            for row in self.rows
+        ]
+        return Sheet(f"times of {counted(len(rows), 'operator')}", columns, rows)
 
     @classmethod
     def from_json(cls, text: str, processor: str | None = None) -> "LatencyTable":
@@ -218,6 +234,10 @@ def profile_operators(
         timed = time_file(alone, zeros, threads, seconds)
         rows.append(OperatorLatency(op.name, shapes, op.dtype, timed.median_us, here, op.layers, macs_of(model, op)))
     return tuple(rows)
+
+
+def _shapes(shapes: Shapes) -> str:
+    return ", ".join(map(shape, shapes))
 
 
 def by_time(rows: Iterable[OperatorLatency]) -> list[OperatorLatency]:

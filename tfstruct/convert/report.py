@@ -3,17 +3,19 @@
 import collections
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tfstruct import reporting
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
 from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import Verification
 from tfstruct.markup import element, folded, page, table
+from tfstruct.reporting import Sheet
+from tfstruct.reporting.tables import counted
 
 if TYPE_CHECKING:
     from tfstruct.convert.target_report import TargetReport
@@ -27,7 +29,7 @@ _SCORE_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(reporting.Report):
     """The report of one conversion.
 
     Attributes:
@@ -74,26 +76,19 @@ class Report:
         """Operator name -> how many, the most frequent first."""
         return dict(collections.Counter(op.name for op in self.operators).most_common())
 
-    def to_dict(self) -> dict:
-        """Plain data, with infinities as None, as JSON has none."""
-        data = dataclasses.asdict(self)
-        data["operator_counts"] = self.operator_counts()
-        data["target"] = self.target.to_dict() if self.target else None
-        return _finite(data)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "operator_counts": self.operator_counts()}
 
     def rows(self) -> list[tuple[str, str]]:
         """The report as (what, value) lines."""
         check = self.verification
         rows = [
-            ("model", f"{self.model}, {self.parameters:,} parameters"),
+            ("model", f"{self.model}, {counted(self.parameters, 'parameter')}"),
             ("precision", f"{self.precision} (by {self.engine})"),
             ("size", f"{self.size:,} bytes, {self.gzip_size:,} gzipped"),
             ("operators", ", ".join(f"{n} {name}" for name, n in self.operator_counts().items())),
             ("in float", _float_line(self.float_operators)),
-            ("verified on", f"{check.samples:,} samples: {check.source}"),
+            ("verified on", f"{counted(check.samples, 'sample')}: {check.source}"),
         ]
         for out in check.outputs:
             if out.equal is not None:
@@ -116,7 +111,7 @@ class Report:
                     form = ".4g" if name == "mean_abs_error" else ".2%"
                     rows.append((_SCORE_NAMES[name], f"TFLite {ours:{form}}, Keras {theirs:{form}}"))
         for one in self.latency:
-            threads = f"{one.threads} thread{'s' if one.threads > 1 else ''}"
+            threads = counted(one.threads, "thread")
             rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
         if self.latency:
             rows.append(("measured on", self.processor))
@@ -143,20 +138,8 @@ class Report:
         rows += [("warning", text) for text in self.warnings]
         return rows
 
-    def table(self):
-        """A `rich.table.Table` of the report."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for what, value in self.rows():
-            table.add_row(what, Text(value), style="yellow" if what == "warning" else None)
-        return table
-
-    def __str__(self) -> str:
-        return "\n".join(f"{what:<14} {value}" for what, value in self.rows())
+    def sheet(self) -> Sheet:
+        return Sheet(facts=self.rows())
 
     def to_html(self) -> str:
         """One self-contained page, readable without network."""
@@ -165,15 +148,9 @@ class Report:
 
 def comparison(reports: Sequence[Report]):
     """A `rich.table.Table` with one row a report: what each precision costs and gives."""
-    from rich.table import Table
-
-    table = Table(title=None, header_style="bold")
     header, rows = comparison_rows(reports)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i in (0, len(header) - 1) else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    columns = [name if i in (0, len(header) - 1) else (name, ">") for i, name in enumerate(header)]
+    return Sheet(columns=columns, rows=rows).rich()
 
 
 def comparison_rows(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
@@ -225,7 +202,9 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
             parts.append(element("h3", "Signal to noise by layer"))
             parts.append(table(map(_noise_row, r.verification.layers), ["layers", "SQNR", ""]))
         operators = [(op.name, ", ".join(op.layers), op.dtype) for op in r.operators]
-        parts.append(folded(f"{len(operators)} operators", table(operators, ["operator", "Keras layers", "type"])))
+        parts.append(
+            folded(counted(len(operators), "operator"), table(operators, ["operator", "Keras layers", "type"]))
+        )
     return page(title, *parts)
 
 
@@ -249,11 +228,3 @@ def _db(value: float) -> str:
 
 def _us(value: float) -> str:
     return f"{value:.0f} µs" if value < 10_000 else f"{value / 1000:.1f} ms"
-
-
-def _finite(data):
-    if isinstance(data, dict):
-        return {k: _finite(v) for k, v in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(v) for v in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

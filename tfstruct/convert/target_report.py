@@ -1,9 +1,12 @@
 """`TargetReport`: what of a file fits a device, and what does not."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 from tfstruct.convert import flatbuffer
 from tfstruct.errors import ConversionError
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetReport:
+class TargetReport(Report):
     """What fits a target and what does not.
 
     Attributes:
@@ -50,6 +53,8 @@ class TargetReport:
     rows: tuple[Row, ...]
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    _derived: ClassVar[tuple[str, ...]] = ("fits",)
 
     @property
     def fits(self) -> bool:
@@ -76,7 +81,8 @@ class TargetReport:
             for row in list(seen.values())[:5]
         ]
         more = f"; and {len(seen) - 5} more" if len(seen) > 5 else ""
-        return f"{len(self.outside)} of {len(self.rows)} operators do not fit {self.target}: {'; '.join(shown)}{more}."
+        count = f"{len(self.outside)} of {counted(len(self.rows), 'operator')}"
+        return f"{count} do not fit {self.target}: {'; '.join(shown)}{more}."
 
     def require(self) -> None:
         """Raises a ConversionError with `problem()` if something does not fit."""
@@ -88,30 +94,21 @@ class TargetReport:
         """(what, value) lines without the table."""
         count = sum(row.fits for row in self.rows)
         lines = [("target", f"{self.target}: {self.what}"), ("judged by", self.judge)]
-        lines.append(("fits", f"{'yes' if self.fits else 'no'}: {count} of {len(self.rows)} operators"))
+        lines.append(("fits", f"{'yes' if self.fits else 'no'}: {count} of {counted(len(self.rows), 'operator')}"))
         lines += list(self.facts)
         lines += [("outside", f"{r.operator} ({r.layer}): {r.why}") for r in self.outside]
         lines += [("note", note) for note in self.notes]
         return lines
 
-    def table(self):
-        """A `rich.table.Table` with one row an operator."""
-        from rich.table import Table
-
+    def sheet(self) -> Sheet:
         title = f"{self.target}: {'fits' if self.fits else 'does not fit'} (judged by {self.judge})"
-        figures = [f"{name}: {value}" for name, value in self.facts] + list(self.notes)
-        table = Table(title=title, caption="\n".join(figures) or None, header_style="bold", caption_justify="left")
-        for name in ("operator", "Keras layer", "type", "fits", "why", "use instead"):
-            table.add_column(name, overflow="fold")
-        for row in self.rows:
-            cells = (row.operator, row.layer, row.dtype, "yes" if row.fits else "NO", row.why, row.replacement)
-            table.add_row(*cells, style=None if row.fits else "red")
-        return table
+        columns = ("operator", "Keras layer", "type", "fits", "why", "use instead")
+        rows = [(r.operator, r.layer, r.dtype, "yes" if r.fits else "NO", r.why, r.replacement) for r in self.rows]
+        marks = {i: "bad" for i, row in enumerate(self.rows) if not row.fits}
+        return Sheet(title, columns, rows, facts=self.facts, notes=self.notes, marks=marks)
 
-    def to_dict(self) -> dict:
-        """Plain data."""
-        data = dataclasses.asdict(self)
-        return {**data, "facts": dict(self.facts), "fits": self.fits}
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "facts": dict(self.facts)}
 
     def __str__(self) -> str:
-        return "\n".join(f"{what:<14} {value}" for what, value in self.summary())
+        return Sheet(facts=self.summary()).text()

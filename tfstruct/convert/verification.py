@@ -17,6 +17,8 @@ from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
 from tfstruct.graph.layer_tree import states_kept
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.samples import Preprocess, Sample, Samples, open_samples
 
 _BATCH = 64
@@ -24,7 +26,7 @@ _FEW = 10  # samples: fewer need not show all classes
 
 
 @dataclasses.dataclass(frozen=True)
-class Verification:
+class Verification(Report):
     """What a comparison of file and Keras model found.
 
     Attributes:
@@ -47,6 +49,25 @@ class Verification:
     inputs: tuple[InputCoverage, ...] = ()
     random: bool = False
     quantized: bool = False
+
+    def sheet(self) -> Sheet:
+        columns = (
+            "output", ("max error", ".3g"), ("mean error", ".3g"), ("SQNR, dB", ".1f"), ("cosine", ".6f"),
+            ("top-1 equal", ".2%"), ("integers equal", ".2%"),
+        )  # fmt: skip
+        rows = [
+            (o.name, o.max_abs_error, o.mean_abs_error, o.sqnr_db, o.cosine, o.top1_agreement, o.equal)
+            for o in self.outputs
+        ]
+        title = f"verified on {counted(self.samples, 'sample')}: {self.source}"
+        facts = [
+            (f"{name} of {whose}", f"{value:.4g}")
+            for whose, scores in (("Keras", self.keras), ("the file", self.tflite))
+            if scores is not None
+            for name, value in dataclasses.asdict(scores).items()
+            if value is not None
+        ]
+        return Sheet(title, columns, rows, facts=facts, notes=self.doubts())
 
     def doubts(self) -> list[str]:
         """A line for every reason not to trust the file, or these figures; each with what to do."""

@@ -73,13 +73,16 @@ class Report:
             ArgumentError: another suffix.
         """
         forms: dict[str, Callable[[], str]] = {
-            ".json": self.to_json, ".html": self.to_html, ".md": self.to_markdown, ".txt": lambda: f"{self}\n",
+            ".html": self.to_html, ".json": self.to_json, ".md": self.to_markdown, ".txt": lambda: f"{self}\n",
         }  # fmt: skip
         if self.sheet().columns:
             forms[".csv"] = self.to_csv
         suffix = pathlib.Path(path).suffix.lower()
         if suffix not in forms:
-            raise ArgumentError(f"Expected a name that ends in {', '.join(forms)}. Received: {os.fspath(path)!r}.")
+            text = "a text (.txt) or a table (.csv)" if ".csv" in forms else "a text (.txt)"
+            raise ArgumentError(
+                f"Expected the name of {text}, or one that ends in .html, .json, .md. Received: {os.fspath(path)!r}."
+            )
         write_atomic(path, forms[suffix]().encode())
 
 

@@ -24,7 +24,7 @@ class Sheet:
         title: one line above the table.
         columns: names of the columns. A pair (name, format) is a column of numbers, written by that format
             specification and aligned to the right: `("size in bytes", ",d")`, `("zeros", ".1%")`; `">"` aligns text.
-        rows: the values of each row. None, not known, is written as "-".
+        rows: the values of each row. None, not known, is written as "-"; a tuple of sizes as "3 x 16", in text "3x16".
         total: a last row, set apart.
         left_alone: (name, why) of what was meant to have a row, but nothing was done to it.
         facts: (what, value) lines below the table, or instead of it.
@@ -52,10 +52,10 @@ class Sheet:
         """Which columns are aligned to the right."""
         return {i for i, one in enumerate(self.columns) if not isinstance(one, str)}
 
-    def cells(self, row: Sequence) -> list[str]:
-        """A row as text."""
+    def cells(self, row: Sequence, times: str = " x ") -> list[str]:
+        """A row as text; `times` stands between sizes."""
         forms = ["" if isinstance(one, str) else one[1] for one in self.columns]
-        texts = [_cell(value, form) for value, form in zip(row, forms, strict=True)]
+        texts = [_cell(value, form, times) for value, form in zip(row, forms, strict=True)]
         return texts + [""] * bool(self.left_alone)
 
     def _skipped(self) -> list[list[str]]:
@@ -66,7 +66,7 @@ class Sheet:
         """Lines of text, for `print`; as wide as they need to be, up to 140 characters."""
         lines = [visible(self.title)] if self.title else []
         if self.rows:
-            every = [self.cells(row) for row in (*self.rows, *([self.total] if self.total else []))]
+            every = [self.cells(row, "x") for row in (*self.rows, *([self.total] if self.total else []))]
             lines += _aligned(self.header, every, self.numbers, "  " if self.title else "")
         lines += [f"  {visible(name)}: {_LEFT_ALONE}, {visible(why)}" for name, why in self.left_alone]
         lines += fact_lines(self.facts)
@@ -96,7 +96,7 @@ class Sheet:
         for i, name in enumerate(self.header):
             justify = "right" if i in self.numbers else "left"
             footer = Text(total[i]) if total else ""
-            found.add_column(Text(visible(name)), footer, justify=justify, overflow="fold")
+            found.add_column(_literal(visible(name)), footer, justify=justify, overflow="fold")
         for i, row in enumerate(self.rows):
             found.add_row(*map(_literal, self.cells(row)), style=_STYLES[self.marks[i]][0] if i in self.marks else None)
         for row in self._skipped():
@@ -151,14 +151,16 @@ def counted(count: int, what: str, several: str = "") -> str:
     return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
-def shape(sizes: Sequence[int | None]) -> str:
+def shape(sizes: Sequence[int | None], times: str = " x ") -> str:
     """Sizes in words: "3 x 3 x 16"; "?" is open."""
-    return " x ".join("?" if size is None else str(size) for size in sizes)
+    return times.join("?" if size is None else str(size) for size in sizes)
 
 
-def _cell(value, form: str) -> str:
+def _cell(value, form: str, times: str) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return shape(value, times) or "-"
     return visible(value) if isinstance(value, str) else visible(format(value, form))
 
 
@@ -188,7 +190,9 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[
 
 def _harmless(value):
     """A value for a spreadsheet, which takes text that begins like a formula for one."""
-    if value is None or not isinstance(value, str):
+    if isinstance(value, tuple):
+        return shape(value)
+    if not isinstance(value, str):
         return value
     text = visible(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and len(text) > 1 and not _NUMBER.fullmatch(text) else text

@@ -6,7 +6,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
-from tfstruct.schedules.drawn import Drawn, registered
+from tfstruct.schedules.drawn import Drawn, end, registered
 from tfstruct.schedules.pieces import as_float, last_begun, line
 
 
@@ -40,6 +40,10 @@ class Warmup(Drawn, LearningRateSchedule):
             step = as_float(step)
             rising = line(self.start, _at(self.schedule, as_float(0)), step / self.steps)
             return ops.where(step < self.steps, rising, _at(self.schedule, ops.maximum(step - self.steps, 0)))
+
+    def _end(self) -> int | None:
+        last = end(self.schedule)
+        return None if last is None else self.steps + last
 
     def get_config(self):
         return {
@@ -100,6 +104,10 @@ class Sequence(Drawn, LearningRateSchedule):
                 for schedule, start in zip(self.schedules, starts, strict=True)
             ]
             return last_begun(step, rates, self.boundaries)
+
+    def _end(self) -> int | None:
+        last = end(self.schedules[-1])
+        return None if last is None else sum(self.boundaries[-1:]) + last
 
     def get_config(self):
         return {

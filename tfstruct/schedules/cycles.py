@@ -81,6 +81,9 @@ class OneCycle(Drawn, LearningRateSchedule):
             rates = [way(a, b, share(step - first, end - first)) for first, end, a, b in self._pieces]
             return last_begun(step, rates, [first for first, *_ in self._pieces[1:]])
 
+    def _end(self) -> int:
+        return self.steps
+
     def get_config(self):
         return {
             "max_learning_rate": self.max_learning_rate,

@@ -57,6 +57,9 @@ class StepDecay(Drawn, LearningRateSchedule):
                 falls = as_float(whole_cycles(step, self.steps))
             return self.initial_learning_rate * ops.power(as_float(self.factor), falls)
 
+    def _end(self) -> int | None:
+        return self.steps[-1] if isinstance(self.steps, list) else None
+
     def get_config(self):
         return {
             "initial_learning_rate": self.initial_learning_rate,
@@ -149,6 +152,9 @@ class WarmupStableDecay(Drawn, LearningRateSchedule):
             # Before it begins to fall, the share is 0 and the rate the stable one.
             falling = SHAPES[self.shape](self.learning_rate, self.end, share(step - falls_at, self.decay_steps))
             return ops.where(step < self.warmup_steps, rising, falling)
+
+    def _end(self) -> int:
+        return self.warmup_steps + self.stable_steps + self.decay_steps
 
     def get_config(self):
         return {

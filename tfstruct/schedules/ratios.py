@@ -1,12 +1,16 @@
 """How much is pruned when: from the training step to a ratio in [0, 1)."""
 
 import math
+import os
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 
 from tfstruct.errors import ArgumentError
+from tfstruct.reporting import draw
+from tfstruct.schedules.arguments import check_steps
+from tfstruct.schedules.drawn import path_and_steps
 
 
 class RatioSchedule:
@@ -46,17 +50,27 @@ class RatioSchedule:
         settings = ", ".join(f"{name}={value}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({settings})"
 
-    def plot(self, steps: int | None = None):
-        """A matplotlib figure of the ratio over the steps."""
-        from matplotlib.figure import Figure
+    def plot(self, path: str | os.PathLike | int | None = None, ax=None, *, steps: int | None = None):
+        """Draws the ratio over the steps. Needs matplotlib.
 
-        steps = steps or max(1, round(1.1 * self.end))
-        at = [round(i * steps / 400) for i in range(401)]
-        figure = Figure(figsize=(6, 3), layout="constrained")
-        axes = figure.subplots()
-        axes.step(at, [self(step) for step in at], where="post")
-        axes.set(xlabel="step", ylabel="ratio", ylim=(0, 1), title=type(self).__name__)
-        return figure
+        Args:
+            path, ax: see `tfstruct.reporting.Plotted.plot`; a whole number in the place of a path is taken for `steps`.
+            steps: how many; by default some more than to `end`.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+        """
+        path, steps = path_and_steps(path, steps)
+        steps = max(1, round(1.1 * self.end)) if steps is None else steps
+        check_steps("steps", steps)
+
+        def drawing(axes) -> None:
+            at = [round(i * steps / 400) for i in range(401)]
+            axes.step(at, [self(step) for step in at], where="post")
+            axes.set(xlabel="step", ylabel="ratio", ylim=(0, 1), title=type(self).__name__)
+            axes.grid(True)
+
+        return draw(drawing, (6.0, 3.0), 1, path, ax)
 
 
 def _ratio(name: str, value: float) -> float:

@@ -3,20 +3,27 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import ClassVar
 
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.search.trial import Trial
 from tfstruct.errors import ArgumentError
+from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting.figures import GREY, RED
+from tfstruct.reporting.tables import counted
 
 _FORMAT = 1
 _LABELS = {"tflite_bytes": "file, bytes", "macs": "MACs", "latency_us": "latency, µs", "params": "parameters"}
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchReport:
+class SearchReport(Plotted, Report):
     """The report of a search.
+
+    `plot` draws quality over each other objective: trials, the Pareto front, the plain int8 file and the limits of the
+    budget.
 
     Attributes:
         name: of the study in the database.
@@ -34,6 +41,8 @@ class SearchReport:
     original: Candidate
     plain: Candidate
     trials: tuple[Trial, ...]
+
+    _panels: ClassVar[int] = 0
 
     def __post_init__(self):
         for name in ("objectives", "trials"):
@@ -79,59 +88,41 @@ class SearchReport:
     def _title(self) -> str:
         left = len(self.trials) - len(self.measured)
         pruned = f", {left} of them not carried out" if left else ""
-        return f"{len(self.trials)} trials{pruned}; {len(self.front())} on the Pareto front"
+        return f"{counted(len(self.trials), 'trial')}{pruned}; {len(self.front())} on the Pareto front"
 
-    def __str__(self) -> str:
-        lines = [self._title(), *(f"  {trial}" for trial in self.front())]
-        lines += [f"  {trial}" for trial in self.trials if trial.candidate is None]
-        return "\n".join([*lines, f"best: {self.best}"])
-
-    def table(self):
-        """A rich table: the Pareto front."""
-        from rich.table import Table
-
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("trial", justify="right")
-        for name in self.objectives:
-            table.add_column(self._label(name), justify="right")
-        table.add_column("budget")
-        table.add_column("strategy", overflow="fold")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+    def sheet(self) -> Sheet:
+        columns = (("trial", ">"), *((self._label(name), ">") for name in self.objectives), "budget", "strategy")
+        notes = [str(trial) for trial in self.trials if trial.candidate is None]
+        return Sheet(self._title(), columns, self.rows(), notes=[*notes, f"best: {self.best}"])
 
     def _label(self, name: str) -> str:
         return f"{self.original.metric}, validation" if name == "quality" else _LABELS.get(name, name)
 
-    def plot(self):
-        """A matplotlib figure: quality over each other objective; trials, the Pareto front, the plain int8 file and
-        the limits of the budget."""
-        from matplotlib.figure import Figure
+    def _others(self) -> list[str]:
+        return [name for name in self.objectives if name != "quality"]
 
-        others = [name for name in self.objectives if name != "quality"]
-        figure = Figure(figsize=(5 * len(others), 4), layout="constrained")
-        best = self.front()
+    def _size(self) -> tuple[float, float]:
+        return 5 * len(self._others()), 4
+
+    def _draw(self, figure) -> None:
+        best, others = self.front(), self._others()
         for axis, name in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
-            for label, trials, style in (("trials", self.measured, "C7o"), ("Pareto front", best, "C0o")):
+            for label, trials, colour in (("trials", self.measured, GREY), ("Pareto front", best, None)):
                 x, y = ([getattr(t.candidate, of) for t in trials] for of in (name, "quality"))
-                axis.plot(x, y, style, label=label)
-            axis.plot(getattr(self.plain, name), self.plain.quality, "C3x", label="plain int8")
+                axis.plot(x, y, "o", color=colour, label=label)
+            axis.plot(getattr(self.plain, name), self.plain.quality, "x", color=RED, label="plain int8")
             if name in self.limits.figures:
-                axis.axvline(self.limits.figures[name], linestyle=":", color="C7", label="budget")
+                axis.axvline(self.limits.figures[name], linestyle=":", color=GREY, label="budget")
             if self.limits.quality is not None:
-                axis.axhline(self.limits.quality, linestyle=":", color="C7")
+                axis.axhline(self.limits.quality, linestyle=":", color=GREY)
             for trial in best:
-                at = (getattr(trial.candidate, name), trial.candidate.quality)
+                at = (getattr(trial.candidate, name), _figures(trial).quality)
                 axis.annotate(str(trial.number), at, xytext=(4, 4), textcoords="offset points", fontsize=7)
             axis.set(xlabel=self._label(name), ylabel=self._label("quality"))
             axis.legend()
-        return figure
 
     def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        parts = {name: fields[name].to_dict() for name in ("limits", "original", "plain")}
-        return {"format": _FORMAT, **fields, **parts, "trials": [trial.to_dict() for trial in self.trials]}
+        return {"format": _FORMAT, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "SearchReport":
@@ -141,9 +132,6 @@ class SearchReport:
         parts = {name: Candidate.from_dict(data[name]) for name in ("original", "plain")}
         trials = tuple(map(Trial.from_dict, data["trials"]))
         return cls(**{**fields, **parts, "limits": Limits.from_dict(data["limits"]), "trials": trials})
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "SearchReport":

@@ -1,7 +1,9 @@
 """What sharing and sparsity give on disk: by tensor, and of the whole file."""
 
 import dataclasses
-import json
+from typing import ClassVar
+
+from tfstruct.reporting import Plotted, Report, Sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +38,8 @@ class PackedTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackReport:
-    """The sizes of a model, in bytes.
+class PackReport(Plotted, Report):
+    """The sizes of a model, in bytes. `plot` draws those of the whole, and bits an element by tensor.
 
     Attributes:
         model: its name.
@@ -64,6 +66,8 @@ class PackReport:
     packed: int
     compressor: str
 
+    _panels: ClassVar[int] = 2
+
     def totals(self) -> dict[str, int]:
         """Bytes by what was done to the file; without what is not known."""
         found = {
@@ -76,71 +80,35 @@ class PackReport:
         }
         return {name: size for name, size in found.items() if size is not None}
 
-    def _title(self) -> str:
-        return f"{self.model} ({self.kind}): {self.file:,} bytes, {self.packed:,} packed"
-
-    def __str__(self) -> str:
-        width = max((len(row.name) for row in self.tensors), default=0)
-        lines = [self._title()]
-        lines += [f"  {name:<14}{size:>12,}  {size / self.file:7.1%}" for name, size in self.totals().items()]
+    def sheet(self) -> Sheet:
+        title = f"{self.model} ({self.kind}): {self.file:,} bytes, {self.packed:,} packed"
+        table = [("lookup tables", ",d")] if self.lookup is not None else []
+        sizes = [("as stored", ",d"), ("Huffman codes", ",d"), *table, ("packed", ",d")]
+        columns = ["tensor", "type", ("elements", ",d"), ("distinct", ",d"), ("zeros", ".1%"), ("bits", ".2f"), *sizes]
+        blank = [""] * (len(columns) - 2)
+        rows: list[tuple] = []
         for row in self.tensors:
-            lines.append(
-                f"  {row.name:<{width}}  {row.dtype:>8} {row.raw:>11,} -> {row.packed:>11,}  {row.distinct:,} values, "
-                f"{row.zeros / max(row.elements, 1):.0%} zero, {row.entropy:.2f} bits: {row.code}"
-            )
-        return "\n".join(lines)
-
-    def table(self):
-        """A rich table, one row for each tensor, and the sizes of the whole below."""
-        from rich.table import Table
-
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("tensor", no_wrap=True)
-        columns = ["elements", "distinct", "zero", "bits", "raw", "Huffman"]
-        columns += ["lookup"] if self.lookup is not None else []
-        for name in (*columns, "packed"):
-            table.add_column(name, justify="right")
-        table.add_column("code")
-        for row in self.tensors:
-            sizes = [row.raw, row.huffman, *([row.lookup] if self.lookup is not None else []), row.packed]
-            table.add_row(
-                f"{row.name} ({row.dtype})",
-                f"{row.elements:,}",
-                f"{row.distinct:,}",
-                f"{row.zeros / max(row.elements, 1):.1%}",
-                f"{row.entropy:.2f}",
-                *("-" if size is None else f"{size:,}" for size in sizes),
-                row.code,
-            )
+            lookup = [row.lookup] if table else []
+            share = row.zeros / max(row.elements, 1)
+            figures = (row.elements, row.distinct, share, row.entropy, row.raw, row.huffman, *lookup, row.packed)
+            rows.append((row.name, row.dtype, *figures, row.code))
         rest = self.packed - sum(row.packed for row in self.tensors)
-        table.add_row("description, names, scales", *[""] * len(columns), f"{rest:,}", end_section=True)
-        for name, size in self.totals().items():
-            table.add_row(f"all: {name}", *[""] * len(columns), f"{size:,}", f"{size / self.file:.1%}")
-        return table
+        rows.append(("description, names, scales", *blank, rest, ""))
+        totals = self.totals().items()
+        rows += [(f"all: {name}", *blank, size, f"{size / self.file:.1%} of the file") for name, size in totals]
+        marks = {len(rows) - 1 - i: "strong" for i in range(len(totals))}
+        return Sheet(title, (*columns, "code"), rows, marks=marks)
 
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
+    def _size(self) -> tuple[float, float]:
+        return 9, 1 + 0.25 * max(len(self.tensors), 8)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def plot(self):
-        """A matplotlib figure: bytes of the whole by what was done to it, and bits by tensor, stored and packed."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, max(3, 0.25 * len(self.tensors))), layout="constrained")
-        whole, single = figure.subplots(1, 2)
+    def _draw(self, whole, single) -> None:
         totals = self.totals()
         whole.barh(list(totals)[::-1], list(totals.values())[::-1])
         whole.set(xlabel="bytes")
         rows = self.tensors[::-1]
-        for label, sizes in (("stored", [r.raw for r in rows]), ("packed", [r.packed for r in rows])):
-            single.barh(
-                [r.name for r in rows],
-                [8 * s / max(r.elements, 1) for s, r in zip(sizes, rows, strict=True)],
-                label=label,
-            )
+        for label, height, sizes in (("stored", 0.8, [r.raw for r in rows]), ("packed", 0.5, [r.packed for r in rows])):
+            bits = [8 * s / max(r.elements, 1) for s, r in zip(sizes, rows, strict=True)]
+            single.barh([r.name for r in rows], bits, height=height, label=label)
         single.set(xlabel="bits an element")
         single.legend()
-        return figure
