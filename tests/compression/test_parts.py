@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from tfstruct.augment import Pipeline
 from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
+from tfstruct.compression.distillation import distillation_callbacks
 from tfstruct.compression.execution import with_epochs
 from tfstruct.compression.objective import objective
 from tfstruct.compression.quality import agreement, quality
 from tfstruct.compression.sizing import graph_limits
 from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
-from tfstruct.compression.teaching import distillation_callbacks
 from tfstruct.compression.training import fit
 from tfstruct.errors import BudgetError, DataError
 from tfstruct.graph import trace

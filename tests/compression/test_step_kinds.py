@@ -60,8 +60,8 @@ class Divide(Step):
     def completed(self, sizing):
         return self.replace(reason=sizing().reason)
 
-    def run(self, work):
-        model = copied(work.model)
+    def run(self, context):
+        model = copied(context.model)
         model.set_weights([w / 2**self.times for w in model.get_weights()])
         return Outcome(model, [(model.name, "divided")])
 """

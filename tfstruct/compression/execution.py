@@ -11,9 +11,9 @@ from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.stage import Stage
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
-from tfstruct.compression.work import Work
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import RecipeError
@@ -123,7 +123,7 @@ def _carried_out(
     task.progress.stage(step.kind)
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    outcome = step.run(Work(task, before.outcome.model, folder, seed))
+    outcome = step.run(StepContext(task, before.outcome.model, folder, seed))
     if outcome.scheme is None:
         outcome = dataclasses.replace(outcome, scheme=before.outcome.scheme)
     if outcome.model is before.outcome.model and outcome.scheme == before.outcome.scheme:

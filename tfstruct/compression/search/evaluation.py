@@ -11,9 +11,9 @@ from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.execution import carry_out
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.search.trial import Trial
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
-from tfstruct.compression.work import Work
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, TfstructError
@@ -48,7 +48,7 @@ def foreseen(task: Task, steps: Sequence[Step], folder: WorkingFolder, seed: int
     for number, step in enumerate(steps, 1):
         keras.utils.set_random_seed(seed + number)
         place = folder.inner(f"{number:02}-{step.kind}")
-        outcome = step.replace(epochs=0).run(Work(task, model, place, seed + number))
+        outcome = step.replace(epochs=0).run(StepContext(task, model, place, seed + number))
         model, scheme = outcome.model, outcome.scheme or scheme
     names = [name for name in known if name != "tflite_bytes"]
     figures = dict(Costs(trace(model), names)()) if names else {}

@@ -5,9 +5,9 @@ import dataclasses
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Choices, Proposal, Step
-from tfstruct.compression.work import Work
 from tfstruct.errors import PlanError
 from tfstruct.surgery import downsample_early
 
@@ -79,5 +79,5 @@ class DownsampleEarly(Step):
         why = f"channels alone do not meet the budget; with the strides of {whence} in {layer} they do"
         return Proposal((cls(layer=layer, reason=why),), (Decision(cls.kind, True, why),), sizing)
 
-    def run(self, work: Work) -> Outcome:
-        return trained_after(work, self, downsample_early(work.model, self.layer))
+    def run(self, context: StepContext) -> Outcome:
+        return trained_after(context, self, downsample_early(context.model, self.layer))

@@ -8,10 +8,10 @@ from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.sizing import Sizing
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Choices, Proposal, Step
 from tfstruct.compression.task import Task
-from tfstruct.compression.work import Work
 from tfstruct.graph import trace
 from tfstruct.surgery import drop_blocks, residual_blocks
 
@@ -105,17 +105,17 @@ class DropBlocks(Step):
         step = cls(blocks=tuple(gone), reason=why, optional=gone == idle)
         return Proposal((step,), (Decision(cls.kind, True, why),), sizing)
 
-    def run(self, work: Work) -> Outcome:
+    def run(self, context: StepContext) -> Outcome:
         count = 1 if self.count is None and self.blocks is None else self.count
         made = drop_blocks(
-            work.model,
-            work.task.some_data,
+            context.model,
+            context.task.some_data,
             count=count,
             blocks=self.blocks,
             criterion=self.criterion,
-            loss=work.task.aim.loss,
+            loss=context.task.aim.loss,
         )
-        return trained_after(work, self, made)
+        return trained_after(context, self, made)
 
 
 def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:

@@ -8,9 +8,9 @@ import keras
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
-from tfstruct.compression.work import Work
 from tfstruct.errors import ModelError
 from tfstruct.surgery import factorize
 
@@ -116,11 +116,11 @@ class Factorize(Step):
         step = cls(layers=tuple(low), energy=_ENERGY, reason=why, optional=True)
         return Proposal((step,), (Decision(cls.kind, True, why),))
 
-    def run(self, work: Work) -> Outcome:
+    def run(self, context: StepContext) -> Outcome:
         given = (self.rank, self.energy, self.macs)
         energy = 0.95 if all(one is None for one in given) else self.energy
-        return trained_after(work, self, factorize(
-            work.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
+        return trained_after(context, self, factorize(
+            context.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
         ))  # fmt: skip
 
 

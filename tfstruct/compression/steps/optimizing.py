@@ -5,8 +5,8 @@ import dataclasses
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step
-from tfstruct.compression.work import Work
 from tfstruct.surgery import optimize_inference, remove_redundant, shrink
 
 
@@ -42,13 +42,13 @@ class Optimize(Step):
         step = cls(fold=not outlook.task.settings.epochs, reason=why)
         return Proposal((step,), (Decision(cls.kind, True, why),))
 
-    def run(self, work: Work) -> Outcome:
+    def run(self, context: StepContext) -> Outcome:
         if self.fold:
-            made = optimize_inference(work.model)
+            made = optimize_inference(context.model)
             return Outcome(made.model, made.changes, made.skipped)
-        made = remove_redundant(work.model, keep_dropout=True)
+        made = remove_redundant(context.model, keep_dropout=True)
         shrunk = shrink(made.model)
         gone = [(layer, f"{len(units)} channels without effect removed") for layer, units in shrunk.removed.items()]
         gone += [(branch.join, f"input {branch.index} cut: {branch.why}") for branch in shrunk.branches]
         changes = [*made.changes, *gone]
-        return Outcome(shrunk.model if changes else work.model, changes, made.skipped)
+        return Outcome(shrunk.model if changes else context.model, changes, made.skipped)

@@ -10,8 +10,8 @@ from tfstruct.callbacks.channel_masks import lossless_groups
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
-from tfstruct.compression.work import Work
 from tfstruct.errors import EmptyPlanError, RecipeError
 from tfstruct.graph import groups, trace
 from tfstruct.graph.frozen import frozen_makers
@@ -123,14 +123,14 @@ class PruneChannels(Step):
     def completed(self, sizing) -> "Step":
         return self.replace(budget=sizing().wanted) if self.budget is None else self
 
-    def run(self, work: Work) -> Outcome:
+    def run(self, context: StepContext) -> Outcome:
         if not self.budget:
-            return Outcome(work.model, skipped=[(work.model.name, "the budget asks for no channels")])
+            return Outcome(context.model, skipped=[(context.model.name, "the budget asks for no channels")])
         epochs = self.epochs or 0
         gradually = self.gradual and epochs
-        model, done = work.once("pruned", lambda: (self._while_training if gradually else self._at_once)(work))
+        model, done = context.once("pruned", lambda: (self._while_training if gradually else self._at_once)(context))
         left = epochs - self._ramp if gradually else epochs
-        history = work.train(model, left, rate=self.rate) if left else []
+        history = context.train(model, left, rate=self.rate) if left else []
         return Outcome(model, done["changes"], done["skipped"], done["details"], [*done["history"], *history])
 
     @property
@@ -138,16 +138,16 @@ class PruneChannels(Step):
         epochs = self.epochs or 0
         return min(max(1, round(self.ramp * epochs)), epochs)
 
-    def _options(self, work: Work) -> dict:
+    def _options(self, context: StepContext) -> dict:
         names = ("criterion", "scope", "round_to", "min_channels", "max_ratio", "exclude")
         own = {name: getattr(self, name) for name in names}
-        task = work.task
-        return {**own, "data": task.some_data, "loss": task.aim.loss, "latency": task.latency_of, "seed": work.seed}
+        task = context.task
+        return {**own, "data": task.some_data, "loss": task.aim.loss, "latency": task.latency_of, "seed": context.seed}
 
-    def _while_training(self, work: Work) -> tuple[keras.Model, dict]:
-        model = work.copy()
-        settings = work.task.settings
-        steps = self._ramp * work.task.train.steps(settings.batch_size)
+    def _while_training(self, context: StepContext) -> tuple[keras.Model, dict]:
+        model = context.copy()
+        settings = context.task.settings
+        steps = self._ramp * context.task.train.steps(settings.batch_size)
         when = PolynomialRatio(0.0, 0.5, 0, max(int(0.9 * steps), 1))
         pruner = Pruner(
             self.budget,
@@ -155,9 +155,9 @@ class PruneChannels(Step):
             regularize=self.regularize,
             frozen=self.frozen,
             frequency=max(steps // 50, 1),
-            **self._options(work),
+            **self._options(context),
         )
-        history = work.train(
+        history = context.train(
             model, self._ramp, rate=self.rate, decay=self._ramp == self.epochs, callbacks=[pruner], part="pruning"
         )
         report = pruner.report
@@ -166,17 +166,17 @@ class PruneChannels(Step):
             "changes": rows, "skipped": report.left_alone, "details": report.to_dict(), "history": history,
         }  # fmt: skip
 
-    def _at_once(self, work: Work) -> tuple[keras.Model, dict]:
-        options = self._options(work)
-        left = {} if self.frozen else frozen_makers(trace(work.model))
+    def _at_once(self, context: StepContext) -> tuple[keras.Model, dict]:
+        options = self._options(context)
+        left = {} if self.frozen else frozen_makers(trace(context.model))
         options["exclude"] = (*options["exclude"], *left)
         try:
-            plan = plan_channels(work.model, self.budget, **options)
+            plan = plan_channels(context.model, self.budget, **options)
         except EmptyPlanError as error:
-            left[work.model.name] = str(error)
-            return work.copy(), {"changes": [], "skipped": [*left.items()], "details": {}, "history": []}
-        model = apply(work.model, plan)
-        work.recalibrate(model)
+            left[context.model.name] = str(error)
+            return context.copy(), {"changes": [], "skipped": [*left.items()], "details": {}, "history": []}
+        model = apply(context.model, plan)
+        context.recalibrate(model)
         widths = plan.widths
         rows = [(path, f"{widths[path]} -> {widths[path] - gone} channels") for path, gone in plan.removed.items()]
         return model, {"changes": rows, "skipped": [*left.items()], "details": plan.to_dict(), "history": []}

@@ -8,8 +8,8 @@ from tfstruct.compression.decision import Decision
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
-from tfstruct.compression.work import Work
 from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
@@ -86,33 +86,35 @@ class Quantize(Step):
     def uses_four_bits(self) -> bool:
         return self.tflite_bytes is not None
 
-    def run(self, work: Work) -> Outcome:
-        task = work.task
+    def run(self, context: StepContext) -> Outcome:
+        task = context.task
         epochs = self.epochs or 0
         steps = epochs * task.train.steps(task.settings.batch_size)
         momentum = 0.99 if steps > 500 else 0.9
-        scheme = Scheme(self.precision or "int8", {**self.layers, **self._four_bits(work)}, momentum=momentum)
+        scheme = Scheme(self.precision or "int8", {**self.layers, **self._four_bits(context)}, momentum=momentum)
         if not epochs:
             mixed = "".join(f", {pattern} {precision}" for pattern, precision in scheme.layers.items())
-            return Outcome(work.model, [(work.model.name, f"{scheme.precision}{mixed}, after training")], scheme=scheme)
-        model = work.copy()
+            return Outcome(
+                context.model, [(context.model.name, f"{scheme.precision}{mixed}, after training")], scheme=scheme
+            )
+        model = context.copy()
         mark = int(_FREEZE * steps)
         aware = QuantizeAware(scheme, freeze_ranges=mark or None, freeze_batch_norm=mark or None)
         rate = task.settings.learning_rate / 10 if self.rate is None else self.rate
-        history = work.train(model, epochs, rate=rate, callbacks=[aware])
+        history = context.train(model, epochs, rate=rate, callbacks=[aware])
         report = aware.report
         changes = [(name, f"{bits} bits") for name, bits in report.kernels]
         return Outcome(model, changes, report.skipped, report.to_dict(), history, aware.twin, scheme)
 
-    def _four_bits(self, work: Work) -> dict[str, str]:
+    def _four_bits(self, context: StepContext) -> dict[str, str]:
         if self.tflite_bytes is None:
             return {}
-        sizes = FileSize(trace(work.model)).sizes()
+        sizes = FileSize(trace(context.model)).sizes()
         chosen: tuple[str, ...] = ()
         while True:
             layers = dict.fromkeys(chosen, "int4")
             recipe = Recipe(precision=self.precision or "int8", layers={**self.layers, **layers})
-            excess = len(draft(work.model, recipe=recipe, process=work.task.process)[0]) - self.tflite_bytes
+            excess = len(draft(context.model, recipe=recipe, process=context.task.process)[0]) - self.tflite_bytes
             if excess <= 0 or len(chosen) == len(sizes):
                 return layers
             chosen = four_bit_layers(sizes, excess + sum(sizes[path] / 2 for path in chosen))

@@ -5,9 +5,9 @@ import dataclasses
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Proposal, Step
-from tfstruct.compression.work import Work
 from tfstruct.surgery import share_layers, suggest_sharing
 
 _ALIKE = 0.95  # cosine of two layers' weights
@@ -42,11 +42,11 @@ class ShareLayers(Step):
         step = cls(groups=found.groups, reason=str(found).splitlines()[0], optional=True)
         return Proposal((step,), (Decision(cls.kind, True, str(found)),))
 
-    def run(self, work: Work) -> Outcome:
+    def run(self, context: StepContext) -> Outcome:
         groups = self.groups
         if groups is None:
-            found = suggest_sharing(work.model, threshold=self.threshold)
+            found = suggest_sharing(context.model, threshold=self.threshold)
             groups = found.groups
             if not groups:
-                return Outcome(work.model, skipped=[(work.model.name, str(found))])
-        return trained_after(work, self, share_layers(work.model, groups, how=self.how))
+                return Outcome(context.model, skipped=[(context.model.name, str(found))])
+        return trained_after(context, self, share_layers(context.model, groups, how=self.how))

@@ -101,11 +101,11 @@ class Step:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
 
-    def run(self, work: Any) -> Outcome:
-        """Applies the step to `work.model`, which is not changed.
+    def run(self, context: Any) -> Outcome:
+        """Applies the step to `context.model`, which is not changed.
 
         Args:
-            work: a `compression.work.Work`.
+            context: a `compression.step_context.StepContext`.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""`Work`: what one step of a strategy works with."""
+"""`StepContext`: what a running step of a strategy works with."""
 
 import contextlib
 import dataclasses
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from tfstruct.compression.distillation import distillation_callbacks
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.task import Task
-from tfstruct.compression.teaching import distillation_callbacks
 from tfstruct.compression.training import fit
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
@@ -17,7 +17,7 @@ from tfstruct.surgery import recalibrate_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StepContext:
     """What a running step works with.
 
     Attributes:
