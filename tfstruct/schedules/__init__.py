@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Cyclical": "cycles",
         "Warmup": "composed",
         "Sequence": "composed",
-        "plot": "drawn",
+        "plot": "plotting",
     },
     registered=True,
 )

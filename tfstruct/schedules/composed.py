@@ -6,12 +6,12 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
-from tfstruct.schedules.drawn import Drawn, end, registered
-from tfstruct.schedules.pieces import as_float, last_begun, line
+from tfstruct.schedules.interpolation import as_float, last_begun, line
+from tfstruct.schedules.plotting import PlottableSchedule, end, registered
 
 
 @registered
-class Warmup(Drawn, LearningRateSchedule):
+class Warmup(PlottableSchedule, LearningRateSchedule):
     """Rises on a straight line to where a schedule begins, then follows that schedule from its step 0 on.
 
     `rate = start + (schedule(0) - start) * step / steps` for step < steps, `schedule(step - steps)` from there on.
@@ -59,7 +59,7 @@ class Warmup(Drawn, LearningRateSchedule):
 
 
 @registered
-class Sequence(Drawn, LearningRateSchedule):
+class Sequence(PlottableSchedule, LearningRateSchedule):
     """One schedule after the other: each begins at its step 0 where the one before it ends, the last goes on forever.
 
     `rate = schedules[i](step - boundaries[i - 1])` for boundaries[i - 1] <= step < boundaries[i].

@@ -8,12 +8,12 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_steps
-from tfstruct.schedules.drawn import Drawn, registered
-from tfstruct.schedules.pieces import SHAPES, as_float, last_begun, share, whole_cycles
+from tfstruct.schedules.interpolation import SHAPES, as_float, last_begun, share, whole_cycles
+from tfstruct.schedules.plotting import PlottableSchedule, registered
 
 
 @registered
-class OneCycle(Drawn, LearningRateSchedule):
+class OneCycle(PlottableSchedule, LearningRateSchedule):
     """Rises to `max_learning_rate`, falls back, and ends far below where it began: one cycle for the whole training.
 
     With low = max_learning_rate / initial_divisor, final = low / final_divisor and r = round(warmup * steps):
@@ -98,7 +98,7 @@ class OneCycle(Drawn, LearningRateSchedule):
 
 
 @registered
-class Cyclical(Drawn, LearningRateSchedule):
+class Cyclical(PlottableSchedule, LearningRateSchedule):
     """Swings on straight lines between two rates, again and again.
 
     With c = floor(step / (2 * half_cycle)), the number of whole cycles, and

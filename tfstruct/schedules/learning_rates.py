@@ -8,8 +8,8 @@ from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_one_of, check_rate, check_rising, check_steps
-from tfstruct.schedules.drawn import Drawn, registered
-from tfstruct.schedules.pieces import SHAPES, as_float, line, share, whole_cycles
+from tfstruct.schedules.interpolation import SHAPES, as_float, line, share, whole_cycles
+from tfstruct.schedules.plotting import PlottableSchedule, registered
 
 ExponentialDecay = keras.optimizers.schedules.ExponentialDecay
 CosineDecay = keras.optimizers.schedules.CosineDecay
@@ -19,7 +19,7 @@ InverseTimeDecay = keras.optimizers.schedules.InverseTimeDecay
 
 
 @registered
-class StepDecay(Drawn, LearningRateSchedule):
+class StepDecay(PlottableSchedule, LearningRateSchedule):
     """Multiplies the learning rate by `factor` every so many steps, or at given steps.
 
     With `steps` a number, `rate = initial_learning_rate * factor^floor(step / steps)`; with `steps` a sequence,
@@ -70,7 +70,7 @@ class StepDecay(Drawn, LearningRateSchedule):
 
 
 @registered
-class LinearDecay(Drawn, PolynomialDecay):
+class LinearDecay(PlottableSchedule, PolynomialDecay):
     """Falls (or rises) on a straight line: Keras's `PolynomialDecay` with power 1, and down to 0.
 
     `rate = end + (initial - end) * (1 - min(step, decay_steps) / decay_steps)`.
@@ -96,7 +96,7 @@ class LinearDecay(Drawn, PolynomialDecay):
 
 
 @registered
-class WarmupStableDecay(Drawn, LearningRateSchedule):
+class WarmupStableDecay(PlottableSchedule, LearningRateSchedule):
     """Rises, stays, and falls at the end: training can go on from any point of the middle.
 
     With w = warmup_steps, s = stable_steps, d = decay_steps, p = (step - w - s) / d:

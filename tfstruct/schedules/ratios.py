@@ -10,7 +10,7 @@ import numpy as np
 from tfstruct.errors import ArgumentError
 from tfstruct.reporting import draw
 from tfstruct.schedules.arguments import check_steps
-from tfstruct.schedules.drawn import path_and_steps
+from tfstruct.schedules.plotting import path_and_steps
 
 
 class RatioSchedule:

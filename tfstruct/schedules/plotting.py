@@ -16,7 +16,7 @@ _SIZE = 6.0, 3.2  # inches
 Path = str | os.PathLike | None
 
 
-class Drawn:
+class PlottableSchedule:
     """Gives a learning-rate schedule the method `plot`."""
 
     def plot(self, path: Path | int = None, ax=None, *, steps: int | None = None):
@@ -77,7 +77,7 @@ def end(schedule) -> int | None:
     """The step from which on a schedule, or a constant rate, stays as it is; None where it never does, or may not."""
     if isinstance(schedule, PolynomialDecay):
         return None if schedule.cycle else int(schedule.decay_steps)
-    if isinstance(schedule, Drawn):
+    if isinstance(schedule, PlottableSchedule):
         return schedule._end()
     if isinstance(schedule, CosineDecay):
         return int(schedule.decay_steps + (schedule.warmup_steps if schedule.warmup_target is not None else 0))

@@ -1,4 +1,4 @@
-"""Parts of learning rates: the way between two rates, and which piece a step is in."""
+"""Curves between two learning rates, and which interval of a schedule a step is in; as tensors."""
 
 import math
 
@@ -17,7 +17,7 @@ def whole_cycles(step, length: int):
 
 
 def share(step, length: int):
-    """How far a piece of `length` steps is done, in [0, 1]."""
+    """The share of an interval of `length` steps that is done, in [0, 1]."""
     return ops.clip(step / length, 0.0, 1.0)
 
 
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def last_begun(step, rates, starts):
-    """The rate of the last piece that has begun; the first has from the outset."""
+    """The rate of the last interval that has begun; the first begins at step 0."""
     chosen = rates[0]
     for rate, start in zip(rates[1:], starts, strict=True):
         chosen = ops.where(step >= start, rate, chosen)
