@@ -1,4 +1,4 @@
-"""What a compressed model may cost and lose: as a user asks for it, and in absolute figures."""
+"""`Budget`: the limits that a user sets for a compression; `Limits`: the same in absolute figures."""
 
 import dataclasses
 import json
@@ -19,7 +19,8 @@ FIGURES = (*OF_THE_GRAPH, *OF_THE_FILE)
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What the result of `compress` may cost and lose. All of it is met, or `BudgetError` is raised.
+    """Limits for the result of `compress`: what it may cost, and how much quality it may lose. All are met, or
+    `BudgetError` is raised.
 
         Budget(accuracy_drop=0.005, macs=0.5, tflite_bytes=56_000)
         Budget.of("accuracy_drop=0.5%,macs=50%,tflite_bytes=56000")  # the same
@@ -129,8 +130,8 @@ class Limits:
     """A budget in absolute figures.
 
     Attributes:
-        figures: name -> the most that may stay.
-        quality: the worst that the metric may be; None where no drop was limited.
+        figures: name -> upper limit.
+        quality: the worst allowed value of the metric; None if the drop is not limited.
         metric: its name.
         greater_is_better: of the metric.
     """
@@ -141,20 +142,20 @@ class Limits:
     greater_is_better: bool = True
 
     def excess(self, candidate: Candidate) -> float:
-        """How far a candidate is above the figure that it exceeds most, relative to the limit; 0 where it meets all.
-        The quality is no part of it."""
+        """How far a candidate exceeds the limit that it misses most, as a share of that limit; 0 if it meets all.
+        Quality does not count."""
         values = ((getattr(candidate, name), limit) for name, limit in self.figures.items())
         return max([0.0, *(math.inf if value is None else value / limit - 1 for value, limit in values)])
 
     def good_enough(self, candidate: Candidate) -> bool:
-        """Whether the quality is within the drop that is allowed."""
+        """Whether the quality is within the allowed drop."""
         if self.quality is None:
             return True
         worse = self.quality - candidate.quality if self.greater_is_better else candidate.quality - self.quality
         return worse <= 1e-9
 
     def misses(self, candidate: Candidate) -> tuple[str, ...]:
-        """What a candidate misses, in words; empty where it meets all."""
+        """The limits that a candidate misses, in words; empty if it meets all."""
         found = [
             f"{name} {getattr(candidate, name):,.0f} (at most {limit:,.0f})"
             for name, limit in self.figures.items()

@@ -1,4 +1,4 @@
-"""The figures of one model and its file."""
+"""`Candidate`: the figures of one model and its file."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ class Candidate:
         latency_us: microseconds of one inference, one thread; None where it was not measured.
         arena_bytes: of tflite-micro; None where it was not asked for.
         scores: other figures of the file on the validation data: `recall`, `precision`, `top1_agreement`, `sqnr_db`.
-        strategy: the steps that led here from the original.
+        strategy: the steps that made this model from the original.
     """
 
     name: str

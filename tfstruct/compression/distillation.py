@@ -1,4 +1,4 @@
-"""The original as the teacher of what is made from it."""
+"""Distillation: the original model teaches the smaller ones."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _CLASSES = {"probabilities": "softmax", "logits": "logits", "probability": "sigm
 
 
 class Values(keras.distillation.DistillationLoss):
-    """Outputs that are no classes: L = mean of (t - s)^2, summed over the outputs.
+    """Loss for outputs that are not classes: L = mean of (t - s)^2, summed over the outputs.
 
     Args:
         chosen: the numbers of these outputs.
@@ -32,7 +32,7 @@ class Values(keras.distillation.DistillationLoss):
 def distillation_callbacks(
     teacher: keras.Model, student: keras.Model, aim: Objective, weight: float, temperature: float
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks that let a model learn from a teacher: its outputs, and what leaves its residual blocks. None at
+    """The callbacks that train a student on a teacher's outputs and on the outputs of its residual blocks. None at
     weight 0.
 
     Args:
@@ -59,7 +59,7 @@ def distillation_callbacks(
 
 
 def _joins(teacher: keras.Model, student: keras.Model) -> dict[str, str]:
-    """The joins of residual blocks, of values with positions (of images or sequences), that both models have."""
+    """The joins of residual blocks that both models have, if their values have positions (images, sequences)."""
     theirs, ours = ({call.path: call.outputs[0].shape for call in trace(model).calls} for model in (teacher, student))
     joins = [block.join for block in residual_blocks(teacher)]
     return {

@@ -1,4 +1,4 @@
-"""A strategy carried out: step by step, each on disk when it is done."""
+"""`carry_out`: runs a strategy step by step; each finished step is on disk."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class StrategyResult:
         file: the `.tflite` file.
         candidate: its figures.
         stages: what was done.
-        dropped: steps that were taken back or left out, each with the reason.
+        dropped: steps that were undone or skipped, each with the reason.
     """
 
     model: keras.Model
@@ -45,10 +45,10 @@ class StrategyResult:
 def carry_out(
     task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None, *, seed: int | None = None
 ) -> StrategyResult:
-    """Does one step after the other, measures the file after each, and hands back the last.
+    """Runs the steps of a strategy in order, measures the file after each, and returns the last result.
 
-    A step that is done is read from the folder when the same is asked for again; one that was killed goes on from its
-    last epoch. Seeds depend on the place of a step, so the end is the same.
+    When the same strategy is run again, finished steps are read from the folder, and one that was killed resumes from
+    its last epoch. Seeds depend on the place of a step, so the result is the same.
 
     Args:
         task: what has to be done.
@@ -86,8 +86,8 @@ def carry_out(
 
 
 def with_epochs(steps: Sequence[Step], total: int) -> list[Step]:
-    """The steps with their epochs as numbers: what is given stays, the rest of `total` is shared out, whole epochs by
-    the largest remainder, ties to the later step."""
+    """The steps with their epochs as numbers: given ones stay, the rest of `total` is shared out in whole epochs by the
+    largest remainder, ties to the later step."""
     open_steps = [i for i, step in enumerate(steps) if step.epochs is None]
     left = max(total - sum(step.epochs or 0 for step in steps), 0)
     shares = {i: steps[i].share for i in open_steps}
@@ -102,7 +102,7 @@ def with_epochs(steps: Sequence[Step], total: int) -> list[Step]:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """A model on its way: its figures, and its file unless an earlier call made it."""
+    """The model so far: its figures, and its file unless an earlier call made it."""
 
     outcome: Outcome
     candidate: Candidate
@@ -112,7 +112,7 @@ class _State:
 def _carried_out(
     task: Task, strategy: tuple[Step, ...], before: _State, folder: WorkingFolder, seed: int
 ) -> tuple[_State, Stage]:
-    """The last step of `strategy`, done on what the others have led to."""
+    """Runs the last step of `strategy` on the result of the steps before."""
     step = strategy[-1]
     _claim(folder, strategy)
     stored = folder.read("stage.json")
@@ -141,7 +141,7 @@ def _carried_out(
 
 
 def _claim(folder: WorkingFolder, strategy: tuple[Step, ...]) -> None:
-    """What lies in a folder is taken up only by the strategy that put it there."""
+    """Makes sure that a folder is used by one strategy only."""
     wanted = json.loads(json.dumps([step.to_dict() for step in strategy]))
     found = folder.read("strategy.json")
     if found is None:
@@ -158,7 +158,7 @@ def _restored(folder: WorkingFolder, stored: dict) -> Outcome:
 
 
 def _to_convert(task: Task, outcome: Outcome) -> tuple[keras.Model | Twin, Recipe]:
-    """The model, and how it becomes a file."""
+    """The model to convert, and the recipe for it."""
     if outcome.twin is not None:
         return outcome.twin, task.recipe
     scheme = outcome.scheme or Scheme("int8")

@@ -1,4 +1,4 @@
-"""The working folder: what has been done so far, so that a run that was killed goes on."""
+"""`WorkingFolder`: the intermediate results of a run, so that a killed run can resume."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _FORMAT = 1
 
 
 class WorkingFolder:
-    """A folder of models and JSON files, each of which is there whole or not at all.
+    """A folder of models and JSON files; each file is written completely or not at all.
 
     Attributes:
         path: where it is.
@@ -29,7 +29,7 @@ class WorkingFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike | None, description: Mapping) -> "WorkingFolder":
-        """Opens the folder of a run, a new one or the one that an earlier call with the same description left.
+        """Opens the folder of a run: a new one, or the one of an earlier call with the same description.
 
         Args:
             path: None: a temporary folder, which `close` removes.
@@ -57,14 +57,14 @@ class WorkingFolder:
         return folder
 
     def close(self) -> None:
-        """Called at the end of a run; the folder stays."""
+        """Ends the run; the folder stays, unless it is a temporary one."""
 
     def inner(self, name: str) -> "WorkingFolder":
-        """A folder in this one."""
+        """A subfolder."""
         return WorkingFolder(self.path / name)
 
     def read(self, name: str):
-        """The content of a JSON file, None if it is not there."""
+        """The content of a JSON file; None if it does not exist."""
         file = self.path / name
         if not file.exists():
             return None

@@ -1,4 +1,4 @@
-"""Where a file goes wrong on the validation data: which classes it takes for which, and the worst samples."""
+"""Mistakes of a file on the validation data: the confusion of classes, and the worst samples."""
 
 import base64
 import dataclasses
@@ -39,7 +39,7 @@ class WorstSample:
 
 @dataclasses.dataclass(frozen=True)
 class Mistakes:
-    """What the file says of the validation data, against what it should say.
+    """The predictions of the file on the validation data, compared with the truth.
 
     Attributes:
         samples: how many were looked at.
@@ -131,7 +131,7 @@ def _by_class(inputs, labels, original, result, kind: str) -> Mistakes | None:
 
 
 def _fitted(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
-    """Labels in the shape of the outputs, None where they have another one, such as numbers of classes."""
+    """Labels in the shape of the outputs; None if their size differs, as for class numbers."""
     return labels.reshape(outputs.shape) if labels.size == outputs.size else None
 
 
@@ -183,7 +183,7 @@ def _picture(sample: np.ndarray, low: float, high: float) -> str:
 
 
 def _lines(sample: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """The channels of a sequence, or everything in one line."""
+    """The channels of a sequence; any other sample as one line."""
     channels = sample.T if sample.ndim == 2 else sample.reshape(1, -1)
     stride = -(-channels.shape[1] // _POINTS)
     return tuple(tuple(float(f"{v:.4g}") for v in channel[::stride]) for channel in channels[:_LINES])

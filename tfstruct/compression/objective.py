@@ -1,4 +1,4 @@
-"""What a model is trained for: the loss it is compiled with, or the one that labels and last activations call for."""
+"""`Objective`: the training loss; by default derived from labels and last activations."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Objective:
 
 
 def objective(graph: Graph, labels, loss=None) -> Objective:
-    """Finds what to train for.
+    """Determines the training loss.
 
     Args:
         graph: of the model.
@@ -62,14 +62,14 @@ def objective(graph: Graph, labels, loss=None) -> Objective:
 
 
 def _in_order(given, labels, names):
-    """What is given by the names of the outputs, of a model whose outputs are no dict, in their order."""
+    """A structure by output name as a list in the order of the outputs, for a model whose outputs are not a dict."""
     if not isinstance(given, Mapping) or isinstance(labels, Mapping):
         return given
     return [given.get(name) for name in names]
 
 
 def _are_classes(y: np.ndarray, output: Channels) -> bool:
-    """Whether labels are the numbers of classes, one a sample or position."""
+    """Whether labels are class numbers, one for each sample or position."""
     whole = np.issubdtype(y.dtype, np.integer) or y.dtype == bool
     width = output.shape[-1]
     return bool(whole and width is not None and width > 1 and y.ndim in (output.rank - 1, output.rank) and (

@@ -11,7 +11,7 @@ from tfstruct.compression.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Outlook:
-    """A task, and how the model gets small enough as things are.
+    """The task, and how the model can meet the budget at this point of the strategy.
 
     Attributes:
         task: what has to be done.
@@ -25,5 +25,5 @@ class Outlook:
 
     @property
     def wanted(self) -> set[str]:
-        """The figures that have to get smaller."""
+        """The figures that still have to shrink."""
         return {*self.sizing.wanted, *({"tflite_bytes"} if self.sizing.bits.four_bits else ())}

@@ -1,4 +1,4 @@
-"""How many bits the weights of the file have."""
+"""Chooses the bits of the weights in the file."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ from tfstruct.convert.draft import draft
 
 @dataclasses.dataclass(frozen=True)
 class WeightBits:
-    """How many bits the weights of the file have.
+    """The bits of the weights in the file.
 
     Attributes:
-        four_bits: the layers that will probably have 4, where 8 are too many.
+        four_bits: the layers that will probably get 4 bits; the others have 8.
         reason: in words.
-        tflite_bytes: what they are chosen by when the pruned model is there: the most that the file may have; None:
-            all weights have 8 bits.
+        tflite_bytes: limit on the file, by which these layers are chosen once the model is pruned; None: all weights
+            have 8 bits.
     """
 
     four_bits: tuple[str, ...]

@@ -9,13 +9,13 @@ from tfstruct.compression.candidate import Candidate
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
-        stage: what is done now.
-        done, total: steps of training so far, of all stages, and all there will be; 0, None before that is known.
-        seconds_left: an estimate from the steps so far; None before there is one.
-        best: the figures of the best model that was found up to now.
+        stage: the current stage.
+        done, total: training steps so far and in all, over all stages; `total` is None before it is known.
+        seconds_left: estimate from the steps so far; None before there is one.
+        best: the figures of the best model so far.
     """
 
     stage: str

@@ -28,7 +28,7 @@ def report_extras(task: Task, made: StrategyResult) -> dict:
 
 
 def _sensitivity(task: Task) -> Sensitivity | None:
-    """Of the original, on a few samples: which layers could give up channels."""
+    """Sensitivity of the original on a few samples: which layers could give up channels."""
     if task.some.labels is None:
         return None
     data = keras.tree.map_structure(lambda array: array[:_SAMPLES], task.some_data)

@@ -11,7 +11,7 @@ from tfstruct.errors import RecipeError
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Space:
-    """The choices of a search. One of a user's own needs the same two: `distributions` and `steps`.
+    """The choices of a search. An object of your own needs the same two members: `distributions` and `steps`.
 
         Space(channels=(0.3, 1.0), whole=model_macs, precisions=("int8", "int4"))
 
@@ -39,7 +39,7 @@ class Space:
 
     @classmethod
     def of(cls, task: Task) -> "Space":
-        """What there is to choose for a task. The budget cuts off shares that it rules out."""
+        """The choices for a task. Shares that the budget rules out are cut off."""
         return cls(tuple(kind.of(task) for kind in _offered()))
 
     def __getattr__(self, name: str):
@@ -64,7 +64,7 @@ class Space:
 
 
 def _offered() -> list[type[Choices]]:
-    """In the order of a strategy."""
+    """The choices of all kinds of steps, in the order of a strategy."""
     return [kind.choices for kind in kinds() if kind.choices is not None]
 
 

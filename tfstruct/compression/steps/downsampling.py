@@ -1,4 +1,4 @@
-"""Fewer positions in an early stage."""
+"""`DownsampleEarly`: fewer positions in an early stage."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Residual blocks without their branch."""
+"""`DropBlocks`: removes the branches of residual blocks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _MOST = 3  # blocks that a search drops
 
 @dataclasses.dataclass(frozen=True)
 class BlockCount(Choices):
-    """How many residual blocks go.
+    """How many residual blocks are dropped.
 
     Attributes:
         blocks: the most.
@@ -119,8 +119,8 @@ class DropBlocks(Step):
 
 
 def _saved(task: Task, joins: Sequence[str], sizing: Sizing) -> dict[str, float]:
-    """By block, the share that goes with it of what channels cannot meet, at most of one figure; multiply-accumulates
-    stand for times."""
+    """Block -> the largest share that dropping it saves of a figure that channels cannot meet. Multiply-accumulates
+    stand for latency."""
     names = tuple({"macs" if name == "latency_us" else name for name in sizing.missed or sizing.wanted})
     whole = Costs(task.graph, names)()
 

@@ -1,4 +1,4 @@
-"""An edit of layers, and the training that makes up for it."""
+"""Trains a model after an edit of its layers."""
 
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.step_context import StepContext

@@ -1,4 +1,4 @@
-"""Kernels as products of smaller ones."""
+"""`Factorize`: replaces kernels by products of smaller ones."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What leaves the function as it is."""
+"""`Optimize`: removes what does not change the function."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Channels that go."""
+"""`PruneChannels`: removes channels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _LEAST, _ALL = 0.15, 0.97  # shares of the multiply-accumulates: the least that 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelShare(Choices):
-    """How much of the model channels leave.
+    """How much of the model channel pruning keeps.
 
     Attributes:
         channels: (least, most) share of the multiply-accumulates of the original that may stay; None: no channel goes.

@@ -1,4 +1,4 @@
-"""Integers for weights and activations."""
+"""`Quantize`: integers for weights and activations."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Several layers as one."""
+"""`ShareLayers`: one layer in place of several."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""`Step`: one thing that is done to a model on its way, and all that is to be known of its kind."""
+"""`Step`: a kind of change to a model: its settings, what it proposes, its choices in a search, how it runs."""
 
 import dataclasses
 import importlib
@@ -57,7 +57,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that is done to a model: plain data, and the methods that propose and do it.
+    """One change to a model: plain data, and the methods that propose and apply it.
 
     A subclass is known by being defined; those of this folder are found there. It has its settings as fields, `run`,
     and as far as it takes part: `propose`, `completed`, `Choices`.
@@ -73,9 +73,9 @@ class Step:
 
     Attributes:
         reason: why it is done, in words.
-        epochs: how long it trains; 0: not at all; None: its share of all epochs.
-        optional: it is taken back, and steps of its kind behind it are left out, where the file misses the quality that
-            the budget asks for afterwards.
+        epochs: of training; 0: none; None: its share of all epochs.
+        optional: if the file misses the required quality afterwards, the step is undone, and later steps of its kind
+            are skipped.
     """
 
     kind: ClassVar[str] = ""
@@ -125,7 +125,7 @@ class Step:
 
     @property
     def settings(self) -> dict:
-        """The settings that are not as they are by default, without the reason."""
+        """The settings that differ from their defaults, without the reason."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
