@@ -42,7 +42,7 @@ ALLOWED = {
     "schedules": {"reporting", "errors"},
     "optimizers": {"errors", "graph", "analyze", "schedules"},
     "regularizers": {"errors", "graph", "patterns"},
-    "layers": {"errors", "graph", "schedules"},
+    "layers": {"reporting", "errors", "graph", "schedules"},
     "initializers": {"reporting", "errors", "graph", "analyze"},
     "callbacks": {
         "reporting",

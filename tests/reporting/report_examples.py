@@ -13,7 +13,6 @@ from tfstruct.analyze.layer_profile import Row
 from tfstruct.callbacks.channel_report import Widths
 from tfstruct.callbacks.cluster_report import SharedWeight
 from tfstruct.callbacks.probe import Figures, LayerFigures
-from tfstruct.callbacks.quantization_report import QuantizedActivation
 from tfstruct.callbacks.sparsity_report import SparseWeight
 from tfstruct.compression import SearchReport, Trial
 from tfstruct.convert.agreement import Agreement
@@ -26,9 +25,11 @@ from tfstruct.convert.target_report import Row as Judged
 from tfstruct.distill.distillation_report import Compared
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
 from tfstruct.quantize.equalization_report import Equalization, Evened
+from tfstruct.quantize.quantization_report import QuantizedActivation
 from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstruction
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
+from tfstruct.reporting import ChangeReport
 from tfstruct.surgery.certificate import Difference
 from tfstruct.surgery.grow.bottlenecks import Finding
 from tfstruct.surgery.lossless.branches import Branch
@@ -162,6 +163,7 @@ TIMED = (((1, 8, 8, 3), (1, 8)),)
 
 
 EXAMPLES = {
+    "ChangeReport": lambda name: ChangeReport(name, ((name, "8 bits"),), ((name, "in float"),)),
     "BiasCorrection": lambda name: BiasCorrection(
         "int8", (CorrectedBias(name, 0.1, 0.2, 1.5),), ((name, "it has none"),)
     ),

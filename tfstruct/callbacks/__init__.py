@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "release": "compressor",
         "Prune": "prune",
         "QuantizeAware": "quantize_aware",
-        "QuantizationReport": "quantization_report",
+        "QuantizationReport": "quantize_aware",
         "PruneChannels": "prune_channels",
         "SparsityReport": "sparsity_report",
         "AdaptiveBatchSize": "adaptive_batch_size",

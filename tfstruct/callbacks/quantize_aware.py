@@ -8,8 +8,8 @@ import numpy as np
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
-from tfstruct.callbacks.quantization_report import QuantizationReport, QuantizedActivation
 from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.quantize.quantization_report import QuantizationReport, quantization_report
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
@@ -109,17 +109,7 @@ class QuantizeAware(Compressor):
 
     def _end(self, model: keras.Model) -> QuantizationReport:
         self._let_go()
-        simulation = self._simulation
-        rows = []
-        for group, point in simulation.groups.items():
-            found = simulation.range_of(group)
-            bits = simulation.activation_bits(point)
-            if found is not None and bits is not None:
-                low, high = found
-                rows.append(QuantizedActivation(group, low, high, bits))
-        skipped = (*simulation.skipped, *simulation.taken_for_masks())
-        kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
-        return QuantizationReport(self.scheme, self.steps, tuple(rows), kernels, skipped)
+        return quantization_report(self._simulation, self.steps)
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()

@@ -10,10 +10,11 @@ import keras
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import Result
 
 
 @dataclasses.dataclass(frozen=True)
-class Compressed:
+class Compressed(Result):
     """A smaller model, and the file that ships.
 
     Attributes:
@@ -24,9 +25,9 @@ class Compressed:
     """
 
     model: keras.Model
+    report: CompressionReport
     twin: Twin | None
     file: TFLiteModel
-    report: CompressionReport
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes a new folder, whole or not at all: `model.tflite`, `model.keras`, `twin.keras` (where there is one),
@@ -51,6 +52,3 @@ class Compressed:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-
-    def __str__(self) -> str:
-        return str(self.report)

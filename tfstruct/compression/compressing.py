@@ -119,7 +119,7 @@ def compress(
             made, tried = carry_out(task, decided), ()
         decisions += tuple(Decision(step.kind, False, why) for step, why in made.dropped)
         report = _report(task, made, decisions, started, tested, tried)
-    result = Compressed(_compiled(made.model, task), made.twin, made.file, report)
+    result = Compressed(_compiled(made.model, task), report, made.twin, made.file)
     if not report.met:
         raise BudgetError(
             f"The budget is missed: {'; '.join(report.limits.misses(report.result))}. The best found is "

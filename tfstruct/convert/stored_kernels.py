@@ -19,6 +19,8 @@ from tfstruct.graph.plain_weights import check_plain
 from tfstruct.quantize import dequantize as dequantize_twin
 from tfstruct.quantize.points import Points
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import ChangeReport, carrying
+from tfstruct.reporting.tables import counted
 
 _INTEGERS = ("int4", "int8", "int16")
 # How far the values of a file may be from the model's own, in steps and on average: rounding to the nearest leaves a
@@ -57,8 +59,8 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
         model: the Keras model that the file was made from; it is not changed.
 
     Returns:
-        A copy of the model, not compiled. A warning lists the kernels that stay as they are: in float in the file, of
-        layers that became other operators, or unlike the model's.
+        A copy of the model, not compiled. A warning and its `.report` list the kernels that stay as they are: in float
+        in the file, of layers that became other operators, or unlike the model's.
 
     Raises:
         ModelError: no model, something else than a file or a twin, or a file of which no kernel fits the model.
@@ -75,24 +77,29 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     stored = list(_stored_kernels(bytes(content)))
     factors = _factors(model)
     result = copied(model)
-    left: list[str] = []
+    left: list[tuple[str, str]] = []
     every = kernels(result, depthwise=True)
     for kernel in every:
         value, reason = _restored(kernel, stored, factors)
         if value is None:
-            left.append(f"{kernel.name} ({reason})")
+            left.append((kernel.name, str(reason)))
         else:
             kernel.variable.assign(value)
+    listed = [f"{name} ({reason})" for name, reason in left]
     if len(left) == len(every):
         raise ModelError(
-            f"No integer kernel of the file fits {model.name!r}: {'; '.join(left[:8])}. Expected a quantized file that "
-            "tfstruct made from this model."
+            f"No integer kernel of the file fits {model.name!r}: {'; '.join(listed[:8])}. Expected a quantized file "
+            "that tfstruct made from this model."
         )
     if left:
         warnings.warn(
-            f"{len(left)} of {len(every)} kernels of {model.name!r} stay as they are: {'; '.join(left)}.", stacklevel=2
+            f"{len(left)} of {len(every)} kernels of {model.name!r} stay as they are: {'; '.join(listed)}.",
+            stacklevel=2,
         )
-    return result
+    kept = dict(left)
+    done = tuple((kernel.name, "as in the file") for kernel in every if kernel.name not in kept)
+    title = f"{model.name}: {counted(len(done), 'kernel')} with the values that the file holds"
+    return carrying(result, ChangeReport(title, done, tuple(left)))
 
 
 def _stored_kernels(content: bytes) -> Iterator[_Stored]:

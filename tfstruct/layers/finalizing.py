@@ -4,6 +4,8 @@ import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
+from tfstruct.reporting import ChangeReport, carrying
+from tfstruct.reporting.tables import counted
 
 
 def finalize(model: keras.Model) -> keras.Model:
@@ -22,19 +24,25 @@ def finalize(model: keras.Model) -> keras.Model:
     Args:
         model: a Sequential or functional model, also nested; not changed. The copy is not compiled.
 
+    Returns:
+        The copy; `.report` says what became of each layer.
+
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model), or a wrapper is called with
             `training=True`.
     """
     graph = trace(model)
-    edits = {}
+    edits, changes = {}, []
     for call in graph.calls:
         if hasattr(call.op, "inference_layer"):
             if call.argument("training"):
                 raise ModelError(f"`{call.path}` is called with training=True: it has no form of inference.")
             if id(call.op) not in edits:
-                edits[id(call.op)] = _replaced(call.op.inference_layer())
-    return rewire(graph, edits).model
+                plain = call.op.inference_layer()
+                edits[id(call.op)] = _replaced(plain)
+                changes.append((call.path, f"{type(call.op).__name__} became {type(plain).__name__}"))
+    title = f"{model.name}: {counted(len(changes), 'layer')} made plain"
+    return carrying(rewire(graph, edits).model, ChangeReport(title, tuple(changes)))
 
 
 def _replaced(layer: keras.layers.Layer):

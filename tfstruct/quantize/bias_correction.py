@@ -22,6 +22,7 @@ from tfstruct.quantize.preactivations import channels_axis, moments
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import carrying
 
 
 @in_inference
@@ -75,9 +76,10 @@ def correct_bias(
         rows.append(CorrectedBias.of(means.points.paths[id(op)], shift, deviation))
         if progress is not None:
             progress("correct biases", done, len(means.layers))
+    done = BiasCorrection(made.scheme.precision, tuple(rows), tuple(means.left))
     if report is not None:
-        report(BiasCorrection(made.scheme.precision, tuple(rows), tuple(means.left)))
-    return made if is_twin else made.model
+        report(done)
+    return carrying(made if is_twin else made.model, done)
 
 
 def _with_biases(means: "_Means") -> keras.Model:

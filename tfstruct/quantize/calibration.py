@@ -13,9 +13,11 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
+from tfstruct.quantize.quantization_report import quantization_report
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import carrying
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -62,9 +64,10 @@ def calibrate(
     found = _observed(values, data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
         made.simulation.bounds[group].set(*ends, like=values.bounds[group])
+    report = quantization_report(made.simulation)
     for layer, guess in made.simulation.taken_for_masks():
         warnings.warn(f"{layer}: {guess}. Write the mask as operations of the model.", stacklevel=2)
-    return made
+    return carrying(made, report)
 
 
 def _observed(values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None):

@@ -5,6 +5,8 @@ import keras
 from tfstruct.graph.copying import copied
 from tfstruct.graph.kernels import kernels
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import ChangeReport, carrying
+from tfstruct.reporting.tables import counted
 
 
 def dequantize(twin: Twin) -> keras.Model:
@@ -18,10 +20,13 @@ def dequantize(twin: Twin) -> keras.Model:
         twin: of `QuantizeAware`, `calibrate` or `Twin`; neither it nor its model is changed.
 
     Returns:
-        A copy of the twin's model, not compiled.
+        A copy of the twin's model, not compiled; `.report` says which kernels are rounded.
     """
     model = copied(twin.model)
     weights = {kernel.name: kernel.variable for kernel in kernels(model, depthwise=True)}
-    for name, (_, value) in twin.simulation.rounded_weights().items():
+    rounded = twin.simulation.rounded_weights()
+    for name, (_, value) in rounded.items():
         weights[name].assign(value)
-    return model
+    title = f"{model.name}: {counted(len(rounded), 'kernel')} with the values that the file holds"
+    left = tuple((name, "it is not rounded") for name in weights if name not in rounded)
+    return carrying(model, ChangeReport(title, tuple((name, "rounded") for name in rounded), left))

@@ -25,6 +25,7 @@ from tfstruct.graph.linear_layers import (
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.quantize.equalization_report import Equalization, Evened
 from tfstruct.quantize.preactivations import moments
+from tfstruct.reporting import carrying
 
 # f(s x) = s f(x) for s > 0.
 _HOMOGENEOUS = (None, activations.linear, activations.relu, activations.leaky_relu)
@@ -64,7 +65,7 @@ def equalize(
         report: called with what was done and what was left alone, and why: `report=print`.
 
     Returns:
-        A new model that computes the same.
+        A new model that computes the same; `.report` is its `Equalization`.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
@@ -87,13 +88,14 @@ def equalize(
         )
         work.absorb(known, deviations)
     made = work.model()
+    evened = tuple(
+        Evened(pair.path, tuple(call.path for call, _, _ in pair.seconds), *old, *new)
+        for pair, old, new in zip(work.pairs, before_it, after, strict=True)
+    )
+    done = Equalization(evened, tuple(work.absorbed), tuple(work.skipped), sweeps)
     if report is not None:
-        evened = tuple(
-            Evened(pair.path, tuple(call.path for call, _, _ in pair.seconds), *old, *new)
-            for pair, old, new in zip(work.pairs, before_it, after, strict=True)
-        )
-        report(Equalization(evened, tuple(work.absorbed), tuple(work.skipped), sweeps))
-    return made
+        report(done)
+    return carrying(made, done)
 
 
 @dataclasses.dataclass(frozen=True)

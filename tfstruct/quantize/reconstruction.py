@@ -22,6 +22,7 @@ from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.soft_rounding import SoftKernel
 from tfstruct.quantize.subgraphs import Subgraph, Values, blocks, execute, operators
 from tfstruct.quantize.twin import Twin
+from tfstruct.reporting import carrying
 
 # Samples of a unit are held in memory: so many bytes of what it reads and makes, at most.
 _MOST_BYTES = 1 << 30
@@ -194,10 +195,11 @@ class _Work:
 
             rows.append(self._reconstruct(part, grids, told, steps=steps, **options))
         self.made.simulation.assign(self.learned.values())
+        left = [name for name, grid in self.learned.grids.items() if id(grid) not in seen]
+        done = Reconstruction(stage, self.made.scheme.precision, tuple(rows), tuple(left))
         if report is not None:
-            left = [name for name, grid in self.learned.grids.items() if id(grid) not in seen]
-            report(Reconstruction(stage, self.made.scheme.precision, tuple(rows), tuple(left)))
-        return self.made
+            report(done)
+        return carrying(self.made, done)
 
     def _reconstruct(self, part: Subgraph, grids, told, *, steps, learning_rate, pull, seed) -> Reconstructed:
         read, wanted = self._samples(part)

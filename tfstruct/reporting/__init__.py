@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Report": "report",
         "plain": "report",
         "Result": "result",
+        "ChangeReport": "result",
+        "carrying": "result",
         "Sheet": "tables",
         "Plotted": "figures",
         "draw": "figures",

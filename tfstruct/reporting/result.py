@@ -1,9 +1,12 @@
 """What every call from model to model hands back."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from tfstruct.reporting.report import Report
+from tfstruct.reporting.tables import Sheet
+
+Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +35,33 @@ class Result:
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangeReport(Report):
+    """What was done to the layers of a model.
+
+    Attributes:
+        title: what was done, in one line.
+        changes: (layer or weight, what was done to it), in order.
+        skipped: (layer or weight, why nothing was done).
+    """
+
+    title: str
+    changes: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def sheet(self) -> Sheet:
+        return Sheet(self.title, ("layer", "what was done"), self.changes, left_alone=self.skipped)
+
+
+def carrying(model: Model, report: Report) -> Model:
+    """The model, read like a `Result`: `model.report`, and `model.model`, the model itself or that of a twin.
+
+    Calls that hand back a plain `keras.Model` to go on with hand it back like this. Files do not keep the report.
+    """
+    # Not through Keras, which would look for layers in them.
+    object.__setattr__(model, "report", report)
+    if not hasattr(model, "model"):
+        object.__setattr__(model, "model", model)
+    return model

@@ -9,6 +9,8 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.copying import made_again
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import lora_layers, quantized_layers
+from tfstruct.reporting import ChangeReport, carrying
+from tfstruct.reporting.tables import counted
 
 _OPTIONS = ("lora_rank", "lora_alpha")
 
@@ -23,7 +25,8 @@ def merge_lora(model: keras.Model) -> keras.Model:
         model: a built model; it is not changed.
 
     Returns:
-        A new model, not compiled, that computes the same; names, nested and shared layers as they were.
+        A new model, not compiled, that computes the same; names, nested and shared layers as they were. `.report` names
+        the layers.
 
     Raises:
         ModelError: no layer has LoRA weights, layers are quantized by Keras, or the model cannot be made again from its
@@ -63,7 +66,8 @@ def merge_lora(model: keras.Model) -> keras.Model:
     left = lora_layers(plain)
     if left:
         raise ModelError(f"{', '.join(left)} of {model.name!r} enable LoRA by themselves when they are made again.")
-    return plain
+    changes = tuple((path, "its adapter is part of its kernel") for path in adapted)
+    return carrying(plain, ChangeReport(f"{model.name}: {counted(len(adapted), 'adapter')} merged", changes))
 
 
 def _without_lora(config):

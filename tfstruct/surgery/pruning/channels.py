@@ -1,5 +1,6 @@
 """`plan_channels` and `apply`: plans which channels go, and builds the smaller model."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import fingerprint, groups, rebuild, trace
+from tfstruct.reporting import carrying
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
 from tfstruct.surgery.pruning.planner import Options, Planner
@@ -98,6 +100,9 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
         plan: from `plan_channels`, or read from a file, or edited.
         compiled: whether loss, metrics and the optimizer come along, the optimizer's slots cut like their weights.
 
+    Returns:
+        The new model; `.report` is the plan as it was applied.
+
     Raises:
         PlanError: the plan does not fit the model.
         ModelError: `compiled` with a model that is not, or with an optimizer whose slots cannot be cut.
@@ -109,7 +114,7 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     smaller, pairs = rebuild(graph, keep)
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
-    return smaller
+    return carrying(smaller, copy.deepcopy(plan))  # which may be edited later
 
 
 def _check_threshold(budget, threshold) -> None:

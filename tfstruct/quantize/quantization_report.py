@@ -1,16 +1,17 @@
-"""What quantization-aware training found."""
+"""What quantization-aware training or calibration found."""
 
 import dataclasses
 from typing import Any
 
 from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.simulation import Simulation
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedActivation:
-    """A trained range: values between `low` and `high` in integers of `bits`, shared by all layers of a group."""
+    """A range: values between `low` and `high` in integers of `bits`, shared by all layers of a group."""
 
     group: str
     low: float
@@ -26,24 +27,26 @@ class QuantizedActivation:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationReport(Plotted, Report):
-    """What was rounded in training. `plot` draws the ranges, one bar each.
+    """What is rounded. `plot` draws the ranges, one bar each.
 
     Attributes:
-        activations: the trained ranges.
+        steps: of training; None where a trained model was calibrated.
+        activations: the ranges.
         kernels: (weight, bits) of those that were rounded.
-        skipped: (layer, why its values were not rounded in training).
+        skipped: (layer, why its values are not rounded).
     """
 
     scheme: Scheme
-    steps: int
+    steps: int | None
     activations: tuple[QuantizedActivation, ...]
     kernels: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
 
     def sheet(self) -> Sheet:
+        found = "from data" if self.steps is None else f"after {counted(self.steps, 'step')}"
         title = (
             f"{self.scheme.precision}: {counted(len(self.kernels), 'kernel')} and "
-            f"{counted(len(self.activations), 'range')} of activations after {counted(self.steps, 'step')}"
+            f"{counted(len(self.activations), 'range')} of activations {found}"
         )
         columns = ("range", ("low", ".4g"), ("high", ".4g"), ("step", ".4g"), ("bits", "d"))
         rows = [(row.group, row.low, row.high, row.scale, row.bits) for row in self.activations]
@@ -63,3 +66,15 @@ class QuantizationReport(Plotted, Report):
         axes.barh([r.group for r in rows], [r.high - r.low for r in rows], left=[r.low for r in rows])
         axes.axvline(0, color="black", linewidth=0.5)
         axes.set(xlabel="value", title="ranges of activations")
+
+
+def quantization_report(simulation: Simulation, steps: int | None = None) -> QuantizationReport:
+    """What a simulation rounds: after so many steps of training, or as calibrated."""
+    rows = []
+    for group, point in simulation.groups.items():
+        found, bits = simulation.range_of(group), simulation.activation_bits(point)
+        if found is not None and bits is not None:
+            rows.append(QuantizedActivation(group, *found, bits))
+    kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
+    skipped = (*simulation.skipped, *simulation.taken_for_masks())
+    return QuantizationReport(simulation.scheme, steps, tuple(rows), kernels, skipped)
