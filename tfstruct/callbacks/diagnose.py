@@ -11,15 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.callbacks import symptoms
+from tfstruct.callbacks.baselines import constant_answer, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch
 from tfstruct.callbacks.portable import Portable
-from tfstruct.callbacks.probe import Figures, Probe
+from tfstruct.callbacks.probe import Figures, Probe, all_finite
 from tfstruct.callbacks.root_causes import findings
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
-from tfstruct.graph.layer_tree import layer_paths
 
 _SHARE = 0.02  # of the training time, for probes
 _EARLY = 10  # the second probe: the first to tell what one costs, as the very first is traced
@@ -187,7 +187,7 @@ class Diagnose(Portable):
     # What both share.
 
     def _begin(self, model, planned: int | None) -> None:
-        self._record = symptoms.Record(settled=_settled(model))
+        self._record = symptoms.Record(settled=settling_steps(model))
         self._notes: list[str] = []
         self._said: set[tuple[str, str | None]] = set()
         self._steps, self._offset, self._batch, self._closed = 0, 0, None, True
@@ -221,7 +221,7 @@ class Diagnose(Portable):
         if old is None or old.model is not self.model or old.batch is not batch or old.ids != weights:
             self._probe = Probe(self.model, batch, self.loss)
         loss = self.loss if self.loss is not None else getattr(self.model, "loss", None)
-        self._record.guess, self._record.spread = _reference(loss, batch[1])
+        self._record.guess, self._record.spread = constant_answer(loss, batch[1])
 
     def _tick(self) -> None:
         if self._record.breakdown is not None:
@@ -253,8 +253,8 @@ class Diagnose(Portable):
             return
         self._record.probes.append(figures)
         # A ReLU may turn NaN into 0: the loss alone does not tell. (Infinity alone may be a mask.)
-        if not math.isfinite(figures.loss) or figures.undefined or not _finite(weights):
-            self._break(figures if _finite(weights) else None)
+        if not math.isfinite(figures.loss) or figures.undefined or not all_finite(weights):
+            self._break(figures if all_finite(weights) else None)
         else:
             self._first = weights if self._first is None else self._first
             self._last = weights
@@ -307,7 +307,7 @@ class Diagnose(Portable):
         fine += [f.step for f in record.probes if math.isfinite(f.loss)]
         after, where, layer = max(fine, default=None), "unknown", None
         if self._probe is not None:
-            finite = _finite(self._probe.weights())
+            finite = all_finite(self._probe.weights())
             if figures is None and (finite or self._last is not None):
                 figures = self._probe(self._steps, None if finite else self._last)
             data = keras.tree.flatten(self._probe.batch)
@@ -391,30 +391,3 @@ def _kept(data, samples: int) -> tuple:
     count = sizes.pop()
     rows = np.linspace(0, count - 1, min(samples, count)).astype(int)
     return keras.tree.map_structure(lambda one: one[rows], parts)
-
-
-def _finite(values) -> bool:
-    return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in values)
-
-
-def _settled(model) -> float:
-    """Steps after which 1 % is left of what batch norm's moving statistics began with."""
-    norms = [one for one in layer_paths(model).values() if isinstance(one, keras.layers.BatchNormalization)]
-    return max((math.log(0.01) / math.log(one.momentum) for one in norms if 0 < one.momentum < 1), default=0.0)
-
-
-def _reference(loss, labels) -> tuple[float | None, float]:
-    """(loss of the best constant answer or None, spread of the targets): entropy and 1 for classes."""
-    flat = keras.tree.flatten(labels)
-    if len(flat) != 1:
-        return None, 1.0
-    y = np.asarray(flat[0])
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss)
-    if "crossentropy" not in name:
-        spread = float(np.std(y)) if np.issubdtype(y.dtype, np.floating) else 1.0
-        return None, spread if spread > 0 and math.isfinite(spread) else 1.0
-    if "binary" in name or not (np.issubdtype(y.dtype, np.integer) or np.ndim(y) > 1):
-        return None, 1.0
-    classes = y.reshape(-1) if "sparse" in name else y.reshape(-1, y.shape[-1]).argmax(-1)
-    share = np.unique(classes, return_counts=True)[1] / len(classes)
-    return float(-(share * np.log(share)).sum()), 1.0

@@ -288,3 +288,8 @@ def _share(op, condition: tf.Tensor) -> tf.Tensor:
     axis = 1 if getattr(op, "data_format", None) == "channels_first" else condition.shape.rank - 1
     others = [i for i in range(condition.shape.rank) if i != axis]
     return tf.reduce_mean(tf.cast(tf.reduce_all(condition, axis=others), tf.float32))
+
+
+def all_finite(values) -> bool:
+    """Whether no value of these tensors is NaN or infinite."""
+    return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in values)
