@@ -6,6 +6,8 @@ import keras
 import numpy as np
 
 from tfstruct.errors import DataError
+from tfstruct.keras_internals.graph_nodes import names_of
+from tfstruct.keras_internals.training import loss_weights_of
 
 
 def in_memory(data) -> bool:
@@ -66,15 +68,15 @@ def arrays(data, labels=None) -> tuple[object, object]:
 
 def inputs_of(functional, x) -> list[np.ndarray]:
     """The samples as a list in the order of the model's inputs, in their dtypes."""
-    names = [tensor._keras_history.operation.name for tensor in functional.inputs]
+    names = names_of(functional.inputs)
     if isinstance(x, Mapping):
-        keys = list(functional._inputs_struct) if isinstance(functional._inputs_struct, Mapping) else names
+        keys = list(functional.input) if isinstance(functional.input, Mapping) else names
         if set(x) not in (set(names), set(keys)):
             raise DataError(f"Expected arrays for the inputs {names}. Received: {sorted(x)}.")
         if set(x) == set(names):
             flat = [x[name] for name in names]
         else:
-            by_tensor = {id(t): x[key] for key, t in functional._inputs_struct.items()}
+            by_tensor = {id(t): x[key] for key, t in functional.input.items()}
             flat = [by_tensor[id(t)] for t in functional.inputs]
     else:
         flat = keras.tree.flatten(x)
@@ -106,7 +108,7 @@ def loss_function(model, loss, what: str, weights=None):
     """
     if loss is None:
         loss = getattr(model, "loss", None)
-        weights = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+        weights = loss_weights_of(model)
     if loss is None:
         raise DataError(f"{what} needs a loss. Give loss=..., or compile the model with one.")
 

@@ -9,6 +9,7 @@ from tfstruct.analyze.weight_criteria import Member, is_kernel
 from tfstruct.graph import Call, Each, Graph, Out
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
+from tfstruct.keras_internals.graph_nodes import takes_training
 
 BINS = 32  # of the histogram behind the entropy
 
@@ -26,7 +27,7 @@ def run(graph: Graph, inputs: list, visit, training: bool | None = None) -> None
             else:
                 call = next(calls)
                 args, kwargs = node.arguments.fill_in(known)
-                if training is not None and getattr(call.op, "_call_has_training_arg", False):
+                if training is not None and takes_training(call.op):
                     kwargs = {**kwargs, "training": training}
                 outputs = keras.tree.flatten(call.op(*args, **kwargs))
                 visit(call, outputs)
@@ -206,6 +207,5 @@ def hessian_members(graph: Graph, x, y, loss, probes: int, seed: int, batch_size
 def structured(graph: Graph, flat):
     """A flat list of inputs in the structure the model takes."""
     functional = graph.body.functional
-    struct = functional._inputs_struct
     by_tensor = {id(t): v for t, v in zip(functional.inputs, flat, strict=True)}
-    return keras.tree.map_structure(lambda t: by_tensor[id(t)], struct)
+    return keras.tree.map_structure(lambda t: by_tensor[id(t)], functional.input)

@@ -9,6 +9,7 @@ import numpy as np
 from tfstruct.analyze.memory import hands_on
 from tfstruct.graph import Call, Channels, Graph, Group
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
+from tfstruct.keras_internals.graph_nodes import operation_of
 
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
 # Inches.
@@ -63,7 +64,7 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
     arrows: list[tuple[int, int]] = []
     for i, tensor in enumerate(graph.body.inputs):
         home[tensor.key] = len(names)
-        names.append(graph.body.functional.inputs[i]._keras_history.operation.name)
+        names.append(operation_of(graph.body.functional.inputs[i]).name)
         kinds.append("input")
         results.append(tensor)
         depths.append(0)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.graph import Call, Graph, is_training_only
+from tfstruct.keras_internals.tensorflow import inner_graph
 
 # They compute more than their elements, and nothing says how much in multiply-accumulates.
 _HIDDEN = {
@@ -194,7 +195,7 @@ def _needed(made: Iterable) -> set[str]:
 
 def _function(graph, name: str):
     while graph is not None:
-        inner = getattr(graph._functions.get(name), "graph", None)
+        inner = inner_graph(graph, name)
         if inner is not None:
             return inner
         graph = getattr(graph, "outer_graph", None)

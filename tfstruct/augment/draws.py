@@ -1,5 +1,6 @@
 """Random numbers that depend on one seed alone, and changes made with them."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias, TypeVar
 
@@ -7,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 # What is done to a batch of values: a function of them and of draws, or a layer of Keras.
 Change: TypeAlias = Callable[[tf.Tensor, "Draws"], tf.Tensor] | keras.layers.Layer
@@ -43,19 +46,11 @@ def changed(change: Change, x, draws: Draws):
     """The values after a change; a layer draws from `draws`."""
     if not isinstance(change, keras.layers.Layer):
         return change(x, draws)
-    own = [
-        (layer, name, getattr(layer, name))
-        for layer in change._flatten_layers()
-        for name in ("generator", "seed_generator")
-        if hasattr(layer, name)
-    ]
-    try:
-        for layer, name, _ in own:
-            object.__setattr__(layer, name, draws)
+    with contextlib.ExitStack() as stack:
+        for layer in all_layers(change):
+            own = [name for name in ("generator", "seed_generator") if hasattr(layer, name)]
+            stack.enter_context(replaced_attributes(layer, **dict.fromkeys(own, draws)))
         return change(x, training=True)
-    finally:
-        for layer, name, generator in own:
-            object.__setattr__(layer, name, generator)
 
 
 def settings(presets: Mapping[str, Preset], strength: str) -> Preset:

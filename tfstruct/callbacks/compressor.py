@@ -13,6 +13,8 @@ from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.unheld import unheld
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.keras_internals.training import forget_steps, trace_training_again
 
 
 class Compressor(Portable):
@@ -88,7 +90,7 @@ class Compressor(Portable):
             moving_averages.settle(model)
         self._attached = self._home = model
         saved_state.hold(model, self)
-        _forget_traces(model)
+        forget_steps(model)
         if all(other._attached is not None for other in saved_state.held(model)):
             self._warn_of_losses(model)
         return self
@@ -183,7 +185,7 @@ class Compressor(Portable):
     def _detach(self) -> None:
         model, self._attached = self._attached, None
         saved_state.release(model, self)
-        _forget_traces(model)
+        forget_steps(model)
 
     # In `fit`
 
@@ -207,14 +209,14 @@ class Compressor(Portable):
             except BaseException:
                 saved_state.release(self.model, self)
                 raise
-            self.model.make_train_function(force=True)
+            trace_training_again(self.model)
         elif not self._is_within(self.model):
             raise ModelError(f"This {type(self).__name__} is attached to `{self._attached.name}`, not to this model.")
         self._after_all_others(self.model.history)
 
     def _is_within(self, model: keras.Model) -> bool:
         """Whether it is attached to the model, or to a part of it."""
-        return any(part is self._attached for part in model._flatten_layers())
+        return any(part is self._attached for part in all_layers(model))
 
     def _abandon_within(self, model: keras.Model) -> None:
         if self._is_within(model):
@@ -327,7 +329,7 @@ def release(model: keras.Model) -> list[Compressor]:
     """
     require_model(model)
     released = []
-    for part in model._flatten_layers():
+    for part in all_layers(model):
         if not isinstance(part, keras.Model):
             continue
         saved_state.forget(part)
@@ -336,7 +338,7 @@ def release(model: keras.Model) -> list[Compressor]:
                 released.append(compressor)
             compressor.abandon()
             saved_state.release(part, compressor)
-    _forget_traces(model)
+    forget_steps(model)
     return released[::-1]
 
 
@@ -346,18 +348,13 @@ def _calls_nothing(model: keras.Model) -> bool:
 
 
 def _parts(model: keras.Model) -> str:
-    names = [f"`{part.name}`" for part in model._flatten_layers(include_self=False, recursive=False)]
+    names = [f"`{part.name}`" for part in all_layers(model, itself=False, deep=False)]
     return " or ".join(names) if names else "a model inside of it"
 
 
 def _own(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of a state, what the compressor's `_state` gave."""
     return {name: value for name, value in saved_state.body(stored).items() if name != "steps"}
-
-
-def _forget_traces(model: keras.Model) -> None:
-    """What Keras traced before does not know what has been attached or taken off since."""
-    model.train_function = model.test_function = model.predict_function = None
 
 
 def _scope(model: keras.Model):

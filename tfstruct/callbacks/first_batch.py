@@ -1,9 +1,12 @@
 """The first batch that `fit` trains on, seen on its way: callbacks are not shown any."""
 
+import contextlib
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 
 class FirstBatch:
@@ -15,11 +18,11 @@ class FirstBatch:
 
     def __init__(self, model: keras.Model, receive: Callable):
         self._model, self._receive, self._train = model, receive, model.train_function
-        model.train_function = self
+        self._standing_before = contextlib.ExitStack()
+        self._standing_before.enter_context(replaced_attributes(model, train_function=self))
 
     def take_out(self) -> None:
-        if self._model.train_function is self:
-            self._model.train_function = self._train
+        self._standing_before.close()
 
     def __call__(self, iterator):
         self.take_out()

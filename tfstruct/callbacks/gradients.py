@@ -11,6 +11,7 @@ from tfstruct.analyze.inference import whole_batches
 from tfstruct.errors import DataError
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.keras_internals.layer_parts import all_layers
 
 
 class MeanGradients:
@@ -30,7 +31,7 @@ class MeanGradients:
         self._count = len(keras.tree.flatten(self._x)[0])
         whole = loss_function(model, loss, "A criterion of gradients")
         # Small gradients are lost in float16, so the loss is scaled as in training.
-        scale = 1024.0 if "float16" in {str(layer.compute_dtype) for layer in model._flatten_layers()} else 1.0
+        scale = 1024.0 if "float16" in {str(layer.compute_dtype) for layer in all_layers(model)} else 1.0
         values = [variable.value for variable in variables]
 
         def of_replica(x, y):

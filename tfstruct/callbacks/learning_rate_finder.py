@@ -11,6 +11,8 @@ from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.range_test import RangeTest, read
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.keras_internals.optimizers import schedule_of
+from tfstruct.keras_internals.training import forget_steps, loss_trackers, trace_training_again
 
 
 class LearningRateFinder(Portable):
@@ -101,11 +103,11 @@ class LearningRateFinder(Portable):
                 self.model.optimizer.build(self.model.trainable_variables)
             self._before = [(v, keras.ops.convert_to_numpy(v)) for v in self._variables()]
             if not isinstance(optimizer.learning_rate, keras.Variable):
-                self._schedule = optimizer._learning_rate
+                self._schedule = schedule_of(optimizer)
                 rate = keras.Variable(self.lowest, dtype="float32", trainable=False, name="tested_rate")
                 optimizer.learning_rate = lambda: keras.ops.convert_to_tensor(rate)
                 self._rate = rate
-                self.model.make_train_function(force=True)
+                trace_training_again(self.model)
             else:
                 self._rate = optimizer.learning_rate
         self._rates, self._losses, self._held = [], [], []
@@ -114,9 +116,8 @@ class LearningRateFinder(Portable):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Keras logs the mean over the epoch; with the tracker reset it is that of this batch.
-        for metric in self.model.metrics:
-            if metric.name == "loss":
-                metric.reset_state()
+        for metric in loss_trackers(self.model):
+            metric.reset_state()
 
     def on_train_batch_end(self, batch, logs=None):
         if self._stopped is not None:
@@ -149,7 +150,7 @@ class LearningRateFinder(Portable):
         self._restore()
         if self._schedule is not None:
             self._optimizer.learning_rate = self._schedule
-            self.model.train_function = None  # it was traced for plain numbers
+            forget_steps(self.model)  # they were traced for plain numbers
         self._before, self._schedule = [], None
 
     def _check_enough(self):

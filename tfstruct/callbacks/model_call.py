@@ -4,10 +4,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
-from keras.src.backend import AutocastScope
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import give_losses
+from tfstruct.keras_internals.layer_parts import assign_past_scopes, stored_precision
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 
 class ModelCall:
@@ -22,14 +23,15 @@ class ModelCall:
         self.model = model
         self.scopes: list[Callable] = []
         self.instead: Callable | None = None
+        self._standing_in = contextlib.ExitStack()
 
     @classmethod
     def of(cls, model: keras.Model) -> "ModelCall":
         """The one that stands in for the call of this model, put there now if there is none."""
         found = vars(model).get("call")
         if found is None:
-            # Keras calls model.call; an attribute of the instance goes before the method of the class.
-            object.__setattr__(model, "call", found := cls(model))
+            found = cls(model)
+            found._standing_in.enter_context(replaced_attributes(model, call=found))
         if not isinstance(found, cls):
             raise ModelError(f"`{model.name}.call` was replaced by {found!r}: call the method of its class.")
         return found
@@ -49,13 +51,13 @@ class ModelCall:
         if self.instead is part:
             self.instead = None
         if not self.scopes and self.instead is None and vars(self.model).get("call") is self:
-            object.__delattr__(self.model, "call")
+            self._standing_in.close()
 
 
 @contextlib.contextmanager
 def replaced(model: keras.Model, values: Sequence[tuple]) -> Iterator[None]:
     """While it is open, variables read as other values: (variable, tensor). All else goes on as without it."""
-    with AutocastScope(None):
+    with stored_precision():
         scope = _Replaced(values, collect_losses=True)
     with scope:
         yield
@@ -74,4 +76,4 @@ class _Replaced(keras.StatelessScope):
         if self.original_scope is not None:
             self.original_scope.add_update(update)
         else:
-            variable._direct_assign(value)
+            assign_past_scopes(variable, value)

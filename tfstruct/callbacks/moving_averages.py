@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import keras
 
 from tfstruct.callbacks.constraints import Attached
+from tfstruct.keras_internals.optimizers import averages_of, trained_by
 
 
 def settle(model: keras.Model) -> None:
@@ -22,7 +23,7 @@ def _averages(optimizer) -> Iterator[tuple]:
     for inner in (getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or ())):
         if inner is not None:
             yield from _averages(inner)
-    averages = getattr(optimizer, "_model_variables_moving_average", None) or ()
+    averages = averages_of(optimizer)
     if averages:
-        pairs = zip(optimizer._trainable_variables, averages, strict=True)
+        pairs = zip(trained_by(optimizer), averages, strict=True)
         yield from ((variable, average) for variable, average in pairs if average is not None)

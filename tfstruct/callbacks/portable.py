@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import keras
 
+from tfstruct.keras_internals.training import state_without_model
+
 
 class Portable(keras.callbacks.Callback):
     """A copy has the settings, the report and all figures, but no model: it is ready for the next `fit`."""
@@ -12,5 +14,5 @@ class Portable(keras.callbacks.Callback):
     _blank: ClassVar[dict[str, object]] = {}  # attribute that belongs to a model -> its value without one
 
     def __getstate__(self) -> dict:
-        blank = {"_model": None, **self._blank}
-        return {**vars(self), **{name: copy.copy(value) for name, value in blank.items() if name in vars(self)}}
+        state = state_without_model(self)
+        return {**state, **{name: copy.copy(value) for name, value in self._blank.items() if name in state}}

@@ -7,20 +7,16 @@ import weakref
 
 import keras
 import numpy as np
-from keras.src.saving.keras_saveable import KerasSaveable
 
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals.replacing import remove_untracked, set_untracked
+from tfstruct.keras_internals.saving import SavedPart
 
 _NAME = "compressor_states"  # the attribute of a model where Keras finds them
 State = dict[str, np.ndarray]
 
 
-class _Saveable(KerasSaveable):
-    def _obj_type(self):
-        return "Loss"  # the plainest kind that Keras's files know
-
-
-class _Loaded(_Saveable):
+class _Loaded(SavedPart):
     """The states that came with a model's file, for compressors that are not attached yet. It is never saved."""
 
     def __init__(self):
@@ -38,7 +34,7 @@ class _Loaded(_Saveable):
             )
 
 
-class _Held(_Saveable):
+class _Held(SavedPart):
     """The states of compressors that are attached, or will be when `fit` begins."""
 
     name = "compressors"
@@ -83,8 +79,7 @@ setattr(keras.Model, _NAME, _place)
 def hold(model: keras.Model, compressor) -> None:
     """From now on the compressor's state is saved with the model, and loaded."""
     if _NAME not in vars(model):
-        # Not through Keras's own tracking, which would make it a part of the model.
-        object.__setattr__(model, _NAME, _Held())
+        set_untracked(model, _NAME, _Held())
     if compressor not in held(model):
         vars(model)[_NAME].compressors.append(compressor)
 
@@ -94,7 +89,7 @@ def release(model: keras.Model, compressor) -> None:
     if compressor in held(model):
         vars(model)[_NAME].compressors.remove(compressor)
         if not held(model):
-            object.__delattr__(model, _NAME)
+            remove_untracked(model, _NAME)
 
 
 def held(model: keras.Model) -> list:

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend import AutocastScope
 
 from tfstruct import codebooks
 from tfstruct.callbacks.constraints import Attached
+from tfstruct.keras_internals.layer_parts import stored_precision
 
 
 class Tied(Attached):
@@ -104,7 +104,7 @@ class Codebook:
 
     def read(self) -> list[tf.Tensor]:
         """The weights as they are. Each gets as its gradient s_i sum(s_j g_j), j over all entries of the group of i."""
-        with AutocastScope(None):  # summed in the type of the weights, not in their float16 copies
+        with stored_precision():  # summed in the type of the weights, not in their float16 copies
             weights = [tf.convert_to_tensor(one.variable.value) for one in self.tied]
 
         @tf.custom_gradient

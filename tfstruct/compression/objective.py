@@ -10,6 +10,7 @@ import numpy as np
 from tfstruct.errors import DataError
 from tfstruct.graph import Channels, Graph
 from tfstruct.graph.endings import ending
+from tfstruct.keras_internals.training import loss_weights_of, metrics_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,8 @@ def objective(graph: Graph, labels, loss=None) -> Objective:
         return Objective(None, None, None, kinds)
     weights = metrics = None
     if loss is None and getattr(model, "loss", None) is not None:
-        loss, weights = model.loss, model._compile_loss._user_loss_weights
-        metrics = getattr(model._compile_metrics, "_user_metrics", None)
+        loss, weights = model.loss, loss_weights_of(model)
+        metrics = metrics_of(model)
     if loss is None:
         found = [_loss(*one) for one in zip(ys, graph.outputs, kinds, endings, strict=True)]
         loss = keras.tree.pack_sequence_as(labels, found)

@@ -13,6 +13,7 @@ from tfstruct.compression.dataset import Examples
 from tfstruct.compression.objective import Objective
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.graph import Graph
+from tfstruct.keras_internals.training import better_when, metric_objects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def agreement(kinds: Sequence[str], expected, outputs) -> float:
 
 
 def _by_name(model, name: str):
-    compiled = {one.name: one for one in getattr(getattr(model, "_compile_metrics", None), "metrics", ())}
+    compiled = {one.name: one for one in metric_objects(model)}
     if name in compiled:
         return type(compiled[name]).from_config(compiled[name].get_config())
     try:
@@ -94,7 +95,7 @@ def _by_name(model, name: str):
 
 def _of_metric(metric: keras.metrics.Metric, greater: bool | None) -> Quality:
     if greater is None:
-        direction = getattr(metric, "_direction", None)
+        direction = better_when(metric)
         if direction not in ("up", "down"):
             raise RecipeError(f"Is more of the metric `{metric.name}` better? Say so: greater_is_better=True or False.")
         greater = direction == "up"

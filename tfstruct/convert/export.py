@@ -13,6 +13,7 @@ from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
+from tfstruct.keras_internals.graph_nodes import names_of
 from tfstruct.samples import TensorSpec
 
 SIGNATURE = "serve"
@@ -222,7 +223,7 @@ def _named_outputs(model: keras.Model, outputs) -> dict[str, tf.Tensor]:
     names = list(getattr(model, "output_names", None) or [])
     if len(names) != len(tensors):
         symbolic = getattr(model, "outputs", None) or []
-        names = [x._keras_history.operation.name for x in symbolic]
+        names = names_of(symbolic)
     if len(names) != len(tensors):
         names = ["output"] * len(tensors)
     return dict(zip(unique_names(names), tensors, strict=True))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 import keras
 import tensorflow as tf
 from keras import ops
-from keras.src.backend.tensorflow import numpy as keras_numpy
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.keras_internals.operation_types import BACKEND_FUNCTIONS
+from tfstruct.keras_internals.replacing import replaced_attributes, set_untracked
 
 # Unrolling copies the cell once a step; beyond this the file would be larger than any saving.
 MOST_STEPS = 256
@@ -253,7 +254,7 @@ def _unrolled(kind: type) -> type:
     class Unrolled(kind):
         def call(self, sequences, *args, **kwargs):
             steps = sequences.shape[1]
-            with _changed(self, {"unroll": steps is not None and steps <= MOST_STEPS}):
+            with replaced_attributes(self, unroll=steps is not None and steps <= MOST_STEPS):
                 return super().call(sequences, *args, **kwargs)
 
         def inner_loop(self, sequences, initial_state, mask, training=False):
@@ -261,7 +262,7 @@ def _unrolled(kind: type) -> type:
             if mask is None or not (self.unroll and self.go_backwards and zeroes):
                 return super().inner_loop(sequences, initial_state, mask, training)
             # Unrolled, Keras zeroes the outputs of reversed steps by the mask of the steps as they came.
-            with _changed(self, {"go_backwards": False}):
+            with replaced_attributes(self, go_backwards=False):
                 reverse = ops.flip(sequences, 1), initial_state, ops.flip(mask, 1)
                 return super().inner_loop(*reverse, training)
 
@@ -319,20 +320,14 @@ def applied(layers: dict[str, keras.Operation], rewrites: Iterable[Rewrite] = AL
     Args:
         layers: path -> layer, from `layer_tree.layer_paths`.
     """
-    undo: list[tuple[keras.Operation, dict]] = []
     lines = []
-    try:
+    with contextlib.ExitStack() as stack:
         for path, layer in layers.items():
             for rewrite in rewrites:
                 if rewrite.applies(layer):
-                    change = rewrite.change(layer)
-                    undo.append((layer, {key: getattr(layer, key) for key in change}))
-                    _set(layer, change)
+                    stack.enter_context(replaced_attributes(layer, **rewrite.change(layer)))
                     lines.append(f"{path} {rewrite.name}")
         yield tuple(lines)
-    finally:
-        for layer, before in reversed(undo):
-            _set(layer, before)
 
 
 def unroll_recurrent(model: keras.Model) -> keras.Model:
@@ -357,7 +352,8 @@ def _copy(model: keras.Model, rewrites: list[Rewrite]) -> keras.Model:
     for layer in layer_paths(copy).values():
         for rewrite in rewrites:
             if rewrite.applies(layer):
-                _set(layer, rewrite.change(layer))
+                for name, value in rewrite.change(layer).items():
+                    set_untracked(layer, name, value)
     return copy
 
 
@@ -367,14 +363,8 @@ def plain_operations() -> Iterator[None]:
 
     Keras's own also tell -0.0 from 0.0, by operators that TensorFlow Lite lacks.
     """
-    own = {name: getattr(keras_numpy, name) for name in ("argmax", "argmin")}
-    try:
-        for name in own:
-            setattr(keras_numpy, name, _extreme(getattr(tf, name)))
+    with replaced_attributes(BACKEND_FUNCTIONS, argmax=_extreme(tf.argmax), argmin=_extreme(tf.argmin)):
         yield
-    finally:
-        for name, function in own.items():
-            setattr(keras_numpy, name, function)
 
 
 def _extreme(function: Callable) -> Callable:
@@ -386,19 +376,3 @@ def _extreme(function: Callable) -> Callable:
         return tf.reshape(found, [1] * len(x.shape)) if axis is None else tf.expand_dims(found, axis)
 
     return extreme
-
-
-@contextlib.contextmanager
-def _changed(layer, values: dict) -> Iterator[None]:
-    before = {key: getattr(layer, key) for key in values}
-    try:
-        _set(layer, values)
-        yield
-    finally:
-        _set(layer, before)
-
-
-def _set(layer, values: dict) -> None:
-    for key, value in values.items():
-        # Past Keras's tracking: nothing of this belongs to the layer's state.
-        object.__setattr__(layer, key, value)

@@ -42,6 +42,7 @@ from tfstruct.convert.verification import compare
 from tfstruct.errors import ConversionError, DataError, VerificationError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.sizes import open_input
+from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -263,7 +264,7 @@ class Converter(contextlib.AbstractContextManager):
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
-            calls = {path: len(getattr(op, "_inbound_nodes", ())) for path, op in layer_paths(self.model).items()}
+            calls = {path: len(calls_of(op)) for path, op in layer_paths(self.model).items()}
             observed = {**ranges, **recast.ranges}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}

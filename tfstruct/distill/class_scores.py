@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.endings import ending
+from tfstruct.keras_internals.graph_nodes import names_of
 
 KINDS = ("logits", "softmax", "sigmoid", "binary_logits")
 _LEAST = 1e-7  # of a probability, before its logarithm is taken
@@ -24,7 +25,7 @@ def as_logits(x, kind: str):
 
 def named(model: keras.Model, names: Sequence[str]) -> list[int]:
     """Positions of a model's outputs by the names of the layers that make them."""
-    found = [x._keras_history.operation.name for x in _outputs(model)]
+    found = names_of(_outputs(model))
     if missing := [name for name in names if name not in found]:
         raise ModelError(f"`outputs` must be of {', '.join(found)}. Received: {', '.join(missing)}.")
     return [found.index(name) for name in names]

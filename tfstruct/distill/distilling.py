@@ -12,7 +12,6 @@ from typing import ClassVar
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.losses.loss import scale_loss_for_distribution, unscale_loss_for_distribution
 
 from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
@@ -23,6 +22,8 @@ from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
+from tfstruct.keras_internals.replacing import replaced_attributes
+from tfstruct.keras_internals.training import loss_knows_training, share_of_replica, whole_loss
 
 _SUM, _STUDENT = "distillation_loss", "student_loss"
 
@@ -166,11 +167,11 @@ class Distill(Compressor):
                 values.append(loss.compute_loss(teacher, student))
             value = tf.add_n(values) / len(values)
             if any(isinstance(part, keras.losses.Loss) for part in keras.tree.flatten(getattr(loss, "loss", None))):
-                value = unscale_loss_for_distribution(value)  # Keras's classes have scaled it already
+                value = whole_loss(value)  # Keras's classes have scaled it already
             self._means[name].update_state(value)
             total += weight * value
         self._means[_SUM].update_state(total)
-        return scale_loss_for_distribution(total)
+        return share_of_replica(total)
 
     # The step of `fit`
 
@@ -184,7 +185,7 @@ class Distill(Compressor):
         if share == 0:
             return value
         student = own()
-        self._means[_STUDENT].update_state(unscale_loss_for_distribution(student))
+        self._means[_STUDENT].update_state(whole_loss(student))
         return share * student + (1 - share) * value  # the penalties are in both
 
     def _step_metrics(self, model: keras.Model, x, y, y_pred, sample_weight=None):
@@ -216,7 +217,7 @@ class Distill(Compressor):
     def _begin(self, model: keras.Model) -> None:
         if "compute_loss" in vars(model):
             raise ModelError(f"`{model.name}` learns from the teacher of another Distill. Call its finish() first.")
-        if not model._compute_loss_has_training_arg:
+        if not loss_knows_training(model):
             raise ModelError(
                 f"The `compute_loss` of `{model.name}` does not know training from evaluation. Give it the argument "
                 "`training`, as keras.Model's has it."
@@ -236,10 +237,9 @@ class Distill(Compressor):
         watched = {pair.student: ops[pair.student] for pairs in self._compared_layers for pair in pairs if pair.student}
         note = functools.partial(_noting, lambda: self._seen.setdefault(threading.get_ident(), {}))
         self._holding.enter_context(intercepted(watched, note))
-        for name, function in (("compute_loss", self._step_loss), ("compute_metrics", self._step_metrics)):
-            # Keras calls these; an attribute of the instance goes before the method of the class.
-            object.__setattr__(model, name, functools.partial(function, model))
-            self._holding.callback(object.__delattr__, model, name)
+        steps = {"compute_loss": self._step_loss, "compute_metrics": self._step_metrics}
+        methods = {name: functools.partial(step, model) for name, step in steps.items()}
+        self._holding.enter_context(replaced_attributes(model, **methods))
 
     def _prepare(self, model: keras.Model) -> None:
         """Which layers are compared and how, and the variables for it."""

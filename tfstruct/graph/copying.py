@@ -4,11 +4,11 @@ import tempfile
 from collections.abc import Callable
 
 import keras
-from keras.src.models.functional import Functional
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.keras_internals.graph_nodes import Functional, operation_of
 
 
 def copied(model: keras.Model) -> keras.Model:
@@ -60,7 +60,7 @@ def made_again(model: keras.Model, make: Callable[[], keras.Model], what: str) -
 
 
 def _input_again(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.InputLayer(**x._keras_history.operation.get_config()).output
+    return keras.layers.InputLayer(**operation_of(x).get_config()).output
 
 
 def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:

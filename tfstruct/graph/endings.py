@@ -2,11 +2,11 @@
 
 import keras
 from keras import layers
-from keras.src.ops.node import Node
 
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
 from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.rules import is_training_only
+from tfstruct.keras_internals.graph_nodes import Node, made_by
 
 # They hand on their input, at inference, whatever else still reads it.
 VIEWS = {"Flatten", "Reshape", "Identity", "ExpandDims", "Squeeze", "ActivityRegularization"}
@@ -30,8 +30,7 @@ def ending(x: keras.KerasTensor) -> tuple[str, keras.Operation]:
     """
     outer: list[tuple[keras.Model, Node]] = []
     while True:
-        op, number, index = x._keras_history
-        node = op._inbound_nodes[number]
+        op, node, index = made_by(x)
         if isinstance(op, keras.Model) and getattr(op, "outputs", None):
             outer.append((op, node))
             x = op.outputs[index]

@@ -10,13 +10,14 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.groups import Group, groups
 from tfstruct.graph.kernels import Kernel
 from tfstruct.graph.trace import Graph
+from tfstruct.keras_internals.layer_parts import all_layers, own_trainable
 
 _WHY = "frozen (trainable=False)"
 
 
 def frozen_weights(model: keras.Model) -> set[int]:
     """The ids of all weights that would train if nothing were frozen; moving statistics are not among them."""
-    every = {id(v) for layer in model._flatten_layers() for v in getattr(layer, "_trainable_variables", ())}
+    every = {id(v) for layer in all_layers(model) for v in own_trainable(layer)}
     return every - {id(v) for v in model.trainable_variables}
 
 

@@ -10,6 +10,7 @@ from tfstruct.graph import blocks as partitions
 from tfstruct.graph.call import Call, Each, In, Out
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.trace import Graph
+from tfstruct.keras_internals.layer_parts import own_weights
 
 _ROLES = {In: "reads", Out: "makes", Each: "carries"}
 
@@ -117,11 +118,7 @@ def _with_kernels(call: Call) -> list[str]:
     """Paths of the layers of a call that have weights of two axes or more of their own."""
     inner = {"": call.op, **layer_paths(call.op)} if isinstance(call.op, keras.layers.Layer) else {}
     found = [(f"{call.path}/{path}".rstrip("/"), layer) for path, layer in inner.items()]
-    return [path for path, one in found if any(len(w.shape) > 1 for w in _own_weights(one))]
-
-
-def _own_weights(layer) -> list:
-    return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+    return [path for path, one in found if any(len(w.shape) > 1 for w in own_weights(one))]
 
 
 def last_units(

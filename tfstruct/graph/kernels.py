@@ -11,6 +11,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.kinds import built_in_name
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
+from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.patterns import matches, names_layer
 
 Which: TypeAlias = str | keras.Layer | Sequence | Callable | None
@@ -108,8 +109,7 @@ def _some(names: list[str], count: int = 12) -> str:
 
 def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
     def kernel(name, shape, order=None, sums=True):
-        variable = getattr(layer, f"_{name}", None)  # Dense and its kin hide the weight behind a property
-        variable = variable if isinstance(variable, keras.Variable) else getattr(layer, name)
+        variable = stored_weight(layer, name)
         order = tuple(range(len(variable.shape))) if order is None else order
         return Kernel(f"{path}/{name}", variable, order, tuple(int(n) for n in shape), sums, computed)
 
@@ -132,11 +132,11 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
         order = (*range(rank - 2), rank - 1, rank - 2)  # stored as (..., outputs, inputs)
         return [kernel("kernel", (np.prod(shape[:-2]), shape[-1], shape[-2]), order)]
     if isinstance(layer, keras.layers.Dense):
-        return [kernel("kernel", (1, *layer._kernel.shape))]
+        return [kernel("kernel", (1, *stored_weight(layer).shape))]
     if isinstance(layer, keras.layers.EinsumDense):
-        return [kernel("kernel", *_einsum_view(layer.equation, layer._kernel.shape))]
+        return [kernel("kernel", *_einsum_view(layer.equation, stored_weight(layer).shape))]
     if isinstance(layer, keras.layers.Embedding):
-        return [kernel("embeddings", (1, *layer._embeddings.shape), sums=False)]
+        return [kernel("embeddings", (1, *stored_weight(layer, "embeddings").shape), sums=False)]
     if isinstance(layer, _CELLS):
         return [kernel(name, (1, *getattr(layer, name).shape)) for name in ("kernel", "recurrent_kernel")]
     return []

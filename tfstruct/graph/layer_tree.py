@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from tfstruct.graph.keras_model import require_model
+from tfstruct.keras_internals.layer_parts import parts_of
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 
 def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Operation]:
@@ -17,7 +19,7 @@ def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Oper
     seen: set[int] = {id(model)}
 
     def visit(parent, prefix):
-        inner = list(getattr(parent, "_layers", []))
+        inner = parts_of(parent)
         if isinstance(parent, keras.Model) and hasattr(parent, "operations"):
             inner = [*parent.operations, *inner]
         for op in inner:
@@ -82,23 +84,29 @@ def intercepted(
     opened = []
     try:
         for path, op in ops.items():
-            if not isinstance(op.__dict__.get("call"), _Routed):
-                object.__setattr__(op, "call", _Routed(op.call))
+            if not isinstance(vars(op).get("call"), _Routed):
+                _Routed(op)
             opened.append((op, op.call.add(lambda call, path=path, op=op: route(path, op, call))))
         yield
     finally:
         for op, added in opened:
             op.call.routes.remove(added)
             if not op.call.routes:
-                object.__delattr__(op, "call")
+                op.call.close()
 
 
 class _Routed:
     """An operation's call, with the routes that are laid over it, the outermost first."""
 
-    def __init__(self, own: Callable):
-        self.own = own
+    def __init__(self, op: keras.Operation):
+        self.own = op.call
         self.routes: list[_Route] = []
+        self._replacing = contextlib.ExitStack()
+        self._replacing.enter_context(replaced_attributes(op, call=self))
+
+    def close(self) -> None:
+        """The operation has its own call again."""
+        self._replacing.close()
 
     def add(self, route: Callable[[Callable], Callable]) -> "_Route":
         added = _Route(_replica())
@@ -135,8 +143,5 @@ def _replica() -> int | None:
 def without_activation(op) -> Iterator[Callable | None]:
     """While it is open, the layer leaves out its own activation, which is handed out."""
     own = op.activation
-    object.__setattr__(op, "activation", keras.activations.linear)
-    try:
+    with replaced_attributes(op, activation=keras.activations.linear):
         yield own
-    finally:
-        object.__setattr__(op, "activation", own)

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from tfstruct.keras_internals.layer_parts import all_layers, draws_any_shape
+from tfstruct.keras_internals.replacing import replaced_attributes
+
 _ZEROS: dict[str, object] = dict(module="keras.initializers", class_name="Zeros", config={}, registered_name=None)
 _lock = threading.RLock()
 
@@ -51,16 +54,12 @@ def any_initializer() -> Iterator[None]:
             initializer = "zeros"
         return own(layer, shape, initializer, *args, **kwargs)
 
-    with _lock:
-        keras.layers.Layer.add_weight = add_weight
-        try:
-            yield
-        finally:
-            keras.layers.Layer.add_weight = own
+    with _lock, replaced_attributes(keras.layers.Layer, add_weight=add_weight):
+        yield
 
 
 def _makes(initializer, shape, dtype) -> bool:
-    if isinstance(initializer, str) or type(initializer).__module__.startswith("keras.src.initializers.random"):
+    if isinstance(initializer, str) or draws_any_shape(initializer):
         return True
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     try:
@@ -83,7 +82,7 @@ def drop_unfitting(layer: keras.layers.Layer, variable: keras.Variable) -> None:
         except Exception:  # a user's code, or TensorFlow's kernels
             pass
         setattr(variable, what, None)
-        for owner in (layer, *layer._flatten_layers(include_self=False)):
+        for owner in all_layers(layer):
             for name, value in list(vars(owner).items()):
                 if value is function:
                     setattr(owner, name, None)

@@ -7,13 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional, functional_like_constructor
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.trace import Body, Graph
+from tfstruct.keras_internals.graph_nodes import (
+    Functional,
+    copied_operation,
+    is_made_like_functional,
+    made_by,
+    operation_of,
+)
+from tfstruct.keras_internals.layer_parts import same_lambda
 
 Edit = Callable[..., object]
 
@@ -94,12 +101,12 @@ class _Rebuild:
             shape = [n if x is None else len(self._kept(x)) for n, x in zip(channels.shape, channels.axes, strict=True)]
             if len(given) == len(functional.inputs) == 1:
                 shape = [None if n is None else size for n, size in zip(old.shape, given[0].shape, strict=True)]
-            config = {**old._keras_history.operation.get_config(), "batch_shape": (old.shape[0], *shape[1:])}
+            config = {**operation_of(old).get_config(), "batch_shape": (old.shape[0], *shape[1:])}
             tensors[id(old)] = keras.layers.InputLayer(**config).output
         for node, step in body.steps:
             self._step(node, step, tensors)
-        outputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional._outputs_struct)
-        inputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional._inputs_struct)
+        outputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional.output)
+        inputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional.input)
         return self._assemble(body, inputs, outputs)
 
     def _step(self, node, step: "Call | Body", tensors) -> None:
@@ -137,9 +144,7 @@ class _Rebuild:
         edits = {path: edit(self._kept) for path, edit in call.edits.items()}
         if isinstance(op, keras.layers.Lambda):
             # Its configuration would carry code; the function is already here.
-            return keras.layers.Lambda(
-                op.function, op._output_shape, op.mask, op.arguments, name=op.name, dtype=op.dtype_policy
-            )
+            return same_lambda(op, name=op.name, dtype=op.dtype_policy)
         try:
             config = op.get_config()
             if edits:
@@ -179,7 +184,7 @@ class _Rebuild:
         kind = type(model)
         if kind is Functional or isinstance(model, keras.Sequential):
             kind = keras.Model
-        elif not functional_like_constructor(kind):
+        elif not is_made_like_functional(kind):
             warnings.warn(
                 f"`{model.name}` is a {kind.__name__}, whose constructor takes more than inputs and outputs: the new "
                 "model is a plain keras.Model, without its own methods such as train_step.",
@@ -226,18 +231,16 @@ def _chain(x) -> list[keras.Operation]:
     """The operations of a chain, from the input layer to the one that made `x`."""
     operations = []
     while True:
-        made_by, index, _ = x._keras_history
-        operations.append(made_by)
-        inputs = made_by._inbound_nodes[index].input_tensors
-        if not inputs:
+        op, node, _ = made_by(x)
+        operations.append(op)
+        if not node.input_tensors:
             return operations[::-1]
-        (x,) = inputs
+        (x,) = node.input_tensors
 
 
 def _copied(op, edits):
     """An operation whose arguments are no plain values, such as a shape of NumPy integers, has no configuration."""
-    made = object.__new__(type(op))
-    vars(made).update(vars(op), _inbound_nodes=[], _outbound_nodes=[])
+    made = copied_operation(op)
     for (name,), value in edits.items():
         setattr(made, name, value)
     return made

@@ -8,12 +8,14 @@ import types
 
 import keras
 import numpy as np
-from keras.src.ops import numpy as operations
 
 from tfstruct.graph.call import Axes, Call, followed
 from tfstruct.graph.rules import rule
+from tfstruct.keras_internals.graph_nodes import calls_of
+from tfstruct.keras_internals.operation_types import operation
 
-_RESHAPES = (keras.layers.Reshape, operations.Reshape)
+_Reshape = operation("Reshape")
+_RESHAPES = (keras.layers.Reshape, _Reshape)
 
 
 class Shuffle(keras.Operation):
@@ -81,7 +83,7 @@ def _reshape(op, shape):
     known = [-1 if n is None else n for n in shape]
     if isinstance(op, keras.layers.Reshape):
         return keras.layers.Reshape(known[1:], name=op.name)
-    return operations.Reshape(known, name=op.name)
+    return _Reshape(known, name=op.name)
 
 
 def find(node, readers: dict[int, list]):
@@ -100,7 +102,7 @@ def find(node, readers: dict[int, list]):
         nodes.append(following[0])
     if not isinstance(nodes[2].operation, _RESHAPES):
         return None
-    if any(len(n.operation._inbound_nodes) > 1 for n in nodes):
+    if any(len(calls_of(n.operation)) > 1 for n in nodes):
         return None  # a shared operation has one configuration for all its calls
     order = _order(nodes[1])
     before, split, after = (tuple(x.shape) for x in (node.input_tensors[0], node.outputs[0], nodes[2].outputs[0]))
@@ -127,9 +129,9 @@ def _order(node) -> list[int] | None:
     op, rank = node.operation, len(node.input_tensors[0].shape)
     if isinstance(op, keras.layers.Permute):
         return [0, *op.dims]
-    if isinstance(op, operations.Transpose):
+    if isinstance(op, operation("Transpose")):
         return [a % rank for a in op.axes] if op.axes is not None else None
-    if isinstance(op, operations.Swapaxes):
+    if isinstance(op, operation("Swapaxes")):
         order = list(range(rank))
         a, b = op.axis1 % rank, op.axis2 % rank
         order[a], order[b] = order[b], order[a]

@@ -6,6 +6,7 @@ import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.keras_internals.graph_nodes import names_of, operation_of
 
 Shape = tuple[int | None, ...]
 
@@ -44,7 +45,7 @@ def input_shapes(functional, given) -> list[Shape]:
         ModelError: the shapes do not fit the model.
     """
     inputs = functional.inputs
-    names = [x._keras_history.operation.name for x in inputs]
+    names = names_of(inputs)
     if given is None:
         return [tuple(x.shape) for x in inputs]
     if isinstance(given, Mapping):
@@ -88,7 +89,7 @@ def open_inputs(graph) -> Iterator[tuple[str, Shape]]:
     """Name and sample shape of the inputs of a traced model whose sizes are open."""
     for x, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
         if None in channels.shape[1:]:
-            yield x._keras_history.operation.name, channels.shape[1:]
+            yield operation_of(x).name, channels.shape[1:]
 
 
 def why_open(graph) -> str:

@@ -6,8 +6,6 @@ import json
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
-from keras.src.ops.node import Node
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Channels, Slot
@@ -17,6 +15,7 @@ from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
 from tfstruct.graph.sizes import input_shapes, output_shapes
+from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, nodes_in_order
 
 
 @dataclasses.dataclass
@@ -64,8 +63,7 @@ class Graph:
 def functional_of(model) -> Functional | None:
     """The functional graph inside a model, or None where a `call` method of its own hides it."""
     if isinstance(model, keras.Sequential):
-        inner = model._functional if type(model).call is keras.Sequential.call else None
-        return inner
+        return functional_inside(model) if type(model).call is keras.Sequential.call else None
     if isinstance(model, Functional) and type(model).call is Functional.call:
         return model
     return None
@@ -134,27 +132,26 @@ class _Walk:
             self._tie(first.inputs, inputs, f"{prefix.rstrip('/')} is called on tensors of other shapes too")
         readers = _readers(functional)
         inside_shuffle: set[int] = set()
-        for depth in sorted(functional._nodes_by_depth, reverse=True):
-            for node in functional._nodes_by_depth[depth]:
-                if not node.operation or node.is_input or any(id(x) not in known for x in node.input_tensors):
-                    continue
-                shuffle = find_shuffle(node, readers)
-                if shuffle is not None:
-                    node, parts = shuffle
-                    inside_shuffle.update(id(x) for part in parts for x in part.outputs)
-                elif id(node.outputs[0]) in inside_shuffle:
-                    continue
-                arrived = [known[id(x)] for x in node.arguments.keras_tensors]
-                op = node.operation
-                inner = functional_of(op) if isinstance(op, keras.Model) else None
-                if inner is not None and _plain_call(node, inner):
-                    ordered = [known[id(x)] for x in node.input_tensors]
-                    step, outputs = self.body(op, inner, f"{prefix}{op.name}/", ordered)
-                else:
-                    step = self._call(op, f"{prefix}{op.name}", node, arrived)
-                    outputs = step.outputs
-                body.steps.append((node, step))
-                known.update({id(x): c for x, c in zip(node.outputs, outputs, strict=True)})
+        for node in nodes_in_order(functional):
+            if not node.operation or node.is_input or any(id(x) not in known for x in node.input_tensors):
+                continue
+            shuffle = find_shuffle(node, readers)
+            if shuffle is not None:
+                node, parts = shuffle
+                inside_shuffle.update(id(x) for part in parts for x in part.outputs)
+            elif id(node.outputs[0]) in inside_shuffle:
+                continue
+            arrived = [known[id(x)] for x in node.arguments.keras_tensors]
+            op = node.operation
+            inner = functional_of(op) if isinstance(op, keras.Model) else None
+            if inner is not None and _plain_call(node, inner):
+                ordered = [known[id(x)] for x in node.input_tensors]
+                step, outputs = self.body(op, inner, f"{prefix}{op.name}/", ordered)
+            else:
+                step = self._call(op, f"{prefix}{op.name}", node, arrived)
+                outputs = step.outputs
+            body.steps.append((node, step))
+            known.update({id(x): c for x, c in zip(node.outputs, outputs, strict=True)})
         return body, [known[id(x)] for x in functional.outputs]
 
     def _call(self, op, path, node, inputs):
@@ -185,7 +182,7 @@ class _Walk:
 def _readers(functional) -> dict[int, list]:
     """By id of a tensor, the nodes that read it, and None for an output of the model."""
     readers: dict[int, list] = {}
-    for node in (node for nodes in functional._nodes_by_depth.values() for node in nodes):
+    for node in nodes_in_order(functional):
         for x in node.input_tensors:
             readers.setdefault(id(x), []).append(node)
     for x in functional.outputs:

@@ -12,6 +12,7 @@ from tfstruct.graph.call import Call
 from tfstruct.graph.new_shapes import for_new_shapes
 from tfstruct.graph.rebuild import rewire
 from tfstruct.graph.trace import Graph
+from tfstruct.keras_internals.graph_nodes import operation_of
 
 
 class Unfit(Exception):
@@ -73,8 +74,8 @@ class Wiring:
             Unfit: `heir` would not make that output, or makes others too.
         """
         functional = self.graph.body.functional
-        made = [x for x in functional.outputs if x._keras_history.operation is call.op]
-        if not made or isinstance(functional._outputs_struct, dict):
+        made = [x for x in functional.outputs if operation_of(x) is call.op]
+        if not made or isinstance(functional.output, dict):
             return {}
         alone = len(self.calls[id(heir.op)]) == len(self.calls[id(call.op)]) == 1
         if not alone or heir.outputs[0].key != call.input.key or "/" in heir.path:

@@ -158,7 +158,7 @@ def _measured(graph: Graph, flat, target, training) -> list[tuple[str, float, fl
         values.update({t.key: v for t, v in zip(graph.body.inputs, flat, strict=True)})
         run(graph, flat, visit, training)
         ends = [values[t.key] for t in graph.outputs]
-        found = target(keras.tree.pack_sequence_as(graph.body.functional._outputs_struct, ends))
+        found = target(keras.tree.pack_sequence_as(graph.body.functional.output, ends))
     gradients = tape.gradient(found, [value for _, value in seen], unconnected_gradients="zero")
     rows = []
     for (path, value), gradient in zip(seen, gradients, strict=True):

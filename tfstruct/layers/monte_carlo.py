@@ -11,6 +11,7 @@ from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
 
@@ -91,7 +92,7 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
     if whole(passes, "passes") < 2:
         raise ArgumentError("`passes` must be 2 or larger: one has no variance. Received: 1.")
     require_model(model)
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, MonteCarloDropout)]
+    found = [layer for layer in all_layers(model) if isinstance(layer, MonteCarloDropout)]
     if not any(layer.active_in_inference and layer.rate for layer in found):
         raise ModelError(
             f"`{model.name}` has no active MonteCarloDropout, so every pass would be the same. Put one before the last "

@@ -45,7 +45,6 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
         self.rate, self.seed = rate, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
-        self._build_at_init()
 
     def build(self, input_shape=None):
         self.step = self.add_weight(

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals import keras2
+from tfstruct.keras_internals.graph_nodes import operation_of
 from tfstruct.legacy import layers, operators, tfmot
 
 Range = tuple[float, float]
@@ -75,7 +77,7 @@ class _Builder:
         return out
 
     def _functional(self, model) -> keras.Model:
-        if not getattr(model, "_is_graph_network", False):
+        if not keras2.is_functional(model):
             raise ModelError(
                 f"The model {model.name!r} is a subclassed {type(model).__name__}, whose Python code Keras 3 cannot "
                 "take over. Save it as a SavedModel (model.save('folder')) and give the folder, or write its class "
@@ -84,13 +86,10 @@ class _Builder:
         tensors: dict[int, Any] = {}
         for tensor in model.inputs:
             tensors[id(tensor)] = _input(tensor)
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if not node.is_input:
-                    self._call(node, tensors)
-        inputs, outputs = (
-            tf.nest.map_structure(lambda t: tensors[id(t)], s) for s in (model._nested_inputs, model._nested_outputs)
-        )
+        for node in keras2.nodes_in_order(model):
+            if not node.is_input:
+                self._call(node, tensors)
+        inputs, outputs = (tf.nest.map_structure(lambda t: tensors[id(t)], s) for s in keras2.inputs_and_outputs(model))
         return keras.Model(_plain_structure(inputs), _plain_structure(outputs), name=layers.keras3_name(model.name))
 
     def _call(self, node, tensors: dict[int, Any]) -> None:
@@ -108,7 +107,7 @@ class _Builder:
             made = self._layer(layer)
             if made is None:  # it only quantized
                 outputs = args[0]
-                self._input_range(layer, args[0]._keras_history.operation.name)
+                self._input_range(layer, operation_of(args[0]).name)
             else:
                 outputs = self._apply(layer, made, args, kwargs)
                 self._fill(layer)
@@ -124,7 +123,7 @@ class _Builder:
     def _apply(self, layer, made, args: list, kwargs: dict):
         kwargs = {k: v for k, v in kwargs.items() if v is not None}
         if not args:
-            first = next(n for n in layer._call_spec.arg_names if n in kwargs)
+            first = next(n for n in keras2.argument_names(layer) if n in kwargs)
             args = [kwargs.pop(first)]
         if isinstance(made, keras.layers.RNN | keras.layers.Bidirectional) and isinstance(args[0], list):
             # Keras 2 joins the input and the initial states.
@@ -246,7 +245,7 @@ def _is_sequential(model) -> bool:
 
     if not isinstance(model, tf_keras.Sequential):
         return False
-    if not getattr(model, "_graph_initialized", False) and not model.inputs:
+    if not keras2.is_built_sequential(model):
         raise ModelError(
             f"The model {model.name!r} does not know the shape of its input yet. Call it once on a batch of data, or "
             "model.build(shape), before."
@@ -255,7 +254,7 @@ def _is_sequential(model) -> bool:
 
 
 def _input(tensor):
-    layer = tensor._keras_history.layer
+    layer = keras2.layer_of(tensor)
     if getattr(layer, "ragged", False):
         raise ModelError(f"Input {layer.name!r} is ragged. Expected dense inputs: pad them.")
     return keras.Input(

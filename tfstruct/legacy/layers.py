@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals import keras2
 
 Config = dict[str, Any]
 
@@ -284,7 +285,7 @@ def _bidirectional(layer, config, notes):
 def _normalization(layer, config, notes):
     if not layer.is_adapted and layer.input_mean is None:
         notes.add(config["name"], "was never adapted: mean 0 and variance 1")
-    shape = [layer._broadcast_shape[axis] for axis in layer._keep_axis]
+    shape = keras2.normalized_shape(layer)
     config["mean"] = np.asarray(layer.mean).reshape(shape).tolist()
     config["variance"] = np.asarray(layer.variance).reshape(shape).tolist()
     return config

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.keras_internals.graph_nodes import rename
+
 Operator = Callable[..., Any]
 
 
@@ -324,5 +326,5 @@ def call(function: str, name: str, args: tuple, kwargs: dict):
     inputs = [x for x in keras.tree.flatten((args, kwargs)) if keras.backend.is_keras_tensor(x)]
     made = [x for x in keras.tree.flatten(result) if keras.backend.is_keras_tensor(x)]
     if made and not any(made[0] is x for x in inputs):
-        made[0]._keras_history.operation.name = name.replace("/", "_")
+        rename(made[0], name.replace("/", "_"))
     return result

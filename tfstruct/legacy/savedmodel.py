@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals.layer_parts import saved_object
 from tfstruct.legacy import operators
 from tfstruct.legacy.conversion import Found, to_keras3
 from tfstruct.legacy.files import reason_of
@@ -27,7 +28,7 @@ class GraphLayer(keras.layers.TFSMLayer):
     def __init__(self, filepath, call_endpoint=_DEFAULT, **kwargs):
         super().__init__(filepath, call_endpoint, **kwargs)
         # Keras's own prefers an attribute of the saved object that happens to have the signature's name.
-        self.call_endpoint_fn = self._reloaded_obj.signatures[call_endpoint]
+        self.call_endpoint_fn = saved_object(self).signatures[call_endpoint]
 
     def call(self, inputs, training=False):
         return self.call_endpoint_fn(**inputs)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfstruct.keras_internals import keras2
+
 Range = tuple[float, float]
 WRAPPERS = ("PruneLowMagnitude", "ClusterWeights", "ClusterWeightsRNN", "ClusterWeightsMHA")
 QUANTIZERS = ("QuantizeWrapper", "QuantizeWrapperV2")
@@ -102,10 +104,10 @@ def _clustered(wrapper) -> Plain:
 def _quantized(wrapper) -> Plain:
     inner = wrapper.layer
     # A quantized call leaves a tensor in place of `layer.kernel`; the variables stay with the wrapper.
-    variables = [v for v, _, _ in wrapper._weight_vars]
+    variables = [v for v, _, _ in keras2.quantized_weights(wrapper)]
     variables += [w for w in inner.weights if not any(w is v for v in variables)]
     weights = [Weight(v.name.split(":")[0], _value(v)) for v in variables]
-    for variable, _, state in wrapper._weight_vars:
+    for variable, _, state in keras2.quantized_weights(wrapper):
         weight = _find(weights, variable)
         weight.range = _arrays(state)
         _preserved(weight, state or {})
@@ -113,11 +115,9 @@ def _quantized(wrapper) -> Plain:
             # The quantizer clips to the range of its last step; the optimizer has moved the weights since.
             weight.value = np.clip(weight.value, *weight.range)
     before = output = None
-    for act in wrapper._quantize_activations:
-        before = _range(getattr(act, "_pre_activation_vars", None)) or before
-        output = _range(getattr(act, "_post_activation_vars", None)) or output
-    if wrapper._output_quantizers:
-        output = _range(wrapper._output_quantizer_vars) or output
+    for came, made in keras2.quantized_activations(wrapper):
+        before, output = _range(came) or before, _range(made) or output
+    output = _range(keras2.quantized_output(wrapper)) or output
     return Plain(inner, weights, ["took off the quantizers, kept their trained ranges"], before, output)
 
 

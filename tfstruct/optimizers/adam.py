@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfstruct.keras_internals.optimizers import moments_of
 from tfstruct.optimizers.arguments import checked_beta, checked_positive, checked_rate
 
 
@@ -56,12 +57,10 @@ class Adam(keras.optimizers.Adam):
             return
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index], self._velocities[index]
+        m, v, largest = moments_of(self, variable)
         self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.beta_1))
         self.assign_add(v, ops.multiply(ops.subtract(ops.square(gradient), v), 1 - self.beta_2))
-        if self.amsgrad:
-            largest = self._velocity_hats[index]
+        if largest is not None:
             self.assign(largest, ops.maximum(largest, v))
             v = largest
         self.assign_sub(variable, ops.divide(ops.multiply(m, rate), ops.add(ops.sqrt(v), self.epsilon)))

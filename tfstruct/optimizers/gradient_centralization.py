@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.optimizers import is_replaced_by_gradient
 from tfstruct.optimizers.wrapper import Wrapper
 
 
@@ -44,7 +45,7 @@ class GradientCentralization(Wrapper):
         path = getattr(variable, "path", variable.name)
         if gradient is None or len(variable.shape) < 2 or isinstance(gradient, tf.IndexedSlices):
             return gradient
-        if any(part in path for part in self.exclude) or self._overwrite_variable_with_gradient(variable):
+        if any(part in path for part in self.exclude) or is_replaced_by_gradient(self, variable):
             return gradient
         return gradient - ops.mean(gradient, axis=list(range(len(variable.shape) - 1)), keepdims=True)
 

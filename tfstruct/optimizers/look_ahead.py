@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.optimizers import place_of
 from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -48,7 +49,7 @@ class Lookahead(Wrapper):
         self._slow = self.add_optimizer_variables(variables, "slow")
 
     def around(self, grads, variables):
-        slow = [self._slow[self._get_variable_index(v)] for v in variables]
+        slow = [self._slow[place_of(self, v)] for v in variables]
         variables = [v for v, s in zip(variables, slow, strict=True) if s is not None]
         slow = [s for s in slow if s is not None]
         count = ops.cast(self.iterations, "int32")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfstruct.keras_internals.optimizers import place_of
 from tfstruct.optimizers.arguments import checked_beta, checked_rate
 
 
@@ -48,7 +49,7 @@ class Momentum(keras.optimizers.Optimizer):
         if not self.beta:
             self.assign_sub(variable, ops.multiply(gradient, rate))
             return
-        average = self._averages[self._get_variable_index(variable)]
+        average = self._averages[place_of(self, variable)]
         self.assign_add(average, ops.multiply(ops.subtract(gradient, average), 1 - self.beta))
         self.assign_sub(variable, ops.multiply(average, rate))
 

@@ -6,11 +6,12 @@ import keras
 from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.optimizers import StepHooks, trained_by
 from tfstruct.optimizers.proximal import Penalty
 from tfstruct.optimizers.replicas import assign, native, read
 
 
-class ProximalStep:
+class ProximalStep(StepHooks):
     """Before a Keras optimizer among the bases: `w <- prox(optimizer's step of w)`, over all variables at once.
 
     It runs where the optimizer's update runs: behind clipping and weight decay, only in steps that update (gradient
@@ -33,9 +34,8 @@ class ProximalStep:
         super().build(variables)
         self._bound_penalties = tuple(penalty.bind(variables) for penalty in self.penalties)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
-        variables = list(self._trainable_variables)
+    def after_update(self, learning_rate):
+        variables = trained_by(self)
         before = read(variables)
         after = before
         for penalty in self._bound_penalties:
@@ -47,12 +47,11 @@ class ProximalStep:
     def _moved_on(self, moves: list[tuple[int, object]]) -> None:
         """Told by how much the prox moved which variables."""
 
-    def _update_model_variables_moving_average(self, trainable_variables):
-        super()._update_model_variables_moving_average(trainable_variables)
+    def after_averaging(self, variables, averages):
         # An average of weights that were zero only lately would not be zero.
         pairs = [
             (average, native(variable))
-            for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True)
+            for variable, average in zip(variables, averages, strict=True)
             if average is not None
         ]
         kept = [ops.where(variable == 0, ops.zeros_like(variable), average) for average, variable in pairs]

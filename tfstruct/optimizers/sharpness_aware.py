@@ -8,6 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.replacing import remove_untracked, set_untracked
+from tfstruct.keras_internals.training import forget_steps, loss_trackers
 from tfstruct.optimizers.arguments import checked_positive
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -62,14 +64,14 @@ class SharpnessAware(Wrapper):
             raise ArgumentError(f"`{model.name}` is not compiled with this optimizer. Call model.compile first.")
         if type(model).train_step is not keras.Model.train_step:
             raise ArgumentError(f"`{model.name}` has a `train_step` of its own: call optimizer.minimize in it.")
-        model.train_step = functools.partial(self._train_step, model)
-        model.train_function = None
+        set_untracked(model, "train_step", functools.partial(self._train_step, model))
+        forget_steps(model)
 
     def detach(self, model: keras.Model) -> None:
         """`model.fit` takes Keras's own step again: for another optimizer."""
         if "train_step" in vars(model):
-            del model.train_step
-            model.train_function = None
+            remove_untracked(model, "train_step")
+            forget_steps(model)
 
     def minimize(self, loss_fn: Callable, variables: Sequence, state: Sequence = ()):
         """One step on `loss_fn()`, which is called twice; also inside a `tf.function`.
@@ -156,9 +158,8 @@ class SharpnessAware(Wrapper):
         size = ops.shape(keras.tree.flatten(x)[0])[0]
         # Keras divides the loss by the number of replicas; the metric is that of the batch.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        for metric in model.metrics:
-            if metric.name == "loss":
-                metric.update_state(loss * replicas, sample_weight=size)
+        for metric in loss_trackers(model):
+            metric.update_state(loss * replicas, sample_weight=size)
         return model.compute_metrics(x, y, outputs, sample_weight=weight)
 
     def get_config(self):

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.optimizers import averages_of, trained_by
 from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.channel_units import units_of
 from tfstruct.optimizers.replicas import assign, read
@@ -107,7 +108,7 @@ class StructuredSparse(Wrapper):
         period, t = since // length, since % length
         inside = ops.logical_and(since >= 0, since < length * self.periods)
         (chosen_in,) = read([self._chosen_in])
-        trained = list(self._trainable_variables)
+        trained = trained_by(self)
         weights = read(trained)
         chosen_in = ops.cond(
             ops.logical_and(updated, ops.logical_and(inside, t == 0)),
@@ -120,7 +121,7 @@ class StructuredSparse(Wrapper):
         factors = ops.where(chosen_in < 0, ops.ones_like(decay), current)
         assign([self._chosen_in], [chosen_in])
         self._scale(trained, weights, factors)
-        averages = getattr(self.inner_optimizer, "_model_variables_moving_average", None)
+        averages = averages_of(self.inner_optimizer)
         if averages:
             # An average forgets slowly: those of channels at zero are set to it.
             self._scale(averages, read(averages), ops.cast(factors != 0, "float32"))

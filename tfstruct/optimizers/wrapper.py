@@ -3,6 +3,7 @@
 import keras
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.optimizers import check_trained, counter_of, trained_by
 from tfstruct.optimizers.replicas import project
 
 _INNER = "weight_decay, clipping, EMA, gradient accumulation, loss scaling and the learning rate belong to it"
@@ -45,8 +46,8 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         if not self.built:
             self.build(list(trainable_variables))
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        self._check_variables_are_known(variables)
+        variables = trained_by(self) if trainable_variables is None else list(trainable_variables)
+        check_trained(self, variables)
         self.around(list(grads), variables)
         project(variables)
 
@@ -55,11 +56,11 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def apply_gradients(self, grads_and_vars):
         super().apply_gradients(grads_and_vars)
-        return self.inner_optimizer._iterations
+        return counter_of(self.inner_optimizer)
 
     @property
     def variables(self):
-        return [*self._variables, *self.inner_optimizer.variables]
+        return [*super().variables, *self.inner_optimizer.variables]
 
     def set_weights(self, weights):
         if not self.built:

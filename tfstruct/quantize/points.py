@@ -10,6 +10,7 @@ from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.shuffle import Shuffle
+from tfstruct.keras_internals.graph_nodes import mask_of
 
 # What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
 _MOVERS = (
@@ -87,7 +88,7 @@ def _is_masked(call: Call) -> bool:
     """Whether a call gets a mask, by an argument or from a layer before it."""
     given = call.node.arguments
     own = len(given.args) > 1 and given.args[1] is not None
-    behind = [getattr(x, "_keras_mask", None) for x in given.keras_tensors]
+    behind = [mask_of(x) for x in given.keras_tensors]
     return own or given.kwargs.get("mask") is not None or any(mask is not None for mask in behind)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend import AutocastScope
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, trace
@@ -15,6 +14,8 @@ from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
+from tfstruct.keras_internals.graph_nodes import mask_of, operation_of, set_mask
+from tfstruct.keras_internals.layer_parts import all_layers, stored_precision
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
@@ -353,20 +354,20 @@ def _has_unseen(op) -> bool:
     if not isinstance(op, keras.Layer) or kind_of(op, _SEEN) is not None:
         return False
     own = not type(op).__module__.startswith(("keras.", "tfstruct."))
-    return own or bool(op.weights) or len(list(op._flatten_layers())) > 1 or isinstance(op, _SEVERAL)
+    return own or bool(op.weights) or len(all_layers(op)) > 1 or isinstance(op, _SEVERAL)
 
 
 def _like(x, y):
     """`y` with the mask that Keras hung on `x`."""
-    mask = getattr(x, "_keras_mask", None)
+    mask = mask_of(x)
     if mask is not None:
-        y._keras_mask = mask
+        set_mask(y, mask)
     return y
 
 
 def stored(grid: Grid):
     """A kernel's weight as it is stored, not its float16 copy."""
-    with AutocastScope(None):
+    with stored_precision():
         return tf.convert_to_tensor(grid.kernel.variable.value)
 
 
@@ -377,7 +378,7 @@ def _numbers(graph: Graph) -> set[str]:
         readers = [call.op for call in graph.calls if any(c.key == channels.key for c in call.inputs)]
         wide = "int" in x.dtype and not x.dtype.endswith("int8")
         if wide and readers and all(_casts(op) for op in readers):
-            found.add(x._keras_history.operation.name)
+            found.add(operation_of(x).name)
     return found
 
 

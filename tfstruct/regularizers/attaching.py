@@ -7,6 +7,8 @@ from typing import TypeAlias
 import keras
 
 from tfstruct.errors import ArgumentError
+from tfstruct.keras_internals.layer_parts import regularizer_name
+from tfstruct.keras_internals.training import forget_steps
 from tfstruct.regularizers.channel_groups import channel_norms
 from tfstruct.regularizers.orthogonality import Orthogonal
 from tfstruct.regularizers.sparsity import BatchNormScale, GroupLasso, HoyerSquare
@@ -66,7 +68,7 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
         given = {id(w.variable): _suited(regularizer, w) for w in picked}
     for weight in picked:
         _set(weight, given[id(weight.variable)])
-    _trace_again(model)
+    forget_steps(model)
     alike = _attention(everything)
     attended = [w for w in everything if w.variable.regularizer is not None and _attends(w) and w not in picked]
     lost = [w.path for w in [*picked, *attended] if not stored(w, alike)]
@@ -101,7 +103,7 @@ def remove(model: keras.Model, layers: Layers = None) -> tuple[str, ...]:
     for weight in picked:
         _set(weight, None)
     _attention(everything)
-    _trace_again(model)
+    forget_steps(model)
     return had
 
 
@@ -146,8 +148,7 @@ def _attention(everything: list[Weight]) -> set[int]:
     alike: set[int] = set()
     for layer, own in inside.values():
         same = len({_said(w.variable.regularizer) for w in own}) == 1
-        name = "_kernel_regularizer" if hasattr(layer, "_kernel_regularizer") else "kernel_regularizer"
-        setattr(layer, name, own[0].variable.regularizer if same else None)
+        setattr(layer, regularizer_name(layer), own[0].variable.regularizer if same else None)
         alike.update(id(w.variable) for w in own if same)
     return alike
 
@@ -159,7 +160,3 @@ def _attends(weight: Weight) -> bool:
 def _said(regularizer) -> str:
     """Equal for regularizers of equal settings."""
     return str(keras.regularizers.serialize(regularizer)) if regularizer is not None else ""
-
-
-def _trace_again(model: keras.Model) -> None:
-    model.train_function = model.test_function = None

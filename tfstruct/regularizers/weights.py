@@ -7,6 +7,7 @@ import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.keras_internals.layer_parts import own_trainable, parts_of
 from tfstruct.patterns import matches
 
 _NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale")
@@ -56,9 +57,9 @@ def weights(model: keras.Model) -> list[Weight]:
 
     def walk(layer, path, around):
         around = (*around, layer)
-        for variable in layer._trainable_variables:
+        for variable in own_trainable(layer):
             found.setdefault(id(variable), Weight(variable, f"{path}{variable.name}", around))
-        for inner in layer._layers:
+        for inner in parts_of(layer):
             if not any(inner is outer for outer in around):
                 walk(inner, f"{path}{inner.name}/", around)
 

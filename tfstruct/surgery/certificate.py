@@ -10,6 +10,8 @@ import numpy as np
 from tfstruct.errors import TfstructError
 from tfstruct.graph import Graph
 from tfstruct.graph.layer_tree import states_kept
+from tfstruct.keras_internals.graph_nodes import functional_inside
+from tfstruct.keras_internals.layer_parts import all_layers
 
 _UNKNOWN_SIZE = 32
 _SAMPLES = 4
@@ -80,10 +82,10 @@ def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
-    structure = getattr(model, "_functional", model)._inputs_struct
+    structure = (functional_inside(model) or model).input
     given = keras.tree.pack_sequence_as(structure, [keras.ops.convert_to_tensor(x) for x in flat])
     with states_kept(model), _not_drawing(model):
-        for layer in model._flatten_layers():
+        for layer in all_layers(model):
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
                 layer.reset_states()  # both models from the same
         outputs = keras.tree.flatten(model(given, training=False))
@@ -94,7 +96,7 @@ def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
 def _not_drawing(model: keras.Model) -> Iterator[None]:
     """Context manager: layers that draw random numbers in inference (`tfstruct.layers.MonteCarloDropout`) are switched
     off."""
-    found = [x for x in model._flatten_layers() if getattr(x, "active_in_inference", False) is True]
+    found = [x for x in all_layers(model) if getattr(x, "active_in_inference", False) is True]
     try:
         for layer in found:
             layer.active_in_inference = False

@@ -1,10 +1,10 @@
 """A SavedModel's graph, judged before TensorFlow loads it: it holds only operators that compute."""
 
 import functools
-import importlib
 from collections.abc import Iterable, Iterator
 
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals.tensorflow import is_operator, operators_of
 
 # TensorFlow's groups of operators that compute on tensors and on the variables and tables of the model.
 _COMPUTING = (
@@ -86,15 +86,12 @@ def refuse_operators(saved_model, folder) -> None:
 @functools.cache
 def computing() -> frozenset[str]:
     """Names of the operators that only compute."""
-    from tensorflow.python.framework import op_def_registry
-
     names = set(_SINGLE)
     for group in _COMPUTING:
-        names |= set(vars(importlib.import_module(f"tensorflow.python.ops.gen_{group}_ops")))
-    names |= set(vars(importlib.import_module("tensorflow.python.ops.gen_stateless_random_ops_v2")))
-    flow = vars(importlib.import_module("tensorflow.python.ops.gen_data_flow_ops"))
-    names |= {name for name in flow if name.startswith(_PREFIXES)}
-    return frozenset(name for name in names - _REACH_OUT if name[0].isupper() and op_def_registry.get(name))
+        names |= operators_of(f"gen_{group}_ops")
+    names |= operators_of("gen_stateless_random_ops_v2")
+    names |= {name for name in operators_of("gen_data_flow_ops") if name.startswith(_PREFIXES)}
+    return frozenset(name for name in names - _REACH_OUT if name[0].isupper() and is_operator(name))
 
 
 def _refused(graph) -> Iterator[tuple[str, str]]:
@@ -119,9 +116,7 @@ def _refused(graph) -> Iterator[tuple[str, str]]:
 
 
 def _computes(op: str, functions: set[str]) -> bool:
-    from tensorflow.python.framework import op_def_registry
-
-    return op in computing() or (op in functions and op_def_registry.get(op) is None)
+    return op in computing() or (op in functions and not is_operator(op))
 
 
 def _is_object_graph(graph) -> bool:

@@ -5,11 +5,11 @@ takes any name in it. What is not in the list, and was not registered by the use
 """
 
 import functools
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from tfstruct.keras_internals import keras2 as keras2_internals
 
 # Layers that run code of the file or read files that it names.
 _REFUSED = {
@@ -83,24 +83,23 @@ class Known(NamedTuple):
 def keras3() -> Known:
     """What Keras 3 may be asked for."""
     import keras
-    import keras.src.ops
+
+    from tfstruct.keras_internals import operation_types
+    from tfstruct.keras_internals.graph_nodes import Functional
 
     spaces = {f"keras.{name}": getattr(keras, name) for name in (*_NAMESPACES, "dtype_policies", "quantizers")}
     spaces["keras.optimizers.schedules"] = keras.optimizers.schedules
     pairs = {pair: cls for space, module in spaces.items() for pair, cls in _classes(space, module)}
     pairs.update(_pairs("keras", "Sequential", keras.Sequential))
     pairs.update(_pairs("keras", "Model", keras.Model))
-    pairs.update(
-        _pairs("keras.models", "Functional", importlib.import_module("keras.src.models.functional").Functional)
-    )
+    pairs.update(_pairs("keras.models", "Functional", Functional))
     pairs.update(_pairs("keras.random", "SeedGenerator", keras.random.SeedGenerator))
-    for info in pkgutil.iter_modules(keras.src.ops.__path__, "keras.src.ops."):
-        if not info.name.endswith("_test"):
-            found = _classes(info.name, importlib.import_module(info.name))
-            pairs.update({pair: cls for pair, cls in found if issubclass(cls, keras.Operation)})
+    for module in operation_types.operation_modules():
+        found = _classes(module.__name__, module)
+        pairs.update({pair: cls for pair, cls in found if issubclass(cls, keras.Operation)})
     functions = set(_functions(keras, "keras"))
     native = {name for module in (keras.layers, *spaces.values()) for name in dir(module)}
-    native |= set(vars(importlib.import_module("keras.src.layers")))
+    native |= operation_types.layer_names()
     return Known(
         frozenset(pairs),
         frozenset(functions),
@@ -115,14 +114,10 @@ def keras3() -> Known:
 def keras2() -> Known:
     """What `tf_keras` may be asked for; modules as Keras 2 writes them, `keras.layers`."""
     import tf_keras
-    from tf_keras.src.initializers import LOCAL as initializers
-    from tf_keras.src.initializers import populate_deserializable_objects
-    from tf_keras.src.layers import serialization
 
-    serialization.populate_deserializable_objects()
-    populate_deserializable_objects()
+    initializers = keras2_internals.every_initializer()
     known_layers = {name for _, name in keras3().classes} | _KERAS2_LAYERS
-    layers = {**vars(tf_keras.layers), **serialization.LOCAL.ALL_OBJECTS}
+    layers = {**vars(tf_keras.layers), **keras2_internals.every_layer()}
     pairs = {}
     for name, cls in layers.items():
         if inspect.isclass(cls) and name in known_layers and name not in _REFUSED:
@@ -133,17 +128,17 @@ def keras2() -> Known:
     spaces = {f"keras.{name}": getattr(tf_keras, name) for name in (*_NAMESPACES[1:], "mixed_precision")}
     spaces["keras.optimizers.schedules"] = tf_keras.optimizers.schedules
     spaces["keras.optimizers.legacy"] = tf_keras.optimizers.legacy
-    sources = [importlib.import_module(f"tf_keras.src.{name}") for name in (*_NAMESPACES[1:], *_FUNCTIONS)]
+    sources = [keras2_internals.defining_module(name) for name in (*_NAMESPACES[1:], *_FUNCTIONS)]
     for space, module in spaces.items():
         pairs.update(_classes(space, module))
-    for name, cls in initializers.ALL_OBJECTS.items():
+    for name, cls in initializers.items():
         if inspect.isclass(cls):
             pairs.update(_pairs("keras.initializers", name, cls))
-    wrappers = importlib.import_module("tf_keras.src.metrics.base_metric")
+    wrappers = keras2_internals.defining_module("metrics.base_metric")
     pairs.update(_classes("keras.metrics", wrappers, tf_keras.metrics.Metric))
     functions = set(_functions(tf_keras, "keras"))
     native = {name for module in (*sources, *spaces.values()) for name in vars(module)}
-    native |= set(layers) | set(initializers.ALL_OBJECTS)
+    native |= set(layers) | set(initializers)
     return Known(
         frozenset(pairs),
         frozenset(functions),
@@ -168,12 +163,10 @@ def _pairs(space: str, name: str, cls: type) -> dict[tuple[str, str], type]:
 
 def _written_name(cls: type) -> str | None:
     if cls.__module__.startswith("tf_keras."):
-        from tensorflow.python.util import tf_export
+        return keras2_internals.written_name(cls)
+    from tfstruct.keras_internals import operation_types
 
-        return tf_export.get_canonical_name_for_symbol(cls, api_name="keras")
-    from keras.src import api_export
-
-    return api_export.get_name_from_symbol(cls)
+    return operation_types.written_name(cls)
 
 
 def _classes(space: str, module, base: type = object) -> Iterator[tuple[tuple[str, str], type]]:

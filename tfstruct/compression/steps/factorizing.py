@@ -12,6 +12,7 @@ from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.edits import trained_after
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.errors import ModelError
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.surgery import factorize
 
 _LARGE = 0.15  # of all parameters: a layer worth a factorization
@@ -99,7 +100,7 @@ class Factorize(Step):
             return refused("the budget asks for nothing that a low rank would save")
         model = outlook.task.model
         layers = [
-            layer for layer in model._flatten_layers(include_self=False, recursive=True)
+            layer for layer in all_layers(model, itself=False)
             if hasattr(layer, "kernel") and layer.count_params() >= _LARGE * model.count_params()
         ]  # fmt: skip
         try:

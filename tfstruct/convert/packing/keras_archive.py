@@ -14,6 +14,7 @@ import numpy as np
 from tfstruct.convert.packing.arrays import bit_patterns
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.keras_internals.layer_parts import own_weights
 from tfstruct.untrusted import keras_archive as untrusted
 from tfstruct.untrusted.descriptions import refuse_code
 
@@ -93,7 +94,7 @@ def weight_names(tree: dict, model: keras.Model) -> list[str]:
         prefixes = ["/".join(parts[:end]) for end in range(2, len(parts) + 1)]
         layer = "/".join(owners[f"{prefix}/vars"] for prefix in prefixes if f"{prefix}/vars" in owners)
         own = layers.get(layer, model)
-        variables = [*getattr(own, "_trainable_variables", ()), *getattr(own, "_non_trainable_variables", ())]
+        variables = own_weights(own)
         if key.isdigit() and int(key) < len(variables) and list(variables[int(key)].shape) == shape:
             key = variables[int(key)].name
         names.append(f"{layer}/{key}".lstrip("/"))

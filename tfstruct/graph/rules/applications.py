@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 from keras import layers
-from keras.src.applications import convnext, inception_resnet_v2
 
 from tfstruct.graph.call import Axes, Call, Each, In, Out
-from tfstruct.graph.rules.arguments import named
 from tfstruct.graph.rules.movement import keep_only
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.layer_parts import stored_weight
+from tfstruct.keras_internals.operation_types import LayerScale, ScaledSum, StochasticDepth, operations
 
 
 def _layers(names: str) -> list[type]:
@@ -16,13 +16,13 @@ def _layers(names: str) -> list[type]:
     return [getattr(layers, name) for name in names.split() if hasattr(layers, name)]
 
 
-@rule(convnext.StochasticDepth)
+@rule(StochasticDepth)
 def stochastic_depth(call: Call) -> Axes:
     call.in_place = True
     return call.input.axes
 
 
-@rule(convnext.LayerScale)
+@rule(LayerScale)
 def layer_scale(call: Call) -> Axes:
     channels = call.input.axes[-1]
     call.weight(call.op.gamma, Each(channels))
@@ -32,7 +32,7 @@ def layer_scale(call: Call) -> Axes:
     return call.input.axes
 
 
-@rule(inception_resnet_v2.CustomScaleLayer)
+@rule(ScaledSum)
 def scaled_sum(call: Call) -> Axes:
     return call.elementwise()
 
@@ -66,7 +66,7 @@ _PIXEL_OPERATIONS = """
 """
 
 
-@rule(*named(_PIXEL_OPERATIONS))
+@rule(*operations(_PIXEL_OPERATIONS))
 def pixel_operation(call: Call) -> Axes:
     image_without_batch = call.input.rank == 3 and not type(call.op).__name__.endswith("Pool")
     if image_without_batch or len(call.inputs) != 1:
@@ -75,7 +75,7 @@ def pixel_operation(call: Call) -> Axes:
     return tuple(keep_only(call, _channel_axis(call.op.data_format, call.input.rank)))
 
 
-@rule(*named("ExtractPatches"))
+@rule(*operations("ExtractPatches"))
 def extract_patches(call: Call) -> Axes:
     """Every pixel of a patch brings all channels."""
     axis = _channel_axis(call.op.data_format, call.input.rank)
@@ -87,7 +87,7 @@ def extract_patches(call: Call) -> Axes:
     return tuple(labels if i == axis else None for i in range(4))
 
 
-@rule(*named("DepthToSpace"))
+@rule(*operations("DepthToSpace"))
 def depth_to_space(call: Call) -> Axes:
     """Channel (place in the block, channel): the copies of a channel go together."""
     axis = _channel_axis(call.op.data_format, 4)
@@ -100,7 +100,7 @@ def depth_to_space(call: Call) -> Axes:
     return tuple(labels if i == axis else None for i in range(4))
 
 
-@rule(*named("SpaceToDepth"))
+@rule(*operations("SpaceToDepth"))
 def space_to_depth(call: Call) -> Axes:
     axis = _channel_axis(call.op.data_format, 4)
     labels = keep_only(call, axis)[axis]
@@ -114,7 +114,7 @@ def reversible_embedding(call: Call) -> Axes:
     layer = call.op
     call.independent = True
     made = call.fresh(layer.output_dim)
-    call.weight(layer._embeddings, None, Out(made))
+    call.weight(stored_weight(layer, "embeddings"), None, Out(made))
     own = getattr(layer, "reverse_embeddings", None)
     if own is not None:
         call.weight(own, In(made), None)

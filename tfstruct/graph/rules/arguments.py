@@ -1,22 +1,12 @@
-"""Operation classes by name, and the constants among what an operation is given."""
+"""What an operation is given, and the constants among it."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src.ops import core, image, linalg, math, nn, numpy
-from keras.src.ops.operation import Operation
 
 from tfstruct.graph.call import Call, Channels, Kept
-
-_MODULES = (numpy, nn, core, image, linalg, math)
-
-
-def named(names: str) -> list[type]:
-    """The operation classes of these names, parted by spaces, as far as this Keras has them."""
-    found = (getattr(module, name, None) for name in names.split() for module in _MODULES)
-    return [kind for kind in dict.fromkeys(found) if isinstance(kind, type) and issubclass(kind, Operation)]
 
 
 def axes_of(axis, rank: int) -> tuple[int, ...]:

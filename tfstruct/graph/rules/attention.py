@@ -8,10 +8,11 @@ from keras import layers
 from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out, copies
 from tfstruct.graph.rules.arguments import array_of
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.layer_parts import attended_axes, attention_projections, given_output_shape, stored_weight
 
 
 def _project(call: Call, dense, *axes, bias=(), scale=None) -> None:
-    call.weight(dense._kernel, *axes, scale=scale)
+    call.weight(stored_weight(dense), *axes, scale=scale)
     if dense.bias is not None:
         call.weight(dense.bias, *bias, scale=scale)
 
@@ -71,26 +72,26 @@ def multi_head_attention(call: Call) -> list[Axes]:
     width = call.fresh(layer.key_dim, "key_dim")
     value_width = call.fresh(layer.value_dim, "value_dim")
     _hold_masks(call, [heads])
-    scale = _scaled(width)
+    scale, dense = _scaled(width), attention_projections(layer)
     pair, value_pair = (Out(heads), Out(width)), (Out(heads), Out(value_width))
-    _project(call, layer._query_dense, In(query.axes[-1]), *pair, bias=pair, scale=scale)
-    _project(call, layer._key_dense, In(key.axes[-1]), *pair, bias=pair)
-    _project(call, layer._value_dense, In(value.axes[-1]), *value_pair, bias=value_pair)
-    gate = getattr(layer, "_gate_dense", None) if getattr(layer, "_use_gate", False) else None
+    _project(call, dense["query"], In(query.axes[-1]), *pair, bias=pair, scale=scale)
+    _project(call, dense["key"], In(key.axes[-1]), *pair, bias=pair)
+    _project(call, dense["value"], In(value.axes[-1]), *value_pair, bias=value_pair)
+    gate = dense.get("gate")
     if gate is not None:
         _project(call, gate, In(query.axes[-1]), *value_pair, bias=value_pair)
-    given = layer._output_shape
+    given = given_output_shape(layer)
     spread = 1 if not given else len(given)  # the number of axes of the result that are channels
     made = call.fresh(call.shapes[0][-1]) if spread == 1 else None
     outs = (Out(made),) if spread == 1 else (None,) * spread
-    _project(call, layer._output_dense, In(heads), In(value_width), *outs, bias=outs)
+    _project(call, dense["output"], In(heads), In(value_width), *outs, bias=outs)
     call.set("num_heads", heads)
     call.set("key_dim", width)
     call.set("value_dim", value_width)
     if made is not None:
         call.set("output_shape", lambda kept: _output_shape(given, len(kept(made)), query, kept))
     _costs(call, query, key, value, heads, width, heads, value_width, made, 1 + (gate is not None))
-    return _results(call, made, heads, 2 * len(layer._attention_axes))
+    return _results(call, made, heads, 2 * attended_axes(layer))
 
 
 def _output_shape(given, count: int, query: Channels, kept):
@@ -137,18 +138,18 @@ def grouped_query_attention(call: Call) -> list[Axes]:
     sharing = np.repeat(heads, layer.num_query_heads // layer.num_key_value_heads)
     width = call.fresh(layer.head_dim, "head_dim")
     _hold_masks(call, [heads])
-    scale = _scaled(width)
+    scale, dense = _scaled(width), attention_projections(layer)
     many, few = (Out(sharing), Out(width)), (Out(heads), Out(width))
-    _project(call, layer._query_dense, In(query.axes[-1]), *many, bias=many, scale=scale)
-    _project(call, layer._key_dense, In(key.axes[-1]), *few, bias=few)
-    _project(call, layer._value_dense, In(value.axes[-1]), *few, bias=few)
-    gate = getattr(layer, "_gate_dense", None) if getattr(layer, "use_gate", False) else None
+    _project(call, dense["query"], In(query.axes[-1]), *many, bias=many, scale=scale)
+    _project(call, dense["key"], In(key.axes[-1]), *few, bias=few)
+    _project(call, dense["value"], In(value.axes[-1]), *few, bias=few)
+    gate = dense.get("gate")
     if gate is not None:
         _project(call, gate, In(query.axes[-1]), *many, bias=many)
     # The result is always as wide as the query, and so is the value.
     call.unite(query.axes[-1], value.axes[-1])
     made = call.unite(call.fresh(layer.feature_dim), query.axes[-1])
-    _project(call, layer._output_dense, In(sharing), In(width), Out(made), bias=(Out(made),))
+    _project(call, dense["output"], In(sharing), In(width), Out(made), bias=(Out(made),))
     call.set("num_query_heads", sharing)
     call.set("num_key_value_heads", heads)
     call.set("head_dim", width)

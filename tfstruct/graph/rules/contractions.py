@@ -6,6 +6,7 @@ from keras import layers
 from tfstruct.graph.call import Axes, Call, Each, In, Out
 from tfstruct.graph.rules.elementwise import activation
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.layer_parts import stored_weight
 
 
 def channel_axis(layer, rank: int) -> int:
@@ -31,7 +32,7 @@ def dense(call: Call) -> Axes:
     layer, came = call.op, call.input.axes[-1]
     made = call.fresh(layer.units)
     axes = (*call.input.axes[:-1], made)
-    call.weight(layer._kernel, In(came), Out(made))
+    call.weight(stored_weight(layer), In(came), Out(made))
     call.weight(layer.bias, Out(made))
     call.set("units", made)
     activation(call, layer.activation, made)
@@ -53,7 +54,7 @@ def einsum_dense(call: Call) -> Axes:
         by_letter[letter] = call.fresh(size, "" if len(new) == 1 else f"axis{out.index(letter)}")
     axes = tuple(by_letter[letter] for letter in out)
     role = {letter: Out if letter in new else (Each if letter in out else In) for letter in kernel}
-    call.weight(layer._kernel, *(role[letter](by_letter[letter]) for letter in kernel))
+    call.weight(stored_weight(layer), *(role[letter](by_letter[letter]) for letter in kernel))
     if layer.bias is not None:
         biased = [letter for letter in out if letter in (layer.bias_axes or "")]
         call.weight(layer.bias, *(Out(by_letter[letter]) for letter in biased))
@@ -87,7 +88,7 @@ def _einsum_shape(layer, out, axes, kept):
 @rule(layers.Embedding)
 def embedding(call: Call) -> Axes:
     made = call.fresh(call.op.output_dim)
-    call.weight(call.op._embeddings, None, Out(made))
+    call.weight(stored_weight(call.op, "embeddings"), None, Out(made))
     call.set("output_dim", made)
     return (*call.input.axes, made)
 
@@ -110,9 +111,9 @@ def conv(call: Call) -> Axes:
         ins = came if came is not None else np.zeros(width, int)
         call.blocks(made, groups)
         call.blocks(came, groups)
-        call.weight(layer._kernel, *(None,) * layer.rank, In(ins), Out(made), groups=groups)
+        call.weight(stored_weight(layer), *(None,) * layer.rank, In(ins), Out(made), groups=groups)
     else:
-        call.weight(layer._kernel, *(None,) * layer.rank, In(came), Out(made))
+        call.weight(stored_weight(layer), *(None,) * layer.rank, In(came), Out(made))
     call.weight(layer.bias, Out(made))
     call.set("filters", made)
     activation(call, layer.activation, axes[-1])
@@ -126,7 +127,7 @@ def _depthwise_by_groups(call: Call, came: np.ndarray, axis: int) -> Axes:
     layer = call.op
     made = np.repeat(came, layer.filters // layer.groups)
     axes = _spatial(call, made)
-    call.weight(layer._kernel, *(None,) * (layer.rank + 1), Each(made))
+    call.weight(stored_weight(layer), *(None,) * (layer.rank + 1), Each(made))
     call.weight(layer.bias, Each(made))
     call.set("filters", made)
     activation(call, layer.activation, axes[-1])

@@ -5,9 +5,10 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Axes, Call, Channels, fixed, followed
-from tfstruct.graph.rules.arguments import array_of, axes_of, given, key_of, named, operands
+from tfstruct.graph.rules.arguments import array_of, axes_of, given, key_of, operands
 from tfstruct.graph.rules.movement import join, reshaped
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.operation_types import operations
 
 
 def _held(call: Call, why: str) -> list[Axes]:
@@ -15,7 +16,7 @@ def _held(call: Call, why: str) -> list[Axes]:
     return call.untouched()
 
 
-@rule(*named("Reshape"))
+@rule(*operations("Reshape"))
 def reshape(call: Call) -> Axes | list[Axes]:
     """Labels of the longest ends of both shapes that hold the same data; what lies before, batch and all, stays."""
     newshape = call.op.newshape
@@ -57,13 +58,13 @@ def _same_end(shape, target) -> tuple[int, int]:
             b, j = b * target[-1 - j], j + 1
 
 
-@rule(*named("Transpose"))
+@rule(*operations("Transpose"))
 def transpose(call: Call) -> Axes:
     order = call.op.axes if call.op.axes is not None else range(call.input.rank)[::-1]
     return tuple(call.input.axes[i] for i in order)
 
 
-@rule(*named("Swapaxes"))
+@rule(*operations("Swapaxes"))
 def swapaxes(call: Call) -> Axes:
     axes = list(call.input.axes)
     i, j = call.op.axis1, call.op.axis2
@@ -71,7 +72,7 @@ def swapaxes(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule(*named("Moveaxis"))
+@rule(*operations("Moveaxis"))
 def moveaxis(call: Call) -> Axes:
     rank = call.input.rank
     source, target = axes_of(call.op.source, rank), axes_of(call.op.destination, rank)
@@ -81,7 +82,7 @@ def moveaxis(call: Call) -> Axes:
     return tuple(call.input.axes[i] for i in order)
 
 
-@rule(*named("ExpandDims"))
+@rule(*operations("ExpandDims"))
 def expand_dims(call: Call) -> Axes:
     rank = len(call.shapes[0])
     new = axes_of(call.op.axis, rank)
@@ -89,7 +90,7 @@ def expand_dims(call: Call) -> Axes:
     return tuple(None if i in new else next(rest) for i in range(rank))
 
 
-@rule(*named("Squeeze"))
+@rule(*operations("Squeeze"))
 def squeeze(call: Call) -> Axes:
     rank = call.input.rank
     if call.op.axis is None:
@@ -103,13 +104,13 @@ def squeeze(call: Call) -> Axes:
     return tuple(labels for i, labels in enumerate(call.input.axes) if i not in gone)
 
 
-@rule(*named("Concatenate"))
+@rule(*operations("Concatenate"))
 def concatenate(call: Call) -> Axes | list[Axes]:
     tensors = _listed(call)
     return _held(call, "joins what no rule knows") if tensors is None else join(call, tensors, call.op.axis)
 
 
-@rule(*named("Stack"))
+@rule(*operations("Stack"))
 def stack(call: Call) -> Axes | list[Axes]:
     tensors = _listed(call)
     if tensors is None:
@@ -128,14 +129,14 @@ def _listed(call: Call) -> list[Channels] | None:
     return None if found is None else [channels for _, channels, _ in found]
 
 
-@rule(*named("Unstack"))
+@rule(*operations("Unstack"))
 def unstack(call: Call) -> list[Axes]:
     axis = call.op.axis % call.input.rank
     call.freeze(call.input.axes[axis], f"{call.path} takes it apart")
     return [tuple(x for i, x in enumerate(call.input.axes) if i != axis)] * len(call.shapes)
 
 
-@rule(*named("Split ArraySplit"))
+@rule(*operations("Split ArraySplit"))
 def split(call: Call) -> list[Axes]:
     axis = call.op.axis % call.input.rank
     labels, axes = call.input.axes[axis], list(call.input.axes)
@@ -160,7 +161,7 @@ def _some(call: Call, count: int) -> int:
     return count
 
 
-@rule(*named("GetItem"))
+@rule(*operations("GetItem"))
 def get_item(call: Call) -> Axes | list[Axes]:
     """`x[key]`: a slice of channels is followed by their labels, and selects what stays of them afterwards."""
     key = call.argument("key")
@@ -239,7 +240,7 @@ def _as_slice(places: np.ndarray) -> slice | None:
     return slice(int(places[0]), None if stop < 0 else stop, step)
 
 
-@rule(*named("Slice"))
+@rule(*operations("Slice"))
 def slice_(call: Call) -> Axes | list[Axes]:
     starts = array_of(call.argument("start_indices"))
     if starts is None:
@@ -273,7 +274,7 @@ def slice_(call: Call) -> Axes | list[Axes]:
     return tuple(axes)
 
 
-@rule(*named("Take"))
+@rule(*operations("Take"))
 def take(call: Call) -> Axes | list[Axes]:
     x, indices = call.argument("x"), array_of(call.argument("indices"))
     if not isinstance(x, Channels) or call.op.axis is None:
@@ -299,7 +300,7 @@ def take(call: Call) -> Axes | list[Axes]:
     return (*x.axes[:axis], labels[places], *x.axes[axis + 1 :])
 
 
-@rule(*named("Pad"))
+@rule(*operations("Pad"))
 def pad(call: Call) -> Axes:
     """Constants beside the channels stay; other modes repeat channels that must not go."""
     widths = list(call.op.pad_width)
@@ -316,13 +317,13 @@ def pad(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule(*named("Flip"))
+@rule(*operations("Flip"))
 def flip(call: Call) -> Axes:
     over = axes_of(call.op.axis, call.input.rank)
     return tuple(x[::-1] if x is not None and i in over else x for i, x in enumerate(call.input.axes))
 
 
-@rule(*named("Roll"))
+@rule(*operations("Roll"))
 def roll(call: Call) -> Axes:
     axes = list(call.input.axes)
     for i in axes_of(call.op.axis, call.input.rank):
@@ -331,7 +332,7 @@ def roll(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule(*named("Tile"))
+@rule(*operations("Tile"))
 def tile(call: Call) -> Axes:
     repeats = call.op.repeats
     repeats = [repeats] if isinstance(repeats, int) else list(repeats)
@@ -341,7 +342,7 @@ def tile(call: Call) -> Axes:
     return tuple(None if x is None else np.tile(x, n) for x, n in zip(axes, repeats, strict=True))
 
 
-@rule(*named("Repeat"))
+@rule(*operations("Repeat"))
 def repeat(call: Call) -> Axes | list[Axes]:
     repeats = call.op.repeats
     if call.op.axis is None:
@@ -357,7 +358,7 @@ def repeat(call: Call) -> Axes | list[Axes]:
     return tuple(axes)
 
 
-@rule(*named("BroadcastTo"))
+@rule(*operations("BroadcastTo"))
 def broadcast_to(call: Call) -> Axes:
     rank = len(call.shapes[0])
     axes = [*(None,) * (rank - call.input.rank), *call.input.axes]

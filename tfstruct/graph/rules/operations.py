@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from keras.src.activations import activations as own_activations
 
 from tfstruct.graph.call import Axes, Call, Channels
-from tfstruct.graph.rules.arguments import adopt, array_of, axes_of, given, named, operands
+from tfstruct.graph.rules.arguments import adopt, array_of, axes_of, given, operands
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.operation_types import operations
 
 _UNARY = """
     Absolute Abs Fabs Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctanh View BitwiseInvert BitwiseNot Cbrt Ceil Clip
@@ -15,7 +15,7 @@ _UNARY = """
     Isreal Log Log10 Log1p Log2 LogicalNot NanToNum OnesLike ZerosLike Real Reciprocal Round Sign Signbit Sin Sinc Sinh
     Tan Tanh Trunc Negative Square Sqrt Rsqrt Erf Erfc Erfinv
     Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu
-    HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold
+    HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold ReLU Mish
     StopGradient Cast SaturateCast ConvertToTensor
 """
 _JOINING = """
@@ -24,10 +24,9 @@ _JOINING = """
     LeftShift BitwiseRightShift RightShift Equal NotEqual Greater GreaterEqual Less LessEqual Isclose LogicalAnd
     LogicalOr LogicalXor Where
 """
-_ACTIVATIONS = [getattr(own_activations, name) for name in ("ReLU", "Mish") if hasattr(own_activations, name)]
 
 
-@rule(*named(_UNARY), *_ACTIVATIONS)
+@rule(*operations(_UNARY))
 def alone(call: Call) -> Axes:
     for name in ("x_min", "x_max"):
         bound = array_of(getattr(call.op, name, None))
@@ -45,7 +44,7 @@ def _resized(call: Call) -> bool:
     return tuple(call.shapes[0]) != tuple(call.input.shape)
 
 
-@rule(*named(_JOINING))
+@rule(*operations(_JOINING))
 def joining(call: Call) -> Axes:
     found = operands(call, given(call))
     if found is None or len(call.node.arguments.args) + len(call.node.arguments.kwargs) < 2:
@@ -68,7 +67,7 @@ def _labels_at(tensors: list[Channels], axis: int, size: int | None) -> np.ndarr
     return next((labels for labels in met if labels is not None), None)
 
 
-@rule(*named("Softmax LogSoftmax Sparsemax Normalize"))
+@rule(*operations("Softmax LogSoftmax Sparsemax Normalize"))
 def over_an_axis(call: Call) -> Axes:
     for axis in axes_of(call.op.axis, call.input.rank):
         call.statistics(call.input.axes[axis])
@@ -76,7 +75,7 @@ def over_an_axis(call: Call) -> Axes:
     return call.input.axes
 
 
-@rule(*named("Glu"))
+@rule(*operations("Glu"))
 def glu(call: Call) -> Axes:
     """One half gates the other: a channel goes with its gate."""
     axis = call.op.axis % call.input.rank
@@ -87,7 +86,7 @@ def glu(call: Call) -> Axes:
     return (*call.input.axes[:axis], labels, *call.input.axes[axis + 1 :])
 
 
-@rule(*named("Cumsum Nancumsum"))
+@rule(*operations("Cumsum Nancumsum"))
 def running_sum(call: Call) -> Axes:
     if call.op.axis is None:
         call.freeze_inputs(f"{call.path} flattens it")
@@ -96,7 +95,7 @@ def running_sum(call: Call) -> Axes:
     return call.input.axes
 
 
-@rule(*named("Cumprod Nancumprod Sort Argsort"))
+@rule(*operations("Cumprod Nancumprod Sort Argsort"))
 def along_an_axis(call: Call) -> Axes:
     """What happens to a channel depends on all before it, so those of the axis stay; the others pass."""
     if call.op.axis is None:
@@ -118,7 +117,7 @@ def _reduced(call: Call, note) -> Axes:
     return tuple(labels for i, labels in enumerate(call.input.axes) if i not in over)
 
 
-@rule(*named("Sum Nansum Any CountNonzero"))
+@rule(*operations("Sum Nansum Any CountNonzero"))
 def total(call: Call) -> Axes:
     """A channel at zero adds nothing."""
     return _reduced(call, call.sums)
@@ -130,7 +129,7 @@ _STATISTICS = """
 """
 
 
-@rule(*named(_STATISTICS))
+@rule(*operations(_STATISTICS))
 def statistic(call: Call) -> Axes:
     counted = "prod" in type(call.op).__name__.lower() or type(call.op).__name__ == "Logsumexp"
 
@@ -142,7 +141,7 @@ def statistic(call: Call) -> Axes:
     return _reduced(call, note)
 
 
-@rule(*named("Norm"))
+@rule(*operations("Norm"))
 def norm(call: Call) -> Axes:
     exact = call.op.ord in (None, "fro", 1, 2)
 
@@ -154,12 +153,12 @@ def norm(call: Call) -> Axes:
     return _reduced(call, note)
 
 
-@rule(*named("Argmax Argmin Nanargmax Nanargmin"))
+@rule(*operations("Argmax Argmin Nanargmax Nanargmin"))
 def place(call: Call) -> Axes:
     return _reduced(call, lambda labels: call.freeze(labels, f"{call.path} counts its positions"))
 
 
-@rule(*named("Moments"))
+@rule(*operations("Moments"))
 def moments(call: Call) -> list[Axes]:
     over = axes_of(call.op.axes, call.input.rank)
     for axis in over:
@@ -226,7 +225,7 @@ def _ranks(call: Call) -> list[int] | None:
     return None if found is None else [c.rank for _, c, _ in found]
 
 
-@rule(*named("Einsum"))
+@rule(*operations("Einsum"))
 def einsum(call: Call) -> Axes:
     ranks = _ranks(call)
     text = call.op.subscripts.replace(" ", "")
@@ -246,7 +245,7 @@ def einsum(call: Call) -> Axes:
     return product(call, came, out.replace("...", spare))
 
 
-@rule(*named("Matmul"))
+@rule(*operations("Matmul"))
 def matmul(call: Call) -> Axes:
     ranks = _ranks(call)
     if ranks is None or len(ranks) != 2 or 0 in ranks:
@@ -257,7 +256,7 @@ def matmul(call: Call) -> Axes:
     return product(call, [left, right], spare + left[-2:-1] * (ranks[0] > 1) + right[-1:] * (ranks[1] > 1))
 
 
-@rule(*named("Dot"))
+@rule(*operations("Dot"))
 def dot(call: Call) -> Axes:
     ranks = _ranks(call)
     if ranks is None or len(ranks) != 2 or 0 in ranks:
@@ -267,7 +266,7 @@ def dot(call: Call) -> Axes:
     return product(call, [left + "k", inner], left + right)
 
 
-@rule(*named("Tensordot"))
+@rule(*operations("Tensordot"))
 def tensordot(call: Call) -> Axes:
     ranks = _ranks(call)
     if ranks is None or len(ranks) != 2:
@@ -283,7 +282,7 @@ def tensordot(call: Call) -> Axes:
     return product(call, ["".join(left), "".join(right)], "".join(out))
 
 
-@rule(*named("DotProductAttention"))
+@rule(*operations("DotProductAttention"))
 def dot_product_attention(call: Call) -> Axes:
     """Query (B, T, N, H) on key and value (B, S, K, H): widths are joined; heads too, where they are equally many."""
     query, key, value = (call.argument(name) for name in ("query", "key", "value"))

@@ -179,7 +179,7 @@ def _metric(graph: Graph, seen: Observed, y, loss):
     function = loss_function(graph.model, loss, "analyze_bottlenecks with labels that are no classes")
 
     def value(outputs):
-        return float(function(y, keras.tree.pack_sequence_as(graph.body.functional._outputs_struct, outputs)))
+        return float(function(y, keras.tree.pack_sequence_as(graph.body.functional.output, outputs)))
 
     before = value(base)
     return "loss", lambda outputs: (value(outputs) - before) / max(abs(before), 1e-12)

@@ -8,6 +8,8 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.cpu_kernels import refused
 from tfstruct.graph.endings import activation_of
+from tfstruct.keras_internals.graph_nodes import calls_of
+from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 
@@ -114,7 +116,7 @@ def _layer(graph: Graph, after: str) -> tuple[keras.Operation, Call | None]:
 def _check(op, after: str) -> None:
     if isinstance(op, (layers.RNN, layers.Bidirectional)):
         raise PlanError(f"`{after}` is recurrent: no recurrent layer is the identity. Deepen behind another layer.")
-    for node in op._inbound_nodes:
+    for node in calls_of(op):
         if len(node.outputs) != 1:
             raise PlanError(f"`{after}` has {len(node.outputs)} outputs; a layer can follow one. Name another layer.")
         x = node.outputs[0]
@@ -124,7 +126,7 @@ def _check(op, after: str) -> None:
                 f"A layer can follow floats of shape (batch, ..., channels). `{after}` puts out {dtype} "
                 f"{tuple(x.shape)}."
             )
-        if x.shape[1:] != op._inbound_nodes[0].outputs[0].shape[1:]:
+        if x.shape[1:] != calls_of(op)[0].outputs[0].shape[1:]:
             raise PlanError(f"`{after}` is called on tensors of several shapes, which one layer cannot follow.")
 
 
@@ -158,7 +160,7 @@ def _identity(kind, op, output, name, batch_norm, activation, after) -> list[ker
 
 def _set_identity(chain, kind: str) -> None:
     layer = chain[0]
-    kernel = layer._kernel if kind == "dense" else layer.kernel
+    kernel = stored_weight(layer)
     value = np.zeros(kernel.shape)
     centre = tuple(n // 2 for n in kernel.shape[:-2])
     value[centre] = np.ones(kernel.shape[-2:]) if kind == "depthwise" else np.eye(kernel.shape[-1])

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, in_order, rewire, trace
 from tfstruct.graph.call import Kept
 from tfstruct.graph.cpu_kernels import unequal
 from tfstruct.graph.wiring import Wiring
+from tfstruct.keras_internals.graph_nodes import calls_of
+from tfstruct.keras_internals.operation_types import operations
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Places, shown
@@ -27,7 +28,7 @@ _GLOBAL = (
     layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D,
     layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
 )  # fmt: skip
-_REDUCTIONS = (numpy_ops.Mean, numpy_ops.Max)
+_REDUCTIONS = tuple(operations("Mean Max"))
 _PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 
@@ -237,7 +238,7 @@ def _made(plan: _Plan, graph: Graph) -> Result:
         ) from error
     for call in plan.ends:
         after = made.made.get(id(call.op))
-        shape = call.shapes[0] if after is None else tuple(after._inbound_nodes[-1].outputs[0].shape)
+        shape = call.shapes[0] if after is None else tuple(calls_of(after)[-1].outputs[0].shape)
         if shape != call.shapes[0]:  # something between, such as Resizing, makes one size of all
             raise PlanError(f"{call.path} would make {shown(shape)} instead of {shown(call.shapes[0])}.")
     details = {

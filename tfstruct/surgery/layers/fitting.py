@@ -7,6 +7,8 @@ from keras import layers
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import in_order
+from tfstruct.keras_internals.graph_nodes import calls_of
+from tfstruct.keras_internals.layer_parts import same_lambda
 from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
 
 _SIZE = 61  # stands for an unknown size: odd and prime, so that strides and padding show
@@ -22,7 +24,7 @@ def check_new(layer, places: Places, bodies, freed: str | None = None) -> None:
     if not isinstance(layer, layers.Layer):
         given = f"the class {layer.__name__}" if isinstance(layer, type) else type(layer).__name__
         raise ModelError(f"Expected a Keras layer. Received: {given}.")
-    if layer._inbound_nodes:
+    if calls_of(layer):
         raise ModelError(
             f"The new layer {layer.name} is already used in a model. Give a layer of its own, such as "
             f"{type(layer).__name__}.from_config(layer.get_config()) under a new name."
@@ -122,10 +124,8 @@ def _called(layer, args, kwargs, known: bool) -> tuple[object, list]:
 
     args, kwargs = replaced(fresh, args, kwargs)
     try:
-        if isinstance(layer, layers.Lambda):
-            copy = layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments)
-        else:
-            copy = type(layer).from_config(layer.get_config())
+        code = isinstance(layer, layers.Lambda)
+        copy = same_lambda(layer) if code else type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError) as error:
         raise ModelError(
             f"{layer.name} ({type(layer).__name__}) cannot be made again from its configuration: "

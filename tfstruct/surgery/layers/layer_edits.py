@@ -8,6 +8,7 @@ import keras
 from tfstruct.errors import ModelError
 from tfstruct.graph import in_order, rewire, trace
 from tfstruct.graph.trace import Body
+from tfstruct.keras_internals.graph_nodes import operation_of
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.fitting import (
@@ -255,7 +256,7 @@ def _deleted(place: Place) -> str:
 
 def _source(visit: Visit) -> str:
     tensor = visit.node.arguments.keras_tensors[_passed(visit)]
-    return f"the output of {tensor._keras_history.operation.name}"
+    return f"the output of {operation_of(tensor).name}"
 
 
 def _bodies(place: Place) -> list[Body]:
@@ -268,9 +269,7 @@ def _renamed(place: Place, new) -> str:
 
 def _inputs_named(places: Places, which) -> str | None:
     """The path of the input that was named, if one was."""
-    return next(
-        (path for path, x in places.inputs.items() if which == path or which is x._keras_history.operation), None
-    )
+    return next((path for path, x in places.inputs.items() if which == path or which is operation_of(x)), None)
 
 
 def _behind_input(graph, places: Places, new_layer, path: str) -> Result:

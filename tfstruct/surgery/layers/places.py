@@ -5,12 +5,12 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
-from keras.src.ops.node import Node
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph
 from tfstruct.graph.shuffle import Shuffle
 from tfstruct.graph.trace import Body
+from tfstruct.keras_internals.graph_nodes import Node, operation_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Places:
             found.setdefault(id(node.operation), (node.operation, path, []))[2].append(visit)
         for body in graph.bodies.values():
             for x in body.functional.inputs:
-                self.inputs[f"{body.path}{x._keras_history.operation.name}"] = x
+                self.inputs[f"{body.path}{operation_of(x).name}"] = x
         self.all = {key: Place(op, path, tuple(visits)) for key, (op, path, visits) in found.items()}
 
     def find(self, which: "str | keras.Operation") -> Place:
@@ -102,7 +102,7 @@ class Places:
             if id(which) in self.all:
                 return self.all[id(which)]
             shuffled = next((s for s in self._hidden.values() if any(op is which for op in s.steps)), None)
-            is_input = any(x._keras_history.operation is which for x in self.inputs.values())
+            is_input = any(operation_of(x) is which for x in self.inputs.values())
         else:
             raise ModelError(
                 f"Expected a layer of `{name}`: its path such as 'conv' or 'block/conv', or the layer object. "
@@ -135,7 +135,7 @@ class Places:
 
     def names(self, body: Body) -> set[str]:
         """Names in use inside a (nested) model."""
-        return {op.name for op in body.functional._operations}
+        return {op.name for op in body.functional.operations}
 
     def _unknown(self, which, label: str) -> str:
         name = self.graph.model.name

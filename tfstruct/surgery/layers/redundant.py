@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 from keras import layers
-from keras.src.ops import core
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, in_order, is_training_only, rewire, trace
+from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
+from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place, Places, Visit
@@ -164,7 +164,7 @@ def _ends(visit: Visit) -> tuple[bool, bool]:
 def _named(ends: tuple[bool, bool], x: keras.KerasTensor) -> bool:
     """Whether `x` cannot replace the result: output names are kept, and a nested model keeps at least one layer."""
     whole, nested = ends
-    return whole or (nested and isinstance(x._keras_history.operation, layers.InputLayer))
+    return whole or (nested and isinstance(operation_of(x), layers.InputLayer))
 
 
 def _plain(op) -> bool:
@@ -178,7 +178,7 @@ def _why(place: Place, visit: Visit, ranges: dict[int, Range], keep_dropout: boo
     if not isinstance(step, Call) or len(visit.inputs) != 1 or len(visit.outputs) != 1:
         return None
     (came,), (made,) = visit.inputs, visit.outputs
-    masked = [getattr(x, "_keras_mask", None) is not None for x in (came, made)]
+    masked = [mask_of(x) is not None for x in (came, made)]
     alike = tuple(came.shape) == tuple(made.shape) and came.dtype == made.dtype and masked[0] == masked[1]
     if not alike or getattr(place.op, "activity_regularizer", None) is not None:
         return None
@@ -202,12 +202,12 @@ def _by_configuration(op, call: Call, x: keras.KerasTensor, keep_dropout: bool) 
         return "by one" if all(np.all(np.asarray(getattr(op, name)) == 1) for name in _ONE[kind]) else None
     if kind is layers.Rescaling:
         return "by one" if np.all(np.asarray(op.scale) == 1) and not np.any(np.asarray(op.offset)) else None
-    if kind is core.Cast:
+    if kind is operation("Cast"):
         return "to the same type"
-    if kind in (layers.Reshape, layers.Flatten, numpy_ops.Reshape):
-        sizes = x.shape if kind is numpy_ops.Reshape else x.shape[1:]
+    if kind in (layers.Reshape, layers.Flatten, operation("Reshape")):
+        sizes = x.shape if kind is operation("Reshape") else x.shape[1:]
         return "to the same shape" if list(sizes).count(None) <= 1 else None
-    if kind in (layers.Permute, numpy_ops.Transpose):
+    if kind in (layers.Permute, operation("Transpose")):
         order = (0, *op.dims) if kind is layers.Permute else op.axes
         return "in the same order" if order is not None and list(order) == list(range(len(x.shape))) else None
     return None

@@ -4,12 +4,12 @@ import dataclasses
 
 import keras
 from keras import layers
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, is_training_only, trace
+from tfstruct.keras_internals.operation_types import operation
 from tfstruct.surgery.layers.places import Place, Places, shown
 
-_JOINS = (layers.Add, numpy_ops.Add)
+_JOINS = (layers.Add, operation("Add"))
 _CONTRACTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.EinsumDense)
 # What a projection may hold besides one contraction without activation.
 _LINEAR = (

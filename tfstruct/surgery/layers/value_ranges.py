@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import keras
 from keras import activations, layers
-from keras.src.ops import nn
 
 from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.endings import ACTIVATED
+from tfstruct.keras_internals.operation_types import operation, operations
 
 Range = tuple[float, float]
 
@@ -16,7 +16,8 @@ ANY: Range = (-math.inf, math.inf)
 _BOUNDED = {
     activations.sigmoid: (0.0, 1.0), activations.hard_sigmoid: (0.0, 1.0), activations.softmax: (0.0, 1.0),
     activations.softplus: (0.0, math.inf), activations.exponential: (0.0, math.inf), activations.tanh: (-1.0, 1.0),
-    nn.Sigmoid: (0.0, 1.0), nn.HardSigmoid: (0.0, 1.0), nn.Softmax: (0.0, 1.0), nn.Softplus: (0.0, math.inf),
+    operation("Sigmoid"): (0.0, 1.0), operation("HardSigmoid"): (0.0, 1.0), operation("Softmax"): (0.0, 1.0),
+    operation("Softplus"): (0.0, math.inf),
     layers.Softmax: (0.0, 1.0),
 }  # fmt: skip
 _MOVING = (
@@ -46,9 +47,11 @@ def rectifier(op) -> Range | None:
     kind = type(op)
     if kind is layers.ReLU:
         return (0.0, math.inf if op.max_value is None else float(op.max_value)) if op.threshold == 0 else None
-    if kind in (layers.LeakyReLU, layers.ELU, nn.Relu, nn.LeakyRelu) or (kind is nn.Elu and op.alpha == 1):
+    if kind in (layers.LeakyReLU, layers.ELU, *operations("Relu LeakyRelu")):
         return (0.0, math.inf)
-    if kind is nn.Relu6:
+    if kind is operation("Elu") and op.alpha == 1:
+        return (0.0, math.inf)
+    if kind is operation("Relu6"):
         return (0.0, 6.0)
     if kind is layers.Activation:
         return _RECTIFIERS.get(op.activation)
@@ -95,7 +98,7 @@ def _cut(op) -> Range | None:
     kind = type(op)
     if kind is layers.ReLU and not op.negative_slope:
         return rectifier(op)
-    if kind in (nn.Relu, nn.Relu6):
+    if kind in operations("Relu Relu6"):
         return rectifier(op)
     if kind in ACTIVATED and not isinstance(op.activation, keras.layers.Layer):
         return _CUTTING.get(op.activation)

@@ -4,21 +4,22 @@ import dataclasses
 
 import numpy as np
 from keras import layers
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, in_order
+from tfstruct.keras_internals.graph_nodes import mask_of
+from tfstruct.keras_internals.operation_types import operation
 from tfstruct.surgery.lossless.removable import by_layer
 
 # Of each kind of join: the value that leaves the others as they are, and what that is called.
 _NEUTRAL = {
     layers.Add: (0.0, "added zero"),
-    numpy_ops.Add: (0.0, "added zero"),
+    operation("Add"): (0.0, "added zero"),
     layers.Subtract: (0.0, "took away zero"),
-    numpy_ops.Subtract: (0.0, "took away zero"),
+    operation("Subtract"): (0.0, "took away zero"),
     layers.Multiply: (1.0, "multiplied by one"),
-    numpy_ops.Multiply: (1.0, "multiplied by one"),
+    operation("Multiply"): (1.0, "multiplied by one"),
 }
-_DIFFERENCES = (layers.Subtract, numpy_ops.Subtract)
+_DIFFERENCES = (layers.Subtract, operation("Subtract"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _same_kind(call: Call, i: int) -> bool:
     """Whether an input can replace the result: same shape, dtype and mask."""
     (made,) = call.node.outputs
     given = call.node.arguments.keras_tensors[i]
-    masked = [getattr(x, "_keras_mask", None) is not None for x in (given, made)]
+    masked = [mask_of(x) is not None for x in (given, made)]
     return tuple(given.shape) == tuple(made.shape) and given.dtype == made.dtype and masked[0] == masked[1]
 
 

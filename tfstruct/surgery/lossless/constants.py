@@ -10,10 +10,6 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 from keras import layers
-from keras.src.activations import activations as own_activations
-from keras.src.ops import core as core_ops
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.contraction import (
@@ -28,6 +24,7 @@ from tfstruct.graph.contraction import (
 )
 from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.contractions import channel_axis
+from tfstruct.keras_internals.operation_types import operation, operations
 
 _MANY = 1 << 22  # elements; a larger tensor is not written out to follow a reshape
 
@@ -204,20 +201,14 @@ def _activation_layer(call, arrived, read):
     return _applied(call.op.call, arrived[0])
 
 
-_FUNCTIONS = (
-    "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
-    "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink",
-    "HardTanh", "HardShrink", "Threshold", "ReLU", "Mish", "Absolute", "Exp", "Negative", "Sqrt", "Square", "Tanh",
-)  # fmt: skip
+_FUNCTIONS = """
+    Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid
+    LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold ReLU Mish
+    Absolute Exp Negative Sqrt Square Tanh
+"""
 
 
-def _named(*names: str) -> list[type]:
-    """The operations of these names, where this version of Keras has them."""
-    homes = (nn_ops, numpy_ops, core_ops, own_activations)
-    return [getattr(home, name) for name in names for home in homes if hasattr(home, name)]
-
-
-@_handles(*_named(*_FUNCTIONS))
+@_handles(*operations(_FUNCTIONS))
 def _function(call, arrived, read):
     if len(arrived) != 1:
         return None
@@ -233,7 +224,7 @@ def _run(call, tensors):
     return call.op.call(*args, **kwargs)
 
 
-@_handles(layers.ActivityRegularization, layers.Identity, *_named("StopGradient", "Copy"))
+@_handles(layers.ActivityRegularization, layers.Identity, *operations("StopGradient Copy"))
 def _same(call, arrived, read):
     return arrived[0]
 
@@ -266,9 +257,9 @@ def _product(a, b):
 
 _JOINS = {
     layers.Add: np.add, layers.Subtract: np.subtract, layers.Multiply: _product, layers.Maximum: np.maximum,
-    layers.Minimum: np.minimum, layers.Average: np.add, numpy_ops.Add: np.add, numpy_ops.Subtract: np.subtract,
-    numpy_ops.Multiply: _product, numpy_ops.Maximum: np.maximum, numpy_ops.Minimum: np.minimum,
-    numpy_ops.Divide: np.divide, numpy_ops.TrueDivide: np.divide,
+    layers.Minimum: np.minimum, layers.Average: np.add, operation("Add"): np.add, operation("Subtract"): np.subtract,
+    operation("Multiply"): _product, operation("Maximum"): np.maximum, operation("Minimum"): np.minimum,
+    operation("Divide"): np.divide, operation("TrueDivide"): np.divide,
 }  # fmt: skip
 
 
@@ -283,7 +274,7 @@ def _merged(call, arrived, read):
     return made / len(arrived) if isinstance(call.op, layers.Average) else made
 
 
-@_handles(*(kind for kind in _JOINS if kind.__module__ == numpy_ops.__name__))
+@_handles(*(kind for kind in _JOINS if not issubclass(kind, layers.Layer)))
 def _operator(call, arrived, read):
     given, tensors = call.node.arguments, iter(arrived)
     parts = [*given.args, *given.kwargs.values()]
@@ -329,7 +320,7 @@ def _concatenated(call, arrived, read):
     return _in_a_row(arrived, [x.shape[axis] for x in call.inputs], axis)
 
 
-@_handles(numpy_ops.Concatenate)
+@_handles(operation("Concatenate"))
 def _concatenate_operator(call, arrived, read):
     return _concatenated(call, arrived, read)
 
@@ -365,9 +356,9 @@ def _reshaped(call, arrived, read):
 
 
 @_handles(
-    *_named(
-        "Reshape", "Transpose", "Swapaxes", "Moveaxis", "ExpandDims", "Squeeze", "Stack", "Split", "ArraySplit",
-        "GetItem", "Take", "Flip", "Tile", "Repeat", "BroadcastTo",
+    *operations(
+        "Reshape Transpose Swapaxes Moveaxis ExpandDims Squeeze Stack Split ArraySplit GetItem Take Flip Tile Repeat "
+        "BroadcastTo"
     )
 )  # fmt: skip
 def _moved(call, arrived, read):
@@ -393,7 +384,7 @@ def _moved(call, arrived, read):
     return made if fits else None
 
 
-@_handles(*_named("Mean", "Max", "Min", "Amax", "Amin"))
+@_handles(*operations("Mean Max Min Amax Amin"))
 def _reduced(call, arrived, read):
     """The graph marks reductions over channels as statistics; over other axes a constant stays what it is."""
     rank = call.input.rank

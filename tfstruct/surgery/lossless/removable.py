@@ -10,6 +10,7 @@ from tfstruct.analyze import masking
 from tfstruct.graph import Call, Graph, In
 from tfstruct.graph.contraction import Contraction, Weights, contraction, plain
 from tfstruct.graph.rules.contractions import subscripts
+from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.surgery.lossless.constants import along, constants, is_local, summed_over, unknown
 
 
@@ -178,14 +179,14 @@ def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
 def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
     """One reader for each axis that an einsum sums over."""
     came, letters, out = subscripts(call.op.equation, call.input.rank)
-    ties = next((list(s.tied()) for s in graph.slots if s.variable is call.op._kernel), [])
+    ties = next((list(s.tied()) for s in graph.slots if s.variable is stored_weight(call.op)), [])
     readers = []
     for letter, arrived in zip(came, _arrivals(call, values), strict=True):
         if arrived is None or letter in out:
             continue
         labels, zero = arrived
         missed = np.flatnonzero(~zero)
-        kernel = read(call.op._kernel) != 0
+        kernel = read(stored_weight(call.op)) != 0
         axis = letters.find(letter)
         if axis >= 0:
             kernel = np.take(kernel, missed, axis)

@@ -2,20 +2,19 @@
 
 import keras
 from keras import layers
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import LINEAR, has_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
+from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 _OPERATIONS = {
-    nn_ops.Relu: "relu", nn_ops.Relu6: "relu6", nn_ops.Sigmoid: "sigmoid", nn_ops.Silu: "silu",
-    nn_ops.Softplus: "softplus", nn_ops.HardSigmoid: "hard_sigmoid", nn_ops.HardSilu: "hard_silu",
-    numpy_ops.Tanh: "tanh",
+    operation("Relu"): "relu", operation("Relu6"): "relu6", operation("Sigmoid"): "sigmoid", operation("Silu"): "silu",
+    operation("Softplus"): "softplus", operation("HardSigmoid"): "hard_sigmoid", operation("HardSilu"): "hard_silu",
+    operation("Tanh"): "tanh",
 }  # fmt: skip
 _LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.PReLU)
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 from keras import layers
-from keras.src.ops import numpy as numpy_ops
 
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import CONVS, DEPTHWISE, plain
 from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
+from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
 from tfstruct.surgery.merge.folding import affine_of
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
@@ -54,7 +54,7 @@ def join_once(graph: Graph, always: bool = False) -> Pass:
     changes, skipped = [], []
     for calls in wiring.operations():
         call = calls[0]
-        if not (plain(call, layers.Add) or type(call.op) is numpy_ops.Add) or len(call.inputs) < 2:
+        if not (plain(call, layers.Add) or type(call.op) is operation("Add")) or len(call.inputs) < 2:
             continue
         try:
             branches = _branches(wiring, call)

@@ -14,6 +14,8 @@ from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 
 def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
@@ -38,7 +40,7 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
         DataError: there is no batch.
     """
     require_model(model)
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
     totals = [_Total() for _ in norms]
@@ -84,13 +86,13 @@ def _in_training(norms, totals):
         (norm, norm.momentum, norm.trainable, norm.moving_mean.numpy(), norm.moving_variance.numpy()) for norm in norms
     ]
     try:
-        for norm, total in zip(norms, totals, strict=True):
-            norm.momentum, norm.trainable = 0.0, True
-            object.__setattr__(norm, "call", _summing(norm, total))
-        yield
+        with contextlib.ExitStack() as stack:
+            for norm, total in zip(norms, totals, strict=True):
+                norm.momentum, norm.trainable = 0.0, True
+                stack.enter_context(replaced_attributes(norm, call=_summing(norm, total)))
+            yield
     finally:
         for norm, momentum, trainable, mean, variance in before:
-            norm.__dict__.pop("call", None)
             norm.momentum, norm.trainable = momentum, trainable
             norm.moving_mean.assign(mean)
             norm.moving_variance.assign(variance)

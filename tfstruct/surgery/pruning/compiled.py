@@ -7,6 +7,7 @@ import numpy as np
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, kept_by
+from tfstruct.keras_internals.optimizers import slots_of, trained_by
 
 
 def carry_compiled(graph: Graph, keep: np.ndarray, smaller: keras.Model, pairs: dict) -> None:
@@ -39,15 +40,13 @@ def _copy(old, new, kept, pairs) -> None:
         _copy(old.inner_optimizer, new.inner_optimizer, kept, pairs)
         done.update(id(v) for v in old.inner_optimizer.variables)
     new_of = {id(before): after for before, (after, _) in _by_variable(old, pairs)}
-    place = {id(v): i for i, v in enumerate(new._trainable_variables)}
-    order = [place.get(id(new_of.get(id(v)))) for v in old._trainable_variables]
+    place = {id(v): i for i, v in enumerate(trained_by(new))}
+    order = [place.get(id(new_of.get(id(v)))) for v in trained_by(old)]
     if None in order:
         raise ModelError("The optimizer was built on other variables than the model's. Compile the new model yourself.")
-    for name, value in vars(old).items():
-        if name == "_trainable_variables" or not _is_slots(value, old._trainable_variables):
-            continue
+    for name, slots in slots_of(old).items():
         successors = getattr(new, name)
-        for i, (reference, slot) in enumerate(zip(old._trainable_variables, value, strict=True)):
+        for i, (reference, slot) in enumerate(zip(trained_by(old), slots, strict=True)):
             _, cut = pairs[id(reference)]
             successor = successors[order[i]]
             array = slot.numpy()
@@ -65,18 +64,7 @@ def _copy(old, new, kept, pairs) -> None:
 
 
 def _by_variable(optimizer, pairs):
-    return [(v, pairs[id(v)]) for v in optimizer._trainable_variables if id(v) in pairs]
-
-
-def _is_slots(value, references) -> bool:
-    """Whether a list holds one variable of the same shape for each trainable weight."""
-    return (
-        isinstance(value, list)
-        and len(value) == len(references)
-        and all(
-            hasattr(v, "shape") and tuple(v.shape) == tuple(r.shape) for v, r in zip(value, references, strict=True)
-        )
-    )
+    return [(v, pairs[id(v)]) for v in trained_by(optimizer) if id(v) in pairs]
 
 
 def _plain(slot):

@@ -1,0 +1,20 @@
+"""TensorFlow's own lists of operators, and functions inside its graphs."""
+
+import importlib
+
+
+def operators_of(module: str) -> set[str]:
+    """The names that a module of TensorFlow's generated operators defines, such as `"gen_math_ops"`."""
+    return set(vars(importlib.import_module(f"tensorflow.python.ops.{module}")))
+
+
+def is_operator(name: str) -> bool:
+    """Whether TensorFlow has an operator of this name."""
+    from tensorflow.python.framework import op_def_registry
+
+    return op_def_registry.get(name) is not None
+
+
+def inner_graph(graph, name: str):
+    """The graph of a function that a graph defines; None where it defines none of that name."""
+    return getattr(graph._functions.get(name), "graph", None)
