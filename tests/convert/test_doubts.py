@@ -12,17 +12,17 @@ from keras import layers as L
 
 from tfstruct.convert import Converter, Recipe
 from tfstruct.convert.agreement import AgreementSum, ScoreCount
-from tfstruct.convert.borders import Border
 from tfstruct.convert.input_coverage import InputCoverage
 from tfstruct.convert.layer_errors import LayerError
+from tfstruct.convert.port_ranges import PortRange
 from tfstruct.convert.verification import Verification
 from tfstruct.errors import ConversionError, VerificationError
 
-BORDER = Border(0.1, -1.0, 1.0, False)
+BORDER = PortRange(0.1, -1.0, 1.0, False)
 
 
-def agreement(*pairs, border=None):
-    total = AgreementSum(border)
+def agreement(*pairs, port_range=None):
+    total = AgreementSum(port_range)
     for k, t in pairs:
         total.add(np.asarray(k), np.asarray(t))
     return total.agreement("y")
@@ -88,7 +88,7 @@ def test_rare_classes_are_no_loss():
     logits = np.concatenate([3 * np.random.default_rng(0).normal(size=(300, 10)), np.full((300, 20), -12.0)], -1)
     logits[:, 10:] += np.random.default_rng(1).normal(size=(300, 20))
     k = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    got = agreement((k, rounded(k, 1 / 256)), border=Border(1 / 256, 0.0, 255 / 256, True))
+    got = agreement((k, rounded(k, 1 / 256)), port_range=PortRange(1 / 256, 0.0, 255 / 256, True))
     assert got.distribution and got.columns == () and doubts(got) == []
 
 
@@ -215,11 +215,11 @@ def test_one_output_of_several():
 
 def test_clipped_values():
     k = uniform(-1, 1.5, (1000, 1))
-    got = agreement((k, np.clip(k, -1, 1)), border=BORDER)
+    got = agreement((k, np.clip(k, -1, 1)), port_range=BORDER)
     assert got.clipped == pytest.approx((k > 1.1).mean(), abs=0.002)
     assert any("of Keras's values lie outside of the file's range" in line for line in doubts(got))
     # Rounding to the last integer is no clipping.
-    assert agreement(([[1.05], [0.0]], [[1.0], [0.0]]), border=BORDER).clipped == 0
+    assert agreement(([[1.05], [0.0]], [[1.0], [0.0]]), port_range=BORDER).clipped == 0
 
 
 def test_inputs_beside_the_range_of_the_file():

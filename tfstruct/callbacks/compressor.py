@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
-from tfstruct.callbacks.unheld import unheld
+from tfstruct.callbacks.unprotected import unprotected
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -127,7 +127,7 @@ class Compressor(Portable):
 
     def _warn_of_losses(self, model: keras.Model) -> None:
         """Says what training would undo, as nothing that is attached holds it."""
-        lost = unheld(model)
+        lost = unprotected(model)
         if lost:
             warnings.warn(lost, stacklevel=3)
 

@@ -6,7 +6,7 @@ from tfstruct.cli.arguments import parser
 from tfstruct.cli.compressing import compress, refuse_without_budget
 from tfstruct.cli.converting import convert
 from tfstruct.cli.demonstration import demo
-from tfstruct.cli.outcome import fail
+from tfstruct.cli.exit_status import fail
 from tfstruct.errors import RecipeError, TfstructError
 from tfstruct.terminal import without_native_chatter
 

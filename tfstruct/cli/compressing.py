@@ -5,8 +5,8 @@ import pathlib
 import sys
 
 from tfstruct.cli.arguments import parser
+from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import check_sources, import_modules, preprocess_of, read_model, require_output, targets_of
-from tfstruct.cli.outcome import BELOW, FINE, fail
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.terminal import console, progress_line

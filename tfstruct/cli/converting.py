@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 
+from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import (
     check_calibration,
     check_sources,
@@ -15,7 +16,6 @@ from tfstruct.cli.options import (
     require_output,
     targets_of,
 )
-from tfstruct.cli.outcome import BELOW, FINE, fail
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError, RecipeError, VerificationError
 from tfstruct.terminal import console, progress_bar

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from tfstruct.cli.outcome import FINE
+from tfstruct.cli.exit_status import FINE
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.precisions import OF_FILES

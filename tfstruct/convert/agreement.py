@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from tfstruct.convert.borders import Border
-from tfstruct.convert.columns import ColumnSums, LostColumns
+from tfstruct.convert.lost_columns import ColumnSums, LostColumns
+from tfstruct.convert.port_ranges import PortRange
 from tfstruct.errors import DataError
 
 # Sums of a row of probabilities may be off by this much: a file rounds each of them.
@@ -73,11 +73,11 @@ class AgreementSum:
     """Sums over all values of one output, enough for every figure of `Agreement`.
 
     Args:
-        border: the integers behind the output; None where it is computed in float.
+        port_range: the integers behind the output; None where it is computed in float.
     """
 
-    def __init__(self, border: Border | None = None):
-        self.border = border
+    def __init__(self, port_range: PortRange | None = None):
+        self.port_range = port_range
         self.count = self.places = self.same = self.clipped = self.bad = self.file_bad = self.samples = 0
         self.largest = self.absolute = self.squared = self.kk = self.tt = self.kt = 0.0
         self.has_classes = self.varies = self.file_varies = False
@@ -112,8 +112,8 @@ class AgreementSum:
         )
         self.bad += int((~np.isfinite(k)).sum())
         self.file_bad += int((~np.isfinite(t)).sum())
-        if self.border is not None:
-            self.clipped += int(self.border.beyond(k).sum())
+        if self.port_range is not None:
+            self.clipped += int(self.port_range.beyond(k).sum())
 
     def _columns(self, k: np.ndarray, t: np.ndarray) -> None:
         self.samples += len(k) if k.ndim else 1
@@ -137,7 +137,7 @@ class AgreementSum:
     def agreement(self, name: str) -> Agreement:
         norm = math.sqrt(self.kk) * math.sqrt(self.tt)
         whole = decibel(self.kk, self.squared)
-        probabilities = self.distribution or (self.border is not None and self.border.probability)
+        probabilities = self.distribution or (self.port_range is not None and self.port_range.probability)
         # One step of a probability is no loss, however rare the class.
         tolerance = 1 / 256 if probabilities else 0.0
         lost = [sums.lost(self.count, whole, tolerance) for sums in self.columns] if math.isfinite(whole) else []

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from tfstruct.convert.agreement import Agreement, Scores
-from tfstruct.convert.columns import Column, LostColumns
 from tfstruct.convert.input_coverage import InputCoverage
 from tfstruct.convert.layer_errors import LayerError
+from tfstruct.convert.lost_columns import Column, LostColumns
 
 LOW_SQNR_DB, LOW_TOP1 = 15.0, 0.9
 # Without labels or probabilities nobody knows whether the last axis holds classes: of values that are good, near ties

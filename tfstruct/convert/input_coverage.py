@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfstruct.convert.borders import Border
+from tfstruct.convert.port_ranges import PortRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +30,20 @@ class InputCoverage:
 class CoverageCount:
     """Adds up between which values an input lies, and how many of them the file clips."""
 
-    def __init__(self, border: Border):
-        self.border, self.count, self.clipped = border, 0, 0
+    def __init__(self, port_range: PortRange):
+        self.port_range, self.count, self.clipped = port_range, 0, 0
         self.low, self.high = np.inf, -np.inf
         self.distinct: set[float] = set()
 
     def add(self, values: np.ndarray) -> None:
         self.count += values.size
-        self.clipped += int(self.border.beyond(values).sum())
+        self.clipped += int(self.port_range.beyond(values).sum())
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         if len(self.distinct) <= 2:
             self.distinct.update(np.unique(values)[:3].tolist())
 
     def coverage(self, name: str) -> InputCoverage:
-        ends, clipped = (self.border.low, self.border.high), self.clipped / self.count
+        ends, clipped = (self.port_range.low, self.port_range.high), self.clipped / self.count
         return InputCoverage(
             name, self.low, self.high, ends, clipped, len(self.distinct) <= 2 and bool({0, 1} & self.distinct)
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from tfstruct.convert import flatbuffer
-from tfstruct.convert.borders import floats_at_border
+from tfstruct.convert.port_ranges import floats_at_ports
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError
 from tfstruct.precisions import PRECISIONS
@@ -38,7 +38,7 @@ def rounded_beside_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) 
     """What becomes of layers kept in float that stand at an input or output which is rounded; empty where none does."""
     if recipe.float_io or not recipe.has_integers(recipe.precision):
         return ""
-    ends = floats_at_border(found)
+    ends = floats_at_ports(found)
     named = ", ".join(dict.fromkeys(", ".join(op.layers) or op.name for op in ends))
     return (
         f"the file's int{recipe.activation_bits} input or output is rounded beside {named}, which computes in float: "

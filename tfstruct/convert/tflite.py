@@ -29,13 +29,13 @@ from tfstruct.convert import (
     weights,
 )
 from tfstruct.convert.converter import ConverterProcess
-from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import latency, processor
+from tfstruct.convert.scale_check import check_scale
 from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare

@@ -10,9 +10,9 @@ import numpy as np
 
 from tfstruct.convert import doubts
 from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores
-from tfstruct.convert.borders import borders
 from tfstruct.convert.input_coverage import CoverageCount, InputCoverage
 from tfstruct.convert.layer_errors import LayerError, layer_errors
+from tfstruct.convert.port_ranges import port_ranges
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
@@ -188,7 +188,7 @@ def compare(
     import tensorflow as tf
 
     runtime = Runtime(content)
-    at_inputs, at_outputs = borders(content, runtime)
+    at_inputs, at_outputs = port_ranges(content, runtime)
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH

@@ -28,7 +28,7 @@ class _Found:
         return f"{self.kernel.name} ({', '.join([*what, *([f'{self.values} values'] if self.values else [])])})"
 
 
-def unheld(model: keras.Model) -> str:
+def unprotected(model: keras.Model) -> str:
     """In words, which zeros and shared values of a model nothing holds, and what to do; empty if there are none.
 
     Kernels that do not train keep theirs, and so do those that look as an initializer makes them: one value, and zeros.

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import zoo
 
-from tfstruct.convert.datacheck import check_scale
 from tfstruct.convert.export import signature_of
+from tfstruct.convert.scale_check import check_scale
 from tfstruct.errors import DataError
 from tfstruct.samples import Sample
 

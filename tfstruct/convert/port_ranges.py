@@ -13,7 +13,7 @@ _PROBABILITY = (1 / 256, -128)
 
 
 @dataclasses.dataclass(frozen=True)
-class Border:
+class PortRange:
     """The integers behind one input or output.
 
     Attributes:
@@ -33,7 +33,7 @@ class Border:
         return (values < self.low - reach) | (values > self.high + reach)
 
 
-def borders(content: bytes, runtime: Runtime) -> tuple[dict[str, Border], dict[str, Border]]:
+def port_ranges(content: bytes, runtime: Runtime) -> tuple[dict[str, PortRange], dict[str, PortRange]]:
     """By name, the borders of inputs and outputs, where there are integers.
 
     Where the file takes and gives floats, those behind its QUANTIZE and DEQUANTIZE.
@@ -48,7 +48,7 @@ def borders(content: bytes, runtime: Runtime) -> tuple[dict[str, Border], dict[s
             return graph.tensors[getattr(at[0], other)[0]]
         return None
 
-    def border(port: Port, *way: str) -> Border | None:
+    def port_range(port: Port, *way: str) -> PortRange | None:
         scale, zero, dtype = port.scale, port.zero_point, port.dtype
         if not scale:
             tensor = behind(port, *way)
@@ -59,14 +59,14 @@ def borders(content: bytes, runtime: Runtime) -> tuple[dict[str, Border], dict[s
             dtype = np.dtype(flatbuffer.dtype_name(tensor))
         limits = np.iinfo(dtype)
         low, high = (scale * (int(limit) - zero) for limit in (limits.min, limits.max))
-        return Border(scale, low, high, dtype == np.int8 and (scale, zero) == _PROBABILITY)
+        return PortRange(scale, low, high, dtype == np.int8 and (scale, zero) == _PROBABILITY)
 
-    ins = {p.name: border(p, "inputs", "outputs", "QUANTIZE") for p in runtime.inputs}
-    outs = {p.name: border(p, "outputs", "inputs", "DEQUANTIZE") for p in runtime.outputs}
+    ins = {p.name: port_range(p, "inputs", "outputs", "QUANTIZE") for p in runtime.inputs}
+    outs = {p.name: port_range(p, "outputs", "inputs", "DEQUANTIZE") for p in runtime.outputs}
     return tuple({name: found for name, found in side.items() if found} for side in (ins, outs))
 
 
-def floats_at_border(found: Sequence[flatbuffer.Operator]) -> list[flatbuffer.Operator]:
+def floats_at_ports(found: Sequence[flatbuffer.Operator]) -> list[flatbuffer.Operator]:
     """Operators in float that read an input of integers, or write such an output: a change of format is between."""
     made = {name: op for op in found if op.subgraph == 0 for name in op.outputs}
     read = {name: op for op in found if op.subgraph == 0 for name in op.inputs}
