@@ -20,14 +20,14 @@ def test_a_residual_couples_its_makers():
     assert [g.name for g in made.groups] == ["stem", "head"]
     stem, head = made.groups
     assert stem.makers == ("stem", "conv1")
-    assert (stem.width, stem.free, stem.prunable, stem.lossless, stem.reason) == (8, 8, True, True, "")
+    assert (stem.channels, stem.removable, stem.prunable, stem.lossless, stem.reason) == (8, 8, True, True, "")
     assert ("conv1", "kernel", 2, "reads") in stem.members
     assert ("conv1", "kernel", 3, "makes") in stem.members
     assert ("bn1", "gamma", 0, "carries") in stem.members
     assert ("head", "kernel", 0, "reads") in stem.members
     assert (head.prunable, head.reason) == (False, "the model's own output")
     # stem and conv1 make 8 channels each, head 3.
-    assert (made.channels, made.prunable_channels, made.share) == (19, 16, 16 / 19)
+    assert (made.channels, made.removable, made.share) == (19, 16, 16 / 19)
 
 
 def test_statistics_over_channels_are_not_lossless():

@@ -21,8 +21,8 @@ class GroupRow:
         makers: all that make them.
         members: (layer, weight, axis, role) of every axis of every weight that shrinks with it; the role is `"makes"`,
             `"reads"` or `"carries"`.
-        width: how many units it has.
-        free: how many of them can go.
+        channels: how many it has; of coupled channels, and of those that go together, one is counted.
+        removable: how many of them can go.
         reason: why the others cannot; empty if all can.
         lossy: why removing one changes what the others compute; empty if it does not.
         blocks: (blocks, units a block) for each constraint: equally many have to stay in each block.
@@ -31,15 +31,15 @@ class GroupRow:
     name: str
     makers: tuple[str, ...]
     members: tuple[tuple[str, str, int, str], ...]
-    width: int
-    free: int
+    channels: int
+    removable: int
     reason: str
     lossy: str
     blocks: tuple[tuple[int, int], ...]
 
     @property
     def prunable(self) -> bool:
-        return self.free > 0
+        return self.removable > 0
 
     @property
     def lossless(self) -> bool:
@@ -49,7 +49,7 @@ class GroupRow:
         """One line: what can go, and why not more."""
         if not self.prunable:
             return f"frozen: {self.reason}"
-        parts = [f"{self.free} of {self.width} can go" + (f"; {self.reason}" if self.reason else "")]
+        parts = [f"{self.removable} of {self.channels} removable" + (f"; {self.reason}" if self.reason else "")]
         parts += [f"equally many of each of {count} blocks of {size}" for count, size in self.blocks]
         return "; ".join([*parts, *([f"not lossless: {self.lossy}"] if self.lossy else [])])
 
@@ -65,7 +65,7 @@ class GroupReport(Plotted, Report):
         model: its name.
         groups: in the order in which the model makes them.
         channels: that kernels make (convolutions, dense, recurrent and attention layers), in all.
-        prunable_channels: those of them that can go.
+        removable: how many of them can go.
         whole: path of a layer with a kernel -> why none of its channels can go; of layers inside of others too, such as
             those in a wrapper or a layer that no rule knows, whose channels are not among `channels`.
         picture: what `plot` draws.
@@ -74,14 +74,14 @@ class GroupReport(Plotted, Report):
     model: str
     groups: tuple[GroupRow, ...]
     channels: int
-    prunable_channels: int
+    removable: int
     whole: dict[str, str]
     picture: Picture = dataclasses.field(repr=False, compare=False)
 
     @property
     def share(self) -> float:
-        """Share of the channels that can go."""
-        return self.prunable_channels / self.channels if self.channels else 0.0
+        """The share of the channels that is removable."""
+        return self.removable / self.channels if self.channels else 0.0
 
     _derived: ClassVar[tuple[str, ...]] = ("share",)
 
@@ -96,7 +96,7 @@ class GroupReport(Plotted, Report):
         """The share of channels that can go, in one line."""
         prunable = sum(row.prunable for row in self.groups)
         return (
-            f"{self.model}: {self.prunable_channels:,} of {self.channels:,} channels ({self.share:.0%}) can go, in "
+            f"{self.model}: {self.removable:,} of {self.channels:,} channels ({self.share:.0%}) can go, in "
             f"{prunable} of {len(self.groups)} groups"
         )
 
@@ -105,7 +105,7 @@ class GroupReport(Plotted, Report):
         rows = []
         for row in self.groups:
             carried, read = ([m[0] for m in row.members if m[3] == role] for role in ("carries", "reads"))
-            rows.append((row.name, row.width, _names(row.makers), _names(carried), _names(read), row.state()))
+            rows.append((row.name, row.channels, _names(row.makers), _names(carried), _names(read), row.state()))
         told = {maker for row in self.groups for maker in row.makers}
         notes = [f"stays whole: {path}: {why}" for path, why in self.whole.items() if path not in told]
         marks = {i: "weak" for i, row in enumerate(self.groups) if not row.prunable}
@@ -149,8 +149,8 @@ def _row(name: str, group: Group) -> GroupRow:
         name=name,
         makers=group.makers,
         members=tuple(members),
-        width=group.width,
-        free=len(group.free),
+        channels=group.width,
+        removable=len(group.free),
         reason=group.reason,
         lossy=group.lossy,
         blocks=tuple((len(b), int(b.shape[1])) for b in group.blocks),
