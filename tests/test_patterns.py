@@ -63,7 +63,7 @@ def _regularized(model, pattern):
 
 def _excluded(model, pattern):
     from tfstruct.graph import groups
-    from tfstruct.surgery.pruning.steps import excluded
+    from tfstruct.surgery.pruning.removals import excluded
 
     return {maker for group in groups(trace(model)) if excluded(group, [pattern]) for maker in group.makers}
 
