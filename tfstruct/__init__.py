@@ -1,6 +1,29 @@
 """tfstruct: smaller and faster Keras 3 models, from training to a verified `.tflite` file.
 
 The names here load on first use: `import tfstruct` alone imports neither TensorFlow nor Keras.
+
+The examples in docstrings go on from here; `tests/test_docstrings.py` runs them:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import tfstruct
+    >>> keras.utils.set_random_seed(0)
+    >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    >>> y = (x.sum(axis=1) > 0).astype("int32")
+    >>> features = keras.Input((8,), name="features")
+    >>> hidden = keras.layers.Dense(16, "relu", name="hidden")
+    >>> model = keras.Sequential([features, hidden, keras.layers.Dense(2, name="scores")])
+    >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    >>> images = np.random.default_rng(1).normal(size=(16, 12, 12, 3)).astype("float32")
+    >>> pixels = keras.Input((12, 12, 3), name="pixels")
+    >>> stem = keras.layers.Conv2D(8, 3, padding="same", name="stem")(pixels)
+    >>> branch = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name="branch")(stem)
+    >>> branch = keras.layers.BatchNormalization(name="norm")(branch)
+    >>> joined = keras.layers.ReLU(name="relu")(keras.layers.Add(name="sum")([stem, branch]))
+    >>> down = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="down")(joined)
+    >>> pooled = keras.layers.GlobalAveragePooling2D(name="pool")(down)
+    >>> convnet = keras.Model(pixels, keras.layers.Dense(4, name="classes")(pooled), name="convnet")
 """
 
 from tfstruct import lazy

@@ -176,6 +176,9 @@ def choose_threshold(
             few channels of a network with batch norm can go without it. What it changes is put back.
         seed: of the split, and of criteria that draw random numbers.
 
+    Returns:
+        `ThresholdChoice`: the threshold, and the quality at each one that was tried.
+
     Raises:
         ArgumentError: an option out of range.
         DataError: data without labels, that do not fit, or fewer samples than folds; a metric of the unmasked model

@@ -88,6 +88,9 @@ def gradient_noise_scale(
         training: run the model as in training: with dropout, and batch norm over these batches, which is the noise
             that training has but depends on b. By default the samples are independent, as the formula asks.
 
+    Returns:
+        `GradientNoise`: the scale, in samples, and the two figures that it is the ratio of.
+
     Raises:
         ArgumentError: an option out of its range.
         DataError: no labels, too few samples, or no loss.

@@ -129,8 +129,16 @@ def explain(model) -> GroupReport:
     Args:
         model: a built Sequential or functional `keras.Model`; or an already traced `Graph`.
 
+    Returns:
+        `GroupReport`: the groups, each prunable or with the reason why not; `str()` is a table.
+
     Raises:
         ModelError: a subclassed model, whose graph is hidden in its `call`.
+
+    Example:
+        >>> report = tfstruct.explain(convnet)
+        >>> [(group.name, group.channels) for group in report.groups if group.removable]
+        [('stem', 8), ('down', 8)]
     """
     graph = model if isinstance(model, Graph) else trace(model)
     named = by_name(graph)

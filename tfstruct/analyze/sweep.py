@@ -117,9 +117,17 @@ def sensitivity(
             missing is computed.
         progress: show a progress bar on the terminal.
 
+    Returns:
+        `Sensitivity`: loss or metric by group and ratio.
+
     Raises:
         DataError: data without labels, or that do not fit; a `path` written for another model or other options.
         ModelError: an unknown group, or none that is prunable.
+
+    Example:
+        >>> found = tfstruct.analyze.sensitivity(model, x, y, ratios=(0.5,))
+        >>> list(found.groups)
+        ['hidden']
     """
     graph = trace(model)
     ratios = tuple(float(r) for r in ratios)

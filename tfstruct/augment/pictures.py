@@ -48,6 +48,19 @@ def images(
         flip: "horizontal", "vertical", "horizontal_and_vertical" or None.
         mix: "mixup", "cutmix", "either", None, or "preset": by strength.
         seed, input: of `Pipeline`.
+
+    Returns:
+        `Pipeline`: a function from a dataset to a dataset, of batches in the same types and shapes.
+
+    Raises:
+        ArgumentError: a preset, range or kind of mixing that there is not.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> dataset = tf.data.Dataset.from_tensor_slices((255 * np.abs(images) % 255, np.arange(16))).batch(8)
+        >>> changed = tfstruct.augment.images("light", mix=None)(dataset)
+        >>> next(iter(changed))[0].shape
+        TensorShape([8, 12, 12, 3])
     """
     chosen = settings(_STRENGTHS, strength)
     layers, options = keras.layers, {"dtype": "float32"}

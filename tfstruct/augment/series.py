@@ -29,6 +29,15 @@ def sequences(
     Args:
         value_range: values are kept in it; None: whatever they become.
         seed, input: of `Pipeline`.
+
+    Returns:
+        `Pipeline`: a function from a dataset to a dataset, of batches in the same types and shapes.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> series = tf.data.Dataset.from_tensor_slices((np.zeros((8, 50, 3), "float32"), np.arange(8))).batch(4)
+        >>> next(iter(tfstruct.augment.sequences("light")(series)))[0].shape
+        TensorShape([4, 50, 3])
     """
     chosen = settings(_STRENGTHS, strength)
     changes = (warp(chosen["warp"]), _scale(chosen["scale"]), _jitter(chosen["jitter"]))

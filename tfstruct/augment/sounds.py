@@ -35,6 +35,15 @@ def audio(
     Args:
         value_range: of the values, (-32768, 32767) for int16.
         seed, input: of `Pipeline`.
+
+    Returns:
+        `Pipeline`: a function from a dataset to a dataset, of batches in the same types and shapes.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> sounds = tf.data.Dataset.from_tensor_slices((np.zeros((8, 400), "float32"), np.arange(8))).batch(4)
+        >>> next(iter(tfstruct.augment.audio("light")(sounds)))[0].shape
+        TensorShape([4, 400])
     """
     chosen = settings(_AUDIO, strength)
     return Pipeline((shift(chosen["shift"]), _noise(*chosen["noise"])), None, value_range, seed, input, "waves")
@@ -56,6 +65,15 @@ def spectrograms(
     Args:
         value_range: of the values; None: whatever they are.
         seed, input: of `Pipeline`.
+
+    Returns:
+        `Pipeline`: a function from a dataset to a dataset, of batches in the same types and shapes.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> frames = tf.data.Dataset.from_tensor_slices((np.zeros((8, 49, 10), "float32"), np.arange(8))).batch(4)
+        >>> next(iter(tfstruct.augment.spectrograms("light")(frames)))[0].shape
+        TensorShape([4, 49, 10])
     """
     chosen = settings(_SPECTROGRAMS, strength)
     changes = [shift(chosen["shift"], lambda x: tf.reduce_min(x, axis=list(range(1, len(x.shape))), keepdims=True))]

@@ -33,6 +33,15 @@ def text(
         keep: ids that are neither dropped nor moved by a swap, such as those of beginning and end.
         padding_side: "right" or "left".
         seed, input: of `Pipeline`.
+
+    Returns:
+        `Pipeline`: a function from a dataset to a dataset, of batches in the same types and shapes.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> tokens = tf.data.Dataset.from_tensor_slices((np.ones((8, 12), "int32"), np.arange(8))).batch(4)
+        >>> next(iter(tfstruct.augment.text("light", unknown=2)(tokens)))[0].shape
+        TensorShape([4, 12])
     """
     swaps, drops = settings(_STRENGTHS, strength)
     if padding_side not in ("right", "left"):

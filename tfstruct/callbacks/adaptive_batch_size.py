@@ -72,6 +72,12 @@ class AdaptiveBatchSize(Portable):
             with an optimizer whose rate is a schedule; a range that starts below one sample for each replica.
         DataError: data that cannot give `maximum` samples; data without end, or with fewer samples in a later epoch;
             `fit` with other data than `data(...)`, or with `steps_per_epoch`.
+
+    Example:
+        >>> adaptive = tfstruct.callbacks.AdaptiveBatchSize(8, maximum=32, policy={1: 32})
+        >>> history = model.fit(adaptive.data(x, y), epochs=2, verbose=0, callbacks=[adaptive])
+        >>> adaptive.batch_size
+        32
     """
 
     _blank: ClassVar[dict[str, object]] = {"_data": None}  # a copy asks for data(x, y) anew

@@ -61,6 +61,11 @@ class Cluster(Compressor):
             when training begins; else they are left alone, and the report says which.
         block: the length of a run, for "product".
         seed: of the draws of k-means++, and of the hash.
+
+    Example:
+        >>> history = model.fit(x, y, verbose=0, callbacks=[tfstruct.callbacks.Cluster(4)])
+        >>> len(np.unique(model.get_layer("hidden").kernel)) <= 4
+        True
     """
 
     _blank: ClassVar[dict[str, object]] = {"_kernels": [], "_codebooks": [], "_call": None}

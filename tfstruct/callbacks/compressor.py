@@ -324,8 +324,19 @@ def release(model: keras.Model) -> list[Compressor]:
 
         tfstruct.callbacks.release(model)
 
+    Args:
+        model: built; models inside of it are released too.
+
     Returns:
         The compressors that were attached. Attached again, each goes on from where it was.
+
+    Raises:
+        ModelError: this is no Keras model.
+
+    Example:
+        >>> pruner = tfstruct.callbacks.Prune(0.5).attach(model)
+        >>> tfstruct.callbacks.release(model) == [pruner]
+        True
     """
     require_model(model)
     released = []

@@ -62,6 +62,12 @@ class Diagnose(Portable):
     Raises:
         ArgumentError: a setting out of range.
         DataError: data without labels, or of unequal lengths.
+
+    Example:
+        >>> watch = tfstruct.callbacks.Diagnose(verbose=0)
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[watch])
+        >>> [finding for finding in watch.report.findings if "NaN" in finding.symptom]
+        []
     """
 
     _blank: ClassVar[dict[str, object]] = {

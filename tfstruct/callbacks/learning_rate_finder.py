@@ -50,6 +50,12 @@ class LearningRateFinder(Portable):
     Raises:
         ArgumentError: an argument out of its range; `fit` has fewer batches than the test takes steps.
         DataError: the training step reports no `loss`.
+
+    Example:
+        >>> finder = tfstruct.callbacks.LearningRateFinder(lowest=1e-4, highest=10.0, steps=20)
+        >>> history = model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[finder])
+        >>> 1e-4 <= finder.report.suggestion <= 10.0
+        True
     """
 
     _blank: ClassVar[dict[str, object]] = {"_optimizer": None, "_rate": None, "_before": [], "_schedule": None}

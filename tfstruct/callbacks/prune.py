@@ -67,6 +67,23 @@ class Prune(Compressor):
             |g|, which start from zero (RigL, arXiv:1911.11134). It falls by a cosine to zero at the schedule's end.
             Without it a weight that is zero stays zero.
         seed: of the random criterion.
+
+    Example:
+        >>> pruner = tfstruct.callbacks.Prune(0.75, frequency=1)
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[pruner])
+        >>> kernel = model.get_layer("hidden").kernel.numpy()
+        >>> float((kernel == 0).mean())
+        0.75
+
+        In a loop of one's own:
+
+        >>> pruner = tfstruct.callbacks.Prune(0.75).attach(model)
+        >>> for _ in range(2):
+        ...     loss = model.train_on_batch(x, y)
+        ...     pruner.step()
+        >>> report = pruner.finish()
+        >>> report.sparsity >= 0.75
+        True
     """
 
     _blank: ClassVar[dict[str, object]] = {"_kernels": [], "_masked": [], "_gradients": None}

@@ -75,6 +75,11 @@ class PruneChannels(Compressor):
         BudgetError: the budget cannot be read, or, when training begins, not be met by the groups that can be pruned.
         PlanError: an option of `plan_channels` that is out of range or names no layer.
         ModelError: the model has no graph, such as a subclassed one, or no group that can be pruned without loss.
+
+    Example:
+        >>> history = model.fit(x, y, verbose=0, callbacks=[tfstruct.callbacks.PruneChannels("macs=50%", frequency=1)])
+        >>> tfstruct.shrink(model).model.get_layer("hidden").units
+        8
     """
 
     _blank: ClassVar[dict[str, object]] = {"_planner": None, "_groups": {}, "_masks": None}

@@ -33,6 +33,12 @@ class QuantizeAware(Compressor):
         start: the first step that is quantized; ranges are followed from the beginning.
         freeze_ranges: the step from which on the ranges stay; None: never.
         freeze_batch_norm: the step from which on batch norm uses its moving statistics and leaves them alone.
+
+    Example:
+        >>> aware = tfstruct.callbacks.QuantizeAware("int8")
+        >>> history = model.fit(x, y, verbose=0, callbacks=[aware])
+        >>> sorted(aware.ranges)
+        ['features', 'hidden', 'scores']
     """
 
     _blank: ClassVar[dict[str, object]] = {"twin": None}

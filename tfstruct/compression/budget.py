@@ -44,6 +44,10 @@ class Budget:
 
     Raises:
         BudgetError: a figure that is unknown or out of range.
+
+    Example:
+        >>> tfstruct.Budget.of("macs=50%,tflite_bytes=56000") == tfstruct.Budget(macs=0.5, tflite_bytes=56_000)
+        True
     """
 
     accuracy_drop: float | None = None

@@ -74,6 +74,11 @@ class Recipe:
             `"block/conv/kernel"`: one number, or one an output channel. Its scale is limit / 127 (limit / 7 in 4 bits),
             of the kernel before batch norm is folded. GPTQ has grids of its own and leaves them aside.
         timeout: seconds one conversion step may take.
+
+    Example:
+        >>> recipe = tfstruct.Recipe("int8", calibration=x, layers={"scores": "float32"})
+        >>> recipe.replace(precision="int16x8").precision
+        'int16x8'
     """
 
     precision: str = "float32"

@@ -79,6 +79,12 @@ def to_tflite(
         DataError: calibration or verification data that does not fit.
         ConversionError: an operator without a kernel, a crash, a time-out, or operators left in float.
         VerificationError: the file falls short of `recipe.require`; it is in the error's `model`.
+
+    Example:
+        >>> lite = tfstruct.to_tflite(model, tfstruct.Recipe("int8", calibration=x))
+        >>> lite.save("model.tflite")
+        >>> lite.report.verification.samples
+        64
     """
     recipe = Recipe.of(recipe, **fields)
     with Converter(model, recipe.timeout, progress) as converter:

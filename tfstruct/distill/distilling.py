@@ -69,6 +69,13 @@ class Distill(Compressor):
     Raises:
         ModelError: when attached: models that share layers, layers that are not there or cannot be compared, outputs
             of unknown kind, or a second Distill on one model.
+
+    Example:
+        >>> student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(2)])
+        >>> student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> history = student.fit(x, y, verbose=0, callbacks=[tfstruct.distill.Distill(model)])
+        >>> history.history["loss"][-1] > 0
+        True
     """
 
     _blank: ClassVar[dict[str, object]] = {

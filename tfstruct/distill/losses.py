@@ -39,6 +39,12 @@ class Logits(keras.distillation.DistillationLoss):
     Raises:
         ModelError: what a model puts out cannot be read off: a subclassed model, an activation that makes no classes,
             or one unit without an activation.
+
+    Example:
+        >>> loss = tfstruct.distill.Logits(temperature=2.0)
+        >>> same = np.float32([[1.0, -1.0]])
+        >>> round(float(loss.compute_loss(same, same)), 4)
+        0.0
     """
 
     def __init__(
@@ -91,6 +97,11 @@ class Features(keras.distillation.FeatureDistillation):
         layers: names of layers that both models have, `*` and `?` match; or student's -> teacher's; None: the outputs.
             Layers of a nested model are `block/conv`.
         loss: of `keras.losses`, by name or as a function.
+
+    Example:
+        >>> loss = tfstruct.distill.Features({"hidden": "hidden"})
+        >>> float(loss.compute_loss(np.float32([[1.0, 3.0]]), np.float32([[0.0, 1.0]])))  # (1 + 4) / 2
+        2.5
     """
 
     def __init__(self, layers: Layers | None = None, loss="mse"):

@@ -51,6 +51,9 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
         dataset: finite, of batches x, (x, y) or (x, y, sample_weight).
         path: of the file; its folder must be there.
 
+    Returns:
+        A `tf.data.Dataset` of (x, `Taught`) in the same batches, which reads the outputs from `path` the next time.
+
     Raises:
         DataError: the file belongs to another teacher or to other samples, or is none of these; or the dataset is
             endless or not batched.

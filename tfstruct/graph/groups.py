@@ -60,7 +60,18 @@ class Group:
 
 
 def groups(graph: Graph) -> tuple[Group, ...]:
-    """Every group of coupled channels, in the order in which the model makes them."""
+    """Every group of coupled channels, in the order in which the model makes them.
+
+    Args:
+        graph: from `trace`.
+
+    Returns:
+        The groups: who makes their channels, who reads them, whether they can go.
+
+    Example:
+        >>> len(tfstruct.graph.groups(tfstruct.graph.trace(model)))
+        2
+    """
     units = graph.units
     makers: dict[int, list[str]] = {}
     for path, labels in graph.makes.items():

@@ -70,7 +70,18 @@ def functional_of(model) -> Functional | None:
 
 
 def fingerprint(model) -> str:
-    """A hash of a model's structure: names of its layers and shapes of its weights."""
+    """A hash of a model's structure: names of its layers and shapes of its weights.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        16 hexadecimal digits, equal for models of equal names and shapes, whatever their weights.
+
+    Example:
+        >>> tfstruct.graph.fingerprint(model) == tfstruct.graph.fingerprint(keras.models.clone_model(model))
+        True
+    """
     said = [(w.path, tuple(w.shape)) for w in model.weights]
     names = [(op.name, type(op).__name__) for op in getattr(model, "operations", model.layers)]
     return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
@@ -83,9 +94,17 @@ def trace(model: keras.Model, input_shape=None) -> Graph:
         input_shape: of one sample, for models that leave sizes open; a dict by name or a list for several inputs. In a
             nested model that leaves sizes open, those of its call are taken.
 
+    Returns:
+        `Graph`: every call, with a label for each channel of its tensors.
+
     Raises:
         ModelError: the model is not built, or has a `call` of its own (a subclassed model), so that there is no graph;
             layers have LoRA weights or are quantized by Keras; or the input shape does not fit.
+
+    Example:
+        >>> graph = tfstruct.graph.trace(convnet)
+        >>> [call.path for call in graph.calls][:2]
+        ['stem', 'branch']
     """
     require_model(model)
     functional = functional_of(model)

@@ -23,6 +23,11 @@ class Mean(keras.Initializer):
     Args:
         depthwise: whether the kernel is that of a depthwise convolution, whose channels are not mixed. A shape does
             not tell.
+
+    Example:
+        >>> layer = keras.layers.Dense(1, kernel_initializer=tfstruct.initializers.Mean())
+        >>> np.allclose(layer(x)[:, 0], x.mean(axis=1), atol=1e-6)
+        True
     """
 
     def __init__(self, depthwise: bool = False):

@@ -35,6 +35,14 @@ def inherit(
     Raises:
         ModelError: the models differ in more than widths, the student is wider somewhere, or a layer is narrower whose
             channels all have to stay. The student is left as it was.
+
+    Example:
+        >>> student = keras.Sequential(
+        ...     [keras.Input((8,)), keras.layers.Dense(4, "relu", name="hidden"), keras.layers.Dense(2, name="scores")]
+        ... )
+        >>> kept = tfstruct.initializers.inherit(student, model)
+        >>> len(kept["hidden"])
+        4
     """
     taught, teaching = trace(student), trace(teacher)
     _same_calls(taught, teaching)

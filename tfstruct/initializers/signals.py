@@ -106,9 +106,17 @@ def describe(
         training: whether batch norms and dropout act as in training.
         seed: of r.
 
+    Returns:
+        `Signals`: a row for each layer, with the mean and the variances.
+
     Raises:
         ModelError: the model has no graph, or no layer with weights.
         DataError: data that do not fit.
+
+    Example:
+        >>> signals = tfstruct.initializers.describe(model, x, y)
+        >>> list(signals.layers)
+        ['hidden', 'scores']
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ArgumentError(f"`samples` must be a whole number above 0. Received: {samples!r}.")

@@ -52,6 +52,11 @@ def LSUV(
         DataError: data that do not fit, or on which a layer's output is constant.
 
     Source: Algorithm 1, arXiv:1511.06422.
+
+    Example:
+        >>> variances = tfstruct.initializers.LSUV(model, x)
+        >>> abs(variances["hidden"] - 1) <= 0.1
+        True
     """
     for name, value in (("iterations", iterations), ("samples", samples)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

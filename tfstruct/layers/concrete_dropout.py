@@ -42,6 +42,11 @@ class ConcreteDropout(InnerLayer):
         ArgumentError: an argument is out of range; or, when it is built, the layer has no kernel.
 
     Source: Gal, Hron, Kendall, Concrete Dropout, arXiv:1705.07832, Eq. 3, 4 and 5.
+
+    Example:
+        >>> layer = tfstruct.layers.ConcreteDropout(keras.layers.Dense(4), rate=0.1)
+        >>> layer(x).shape
+        TensorShape([64, 4])
     """
 
     def __init__(

@@ -85,6 +85,11 @@ class DropBlock1D(_DropBlock):
         ArgumentError: an argument is out of range.
 
     Source: Ghiasi, Lin, Le, DropBlock, arXiv:1810.12890, Algorithm 1 and Eq. 1, for one axis.
+
+    Example:
+        >>> layer = tfstruct.layers.DropBlock1D(0.1, block_size=2)
+        >>> layer(images[0], training=True).shape  # (samples, steps, channels)
+        TensorShape([12, 12, 3])
     """
 
     _space = 1
@@ -114,6 +119,11 @@ class DropBlock2D(_DropBlock):
         ArgumentError: an argument is out of range.
 
     Source: Ghiasi, Lin, Le, DropBlock, arXiv:1810.12890, Algorithm 1 and Eq. 1.
+
+    Example:
+        >>> layer = tfstruct.layers.DropBlock2D(0.1, block_size=3)
+        >>> bool((layer(images, training=True).numpy() == 0).any())
+        True
     """
 
     _space = 2

@@ -28,6 +28,11 @@ class DropConnect(InnerLayer):
 
     Source: Wan et al., Regularization of neural networks using DropConnect, ICML 2013, Eq. 4 and Sec. 3; at inference
     the mean of the weights in place of the paper's Gaussian samples.
+
+    Example:
+        >>> noisy = tfstruct.layers.DropConnect(keras.layers.Dense(4), rate=0.3)
+        >>> noisy(x).shape
+        TensorShape([64, 4])
     """
 
     def __init__(self, layer: keras.layers.Layer, rate: float, seed: int | None = None, **kwargs):

@@ -30,6 +30,12 @@ def finalize(model: keras.Model) -> keras.Model:
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model), or a wrapper is called with
             `training=True`.
+
+    Example:
+        >>> noisy = tfstruct.layers.DropConnect(keras.layers.Dense(4, name="dense"), rate=0.3)
+        >>> plain = tfstruct.layers.finalize(keras.Sequential([keras.Input((8,)), noisy]))
+        >>> [type(layer).__name__ for layer in plain.layers]
+        ['Dense']
     """
     graph = trace(model)
     edits, changes = {}, []

@@ -42,6 +42,11 @@ class HardConcrete(Seeded, keras.layers.Layer):
 
     Source: Louizos, Welling, Kingma, Learning sparse neural networks through L0 regularization, arXiv:1712.01312,
     Eq. 10 to 13.
+
+    Example:
+        >>> layer = tfstruct.layers.HardConcrete(penalty=1e-3)
+        >>> layer(x, training=True).shape
+        TensorShape([64, 8])
     """
 
     def __init__(self, penalty: float, rate: float = 0.5, axis: int = -1, seed: int | None = None, **kwargs):

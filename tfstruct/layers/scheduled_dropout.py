@@ -32,6 +32,12 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
         ArgumentError: `rate` is neither; or it is no single number in [0, 1] at step 0.
 
     Source: Morerio et al., Curriculum dropout, arXiv:1703.06229, where the rate rises from 0.
+
+    Example:
+        >>> rising = keras.optimizers.schedules.PolynomialDecay(0.0, 100, end_learning_rate=0.5)
+        >>> layer = tfstruct.layers.ScheduledDropout(rising)
+        >>> float(layer.rate_at(0)), float(layer.rate_at(50)), float(layer.rate_at(100))
+        (0.0, 0.25, 0.5)
     """
 
     def __init__(self, rate: Callable | float, seed: int | None = None, **kwargs):

@@ -29,6 +29,11 @@ class StochasticDepth(Seeded, keras.layers.Dropout):
         ArgumentError: `rate` is out of range.
 
     Source: Huang et al., Deep networks with stochastic depth, arXiv:1603.09382, Eq. 2, 4 and 5.
+
+    Example:
+        >>> layer = tfstruct.layers.StochasticDepth(0.5)
+        >>> np.array_equal(layer(x), x)  # in inference
+        True
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs):

@@ -36,6 +36,11 @@ class TargetedDropout(InnerLayer):
         ArgumentError: an argument is out of range, or the layer has no units with a kernel.
 
     Source: Gomez et al., Learning sparse networks using targeted dropout, arXiv:1905.13678, Sec. 3.
+
+    Example:
+        >>> layer = tfstruct.layers.TargetedDropout(keras.layers.Dense(4), rate=0.5, target=0.75)
+        >>> layer(x, training=True).shape
+        TensorShape([64, 4])
     """
 
     def __init__(

@@ -40,6 +40,11 @@ class VariationalDropout(InnerLayer):
 
     Source: Molchanov, Ashukha, Vetrov, Variational dropout sparsifies deep neural networks, arXiv:1701.05369,
     Eq. 14, 17 and 18; local reparameterization: Kingma et al., arXiv:1506.02557.
+
+    Example:
+        >>> layer = tfstruct.layers.VariationalDropout(keras.layers.Dense(4), kl_weight=1 / 64)
+        >>> layer(x).shape
+        TensorShape([64, 4])
     """
 
     def __init__(

@@ -29,6 +29,12 @@ class Adam(keras.optimizers.Adam):
 
     Raises:
         ArgumentError: a beta outside [0, 1), `epsilon` not above 0, or a negative rate.
+
+    Example:
+        >>> w = keras.Variable(1.0)
+        >>> tfstruct.optimizers.Adam(0.1, bias_correction=False).apply([np.float32(2.0)], [w])
+        >>> round(float(w), 4)  # 1 - 0.1 * 0.2 / sqrt(0.004)
+        0.6838
     """
 
     def __init__(

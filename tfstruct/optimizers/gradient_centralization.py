@@ -30,6 +30,13 @@ class GradientCentralization(Wrapper):
             their mean would run over channels that are never added up.
 
     Source: Yong et al., arXiv:2004.01461, Eq. 1.
+
+    Example:
+        >>> w = keras.Variable([[1.0], [1.0]])
+        >>> optimizer = tfstruct.optimizers.GradientCentralization(keras.optimizers.SGD(1.0))
+        >>> optimizer.apply([np.float32([[1.0], [3.0]])], [w])  # the gradient less its mean: -1 and 1
+        >>> w.numpy().tolist()
+        [[2.0], [0.0]]
     """
 
     def __init__(self, optimizer, exclude: Sequence[str] = ("depthwise", "embeddings"), name=None, **kwargs):

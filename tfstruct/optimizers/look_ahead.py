@@ -33,6 +33,9 @@ class Lookahead(Wrapper):
         ArgumentError: an argument out of range, or one that belongs to the inner optimizer.
 
     Source: Zhang et al., arXiv:1907.08610, Algorithm 1.
+
+    Example:
+        >>> model.compile(tfstruct.optimizers.Lookahead("adam", sync_period=5), "mse")
     """
 
     def __init__(self, optimizer, sync_period=6, slow_step=0.5, name=None, **kwargs):

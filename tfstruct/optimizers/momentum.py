@@ -31,6 +31,12 @@ class Momentum(keras.optimizers.Optimizer):
         ArgumentError: `beta` outside [0, 1), or a negative rate.
 
     Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods", in the averaged form.
+
+    Example:
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> tfstruct.optimizers.Momentum(0.5, beta=0.0).apply([np.float32([1.0, 6.0])], [w])
+        >>> w.numpy().tolist()
+        [0.5, -1.0]
     """
 
     def __init__(self, learning_rate=0.01, beta=0.9, **kwargs):

@@ -32,6 +32,10 @@ class ProximalAdam(ProximalStep, Adam):
         ArgumentError: no penalty, a negative rate, betas outside [0, 1); on build, a penalty that does not fit.
 
     Source: ProxGen, Yun et al., arXiv:2007.12684, with the identity as the prox's metric; AdamW, arXiv:1711.05101.
+
+    Example:
+        >>> penalty = tfstruct.optimizers.proximal.L1(1e-3)
+        >>> model.compile(tfstruct.optimizers.ProximalAdam(penalty, learning_rate=0.01), "mse")
     """
 
     def __init__(self, penalty, learning_rate=0.001, **kwargs):

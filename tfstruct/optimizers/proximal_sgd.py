@@ -35,6 +35,13 @@ class ProximalSGD(ProximalStep, keras.optimizers.SGD):
 
     Source: Parikh & Boyd 2014, "Proximal Algorithms", Section 4.2; with momentum iPiano, Ochs et al., arXiv:1404.4805,
     Eq. 6.
+
+    Example:
+        >>> w = keras.Variable([[1.0, 0.01]])
+        >>> optimizer = tfstruct.optimizers.ProximalSGD(tfstruct.optimizers.proximal.L1(0.5), learning_rate=0.1)
+        >>> optimizer.apply([np.zeros((1, 2), "float32")], [w])  # each goes 0.1 * 0.5 towards zero, and no further
+        >>> w.numpy().tolist()
+        [[0.949..., 0.0]]
     """
 
     def __init__(self, penalty, learning_rate=0.01, momentum=0.0, **kwargs):

@@ -47,6 +47,11 @@ class SharpnessAware(Wrapper):
         rho: length of the step uphill, above 0.
 
     Source: Foret et al., arXiv:2010.01412, Eq. 2 and Algorithm 1.
+
+    Example:
+        >>> model.compile(tfstruct.optimizers.SharpnessAware(keras.optimizers.SGD(0.1)), "mse")
+        >>> model.optimizer.attach(model)
+        >>> history = model.fit(x, np.ones((64, 2)), verbose=0)
     """
 
     def __init__(self, optimizer, rho=0.05, name=None, **kwargs):

@@ -56,6 +56,14 @@ class StructuredSparse(Wrapper):
 
     Source: HESSO, Chen et al., arXiv:2409.09085, Algorithms 1 and 2 (progressive choice, hybrid training), with the
     zero-invariant groups of OTO, arXiv:2107.07467, Section 3.1. The salience is magnitude only.
+
+    Example:
+        >>> sgd = keras.optimizers.SGD(0.1)
+        >>> optimizer = tfstruct.optimizers.StructuredSparse(sgd, model, pruning_steps=4, periods=2)
+        >>> model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> history = model.fit(x, y, batch_size=8, verbose=0)
+        >>> tfstruct.shrink(model).model.get_layer("hidden").units
+        8
     """
 
     def __init__(

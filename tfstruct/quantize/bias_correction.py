@@ -56,6 +56,11 @@ def correct_bias(
 
     Source: Nagel et al. 2019, Data-free quantization through weight equalization and bias correction,
     arXiv:1906.04721, Sec. 4.2 and Appendix D.
+
+    Example:
+        >>> corrected = tfstruct.quantize.correct_bias(model, x)
+        >>> np.array_equal(corrected.get_layer("hidden").kernel, model.get_layer("hidden").kernel)
+        True
     """
     is_twin = isinstance(model, Twin)
     given = model if is_twin else calibrate(model, data, scheme, observer, batch_size=batch_size)

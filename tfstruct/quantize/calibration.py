@@ -48,9 +48,17 @@ def calibrate(
         percentile: share of the values, in percent, that `observer="percentile"` keeps on either side.
         progress: called with (stage, samples done, samples in all).
 
+    Returns:
+        `Twin`: it computes as the file will, and shares the model's weights.
+
     Raises:
         ModelError: the model's graph is hidden in a `call` of its own.
         DataError: no data, data that do not fit, or values that are not finite.
+
+    Example:
+        >>> twin = tfstruct.quantize.calibrate(model, x)
+        >>> float(np.abs(twin(x) - model(x)).max()) < 0.1
+        True
     """
     if observer not in OBSERVERS:
         raise ArgumentError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")

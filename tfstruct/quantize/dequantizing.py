@@ -21,6 +21,12 @@ def dequantize(twin: Twin) -> keras.Model:
 
     Returns:
         A copy of the twin's model, not compiled; `.report` says which kernels are rounded.
+
+    Example:
+        >>> plain = tfstruct.quantize.dequantize(tfstruct.quantize.calibrate(model, x))
+        >>> kernel = plain.get_layer("hidden").kernel.numpy()
+        >>> max(len(np.unique(column)) for column in kernel.T) <= 255  # one step for each output channel
+        True
     """
     model = copied(twin.model)
     weights = {kernel.name: kernel.variable for kernel in kernels(model, depthwise=True)}

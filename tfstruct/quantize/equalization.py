@@ -72,6 +72,11 @@ def equalize(
 
     Source: Nagel et al. 2019, Data-free quantization through weight equalization and bias correction,
     arXiv:1906.04721, Eq. 9 to 12 and 15.
+
+    Example:
+        >>> equal = tfstruct.quantize.equalize(model)
+        >>> np.allclose(equal(x), model(x), atol=1e-5)
+        True
     """
     if isinstance(absorb, str) and absorb != "batch_norm":
         raise ArgumentError(f"`absorb` must be data, 'batch_norm' or None. Received: {absorb!r}.")

@@ -60,9 +60,17 @@ def mixed_precision(
         known: what `sensitivity` measured for these precisions, if it has been.
         observer, batch_size, progress: of `sensitivity`.
 
+    Returns:
+        `Scheme`: for `calibrate`, `QuantizeAware` and `to_tflite`.
+
     Raises:
         BudgetError: a budget that cannot be read or not be met; the message says the least that is reachable.
         ArgumentError: precisions that do not go together.
+
+    Example:
+        >>> scheme = tfstruct.quantize.mixed_precision(model, x, "tflite_bytes=100%")
+        >>> scheme.precision
+        'int8'
     """
     name, value = _named(budget, latency)
     default = _default(precisions)

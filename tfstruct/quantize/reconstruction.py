@@ -76,6 +76,11 @@ def adaround(
         ModelError: no kernel has steps of its own.
 
     Source: Nagel et al. 2020, arXiv:2004.10568, Eq. 25 and Sec. 3.3.
+
+    Example:
+        >>> twin = tfstruct.quantize.adaround(model, x, "int4", steps=20)
+        >>> twin(x).shape
+        TensorShape([64, 2])
     """
     work = _Work(model, data, scheme, observer, batch_size)
     options = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
@@ -107,6 +112,9 @@ def blockwise(
         steps: for each block.
         largest: blocks of more kernels are taken layer by layer.
         others: see `adaround`.
+
+    Returns:
+        As `adaround`: a `Twin` whose kernels are rounded as learned.
 
     Source: Li et al. 2021, BRECQ: Pushing the limit of post-training quantization by block reconstruction,
     arXiv:2102.05426, Sec. 3.2, without the weights by the Fisher information.

@@ -35,6 +35,10 @@ class Scheme:
         percentile: share of the values, in percent, that `"percentile"` keeps on either side.
         learning_rate: of learned steps and ranges: about the share by which one step changes them.
         decay: of PACT, the weight of `decay * end^2` in the loss.
+
+    Example:
+        >>> scheme = tfstruct.quantize.Scheme("int8", layers={"hidden": "int4"})
+        >>> aware = tfstruct.callbacks.QuantizeAware(scheme)
     """
 
     precision: str = "int8"

@@ -18,6 +18,16 @@ class Twin(keras.Model):
     Kernels are rounded to their integers; activations after what the converter fuses, one range where values only
     move; batch norm as it is, since a factor by channel scales a symmetric weight and its step alike. Ranges and steps
     are what training or `calibrate` found. In inference it counts in integers.
+
+    Args:
+        model: a built Sequential or functional model; its layers and weights are shared.
+        scheme: a precision, or a `Scheme`.
+        **kwargs: of `keras.Model`, such as `name`.
+
+    Example:
+        >>> twin = tfstruct.quantize.calibrate(model, x)
+        >>> sorted(twin.ranges())
+        ['features', 'hidden', 'scores']
     """
 
     def __init__(self, model: keras.Model, scheme: Scheme | str | dict = "int8", **kwargs):

@@ -48,6 +48,12 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
 
     Raises:
         ModelError: nothing matches, the model is not built, or its channels cannot be followed (by="channel").
+
+    Example:
+        >>> tfstruct.regularizers.apply(model, "l2", layers="hidden")
+        ('hidden/kernel',)
+        >>> len(model.losses)
+        1
     """
     regularizer = keras.regularizers.get(regularizer)
     if regularizer is None:
@@ -96,6 +102,11 @@ def remove(model: keras.Model, layers: Layers = None) -> tuple[str, ...]:
 
     Raises:
         ModelError: nothing matches.
+
+    Example:
+        >>> _ = tfstruct.regularizers.apply(model, "l2")
+        >>> tfstruct.regularizers.remove(model)
+        ('hidden/kernel', 'scores/kernel')
     """
     everything = weights(model)
     picked = chosen(model, everything, layers, lambda w: True, "a weight")

@@ -25,6 +25,11 @@ class Orthogonal(Penalty):
         axis: the axis of the filters; -2 in the kernel of a transposed convolution.
 
     Source: Sec. 3.1, arXiv:1810.09102.
+
+    Example:
+        >>> penalty = tfstruct.regularizers.Orthogonal(1.0)
+        >>> float(penalty(np.eye(3, dtype="float32")))
+        0.0
     """
 
     def __init__(self, strength: float = 1e-4, axis: int = -1):

@@ -32,6 +32,11 @@ class GroupLasso(Penalty):
             `regularizers.apply(model, ...)`, as it belongs to a model.
 
     Source: Yuan and Lin 2006; filters and channels of a kernel as groups: arXiv:1608.03665.
+
+    Example:
+        >>> penalty = tfstruct.regularizers.GroupLasso(1.0, by="filter")
+        >>> float(penalty(np.float32([[3.0, 0.0], [4.0, 0.0]])))  # sqrt(2) * 5 for the first filter, 0 for the other
+        7.071...
     """
 
     def __init__(self, strength: float = 0.001, by: str | int | Sequence[int] = "filter"):
@@ -75,6 +80,10 @@ class BatchNormScale(Penalty):
         ModelError: it is put on a weight of more than one axis, such as a kernel.
 
     Source: Eq. 1, arXiv:1708.06519.
+
+    Example:
+        >>> tfstruct.regularizers.apply(convnet, tfstruct.regularizers.BatchNormScale(1e-3))
+        ('norm/gamma',)
     """
 
     def __init__(self, strength: float = 1e-4):
@@ -104,6 +113,11 @@ class HoyerSquare(Penalty):
         by: None for single weights; `"filter"`, `"row"`, an axis or a tuple of axes as in `GroupLasso`.
 
     Source: HS and Group-HS of arXiv:1908.09979.
+
+    Example:
+        >>> penalty = tfstruct.regularizers.HoyerSquare(1.0)
+        >>> float(penalty(np.float32([3.0, 4.0])))  # (3 + 4)^2 / (9 + 16)
+        1.96...
     """
 
     def __init__(self, strength: float = 1e-4, by: str | int | Sequence[int] | None = None):
@@ -134,6 +148,11 @@ class Entropy(Penalty):
         strength: at least 0.
 
     Source: Shannon 1948, of the distribution p.
+
+    Example:
+        >>> penalty = tfstruct.regularizers.Entropy(1.0)
+        >>> float(penalty(np.float32([1.0, 1.0])))  # the logarithm of 2
+        0.693...
     """
 
     def __init__(self, strength: float = 1e-4):

@@ -37,6 +37,10 @@ class Preprocess:
             copy of the input of one sample (an array, or a dict of arrays by input name if there are several) and
             returns the same. Where it changes the number of axes, give single samples, for batches are told by
             theirs.
+
+    Example:
+        >>> tfstruct.samples.Preprocess(scale=1 / 127.5, mean=(1.0,))  # bytes to [-1, 1]
+        Preprocess(resize=None, scale=0.00784..., mean=(1.0,), std=None, function=None)
     """
 
     resize: tuple[int, int] | None = None

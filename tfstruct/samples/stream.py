@@ -111,6 +111,9 @@ def open_samples(
         preprocess: what to do to each sample.
         limit: stop after this many samples.
 
+    Returns:
+        `Samples`: an iterable of `Sample`, with their number where it is known.
+
     Raises:
         DataError: if the source cannot be read or does not fit the inputs.
     """

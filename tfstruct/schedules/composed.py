@@ -24,6 +24,12 @@ class Warmup(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: an argument out of its range.
+
+    Example:
+        >>> decay = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=90)
+        >>> schedule = tfstruct.schedules.Warmup(decay, steps=10)
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 55, 100)]
+        [0.0, 0.05, 0.1, 0.05, 0.0]
     """
 
     def __init__(self, schedule, steps, start=0.0, name="Warmup"):
@@ -70,6 +76,11 @@ class Sequence(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: no schedules, or boundaries that leave steps without a schedule or a schedule without steps.
+
+    Example:
+        >>> schedule = tfstruct.schedules.Sequence([0.01, tfstruct.schedules.LinearDecay(0.1, 50)], boundaries=[10])
+        >>> [round(float(schedule(step)), 4) for step in (0, 9, 10, 35, 60)]
+        [0.01, 0.01, 0.1, 0.05, 0.0]
     """
 
     def __init__(self, schedules, boundaries, name="Sequence"):

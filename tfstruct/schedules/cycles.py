@@ -32,6 +32,12 @@ class OneCycle(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: an argument out of its range, or too few steps for the phases.
+
+    Example:
+        >>> schedule = tfstruct.schedules.OneCycle(0.1, steps=100, warmup=0.3)
+        >>> [round(float(schedule(step)), 4) for step in (0, 30, 65, 100)]
+        [0.004, 0.1, 0.05, 0.0]
+        >>> model.compile(keras.optimizers.SGD(schedule), "mse")
     """
 
     def __init__(
@@ -114,6 +120,11 @@ class Cyclical(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.Cyclical(0.01, 0.1, half_cycle=10, mode="triangular2")
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30)]
+        [0.01, 0.055, 0.1, 0.01, 0.055]
     """
 
     def __init__(self, low, high, half_cycle, mode="triangular", gamma=0.99994, name="Cyclical"):

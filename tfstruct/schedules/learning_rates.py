@@ -33,6 +33,11 @@ class StepDecay(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.StepDecay(0.1, steps=30, factor=0.5)
+        >>> [round(float(schedule(step)), 4) for step in (0, 29, 30, 60)]
+        [0.1, 0.1, 0.05, 0.025]
     """
 
     def __init__(self, initial_learning_rate, steps, factor=0.1, name="StepDecay"):
@@ -82,6 +87,11 @@ class LinearDecay(PlottableSchedule, PolynomialDecay):
 
     Raises:
         ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.LinearDecay(0.1, decay_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 200)]
+        [0.1, 0.05, 0.0, 0.0]
     """
 
     def __init__(self, initial_learning_rate, decay_steps, end_learning_rate=0.0, name="LinearDecay"):
@@ -115,6 +125,11 @@ class WarmupStableDecay(PlottableSchedule, LearningRateSchedule):
 
     Raises:
         ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.WarmupStableDecay(0.1, warmup_steps=10, stable_steps=80, decay_steps=10)
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 90, 95, 100)]
+        [0.0, 0.05, 0.1, 0.1, 0.05, 0.0]
     """
 
     def __init__(

@@ -98,7 +98,21 @@ def _rising(initial: float, final: float) -> tuple[float, float]:
 
 @keras.saving.register_keras_serializable(package="tfstruct")
 class ConstantRatio(RatioSchedule):
-    """`ratio` from step `begin` on; `end` says how long masks may still change, where weights grow back."""
+    """`ratio` from step `begin` on; `end` says how long masks may still change, where weights grow back.
+
+    Args:
+        ratio: the share that is pruned, in [0, 1).
+        begin: the first step at which it is.
+        end: the last step at which masks may change; None: `begin`.
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.ConstantRatio(0.5, begin=100)
+        >>> schedule(99), schedule(100)
+        (0.0, 0.5)
+    """
 
     def __init__(self, ratio: float, begin: int = 0, end: int | None = None):
         self.final = _ratio("ratio", ratio)
@@ -116,7 +130,20 @@ class ConstantRatio(RatioSchedule):
 
 @keras.saving.register_keras_serializable(package="tfstruct")
 class OneShot(RatioSchedule):
-    """Nothing before step `at`, then `ratio` at once."""
+    """Nothing before step `at`, then `ratio` at once.
+
+    Args:
+        ratio: the share that is pruned, in [0, 1).
+        at: the step at which it is.
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.OneShot(0.8, at=10)
+        >>> [schedule(step) for step in (0, 9, 10, 11)]
+        [0.0, 0.0, 0.8, 0.8]
+    """
 
     def __init__(self, ratio: float, at: int = 0):
         self.final = _ratio("ratio", ratio)
@@ -136,6 +163,19 @@ class PolynomialRatio(RatioSchedule):
     """s = final + (initial - final) * (1 - p)^power, p = (step - begin) / (end - begin) in [0, 1].
 
     The cubic one prunes fast while much is redundant and slowly at the end (Eq. 1, arXiv:1710.01878).
+
+    Args:
+        initial, final: the ratios at `begin` and from `end` on, in [0, 1).
+        begin, end: steps; before `begin` nothing is pruned.
+        power: above 0.
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.PolynomialRatio(0.0, 0.8, begin=0, end=100)
+        >>> [round(schedule(step), 3) for step in (0, 50, 100, 200)]
+        [0.0, 0.7, 0.8, 0.8]
     """
 
     def __init__(self, initial: float, final: float, begin: int, end: int, power: float = 3.0):
@@ -159,7 +199,20 @@ class PolynomialRatio(RatioSchedule):
 
 @keras.saving.register_keras_serializable(package="tfstruct")
 class CosineRatio(RatioSchedule):
-    """s = final + (initial - final) * (1 + cos(pi p)) / 2, p = (step - begin) / (end - begin) in [0, 1]."""
+    """s = final + (initial - final) * (1 + cos(pi p)) / 2, p = (step - begin) / (end - begin) in [0, 1].
+
+    Args:
+        initial, final: the ratios at `begin` and from `end` on, in [0, 1).
+        begin, end: steps; before `begin` nothing is pruned.
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.CosineRatio(0.2, 0.8, begin=10, end=20)
+        >>> [round(schedule(step), 3) for step in (0, 10, 15, 20)]
+        [0.0, 0.2, 0.5, 0.8]
+    """
 
     def __init__(self, initial: float, final: float, begin: int, end: int):
         self.initial, self.final = _rising(initial, final)
@@ -180,6 +233,20 @@ class Iterative(RatioSchedule):
     """Prune, recover for `recover` steps, repeat: each of `rounds` takes the same share of what is left.
 
     After round i of n, at step begin + (i - 1) * recover: s = 1 - (1 - final)^(i / n) (arXiv:1803.03635, section 2).
+
+    Args:
+        final: the ratio after the last round, in [0, 1).
+        rounds: how many there are.
+        recover: steps from one round to the next.
+        begin: the step of the first.
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.Iterative(final=0.75, rounds=2, recover=100)
+        >>> schedule(0), schedule(99), schedule(100)  # of what is left half goes, twice
+        (0.5, 0.5, 0.75)
     """
 
     def __init__(self, final: float, rounds: int, recover: int, begin: int = 0):
@@ -210,6 +277,25 @@ class AutomaticRatio(RatioSchedule):
     far the speed is halved, down to `slowest`; else it is doubled, up to 1. So pruning is complete at `end` if the
     model keeps up, and later if it does not. Validation is what `fit` does with `validation_data`; in a loop of one's
     own, `compressor.observe({"loss": ...})`.
+
+    Args:
+        final: the ratio that is reached, in [0, 1).
+        begin: the first step at which something is pruned.
+        end: the step at which it is reached without any slowing.
+        tolerance: by which share of itself the loss may be above the best so far.
+        slowest: the least speed, in (0, 1].
+
+    Raises:
+        ArgumentError: an argument out of its range.
+
+    Example:
+        >>> schedule = tfstruct.schedules.AutomaticRatio(0.8, begin=0, end=100)
+        >>> schedule.observe({"loss": 1.0}, step=10)
+        >>> schedule.end
+        100
+        >>> schedule.observe({"loss": 2.0}, step=20)  # worse: half the speed from here on
+        >>> schedule.end
+        180
     """
 
     def __init__(self, final: float, begin: int, end: int, tolerance: float = 0.05, slowest: float = 1 / 16):

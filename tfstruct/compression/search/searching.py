@@ -94,6 +94,9 @@ def search_strategies(task: Task, search: Search = Search(), *, evaluate: Evalua
         search: how.
         evaluate: what carries out one trial.
 
+    Returns:
+        `SearchReport`: all trials, and the front of those that no other beats.
+
     Raises:
         RecipeError: an objective that this task has no figure for; Optuna or Ray is not installed.
     """

@@ -60,6 +60,12 @@ def pack(model, *, optimizer: bool = False) -> Packed:
     Raises:
         ModelError: something else, or a model that Keras cannot save.
         ConversionError: bytes that are no `.tflite` file.
+
+    Example:
+        >>> packed = tfstruct.pack(model)
+        >>> again = tfstruct.unpack(packed)
+        >>> np.array_equal(again(x), model(x))
+        True
     """
     if isinstance(model, keras.Model):
         return _pack_keras(model, optimizer)
@@ -82,9 +88,17 @@ def unpack(source, *, trust: bool = False) -> keras.Model | bytes:
         source: a `Packed`, its bytes, or the path of the file.
         trust: let a Keras model run the code in it, of Lambda layers.
 
+    Returns:
+        A `keras.Model`, or the bytes of a `.tflite` file.
+
     Raises:
         ModelError: no container, a damaged one or one cut short, one that would take far more memory than a model of
             its size, or a model that Keras cannot load.
+
+    Example:
+        >>> tfstruct.pack(model).save("model.packed")
+        >>> tfstruct.unpack("model.packed").count_params() == model.count_params()
+        True
     """
     content, name = _content(source)
     description, stream = container.read(content, name)

@@ -39,6 +39,27 @@ def rule(*types: type):
 
     A type inherits the rule of its base class as long as it keeps what that class computes by: `call`, and methods and
     properties such as `convolution_op` and `kernel`.
+
+    Args:
+        *types: classes of layers or operations.
+
+    Returns:
+        The decorator for a function `Call -> axes` of the outputs, or a list of these.
+
+    Example:
+        >>> from tfstruct.graph import Each, rule
+        >>> class Gate(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.gate = self.add_weight(shape=(shape[-1],), initializer="ones", name="gate")
+        ...     def call(self, inputs):
+        ...         return inputs * self.gate
+        >>> @rule(Gate)
+        ... def gate(call):
+        ...     call.weight(call.op.gate, Each(call.input.axes[-1]))
+        ...     return call.input.axes
+        >>> gated = tfstruct.surgery.insert_layer(model, Gate(name="gate"), after="hidden").model
+        >>> tfstruct.apply(gated, tfstruct.plan_channels(gated, 0.5)).get_layer("gate").gate.shape
+        TensorShape([8])
     """
 
     def register(function):

@@ -82,6 +82,11 @@ def factorize(
         BudgetError: `macs` is less than rank 1 leaves; `.least` says how much that is.
         ModelError: the model has no graph, or `macs` and it leaves sizes open.
         ImportError: `"cp"` without tensorly.
+
+    Example:
+        >>> edited = tfstruct.surgery.factorize(model, ["hidden"], rank=2)
+        >>> edited.model.count_params() < model.count_params()
+        True
     """
     _check(rank, energy, macs, method)
     graph = trace(model, input_shape)

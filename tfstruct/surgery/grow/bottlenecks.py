@@ -118,9 +118,17 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
             in, which tell less; without labels the outputs' relative change measures what the accuracy would.
         loss: measures instead of the accuracy, where labels are no classes; by default that of the compiled model.
 
+    Returns:
+        `Bottlenecks`: the findings, and by `.apply` the model that they recommend.
+
     Raises:
         ModelError: the model has no graph.
         DataError: data that do not fit the model.
+
+    Example:
+        >>> found = tfstruct.surgery.analyze_bottlenecks(model, x)
+        >>> [finding.layer for finding in found.findings if finding.kind == "narrow"]
+        []
     """
     graph = trace(model)
     flat, y = _samples(graph, data, labels)

@@ -45,6 +45,13 @@ def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: 
         ModelError: the model has no graph, or no such layer.
 
     Source: Eq. 1-3 and Sec. 2.2, arXiv:1511.05641.
+
+    Example:
+        >>> wider = tfstruct.surgery.widen(model, "hidden", to=24).model
+        >>> wider.get_layer("hidden").units
+        24
+        >>> np.allclose(model(x), wider(x), atol=1e-5)
+        True
     """
     if isinstance(to, bool) or not isinstance(to, (int, np.integer)) or to < 1:
         raise PlanError(f"`to` must be a whole number of channels above 0. Received: {to!r}.")

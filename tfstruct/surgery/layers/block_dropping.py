@@ -66,6 +66,11 @@ def drop_blocks(
         ModelError: the model has no residual block, or its graph cannot be walked.
         PlanError: a block that is not there or cannot go; `count` or `ratio` out of range.
         DataError: data or a loss that the criterion needs is missing or does not fit.
+
+    Example:
+        >>> edited = tfstruct.surgery.drop_blocks(convnet, images, count=1)
+        >>> "branch" in [layer.name for layer in edited.model.layers]
+        False
     """
     graph = trace(model)
     every = {block.join: (block, place) for block, place in found_blocks(graph)}

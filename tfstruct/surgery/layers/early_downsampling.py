@@ -59,6 +59,11 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
         PlanError: `layer` is no convolution, has strides or is called several times; nothing behind it downsamples;
             what is between needs all positions, such as Flatten, or is joined with what comes from elsewhere at full
             resolution; `layer` is depthwise or separable, and the strides differ by axis.
+
+    Example:
+        >>> edited = tfstruct.surgery.downsample_early(convnet, "stem")
+        >>> edited.model.get_layer("stem").strides
+        (2, 2)
     """
     wiring = Wiring(trace(model))
     if layer is not None:

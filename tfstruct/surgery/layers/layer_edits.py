@@ -39,6 +39,11 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Resul
     Raises:
         ModelError: the layer is not in the model; it is an input or makes an output of the model; its input and output
             differ in shape; it joins several inputs of that shape; or the model's graph cannot be walked.
+
+    Example:
+        >>> edited = tfstruct.surgery.delete_layer(convnet, "norm")
+        >>> "norm" in [layer.name for layer in edited.model.layers]
+        False
     """
     return delete_layers(model, [layer])
 
@@ -52,8 +57,17 @@ def delete_layers(model: keras.Model, which: Which) -> Result:
     Args:
         which: names, paths or layer objects; or a predicate `layer -> bool`, asked about every layer and nested model.
 
+    Returns:
+        `Edited`: `.model`, and the difference that it makes on random inputs.
+
     Raises:
         ModelError: as for `delete_layer`, naming all layers that cannot go; or the predicate picks none.
+
+    Example:
+        >>> is_norm = lambda layer: isinstance(layer, keras.layers.BatchNormalization)
+        >>> edited = tfstruct.surgery.delete_layers(convnet, is_norm)
+        >>> any(layer.name == "norm" for layer in edited.model.layers)
+        False
     """
     graph = trace(model)
     places = Places(graph)
@@ -90,6 +104,11 @@ def insert_layer(
     Raises:
         ModelError: both or none of `after` and `before`; a layer that changes the shape, is used elsewhere, was built
             for other inputs or has a name that is taken; several tensors where one is needed.
+
+    Example:
+        >>> edited = tfstruct.surgery.insert_layer(model, keras.layers.Dropout(0.2, name="drop"), after="hidden")
+        >>> [layer.name for layer in edited.model.layers]
+        ['hidden', 'drop', 'scores']
     """
     if (after is None) == (before is None):
         raise ModelError("Expected one of `after` and `before`. Received: " + ("none." if after is None else "both."))
@@ -140,6 +159,11 @@ def replace_layer(
     Raises:
         ModelError: the output's shape differs from the old one's; the new layer is used elsewhere, was built for other
             inputs or has a name that is taken; one layer object for several places; or as for `delete_layer`.
+
+    Example:
+        >>> edited = tfstruct.surgery.replace_layer(model, "scores", keras.layers.Dense(2, name="fresh"))
+        >>> [layer.name for layer in edited.model.layers]
+        ['hidden', 'fresh']
     """
     graph = trace(model)
     places = Places(graph)

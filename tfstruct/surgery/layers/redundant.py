@@ -52,6 +52,12 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Resul
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
         TfstructError: the models differ by more than rounding explains; no model is handed out.
+
+    Example:
+        >>> padded = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(0.5), model])
+        >>> edited = tfstruct.surgery.remove_redundant(padded)
+        >>> len(padded.layers), len(edited.model.layers)
+        (2, 1)
     """
     graph = original = trace(model)
     changes: list[tuple[str, str]] = []

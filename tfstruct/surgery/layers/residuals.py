@@ -47,8 +47,18 @@ def residual_blocks(model: keras.Model) -> tuple[Block, ...]:
     Finds the blocks of ResNets (also pre-activation), MobileNetV2, EfficientNets and transformers, also in nested
     models. Of blocks within blocks, the inner ones can be dropped.
 
+    Args:
+        model: a Sequential or functional model, also nested.
+
+    Returns:
+        The blocks, each with its join (`.join`), its shortcut and its branch.
+
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
+
+    Example:
+        >>> [block.join for block in tfstruct.surgery.residual_blocks(convnet)]
+        ['sum']
     """
     return tuple(block for block, _ in found_blocks(trace(model)))
 

@@ -33,6 +33,13 @@ def fuse_activation(model: keras.Model) -> Result:
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
+
+    Example:
+        >>> dense, relu = keras.layers.Dense(4), keras.layers.ReLU()
+        >>> apart = keras.Sequential([keras.Input((8,)), dense, relu, keras.layers.Dense(2)])
+        >>> fused = tfstruct.surgery.fuse_activation(apart).model
+        >>> [layer.activation.__name__ for layer in fused.layers]
+        ['relu', 'linear']
     """
     graph = trace(model)
     return finished(graph, repeated(graph, fuse_once))

@@ -37,6 +37,13 @@ def optimize_inference(model: keras.Model) -> Result:
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model).
         TfstructError: the models differ by more than rounding explains; no model is handed out.
+
+    Example:
+        >>> edited = tfstruct.surgery.optimize_inference(convnet)
+        >>> len(edited.model.layers) < len(convnet.layers)
+        True
+        >>> np.allclose(convnet(images, training=False), edited.model(images), atol=1e-4)
+        True
     """
     graph = trace(model)
     work = _Work(model)

@@ -43,6 +43,13 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
 
     Source: Ding et al., RepVGG: Making VGG-style ConvNets great again, arXiv:2101.03697, section 3.3; asymmetric
     kernels: ACNet, arXiv:1908.03930.
+
+    Example:
+        >>> pixels = keras.Input((6, 6, 2))
+        >>> wide, narrow = (keras.layers.Conv2D(4, n, padding="same", name=f"conv{n}") for n in (3, 1))
+        >>> parallel = keras.Model(pixels, keras.layers.Add(name="sum")([wide(pixels), narrow(pixels)]))
+        >>> sum(isinstance(x, keras.layers.Conv2D) for x in tfstruct.surgery.merge_parallel(parallel).model.layers)
+        1
     """
     graph = trace(model)
     return finished(graph, repeated(graph, lambda one: join_once(one, always)))

@@ -38,6 +38,12 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
     Raises:
         ModelError: the model has no batch normalization.
         DataError: there is no batch.
+
+    Example:
+        >>> tfstruct.recalibrate_batch_norm(convnet, images)
+        1
+        >>> bool(abs(convnet.get_layer("norm").moving_variance.numpy() - 1).max() > 0)
+        True
     """
     require_model(model)
     norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]

@@ -60,12 +60,20 @@ def plan_channels(
         input_shape: of one sample, for costs of models that leave sizes open, as in `tfstruct.profile`.
         latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
 
+    Returns:
+        `Plan`: plain data, by layer which channels stay; `save` writes it as JSON.
+
     Raises:
         ModelError: the model has no graph, such as a subclassed one.
         BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
             budget nor a threshold, or both; or it names a figure that cannot be counted.
         PlanError: an option that is out of range or names no layer.
         EmptyPlanError: nothing can go, or the model meets the budget as it is; none below a threshold is a warning.
+
+    Example:
+        >>> plan = tfstruct.plan_channels(model, "macs=50%")
+        >>> len(plan.keep["hidden"])
+        8
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
@@ -106,6 +114,11 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     Raises:
         PlanError: the plan does not fit the model.
         ModelError: `compiled` with a model that is not, or with an optimizer whose slots cannot be cut.
+
+    Example:
+        >>> smaller = tfstruct.apply(model, tfstruct.plan_channels(model, 0.25))
+        >>> smaller.get_layer("hidden").units
+        12
     """
     if not isinstance(plan, Plan):
         raise PlanError(f"Expected a tfstruct.surgery.Plan. Received: {type(plan).__name__}.")

@@ -32,6 +32,12 @@ class Plan(Report):
         before, after: `macs`, `params`, `tflite_bytes`, `peak_memory` as far as they are known, at planning time.
         settings: the arguments the plan was made with.
         whole: path of a layer with a kernel -> why none of its channels can go, those inside of other layers too.
+
+    Example:
+        >>> tfstruct.plan_channels(model, 0.5).save("plan.json")
+        >>> plan = tfstruct.Plan.load("plan.json")
+        >>> len(plan.keep["hidden"])
+        8
     """
 
     model: str

@@ -43,6 +43,13 @@ def share_layers(
         PlanError: a group of unequal layers, of unknown or repeated names, or across nested models; an option that is
             out of range.
         ModelError: the model has no graph, or a layer cannot be called where another was.
+
+    Example:
+        >>> a, b = (keras.layers.Dense(8, name=name) for name in "ab")
+        >>> twice = keras.Sequential([keras.Input((8,)), a, b])
+        >>> shared = tfstruct.surgery.share_layers(twice, [["a", "b"]]).model
+        >>> twice.count_params(), shared.count_params()
+        (144, 72)
     """
     if how not in _HOW:
         raise PlanError(f"`how` must be one of {', '.join(_HOW)}. Received: {how!r}.")

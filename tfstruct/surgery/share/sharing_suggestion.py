@@ -74,10 +74,20 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
         data: samples: an array, a dict or list of arrays, (x, y), a tf.data.Dataset or a generator.
         threshold: in (0, 1].
 
+    Returns:
+        `SharingSuggestion`: the groups that `share_layers` takes, and how alike they are.
+
     Raises:
         PlanError: `threshold` is out of range.
         ModelError: the model has no graph.
         DataError: the samples do not fit the model.
+
+    Example:
+        >>> a, b = (keras.layers.Dense(8, name=name) for name in "ab")
+        >>> twice = keras.Sequential([keras.Input((8,)), a, b])
+        >>> b.set_weights(a.get_weights())
+        >>> tfstruct.surgery.suggest_sharing(twice).groups
+        (('a', 'b'),)
     """
     number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
     if not number or not 0 < threshold <= 1:
