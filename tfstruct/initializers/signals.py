@@ -69,7 +69,7 @@ class Signals(Plotted, Report):
         return zip(self.layers, values, strict=True)
 
     def sheet(self) -> Sheet:
-        columns = ("layer", ("mean", ".3g"), ("variance", ".3g"), ("variance of the gradient", ".3g"))
+        columns = ("layer", ("mean", ".3g"), ("variance", ".3g"), ("gradient's variance", ".3g"))
         rows = list(zip(self.layers, self.means, self.variances, self.gradients, strict=True))
         return Sheet(f"{self.model}: gradients of the {self.target}", columns, rows, notes=self.findings)
 
