@@ -205,7 +205,11 @@ OVER_THE_LAST_AXIS = {"softmax": _softmax, "log_softmax": _log_softmax, "sparsem
 
 def _over_own_axis(function):
     def reference(call, tensors, kept):
-        assert len(tensors) == 1, f"no reference for {call.path} with a mask"
+        if len(tensors) > 1:
+            along = [call.input.axes[a] for a in _axes(tensors[0], call.op.axis)]
+            whole = all(x is None or len(kept(x)) == len(x) for x in along)
+            assert whole, f"no reference for {call.path} with a mask"
+            return keras.ops.convert_to_numpy(call.op(*map(keras.ops.convert_to_tensor, tensors)))
         return _in_place(call, tensors[0], call.op.axis, kept, function)
 
     return reference

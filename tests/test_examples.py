@@ -85,6 +85,16 @@ def test_prune_channels(capsys):
     assert re.search(r"int8 file: [\d,]+ bytes", said)
 
 
+def test_open_layers(capsys):
+    _load("open_layers").main(epochs=2)
+    said = capsys.readouterr().out
+    assert "transformer: 3 layers opened, 0 closed" in said
+    before, after = (int(n) for n in re.findall(r"channels that can go(?: before)?: (\d+)%", said))
+    assert before == 0 and after > 90
+    whole, smaller = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", said))
+    assert smaller < 0.6 * whole and re.search(r"int8 file: [\d,]+ bytes", said)
+
+
 def test_layer_surgery(capsys):
     _load("layer_surgery").main(epochs=2)
     said = capsys.readouterr().out

@@ -12,7 +12,16 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfstruct.keras_internals import graph_nodes, layer_parts, operation_types, optimizers, replacing, saving, training
+from tfstruct.keras_internals import (
+    graph_nodes,
+    layer_parts,
+    operation_types,
+    optimizers,
+    recorded_calls,
+    replacing,
+    saving,
+    training,
+)
 from tfstruct.keras_internals import keras2 as keras2_internals
 from tfstruct.keras_internals import tensorflow as tensorflow_internals
 
@@ -664,3 +673,59 @@ def test_functions_inside_a_graph():
     body = tensorflow_internals.inner_graph(graph, loop.get_attr("body").name)
     assert body is not None and body.get_operations()
     assert tensorflow_internals.inner_graph(graph, "no_such") is None
+
+
+# Calls as they happen.
+
+
+def test_watched_calls_are_told_and_leave_no_trace():
+    events, on = [], [True]
+    dense, dropout = layers.Dense(2, name="dense"), layers.Dropout(0.5, name="drop")
+    dense.build((None, 3))
+    x = keras.KerasTensor((4, 3))
+
+    def noted(operation, args, kwargs, outputs):
+        events.append((operation.name, outputs.shape))
+
+    def refuse(what):
+        raise ValueError(what)
+
+    with recorded_calls.watched_calls(lambda: on[0], noted, lambda v: refuse(v.path), lambda: refuse("seed")):
+        on[0] = False
+        y = dense(x)  # as always
+        on[0] = True
+        keras.ops.relu(y)
+        dropout(x)
+        with pytest.raises(ValueError, match="dense/kernel"):
+            _ = dense.kernel.value
+        with pytest.raises(ValueError, match="seed"):
+            dropout.seed_generator.next()
+    assert events[0][1] == (4, 2) and events[1] == ("drop", (4, 3))
+    assert graph_nodes.calls_of(dense) and not graph_nodes.calls_of(dropout)
+    assert dense.kernel.value.shape == (3, 2)
+
+
+def test_what_symbolic_tensors_and_operations_keep():
+    x = keras.Input((3,), name="x")
+    y = layers.Dense(2, name="dense")(x)
+    z = keras.ops.reshape(y, (-1, 1, 2))
+    made = recorded_calls.operations_between([x], [z])
+    assert {op.name for op in made} >= {"dense", "x"} and len(made) == 3
+    reshape = graph_nodes.operation_of(z)
+    assert recorded_calls.computed_by(reshape) == {"newshape": (-1, 1, 2)}
+    recorded_calls.set_spec(z, shape=(None, 1, 2), dtype="float16")
+    assert z.shape == (None, 1, 2) and z.dtype == "float16"
+    assert recorded_calls.computed_spec(lambda t: keras.ops.sum(t, -1), x).shape == (None,)
+    layer = layers.Dense(2, dtype="mixed_float16")
+    layer.build((None, 3))
+    assert recorded_calls.stored_dtype(layer.kernel) == "float32"
+
+
+def test_masks_and_arguments_as_a_layer_has_them():
+    embedding = layers.Embedding(5, 2, mask_zero=True)
+    ids, outputs = np.array([[1, 0]]), keras.ops.ones((1, 2, 2))
+    recorded_calls.set_masks_as_layer(embedding, keras.ops.convert_to_tensor(ids), outputs, None)
+    np.testing.assert_array_equal(graph_nodes.mask_of(outputs), [[True, False]])
+    layer = layers.Identity(dtype="float16")
+    recorded_calls.takes_arguments_as_they_are(layer)
+    assert layer(keras.ops.ones((1,), "float32")).dtype == "float32"

@@ -92,6 +92,7 @@ ENTRIES = {
     "quantize.adaround": lambda m: quantize.adaround(m, X),
     "quantize.blockwise": lambda m: quantize.blockwise(m, X),
     "quantize.Twin": lambda m: quantize.Twin(m),
+    "surgery.open_layers": surgery.open_layers,
     "analyze.profile": analyze.profile,
     "analyze.explain": analyze.explain,
     "analyze.importance": analyze.importance,

@@ -197,6 +197,7 @@ EXAMPLES = {
         ((0, 0.0, 0.0), (10, 0.5, 0.5)),
         ("a note",),
     ),
+    "OpeningReport": lambda name: surgery.OpeningReport(name, (name, "block"), {f"{name}/inner": f"because {name}"}),
     "EditReport": lambda name: surgery.EditReport(
         name, ((name, "deleted"),), ((name, "no kernel"),), (9, 8), None, {}, True, lambda: SMALL
     ),

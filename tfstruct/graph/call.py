@@ -298,7 +298,7 @@ class Call:
         result: list[np.ndarray | None] = []
         for axis in range(-rank, 0):
             present = [(t.shape[axis], t.axes[axis]) for t in tensors if -axis <= t.rank]
-            widest = max((n or 0 for n, _ in present), default=1)
+            widest = max((np.inf if n is None else n for n, _ in present), default=1)
             wide = [labels for n, labels in present if n is None or n != 1 or widest <= 1]
             for n, labels in present:
                 if n == 1 and widest > 1:

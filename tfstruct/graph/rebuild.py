@@ -101,7 +101,8 @@ class _Rebuild:
             shape = [n if x is None else len(self._kept(x)) for n, x in zip(channels.shape, channels.axes, strict=True)]
             if len(given) == len(functional.inputs) == 1:
                 shape = [None if n is None else size for n, size in zip(old.shape, given[0].shape, strict=True)]
-            config = {**operation_of(old).get_config(), "batch_shape": (old.shape[0], *shape[1:])}
+            first = old.shape[0] if channels.axes[0] is None else shape[0]  # a weight that is handed on has no batch
+            config = {**operation_of(old).get_config(), "batch_shape": (first, *shape[1:])}
             tensors[id(old)] = keras.layers.InputLayer(**config).output
         for node, step in body.steps:
             self._step(node, step, tensors)

@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "deepen": "grow.deepening",
         "analyze_bottlenecks": "grow.bottlenecks",
         "Bottlenecks": "grow.bottlenecks",
+        "open_layers": "layers.opening",
+        "OpeningReport": "layers.opening",
         "remove_redundant": "layers.redundant",
         "drop_blocks": "layers.block_dropping",
         "downsample_early": "layers.early_downsampling",

@@ -1,12 +1,16 @@
 """Layers that do nothing in inference: dropout and noise."""
 
+import weakref
+
+import keras
 from keras import layers
 
 from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.rules.elementwise import alone
-from tfstruct.graph.rules.registry import rule
+from tfstruct.graph.rules.registry import note_rule, rule
 
 _TYPES: set[type] = set()
+_NOTED: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
 
 
 def training_only(*types: type):
@@ -31,8 +35,14 @@ def training_only(*types: type):
 
 
 def is_training_only(op) -> bool:
-    """Whether the operation is registered so, or computes as a base class that is."""
-    return kind_of(op, _TYPES) is not None
+    """Whether the operation is registered so, or computes as a base class that is, or was seen to be so."""
+    return kind_of(op, _TYPES) is not None or op in _NOTED
+
+
+def note_training_only(layer: keras.layers.Layer) -> None:
+    """Registers this layer alone: its class may do otherwise with other arguments."""
+    _NOTED.add(layer)
+    note_rule(layer, alone)
 
 
 training_only(

@@ -1,5 +1,6 @@
 """Which rule an operation follows."""
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import keras
@@ -9,7 +10,9 @@ from tfstruct.errors import ArgumentTypeError
 from tfstruct.graph.call import Axes, Call
 from tfstruct.graph.kinds import kind_of
 
-_RULES: dict[type, Callable[[Call], Axes | list[Axes]]] = {}
+Rule = Callable[[Call], Axes | list[Axes]]
+_RULES: dict[type, Rule] = {}
+_OWN_RULES: weakref.WeakKeyDictionary[keras.Operation, Rule] = weakref.WeakKeyDictionary()
 
 
 def rule(*types: type):
@@ -70,8 +73,15 @@ def rule(*types: type):
     return register
 
 
-def rule_of(op) -> Callable[[Call], Axes | list[Axes]] | None:
-    """The rule for an operation: its own type's, or that of a base class that it computes as."""
+def note_rule(op: keras.Operation, own: Rule) -> None:
+    """Gives one operation a rule, whatever its type's is."""
+    _OWN_RULES[op] = own
+
+
+def rule_of(op) -> Rule | None:
+    """The rule for an operation: its own, its type's, or that of a base class that it computes as."""
+    if op in _OWN_RULES:
+        return _OWN_RULES[op]
     kind = kind_of(op, _RULES)
     return None if kind is None else _RULES[kind]
 
@@ -93,7 +103,7 @@ def apply_rule(call: Call) -> list[Axes]:
     checked = []
     for shape, axes in zip(call.shapes, outputs, strict=True):
         sizes = [None if labels is None else len(labels) for labels in axes]
-        if len(axes) != len(shape) or any(n is not None and n != m for n, m in zip(sizes, shape, strict=True)):
+        if len(axes) != len(shape) or any(None not in (n, m) and n != m for n, m in zip(sizes, shape, strict=True)):
             raise ArgumentTypeError(
                 f"The rule for {name} labelled axes of sizes {sizes}; the output's shape is {shape}."
             )

@@ -1,0 +1,89 @@
+"""Backbones of KerasHub, small and with random weights: opened, equal, pruned as masked. Skipped where it is absent.
+
+`pip install --no-deps keras-hub regex tokenizers` is enough for it.
+"""
+
+import custom_layers
+import keras
+import numpy as np
+import pytest
+from oracle import assert_pruned_equals_masked
+from sweeps import sweep
+
+from tfstruct.graph import groups, open_model, trace
+
+models = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)").models
+
+TEXT = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
+LONG = {**TEXT, "max_sequence_length": 16}
+GROUPED = {
+    "vocabulary_size": 50, "num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 2, "hidden_dim": 16,
+    "intermediate_dim": 32,
+}  # fmt: skip
+VIT = {"image_shape": (16, 16, 3), "patch_size": (4, 4), "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
+CASES = {
+    "Albert": {**LONG, "embedding_dim": 8},
+    "Bart": LONG,
+    "Bert": LONG,
+    "Bloom": TEXT,
+    "DebertaV3": {**LONG, "bucket_size": 8},
+    "DeiT": {**VIT, "intermediate_dim": 32},
+    "DenseNet": {"stackwise_num_repeats": [2, 2], "image_shape": (32, 32, 3), "growth_rate": 4},
+    "DistilBert": LONG,
+    "Electra": {**{k: v for k, v in LONG.items() if k != "vocabulary_size"}, "vocab_size": 50, "embedding_dim": 16},
+    "FNet": {k: v for k, v in LONG.items() if k != "num_heads"},
+    "Falcon": {**{k: v for k, v in TEXT.items() if k != "num_heads"}, "num_attention_heads": 2},
+    "GPT2": LONG,
+    "GPTNeoX": LONG,
+    "Gemma": {**GROUPED, "head_dim": 8},
+    "Llama": GROUPED,
+    "MiT": {
+        "layerwise_depths": [1, 1], "image_shape": (16, 16, 3), "hidden_dims": [8, 16], "num_layers": 2,
+        "layerwise_num_heads": [1, 2], "layerwise_sr_ratios": [2, 1], "max_drop_path_rate": 0.1,
+        "layerwise_patch_sizes": [3, 3], "layerwise_strides": [2, 2],
+    },
+    "Mistral": {**GROUPED, "sliding_window": 8},
+    "OPT": LONG,
+    "Phi3": GROUPED,
+    "Qwen2": GROUPED,
+    "Roberta": LONG,
+    "SwinTransformer": {
+        "image_shape": (32, 32, 3), "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2],
+        "window_size": 4,
+    },
+    "T5": TEXT,
+    "VGG": {"stackwise_num_repeats": [1, 1], "stackwise_num_filters": [8, 8], "image_shape": (16, 16, 3)},
+    "ViT": {**VIT, "mlp_dim": 32},
+    "Whisper": {**TEXT, "num_mels": 8, "max_encoder_sequence_length": 16, "max_decoder_sequence_length": 16},
+    "Xception": {
+        "stackwise_conv_filters": [[8, 8], [16, 16]], "stackwise_pooling": [True, False], "image_shape": (32, 32, 3),
+    },
+}  # fmt: skip
+# They compute with TensorFlow's own functions inside.
+CLOSED = {"DebertaV3": "self_attention_layer"}
+PLAIN = {"DenseNet", "VGG", "Xception"}  # nothing in them is custom
+
+
+@pytest.mark.parametrize("name", sweep(CASES, {"GPT2"}))
+def test_opened(name):
+    keras.utils.set_random_seed(0)
+    model = custom_layers.randomized(getattr(models, f"{name}Backbone")(**CASES[name]))
+    known = keras.tree.map_structure(  # causal masks and Fourier transforms need a known length
+        lambda x: keras.KerasTensor([n if n or not i else 8 for i, n in enumerate(x.shape)], x.dtype, name=x.name),
+        model.input,
+    )
+    found = open_model(model, known)
+    assert all(path.endswith(CLOSED.get(name, "-")) for path in found.closed)
+    assert bool(found.opened) != (name in PLAIN)
+    free = [sum(len(group.free) for group in groups(trace(m))) for m in (model, found.model)]
+    assert free[1] > free[0] or name in PLAIN
+
+    rng = np.random.default_rng(1)
+    drawn = [
+        rng.integers(int("mask" in x.name), 2, (3, *x.shape[1:])).astype(x.dtype)
+        if "int" in x.dtype or "bool" in x.dtype
+        else rng.normal(size=(3, *x.shape[1:])).astype("float32")
+        for x in found.model.inputs
+    ]
+    inputs = keras.tree.pack_sequence_as(known, [keras.ops.convert_to_tensor(x) for x in drawn])
+    assert_pruned_equals_masked(found.model, inputs=inputs)

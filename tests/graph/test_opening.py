@@ -1,0 +1,223 @@
+"""Opened models against the originals: values, gradients, pruned against masked, files; what stays closed and why."""
+
+import threading
+
+import custom_layers
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+from oracle import assert_equal, assert_pruned_equals_masked
+
+from tfstruct import surgery, to_tflite
+from tfstruct.errors import ModelError
+from tfstruct.graph import groups, open_model, trace
+
+
+def free(graph) -> int:
+    return sum(len(group.free) for group in groups(graph))
+
+
+def arrays(outputs) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(outputs)]
+
+
+@pytest.mark.parametrize("name", custom_layers.OPENED)
+class TestOpened:
+    def test_outputs_gradients_and_pruned_models(self, name):
+        model = custom_layers.build(name)
+        before = {id(layer): dict(vars(layer)) for layer in model._flatten_layers()}
+        x = custom_layers.inputs_of(model)
+        found = open_model(model)
+        assert found.opened and not found.closed
+        assert_equal(arrays(model(x)), arrays(found.model(x)))
+
+        def gradients(of):
+            with tf.GradientTape() as tape:
+                loss = sum(tf.reduce_sum(tf.square(y)) for y in keras.tree.flatten(of(x)))
+            return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.trainable_variables)]
+
+        assert_equal(gradients(model), gradients(found.model), 1e-4)
+        assert {id(v) for v in found.model.trainable_variables} == {id(v) for v in model.trainable_variables}
+        for layer in model._flatten_layers():  # the original is as it was
+            assert not vars(layer).keys() & {"call", "symbolic_call"}
+            kept = {key: value for key, value in before[id(layer)].items() if key != "_called"}
+            assert all(vars(layer)[key] is value for key, value in kept.items())
+
+        graph = trace(found.model)
+        assert not [call.path for call in graph.calls if call.opaque]
+        assert free(graph) > free(trace(model))
+        assert_pruned_equals_masked(found.model, inputs=keras.ops.convert_to_tensor(x))
+
+    def test_files(self, name, tmp_path):
+        model = custom_layers.build(name)
+        x = custom_layers.inputs_of(model)
+        opened = open_model(model).model
+        opened.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"DropPath": custom_layers.DropPath})
+        assert len(loaded.weights) == len(opened.weights) == len(model.weights)
+        assert_equal(arrays(model(x)), arrays(loaded(x)))
+
+
+def test_a_weight_that_is_tied_stays_one(tmp_path):
+    model = custom_layers.build("tied")
+    opened = open_model(model).model
+    assert [len(m.trainable_variables) for m in (model, opened)] == [3, 3]
+    smaller = surgery.apply(opened, surgery.plan_channels(opened, "macs=60%"))
+    smaller = getattr(smaller, "model", smaller)
+    smaller.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    assert len(loaded.trainable_variables) == 3
+    loaded.compile("sgd", "mse")
+    x = custom_layers.inputs_of(model)
+    loaded.fit(x, np.zeros((*x.shape, 20)), verbose=0)
+    tables = [v.numpy() for v in loaded.trainable_variables if v.shape[0] == 20]
+    assert len(tables) == 1
+
+
+@pytest.mark.parametrize("reason", custom_layers.CLOSED)
+def test_what_stays_closed(reason):
+    layer = custom_layers.CLOSED[reason](name="block")
+    model = custom_layers.randomized(custom_layers._vector(custom_layers.Feed(name="feed"), layer))
+    found = surgery.open_layers(model)
+    assert found.opened == ("feed",) and list(found.opaque) == ["block"]
+    if reason != "other in training":  # there is no one line of it
+        assert "custom_layers.py:" in found.opaque["block"]
+    assert "call` computes with Keras layers" in str(found) and found.opaque["block"] in str(found)
+    if reason != "random numbers":
+        x = custom_layers.inputs_of(model)
+        assert_equal(arrays(model(x)), arrays(found.model(x)))
+
+
+def test_a_closed_layer_within_an_opened_one():
+    class Outer(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner, self.dense = custom_layers.RawTensorFlow(name="inner"), layers.Dense(8, name="dense")
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.inner(self.dense(x))
+
+    model = custom_layers.randomized(custom_layers._vector(Outer(name="outer")))
+    found = open_model(model)
+    assert found.opened == ("outer",) and list(found.closed) == ["outer/inner"]
+    x = custom_layers.inputs_of(model)
+    assert_equal(arrays(model(x)), arrays(found.model(x)))
+
+
+class TestSubclassed:
+    def model(self):
+        model = custom_layers.Subclassed(name="sub")
+        model(np.zeros((1, 8, 8, 3), "float32"))
+        return custom_layers.randomized(model)
+
+    @pytest.mark.parametrize("inputs", [(None, 8, 8, 3), np.zeros((2, 8, 8, 3), "float32")])
+    def test_it_becomes_functional(self, inputs):
+        model = self.model()
+        found = surgery.open_layers(model, inputs)
+        x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
+        assert [spec.shape for spec in found.model.inputs] == [(None, 8, 8, 3)]
+        assert_equal(arrays(model(x)), arrays(found.model(x)))
+        assert_equal(arrays(model(x, training=True)), arrays(found.model(x, training=True)))
+        assert_pruned_equals_masked(found.model, inputs=x)
+
+    def test_inputs_are_asked_for(self):
+        with pytest.raises(ModelError, match=r"subclassed model .Subclassed.: give `inputs`, the shapes"):
+            surgery.open_layers(self.model())
+
+    def test_what_cannot_be_opened(self):
+        class Raw(keras.Model):
+            def call(self, x):
+                return tf.math.cumsum(x)
+
+        with pytest.raises(ModelError, match=r"cannot be opened: ValueError: A KerasTensor cannot.*test_opening.py:"):
+            open_model(Raw(), (None, 4))
+
+
+def test_options_of_weights_and_policies():
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(
+                shape=(shape[-1], 5), name="kernel", regularizer="l2", constraint=keras.constraints.MaxNorm(0.5)
+            )
+            self.still = self.add_weight(shape=(5,), name="still", trainable=False)
+
+        def call(self, x):
+            return ops.matmul(x, self.kernel) + self.still
+
+    inputs = keras.Input((4,))
+    layer = Own(name="own", dtype="mixed_float16")
+    model = keras.Model(inputs, layer(inputs))
+    opened = open_model(model).model
+    assert [w.path for w in opened.trainable_weights] == [w.path for w in model.trainable_weights]
+    assert len(opened.non_trainable_weights) == 1
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    assert opened(x).dtype == model(x).dtype == "float16"
+    np.testing.assert_allclose(opened(x), model(x), atol=1e-2)
+    copy = keras.models.clone_model(opened)
+    kernel = copy.trainable_weights[0]
+    assert isinstance(kernel.regularizer, keras.regularizers.L2) and isinstance(
+        kernel.constraint, keras.constraints.MaxNorm
+    )
+    layer.trainable = False
+    assert not open_model(model).model.trainable_weights
+
+
+def test_masks_come_through():
+    model = custom_layers.build("positions")
+    x = custom_layers.inputs_of(model)
+    x[:, 5:] = 0
+    opened = open_model(model).model
+    assert_equal(arrays(model(x)), arrays(opened(x)))
+    changed = x.copy()
+    changed[:, :5] = (changed[:, :5] + 1) % 12 + 1
+    assert np.abs(arrays(opened(changed))[0] - arrays(opened(x))[0]).max() > 1e-3
+
+
+def test_keras_is_as_it_was_also_for_other_threads():
+    """While a layer is recorded, other threads build models as always."""
+    made, begun, go_on = [], threading.Event(), threading.Event()
+
+    class Waiting(layers.Layer):
+        def call(self, x):
+            begun.set()
+            assert go_on.wait(30)
+            return x * 2.0
+
+    def other():
+        assert begun.wait(30)
+        inputs = keras.Input((3,))
+        made.append(keras.Model(inputs, layers.Dense(2)(inputs)))
+        made.append(made[0](np.ones((1, 3), "float32")))
+        go_on.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    found = open_model(custom_layers._vector(Waiting(name="waiting")))
+    thread.join()
+    assert found.opened == ("waiting",)
+    assert len(made[0].layers) == 2 and made[1].shape == (1, 2)
+    inputs = keras.Input((3,))
+    assert keras.Model(inputs, layers.Dense(2)(inputs)).count_params() == 8
+
+
+@pytest.mark.parametrize("name", ["attention", "squeeze"])
+def test_int8(name, process):
+    model = custom_layers.build(name)
+    opened = open_model(model).model
+    x = custom_layers.inputs_of(model, batch=120)
+    plain, made = (to_tflite(m, "int8", calibration=x).report.verification.outputs[0] for m in (model, opened))
+    assert made.sqnr_db > plain.sqnr_db - 1
+
+
+def test_a_model_without_custom_layers_comes_back_alike():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    found = surgery.open_layers(model)
+    assert found.opened == () and not found.opaque
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(found.model(x), model(x))

@@ -1,0 +1,282 @@
+"""From recordings on two sets of sizes to a functional model with open sizes."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfstruct.graph.opening.comparison import equal, name_of, same
+from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
+from tfstruct.graph.opening.recording import Recording, Step, reason_of
+from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
+from tfstruct.keras_internals.recorded_calls import computed_by, operations_between, set_spec
+
+# Operations whose sizes may be read off other tensors: the attribute that holds them, and the kind of `Sized`.
+_SIZED = {
+    "Reshape": ("newshape", "reshape"),
+    "BroadcastTo": ("shape", "broadcast_to"),
+    "Tile": ("repeats", "tile"),
+    "Slice": ("shape", "slice"),
+}
+
+
+class DiffersError(Exception):
+    """A layer does something that no graph with open sizes says; the message is the reason."""
+
+    def __init__(self, layer: keras.layers.Layer, reason: str):
+        super().__init__(reason)
+        self.layer = layer
+
+
+class Assembly:
+    """Builds the models of one opening; a layer that is called several times on equal shapes is built once.
+
+    Keras loads a layer that two nested models share as two: a weight that several of them read is given out once, by
+    the whole model, and handed on to them as one more input.
+    """
+
+    def __init__(self):
+        self._nested: list[tuple[Recording, list[tuple], keras.Model, list[int]]] = []
+        self._handed_on: set[int] = set()  # id of the `Weight`s that several models read
+
+    def model(self, pair: tuple[Recording, Recording], like: list[keras.KerasTensor], structure) -> keras.Model:
+        """The whole model.
+
+        Args:
+            pair: the recordings of two sizes.
+            like: tensors with the names, open shapes and dtypes of the inputs.
+            structure: the tensors of `like` in the structure in which the model takes them.
+        """
+        first = pair[0]
+        self._handed_on = _read_by_several(first)
+        shapes = [tuple(x.shape) for x in like]
+        inputs, _, results, live = self._replayed(pair, shapes, [x.name for x in like])
+        if len(live) != len(like):
+            raise DiffersError(first.layer, "it does not use all of its inputs")
+        by = dict(zip(map(id, first.results), results, strict=True))
+        outputs = keras.tree.map_structure(lambda x: by[id(x)], first.outputs)
+        return keras.Model(keras.tree.pack_sequence_as(structure, inputs), outputs, name=first.layer.name)
+
+    def _shared_weights(self, recording: Recording) -> list[Weight]:
+        """Those that are handed on to what a recording becomes, or to models within."""
+        found: dict[int, Weight] = {}
+        for one in recording.all_within():
+            for step in one.needed():
+                if isinstance(step.operation, Weight) and id(step.operation) in self._handed_on:
+                    found[id(step.operation)] = step.operation
+        return list(found.values())
+
+    def _replayed(self, pair, shapes, names=None) -> tuple[list, list, list, list[int]]:
+        """(symbolic inputs, those of weights, results, which of the recorded inputs are read)."""
+        first, second = pair
+        steps, others = first.needed(), second.needed()
+        if len(steps) != len(others):
+            raise DiffersError(first.layer, "it computes other operations for other sizes")
+        read = {id(x) for step in steps for x in step.inputs} | {id(x) for x in first.results}
+        live = [i for i, x in enumerate(first.inputs) if id(x) in read]
+        if not live:
+            raise DiffersError(first.layer, "what it returns does not depend on its inputs")
+        inputs = {
+            i: keras.Input(batch_shape=shapes[i], dtype=first.inputs[i].dtype, name=names[i] if names else None)
+            for i in live
+        }
+        anchor = inputs[live[0]]
+        shared = self._shared_weights(first)
+        if names:  # the whole model
+            given = {id(part): part(anchor) for part in shared}
+        else:
+            specs = {id(part): part.compute_output_spec(anchor) for part in shared}
+            given = {key: keras.Input(batch_shape=x.shape, dtype=x.dtype) for key, x in specs.items()}
+        by = {id(first.inputs[i]): x for i, x in inputs.items()}
+        for i, x in enumerate(first.inputs):
+            mask = mask_of(x)
+            if i in inputs and id(mask) in by:
+                set_mask(by[id(x)], by[id(mask)])
+        for step, other in zip(steps, others, strict=True):
+            if id(step.operation) in given:
+                outputs = [given[id(step.operation)]]
+            elif isinstance(step.operation, Recording) and isinstance(other.operation, Recording):
+                outputs = self._called(first.layer, step, other, by, given)
+            else:
+                outputs = keras.tree.flatten(self._step(pair, step, other, by, inputs))
+            for before, after, output in zip(step.outputs, other.outputs, outputs, strict=True):
+                _fill_in_sizes(output, before, after)
+            by.update(zip(map(id, step.outputs), outputs, strict=True))
+        results = []
+        for x in first.results:
+            result, mask = by[id(x)], first.masks.get(id(x))
+            if any(result is one for one in (*inputs.values(), *given.values())):
+                result = keras.layers.Identity()(result)  # an output is made by an operation
+            results.append(result if mask is None else Masked()([result, by[id(mask)]]))
+        weights = [] if names else list(given.values())
+        _check_names(first.layer, [*inputs.values(), *weights], results)
+        return list(inputs.values()), weights, results, live
+
+    def _step(self, pair, step: Step, other: Step, by, inputs):
+        layer = pair[0].layer
+        operation: Any = step.operation
+        if isinstance(operation, Recording) or type(operation) is not type(other.operation):
+            raise DiffersError(layer, f"it computes {name_of(step)} for one size and {name_of(other)} for another")
+        args, kwargs = _filled(layer, step, by)
+        if isinstance(operation, (Weight, Constant)):
+            its = other.operation
+            if isinstance(operation, Constant) and isinstance(its, Constant) and not same(operation.array, its.array):
+                raise DiffersError(layer, "a constant in it depends on sizes")
+            return _run(layer, operation, (next(iter(inputs.values())),), {})
+        if not same(step.args, other.args) or not same(step.kwargs, other.kwargs):
+            if type(operation).__name__ == "GetItem":
+                return self._cut(pair, step, other, args[0], inputs)
+            args = _rows(layer, step, other, args)
+        if type(operation) is keras.layers.Identity:
+            return args[0]
+        if isinstance(operation, keras.layers.Layer):
+            return _run(layer, operation, args, kwargs)
+        mine, others = computed_by(operation), computed_by(other.operation)
+        differing = [name for name, value in mine.items() if not same(value, others.get(name))]
+        if not differing:
+            return _run(layer, operation, args, kwargs)
+        attribute, kind = _SIZED.get(type(operation).__name__, ("", ""))
+        sizes = list(zip(step.outputs[0].shape, other.outputs[0].shape, strict=True))
+        if differing == ["repeats"] and _widens_ones(step):
+            return self._sized(pair, "broadcast_to", args[0], sizes, inputs)
+        if differing != [attribute]:
+            raise DiffersError(layer, f"{name_of(step)} in it depends on sizes")
+        if kind == "reshape":
+            if sum(a != b for a, b in sizes) == 1:
+                return keras.ops.reshape(args[0], [a if a == b else -1 for a, b in sizes])
+        else:
+            sizes = list(zip(tuple(mine[attribute]), tuple(others[attribute]), strict=True))
+        if kind == "slice" and np.any(np.asarray(args[1])):
+            raise DiffersError(layer, "it cuts a part that begins where sizes say")
+        return self._sized(pair, kind, args[0], sizes, inputs)
+
+    def _cut(self, pair, step: Step, other: Step, x, inputs):
+        """`x[:n]`, where n is a size."""
+        key = step.args[1] if len(step.args) > 1 else step.kwargs["key"]
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1) for part in parts):
+            raise DiffersError(pair[0].layer, "it indexes with something that depends on sizes")
+        return self._sized(
+            pair, "slice", x, list(zip(step.outputs[0].shape, other.outputs[0].shape, strict=True)), inputs
+        )
+
+    def _sized(self, pair, kind: str, x, sizes: list[tuple[int, int]], inputs):
+        """The operation with sizes read off the inputs where two recordings differ in them."""
+        first, second = pair
+        found: list = []
+        likes: list = []
+        for a, b in sizes:
+            if a == b:
+                found.append(int(a))
+                continue
+            place = next(
+                (
+                    (i, axis)
+                    for i, given in inputs.items()
+                    for axis in range(len(given.shape))
+                    if (first.inputs[i].shape[axis], second.inputs[i].shape[axis]) == (a, b)
+                ),
+                None,
+            )
+            if place is None:
+                raise DiffersError(first.layer, f"a size in it ({a} or {b}) is no axis of its inputs")
+            found.append([len(likes), place[1]])
+            likes.append(inputs[place[0]])
+        return Sized(kind, found)(x, *likes)
+
+    def _called(self, layer, step: Step, other: Step, by, given):
+        """A call of the nested model that a recording becomes."""
+        recording = step.operation
+        args, _ = _filled(layer, step, by)
+        model, live = self._nested_model(recording, other.operation, [tuple(x.shape) for x in args])
+        weights = [given[id(part)] for part in self._shared_weights(recording)]
+        return keras.tree.flatten(model([*(args[i] for i in live), *weights]))
+
+    def _nested_model(self, recording, other, shapes) -> tuple[keras.Model, list[int]]:
+        """The model, and which of the recorded inputs it takes."""
+        for known, its_shapes, model, live in self._nested:
+            if known.layer is recording.layer and its_shapes == shapes and equal(known, recording):
+                return model, live
+        inputs, weights, results, live = self._replayed((recording, other), shapes)
+        model = keras.Model([*inputs, *weights], results, name=recording.layer.name.replace("/", "_"))
+        model.trainable = recording.layer.trainable
+        self._nested.append((recording, shapes, model, live))
+        return model, live
+
+
+def _read_by_several(recording: Recording) -> set[int]:
+    """Ids of the `Weight`s that recordings of different models read."""
+    readers: dict[int, list[Recording]] = {}
+    for one in recording.all_within():
+        for step in one.needed():
+            if isinstance(step.operation, Weight):
+                readers.setdefault(id(step.operation), []).append(one)
+
+    def one_model(a: Recording, b: Recording) -> bool:
+        shapes = [[tuple(x.shape) for x in one.inputs] for one in (a, b)]
+        return a.layer is b.layer and shapes[0] == shapes[1] and equal(a, b)
+
+    return {key for key, found in readers.items() if not all(one_model(found[0], one) for one in found)}
+
+
+def _run(layer, operation: Any, args, kwargs):
+    try:
+        return operation(*args, **kwargs)
+    except Exception as error:  # such as an operation that takes no open sizes
+        raise DiffersError(layer, f"with open sizes {reason_of(error)}") from error
+
+
+def _widens_ones(step: Step) -> bool:
+    """Whether `repeat` or `tile` changes axes of size 1 only, so that it is a broadcast."""
+    before, after = step.inputs[0].shape, step.outputs[0].shape
+    return len(before) == len(after) and all(a in (1, b) for a, b in zip(before, after, strict=True))
+
+
+def _filled(layer, step: Step, by) -> tuple[tuple, dict]:
+    if any(id(x) not in by for x in step.inputs):
+        raise DiffersError(layer, f"{name_of(step)} reads a tensor that was not recorded")
+    return step.filled(by)
+
+
+def _rows(layer, step: Step, other: Step, args):
+    """Constants of one row for each sample, all rows alike, as one row; other arguments have to be equal."""
+
+    def row(mine, its, given):
+        if isinstance(mine, keras.KerasTensor) or same(mine, its):
+            return given
+        if keras.ops.is_tensor(mine) and len(mine.shape) and mine.shape[0] != its.shape[0]:
+            a, b = keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(its)
+            if (a == a[:1]).all() and same(a[:1], b[:1]):
+                return keras.ops.convert_to_tensor(a[:1])
+        raise DiffersError(layer, f"a constant of {name_of(step)} in it depends on sizes")
+
+    if not same(step.kwargs, other.kwargs) or len(step.args) != len(other.args):
+        raise DiffersError(layer, f"{name_of(step)} in it depends on sizes")
+    return tuple(row(*three) for three in zip(step.args, other.args, args, strict=True))
+
+
+def _fill_in_sizes(output: keras.KerasTensor, first: keras.KerasTensor, second: keras.KerasTensor) -> None:
+    """Sizes that shape inference leaves open, and that are the same in both recordings."""
+    if None in output.shape and len(output.shape) == len(first.shape):
+        known = zip(first.shape, second.shape, output.shape, strict=True)
+        set_spec(output, [a if size is None and a == b else size for a, b, size in known])
+
+
+def _check_names(layer, inputs, outputs) -> None:
+    """Names within one model are unique: our own parts and operations get others, a user's layers keep theirs."""
+    taken: dict[str, keras.Operation] = {}
+    for operation in _operations(inputs, outputs):
+        name, number = operation.name, 0
+        ours = isinstance(operation, (Weight, Constant, Sized, Masked)) or not isinstance(operation, keras.layers.Layer)
+        while name in taken:
+            if not ours and not isinstance(operation, keras.Model):
+                raise DiffersError(layer, f"two of its layers are called {operation.name}")
+            number += 1
+            name = f"{operation.name}_{number}"
+        operation.name = name
+        taken[name] = operation
+
+
+def _operations(inputs, outputs) -> list[keras.Operation]:
+    """The user's layers first, which keep their names."""
+    return sorted(operations_between(inputs, outputs), key=lambda op: not isinstance(op, keras.layers.Layer))

@@ -1,0 +1,81 @@
+"""Whether an opened model computes what the original does: outputs, outputs in training, gradients."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.graph.layer_tree import states_kept
+
+# Relative to the largest magnitude: what another order of sums explains.
+_OUTPUTS, _GRADIENTS = 1e-5, 1e-4
+_HALF = 5e-2
+
+
+def unequal(original: keras.Model, opened: keras.Model, structure) -> str:
+    """In what the two differ on random inputs; empty where they do not.
+
+    In training both draw from the same seeds, and neither changes its statistics.
+
+    Args:
+        structure: `keras.KerasTensor`s of the inputs, of known sizes that were not recorded.
+    """
+    inputs = _random_inputs(structure)
+    exact = original.compute_dtype not in ("float16", "bfloat16")
+    for training, what in ((False, "outputs"), (True, "outputs in training")):
+        expected, its_gradients = _run(original, inputs, training, original)
+        got, gradients = _run(opened, inputs, training, original)
+        gap = _apart(expected, got)
+        if not gap <= (_OUTPUTS if exact else _HALF):
+            return f"its {what} differ by {gap:.1e} of the largest once it is opened"
+        if training:
+            gap = _apart(its_gradients, gradients)
+            if not gap <= (_GRADIENTS if exact else _HALF):
+                return f"its gradients differ by {gap:.1e} of the largest once it is opened"
+    return ""
+
+
+def _random_inputs(structure):
+    rng = np.random.default_rng(0)
+
+    def draw(spec):
+        shape = spec.shape
+        dtype = keras.backend.standardize_dtype(spec.dtype)
+        if dtype == "bool":
+            return keras.ops.convert_to_tensor(rng.random(shape) < 0.7)
+        if "int" in dtype:
+            return keras.ops.convert_to_tensor(rng.integers(0, 2, shape), dtype)
+        return keras.ops.convert_to_tensor(rng.normal(size=shape), dtype)
+
+    return keras.tree.map_structure(draw, structure)
+
+
+def _run(model: keras.Model, inputs, training: bool, original: keras.Model):
+    """Outputs, and the gradients of a fixed sum of them by the original's trainable variables."""
+    weights = original.trainable_variables
+    with states_kept(original), keras.StatelessScope(), tf.GradientTape() as tape:
+        outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
+        loss = 0.0
+        for output in outputs:
+            factors = np.random.default_rng(1).normal(size=output.shape)
+            loss += tf.reduce_sum(tf.cast(output, "float32") * tf.constant(factors, "float32"))
+        variables = [w.value for w in weights]
+    found = tape.gradient(loss, variables) if training and outputs else []
+    gradients = [
+        np.zeros(w.shape) if g is None else tf.convert_to_tensor(g).numpy()
+        for g, w in zip(found, weights, strict=False)
+    ]
+    return [np.asarray(keras.ops.cast(x, "float32"), np.float64) for x in outputs], gradients
+
+
+def _apart(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
+    """The largest difference relative to the largest magnitude of all; infinite where shapes differ."""
+    if [x.shape for x in expected] != [x.shape for x in got]:
+        return np.inf
+    scale = max((float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in expected), default=0.0)
+    largest = 0.0
+    for a, b in zip(expected, got, strict=True):
+        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+            return np.inf
+        told = np.isfinite(a)
+        largest = max(largest, float(np.abs(a - b)[told].max(initial=0.0)))
+    return largest / scale if largest else 0.0

@@ -1,0 +1,260 @@
+"""Custom layers and subclassed models as functional models of known layers and operations, on the same variables."""
+
+import dataclasses
+import itertools
+
+import keras
+
+from tfstruct.errors import ModelError
+from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.opening.assembly import Assembly, DiffersError
+from tfstruct.graph.opening.comparison import difference
+from tfstruct.graph.opening.equality import unequal
+from tfstruct.graph.opening.parts import Weight
+from tfstruct.graph.opening.recorder import Recorder, is_custom, layers_within
+from tfstruct.graph.opening.recording import Recording, reason_of
+from tfstruct.graph.plain_weights import check_plain
+from tfstruct.graph.rules import is_training_only
+from tfstruct.graph.rules.noise import note_training_only
+from tfstruct.graph.trace import functional_of
+from tfstruct.keras_internals.layer_parts import own_weights
+
+# What an open size is in two recordings and in the comparison at the end: numbers that occur nowhere else, so that it
+# is known what follows one size. The batch comes first.
+_SIZES = ((2, 3, 4), (8, 12, 9), (16, 24, 11), (10, 14, 13), (20, 28, 15), (18, 26, 17))
+
+
+# By id of a layer that stays closed: it, and why.
+Closed = dict[int, tuple[keras.layers.Layer, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """A model whose custom layers are opened.
+
+    Attributes:
+        model: functional, uncompiled; layers and variables are those of the original.
+        opened: paths of the layers that are nested models now.
+        closed: path of a custom layer that is not -> the reason.
+    """
+
+    model: keras.Model
+    opened: tuple[str, ...]
+    closed: dict[str, str]
+
+
+def open_model(model: keras.Model, inputs=None) -> OpenedModel:
+    """Opens every custom layer of a model that can be.
+
+    Each is recorded three times on symbolic tensors of known sizes: with two sizes of everything that is open, and in
+    training. Where the first two differ, what differs follows a size, or the layer stays closed; where the last
+    differs, it does other things in training and stays closed. At the end outputs, outputs in training and gradients
+    are compared with the original's on inputs of another size: layers that differ stay closed.
+
+    Args:
+        model: built; Sequential, functional, or subclassed with `inputs`.
+        inputs: shapes (with the batch axis, None where open), `keras.KerasTensor`s or samples, in the structure that
+            the model is called with; needed for a subclassed model, and where open sizes do not fit its layers.
+
+    Raises:
+        ModelError: the model itself cannot be recorded.
+    """
+    require_model(model)
+    check_plain(model)
+    structure = _specs(model, inputs)
+    several = sum(None in x.shape[1:] for x in keras.tree.flatten(structure)) > 1
+    best: OpenedModel | None = None
+    problem: ModelError | None = None
+    # Ids and their mask have one length; if not, what follows which of two sizes is known with different ones only.
+    for alike in (True, False) if several else (False,):
+        try:
+            found = _checked(model, _Sizes(structure, alike))
+        except ModelError as error:
+            problem = problem or error
+            continue
+        if best is None or len(found.closed) < len(best.closed):
+            best = found
+        if not best.closed:
+            break
+    if best is None:
+        assert problem is not None
+        raise problem
+    return best
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """The inputs of a model; open sizes of one axis are alike in all inputs, or all are different."""
+
+    structure: object
+    alike: bool
+
+    def known(self, which: int):
+        """The inputs with all sizes known: of the first, the second recording, or of the comparison."""
+        numbers = itertools.count(1)
+
+        def size(axis: int) -> int:
+            place = axis if self.alike else next(numbers)
+            return _SIZES[1 + (place - 1) % (len(_SIZES) - 1)][which]
+
+        def known(x):
+            rest = [size(i) if n is None else n for i, n in enumerate(x.shape[1:], 1)]
+            return keras.KerasTensor((_SIZES[0][which] if x.shape[0] is None else x.shape[0], *rest), x.dtype)
+
+        return keras.tree.map_structure(known, self.structure)
+
+
+def _checked(model: keras.Model, sizes: _Sizes) -> OpenedModel:
+    closed: Closed = {}
+    made, layers = _opened(model, sizes, closed)
+    while why := _unequal(model, made, sizes):
+        if not layers:
+            raise ModelError(f"{model.name!r} cannot be opened: {why}.")
+        layer = _culprit(model, sizes, layers, closed)
+        closed[id(layer)] = (layer, why)
+        made, layers = _opened(model, sizes, closed)
+    paths = {id(op): path for path, op in layer_paths(model).items()}
+    opened = tuple(paths.get(id(layer), layer.name) for layer in layers)
+    said = {paths.get(key, layer.name): reason for key, (layer, reason) in closed.items()}
+    return OpenedModel(made, opened, said)
+
+
+def _unequal(model: keras.Model, made: keras.Model, sizes: _Sizes) -> str:
+    try:
+        return unequal(model, made, sizes.known(2))
+    except Exception as error:  # the model does not take these sizes
+        raise ModelError(
+            f"{model.name!r} cannot be opened with open sizes: {reason_of(error)}. Give `inputs` with known ones."
+        ) from error
+
+
+def _culprit(model, sizes: _Sizes, layers: list[keras.layers.Layer], closed: Closed) -> keras.layers.Layer:
+    """One layer that makes the opened model differ: by halves, a half being opened while the others are not."""
+    while len(layers) > 1:
+        half = layers[: len(layers) // 2]
+        others = {id(layer): (layer, "") for layer in layers if layer not in half}
+        made, opened = _opened(model, sizes, {**closed, **others})
+        layers = half if opened and _unequal(model, made, sizes) else layers[len(half) :]
+    return layers[0]
+
+
+def _opened(model: keras.Model, sizes: _Sizes, closed: Closed) -> tuple[keras.Model, list[keras.layers.Layer]]:
+    """The model with all custom layers opened but those of `closed`, which gets those that cannot be, and a list of
+    those that are."""
+    like = keras.tree.flatten(sizes.structure)
+    tied: set[int] = set()  # layers of Keras whose weights are read by others too: they are opened as well
+
+    def opens(layer) -> bool:
+        return id(layer) not in closed and (id(layer) in tied or is_custom(layer)) and not is_training_only(layer)
+
+    while True:
+        known, shared, again = len(closed), len(tied), False
+        weights: dict[int, Weight] = {}
+        recordings = []
+        try:
+            for which, training in ((0, False), (1, False), (0, True)):
+                recorder = Recorder(opens, training, weights)
+                recorder.closed = dict(closed)
+                recordings.append(recorder.record(model, sizes.known(which)))
+                for key, (layer, reason) in recorder.closed.items():
+                    if key in closed:
+                        continue
+                    if training and _passes(layer, recordings[0]):
+                        note_training_only(layer)
+                        again = True
+                    else:
+                        closed[key] = (layer, reason)
+        except Exception as error:  # whatever a user's code raises on symbolic tensors
+            raise ModelError(
+                f"{model.name!r} cannot be opened: {reason_of(error)}. Expected a `call` of Keras layers and "
+                "keras.ops on its inputs; `inputs` gives their shapes."
+            ) from error
+        if again or len(closed) > known:
+            continue
+        first, second, trained = recordings
+        different = difference(first, trained)
+        if different is not None:
+            layer, reason = different[0].layer, f"in training {different[1]}"
+        else:
+            tied |= _tied(first, model)
+            if len(tied) > shared:
+                continue
+            try:
+                made = Assembly().model((first, second), like, sizes.structure)
+                break
+            except DiffersError as error:
+                layer, reason = error.layer, str(error)
+        if layer is model:
+            raise ModelError(f"{model.name!r} cannot be opened: {reason}.")
+        closed[id(layer)] = (layer, reason)
+    return made, [layer for layer in _layers_of(first) if layer is not model]
+
+
+def _specs(model: keras.Model, inputs):
+    """The inputs as `keras.KerasTensor`s with names, in the structure that the model is called with."""
+    functional = functional_of(model)
+    if inputs is None:
+        if functional is None:
+            raise ModelError(
+                f"`{model.name}` is a subclassed model ({type(model).__name__}): give `inputs`, the shapes (with the "
+                "batch axis first) or samples that it is called with."
+            )
+        structure = functional.input
+        alone = isinstance(structure, (list, tuple)) and len(structure) == 1
+        return structure[0] if alone else structure
+    names = [x.name for x in functional.inputs] if functional is not None else []
+    dtypes = [x.dtype for x in functional.inputs] if functional is not None else []
+    numbers = iter(range(10**6))
+
+    def spec(x):
+        i = next(numbers)
+        name = names[i] if i < len(names) else ("input" if not i else f"input_{i}")
+        if isinstance(x, keras.KerasTensor):
+            return keras.KerasTensor(x.shape, x.dtype, name=x.name)
+        if _is_shape(x):
+            return keras.KerasTensor(x, dtypes[i] if i < len(dtypes) else model.input_dtype, name=name)
+        x = keras.ops.convert_to_tensor(x)
+        return keras.KerasTensor((None, *x.shape[1:]), x.dtype, name=name)
+
+    return (
+        keras.tree.map_shape_structure(spec, inputs) if _has_shapes(inputs) else keras.tree.map_structure(spec, inputs)
+    )
+
+
+def _is_shape(x) -> bool:
+    return isinstance(x, (tuple, list)) and bool(x) and all(n is None or isinstance(n, int) for n in x)
+
+
+def _has_shapes(inputs) -> bool:
+    if isinstance(inputs, dict):
+        return any(map(_has_shapes, inputs.values()))
+    if isinstance(inputs, (list, tuple)):
+        return _is_shape(inputs) or any(map(_has_shapes, inputs))
+    return False
+
+
+def _passes(layer: keras.layers.Layer, inference: Recording) -> bool:
+    """Whether a layer hands its only input on in inference."""
+    calls = [recording for recording in inference.all_within() if recording.layer is layer]
+    return bool(calls) and all(len(one.results) == 1 and one.results[0] is one.inputs[0] for one in calls)
+
+
+def _layers_of(recording: Recording) -> list[keras.layers.Layer]:
+    return list({id(one.layer): one.layer for one in recording.all_within()}.values())
+
+
+def _tied(recording: Recording, model: keras.Model) -> set[int]:
+    """Layers that are called as they are and own a variable that a `Weight` gives out too."""
+    steps = [step for one in recording.all_within() for step in one.needed()]
+    given = {id(step.operation.value) for step in steps if isinstance(step.operation, Weight)}
+    found = set()
+    for step in steps:
+        operation = step.operation
+        if not isinstance(operation, keras.layers.Layer) or isinstance(operation, Weight):
+            continue
+        for layer in layers_within(operation):
+            if {id(v) for v in own_weights(layer)} & given:
+                found.add(id(layer))
+                found.add(id(operation))
+    return found

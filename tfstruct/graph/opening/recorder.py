@@ -1,0 +1,357 @@
+"""Records what layers do when a model is called: each that is opened as a recording of its own."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+from tfstruct.graph.opening.parts import Constant, Weight
+from tfstruct.graph.opening.recording import ClosedError, Recording, Step, reason_of, tensors
+from tfstruct.graph.rules import rule_of
+from tfstruct.graph.trace import functional_of
+from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
+from tfstruct.keras_internals.layer_parts import parts_of
+from tfstruct.keras_internals.recorded_calls import (
+    NO_ATTRIBUTES_OF_CALLS,
+    computed_spec,
+    set_masks_as_layer,
+    set_spec,
+    watched_calls,
+)
+from tfstruct.keras_internals.replacing import replaced_attributes
+
+
+class Recorder:
+    """Records calls of a model in which some layers are opened.
+
+    Args:
+        opens: whether a layer is to be opened.
+        training: how the model is called.
+        weights: by id of a variable the layer that owns it as a tensor, over all recordings of one opening.
+
+    Attributes:
+        closed: layers that could not be opened, by id: (layer, reason).
+    """
+
+    def __init__(self, opens: Callable[[keras.layers.Layer], bool], training: bool, weights: dict[int, Weight]):
+        self.opens, self.training, self.weights = opens, training, weights
+        self.closed: dict[int, tuple[keras.layers.Layer, str]] = {}
+        self._frames: list[Recording] = []
+        self._inside_known = 0
+        self._just_opened: keras.layers.Layer | None = None
+        self._variables: dict[int, dict[str, object]] = {}  # id of a layer -> its attributes as they are
+        self._swapped: dict[int, tuple[keras.layers.Layer, dict[str, object]]] = {}
+
+    def record(self, model: keras.Model, structure) -> Recording:
+        """The model called on symbolic tensors of the shapes and dtypes of `structure`.
+
+        Raises:
+            ClosedError: the model itself cannot be recorded.
+        """
+        root = Recording(model, self.training)
+        given = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), structure)
+        with self._hooked(model):
+            self._frames.append(root)
+            try:
+                model(given, training=self.training)
+            finally:
+                self._frames.clear()
+        (step,) = [step for step in root.steps if isinstance(step.operation, Recording)]
+        return step.operation
+
+    # Hooks.
+
+    @contextlib.contextmanager
+    def _hooked(self, model: keras.Model) -> Iterator[None]:
+        def read(variable):
+            if not self._inside_known:
+                raise ClosedError(f"it computes with the numbers of the variable {variable.path} itself")
+
+        def drawn():
+            if not self._inside_known:
+                raise ClosedError("it draws random numbers itself")
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, read, drawn))
+            for layer in layers_within(model):
+                stack.enter_context(replaced_attributes(layer, **self._stand_ins(layer, layer is model)))
+            yield
+
+    def _stand_ins(self, layer: keras.layers.Layer, is_top: bool) -> dict[str, Callable]:
+        """What stands in for calls of the layer: those on symbolic tensors are recorded, and those on numbers become
+        calls on a constant."""
+        symbolic_call, call = layer.symbolic_call, layer.call
+
+        def as_known(*args, **kwargs):
+            with self._known(layer):
+                outputs = symbolic_call(*args, **kwargs)
+                if any(None in x.shape for x in tensors(outputs)):
+                    # `compute_output_shape` may leave out sizes that are known here.
+                    with contextlib.suppress(Exception):
+                        outputs = computed_spec(call, *args, **kwargs)
+                return outputs
+
+        def on_tensors(*args, **kwargs):
+            if self._inside_known or not self._frames:
+                return symbolic_call(*args, **kwargs)
+            if is_top:
+                return self._opened(layer, args, kwargs)
+            if not self.opens(layer) or id(layer) in self.closed:
+                return as_known(*args, **kwargs)
+            frame, count = self._frames[-1], len(self._frames[-1].steps)
+            depth = len(self._frames)
+            try:
+                return self._opened(layer, args, kwargs)
+            except Exception as error:  # whatever a user's code raises on symbolic tensors
+                del self._frames[depth:]
+                del frame.steps[count:]
+                self.closed[id(layer)] = (layer, reason_of(error))
+                return as_known(*args, **kwargs)
+
+        def on_numbers(*args, **kwargs):
+            if self._inside_known or not self._frames:
+                return call(*args, **kwargs)
+            numbers = [x for x in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
+            if not numbers:
+                raise ClosedError(f"it calls {layer.name} without a tensor")
+            args, kwargs = keras.tree.map_structure(
+                lambda x: self._constant(x) if x is numbers[0] else x, (args, kwargs)
+            )
+            return layer(*args, **kwargs)
+
+        return {"symbolic_call": on_tensors} | ({} if isinstance(layer, keras.Model) else {"call": on_numbers})
+
+    @contextlib.contextmanager
+    def _known(self, layer: keras.layers.Layer) -> Iterator[None]:
+        """Inside a layer that a rule knows nothing is recorded, and its variables are variables."""
+        inner = {id(one) for one in layers_within(layer)}
+        put_back = [(one, values) for key, (one, values) in self._swapped.items() if key in inner]
+        swapped = [(one, {name: one.__dict__[name] for name in values}) for one, values in put_back]
+        self._inside_known += 1
+        try:
+            for one, values in put_back:
+                one.__dict__.update(values)
+            yield
+        finally:
+            self._inside_known -= 1
+            for one, values in swapped:
+                one.__dict__.update(values)
+
+    # Notes.
+
+    def _note(self, operation, args, kwargs, outputs) -> None:
+        if self._inside_known:
+            return
+        if operation is self._just_opened:
+            self._just_opened = None  # Keras notes a layer once more after its call
+            return
+        given = kwargs.get("training")
+        if isinstance(operation, keras.layers.Layer):
+            if given is not None and bool(given) != self.training:
+                raise ClosedError(f"it calls {operation.name} with a `training` of its own")
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        else:
+            args, kwargs = _as_precise_as_tensors(args, kwargs, outputs)
+        self._frames[-1].steps.append(Step(operation, tuple(args), dict(kwargs), keras.tree.flatten(outputs)))
+
+    def _constant(self, x) -> keras.KerasTensor:
+        frame = self._frames[-1]
+        if not frame.inputs:
+            raise ClosedError("it computes with numbers before it has an input")
+        array = keras.ops.convert_to_numpy(x)
+        layer = Constant(array, str(array.dtype))
+        output = layer.compute_output_spec(frame.inputs[0])
+        frame.steps.append(Step(layer, (frame.inputs[0],), {}, [output]))
+        return output
+
+    def _opened(self, layer: keras.layers.Layer, args: tuple, kwargs: dict):
+        """Runs the layer's own code; the frame around it gets one step, with the recording as its operation."""
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise ClosedError("it has an activity regularizer")
+        recording = Recording(layer, self.training)
+        outer: dict[int, keras.KerasTensor] = {}
+        inside: dict[int, keras.KerasTensor] = {}
+
+        def entered(x):
+            if id(x) not in inside:
+                outer[id(x)], inside[id(x)] = x, keras.KerasTensor(x.shape, x.dtype)
+                recording.inputs.append(inside[id(x)])
+            return inside[id(x)]
+
+        args, kwargs = keras.tree.map_structure(
+            lambda x: entered(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs)
+        )
+        for key in list(outer):
+            mask = mask_of(outer[key])
+            if mask is not None:
+                set_mask(inside[key], entered(mask))
+        recording.outputs = self._run(layer, recording, args, kwargs)
+        left = self._leave(recording)
+        self._frames[-1].steps.append(
+            Step(recording, tuple(outer.values()), {}, [left[id(x)] for x in recording.results])
+        )
+        self._just_opened = layer
+        return keras.tree.map_structure(
+            lambda x: left[id(x)] if isinstance(x, keras.KerasTensor) else x, recording.outputs
+        )
+
+    def _leave(self, recording: Recording) -> dict[int, keras.KerasTensor]:
+        """Fills in the results; by id of each, the tensor that stands for it outside."""
+        flat = [x for x in keras.tree.flatten(recording.outputs) if x is not None]
+        if not flat or not all(isinstance(x, keras.KerasTensor) for x in flat):
+            raise ClosedError("it returns something that is no tensor of its inputs")
+        made = {id(x): x for x in recording.inputs} | {id(x): x for step in recording.steps for x in step.outputs}
+        results = {id(x): x for x in flat}
+        lost = [x for x in results.values() if id(x) not in made]
+        if lost:
+            raise ClosedError("it returns a tensor that was not made of its inputs")
+        recording.masks = {key: mask_of(x) for key, x in results.items() if id(mask_of(x)) in made}
+        results |= {id(mask): mask for mask in recording.masks.values()}
+        recording.results = list(results.values())
+        left = {key: keras.KerasTensor(x.shape, x.dtype) for key, x in results.items()}
+        for key, mask in recording.masks.items():
+            set_mask(left[key], left[id(mask)])
+        return left
+
+    def _run(self, layer: keras.layers.Layer, recording: Recording, args: tuple, kwargs: dict):
+        functional = functional_of(layer) if isinstance(layer, keras.Model) else None
+        self._frames.append(recording)
+        try:
+            if functional is not None:
+                return self._walked(functional, args[0] if args else next(iter(kwargs.values())))
+            with self._variables_as_tensors(layer, recording):
+                outputs = type(layer).call(layer, *args, **kwargs)
+                outputs = keras.tree.map_structure(
+                    lambda x: self._constant(x) if keras.ops.is_tensor(x) else x, outputs
+                )
+                if args:
+                    before = kwargs.get("mask")
+                    before = keras.tree.map_structure(mask_of, args[0]) if before is None else before
+                    set_masks_as_layer(layer, args[0], outputs, before)
+                return outputs
+        finally:
+            self._frames.pop()
+
+    def _walked(self, functional, given):
+        """A functional model, node by node: its own `call` would be one operation."""
+        by = dict(zip(map(id, functional.inputs), keras.tree.flatten(given), strict=True))
+        for node in nodes_in_order(functional):
+            if node.is_input or any(id(x) not in by for x in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(by)
+            if isinstance(node.operation, keras.layers.Layer):
+                kwargs = {key: value for key, value in kwargs.items() if key != "training"}  # Keras does so too
+                if takes_training(node.operation):
+                    kwargs["training"] = self.training
+            outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+            by.update(zip(map(id, node.outputs), outputs, strict=True))
+        return keras.tree.map_structure(lambda x: by[id(x)], functional.output)
+
+    @contextlib.contextmanager
+    def _variables_as_tensors(self, layer: keras.layers.Layer, recording: Recording) -> Iterator[None]:
+        """While it is open, attributes that hold variables hold symbolic tensors, which `Weight` layers return."""
+        inside: dict[int, keras.KerasTensor] = {}
+
+        def tensor(variable):
+            if id(variable) not in inside:
+                inside[id(variable)] = self._weight(variable, owner, layer, recording)
+            return inside[id(variable)]
+
+        changed = []
+        try:
+            for owner in layers_within(layer):
+                own = self._variables.setdefault(id(owner), {})
+                for name, value in list(owner.__dict__.items()):
+                    if name in NO_ATTRIBUTES_OF_CALLS or not (name in own or _holds_variables(value)):
+                        continue
+                    original = own.setdefault(name, value)
+                    changed.append((owner, name, value))
+                    owner.__dict__[name] = _swapped(original, tensor)
+                if own:
+                    self._swapped[id(owner)] = (owner, own)
+            yield
+        finally:
+            for owner, name, value in reversed(changed):
+                owner.__dict__[name] = value
+                if value is self._variables[id(owner)].get(name):
+                    self._swapped.pop(id(owner), None)
+
+    def _weight(self, variable, owner, layer, recording: Recording) -> keras.KerasTensor:
+        part = self.weights.get(id(variable))
+        if part is None:
+            name = variable.name if owner is layer else f"{owner.name}_{variable.name}"
+            part = self.weights[id(variable)] = Weight.holding(variable, name, owner.dtype_policy)
+        if not recording.inputs:
+            raise ClosedError("it has no tensor as its input")
+        output = part.compute_output_spec(recording.inputs[0])
+        recording.steps.append(Step(part, (recording.inputs[0],), {}, [output]))
+        return output
+
+
+def is_custom(layer: keras.layers.Layer) -> bool:
+    """Whether no rule knows the layer, and it is none of Keras's own; or it is a model that holds such a layer."""
+    if isinstance(layer, keras.Model):
+        functional = functional_of(layer)
+        if functional is None:
+            return True
+        return any(is_custom(one) for one in layers_within(layer) if one is not layer and one is not functional)
+    return rule_of(layer) is None and type(layer).__module__.partition(".")[0] != "keras"
+
+
+def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layer and all inside of it, each once."""
+    found: dict[int, keras.layers.Layer] = {}
+
+    def visit(one):
+        if id(one) in found:
+            return
+        found[id(one)] = one
+        inner = [*parts_of(one), *getattr(one, "operations", ())]
+        for other in inner:
+            if isinstance(other, keras.layers.Layer):
+                visit(other)
+
+    visit(layer)
+    return list(found.values())
+
+
+def _as_precise_as_tensors(args, kwargs, outputs):
+    """NumPy's float64 beside a tensor counts as the tensor's dtype, as in TensorFlow's operators: `x / np.sqrt(4)`.
+
+    On symbolic tensors Keras makes float64 of both; the dtype of `outputs` is put right.
+    """
+    used = {keras.backend.standardize_dtype(x.dtype) for x in tensors((args, kwargs))}
+    floats = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, (np.ndarray, np.generic))]
+    if len(used) != 1 or not any(x.dtype == np.float64 for x in floats):
+        return args, kwargs
+    (dtype,) = used
+    if "float" not in dtype or dtype == "float64":
+        return args, kwargs
+    for x in tensors(outputs):
+        if x.dtype == "float64":
+            set_spec(x, dtype=dtype)
+
+    def cast(x):
+        wide = isinstance(x, (np.ndarray, np.generic)) and x.dtype == np.float64
+        return (x.item() if isinstance(x, np.generic) else x.astype(dtype)) if wide else x
+
+    return keras.tree.map_structure(cast, (args, kwargs))
+
+
+def _holds_variables(value) -> bool:
+    if isinstance(value, keras.Variable):
+        return True
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_variables, value))
+    return isinstance(value, dict) and any(map(_holds_variables, value.values()))
+
+
+def _swapped(value, tensor: Callable):
+    if isinstance(value, keras.Variable):
+        return tensor(value)
+    if isinstance(value, (list, tuple)):
+        return (tuple if isinstance(value, tuple) else list)(_swapped(x, tensor) for x in value)
+    if isinstance(value, dict):
+        return {key: _swapped(x, tensor) for key, x in value.items()}
+    return value

@@ -1,0 +1,96 @@
+"""A recording: the operations that a layer's own `call` is made of, on symbolic tensors of known sizes."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import traceback
+
+import keras
+
+_HERE = str(pathlib.Path(__file__).parents[2])
+
+
+class ClosedError(Exception):
+    """A layer cannot be opened; the message is the reason."""
+
+
+@dataclasses.dataclass(eq=False)
+class Step:
+    """One operation called on symbolic tensors."""
+
+    operation: "keras.Operation | Recording"
+    args: tuple
+    kwargs: dict
+    outputs: list[keras.KerasTensor]
+
+    @property
+    def inputs(self) -> list[keras.KerasTensor]:
+        return tensors((self.args, self.kwargs))
+
+    def filled(self, by: dict[int, keras.KerasTensor]) -> tuple[tuple, dict]:
+        """The arguments with other tensors in place of those recorded."""
+        return keras.tree.map_structure(
+            lambda x: by[id(x)] if isinstance(x, keras.KerasTensor) else x, (self.args, self.kwargs)
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class Recording:
+    """The steps of one call of a layer or model.
+
+    Attributes:
+        inputs: symbolic tensors in place of those among the arguments, masks too.
+        outputs: what it returned, in its structure.
+        results: the tensors of `outputs`, then masks that were made inside, without doubles.
+        masks: by id of a result, its mask.
+        training: as it was called.
+    """
+
+    layer: keras.layers.Layer
+    training: bool
+    inputs: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
+    steps: list[Step] = dataclasses.field(default_factory=list)
+    outputs: object = None
+    results: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
+    masks: dict[int, keras.KerasTensor] = dataclasses.field(default_factory=dict)
+
+    def needed(self) -> list[Step]:
+        """The steps that a result depends on, in their order."""
+        wanted = {id(x) for x in self.results} | {id(mask) for mask in self.masks.values()}
+        kept = []
+        for step in reversed(self.steps):
+            if any(id(x) in wanted for x in step.outputs):
+                kept.append(step)
+                wanted |= {id(x) for x in step.inputs}
+        return kept[::-1]
+
+    def all_within(self) -> list["Recording"]:
+        """This one and those of the layers that it calls, of theirs, ..., call by call."""
+        found = [self]
+        for step in self.needed():
+            if isinstance(step.operation, Recording):
+                found += step.operation.all_within()
+        return found
+
+
+def tensors(structure) -> list[keras.KerasTensor]:
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
+
+
+def reason_of(error: Exception) -> str:
+    """Why a call failed, in one line, with the line of the user's code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0][:160] if lines else ""
+    if not isinstance(error, ClosedError):
+        said = f"{type(error).__name__}: {said}".rstrip(": ")
+    packages = (*(f"{os.sep}{name}{os.sep}" for name in ("keras", "tensorflow", "optree")), contextlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_HERE) and not any(package in frame.filename for package in packages)
+    ]
+    if not frames:
+        return said
+    last = frames[-1]
+    return f"{said} ({os.path.basename(last.filename)}:{last.lineno}: {(last.line or '').strip()[:80]})"

@@ -1,0 +1,72 @@
+"""`open_layers`: custom layers and subclassed models as functional models of known layers."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+
+from tfstruct.graph.opening import open_model
+from tfstruct.reporting import Report, Result, Sheet
+
+_ADVICE = (
+    "A layer that stays closed opens if its `call` computes with Keras layers and keras.ops only, without random "
+    "numbers and the same way in training; or tfstruct.graph.rule says how channels pass through it."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpeningReport(Report):
+    """Which custom layers of a model were opened.
+
+    Attributes:
+        name: of the model.
+        opened: paths of the layers that were opened.
+        opaque: path of a custom layer that stays closed -> why, with the line of its code.
+    """
+
+    name: str
+    opened: tuple[str, ...]
+    opaque: Mapping[str, str]
+
+    def sheet(self) -> Sheet:
+        layers = f"{len(self.opened)} layer{'' if len(self.opened) == 1 else 's'}"
+        return Sheet(
+            f"{self.name}: {layers} opened, {len(self.opaque)} closed",
+            ("layer", "what was done"),
+            [(path, "opened") for path in self.opened],
+            left_alone=tuple(self.opaque.items()),
+            notes=(_ADVICE,) if self.opaque else (),
+        )
+
+
+def open_layers(model: keras.Model, inputs=None) -> Result:
+    """Opens custom layers: what their `call` does is recorded, and becomes a nested model of known layers.
+
+    A layer that no rule of `tfstruct.graph` knows is a wall: no channel beside it can go, and its work is not seen
+    inside. Opened, it is a functional model of Keras's layers and operations on the same variables::
+
+        found = surgery.open_layers(model)                           # functional, with custom layers
+        found = surgery.open_layers(model, inputs=(None, 224, 224, 3))  # a subclassed model
+        smaller = surgery.apply(found.model, surgery.plan_channels(found.model, "macs=50%"))
+
+    Each layer is recorded on two sets of sizes and in training; the whole is then compared with the original on
+    inputs of a third size, in inference, in training and by its gradients, to 1e-5 and 1e-4 of the largest value.
+    What cannot be said as a graph of open sizes, or differs, stays closed, with the reason.
+
+    Args:
+        model: built. It is not changed; its layers are part of the new model too.
+        inputs: shapes with the batch axis (None where open), `keras.KerasTensor`s or samples, in the structure that
+            the model is called with. Needed for a subclassed model, and where a layer needs a size that the model
+            leaves open.
+
+    Returns:
+        A `Result`. Its model is functional and uncompiled, with the layers and variables of the original: training
+        one trains the other. An opened layer is a nested model with its name. It saves as plain Keras and loads
+        without the custom classes once `tfstruct.surgery` is imported. Its report says what was `opened`, and what is
+        `opaque` and why.
+
+    Raises:
+        ModelError: the model is not built, is subclassed and `inputs` is missing, or cannot be opened itself.
+    """
+    found = open_model(model, inputs)
+    return Result(found.model, OpeningReport(found.model.name, found.opened, found.closed))
