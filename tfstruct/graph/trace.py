@@ -116,8 +116,8 @@ def trace(model: keras.Model, input_shape=None) -> Graph:
             )
         raise ModelError(
             f"`{model.name}` is a subclassed model ({type(model).__name__}): its graph is hidden in its `call`, so its "
-            "channels cannot be followed. Write it as a functional model; a subclassed model's weights can still be "
-            "masked, clustered and quantized."
+            "channels cannot be followed. tfstruct.surgery.open_layers(model, inputs=SHAPE).model is a functional one "
+            "on the same variables; a subclassed model's weights can also be masked, clustered and quantized as it is."
         )
     check_plain(model)
     walk = _Walk()

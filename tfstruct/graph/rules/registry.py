@@ -92,7 +92,8 @@ def apply_rule(call: Call) -> list[Axes]:
     name = type(call.op).__name__
     if found is None:
         what = "layer" if isinstance(call.op, keras.layers.Layer) else "operation"
-        call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}); tfstruct.graph.rule adds one")
+        opens = "tfstruct.surgery.open_layers opens it, or " if what == "layer" else ""
+        call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}); {opens}tfstruct.graph.rule adds one")
         return call.untouched()
     result = found(call)
     outputs: Sequence[Axes] = result if isinstance(result, list) else [result]
