@@ -48,7 +48,8 @@ QUICK = {
 @pytest.fixture(autouse=True)
 def _channels_first_on_any_processor(monkeypatch):
     """TensorFlow's plain CPU kernels (oneDNN off) refuse NCHW convolutions: they run transposed, elsewhere too."""
-    plain = backend.nn.conv
+    home = getattr(backend, "ops", backend).nn  # from Keras 3.16 on below `backend.ops`
+    plain = home.conv
 
     def conv(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
         if data_format != "channels_first":
@@ -56,7 +57,7 @@ def _channels_first_on_any_processor(monkeypatch):
         made = plain(keras.ops.moveaxis(inputs, 1, -1), kernel, strides, padding, "channels_last", dilation_rate)
         return keras.ops.moveaxis(made, -1, 1)
 
-    monkeypatch.setattr(backend.nn, "conv", conv)
+    monkeypatch.setattr(home, "conv", conv)
 
 
 def inputs_of(model, n=3, seed=0):
