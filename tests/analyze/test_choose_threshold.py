@@ -309,7 +309,7 @@ def test_bad_options(model, data, options, error, message):
 def test_bad_models_and_data(model, data):
     with pytest.raises(DataError, match="needs labels"):
         choose_threshold(model, data[0])
-    with pytest.raises(DataError, match="samples of shape"):
+    with pytest.raises(DataError, match="expected shape"):
         choose_threshold(model, (data[0][:, :3], data[1]))
     with pytest.raises(ModelError, match="no prunable group"):
         choose_threshold(keras.Sequential([keras.Input((6,)), layers.Dense(1)]), data, loss="mse")

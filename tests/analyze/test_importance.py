@@ -11,7 +11,7 @@ from keras import layers
 from sweeps import sweep
 
 from tfstruct.analyze import importance, unit_scores
-from tfstruct.analyze.scores import CRITERIA
+from tfstruct.analyze.scores import criteria
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import groups, trace
 
@@ -183,7 +183,7 @@ def test_hessian_is_hutchinsons_estimate(model, data):
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("criterion", sweep(CRITERIA, quick=["l2", "gradient", "hessian", "entropy", "random"]))
+@pytest.mark.parametrize("criterion", sweep(criteria(), quick=["l2", "gradient", "hessian", "entropy", "random"]))
 def test_seeds_repeat(model, data, criterion):
     given = data if criterion in WITH_DATA else None
     np.testing.assert_array_equal(_scores(model, criterion, given), _scores(model, criterion, given))
@@ -279,11 +279,15 @@ def test_the_model_stays_as_it_was(model, data):
         ({"missing": "drop"}, ValueError, "`missing` must be one of raise"),
         ({"probes": 0}, ValueError, "`probes` must be a positive integer"),
         ({"criterion": "activation"}, DataError, "Received: None"),
-        ({"criterion": "activation", "data": np.zeros((2, 5, 5, 3))}, DataError, "samples of shape"),
-        ({"criterion": "activation", "data": 3}, DataError, "Received: int"),
-        ({"criterion": "activation", "data": iter(())}, DataError, "at least one batch"),
+        ({"criterion": "activation", "data": np.zeros((2, 5, 5, 3))}, DataError, "expected shape"),
+        ({"criterion": "activation", "data": 3}, DataError, "received int"),
+        ({"criterion": "activation", "data": iter(())}, DataError, "holds no samples"),
         ({"criterion": "gradient", "data": np.zeros((2, 5, 5, 2))}, DataError, "needs labels"),
-        ({"criterion": "hessian", "data": (np.zeros((2, 5, 5, 2)), np.zeros(3))}, DataError, "equally many"),
+        (
+            {"criterion": "hessian", "data": (np.zeros((2, 5, 5, 2)), np.zeros(3))},
+            DataError,
+            "as many labels as samples",
+        ),
         ({"criterion": "apoz", "data": [np.zeros((2, 5, 5, 2))] * 2}, DataError, "inputs"),
     ],
 )

@@ -135,7 +135,7 @@ def test_what_fills_no_batch_is_left_out_and_said():
 
 def test_predictions_of_any_number_begin_with_the_same_states():
     model = network(BATCH, drop=False)
-    outputs = predictor(trace(model), X, 64)
+    outputs = predictor(trace(model), [X], 64)
     first = outputs()
     assert len(first) == len(X)
     np.testing.assert_allclose(outputs(), first, rtol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfstruct.augment import Pipeline
-from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
+from tfstruct.compression.dataset import Examples, Stream, open_data
 from tfstruct.compression.distillation import distillation_callbacks
 from tfstruct.compression.execution import with_epochs
 from tfstruct.compression.objective import objective
@@ -19,6 +19,7 @@ from tfstruct.compression.steps import Optimize, PruneChannels, Quantize
 from tfstruct.compression.training import fit
 from tfstruct.errors import BudgetError, DataError
 from tfstruct.graph import trace
+from tfstruct.samples.ports import Ports
 
 layers = keras.layers
 

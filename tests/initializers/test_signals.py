@@ -104,7 +104,7 @@ def test_bad_input():
         describe(model, X, loss="mse")
     with pytest.raises(ValueError, match="`samples` must be a whole number above 0"):
         describe(model, X, samples=0)
-    with pytest.raises(DataError, match=r"Expected samples of shape \(32,\)"):
+    with pytest.raises(DataError, match=r"expected shape \(32,\)"):
         describe(model, X[:, :3])
     with pytest.raises(ModelError, match="no layer with weights"):
         describe(keras.Sequential([keras.Input((32,)), layers.ReLU()]), X)

@@ -98,7 +98,7 @@ def test_bad_input():
         LSUV(model, np.zeros((4, 8, 8, 2), "float32"))
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)  # an error leaves the model as it was
-    with pytest.raises(DataError, match=r"Expected samples of shape \(8, 8, 2\)"):
+    with pytest.raises(DataError, match=r"expected shape \(8, 8, 2\)"):
         LSUV(model, np.zeros((4, 8, 8, 3)))
     with pytest.raises(ValueError, match=r"`tolerance` must be in \(0, 1\)"):
         LSUV(model, data(), tolerance=0)

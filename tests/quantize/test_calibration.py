@@ -88,7 +88,9 @@ def test_data_of_other_kinds_and_progress(model, x):
         model, tf.data.Dataset.from_tensor_slices((x, np.zeros(70))).batch(16), progress=lambda *a: said.append(a)
     )
     assert made.ranges() == calibrate(model, x).ranges()
-    assert said == [("calibrate", n, 70) for n in (32, 64, 70)]
+    assert said == [("calibrate", n, None) for n in (32, 64, 70)]  # only reading a stream tells
+    calibrate(model, x, progress=lambda *a: said.append(a))
+    assert said[3:] == [("calibrate", n, 70) for n in (32, 64, 70)]
 
 
 def test_wrong_arguments(model, x):

@@ -181,7 +181,7 @@ def test_every_model_can_be_looked_at(name):
 
 
 def test_bad_input(digits_model):
-    with pytest.raises(DataError, match="Expected samples of shape"):
+    with pytest.raises(DataError, match="expected shape"):
         analyze_bottlenecks(digits_model, np.zeros((4, 5)))
     with pytest.raises(ModelError, match="subclassed"):
         analyze_bottlenecks(zoo.build("subclassed"))

@@ -253,7 +253,7 @@ def test_what_cannot_go_is_reported():
         ({"count": 1}, DataError, "criterion='cosine' needs samples"),
         ({"count": 1, "criterion": "loss", "data": np.ones((2, 6))}, DataError, "needs labels"),
         ({"count": 1, "criterion": "loss", "data": np.ones((2, 6)), "labels": [0, 1]}, DataError, "needs a loss"),
-        ({"count": 1, "data": np.ones((2, 5))}, DataError, r"samples of shape \(6,\)"),
+        ({"count": 1, "data": np.ones((2, 5))}, DataError, r"expected shape \(6,\)"),
         ({"count": 1, "data": np.full((2, 6), np.nan)}, DataError, "add0 is not a number"),
         (
             {"count": 1, "criterion": "loss", "data": np.ones((2, 6)), "labels": np.ones((2, 4)), "loss": "mse"},

@@ -9,7 +9,6 @@ from numbers import Real
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.evaluation import predictor, scoring
 from tfstruct.analyze.inference import in_inference
@@ -21,6 +20,7 @@ from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import GREEN, GREY, ORANGE
+from tfstruct.samples.for_model import samples_of
 
 ONE_STANDARD_ERROR = "one_standard_error"
 _ROUNDING = 1e-6  # of the metric: what sums in float32 may be apart
@@ -158,7 +158,7 @@ def choose_threshold(
 
     Args:
         model: Sequential or functional.
-        data, labels: samples with labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches.
+        data, labels: samples with labels, see `tfstruct.samples`.
         folds: k, from 2 to the number of samples.
         tolerance, relative: see above.
         thresholds: how many candidates, spread evenly over the shares of units that go by importance on all of the
@@ -191,10 +191,9 @@ def choose_threshold(
     graph = trace(model)
     if not any(group.prunable for group in groups(graph)):
         raise ModelError(f"`{graph.model.name}` has no prunable group. explain(model) says why.")
-    x, y = arrays(data, labels)
-    if y is None:
-        raise DataError("choose_threshold needs labels. Give data=(x, y), labels=..., or batches of pairs.")
-    count = len(keras.tree.flatten(x)[0])
+    samples = samples_of(model, data, labels, need="choose_threshold needs labels")
+    found = samples.in_memory()
+    x, y, count = found.inputs, found.labels, found.size
     if count < folds:
         raise DataError(f"Expected at least one sample for each of {folds} folds. Received: {count} samples.")
     name, score = scoring(graph, y, loss, metric)
@@ -225,7 +224,7 @@ def choose_threshold(
     for mask, places in wanted.items():
         with masked(graph, np.frombuffer(mask, bool)):
             for i in dict.fromkeys(i for i, _ in places):
-                with _adapted(model, None if all(mask) else adapt, x, others[i]):
+                with _adapted(model, None if all(mask) else adapt, samples.ports.arranged(x), others[i]):
                     value = score(_rows(y, splits[i]), outputs(splits[i]))
                 values[i, [k for j, k in places if j == i]] = value
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(folds)

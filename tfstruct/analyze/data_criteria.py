@@ -4,12 +4,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import inputs_of, slices
+from tfstruct.analyze.inference import batches_for
+from tfstruct.analyze.losses import slices
 from tfstruct.analyze.weight_criteria import Member, is_kernel
 from tfstruct.graph import Call, Each, Graph, Out
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
 from tfstruct.keras_internals.graph_nodes import takes_training
+from tfstruct.samples import Samples
 
 BINS = 32  # of the histogram behind the entropy
 
@@ -80,7 +82,7 @@ def _per_sample(kind: str, value, axis: int):
     return tf.reduce_mean(value, [i for i in range(1, len(value.shape)) if i != axis])
 
 
-def activation_members(graph: Graph, kind: str, x, batch_size: int = 32) -> list[Member]:
+def activation_members(graph: Graph, kind: str, samples: Samples, batch_size: int = 32) -> list[Member]:
     """Statistics of the channels on data.
 
     - `activation`: mean of |a| over samples and positions.
@@ -89,7 +91,6 @@ def activation_members(graph: Graph, kind: str, x, batch_size: int = 32) -> list
       largest (Sec. 3.2, arXiv:1706.05791).
     """
     places = watched(graph)
-    flat, batch_size = inputs_of(graph.body.functional, x), fixed_batch(graph.model) or batch_size
 
     @tf.function(reduce_retracing=True)
     def step(batch):
@@ -103,7 +104,7 @@ def activation_members(graph: Graph, kind: str, x, batch_size: int = 32) -> list
         run(graph, batch, visit)
         return [results[i] for i in range(len(places))]
 
-    parts = [[r.numpy() for r in step([v[s] for v in flat])] for s in slices(len(flat[0]), batch_size)]
+    parts = [[r.numpy() for r in step(b.inputs)] for b in batches_for(graph.model, samples, batch_size)]
     members = []
     for i, (_, _, _, labels, positions) in enumerate(places):
         seen = np.concatenate([part[i] for part in parts]).astype(np.float64)[:, positions]
@@ -143,10 +144,10 @@ def _along(value, axis: int):
     return tf.reduce_sum(value, [i for i in range(len(value.shape)) if i != axis])
 
 
-def gradient_members(graph: Graph, x, y, loss):
+def gradient_members(graph: Graph, samples: Samples, loss):
     """For each sample in turn, the members `sum of w * dL/dw` over the weights of each channel: its effect on the
     loss, to first order (Eq. 6, arXiv:1906.10771). Kernels, biases, gamma and beta; batch norm as at inference."""
-    model, flat = graph.model, inputs_of(graph.body.functional, x)
+    model = graph.model
     places = _weights(graph, kernels_only=False)
     variables = list({id(v): v for v, _, _ in places}.values())
 
@@ -162,15 +163,15 @@ def gradient_members(graph: Graph, x, y, loss):
         }
         return [_along(product[id(v)], axis) for v, axis, _ in places]
 
-    for i in range(len(flat[0])):
-        values = step([v[i : i + 1] for v in flat], keras.tree.map_structure(lambda a, i=i: a[i : i + 1], y))
+    for one in samples.batches(1):
+        values = step(one.inputs, one.labels)
         yield [(labels, v.numpy().astype(float)) for (_, _, labels), v in zip(places, values, strict=True)]
 
 
-def hessian_members(graph: Graph, x, y, loss, probes: int, seed: int, batch_size: int = 32) -> list[Member]:
+def hessian_members(graph: Graph, flat, y, loss, probes: int, seed: int, batch_size: int = 32) -> list[Member]:
     """`1/2 sum of w^2 * h` over the kernel weights of each channel, `h = E[z * Hz]`, z of random signs: Hutchinson's
     estimate of the Hessian's diagonal, of the mean loss over the data (optimal brain damage)."""
-    model, flat = graph.model, inputs_of(graph.body.functional, x)
+    model = graph.model
     places, batch_size = _weights(graph, kernels_only=True), fixed_batch(graph.model) or batch_size
     variables = list({id(v): v for v, _, _ in places}.values())
     tensors = [v.value for v in variables]

@@ -7,24 +7,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import structured
+from tfstruct.analyze.losses import loss_function, slices
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph import Graph
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
 
 
-def predictor(graph: Graph, x, batch_size: int) -> Callable[..., object]:
+def predictor(graph: Graph, inputs: list[np.ndarray], batch_size: int) -> Callable[..., object]:
     """A function of the samples' indices (by default all) that runs the model, as it is then, on them: NumPy arrays."""
-    flat, batch = inputs_of(graph.body.functional, x), fixed_batch(graph.model)
+    batch = fixed_batch(graph.model)
 
     @tf.function(reduce_retracing=True)
     def predict(batch):
         return graph.model(structured(graph, batch), training=False)
 
     def outputs(rows=None):
-        chosen = flat if rows is None else [v[rows] for v in flat]
+        chosen = inputs if rows is None else [v[rows] for v in inputs]
         count = len(chosen[0])
         if batch is not None:  # the last batch is filled up, and what it adds is left out
             chosen = [np.concatenate([v, np.repeat(v[-1:], -count % batch, axis=0)]) for v in chosen]

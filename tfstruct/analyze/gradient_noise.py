@@ -1,17 +1,19 @@
 """The gradient noise scale: how large a batch is worth its computation."""
 
 import dataclasses
+import itertools
 import math
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, loss_function, slices
 from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.losses import loss_function
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.reporting import Report, Sheet
+from tfstruct.samples.for_model import samples_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,7 @@ def gradient_noise_scale(
 
     Args:
         model: any Keras model; its weights and statistics are as before afterwards.
-        data, labels: samples with labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches. They
-            are held in memory: give `dataset.take(batches)`. A few times `scale` samples are needed.
+        data, labels: samples with labels, see `tfstruct.samples`. A few times `scale` samples are needed.
         loss: by default the one the model is compiled with. The model's regularization losses are part of G.
         batch_size: b. Samples beyond the last whole batch are left out.
         groups: of the jackknife; as many copies of the gradient are held in memory.
@@ -101,26 +102,24 @@ def gradient_noise_scale(
         raise ArgumentError(f"`batch_size` must be an integer of at least 1. Received: {batch_size}.")
     if not isinstance(groups, int) or groups < 2:
         raise ArgumentError(f"`groups` must be an integer of at least 2. Received: {groups}.")
-    x, y = arrays(data, labels)
-    if y is None:
-        raise DataError("gradient_noise_scale needs labels. Give data=(x, y), labels=..., or batches of pairs.")
+    samples = samples_of(model, data, labels, need="gradient_noise_scale needs labels")
+    batches = samples.batches(batch_size)
+    first = next(batches)
     function = loss_function(model, loss, "gradient_noise_scale")
-    count = len(keras.tree.flatten(x)[0])
-    batches = [part for part in slices(count, batch_size) if part.stop - part.start == batch_size]
-    if len(batches) < groups:
-        raise DataError(
-            f"Expected at least {groups * batch_size} samples, {groups} batches of {batch_size}. Received: {count}."
-        )
     if not model.built:
-        model(keras.tree.map_structure(lambda a: a[:1], x))
+        model(samples.ports.arranged([x[:1] for x in first.inputs]))
     if not model.trainable_variables:
         raise ModelError(f"`{model.name}` has no trainable weights.")
     gradient = _gradient(model, function, training)
     kept = [(v, keras.ops.convert_to_numpy(v)) for v in model.non_trainable_variables] if training else []
-    sums, squares, sizes = [0.0] * groups, np.zeros(groups), np.zeros(groups, int)
+    sums, squares, sizes, count = [0.0] * groups, np.zeros(groups), np.zeros(groups, int), 0
     try:
-        for i, part in enumerate(batches):
-            flat = gradient(*keras.tree.map_structure(lambda a, part=part: tf.convert_to_tensor(a[part]), (x, y)))
+        for i, batch in enumerate(itertools.chain([first], batches)):
+            count += batch.size
+            if batch.size < batch_size:
+                continue
+            x = samples.ports.arranged(batch.inputs)
+            flat = gradient(*keras.tree.map_structure(tf.convert_to_tensor, (x, batch.labels)))
             group = i % groups
             sums[group] = sums[group] + flat.numpy().astype(np.float64)
             squares[group] += float(np.sum(np.square(flat.numpy(), dtype=np.float64)))
@@ -128,6 +127,10 @@ def gradient_noise_scale(
     finally:
         for variable, value in kept:
             variable.assign(value)
+    if sizes.sum() < groups:
+        raise DataError(
+            f"Expected at least {groups * batch_size} samples, {groups} batches of {batch_size}. Received: {count}."
+        )
     total = np.sum(sums, axis=0)
     norm, variance = _estimates(total, squares.sum(), sizes.sum(), batch_size)
     left_out = np.array(
@@ -139,7 +142,7 @@ def gradient_noise_scale(
     error = math.inf
     if np.isfinite(left_out).all():
         error = math.sqrt((groups - 1) / groups * np.sum((left_out - np.mean(left_out)) ** 2))
-    return GradientNoise(_ratio(norm, variance), variance, norm, error, len(batches) * batch_size, batch_size)
+    return GradientNoise(_ratio(norm, variance), variance, norm, error, int(sizes.sum()) * batch_size, batch_size)
 
 
 def _estimates(total: np.ndarray, squares: float, count: int, small: int) -> tuple[float, float]:

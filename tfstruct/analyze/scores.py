@@ -6,17 +6,18 @@ from collections.abc import Callable
 import numpy as np
 
 from tfstruct.analyze import weight_criteria as by_weights
-from tfstruct.analyze.batches import arrays, loss_function
 from tfstruct.analyze.inference import whole_batches
+from tfstruct.analyze.losses import loss_function
 from tfstruct.analyze.names import by_name
-from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import Graph, groups, trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.reporting import Report, Sheet
+from tfstruct.samples import Samples
+from tfstruct.samples.for_model import samples_of
 
 DATA_CRITERIA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
-CRITERIA = ("l1", "l2", "geometric_median", "bn_scale", "lamp", "sparsity", *DATA_CRITERIA, "random")
 REDUCTIONS = ("sum", "mean", "max", "product")
 NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
 
@@ -81,7 +82,7 @@ def importance(
     Args:
         model: Sequential or functional; or an already traced `Graph`.
         criterion: one of the above.
-        data: for the criteria that look at data: arrays, (x, y), a `tf.data.Dataset` or a generator of batches.
+        data: for the criteria that look at data, see `tfstruct.samples`.
         loss: for `gradient` and `hessian`; by default the one the model is compiled with.
         reduction: `"sum"`, `"mean"`, `"max"` or `"product"` over a unit's members.
         normalization: `"none"`; divided by the group's `"mean"`, `"max"` or `"sum"`; `"standard"`: mean 0, variance 1.
@@ -122,7 +123,7 @@ def unit_scores(
     seed: int = 0,
 ) -> np.ndarray:
     """The scores of `importance` for a traced graph, by unit: shape (units.count,); infinite for unit 0."""
-    _check("criterion", criterion, CRITERIA, "or a function")
+    _check("criterion", criterion, criteria(), "or a function")
     _check("reduction", reduction, REDUCTIONS)
     _check("normalization", normalization, NORMALIZATIONS)
     _check("missing", missing, ("raise", "keep"))
@@ -133,6 +134,11 @@ def unit_scores(
     scores[0] = np.inf
     _missing(graph, criterion, scores, missing)
     return _normalize(graph, scores, normalization)
+
+
+def criteria() -> tuple[str, ...]:
+    """The names that `importance` knows."""
+    return (*by_weights.BY_KERNEL, "bn_scale", *DATA_CRITERIA, "random")
 
 
 def _scores(graph: Graph, criterion, data, loss, reduction: str, probes: int, seed: int) -> np.ndarray:
@@ -163,18 +169,17 @@ def _members(graph, criterion, data, loss, probes, seed):
     from tfstruct.analyze import data_criteria
 
     if criterion == "hessian":
-        x, y, loss = _labelled(graph, criterion, data, loss)
+        samples, loss = _labelled(graph, criterion, data, loss)
+        found = samples.in_memory()
+        x, y = whole_batches(graph.model, found.inputs, found.labels)
         return [(*member, "sum") for member in data_criteria.hessian_members(graph, x, y, loss, probes, seed)]
-    x, _ = whole_batches(graph.model, arrays(data)[0])
-    return [(*member, "mean") for member in data_criteria.activation_members(graph, criterion, x)]
+    samples = samples_of(graph.model, data)
+    return [(*member, "mean") for member in data_criteria.activation_members(graph, criterion, samples)]
 
 
-def _labelled(graph, criterion, data, loss):
+def _labelled(graph, criterion, data, loss) -> tuple[Samples, Callable]:
     loss = loss_function(graph.model, loss, f"The criterion {criterion}")
-    x, y = arrays(data)
-    if y is None:
-        raise DataError(f"The criterion {criterion} needs labels. Give data=(x, y), or batches of such pairs.")
-    return *whole_batches(graph.model, x, y), loss
+    return samples_of(graph.model, data, need=f"The criterion {criterion} needs labels"), loss
 
 
 def _gradient(graph, criterion, data, loss, reduction) -> np.ndarray:
@@ -186,9 +191,9 @@ def _gradient(graph, criterion, data, loss, reduction) -> np.ndarray:
             f"{fixed_batch(graph.model)}. Take another criterion, such as hessian or activation, or build the model "
             "with a batch of 1."
         )
-    x, y, loss = _labelled(graph, criterion, data, loss)
+    samples, loss = _labelled(graph, criterion, data, loss)
     total, count = np.zeros(graph.units.count), 0
-    for members in data_criteria.gradient_members(graph, x, y, loss):
+    for members in data_criteria.gradient_members(graph, samples, loss):
         vectors = [_by_unit(graph, labels, values, "sum") for labels, values in members]
         if reduction in ("max", "product"):
             vectors = [np.abs(v) for v in vectors]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.evaluation import predictor, scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
@@ -22,6 +21,7 @@ from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, Group, fingerprint, trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.samples.for_model import samples_of
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -105,7 +105,7 @@ def sensitivity(
 
     Args:
         model: Sequential or functional.
-        data, labels: samples with labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches.
+        data, labels: samples with labels, see `tfstruct.samples`.
         loss: for `metric="loss"` and criteria that need one; by default the one the model is compiled with.
         metric: `"accuracy"` (share of samples whose largest output, or output beyond 0.5, is right), `"loss"`, or a
             function (labels, outputs) -> float over all samples; by default accuracy where labels are classes, that is
@@ -133,9 +133,8 @@ def sensitivity(
     ratios = tuple(float(r) for r in ratios)
     if not ratios or not all(0 < r < 1 for r in ratios):
         raise ArgumentError(f"`ratios` must be numbers in (0, 1). Received: {ratios}.")
-    x, y = arrays(data, labels)
-    if y is None:
-        raise DataError("sensitivity needs labels. Give data=(x, y), labels=..., or batches of pairs.")
+    found = samples_of(model, data, labels, need="sensitivity needs labels").in_memory()
+    x, y = found.inputs, found.labels
     chosen = _chosen(graph, groups)
     name, score = scoring(graph, y, loss, metric)
     outputs = predictor(graph, x, batch_size)

@@ -137,8 +137,9 @@ class AdaptiveBatchSize(Portable):
         """The data for `fit`, a `tf.data.Dataset` of batches.
 
         Args:
-            x: arrays as for `fit`; a finite `tf.data.Dataset` of batches (of any size) or a `PyDataset`, which hold
-                labels and weights themselves. The batches of a `PyDataset` are fetched one after the other.
+            x: arrays as for `fit`, or (x, y) or (x, y, weights) of such; a finite `tf.data.Dataset` of batches (of any
+                size) or a `PyDataset`, which hold labels and weights themselves. The batches of a `PyDataset` are
+                fetched one after the other.
             samples: how many an epoch of a dataset or `PyDataset` has, the same in each. By default they are counted
                 now, which takes a pass over them.
             shuffle: the samples of arrays, the batches of a `PyDataset`; a dataset shuffles itself.

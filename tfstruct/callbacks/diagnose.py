@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import keras
@@ -14,7 +14,7 @@ from tfstruct.callbacks import symptoms
 from tfstruct.callbacks.baselines import constant_answer, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
-from tfstruct.callbacks.first_batch import FirstBatch
+from tfstruct.callbacks.first_batch import FirstBatch, evenly, first_samples
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.probe import Figures, Probe, all_finite
 from tfstruct.callbacks.root_causes import findings
@@ -48,11 +48,11 @@ class Diagnose(Portable):
     `finish()`.
 
     Args:
-        data: (x, y) or (x, y, sample_weight), or a `tf.data.Dataset` of such batches; of it, `samples` are kept. By
-            default the first batch that `fit` trains on (not possible in a loop or with several replicas, where without
-            data only losses are watched).
+        data: samples with labels, see `tfstruct.samples`; of it, `samples` are kept. By default the first batch that
+            `fit` trains on (not possible in a loop or with several replicas, where without data only losses are
+            watched).
         frequency: steps from probe to probe; None for 2 % of the time.
-        samples: how many samples a probe looks at, evenly taken from `data`.
+        samples: how many samples a probe looks at: of arrays evenly taken, of anything else the first ones.
         loss: (y, outputs) -> loss; by default what the model is compiled with.
         verbose: 0 is silent, 1 prints a finding when it is first seen, 2 prints the report at the end too.
 
@@ -92,7 +92,10 @@ class Diagnose(Portable):
         self.frequency, self.samples, self.verbose = frequency, samples, verbose
         self.loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         self.report: Diagnosis | None = None
-        self._data = None if data is None else _kept(data, samples)
+        self._data = evenly(data, samples) if isinstance(data, tuple) else data
+        if hasattr(data, "shape"):
+            raise DataError(f"Diagnose needs labels. Give data=(x, y). Received: {type(data).__name__}.")
+        self._is_read = False
         self._probe: Probe | None = None
         self._first_batch: FirstBatch | None = None
 
@@ -206,6 +209,8 @@ class Diagnose(Portable):
         self._tracker = None if not model.compiled else next(
             (m for m in model.metrics if m.name == "loss" and hasattr(m, "total") and hasattr(m, "count")), None
         )  # fmt: skip
+        if self._data is not None and not self._is_read:
+            self._data, self._is_read = first_samples(model, self._data, self.samples), True
         self._set_probe(self._data)
         self._judge()
 
@@ -215,7 +220,7 @@ class Diagnose(Portable):
 
     def _receive(self, batch) -> None:
         """The first batch of fit, before it is trained on."""
-        self._set_probe(_kept(batch, self.samples))
+        self._set_probe(evenly(batch, self.samples))
         self._look(0)
 
     def _set_probe(self, batch) -> None:
@@ -377,23 +382,3 @@ class Diagnose(Portable):
             notes=tuple(self._notes),
         )
         return report
-
-
-def _kept(data, samples: int) -> tuple:
-    """(x, y) or (x, y, sample_weight) with at most that many samples, as arrays."""
-    if not isinstance(data, tuple | list):
-        if isinstance(data, Mapping) or hasattr(data, "shape") or not hasattr(data, "__iter__"):
-            raise DataError(
-                f"Expected data=(x, y), or batches of such. Received: {type(data).__name__} without labels."
-            )
-        data = next(iter(data), ())
-    if len(data) not in (2, 3) or data[1] is None:
-        raise DataError(f"Expected data=(x, y) or (x, y, sample_weight). Received: {len(data)} parts.")
-    data = tuple(part for part in data if part is not None)
-    parts = keras.tree.map_structure(np.asarray, data)
-    sizes = {len(one) if one.ndim else 0 for one in keras.tree.flatten(parts)}
-    if len(sizes) != 1 or sizes == {0}:
-        raise DataError(f"Expected equally many samples and labels, at least one. Received: {sorted(sizes)}.")
-    count = sizes.pop()
-    rows = np.linspace(0, count - 1, min(samples, count)).astype(int)
-    return keras.tree.map_structure(lambda one: one[rows], parts)

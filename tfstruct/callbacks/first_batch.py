@@ -4,9 +4,12 @@ import contextlib
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfstruct.errors import DataError
 from tfstruct.keras_internals.replacing import replaced_attributes
+from tfstruct.samples.for_model import samples_of
 
 
 class FirstBatch:
@@ -33,3 +36,25 @@ class FirstBatch:
         self._receive(batch)
         again = tf.data.Dataset.from_generator(lambda: iter([batch]), output_signature=spec)
         return self._train(iter(again))
+
+
+def evenly(data, samples: int) -> tuple:
+    """(x, y) or (x, y, sample_weight) with at most that many samples, as arrays."""
+    if len(data) not in (2, 3) or data[1] is None:
+        raise DataError(f"Expected data=(x, y) or (x, y, sample_weight). Received: {len(data)} parts.")
+    data = tuple(part for part in data if part is not None)
+    parts = keras.tree.map_structure(np.asarray, data)
+    sizes = {len(one) if one.ndim else 0 for one in keras.tree.flatten(parts)}
+    if len(sizes) != 1 or sizes == {0}:
+        raise DataError(f"Expected equally many samples and labels, at least one. Received: {sorted(sizes)}.")
+    count = sizes.pop()
+    rows = np.linspace(0, count - 1, min(samples, count)).astype(int)
+    return keras.tree.map_structure(lambda one: one[rows], parts)
+
+
+def first_samples(model, data, samples: int) -> tuple:
+    """The first samples of a user's data as the model takes them: (x, y) or (x, y, sample_weight)."""
+    opened = samples_of(model, data, need="Diagnose needs labels", limit=samples)
+    found = opened.in_memory()
+    x = opened.ports.arranged(found.inputs)
+    return (x, found.labels) if found.weights is None else (x, found.labels, found.weights)

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, loss_function, slices
 from tfstruct.analyze.inference import whole_batches
-from tfstruct.errors import DataError
+from tfstruct.analyze.losses import loss_function, slices
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.samples.for_model import samples_of
 
 
 class MeanGradients:
@@ -23,10 +23,10 @@ class MeanGradients:
 
     def __init__(self, model: keras.Model, variables: Sequence[keras.Variable], data, loss=None, batch_size: int = 32):
         self._model = model
-        self._x, self._y = arrays(data)
-        if self._y is None:
-            raise DataError("Gradients need labels: give data=(x, y), or a dataset of (x, y).")
-        self._x, self._y = whole_batches(model, self._x, self._y)
+        samples = samples_of(model, data, need="Gradients need labels")
+        found = samples.in_memory()
+        inputs, self._y = whole_batches(model, found.inputs, found.labels)
+        self._x = samples.ports.arranged(inputs)
         self._batch_size = fixed_batch(model) or batch_size
         self._count = len(keras.tree.flatten(self._x)[0])
         whole = loss_function(model, loss, "A criterion of gradients")

@@ -16,6 +16,7 @@ from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels
+from tfstruct.samples.for_model import readable_again
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
 
 CRITERIA = ("magnitude", "movement", "gradient", "snip", "random")
@@ -173,6 +174,7 @@ class Prune(Compressor):
         self._skipped += left
         self._notes += frozen_note(left, "kernels")
         if self._data is not None:
+            self._data = readable_again(model, self._data)
             self._gradients = MeanGradients(model, [k.variable for k in self._kernels], self._data, self._loss)
         make = Moving if self.criterion == "movement" else Masked
         self._masked = []

@@ -6,8 +6,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
-from tfstruct.analyze.scores import CRITERIA as SCORES
-from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, unit_scores
+from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, criteria, unit_scores
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.channel_factors import ChannelFactors
 from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
@@ -17,6 +16,7 @@ from tfstruct.callbacks.constraints import require_held
 from tfstruct.errors import ArgumentError, BudgetError, DataError, ModelError
 from tfstruct.graph import Group, trace
 from tfstruct.graph.frozen import frozen_note
+from tfstruct.samples.for_model import readable_again
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
 from tfstruct.surgery.pruning.planner import Options, Planner
 
@@ -119,7 +119,7 @@ class PruneChannels(Compressor):
                 f"begin=0, end=5000), or None for the first 60 % of `fit`. Received: {schedule!r}."
             )
         known = {
-            "criterion": SCORES, "regularize": ("projection", "group_lasso"), "reduction": REDUCTIONS,
+            "criterion": criteria(), "regularize": ("projection", "group_lasso"), "reduction": REDUCTIONS,
             "normalization": NORMALIZATIONS,
         }  # fmt: skip
         given = {
@@ -181,6 +181,7 @@ class PruneChannels(Compressor):
 
     def _begin(self, model: keras.Model) -> None:
         self._tested = False
+        self._scoring["data"] = readable_again(model, self._scoring["data"])
         graph, before = trace(model, self.input_shape), list(self._groups)
         self._groups, self._alone = lossless_groups(graph, self.options.exclude, self.frozen)
         self._notes = frozen_note(list(self._alone.items()), "groups of channels")

@@ -30,6 +30,8 @@ class ResizedData:
 
 def resized(x, y, sample_weight, samples, shuffle: bool, rng: np.random.Generator, size) -> ResizedData:
     """Arrays, a batched `tf.data.Dataset` or a `PyDataset` as batches of `size()` samples."""
+    if isinstance(x, tuple) and y is None and sample_weight is None and 1 < len(x) <= 3:
+        x, y, sample_weight = (*x, None)[:3]  # (x, y) or (x, y, weights), as everywhere
     whole = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
     if whole and (y is not None or sample_weight is not None):
         raise DataError(f"Expected labels and weights inside of the {type(x).__name__}. Received: them beside it.")

@@ -1,70 +1,20 @@
 """A user's data as what a model is trained on and judged by: in memory, or streamed."""
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.convert.export import signature_of, unique_names
 from tfstruct.errors import DataError
-from tfstruct.graph.trace import functional_of
-from tfstruct.samples import Preprocess, Sample, TensorSpec, open_samples
+from tfstruct.samples import Preprocess, Samples
+from tfstruct.samples.for_model import samples_of
+from tfstruct.samples.ports import Ports
+from tfstruct.samples.rows import match_keys
 
-_MOST_BYTES = 4 << 30
-_CHUNK = 512  # samples that are put together at a time
 _LOOKED_AT = 64  # samples that tell one data set from another
-
-
-class Ports:
-    """How a model takes its inputs and gives its outputs: samples by name into its own structure.
-
-    Attributes:
-        inputs: the inputs, in the order the model flattens them.
-        outputs: names of the outputs, in that order.
-        widths: length of the last axis of each output.
-    """
-
-    def __init__(self, model: keras.Model):
-        self.inputs: tuple[TensorSpec, ...] = signature_of(model).inputs
-        single = isinstance(model, keras.Sequential)
-        self._input = model.inputs[0] if single else model.input
-        self._output = model.outputs[0] if single else model.output
-        named, functional = isinstance(self._output, Mapping), functional_of(model)
-        assert functional is not None  # a model with a `call` of its own is refused before
-        self.outputs = tuple(sorted(self._output) if named else functional.output_names)
-        self._in_file = self.outputs if named else tuple(unique_names(list(self.outputs)))
-        self.widths = tuple(x.shape[-1] for x in keras.tree.flatten(self._output))
-
-    def arranged(self, values):
-        """Inputs (by name or in order) as the model takes them. A list becomes a tuple: to tf.data it is one tensor."""
-        if isinstance(values, Mapping):
-            if isinstance(self._input, Mapping) and set(values) == set(self._input):
-                return values
-            values = [values[spec.name] for spec in self.inputs]
-        return _untied(keras.tree.pack_sequence_as(self._input, keras.tree.flatten(values)))
-
-    def labelled(self, labels):
-        """Labels (alone, by output name or in order) in the structure of the model's outputs."""
-        if isinstance(labels, Mapping):
-            if set(labels) != set(self.outputs):
-                raise DataError(f"Expected labels for the outputs {list(self.outputs)}. Received: {sorted(labels)}.")
-            flat = [labels[name] for name in self.outputs]
-        else:
-            flat = list(labels) if isinstance(labels, (tuple, list)) else [labels]
-        if len(flat) != len(self.outputs):
-            raise DataError(
-                f"Expected labels for {len(self.outputs)} outputs, {list(self.outputs)}. Received: {len(flat)}."
-            )
-        return _untied(keras.tree.pack_sequence_as(self._output, flat))
-
-    def of_file(self, outputs: Mapping[str, np.ndarray]):
-        """The outputs of the model's file by name, in the structure of the model's outputs."""
-        flat = list(outputs.values()) if len(outputs) == 1 else [outputs[name] for name in self._in_file]
-        return _untied(keras.tree.pack_sequence_as(self._output, flat))
 
 
 class Examples:
@@ -74,10 +24,18 @@ class Examples:
         source: what they come from, to be read by a person.
         inputs: an array an input, the samples along the first axis.
         labels: None, or arrays in the structure of the model's outputs.
+        weights: None, or how much each sample counts in training.
     """
 
-    def __init__(self, ports: Ports, inputs: Sequence[np.ndarray], labels, source: str):
-        self.ports, self.inputs, self.labels, self.source = ports, list(inputs), labels, source
+    def __init__(self, ports: Ports, inputs: Sequence[np.ndarray], labels, source: str, weights=None):
+        self.ports, self.inputs, self.labels, self.source = ports, list(inputs), _untied(labels), source
+        self.weights = weights
+
+    @classmethod
+    def of(cls, ports: Ports, samples: Samples) -> "Examples":
+        """All samples, in memory."""
+        batch = samples.in_memory()
+        return cls(ports, batch.inputs, batch.labels, samples.source, batch.weights)
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -88,7 +46,7 @@ class Examples:
     @property
     def x(self):
         """The samples as the model takes them."""
-        return self.ports.arranged(self.inputs)
+        return _untied(self.ports.arranged(self.inputs))
 
     def for_file(self, ports: Ports) -> dict[str, np.ndarray]:
         """The samples by the input names of a model that was made from this one."""
@@ -96,16 +54,19 @@ class Examples:
 
     def take(self, count: int) -> "Examples":
         """The first ones."""
-        labels = None if self.labels is None else keras.tree.map_structure(lambda a: a[:count], self.labels)
-        return Examples(self.ports, [a[:count] for a in self.inputs], labels, self.source)
+        labels, weights = (
+            None if one is None else keras.tree.map_structure(lambda a: a[:count], one)
+            for one in (self.labels, self.weights)
+        )
+        return Examples(self.ports, [a[:count] for a in self.inputs], labels, self.source, weights)
 
     def fingerprint(self) -> str:
-        """A hash of the number of samples, some of them, and all labels."""
+        """A hash of the number of samples, some of them, and all labels and weights."""
         digest = hashlib.sha256(repr([a.shape for a in self.inputs]).encode())
         rows = np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(int)
         for array in self.inputs:
             digest.update(np.ascontiguousarray(array[rows]).tobytes())
-        for array in keras.tree.flatten(self.labels) if self.labels is not None else ():
+        for array in _flat([self.labels, self.weights]):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -117,8 +78,8 @@ class Examples:
         """Batches (x, y) for these epochs, each in an order of its own that depends on `seed` and the epoch alone, so
         that training goes on where it was as if it had not been stopped. What is less than a batch waits for the next
         order: a batch of another size would be compiled anew."""
-        flat = [*self.inputs, *(keras.tree.flatten(self.labels) if self.labels is not None else [])]
-        arrays = [tf.convert_to_tensor(array) for array in flat]
+        told = () if self.labels is None else (self.labels,) if self.weights is None else (self.labels, self.weights)
+        arrays = keras.tree.map_structure(tf.convert_to_tensor, (self.x, *told))
         count = len(self)
 
         def order(epoch):
@@ -127,9 +88,7 @@ class Examples:
             return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size, drop_remainder=count >= batch_size)
 
         def gather(rows):
-            values = [tf.gather(array, rows) for array in arrays]
-            x = self.ports.arranged(values[: len(self.inputs)])
-            return (x,) if self.labels is None else (x, self.ports.labelled(tuple(values[len(self.inputs) :])))
+            return keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays)
 
         stream = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(order)
         return stream.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
@@ -142,8 +101,10 @@ class Stream:
         self.ports, self.source = ports, "Dataset"
         if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("The tf.data.Dataset repeats without end. Leave out repeat(), or give take(batches).")
-        self._dataset = dataset
         spec = dataset.element_spec
+        if isinstance(spec, Mapping) and (key := match_keys(spec, ports.inputs, True, self.source)[1]) is not None:
+            dataset = dataset.map(lambda x: (x, x[key]), num_parallel_calls=2, deterministic=True)
+        self._dataset = dataset
         first = keras.tree.flatten(spec[0] if isinstance(spec, tuple) else spec)[0]
         self._batched = len(first.shape) > len(ports.inputs[0].shape)
         self._count = int(dataset.cardinality())
@@ -159,7 +120,8 @@ class Stream:
 
     def take(self, count: int | None) -> Examples:
         """The first samples, or all, in memory."""
-        return _in_memory(self.ports, open_samples(self._dataset, self.ports.inputs, limit=count), self.source)
+        samples = samples_of(self.ports, self._dataset, use_labels=True, limit=count, finite=True)
+        return Examples.of(self.ports, samples)
 
     def fingerprint(self) -> str:
         """A hash of the structure: what it holds may be drawn anew each time."""
@@ -170,8 +132,8 @@ class Stream:
 
         def arrange(*element):
             x, *rest = element
-            x = self.ports.arranged(x)
-            return (x, self.ports.labelled(rest[0]), *rest[1:]) if rest else (x,)
+            x = _untied(self.ports.given(x))
+            return (x, _untied(self.ports.labelled(rest[0])), *rest[1:]) if rest else (x,)
 
         stream = self._dataset if self._batched else self._dataset.batch(batch_size, drop_remainder=True)
         return stream.map(arrange, num_parallel_calls=2, deterministic=True).repeat(len(epochs)).prefetch(4)
@@ -184,39 +146,24 @@ def open_data(
     labels: Any = None,
     preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
 ) -> Examples | Stream:
-    """Anything that `tfstruct.samples.open_samples` takes, checked. A `tf.data.Dataset` stays a stream, everything else
-    is read into memory.
+    """Data by the rules of `tfstruct.samples`: a `tf.data.Dataset` stays a stream, all else is read into memory.
 
     Raises:
         DataError: the data cannot be read, does not fit the model, or does not fit into memory.
     """
     if isinstance(data, Examples | Stream):
         return data
-    samples = open_samples(data, ports.inputs, labels=labels, preprocess=preprocess)
+    samples = samples_of(ports, data, labels, use_labels=True, preprocess=preprocess, finite=True)
     if isinstance(data, tf.data.Dataset) and labels is None and preprocess == Preprocess():
-        samples.take(1)  # it fits the model, or the error says why not
+        next(samples.batches(1))  # it fits the model, or the error says why not
         return Stream(ports, data)
-    return _in_memory(ports, samples, samples.source)
+    return Examples.of(ports, samples)
 
 
-def _in_memory(ports: Ports, samples: Iterable[Sample], source: str) -> Examples:
-    stream, chunks, size = iter(samples), [], 0
-    while some := list(itertools.islice(stream, _CHUNK)):
-        inputs = [np.stack([sample.inputs[spec.name] for sample in some]) for spec in ports.inputs]
-        labels = None
-        if some[0].label is not None:
-            labels = ports.labelled(keras.tree.map_structure(lambda *one: np.stack(one), *(s.label for s in some)))
-        size += sum(array.nbytes for array in inputs)
-        if size > _MOST_BYTES:
-            raise DataError(
-                f"{source} needs more than {_MOST_BYTES >> 30} GiB of memory. Give a tf.data.Dataset: it is streamed."
-            )
-        chunks.append((inputs, labels))
-    inputs = [np.concatenate(parts) for parts in zip(*(inputs for inputs, _ in chunks), strict=True)]
-    labelled = all(labels is not None for _, labels in chunks)
-    labels = keras.tree.map_structure(lambda *p: np.concatenate(p), *(y for _, y in chunks)) if labelled else None
-    return Examples(ports, inputs, labels, source)
+def _flat(structures) -> list[np.ndarray]:
+    return [array for one in structures if one is not None for array in keras.tree.flatten(one)]
 
 
 def _untied(structure):
-    return tuple(structure) if isinstance(structure, list) else structure
+    """Lists as tuples: to tf.data a list is one tensor."""
+    return None if structure is None else keras.tree.lists_to_tuples(structure)

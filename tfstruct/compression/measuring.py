@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct.analyze import Costs
 from tfstruct.compression.candidate import Candidate
-from tfstruct.compression.dataset import Examples, Ports
+from tfstruct.compression.dataset import Examples
 from tfstruct.compression.quality import Quality
 from tfstruct.convert import micro
 from tfstruct.convert.agreement import AgreementSum, ScoreCount
@@ -21,6 +21,7 @@ from tfstruct.convert.tflite import Converter
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.graph import trace
 from tfstruct.quantize.twin import Twin
+from tfstruct.samples.ports import Ports
 
 _VERIFIED = 64  # samples on which a file is compared with its own Keras model
 _ROUNDS = 7

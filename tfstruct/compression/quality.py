@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import loss_function
 from tfstruct.analyze.evaluation import scoring
+from tfstruct.analyze.losses import loss_function
 from tfstruct.compression.dataset import Examples
 from tfstruct.compression.objective import Objective
 from tfstruct.errors import DataError, RecipeError

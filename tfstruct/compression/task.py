@@ -18,7 +18,7 @@ from tfstruct.analyze import Costs
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
-from tfstruct.compression.dataset import Examples, Ports, Stream, open_data
+from tfstruct.compression.dataset import Examples, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.measuring import Measuring, run_file
 from tfstruct.compression.objective import objective
@@ -36,6 +36,7 @@ from tfstruct.graph import Graph, fingerprint, trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.samples import Preprocess
+from tfstruct.samples.ports import Ports
 
 _SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
 

@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -15,6 +14,7 @@ from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.keras_internals.graph_nodes import names_of
 from tfstruct.samples import TensorSpec
+from tfstruct.samples.ports import Arguments, Ports, unique_names
 
 SIGNATURE = "serve"
 
@@ -61,24 +61,18 @@ class Exported:
 def signature_of(model: keras.Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Signature:
     """Reads names, shapes and dtypes of a model's inputs; `input_shapes` fills in dimensions left open."""
     require_model(model)
-    structure = _input_structure(model)
-    flat = keras.tree.flatten(structure)
-    names = unique_names([spec.name for spec in flat])
-    batches = {spec.batch for spec in flat} - {None}
-    if len(batches) > 1:
-        raise ModelError(f"The inputs of {model.name!r} fix different batch sizes: {sorted(batches)}.")
-    inputs = _with_shapes([spec.tensor(name) for spec, name in zip(flat, names, strict=True)], input_shapes or {})
-
+    ports = Ports(model)
+    inputs = _with_shapes(ports.inputs, input_shapes or {})
     paths = layer_paths(model)
 
     def call(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        packed = keras.tree.pack_sequence_as(structure, [batch[name] for name in names])
-        arguments = packed if isinstance(packed, _Arguments) else [packed]
+        packed = ports.arranged(batch)
+        arguments = packed if isinstance(packed, Arguments) else [packed]
         with rewrites.applied(paths, [rewrites.DRAW_NOTHING]):
             outputs = model(*arguments, training=False)
         return _named_outputs(model, outputs)
 
-    return Signature(tuple(inputs), batches.pop() if batches else None, call)
+    return Signature(tuple(inputs), ports.batch, call)
 
 
 def export(
@@ -149,58 +143,7 @@ def _holder(concrete, model: keras.Model) -> tf.Module:
     return holder
 
 
-class _Arguments(list):
-    """Inputs of a subclassed model whose `call` takes them as separate arguments."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    @property
-    def batch(self) -> int | None:
-        return self.shape[0]
-
-    def tensor(self, name: str) -> TensorSpec:
-        return TensorSpec(name, tuple(self.shape[1:]), self.dtype)
-
-
-def _input_structure(model: keras.Model):
-    if hasattr(model, "inputs") and model.inputs:  # functional and built Sequential
-
-        def spec(x):
-            if getattr(x, "sparse", False) or getattr(x, "ragged", False):
-                raise ModelError(f"Input {x.name!r} is sparse or ragged; TensorFlow Lite has dense tensors only.")
-            return _Input(x.name, tuple(x.shape), str(x.dtype))
-
-        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-        return keras.tree.map_structure(spec, structure)
-    build = model.get_build_config() if model.built else None
-    if not build:
-        raise ModelError(
-            f"The model {model.name!r} does not know the shape of its input yet. Call it once on a batch of data "
-            "(model(x)), or build it, before the conversion."
-        )
-    shapes = list(build["shapes_dict"].values()) if "shapes_dict" in build else [build["input_shape"]]
-    dtype = "float32" if "float" in str(model.input_dtype) else str(model.input_dtype)
-    counter = iter(range(10**6))
-
-    def from_shape(shape, name=None):
-        if isinstance(shape, Mapping):
-            return {key: from_shape(value, key) for key, value in shape.items()}
-        if all(d is None or isinstance(d, int) for d in shape):
-            index = next(counter)
-            # The batch of a subclassed model is whatever it was first called with, not a promise.
-            return _Input(name or (f"input_{index}" if index else "input"), (None, *shape[1:]), dtype)
-        return [from_shape(s) for s in shape]
-
-    structure = [from_shape(shape) for shape in shapes]
-    return structure[0] if len(structure) == 1 else _Arguments(structure)
-
-
-def _with_shapes(specs: list[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
+def _with_shapes(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
     names = [s.name for s in specs]
     for name in shapes:
         if name not in names:
@@ -227,20 +170,6 @@ def _named_outputs(model: keras.Model, outputs) -> dict[str, tf.Tensor]:
     if len(names) != len(tensors):
         names = ["output"] * len(tensors)
     return dict(zip(unique_names(names), tensors, strict=True))
-
-
-def unique_names(names: list[str]) -> list[str]:
-    """Names that a SavedModel signature takes, no two alike."""
-    out: list[str] = []
-    for name in names:
-        clean = base = re.sub(r"\W", "_", name) or "input"
-        if clean[0].isdigit():
-            clean = base = f"_{base}"
-        n = 1
-        while clean in out:
-            clean, n = f"{base}_{n}", n + 1
-        out.append(clean)
-    return out
 
 
 def _producer(concrete, output: str) -> str:

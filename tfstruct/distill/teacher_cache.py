@@ -15,6 +15,7 @@ from tfstruct.files import write_atomic
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
+from tfstruct.samples.for_model import samples_of
 
 _FORMAT = 1
 
@@ -31,7 +32,7 @@ class Taught(typing.NamedTuple):
     outputs: typing.Any
 
 
-def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLike) -> tf.data.Dataset:
+def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: int = 32) -> tf.data.Dataset:
     """The same batches with the teacher's outputs beside the labels: (x, y) becomes (x, Taught(y, outputs)).
 
     The teacher runs over the dataset once, now, in inference, and what it puts out is written to `path`, a row a
@@ -48,8 +49,10 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
 
     Args:
         teacher: not changed.
-        dataset: finite, of batches x, (x, y) or (x, y, sample_weight).
+        data: a finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), which is streamed; anything else
+            that `tfstruct.samples` reads is held in memory.
         path: of the file; its folder must be there.
+        batch_size: of data that is no `tf.data.Dataset`.
 
     Returns:
         A `tf.data.Dataset` of (x, `Taught`) in the same batches, which reads the outputs from `path` the next time.
@@ -58,17 +61,27 @@ def cached(teacher: keras.Model, dataset: tf.data.Dataset, path: str | os.PathLi
         DataError: the file belongs to another teacher or to other samples, or is none of these; or the dataset is
             endless or not batched.
     """
-    if not isinstance(dataset, tf.data.Dataset) or int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError("Expected a finite tf.data.Dataset of batches. Received other data, or one that repeats.")
+    require_model(teacher, "a keras.Model as teacher")
+    dataset = data if isinstance(data, tf.data.Dataset) else _dataset(teacher, data, batch_size)
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError("Expected a finite tf.data.Dataset of batches. Received one that repeats: leave out repeat().")
     spec = _parts(dataset.element_spec)[0]
     if any(not isinstance(s, tf.TensorSpec) or not s.shape.rank for s in keras.tree.flatten(spec)):
         raise DataError(f"Expected batches of plain tensors. Received elements {spec}: call batch(...) first.")
-    require_model(teacher, "a keras.Model as teacher")
     rows = _Rows(pathlib.Path(path), teacher)
     with states_kept(teacher):
         rows.fill(dataset)
     started = dataset.scan(np.int64(0), lambda start, batch: (start + _count(_parts(batch)[0]), (start, batch)))
     return started.map(rows.beside, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _dataset(teacher: keras.Model, data, batch_size: int) -> tf.data.Dataset:
+    """A user's data, held in memory, as batches."""
+    samples = samples_of(teacher, data, use_labels=True)
+    found = samples.in_memory()
+    parts = (samples.ports.arranged(found.inputs), found.labels, found.weights)
+    given = parts[: 1 if found.labels is None else 2 if found.weights is None else 3]
+    return tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(given)).batch(batch_size)
 
 
 class _Rows:

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, inputs_of, loss_function
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.analyze.losses import loss_function
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import Graph, trace
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import logarithmic
+from tfstruct.samples.for_model import samples_of
 
 # A standard deviation that changes by this factor from end to end is out of hand: 1e4 as a variance.
 FAR = 100.0
@@ -100,7 +101,7 @@ def describe(
 
     Args:
         model: Sequential or functional.
-        data, labels: arrays, a pair (x, y), a `tf.data.Dataset` or a generator of batches; labels are optional.
+        data, labels: see `tfstruct.samples`; labels are optional.
         loss: by default the one the model is compiled with.
         samples: how many of the samples are used, all at once.
         training: whether batch norms and dropout act as in training.
@@ -121,12 +122,11 @@ def describe(
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ArgumentError(f"`samples` must be a whole number above 0. Received: {samples!r}.")
     graph = trace(model)
-    x, y = arrays(data, labels)
-    if loss is not None and y is None:
-        raise DataError("The gradient of a loss needs labels. Give data=(x, y) or labels=..., or leave `loss` out.")
-    flat = [tf.convert_to_tensor(v[:samples]) for v in inputs_of(graph.body.functional, x)]
+    need = None if loss is None else "The gradient of a loss needs labels"
+    found = samples_of(model, data, labels, use_labels=True, need=need, limit=samples).in_memory()
+    flat, y = [tf.convert_to_tensor(v) for v in found.inputs], found.labels
     if y is not None and (loss is not None or getattr(model, "loss", None) is not None):
-        y, count = keras.tree.map_structure(lambda v: v[:samples], y), len(flat[0])
+        count = len(flat[0])
         function = loss_function(model, loss, "describe")
         name, target = "loss", lambda outputs: tf.cast(function(y, outputs), "float32") * count
     else:

@@ -5,11 +5,11 @@ import contextlib
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, inputs_of
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
+from tfstruct.samples.for_model import samples_of
 
 _KINDS = (
     keras.layers.Dense, keras.layers.EinsumDense,
@@ -38,7 +38,7 @@ def LSUV(
 
     Args:
         model: Sequential or functional.
-        data: arrays, a `tf.data.Dataset` or a generator; labels are not looked at.
+        data: see `tfstruct.samples`; labels are not looked at.
         tolerance: how far from 1 a variance may be.
         iterations: at most so many divisions of a layer.
         samples: how many of the samples are used, all at once.
@@ -67,8 +67,8 @@ def LSUV(
     layers = {id(call.op): call.op for call in graph.calls if isinstance(call.op, _KINDS) and _trained(call.op)}
     if not layers:
         raise ModelError(f"`{model.name}` has no dense layer or convolution that can be trained.")
-    x, _ = arrays(data)
-    flat = [keras.ops.convert_to_tensor(v[:samples]) for v in inputs_of(graph.body.functional, x)]
+    inputs = samples_of(model, data, limit=samples).in_memory().inputs
+    flat = [keras.ops.convert_to_tensor(v) for v in inputs]
     before = [(v, v.numpy()) for layer in layers.values() for v in layer.weights]
     try:
         for i, layer in enumerate(layers.values()):

@@ -14,6 +14,8 @@ from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
+from tfstruct.samples import Samples
+from tfstruct.samples.for_model import samples_of
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -83,10 +85,9 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
 
     Args:
         model: with at least one `MonteCarloDropout`, also in nested models.
-        x: arrays, (x, y), whose labels are not looked at, or what else `model.predict` takes, the same in every pass:
-            no generator that ends or shuffles. Several inputs are a list or a dict.
+        x: see `tfstruct.samples`; the same in every pass, so nothing that shuffles. Labels are not looked at.
         passes: T, 2 or more.
-        batch_size: of `model.predict`, for arrays.
+        batch_size: of the predictions.
 
     Returns:
         `Distribution`: `.mean` and `.variance`, arrays in the shape of the model's output.
@@ -112,21 +113,14 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
             f"`{model.name}` has no active MonteCarloDropout, so every pass would be the same. Put one before the last "
             "layers."
         )
-    if isinstance(x, tuple):
-        if not 1 <= len(x) <= 3:
-            raise DataError(f"Expected (x, y); several inputs are a list or a dict. Received {len(x)} entries.")
-        x = x[0]
-    arrays = isinstance(x, np.ndarray) or keras.ops.is_tensor(x) or isinstance(x, (list, tuple, dict))
-    size = fixed_batch(model)
-    count = len(keras.tree.flatten(x)[0]) if arrays else 0
-    if size is not None and count % size:
-        raise DataError(f"`{model.name}` fixes its batch at {size}: give a multiple of it. Received: {count} samples.")
-    settings = {"batch_size": size or batch_size} if arrays else {}
+    samples, size = samples_of(model, x), fixed_batch(model)
+    if not samples.reiterable:
+        samples = samples_of(model, (samples.in_memory().inputs,))
     mean = squares = None
     with states_kept(model):
         for count in range(1, passes + 1):
             with states_kept(model, seeds=False):  # every pass begins with the same, and draws anew
-                y = model.predict(x, verbose=0, **settings)
+                y = _predicted(model, samples, size, batch_size)
             y = keras.tree.map_structure(lambda v: np.asarray(v, np.float64), y)
             if mean is None:
                 mean, squares = y, keras.tree.map_structure(np.zeros_like, y)
@@ -136,3 +130,15 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
             mean = keras.tree.map_structure(lambda m, v, n=count: m + (v - m) / n, mean, y)
             squares = keras.tree.map_structure(lambda s, v, m, b: s + (v - m) * (v - b), squares, y, mean, before)
     return Distribution(mean, keras.tree.map_structure(lambda s: s / passes, squares), passes)
+
+
+def _predicted(model: keras.Model, samples: Samples, fixed: int | None, batch_size: int):
+    parts, count = [], 0
+    for batch in samples.batches(fixed or batch_size):
+        count += batch.size
+        if fixed is not None and batch.size != fixed:
+            raise DataError(
+                f"`{model.name}` fixes its batch at {fixed}: give a multiple of it. Received: {count} samples."
+            )
+        parts.append(model.predict_on_batch(samples.ports.arranged(batch.inputs)))
+    return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.losses import slices
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
@@ -23,6 +23,7 @@ from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
+from tfstruct.samples.for_model import samples_of
 
 
 @in_inference
@@ -63,14 +64,14 @@ def correct_bias(
         True
     """
     is_twin = isinstance(model, Twin)
-    given = model if is_twin else calibrate(model, data, scheme, observer, batch_size=batch_size)
+    flat = samples_of(model, data).in_memory().inputs
+    given = model if is_twin else calibrate(model, (flat,), scheme, observer, batch_size=batch_size)
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)
     means = _Means(made.model, given.scheme)
     for simulation in (made.simulation, means):
         simulation.assign(given.simulation.values())
     graph = means.points.graph
-    flat = inputs_of(graph.body.functional, arrays(data)[0])
-    wanted = moments(graph, data, [means.last(op) for op in means.layers], batch_size)
+    wanted = moments(graph, (flat,), [means.last(op) for op in means.layers], batch_size)
     rows = []
     for done, op in enumerate(means.layers, 1):
         last = means.last(op)

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
@@ -18,6 +17,7 @@ from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
+from tfstruct.samples.for_model import samples_of
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -41,12 +41,11 @@ def calibrate(
 
     Args:
         model: any model that can be traced, or a `Twin`, whose model gets a new twin with its scheme and steps.
-        data: an array, a list or dict of arrays for several inputs, a `tf.data.Dataset` or a generator of batches: a
-            few hundred samples as in training. Labels are left aside.
+        data: a few hundred samples as in training, see `tfstruct.samples`; they are streamed. Labels are left aside.
         scheme: a precision, or a `Scheme`; by default that of the twin, or int8.
         observer: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
         percentile: share of the values, in percent, that `observer="percentile"` keeps on either side.
-        progress: called with (stage, samples done, samples in all).
+        progress: called with (stage, samples done, samples in all or None where only reading tells).
 
     Returns:
         `Twin`: it computes as the file will, and shares the model's weights.
@@ -80,24 +79,25 @@ def calibrate(
 
 def _observed(values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None):
     """Group -> (low, high)."""
-    flat = inputs_of(values.points.graph.body.functional, arrays(data)[0])
-    total = len(flat[0])
+    samples = samples_of(values.points.graph.model, data)
     observers: dict = {}
-    for part in slices(total, batch_size):
-        for group, seen in values.of([x[part] for x in flat]).items():
+    done = 0
+    for batch in samples.batches(batch_size):
+        for group, seen in values.of(batch.inputs).items():
             point = values.groups[group]
             make = observer(name, percentile, values.activation_bits(point) or 8)
             one = observers.setdefault(group, make())
             for value in seen:
                 if not np.isfinite(value).all():
                     raise DataError(
-                        f"The values of `{point.path}` are not finite for the samples {part.start} to {part.stop}."
+                        f"The values of `{point.path}` are not finite for the samples {done} to {done + batch.size}."
                     )
                 # Sample by sample, as ranges of a file are found, where the first axis is that of the samples.
-                for sample in value if len(value) == part.stop - part.start else [value]:
+                for sample in value if len(value) == batch.size else [value]:
                     one.update(sample)
+        done += batch.size
         if progress is not None:
-            progress("calibrate", part.stop, total)
+            progress("calibrate", done, samples.count)
     return {group: usable(*one.range()) for group, one in observers.items()}
 
 

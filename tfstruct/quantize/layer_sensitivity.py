@@ -6,16 +6,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.losses import slices
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
 from tfstruct.quantize.simulation import Simulation
+from tfstruct.samples.for_model import samples_of
 
 
 @in_inference
@@ -56,13 +57,13 @@ def sensitivity(
         >>> sorted({row.layer for row in report.rows})
         ['hidden', 'scores']
     """
-    x, y = arrays(data, labels)
-    twins = {precision: calibrate(model, x, precision, observer, batch_size=batch_size) for precision in schemes}
+    found = samples_of(model, data, labels, use_labels=True).in_memory()
+    flat, y = found.inputs, found.labels
+    twins = {precision: calibrate(model, (flat,), precision, observer, batch_size=batch_size) for precision in schemes}
     alone = {precision: _Alone(model, twin.scheme) for precision, twin in twins.items()}
     for precision, simulation in alone.items():
         simulation.assign(twins[precision].simulation.values())
     first = next(iter(alone.values()))
-    flat = inputs_of(first.points.graph.body.functional, x)
     name, score = (None, None) if y is None else scoring(first.points.graph, y, loss, metric)
     reference = first.outputs(None, flat, batch_size)
     baseline = None if score is None else score(y, reference)

@@ -4,10 +4,10 @@ import contextlib
 
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.data_criteria import run
 from tfstruct.graph import Graph
 from tfstruct.graph.layer_tree import without_activation
+from tfstruct.samples.for_model import samples_of
 
 
 def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -16,7 +16,6 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
     Channels are on the last axis, or where `data_format` or a batch norm's `axis` says; a shared layer's are over all
     its calls.
     """
-    flat = inputs_of(graph.body.functional, arrays(data)[0])
     sums = {id(op): [0, 0.0, 0.0] for op in ops}
 
     def visit(call, outputs):
@@ -34,8 +33,8 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
 
     with contextlib.ExitStack() as stack:
         own = {op: stack.enter_context(without_activation(op)) for op in ops if getattr(op, "activation", None)}
-        for part in slices(len(flat[0]), batch_size):
-            run(graph, [x[part] for x in flat], visit, training=False)
+        for batch in samples_of(graph.model, data).batches(batch_size):
+            run(graph, batch.inputs, visit, training=False)
     means = {key: (first / count, second / count) for key, (count, first, second) in sums.items()}
     return {key: (m, np.sqrt(np.maximum(square - m**2, 0.0))) for key, (m, square) in means.items()}
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from tfstruct import budgets
-from tfstruct.analyze.batches import arrays
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
@@ -20,6 +19,7 @@ from tfstruct.quantize.layer_sensitivity import sensitivity
 from tfstruct.quantize.points import Points
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import QuantizationSensitivity
+from tfstruct.samples.for_model import samples_of
 
 _BUDGETS = ("tflite_bytes", "latency_us")
 # Costs are counted in so many steps up to the budget, rounded up.
@@ -78,8 +78,14 @@ def mixed_precision(
     layers = fused(points)
     quantized = tuple(p for p in precisions if p != "float32")
     if known is None:
+        inputs = samples_of(model, data).in_memory().inputs
         known = sensitivity(
-            model, arrays(data)[0], quantized, observer=observer, batch_size=batch_size, progress=progress
+            model,
+            (inputs,),
+            quantized,
+            observer=observer,
+            batch_size=batch_size,
+            progress=progress,
         )
     choices = [_choices(layer, precisions, known) for layer in layers]
     if name == "tflite_bytes":

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
 from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.losses import slices
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
 from tfstruct.quantize import rounding
@@ -23,6 +23,7 @@ from tfstruct.quantize.soft_rounding import SoftKernel
 from tfstruct.quantize.subgraphs import Subgraph, Values, blocks, execute, operators
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
+from tfstruct.samples.for_model import samples_of
 
 # Samples of a unit are held in memory: so many bytes of what it reads and makes, at most.
 _MOST_BYTES = 1 << 30
@@ -162,9 +163,9 @@ class _Work:
 
     def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int):
         is_twin = isinstance(model, Twin)
-        twin = model if is_twin else calibrate(model, data, scheme, observer)
+        self.flat = samples_of(model, data).in_memory().inputs
+        twin = model if is_twin else calibrate(model, (self.flat,), scheme, observer)
         self.graph, self.batch_size = trace(twin.model), batch_size
-        self.flat = inputs_of(self.graph.body.functional, arrays(data)[0])
         self.has_steps = twin.scheme.steps == "learned"
         scheme = twin.scheme.replace(steps="learned")
         self.made = Twin(rewire(self.graph, {}).model, scheme)

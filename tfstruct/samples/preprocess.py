@@ -17,7 +17,7 @@ import numpy as np
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.samples.rows import blamed, one_line
 from tfstruct.samples.spec import TensorSpec
-from tfstruct.samples.values import checked, dtype_of, fit, is_image, numbers
+from tfstruct.samples.values import checked, checked_batch, dtype_of, fit, is_image, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,18 @@ class Preparation:
 
     inputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
+    finite: bool = True  # refuse NaN and infinity
+
+    def batch(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
+        """Samples along the first axis, by input, where nothing has to be done to them; else None."""
+        if self.preprocess != Preprocess():
+            return None
+        found = []
+        for spec in self.inputs:
+            if (array := checked_batch(values[spec.name], spec, self.finite)) is None:
+                return None
+            found.append(array)
+        return found
 
     def __call__(self, values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
         values = dict(values)
@@ -85,7 +97,7 @@ class Preparation:
         if name := self.preprocess.function:
             values = _call(self._function, name, values, where)
             where = f"{where}, after '{name}'"
-        return {s.name: checked(values[s.name], s, f"Input '{s.name}' of {where}") for s in self.inputs}
+        return {s.name: checked(values[s.name], s, f"Input '{s.name}' of {where}", self.finite) for s in self.inputs}
 
     @functools.cached_property
     def _function(self) -> Callable:

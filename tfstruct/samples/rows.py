@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +21,37 @@ Inputs = Sequence[TensorSpec]
 LabelKey = str | bool  # the name of what holds the labels; True: one of the usual names, False: none
 
 
-class Row(NamedTuple):
-    """One raw sample: arrays of real numbers by input name, its label or None, and where it stands in the source."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One raw sample: arrays of real numbers by input name, its label or None, where it stands in the source, and its
+    weight or None."""
 
     values: Mapping[str, np.ndarray]
     label: Any = None
     where: str = ""
+    weight: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """`count` raw samples along the first axis of arrays, with labels and weights or None."""
+
+    values: Mapping[str, np.ndarray]
+    label: Any
+    weight: Any
+    count: int
+    where: str = ""
+
+    def part(self, start: int, stop: int) -> "Block":
+        """The samples from `start` up to `stop`."""
+        values = {name: value[start:stop] for name, value in self.values.items()}
+        label, weight = (map_leaves(lambda leaf: np.atleast_1d(leaf)[start:stop], y) for y in (self.label, self.weight))
+        return Block(values, label, weight, min(stop, self.count) - start, self.where)
+
+    def rows(self) -> Iterator[Row]:
+        for i in range(self.count):
+            label, weight = (map_leaves(lambda y: np.atleast_1d(y)[i], y) for y in (self.label, self.weight))  # noqa: B023
+            yield Row({name: value[i] for name, value in self.values.items()}, label, self.where, weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +61,37 @@ class Reader:
     Attributes:
         source: what it is, to be read by a person.
         count: the number of rows, None where only reading to the end would tell.
-        rows: starts a pass over the rows.
+        rows: starts a pass over the rows, single or in blocks.
         reiterable: False if there is only one pass.
+        is_whole: True if it gives a single block, of everything: it has no batches of its own.
     """
 
     source: str
     count: int | None
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[Row | Block]]
     reiterable: bool = True
+    is_whole: bool = False
+
+
+def map_leaves(function: Callable[[Any], Any], label: Any) -> Any:
+    """Applies `function` to a label, or to each in a dict or tuple of labels for several outputs; None stays."""
+    if isinstance(label, Mapping):
+        return {key: map_leaves(function, value) for key, value in label.items()}
+    if isinstance(label, tuple):
+        return tuple(map_leaves(function, value) for value in label)
+    return None if label is None else function(label)
+
+
+def joined(labels: Sequence[Any]) -> Any:
+    """The labels of several blocks as those of one; None where one of them has none."""
+    first = labels[0]
+    if any(label is None for label in labels):
+        return None
+    if isinstance(first, Mapping):
+        return {key: joined([label[key] for label in labels]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(map(joined, zip(*labels, strict=True)))
+    return first if len(labels) == 1 else np.concatenate(labels)
 
 
 def match_names(
@@ -60,13 +108,22 @@ def match_names(
     asked = [labels] if isinstance(labels, str) else []
     usual_labels = [key for key in usual[1] if key in keys and key not in names]
     free = [key for key in keys if key not in (*usual_labels, *asked)]
-    matched = {name: name for name in names if name in free}
+    matched = next((own for own in spellings(inputs) if set(own.values()) <= set(free)), None)
+    if matched is None:
+        matched = {name: name for name in names if name in free}
     if len(names) == 1 and not matched:
         groups = [[key for key in group if key in free] for group in alone]
         found = [key for key in usual[0] if key in free] + [group[0] for group in groups if len(group) == 1]
         matched = dict(zip(names, found, strict=False))
     missing = [name for name in names if name not in matched]
     return matched, missing, usual_labels if labels is True else asked
+
+
+def spellings(inputs: Inputs) -> Iterator[dict[str, str]]:
+    """By name of an input, what it may be called in a source: the model's own keys go first."""
+    for others in zip(*(spec.other_names for spec in inputs), strict=True):
+        yield dict(zip((spec.name for spec in inputs), others, strict=True))
+    yield {spec.name: spec.name for spec in inputs}
 
 
 def match_keys(

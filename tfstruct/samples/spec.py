@@ -11,11 +11,13 @@ class TensorSpec:
         name: the Keras name.
         shape: the shape of one sample, without the batch axis; None is a dimension left open.
         dtype: a NumPy dtype name such as `"float32"`.
+        other_names: what else the input is called; those at one place belong together over a model's inputs.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    other_names: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """True if one sample of `shape` fits."""

@@ -1,7 +1,8 @@
 """A value as an array of numbers in the shape and dtype of an input, or the error that says why it is none."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,6 @@ def _is_extended(dtype: np.dtype) -> bool:
     return dtype.type.__module__.startswith("ml_dtypes")
 
 
-def map_leaves(function: Callable[[Any], Any], label: Any) -> Any:
-    """Applies `function` to a label, or to each in a dict or tuple of labels for several outputs; None stays."""
-    if isinstance(label, Mapping):
-        return {key: map_leaves(function, value) for key, value in label.items()}
-    if isinstance(label, tuple):
-        return tuple(map_leaves(function, value) for value in label)
-    return None if label is None else function(label)
-
-
 def dims(spec: TensorSpec) -> str:
     """The shape of an input for a message: `(any, 3)`."""
     return str(tuple("any" if d is None else d for d in spec.shape)).replace("'", "")
@@ -122,8 +114,28 @@ def unflattened(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
     return values
 
 
-def checked(value: np.ndarray, spec: TensorSpec, place: str) -> np.ndarray:
-    """The value in the input's shape and dtype, in memory of its own; DataError if it does not fit."""
+def checked_batch(values: np.ndarray, spec: TensorSpec, finite: bool = True) -> np.ndarray | None:
+    """Samples along the first axis in the input's shape and dtype; None if they are not all right as they are."""
+    batch = dataclasses.replace(spec, shape=(None, *spec.shape))
+    if not batch.accepts(values.shape):
+        if spec.shape[-1:] == (1,) and batch.accepts((*values.shape, 1)):
+            values = values[..., None]
+        elif values.shape[-1:] == (1,) and batch.accepts(values.shape[:-1]):
+            values = values[..., 0]
+        else:
+            return None
+    with contextlib.suppress(DataError):
+        return checked(values, batch, "", finite, copy=False)
+    return None
+
+
+def checked(value: np.ndarray, spec: TensorSpec, place: str, finite: bool = True, copy: bool = True) -> np.ndarray:
+    """The value in the input's shape and dtype, in memory of its own; DataError if it does not fit.
+
+    Args:
+        finite: whether NaN and infinity are refused.
+        copy: False: in the memory of `value` where it is right as it is.
+    """
     value = fit(value, spec)
     if not spec.accepts(value.shape):
         raise DataError(
@@ -131,7 +143,7 @@ def checked(value: np.ndarray, spec: TensorSpec, place: str) -> np.ndarray:
         )
     dtype = dtype_of(spec)
     is_float = value.dtype.kind == "f"
-    if is_float and not np.isfinite(value).all():
+    if finite and is_float and not np.isfinite(value).all():
         found = "NaN" if np.isnan(value).any() else "infinity"
         raise DataError(f"{place}: expected finite values, received {found}. Clean the data.")
     if dtype.kind in "biu" and value.size:
@@ -148,8 +160,8 @@ def checked(value: np.ndarray, spec: TensorSpec, place: str) -> np.ndarray:
                 "them."
             )
     with np.errstate(over="ignore"):
-        result = np.array(value, dtype, order="C")
-    if is_float and dtype.kind not in "biu" and not np.isfinite(result).all():
+        result = np.array(value, dtype, order="C", copy=copy or None)
+    if finite and is_float and dtype.kind not in "biu" and not np.isfinite(result).all():
         raise DataError(f"{place}: expected values within {dtype}, received up to {np.abs(value).max():g}. Scale them.")
     return result
 

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from tfstruct.compression.budget import Budget
-from tfstruct.compression.dataset import Examples, Ports
+from tfstruct.compression.dataset import Examples
 from tfstruct.compression.task import Settings, Task
 from tfstruct.errors import DataError, ModelError
+from tfstruct.samples.ports import Ports
 
 _MODEL, _DATA = "task.keras", "{}.npz"
 
@@ -48,6 +49,8 @@ class StoredTask:
             labels = [] if examples.labels is None else keras.tree.flatten(examples.labels)
             arrays: dict[str, Any] = {f"input{i}": array for i, array in enumerate(examples.inputs)}
             arrays |= {f"label{i}": array for i, array in enumerate(labels)}
+            if examples.weights is not None:
+                arrays |= {f"weight{i}": array for i, array in enumerate(keras.tree.flatten(examples.weights))}
             np.savez(task.folder.path / _DATA.format(name), **arrays)
         return cls(str(task.folder.path.absolute()), task.budget, task.settings, task.options)
 
@@ -74,5 +77,7 @@ class StoredTask:
 def _read(ports: Ports, file: pathlib.Path) -> Examples:
     with np.load(file) as arrays:
         inputs = [arrays[f"input{i}"] for i in range(sum(name.startswith("input") for name in arrays.files))]
-        labels = [arrays[f"label{i}"] for i in range(len(arrays.files) - len(inputs))]
-    return Examples(ports, inputs, ports.labelled(labels) if labels else None, file.name)
+        labels = [arrays[f"label{i}"] for i in range(sum(name.startswith("label") for name in arrays.files))]
+        weights = [arrays[f"weight{i}"] for i in range(sum(name.startswith("weight") for name in arrays.files))]
+    by_output = ports.labelled(weights) if len(weights) > 1 else None if not weights else weights[0]
+    return Examples(ports, inputs, ports.labelled(labels) if labels else None, file.name, by_output)

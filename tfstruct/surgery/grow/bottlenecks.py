@@ -6,8 +6,8 @@ import math
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, inputs_of, loss_function
 from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.losses import loss_function
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
@@ -17,6 +17,7 @@ from tfstruct.graph.blocks import atoms
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.samples.for_model import samples_of
 from tfstruct.surgery.certificate import draw
 from tfstruct.surgery.grow.observed import Observed, effective_rank, principal
 from tfstruct.surgery.grow.remedies import prune_group, reuse
@@ -163,10 +164,9 @@ def _samples(graph: Graph, data, labels):
         rng = np.random.default_rng(0)
         parts = [draw(graph, rng) for _ in range(1 if fixed_batch(graph.model) else 16)]
         return [np.concatenate(columns) for columns in zip(*parts, strict=True)], None
-    x, y = arrays(data, labels)
     count = fixed_batch(graph.model) or _SAMPLES  # all at once
-    flat = [value[:count] for value in inputs_of(graph.body.functional, x)]
-    return flat, None if y is None else keras.tree.map_structure(lambda v: v[:count], y)
+    found = samples_of(graph.model, data, labels, use_labels=True, limit=count).in_memory()
+    return found.inputs, found.labels
 
 
 def _metric(graph: Graph, seen: Observed, y, loss):

@@ -8,13 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.analyze.batches import arrays, inputs_of, loss_function, slices
 from tfstruct.analyze.data_criteria import run, structured
-from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.inference import batches_for, in_inference
+from tfstruct.analyze.losses import loss_function, slices
 from tfstruct.errors import DataError, ModelError, PlanError
 from tfstruct.graph import Graph, in_order, rewire, trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.reporting import Result
+from tfstruct.samples import Samples
+from tfstruct.samples.for_model import samples_of
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place
 from tfstruct.surgery.layers.residuals import Block, found_blocks
@@ -138,10 +140,10 @@ def _importance(graph: Graph, chosen: _Found, criterion, data, labels, loss, bat
     if callable(criterion):
         found = {join: float(criterion(_without(graph, [pair]))) for join, pair in chosen.items()}
     elif criterion == "cosine":
-        found = _cosine(graph, chosen, _samples(graph, data, labels, criterion)[0], batch_size)
+        found = _cosine(graph, chosen, _samples(graph, data, None, criterion), batch_size)
     elif criterion == "loss":
-        inputs, expected = _samples(graph, data, labels, criterion)
-        found = _losses(graph, chosen, inputs, expected, loss, batch_size)
+        whole = _samples(graph, data, labels, criterion, "criterion='loss' needs labels").in_memory()
+        found = _losses(graph, chosen, whole.inputs, whole.labels, loss, batch_size)
     else:
         raise PlanError(
             f"`criterion` must be 'cosine', 'loss', or a function from the model without a block to its importance. "
@@ -153,16 +155,13 @@ def _importance(graph: Graph, chosen: _Found, criterion, data, labels, loss, bat
     return found
 
 
-def _samples(graph: Graph, data, labels, criterion: str):
+def _samples(graph: Graph, data, labels, criterion: str, need: str | None = None) -> Samples:
     if data is None:
         raise DataError(f"criterion='{criterion}' needs samples. Give data=..., or a function as criterion.")
-    x, y = arrays(data, labels)
-    if criterion == "loss" and y is None:
-        raise DataError("criterion='loss' needs labels. Give labels=..., or pairs (x, y) as data.")
-    return inputs_of(graph.body.functional, x), y
+    return samples_of(graph.model, data, labels, need=need)
 
 
-def _cosine(graph: Graph, chosen: _Found, inputs: list[np.ndarray], batch_size: int) -> dict[str, float]:
+def _cosine(graph: Graph, chosen: _Found, samples: Samples, batch_size: int) -> dict[str, float]:
     joins = {
         id(visit.step): (join, visit.step.inputs[block.shortcut].key)
         for join, (block, place) in chosen.items()
@@ -170,8 +169,8 @@ def _cosine(graph: Graph, chosen: _Found, inputs: list[np.ndarray], batch_size: 
     }
     wanted = {key for _, key in joins.values()}
     total, seen = dict.fromkeys(chosen, 0.0), dict.fromkeys(chosen, 0)
-    for part in slices(len(inputs[0]), batch_size):
-        batch = [keras.ops.convert_to_tensor(x[part]) for x in inputs]
+    for found in batches_for(graph.model, samples, batch_size):
+        batch = [keras.ops.convert_to_tensor(x) for x in found.inputs]
         values = {c.key: x for c, x in zip(graph.body.inputs, batch, strict=True)}
 
         def visit(call, outputs, values=values):

@@ -4,18 +4,17 @@ import contextlib
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Iterable
 
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, in_memory, slices
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.replacing import replaced_attributes
+from tfstruct.samples.for_model import samples_of
 
 
 def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
@@ -27,9 +26,8 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
 
     Args:
         model: any built Keras model; layers that are not trainable take part too.
-        data: an array (or dict or list of arrays), (x, y), a `tf.data.Dataset`, or any iterable of batches; labels are
-            ignored.
-        batch_size: for arrays.
+        data: see `tfstruct.samples`; it is streamed, and labels are ignored.
+        batch_size: for data that gives no batches of its own.
         steps: at most so many batches.
 
     Returns:
@@ -50,15 +48,14 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
     if not norms:
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
     totals = [_Total() for _ in norms]
-    if steps is None and hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-        raise DataError("Expected finite data. Received a dataset without end: give `steps`.")
+    samples = samples_of(model, data, endless=steps is not None)
     batches, left_out, size = 0, 0, fixed_batch(model)
     with states_kept(model), _in_training(norms, totals):
-        for batch in itertools.islice(_batches(data, size or batch_size), steps):
-            if size is not None and (found := len(keras.tree.flatten(batch)[0])) != size:
-                left_out += found
+        for batch in itertools.islice(samples.batches(size or batch_size, own=True), steps):
+            if size is not None and batch.size != size:
+                left_out += batch.size
                 continue
-            model(batch, training=False)
+            model(samples.ports.arranged(batch.inputs), training=False)
             batches += 1
     if left_out:
         warnings.warn(
@@ -117,13 +114,3 @@ def _summing(norm, total: _Total):
         return result
 
     return summing
-
-
-def _batches(data, batch_size: int) -> Iterable:
-    if data is None or in_memory(data) or not isinstance(data, Iterable):
-        x, _ = arrays(data)
-        for part in slices(len(keras.tree.flatten(x)[0]), batch_size):
-            yield keras.tree.map_structure(lambda a, part=part: a[part], x)
-        return
-    for batch in data:  # not all at once: it may be larger than the memory
-        yield batch[0] if isinstance(batch, tuple) else batch

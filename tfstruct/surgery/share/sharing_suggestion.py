@@ -6,14 +6,14 @@ import itertools
 import keras
 import numpy as np
 
-from tfstruct.analyze.batches import arrays, inputs_of, slices
-from tfstruct.analyze.inference import in_inference
+from tfstruct.analyze.inference import batches_for, in_inference
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
-from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.samples import Samples
+from tfstruct.samples.for_model import samples_of
 from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 
 _ROWS = 2048  # of samples and positions that CKA looks at
@@ -71,7 +71,7 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
     reach the threshold (complete linkage). Whole nested models come before the layers in them.
 
     Args:
-        data: samples: an array, a dict or list of arrays, (x, y), a tf.data.Dataset or a generator.
+        data: samples, see `tfstruct.samples`.
         threshold: in (0, 1].
 
     Returns:
@@ -94,7 +94,7 @@ def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) ->
         raise PlanError(f"`threshold` must be in (0, 1]. Received: {threshold!r}.")
     graph = trace(model)
     classes = _classes(graph)
-    read = None if data is None else _read(graph, arrays(data)[0], {id(u.op) for own in classes for u in own})
+    read = None if data is None else _read(graph, samples_of(model, data), {id(u.op) for own in classes for u in own})
     pairs, groups = [], []
     inside: list[str] = []  # paths of nested models that are in a group
     for own in classes:
@@ -164,9 +164,8 @@ def _cka(a: np.ndarray, b: np.ndarray) -> float:
     return float(shared / size) if size else float(np.array_equal(a, b))
 
 
-def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
+def _read(graph: Graph, samples: Samples, wanted: set[int]) -> dict[int, np.ndarray]:
     """Layer id -> the input of its first call, on all samples."""
-    flat = inputs_of(graph.body.functional, x)
     parts: dict[int, list[np.ndarray]] = {}
 
     def body(one: Body, values, first: dict):
@@ -184,9 +183,9 @@ def _read(graph: Graph, x, wanted: set[int]) -> dict[int, np.ndarray]:
             known.update({id(t): v for t, v in zip(node.outputs, outputs, strict=True)})
         return [known[id(t)] for t in one.functional.outputs]
 
-    for part in slices(len(flat[0]), fixed_batch(graph.model) or 32):
+    for batch in batches_for(graph.model, samples, 32):
         seen: dict[int, np.ndarray] = {}
-        body(graph.body, [keras.ops.convert_to_tensor(v[part]) for v in flat], seen)
+        body(graph.body, [keras.ops.convert_to_tensor(v) for v in batch.inputs], seen)
         for key, value in seen.items():
             parts.setdefault(key, []).append(value)
     return {key: np.concatenate(values) for key, values in parts.items()}
