@@ -72,6 +72,7 @@ ALLOWED = {
     "augment": {"reporting", "errors"},
     "distill": {"reporting", "errors", "files", "graph", "samples", "surgery", "callbacks", "patterns"},
     "compression": {
+        "precisions",
         "reporting",
         "budgets",
         "errors",

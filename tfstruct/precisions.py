@@ -43,3 +43,10 @@ PRECISIONS = {
 }
 OF_FILES = tuple(name for name, precision in PRECISIONS.items() if precision.engines)
 OF_TRAINING = tuple(name for name, precision in PRECISIONS.items() if precision.trains)
+TO_CHOOSE = ("int8", "int4")  # by default, where the precision of a layer is searched for
+ACTIVATIONS_OF_INT4 = ("int8", "float32")
+
+
+def stored_within(bits: int) -> set[str]:
+    """What weights of at most so many bits are stored as."""
+    return {one.stored_as for one in PRECISIONS.values() if one.weight_bits is not None and one.weight_bits <= bits}

@@ -5,7 +5,7 @@ import argparse
 import tfstruct
 from tfstruct.convert.recipe import CALIBRATORS, ENGINES, ROUNDINGS
 from tfstruct.errors import RecipeError
-from tfstruct.precisions import OF_FILES
+from tfstruct.precisions import ACTIVATIONS_OF_INT4, OF_FILES
 
 _EXAMPLES = """\
 examples:
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--precision", choices=OF_FILES, help="default: float32; int8 with --calibration")
     how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
     how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
-    how.add_argument("--activations", choices=("int8", "float32"), default="int8", help="of int4")
+    how.add_argument("--activations", choices=ACTIVATIONS_OF_INT4, default=ACTIVATIONS_OF_INT4[0], help="of int4")
     how.add_argument("--rounding", choices=ROUNDINGS, default="auto", help="of the weights")
     how.add_argument("--keep-float", metavar="PATTERN", action="append", default=[], help="layers kept in float32")
     how.add_argument(

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import flatbuffer
+from tfstruct.precisions import PRECISIONS, stored_within
 from tfstruct.quantize.rounding import LARGEST_BIAS
 
 _KINDS = {"int32": np.int32, "int64": np.int64}
-# The largest integer of a kernel.
-_TOPS = {"int8": 127, "int4": 7}
 _CHANNELS_LAST = ("DEPTHWISE_CONV_2D",)
 
 
@@ -97,6 +96,8 @@ def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
             kernel, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[place]]
             kinds = [flatbuffer.dtype_name(tensor) for tensor in (bias, kernel)]
             scale = getattr(source.quantization, "scale", None)
-            if kinds[0] in _KINDS and kinds[1] in _TOPS and scale is not None and flatbuffer.is_constant(model, bias):
+            whole = kinds[0] in _KINDS and kinds[1] in stored_within(8)
+            if whole and scale is not None and flatbuffer.is_constant(model, bias):
                 value = flatbuffer.constant(model, bias, _KINDS[kinds[0]])
-                yield graph.tensors[op.outputs[0]].name.decode(), value, (float(scale[0]), _TOPS[kinds[1]])
+                top = PRECISIONS[kinds[1]].levels[1]
+                yield graph.tensors[op.outputs[0]].name.decode(), value, (float(scale[0]), top)

@@ -29,8 +29,8 @@ def quantize(tf, request: dict) -> bytes:
     with open(request["source"], "rb") as file:
         content = file.read()
     # What the converter's own table gives for int16 makes it write 4 bits.
-    kinds = {"int8": (tf.int8, types.INT8), "int16x8": (tf.int16, types.QUANTIZED_INT16)}
-    activations, kind = kinds[request["precision"]]
+    kinds = {8: (tf.int8, types.INT8), 16: (tf.int16, types.QUANTIZED_INT16)}
+    activations, kind = kinds[request["activation_bits"]]
     return engine.mlir_quantize(
         content,
         fully_quantize=not request["keep"],

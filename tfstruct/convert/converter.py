@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from tfstruct.errors import ConversionError
+from tfstruct.precisions import PRECISIONS
 
 _WHO = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer", "load": "The interpreter"}
 _ADVICE = {
@@ -73,7 +74,7 @@ class ConverterProcess:
             {
                 "action": "quantize",
                 "source": self._written(content),
-                "precision": precision,
+                "activation_bits": PRECISIONS[precision].activation_bits,
                 "float_input": float_input,
                 "float_output": float_output,
                 "keep": keep,

@@ -125,7 +125,7 @@ def _litert(
     floats = set(exact) & set(flatbuffer.input_names(content))
     if floats:  # all inputs are one operator
         engine.update_quantization_recipe(".*", qtyping.TFLOperationName.INPUT, algorithm_key="no_quantize")
-    if recipe.float_io or recipe.precision in ("dynamic", "float32"):
+    if recipe.float_io or PRECISIONS[recipe.precision].activation_bits is None:
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
     calibration = {name: {"min": np.float32(low), "max": np.float32(high)} for name, (low, high) in ranges.items()}

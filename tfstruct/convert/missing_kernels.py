@@ -6,7 +6,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.port_ranges import floats_at_ports
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError
-from tfstruct.precisions import PRECISIONS
+from tfstruct.precisions import PRECISIONS, stored_within
 
 
 def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, rounded: str) -> list[str]:
@@ -53,7 +53,7 @@ def wide_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[s
     bits = PRECISIONS[recipe.precision].weight_bits
     if recipe.precision != "dynamic" and bits != 4:
         return []
-    allowed = ("int4",) if bits == 4 else ("int4", "int8")
+    allowed = stored_within(bits)
     wide = [op for op in found if op.weights and op.weights not in allowed]
     wide = [op for op in wide if recipe.precision_of(op.layers) == recipe.precision]
     named = ", ".join(dict.fromkeys(f"{op} in {op.weights}" for op in wide))

@@ -6,6 +6,7 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
+from tfstruct.precisions import PRECISIONS
 
 Range = tuple[float, float]
 # XNNPACK refuses factors of 128 or 256, by the operator, and its refusal can end the process; some of TensorFlow Lite's
@@ -63,7 +64,7 @@ class _Graph:
         self.model = flatbuffer.read(content)
         self.main = self.model.subgraphs[0]
         self.ranges, self.recipe = dict(ranges), recipe
-        self.steps = 65535.0 if recipe.precision == "int16x8" else 255.0
+        self.steps = 2.0 ** (PRECISIONS[recipe.precision].activation_bits or 8) - 1
 
     def name(self, i: int) -> str:
         return self.main.tensors[i].name.decode()
@@ -103,5 +104,5 @@ class _Graph:
     def kernel_scale(self, i: int, own: tuple[str, ...]) -> float:
         if not flatbuffer.is_constant(self.model, self.main.tensors[i]):
             return self.scale(i)
-        top = 7 if self.recipe.precision_of(own) == "int4" else 127
+        top = PRECISIONS[self.recipe.precision_of(own)].levels[1]
         return float(np.abs(flatbuffer.constant(self.model, self.main.tensors[i])).max(initial=0.0)) / top

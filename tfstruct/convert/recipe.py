@@ -13,7 +13,7 @@ import numpy as np
 
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import matches
-from tfstruct.precisions import OF_FILES, PRECISIONS
+from tfstruct.precisions import ACTIVATIONS_OF_INT4, OF_FILES, PRECISIONS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import FunctionOfFile
 from tfstruct.untrusted import json_text
@@ -107,7 +107,7 @@ class Recipe:
     def __post_init__(self):
         _one_of("precision", self.precision, OF_FILES)
         _one_of("calibrator", self.calibrator, CALIBRATORS)
-        _one_of("activations", self.activations, ("int8", "float32"))
+        _one_of("activations", self.activations, ACTIVATIONS_OF_INT4)
         _one_of("rounding", self.rounding, ROUNDINGS)
         _one_of("engine", self.engine, ENGINES)
         if not (_is_number(self.percentile) and 50.0 < self.percentile <= 100.0):

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from tfstruct.graph import is_training_only
+from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.points import FOUR_BITS, OWN_STEPS, Points
 
 
@@ -28,8 +29,10 @@ class Fused:
 
     def takes(self, precision: str) -> bool:
         """Whether its weights can have that precision; otherwise they have 8 bits."""
-        few = {"int4": FOUR_BITS, "int2": OWN_STEPS, "ternary": OWN_STEPS, "binary": OWN_STEPS}
-        return isinstance(self.ops[0], few.get(precision, keras.Operation))
+        stored = PRECISIONS[precision].stored_as
+        if PRECISIONS[stored].weight_bits != 4:
+            return True
+        return isinstance(self.ops[0], FOUR_BITS if precision == stored else OWN_STEPS)
 
 
 def fused(points: Points) -> list[Fused]:

@@ -127,7 +127,8 @@ class LargestGrid(Grid):
     def __init__(self, kernel: Kernel, bits: int, stored_bits: int, per: str = "channel"):
         super().__init__(kernel, bits, stored_bits, per)
         self.top = 2 ** (bits - 1) - 1
-        self.plain = per == "channel"
+        self.nearest = bits == stored_bits  # fewer values than the file has places for are not what it would round to
+        self.plain = per == "channel" and self.nearest
 
     def fake(self, w, g=1.0, learning=None):
         moved, factor = self.seen(w, g)
@@ -274,6 +275,6 @@ def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make:
         ends = PRECISIONS[precision].levels
         signs = precision == "binary"
         return LearnedGrid(kernel, *ends, stored_bits, scheme.per, signs, make, scheme.learning_rate, g)
-    if precision in ("binary", "ternary", "int2"):
+    if PRECISIONS[precision].weight_bits <= 2:
         return FewValuesGrid(kernel, precision, stored_bits, scheme.per)
     return LargestGrid(kernel, PRECISIONS[precision].weight_bits, stored_bits, scheme.per)

@@ -11,6 +11,7 @@ from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
 from tfstruct.graph.layer_tree import states_kept
+from tfstruct.precisions import TO_CHOOSE
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
@@ -23,7 +24,7 @@ from tfstruct.samples.for_model import samples_of
 def sensitivity(
     model: keras.Model,
     data,
-    schemes: Sequence[str] = ("int8", "int4"),
+    schemes: Sequence[str] = TO_CHOOSE,
     *,
     labels=None,
     metric: str | Callable | None = None,

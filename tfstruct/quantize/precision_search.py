@@ -12,7 +12,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
 from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.graph import trace
-from tfstruct.precisions import OF_FILES, PRECISIONS
+from tfstruct.precisions import OF_FILES, PRECISIONS, TO_CHOOSE
 from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
 from tfstruct.quantize.layer_sensitivity import sensitivity
@@ -32,7 +32,7 @@ def mixed_precision(
     model: keras.Model,
     data,
     budget: Mapping[str, float] | str,
-    precisions: Sequence[str] = ("int4", "int8"),
+    precisions: Sequence[str] = TO_CHOOSE,
     *,
     latency: Latency | None = None,
     known: QuantizationSensitivity | None = None,
@@ -155,13 +155,16 @@ def _bytes(points: Points, layers: Sequence[Fused], choices) -> tuple[float, flo
         weights = [w for op in layer.ops for w in getattr(op, "weights", ())]
         kernels = [int(np.prod(w.shape)) for w in weights if len(w.shape) > 1]
         inputs = sum(len(points.graph.calls[row].inputs) for row in layer.rows)
-        more = {
-            "int8": 0.0,
-            "int4": -float(sum(n // 2 for n in kernels)),
-            "float32": 3.0 * sum(kernels) + TENSOR * (inputs + 1),  # with what turns integers into floats and back
-            "int16x8": 4.0 * sum(w.shape[-1] for w in weights),  # biases of 64 bits
-        }
-        costs.append({precision: int8 + more[precision] for precision in own})
+        more = {}
+        for precision in map(PRECISIONS.__getitem__, own):
+            if precision.weight_bits is None:
+                change = 3 * sum(kernels) + TENSOR * (inputs + 1)  # with what turns integers into floats and back
+            elif precision.weight_bits == 4:
+                change = -sum(n // 2 for n in kernels)
+            else:  # biases of 64 bits beside activations of 16
+                change = 4 * sum(w.shape[-1] for w in weights) if precision.activation_bits == 16 else 0
+            more[precision.name] = int8 + float(change)
+        costs.append(more)
         rest -= int8
     return whole, rest, costs
 

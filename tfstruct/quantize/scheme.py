@@ -55,7 +55,7 @@ class Scheme:
         object.__setattr__(self, "layers", dict(self.layers))
         every = (self.precision, *self.layers.values())
         for precision in every:
-            if precision not in OF_TRAINING:
+            if precision not in PRECISIONS or not PRECISIONS[precision].trains:
                 raise ArgumentError(f"A precision must be one of {', '.join(OF_TRAINING)}. Received: {precision!r}.")
         if self.precision == "float32":
             raise ArgumentError("A scheme of 'float32' quantizes nothing. Name single layers in `layers`.")

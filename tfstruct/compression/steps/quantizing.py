@@ -14,6 +14,7 @@ from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.graph import trace
+from tfstruct.precisions import TO_CHOOSE
 from tfstruct.quantize import Scheme
 
 _FREEZE = 0.7  # the share of the steps after which ranges and the statistics of batch norm stay
@@ -36,7 +37,7 @@ class FilePrecision(Choices):
 
     @classmethod
     def of(cls, task) -> "FilePrecision":
-        return cls(("int8", "int4") if device(task.settings.target).four_bit_weights else ("int8",))
+        return cls(TO_CHOOSE if device(task.settings.target).four_bit_weights else TO_CHOOSE[:1])
 
     @property
     def distributions(self) -> dict:
