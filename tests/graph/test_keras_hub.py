@@ -10,7 +10,8 @@ import pytest
 from oracle import assert_pruned_equals_masked
 from sweeps import sweep
 
-from tfstruct.graph import groups, open_model, trace
+from tfstruct.graph import groups, trace
+from tfstruct.graph.opening import open_model
 
 models = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)").models
 

@@ -12,7 +12,8 @@ from oracle import assert_equal, assert_pruned_equals_masked
 
 from tfstruct import surgery, to_tflite
 from tfstruct.errors import ModelError
-from tfstruct.graph import groups, open_model, trace
+from tfstruct.graph import groups, trace
+from tfstruct.graph.opening import open_model
 
 
 def free(graph) -> int:

@@ -43,11 +43,24 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
     """Opens custom layers: what their `call` does is recorded, and becomes a nested model of known layers.
 
     A layer that no rule of `tfstruct.graph` knows is a wall: no channel beside it can go, and its work is not seen
-    inside. Opened, it is a functional model of Keras's layers and operations on the same variables::
+    inside. Opened, it is a functional model of Keras's layers and operations on the same variables, for
+    `plan_channels`, `apply` and all others:
 
-        found = surgery.open_layers(model)                           # functional, with custom layers
-        found = surgery.open_layers(model, inputs=(None, 224, 224, 3))  # a subclassed model
-        smaller = surgery.apply(found.model, surgery.plan_channels(found.model, "macs=50%"))
+        >>> class Gate(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.gate = self.add_weight(shape=(shape[-1],), name="gate")
+        ...
+        ...     def call(self, x):
+        ...         return x * keras.ops.sigmoid(self.gate)
+        >>> inputs = keras.Input((4,))
+        >>> x = Gate(name="gate")(keras.layers.Dense(8)(inputs))
+        >>> gated = keras.Model(inputs, keras.layers.Dense(2)(x), name="gated")
+        >>> print(tfstruct.surgery.open_layers(gated))
+        gated: 1 layer opened, 0 closed
+          layer  what was done
+          gate   opened
+
+    A subclassed model is opened with the shapes of its inputs: `open_layers(model, inputs=(None, 224, 224, 3))`.
 
     Each layer is recorded on two sets of sizes and in training; the whole is then compared with the original on
     inputs of a third size, in inference, in training and by its gradients, to 1e-5 and 1e-4 of the largest value.
