@@ -19,7 +19,8 @@ HANDED_OUT = {
     "CompressionReport", "Costs", "Decision", "Diagnosis", "DistillationReport", "Distribution", "Draws", "Each",
     "EditReport", "Finding", "GradientNoise", "Graph", "Group", "GroupReport", "Importance", "In", "Legacy",
     "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",
-    "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "OpeningReport", "ShrinkReport", "Signals",
+    "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
+    "OpeningReport",
     "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TensorSpec",
     "ThresholdChoice", "Trial", "Units", "Verification",
 }  # fmt: skip
