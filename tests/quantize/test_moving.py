@@ -21,6 +21,16 @@ MOVERS = {
     "repeat": lambda x: ops.repeat(x, 2, 1),
     "tile": lambda x: ops.tile(x, (1, 2, 1, 1)),
     "max": lambda x: ops.max(x, 1, keepdims=True),
+    "take": lambda x: ops.take(x, np.array([4, 0, 2]), 1),
+    "bilinear": layers.UpSampling2D(2, interpolation="bilinear"),
+    "average": layers.AveragePooling2D(2),
+    "pooled relu": lambda x: layers.ReLU()(layers.MaxPooling2D(2)(x)),
+    "averaged relu": lambda x: layers.ReLU()(layers.AveragePooling2D(2)(x)),
+    "identity": layers.Identity(),
+    "linear": layers.Activation("linear"),
+    "scaled by one": layers.Rescaling(1.0),
+    "padded by zero": layers.ZeroPadding2D(0),
+    "regularized": layers.ActivityRegularization(0.1),
 }
 
 
@@ -30,8 +40,8 @@ def pair():
     i = keras.Input((6, 6, 3))
     made = []
     for name, move in MOVERS.items():
-        h = move(layers.Conv2D(4, 3, padding="same", name=f"{name}_before")(i))
-        made.append(layers.Conv2D(2, 3, padding="same", name=f"{name}_after")(h))
+        h = move(layers.Conv2D(4, 3, padding="same", name=f"{name}_before".replace(" ", "_"))(i))
+        made.append(layers.Conv2D(2, 3, padding="same", name=f"{name}_after".replace(" ", "_"))(h))
     model = keras.Model(i, made)
     x = np.random.default_rng(0).normal(size=(64, 6, 6, 3)).astype("float32")
     twin = quantize.calibrate(model, x)
@@ -47,8 +57,9 @@ def pair():
 def test_file_and_twin_agree_behind_what_moves_values(pair, name):
     twin, file, x = pair
     place = list(MOVERS).index(name)
-    step = np.ptp(twin.ranges()[f"{name}_after"]) / 255
-    ours, truth = file.predict(x)[f"{name}_after"], np.asarray(twin(x)[place])
+    after = f"{name}_after".replace(" ", "_")
+    step = np.ptp(twin.ranges()[after]) / 255
+    ours, truth = file.predict(x)[after], np.asarray(twin(x)[place])
     assert np.abs(ours - truth).max() < 1.5 * step
 
 

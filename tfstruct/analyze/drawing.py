@@ -8,10 +8,11 @@ import numpy as np
 
 from tfstruct.analyze.memory import hands_on
 from tfstruct.graph import Call, Channels, Graph, Group
-from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.keras_internals.graph_nodes import operation_of
 
 _SHORT = {"BatchNormalization": "BN", "Activation": "act", "Dropout": "drop", "LayerNormalization": "LN"}
+_CONVOLUTIONS = layers_with("conv", "transposed", "depthwise", "separable")
 # Inches.
 _BOX, _HIGH, _GAP, _LANE, _ROW = 1.32, 0.50, 0.24, 0.66, 0.55
 _WIDE = 7.0  # at least: the title and the line beside it
@@ -94,7 +95,7 @@ def picture_of(graph: Graph, named: dict[str, Group]) -> Picture:
 
 
 def _kind(call: Call) -> str:
-    size = call.op.kernel_size if isinstance(call.op, (*CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)) else None
+    size = call.op.kernel_size if isinstance(call.op, _CONVOLUTIONS) else None
     name = type(call.op).__name__.replace("DepthwiseConv", "DwConv").replace("GlobalAveragePooling", "GlobalAvgPool")
     return name + (f" {'×'.join(map(str, size))}" if size else "")  # noqa: RUF001
 

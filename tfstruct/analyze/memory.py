@@ -6,14 +6,13 @@ import numpy as np
 
 from tfstruct.analyze.counts import Counter, Terms, axis_sizes
 from tfstruct.analyze.traced_work import works
-from tfstruct.graph import Call, Channels, Graph, is_training_only
-from tfstruct.graph.endings import VIEWS
-from tfstruct.graph.kinds import built_in_name
+from tfstruct.graph import Call, Channels, Graph
+from tfstruct.graph.operation_traits import traits_of
 
 
 def hands_on(call: Call) -> bool:
     """Whether the operation makes nothing new: it moves no byte, at inference."""
-    return is_training_only(call.op) or built_in_name(call.op) in VIEWS
+    return traits_of(call.op).views
 
 
 class Memory:

@@ -10,10 +10,13 @@ scale is 54 to 124 bytes a tensor.
 from collections import Counter
 
 import numpy as np
+from keras import layers
 
 from tfstruct.analyze.counts import Terms, axis_sizes
 from tfstruct.analyze.traced_work import works
-from tfstruct.graph import Each, Graph, Out, is_training_only
+from tfstruct.graph import Call, Each, Graph, Out
+from tfstruct.graph.operation_traits import function_traits, traits_of
+from tfstruct.graph.traits import Traits
 
 # Channels as a product: what is known of it, and the axes that may lose some.
 Width = tuple[float | None, list[np.ndarray]]
@@ -23,22 +26,10 @@ TENSOR = 145  # a tensor with its buffer, quantization and share of an operator
 INSIDE = 2  # tensors of an operation in a layer that no rule knows: its result, and a constant
 CHANNEL = 12  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4
 ZERO_POINT = 8  # of an output channel; kernels of as many channels have theirs, and those of their biases, in common
-_FOLDS = {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"}
-_FUSES = {*_FOLDS, "Add", "BatchNormalization"}
-# Tensors by layer: constants and results of the operators that a layer becomes.
-_TENSORS = {
-    "Dense": 3, "EinsumDense": 9, "Embedding": 4, "Conv1D": 9, "Conv2D": 3, "Conv3D": 8, "Conv1DTranspose": 10,
-    "Conv2DTranspose": 6, "Conv3DTranspose": 10, "DepthwiseConv1D": 9, "DepthwiseConv2D": 3, "SeparableConv1D": 14,
-    "SeparableConv2D": 6, "Identity": 0, "ActivityRegularization": 0,
-    "ReLU": 1, "Activation": 3, "LeakyReLU": 2, "Softmax": 1, "PReLU": 8, "MaxPooling2D": 1, "AveragePooling2D": 1,
-    "GlobalAveragePooling2D": 2, "GlobalMaxPooling2D": 2, "GlobalAveragePooling1D": 2, "GlobalMaxPooling1D": 2,
-    "MaxPooling1D": 5, "AveragePooling1D": 5, "Flatten": 2, "Reshape": 2, "Permute": 2, "ZeroPadding2D": 2,
-    "ZeroPadding1D": 2, "UpSampling2D": 2, "Cropping2D": 4, "Rescaling": 4, "Normalization": 6,
-    "LayerNormalization": 19, "GroupNormalization": 34, "MultiHeadAttention": 38,
-}  # fmt: skip
-# Tensors of an activation function that its layer does not fuse.
-_ACTIVATION = {"relu": 0, "relu6": 0, "softmax": 1, "sigmoid": 1, "tanh": 1, "gelu": 1, "hard_swish": 1}
-_BY_STEP = {"LSTM": 21, "GRU": 25, "SimpleRNN": 9, "Bidirectional": 42}  # unrolled: tensors a time step
+_FUNCTION = 3  # tensors of an activation function of which nothing is known
+_OTHER = 6  # and of a layer, besides two for each of its weights
+_SEQUENCE = 20  # tensors of a recurrent layer besides those of its steps
+_FUSED = ("relu", "relu6")
 
 
 def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
@@ -59,20 +50,20 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
     seen: set[int] = set()
     inside = works(graph)
     for row, call in enumerate(graph.calls):
-        kind = type(call.op).__name__
+        traits = traits_of(call.op)
         results = inside[row].results if row in inside else None
         if results is not None:
             terms.add(row, INSIDE * TENSOR * results)
             for variable in getattr(call.op, "weights", ()):
                 if id(variable) not in seen:
                     seen.add(id(variable))
-                    widths += _weight(terms, row, kind, variable, slots.get(id(variable)))
+                    widths += _weight(terms, row, traits, variable, slots.get(id(variable)))
             continue
         before = made_by.get(call.inputs[0].key) if call.inputs else None
         if before is not None and uses[call.inputs[0].key] > 1:
             before = None  # others read it too, so nothing is fused into it
-        if kind == "BatchNormalization":
-            if before is None or type(before.op).__name__ not in _FOLDS or not _linear(before.op):
+        if traits.statistics == "batch":
+            if before is None or not _folds(before.op):
                 # MUL and ADD, an int8 constant each.
                 factor, held = axis_sizes([call.input.shape[call.op.axis]], [call.input.axes[call.op.axis]])
                 terms.add(row, None if factor is None else 2 * factor, held)
@@ -82,43 +73,46 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
             unfolded[id(before.op)] -= 1
             if unfolded[id(before.op)] > 0:
                 for variable in before.op.weights:
-                    widths += _weight(terms, row, type(before.op).__name__, variable, slots.get(id(variable)))
+                    widths += _weight(terms, row, traits_of(before.op), variable, slots.get(id(variable)))
             continue
-        relu = kind == "ReLU" or (
-            kind == "Activation" and getattr(call.op.activation, "__name__", "") in ("relu", "relu6")
-        )
-        if not (relu and before is not None and type(before.op).__name__ in _FUSES):
-            terms.add(row, TENSOR * _tensors(call, kind))
+        fused = before is not None and traits.function in _FUSED and traits_of(before.op).in_file.fuses
+        if not fused:
+            terms.add(row, TENSOR * _tensors(call, traits))
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                widths += _weight(terms, row, kind, variable, slots.get(id(variable)))
+                widths += _weight(terms, row, traits, variable, slots.get(id(variable)))
     return widths
 
 
-def _tensors(call, kind: str) -> float:
-    if kind in _BY_STEP:
-        steps = call.input.shape[1] or 0
-        return _BY_STEP[kind] * steps + 20
-    if kind in ("Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Dot"):
-        return 1 + len(call.inputs)
-    if kind == "Activation":
-        return 1 if _linear(call.op) else _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3) or 1
-    if is_training_only(call.op):
+def _tensors(call: Call, traits: Traits) -> int:
+    if traits.training_only:
         return 0
-    count = _TENSORS.get(kind, 6 + 2 * len(getattr(call.op, "weights", ())))
-    if kind in _FOLDS and not _linear(call.op):
-        count += _ACTIVATION.get(getattr(call.op.activation, "__name__", ""), 3)
-    if kind == "Dense" and call.input.rank > 2:
+    if isinstance(call.op, layers.RNN | layers.Bidirectional):
+        steps = call.input.shape[1] or 0
+        return (traits.tensors or _OTHER) * steps + _SEQUENCE
+    if traits.joins or traits.multiplies:
+        return 1 + len(call.inputs)
+    if traits.function:
+        return _FUNCTION if traits.tensors is None else traits.tensors
+    count = traits.tensors
+    if count is None:
+        count = _OTHER + 2 * len(getattr(call.op, "weights", ()))
+    if traits.contracts:
+        function = function_traits(call.op.activation)
+        if function.function not in ("linear", *_FUSED):
+            count += _FUNCTION if function.tensors is None else function.tensors
+    if traits.kernel == "dense" and call.input.rank > 2:
         count += 4  # reshaped to a matrix and back
     return count
 
 
-def _linear(op) -> bool:
-    return getattr(getattr(op, "activation", None), "__name__", "linear") == "linear"
+def _folds(op) -> bool:
+    """Whether a batch norm behind it becomes part of it."""
+    return traits_of(op).folds_batch_norm and function_traits(op.activation).function == "linear"
 
 
-def _weight(terms: Terms, row: int, kind: str, variable, slot) -> list[Width]:
+def _weight(terms: Terms, row: int, traits: Traits, variable, slot) -> list[Width]:
     """The constant that a weight becomes, and its output channels if it has zero points. Biases are counted with their
     kernel."""
     shape = tuple(variable.shape)
@@ -128,13 +122,13 @@ def _weight(terms: Terms, row: int, kind: str, variable, slot) -> list[Width]:
     assert factor is not None  # the shape of a weight is known
     # A grouped kernel's input axis has labels of all groups.
     terms.add(row, factor / (slot.groups if slot is not None else 1), held)
-    if len(shape) < 2 or kind == "Embedding" or "bias" in variable.name:
+    if len(shape) < 2 or traits.kernel == "table" or "bias" in variable.name:
         if len(shape) >= 1 and "bias" not in variable.name:
             terms.add(row, 12)
         return []
     outs = [i for i, a in enumerate(axes) if isinstance(a, Out)]
     if not outs:
-        depthwise = "depthwise" in variable.name or kind.startswith("Depthwise")
+        depthwise = "depthwise" in variable.name or traits.kernel == "depthwise"
         outs = [len(shape) - 2, len(shape) - 1] if depthwise else [len(shape) - 1]
         outs += [i for i, a in enumerate(axes) if isinstance(a, Each) and i not in outs]
     factor, held = axis_sizes([shape[i] for i in outs], [labels[i] for i in outs])

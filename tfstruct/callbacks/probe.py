@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.layer_tree import intercepted, layer_paths
+from tfstruct.graph.operation_traits import function_traits
+from tfstruct.graph.traits import ANY
 
-# Outputs that can be zero for every sample, and the largest size a saturating output has.
+# Outputs that can be zero for every sample.
 _RECTIFIERS = {"relu", "relu6"}
-_SATURATING = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "hard_tanh": (-1.0, 1.0)}
 _SATURATED = 0.01  # of the width of the range: there a sigmoid passes 1 % of the gradient, a tanh 4 %
 
 
@@ -161,8 +162,8 @@ class Probe:
             kind = activation_of(op)
             if kind in _RECTIFIERS:
                 result["dead"].setdefault(path, _share(op, tf.equal(value, 0)))
-            elif kind in _SATURATING and id(value) not in ends:
-                low, high = _SATURATING[kind]
+            elif _saturates(kind) and id(value) not in ends:
+                low, high = function_traits(kind).output_range or ANY
                 near = _SATURATED * (high - low)
                 result["saturated"].setdefault(path, _share(op, (value < low + near) | (value > high - near)))
         for key, shares in result.items():
@@ -293,3 +294,9 @@ def _share(op, condition: tf.Tensor) -> tf.Tensor:
 def all_finite(values) -> bool:
     """Whether no value of these tensors is NaN or infinite."""
     return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in values)
+
+
+def _saturates(function: str | None) -> bool:
+    """Whether an activation function of single values ends at both sides."""
+    traits = function_traits(function)
+    return traits.elementwise and math.isfinite(sum(map(abs, traits.output_range or ANY)))

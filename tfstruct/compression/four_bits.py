@@ -6,7 +6,7 @@ import numpy as np
 
 from tfstruct.analyze import Costs
 from tfstruct.graph import Graph
-from tfstruct.quantize.points import FOUR_BITS
+from tfstruct.graph.operation_traits import traits_of
 
 
 class FileSize:
@@ -20,7 +20,7 @@ class FileSize:
         self._costs, self.offset = Costs(graph, ("tflite_bytes",)), offset
         self._rows: dict[str, int] = {}
         for row, call in enumerate(graph.calls):
-            if isinstance(call.op, FOUR_BITS) and getattr(call.op, "groups", 1) == 1:
+            if traits_of(call.op).four_bits and getattr(call.op, "groups", 1) == 1:
                 self._rows.setdefault(call.path, row)
 
     def sizes(self, keep: np.ndarray | None = None) -> dict[str, int]:

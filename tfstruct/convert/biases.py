@@ -7,9 +7,9 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.precisions import PRECISIONS, stored_within
 from tfstruct.quantize.rounding import LARGEST_BIAS
+from tfstruct.tflite_operators import traits_of
 
 _KINDS = {"int32": np.int32, "int64": np.int64}
-_CHANNELS_LAST = ("DEPTHWISE_CONV_2D",)
 
 
 def limits_that_fit(
@@ -48,7 +48,7 @@ def limits_that_fit(
         if not (flatbuffer.is_constant(reference, bias) and flatbuffer.is_constant(reference, kernel)):
             continue
         stored = np.abs(flatbuffer.constant(reference, kernel))
-        axis = stored.ndim - 1 if flatbuffer.operator_name(reference, op) in _CHANNELS_LAST else 0
+        axis = traits_of(flatbuffer.operator_name(reference, op)).out_axis % stored.ndim
         shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
         name = kernel.name.decode()
         largest = stored.max(axis=tuple(i for i in range(stored.ndim) if i != axis))
@@ -81,7 +81,7 @@ def _size(value: np.ndarray) -> float:
 
 def _place(model, op) -> int | None:
     """Which input of an operator is its bias; None where it has none."""
-    place = flatbuffer.BIAS_INPUT.get(flatbuffer.operator_name(model, op))
+    place = traits_of(flatbuffer.operator_name(model, op)).bias
     return None if place is None or len(op.inputs) <= place or op.inputs[place] < 0 else place
 
 
@@ -92,7 +92,7 @@ def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
             place = _place(model, op)
             if place is None:
                 continue
-            source = graph.tensors[op.inputs[flatbuffer.data_input(flatbuffer.operator_name(model, op))]]
+            source = graph.tensors[op.inputs[traits_of(flatbuffer.operator_name(model, op)).data]]
             kernel, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[place]]
             kinds = [flatbuffer.dtype_name(tensor) for tensor in (bias, kernel)]
             scale = getattr(source.quantization, "scale", None)

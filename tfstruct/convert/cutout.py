@@ -5,9 +5,7 @@ import copy
 from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer
-
-# They need other subgraphs or resources of the file and mean nothing alone.
-NOT_ALONE = ("WHILE", "IF", "CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "STABLEHLO_COMPOSITE")
+from tfstruct.tflite_operators import traits_of
 
 
 def cut(model: schema.ModelT, subgraph: int, index: int) -> bytes | None:
@@ -21,7 +19,7 @@ def cut(model: schema.ModelT, subgraph: int, index: int) -> bytes | None:
     """
     graph = model.subgraphs[subgraph]
     operator = graph.operators[index]
-    if flatbuffer.operator_name(model, operator) in NOT_ALONE:
+    if not traits_of(flatbuffer.operator_name(model, operator)).alone:
         return None
     places: dict[int, int] = {}
     buffers, tensors = [schema.BufferT()], []

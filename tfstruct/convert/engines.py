@@ -13,6 +13,7 @@ from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError
 from tfstruct.precisions import PRECISIONS
+from tfstruct.tflite_operators import operators_that, traits_of
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -79,7 +80,7 @@ def unwanted_floats(
         op
         for op in flatbuffer.float_operators(found)
         if recipe.has_integers(recipe.precision_of(op.layers))
-        and not (op.subgraph == 0 and (op.name in plumbing.BETWEEN or set(op.outputs) & set(exact)))
+        and not (op.subgraph == 0 and (traits_of(op.name).makes_integers or set(op.outputs) & set(exact)))
     ]
 
 
@@ -160,7 +161,7 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
 
     whole = QuantGranularity.TENSORWISE  # a matrix product has one scale for each side, a constant one too
     found = PRECISIONS[precision]
-    few = (Op.CONV_2D, Op.FULLY_CONNECTED) if found.weight_bits == 4 else ()  # all that has kernels for 4 bits
+    few = operators_that(lambda traits: "int4" in traits.weights) if found.weight_bits == 4 else ()
     if precision == "float32":
         engine.update_quantization_recipe(regex, Op.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
     elif precision == "float16":
@@ -169,11 +170,11 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
         engine.add_static_config(regex, Op.ALL_SUPPORTED, found.activation_bits, 8)
         engine.add_static_config(regex, Op.BATCH_MATMUL, found.activation_bits, 8, whole)
         for op in few:
-            engine.add_static_config(regex, op, found.activation_bits, 4)
+            engine.add_static_config(regex, Op[op], found.activation_bits, 4)
     else:
         engine.add_dynamic_config(regex, Op.ALL_SUPPORTED, 8)
         for op in few:
-            engine.add_dynamic_config(regex, op, 4)
+            engine.add_dynamic_config(regex, Op[op], 4)
 
 
 def _tensorflow(

@@ -13,53 +13,13 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tfstruct.convert import file_bounds
 from tfstruct.convert.scopes import scope_at
 from tfstruct.errors import ConversionError
+from tfstruct.tflite_operators import traits_of
 
 _OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _FLOAT_TYPES = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
 _DTYPE_NAMES = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
 # They change the number format only: an integer file has them at its border, or around a float operator.
 BORDER_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
-# Which input of an operator holds its kernel or table.
-WEIGHT_INPUT = {
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
-    "FULLY_CONNECTED": 1,
-    "TRANSPOSE_CONV": 1,
-    "CONV_3D": 1,
-    "GATHER": 0,
-    "EMBEDDING_LOOKUP": 1,
-}
-# And which one its bias.
-BIAS_INPUT = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
-# Operators that only move values: what goes in and what comes out have one range.
-MOVERS = {
-    "BATCH_TO_SPACE_ND",
-    "BROADCAST_TO",
-    "CONCATENATION",
-    "DEPTH_TO_SPACE",
-    "EXPAND_DIMS",
-    "GATHER",
-    "MAX_POOL_2D",
-    "MIRROR_PAD",
-    "PACK",
-    "PAD",
-    "PADV2",
-    "RESHAPE",
-    "RESIZE_NEAREST_NEIGHBOR",
-    "REVERSE_V2",
-    "SLICE",
-    "SPACE_TO_BATCH_ND",
-    "SPACE_TO_DEPTH",
-    "SPLIT",
-    "SPLIT_V",
-    "SQUEEZE",
-    "STRIDED_SLICE",
-    "TILE",
-    "TRANSPOSE",
-    "UNPACK",
-    "REDUCE_MAX",
-    "REDUCE_MIN",
-}
 _BUFFER_ALIGNMENT = 16
 # Larger codes of operators are written in a field of their own, and this one in the old one.
 _MOST_DEPRECATED = 127
@@ -232,11 +192,6 @@ def dtype_name_of(kind: int) -> str:
     return _DTYPE_NAMES[kind]
 
 
-def data_input(name: str) -> int:
-    """Which input of an operator with a kernel holds the values that it is put to."""
-    return 2 if name == "TRANSPOSE_CONV" else 0
-
-
 def is_builtin(name: str) -> bool:
     """True if an operator's name is one of TensorFlow Lite's own."""
     return name in _OPERATOR_NAMES.values()
@@ -328,7 +283,7 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
 
 def _weights_dtype(model, graph, operator) -> str:
     name = operator_name(model, operator)
-    place = WEIGHT_INPUT.get(name)
+    place = traits_of(name).kernel
     if place is None or len(operator.inputs) <= place or operator.inputs[place] < 0:
         return ""
     tensor = graph.tensors[operator.inputs[place]]
@@ -407,7 +362,7 @@ def rename(
                 if index not in border:
                     graph.tensors[index].name = unique(base, number)
                 origin[graph.tensors[index].name.decode()] = layers
-            kernel = WEIGHT_INPUT.get(operator_name(model, operator))
+            kernel = traits_of(operator_name(model, operator)).kernel
             for place, index in enumerate(operator.inputs):
                 tensor = graph.tensors[index] if index >= 0 else None
                 if tensor is not None and is_constant(model, tensor) and tensor.name.decode() not in taken:

@@ -8,18 +8,10 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.quantize.masks import LEAST_ELSEWHERE, added_mask, is_mask, limits, mask_depth, masked_low
+from tfstruct.tflite_operators import traits_of
 
 Range = tuple[float, float]
-# Operators that take shares of exponentials over the last axis; of two values, one of which is 0.
-_EXPONENTIALS = ("SOFTMAX", "LOG_SOFTMAX", "EXP", "LOGISTIC")
-_SELECTS = ("SELECT", "SELECT_V2")
-_SUMS = ("ADD", "SUB")
-_LIMITS = ("MAXIMUM", "MINIMUM")
-# What hands on values of its first input, a mask's too.
-_MOVERS = (
-    "BROADCAST_TO", "EXPAND_DIMS", "GATHER", "PACK", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE",
-    "TRANSPOSE", "REDUCE_MIN",
-)  # fmt: skip
+_SUMS, _PRODUCTS, _LIMITS = ("add", "subtract"), ("multiply", "divide"), ("maximum", "minimum")
 # An operand of which the result's range is so many times the span is lost in it.
 _LOST = 1e4
 
@@ -71,7 +63,13 @@ class _Masks:
         return self.graph.tensors[i].name.decode()
 
     def kind(self, op) -> str:
-        return flatbuffer.operator_name(self.model, op)
+        """What an operator does with a mask: it joins it (`"add"`, `"select"`, ...), `"moves"` it, or takes its
+        `"exponential"`; empty where it does something else."""
+        name = flatbuffer.operator_name(self.model, op)
+        traits = traits_of(name)
+        if traits.joins or traits.exponential:
+            return traits.joins or "exponential"
+        return "moves" if traits.moves or name == "REDUCE_MIN" else ""
 
     def place(self, op) -> str:
         return ", ".join(self.layers.get(self.name(op.outputs[0]), ())) or self.name(op.outputs[0])
@@ -82,7 +80,7 @@ class _Masks:
     def is_input(self, i: int) -> bool:
         """Whether a tensor is an input of the model, moved at most: data, but for a softmax."""
         maker = self.makers.get(i)
-        if maker is not None and self.kind(maker) in _MOVERS:
+        if maker is not None and self.kind(maker) == "moves":
             return self.is_input(int(maker.inputs[0]))
         return maker is None and not self.is_constant(i)
 
@@ -101,9 +99,9 @@ class _Masks:
         low, high = self.ends(i)
         maker = self.makers.get(i)
         inputs = [] if maker is None else [int(j) for j in maker.inputs if self.is_float(int(j))]
-        if maker is not None and self.kind(maker) in _MOVERS and inputs:
+        if maker is not None and self.kind(maker) == "moves" and inputs:
             return self.reach(inputs[0])
-        if maker is not None and self.kind(maker) == "MUL" and any(self.is_constant(j) for j in inputs):
+        if maker is not None and self.kind(maker) == "multiply" and any(self.is_constant(j) for j in inputs):
             products = np.outer(*(self.ends(j) for j in inputs))
             return min(low, float(products.min())), max(high, float(products.max()))
         return low, high
@@ -119,17 +117,17 @@ class _Masks:
             if self.recipe.precision_of(self.layers.get(self.name(op.outputs[0]), ())) == "float32":
                 continue
             kind, out = self.kind(op), int(op.outputs[0])
-            values = [int(i) for i in (op.inputs[1:3] if kind in _SELECTS else op.inputs) if self.is_float(int(i))]
-            if kind in (*_SELECTS, *_SUMS) and len(values) == 2:
+            values = [int(i) for i in (op.inputs[1:3] if kind == "select" else op.inputs) if self.is_float(int(i))]
+            if kind in ("select", *_SUMS) and len(values) == 2:
                 self.join(op, kind, out, values)
             elif kind in _LIMITS and len(values) == 2 and self.is_idle(kind, values):
                 self.skip(op, out, values[0])
-            elif kind in ("MAXIMUM", "MUL", "DIV") and len(values) == 2:
+            elif kind in ("maximum", *_PRODUCTS) and len(values) == 2:
                 self.follow(op, kind, out, values)
-            elif kind in _MOVERS and values and values[0] in self.masked:
+            elif kind == "moves" and values and values[0] in self.masked:
                 self.ranges[self.name(out)] = self.ends(values[0])
                 self.masked.add(out)
-            elif kind == "CONCATENATION" and any(i in self.masked for i in values):
+            elif kind == "concatenate" and any(i in self.masked for i in values):
                 ends = [self.ends(i) for i in values]
                 self.ranges[self.name(out)] = min(low for low, _ in ends), max(high for _, high in ends)
                 self.masked.add(out)
@@ -140,7 +138,7 @@ class _Masks:
         if not self.is_constant(limit) or self.name(x) not in self.ranges or x in self.masked:
             return False
         (low, high), ends = self.ends(x), self.ends(limit)
-        return ends[0] >= high if kind == "MINIMUM" else ends[1] <= low
+        return ends[0] >= high if kind == "minimum" else ends[1] <= low
 
     def skip(self, op, out: int, x: int) -> None:
         """Takes an operator out that hands on x, but at the end of the file."""
@@ -155,7 +153,7 @@ class _Masks:
         self.changed = True
 
     def join(self, op, kind: str, out: int, values: list[int]) -> None:
-        sides = [(values[0], 1.0, values[1]), (values[1], -1.0 if kind == "SUB" else 1.0, values[0])]
+        sides = [(values[0], 1.0, values[1]), (values[1], -1.0 if kind == "subtract" else 1.0, values[0])]
         found = next((side for side in sides if self.is_mask(out, *side)), None)
         inherited = [i for i in values if i in self.masked]
         if found is None:
@@ -164,7 +162,7 @@ class _Masks:
             return
         mask, sign, x = found
         low, high = self.ends(x)
-        if kind == "SUB" and mask == values[0]:
+        if kind == "subtract" and mask == values[0]:
             low, high = -high, -low
         low, high = min(low, 0.0), max(high, 0.0)
         given = self.ranges.get(self.name(out), (-np.inf, 0.0))[0]
@@ -174,7 +172,7 @@ class _Masks:
         if depth is not None and (shared or abs(given - v) <= depth / 2):
             v = given  # as in training
         before = sign * self.reach(mask)[0 if sign > 0 else 1]
-        target = v if kind in _SELECTS else added_mask(v, high)
+        target = v if kind == "select" else added_mask(v, high)
         limit = self.threshold(out, x)
         if (not softmax and self.is_input(mask)) or not self.bring(op, mask, sign * target, sign * limit):
             self.unknown.append(self.place(op))
@@ -208,14 +206,15 @@ class _Masks:
                 continue
             kind, out = self.kind(op), int(op.outputs[0])
             found, more = None, 0.0
-            if kind in _EXPONENTIALS:
-                count = 2 if kind == "LOGISTIC" else self.graph.tensors[i].shape[-1]
+            if kind == "exponential":
+                # A sigmoid is a softmax over two values, one of which is 0.
+                count = 2 if flatbuffer.operator_name(self.model, op) == "LOGISTIC" else self.graph.tensors[i].shape[-1]
                 found, softmax = mask_depth(count, self.bits), True
-            elif kind in (*_MOVERS, *_SELECTS, *_SUMS, "CONCATENATION", "MAXIMUM", "MUL", "DIV"):
+            elif kind in ("moves", "select", *_SUMS, "concatenate", "maximum", *_PRODUCTS):
                 found, reached = self.depth(out, seen + 1)
                 softmax = softmax or reached
                 others = [int(j) for j in op.inputs if int(j) != i and self.is_float(int(j))]
-                if found is not None and kind in ("MUL", "DIV"):
+                if found is not None and kind in _PRODUCTS:
                     factor = self.factor(kind, others)
                     found = None if factor is None else found / factor
                 elif kind in _SUMS and others and not self.masks(others[0]):
@@ -233,21 +232,21 @@ class _Masks:
         if not others or not self.is_constant(others[0]):
             return None
         low, high = self.ends(others[0])
-        return None if low <= 0 or low != high else (low if kind == "MUL" else 1 / low)
+        return None if low <= 0 or low != high else (low if kind == "multiply" else 1 / low)
 
     def carry(self, kind: str, out: int, values: list[int], inherited: list[int]) -> None:
         """The range of what is made of masked values and others that are no mask."""
         ends = [self.ends(i) for i in values]
-        if kind in _SELECTS:
+        if kind == "select":
             low, high = min(low for low, _ in ends), max(high for _, high in ends)
         else:
             (other,) = [i for i in values if i not in inherited] or [None]
             if other is None:
                 return
-            sign = -1.0 if kind == "SUB" and other == values[1] else 1.0
-            if kind == "SUB" and other == values[0]:
+            sign = -1.0 if kind == "subtract" and other == values[1] else 1.0
+            if kind == "subtract" and other == values[0]:
                 return
-            if kind == "SUB" and self.is_largest_of(other, inherited[0]):  # x - max(x)
+            if kind == "subtract" and self.is_largest_of(other, inherited[0]):  # x - max(x)
                 low, high = self.ends(inherited[0])
                 self.ranges[self.name(out)] = (low - high, 0.0)
                 self.masked.add(out)
@@ -261,7 +260,7 @@ class _Masks:
 
     def is_largest_of(self, i: int, source: int) -> bool:
         maker = self.makers.get(i)
-        while maker is not None and self.kind(maker) in _MOVERS:
+        while maker is not None and self.kind(maker) == "moves":
             maker = self.makers.get(int(maker.inputs[0]))
         return maker is not None and self.kind(maker) == "REDUCE_MAX" and int(maker.inputs[0]) == source
 
@@ -271,7 +270,7 @@ class _Masks:
         if len(inherited) != 1 or not others:
             return
         low, high = self.ends(inherited[0])
-        if kind == "MAXIMUM":
+        if kind == "maximum":
             if self.is_constant(others[0]) and self.ends(others[0])[1] < low:
                 self.constant(op, others[0], lambda value: np.full_like(value, low))
         else:
@@ -299,18 +298,18 @@ class _Masks:
         inputs = [] if maker is None else [int(i) for i in maker.inputs if self.is_float(int(i))]
         low, high = self.reach(mask)
         worst = low if sign < 0 else high
-        if kind in _MOVERS:
+        if kind == "moves":
             done = self.bring(maker, inputs[0], target, limit)
-        elif kind in _SELECTS:
+        elif kind == "select":
             far = [i for i in inputs if i in self.finite or self._beyond(i, sign, limit)]
             done = bool(far) and all([self.bring(maker, i, target, limit) for i in far])
-        elif kind == "MUL" and np.isfinite(worst) and worst:
+        elif kind == "multiply" and np.isfinite(worst) and worst:
             constants = [i for i in inputs if self.is_constant(i)]
             if constants:
                 self.constant(maker, constants[0], lambda value: value * (target / worst))
                 done = True
         elif kind in _SUMS:
-            signs = [1.0, -1.0 if kind == "SUB" else 1.0]
+            signs = [1.0, -1.0 if kind == "subtract" else 1.0]
             far = [(i, s) for i, s in zip(inputs, signs, strict=True) if self._beyond(i, sign * s, s * limit)]
             done = bool(far) and all([self.bring(maker, i, s * target, s * limit) for i, s in far])
         if done:
@@ -343,7 +342,7 @@ class _Masks:
         lost = dict.fromkeys(self.unknown)
         for op in self.graph.operators:
             kind = self.kind(op)
-            if kind not in (*_SELECTS, *_SUMS, *_LIMITS, "CONCATENATION") or len(op.outputs) != 1:
+            if kind not in ("select", *_SUMS, *_LIMITS, "concatenate") or len(op.outputs) != 1:
                 continue
             out = int(op.outputs[0])
             read = [int(i) for i in op.inputs if self.is_float(int(i)) and not self.is_constant(int(i))]

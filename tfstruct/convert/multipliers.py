@@ -7,16 +7,12 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.precisions import PRECISIONS
+from tfstruct.tflite_operators import traits_of
 
 Range = tuple[float, float]
 # XNNPACK refuses factors of 128 or 256, by the operator, and its refusal can end the process; some of TensorFlow Lite's
 # own kernels end it beyond 2^19. A result with so many steps in one of what it is made of is noise already.
 _LARGEST = 127.0
-_KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-_PRODUCTS = ("MUL", "BATCH_MATMUL", "SQUARED_DIFFERENCE")
-_SUMS = (
-    "ADD", "SUB", "SUM", "MEAN", "AVERAGE_POOL_2D", "MAXIMUM", "MINIMUM", "RELU", "RELU6", "LEAKY_RELU", "PRELU", "ABS",
-)  # fmt: skip
 
 
 def bounded(
@@ -39,7 +35,8 @@ def bounded(
     graph = _Graph(content, ranges, recipe)
     lines = []
     for op in graph.main.operators:
-        if flatbuffer.operator_name(graph.model, op) in flatbuffer.MOVERS:
+        traits = traits_of(flatbuffer.operator_name(graph.model, op))
+        if traits.same_scale and not traits.unit:
             graph.move(op, ranges)
             continue
         out = graph.name(op.outputs[0]) if len(op.outputs) else ""
@@ -93,13 +90,13 @@ class _Graph:
 
     def unit(self, op, own: tuple[str, ...]) -> float:
         """What one step of the operator's sum stands for; 0 where that is unknown."""
-        kind, read = flatbuffer.operator_name(self.model, op), self.floats(op)
-        if kind in _KERNELS and len(read) > 1:
-            kernel = int(op.inputs[flatbuffer.WEIGHT_INPUT[kind]])
-            return self.scale(int(op.inputs[flatbuffer.data_input(kind)])) * self.kernel_scale(kernel, own)
-        if kind in _PRODUCTS and len(read) > 1:
+        traits, read = traits_of(flatbuffer.operator_name(self.model, op)), self.floats(op)
+        if traits.unit == "kernel" and len(read) > 1:
+            assert traits.kernel is not None
+            return self.scale(int(op.inputs[traits.data])) * self.kernel_scale(int(op.inputs[traits.kernel]), own)
+        if traits.unit == "product" and len(read) > 1:
             return self.scale(read[0]) * self.scale(read[1])
-        return max(map(self.scale, read), default=0.0) if kind in _SUMS else 0.0
+        return max(map(self.scale, read), default=0.0) if traits.unit == "largest" else 0.0
 
     def kernel_scale(self, i: int, own: tuple[str, ...]) -> float:
         if not flatbuffer.is_constant(self.model, self.main.tensors[i]):

@@ -12,15 +12,9 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.flatbuffer import schema
+from tfstruct.tflite_operators import traits_of
 
-# They pass values on, so that a change of type goes through them.
-_PASS_ON = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE", "STRIDED_SLICE", "SLICE", "TRANSPOSE", "SPLIT", "UNPACK")
-_COMPARISONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
-# Between floats and integers, by nature: where they have no integer kernel, float is on one side of them only.
-BETWEEN = ("CAST", "BUCKETIZE", "ARG_MAX", "ARG_MIN", *_COMPARISONS)
-_CHOICES = ("SELECT", "SELECT_V2", "MAXIMUM", "MINIMUM")
-# What they make of a network's values is rounded anyway: integers made of that are those of rounded values.
-_KERNELS = (*flatbuffer.BIAS_INPUT, "BATCH_MATMUL", "WHILE")
+_CHOICES = ("select", "maximum", "minimum")
 _FLOAT, _INT32, _BOOL = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
 _INTEGERS = tuple(
     getattr(schema.TensorType, name) for name in ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "INT64")
@@ -111,7 +105,7 @@ def shared_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) ->
     graph = _Graph(flatbuffer.read(content))
     out = dict(ranges)
     for op in graph.main.operators:
-        if graph.name(op) not in _CHOICES:
+        if traits_of(graph.name(op)).joins not in _CHOICES:
             continue
         live = [int(i) for i in op.inputs if graph._moves(int(i)) and len(list(graph.readers(int(i)))) > 1]
         names = [graph.main.tensors[i].name.decode() for i in (*live, *map(int, op.outputs))]
@@ -173,7 +167,7 @@ def chained_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) -
     graph = _Graph(flatbuffer.read(content))
     chains: list[tuple[set[str], int]] = []
     for op in graph.main.operators:
-        if graph.name(op) not in ("SELECT", "SELECT_V2"):
+        if traits_of(graph.name(op)).joins != "select":
             continue
         live = [t for t in (graph.main.tensors[i] for i in (*op.inputs[1:], *op.outputs)) if not graph._constant(t)]
         names = {t.name.decode() for t in live} & set(ranges)
@@ -207,7 +201,7 @@ class _Graph:
         passed, ends = [index], []
         for tensor in passed:
             for op in self.readers(tensor):
-                if self.name(op) in _PASS_ON:
+                if traits_of(self.name(op)).passes_on:
                     passed += [int(i) for i in op.outputs if int(i) not in passed]
                 elif not any(op is other for other in ends):
                     ends.append(op)
@@ -225,7 +219,7 @@ class _Graph:
             way = [source]
             for index in way:
                 own = made.get(index)
-                if own is not None and self.name(own) in _KERNELS:
+                if own is not None and traits_of(self.name(own)).contracts:
                     break
                 way += [int(i) for i in (own.inputs if own else ()) if self._moves(int(i)) and int(i) not in way]
             else:
@@ -251,7 +245,7 @@ class _Graph:
 
     def compares_integers(self, op: schema.OperatorT) -> bool:
         """Whether a comparison is one with whole numbers."""
-        if self.name(op) not in _COMPARISONS:
+        if not traits_of(self.name(op)).compares:
             return False
         constants = [t for t in (self.main.tensors[i] for i in op.inputs) if self._constant(t)]
         values = [flatbuffer.constant(self.model, t) for t in constants]

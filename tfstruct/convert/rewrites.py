@@ -40,6 +40,16 @@ class Rewrite:
     change: Callable[[keras.Operation], dict]
 
 
+# A layer of Keras's -> the class that computes the same in integer operators.
+_CLASSES: dict[type, type] = {}
+
+
+def _in_place_of_its_base(own: type) -> type:
+    _CLASSES[own.__bases__[0]] = own
+    return own
+
+
+@_in_place_of_its_base
 class LayerNormalization(keras.layers.LayerNormalization):
     """y = d * rsqrt(mean(d^2) + eps) * gamma + beta with d = x - mean(x): Keras's own has NEG, which has no kernel."""
 
@@ -54,6 +64,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         return _scaled(y, self.gamma, self.beta, shape)
 
 
+@_in_place_of_its_base
 class RMSNormalization(keras.layers.RMSNormalization):
     """y = x * rsqrt(mean(x^2) + eps) * scale, the square as a product: SQUARE has no integer kernel."""
 
@@ -65,6 +76,7 @@ class RMSNormalization(keras.layers.RMSNormalization):
         return x * ops.rsqrt(ops.mean(x * x, axis=axes, keepdims=True) + self.epsilon) * ops.reshape(self.scale, shape)
 
 
+@_in_place_of_its_base
 class UnitNormalization(keras.layers.UnitNormalization):
     """y = x * rsqrt(max(sum(x^2), 1e-12)), the square as a product."""
 
@@ -73,6 +85,7 @@ class UnitNormalization(keras.layers.UnitNormalization):
         return inputs * ops.rsqrt(ops.maximum(total, 1e-12))
 
 
+@_in_place_of_its_base
 class GroupNormalization(keras.layers.GroupNormalization):
     """Layer normalization of each group of channels, the square as a product."""
 
@@ -88,6 +101,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         return _scaled(ops.reshape(y, (-1, *x.shape[1:])), self.gamma, self.beta, shape)
 
 
+@_in_place_of_its_base
 class PReLU(keras.layers.PReLU):
     """y = relu(x) + alpha (x - relu(x)): without NEG."""
 
@@ -96,6 +110,7 @@ class PReLU(keras.layers.PReLU):
         return positive + self.alpha * (x - positive)
 
 
+@_in_place_of_its_base
 class ELU(keras.layers.ELU):
     """See `elu`."""
 
@@ -117,6 +132,7 @@ class CategoryEncoding(keras.layers.CategoryEncoding):
         return ops.sum(codes * weights, axis)
 
 
+@_in_place_of_its_base
 class Embedding(keras.layers.Embedding):
     """GATHER alone: Keras's own also takes negative indices, by LESS, ADD and SELECT. Indices must be in range."""
 
@@ -124,6 +140,7 @@ class Embedding(keras.layers.Embedding):
         return ops.cast(tf.gather(self.embeddings, ops.cast(inputs, "int32")), self.compute_dtype)
 
 
+@_in_place_of_its_base
 class UpSampling1D(keras.layers.UpSampling1D):
     """RESIZE_NEAREST_NEIGHBOR in place of TILE."""
 
@@ -134,6 +151,7 @@ class UpSampling1D(keras.layers.UpSampling1D):
         return ops.reshape(_repeated(inputs[:, :, None], self.size, 1), (-1, steps * self.size, channels))
 
 
+@_in_place_of_its_base
 class UpSampling2D(keras.layers.UpSampling2D):
     """RESIZE_NEAREST_NEIGHBOR in place of TILE."""
 
@@ -143,6 +161,7 @@ class UpSampling2D(keras.layers.UpSampling2D):
         return _repeated(inputs, *self.size)
 
 
+@_in_place_of_its_base
 class UpSampling3D(keras.layers.UpSampling3D):
     """RESIZE_NEAREST_NEIGHBOR in place of TILE: over height and width of each depth, then over depth."""
 
@@ -156,6 +175,7 @@ class UpSampling3D(keras.layers.UpSampling3D):
         return ops.reshape(flat, (-1, depth * self.size[0], height, width, channels))
 
 
+@_in_place_of_its_base
 class Conv3D(keras.layers.Conv3D):
     """The depth taps of the kernel side by side on the channel axis, and one CONV_2D over all depths as a batch.
 
@@ -185,6 +205,19 @@ class Conv3D(keras.layers.Conv3D):
         return y if self.activation is None else self.activation(y)
 
 
+# An activation function of Keras's -> the function that computes the same in integer operators.
+_ACTIVATIONS: dict[Callable, Callable] = {}
+
+
+def _in_place_of(theirs: Callable):
+    def register(own):
+        _ACTIVATIONS[theirs] = own
+        return own
+
+    return register
+
+
+@_in_place_of(keras.activations.elu)
 def elu(x, alpha=1.0):
     """relu(x) + alpha (e^m - 1) with m = min(x, 0), and e^m - 1 = 2 t / (1 - t) for t = tanh(m / 2).
 
@@ -195,33 +228,18 @@ def elu(x, alpha=1.0):
     return positive + (2.0 * alpha) * t / (1.0 - t)
 
 
+@_in_place_of(keras.activations.selu)
 def selu(x):
     """scale * elu(x, alpha) with the constants of Klambauer et al. 2017, arXiv:1706.02515."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
+@_in_place_of(keras.activations.mish)
 def mish(x):
     """x (1 - q^2) / (1 + q^2) with q = 1 - sigmoid(x), which is x tanh(softplus(x)): 1 + q^2 lies in [1, 2]."""
     q = 1.0 - ops.sigmoid(x)
     square = q * q
     return x * (1.0 - square) / (1.0 + square)
-
-
-_ACTIVATIONS = {keras.activations.elu: elu, keras.activations.selu: selu, keras.activations.mish: mish}
-_OWN = (
-    LayerNormalization,
-    RMSNormalization,
-    UnitNormalization,
-    GroupNormalization,
-    PReLU,
-    ELU,
-    Embedding,
-    UpSampling1D,
-    UpSampling2D,
-    UpSampling3D,
-    Conv3D,
-)
-_CLASSES = {own.__bases__[0]: own for own in _OWN}
 
 
 def _repeated(images, rows: int, columns: int):

@@ -21,6 +21,7 @@ from tfstruct.quantize.points import Points
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import ChangeReport, carrying
 from tfstruct.reporting.tables import counted
+from tfstruct.tflite_operators import traits_of
 
 _INTEGERS = ("int4", "int8", "int16")
 # How far the values of a file may be from the model's own, in steps and on average: rounding to the nearest leaves a
@@ -109,7 +110,7 @@ def _stored_kernels(content: bytes) -> Iterator[_Stored]:
         seen = set()
         for operator in graph.operators:
             kind = flatbuffer.operator_name(model, operator)
-            place = flatbuffer.WEIGHT_INPUT.get(kind)
+            place = traits_of(kind).kernel
             index = int(operator.inputs[place]) if place is not None and len(operator.inputs) > place else -1
             if index < 0 or index in seen:
                 continue
@@ -126,12 +127,11 @@ def _stored_kernels(content: bytes) -> Iterator[_Stored]:
 
 def _view(kind: str, values: np.ndarray) -> np.ndarray:
     """A kernel as (taps, inputs, outputs)."""
-    if kind in ("GATHER", "EMBEDDING_LOOKUP"):
+    if traits_of(kind).looks_up:
         return values[None]
     if kind == "DEPTHWISE_CONV_2D":
         return values.reshape(-1, 1, values.shape[-1])
-    if kind != "CONV_3D":  # the others have their outputs in front
-        values = np.moveaxis(values, 0, -1)
+    values = np.moveaxis(values, traits_of(kind).out_axis, -1)
     return values.reshape(-1, *values.shape[-2:])
 
 

@@ -9,18 +9,14 @@ from tfstruct.convert import calibrate, flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.graph.kernels import Kernel, kernels
-from tfstruct.quantize.points import FIXED
 from tfstruct.quantize.twin import Twin
+from tfstruct.tflite_operators import traits_of
 
 Range = tuple[float, float]
 # What ends such a key is the value that enters an activation which is an operator of its own.
 BEFORE = "/pre_activation"
-# Operators that look up in a table, which has the range of what is looked up.
-_TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 # Weights below it are as good as zero; what float32 holds of them says nothing about what they were.
 _NO_WEIGHT = 1e-30
-# Operators whose result lies in a range that the int8 specification fixes.
-_FIXED = {"SOFTMAX": FIXED["softmax"], "LOGISTIC": FIXED["sigmoid"], "TANH": FIXED["tanh"]}
 
 
 def recipe_of(twin: Twin, recipe: Recipe) -> Recipe:
@@ -84,11 +80,12 @@ def by_tensor(
         for i, name in enumerate(names):
             # A batch norm whose sum is part of the activation behind it ends with its product.
             key = path if i in ends and path in given else path + BEFORE
-            if key in given and (i in ends or made[name].name not in _FIXED):
+            if key in given and (i in ends or traits_of(made[name].name).output_range is None):
                 out[name] = given[key]
     for name, op in made.items():
-        if op.name in _FIXED:
-            out.setdefault(name, _FIXED[op.name])
+        fixed = traits_of(op.name).output_range
+        if fixed is not None:
+            out.setdefault(name, fixed)
     out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
     _spread(operators, out)
     integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
@@ -138,12 +135,14 @@ def weight_limits(
     out: dict[str, np.ndarray] = {}
     used: set[str] = set()
     for op in flatbuffer.operators(content, layers):
-        place = flatbuffer.WEIGHT_INPUT.get(op.name)
+        traits = traits_of(op.name)
+        place = traits.kernel
         tensor = None if op.subgraph or place is None else graph.tensors[graph.operators[op.index].inputs[place]]
-        if tensor is None or op.name in _TABLES or not flatbuffer.is_constant(parsed, tensor):
+        # A table has the range of what is looked up in it.
+        if tensor is None or traits.looks_up or not flatbuffer.is_constant(parsed, tensor):
             continue
         stored = np.abs(flatbuffer.constant(parsed, tensor))
-        axis = stored.ndim - 1 if op.name == "DEPTHWISE_CONV_2D" else 0
+        axis = traits.out_axis % stored.ndim
         rows = np.moveaxis(stored, axis, 0).reshape(stored.shape[axis], -1)
         own = [kernel for kernel in known if kernel.name.rpartition("/")[0] in op.layers]
         # A model's last operator knows its last layer only.
@@ -190,7 +189,8 @@ def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> N
     while before != len(ranges):
         before = len(ranges)
         for op in operators:
-            if op.name in flatbuffer.MOVERS:
+            traits = traits_of(op.name)
+            if traits.moves or (traits.same_scale and not traits.joins):
                 known = [ranges[name] for name in (*op.outputs, *op.inputs) if name in ranges]
                 if known:
                     widest = (min(low for low, _ in known), max(high for _, high in known))

@@ -9,6 +9,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.flatbuffer import schema
 from tfstruct.convert.runtime import Runtime
 from tfstruct.quantize import rounding
+from tfstruct.tflite_operators import operators_that
 
 # A Hessian of n inputs takes 8 n^2 bytes and n^3 operations; past this only its diagonal is used.
 LARGEST_HESSIAN = 4608
@@ -17,7 +18,8 @@ MOST_PASSES = 32
 # Values that all passes over all samples may compute together; bounds the time on large models to minutes.
 MOST_VALUES = 2e9
 FEWEST_SAMPLES = 16
-ROUNDED_OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
+# Those for which weights of 4 bits are worth the time.
+ROUNDED_OPERATORS = operators_that(lambda traits: "int4" in traits.weights)
 
 
 def round_weights(

@@ -9,20 +9,8 @@ from keras import layers
 from tfstruct.graph.call import Call
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import Affine, is_linear
-from tfstruct.graph.rules import is_training_only
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.wiring import Unfit, Wiring
-
-_AVERAGES = (
-    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D, layers.UpSampling1D, layers.UpSampling2D,
-    layers.UpSampling3D,
-)  # fmt: skip
-_MAXIMA = (
-    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
-)  # fmt: skip
-_CROPS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
-_PADS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 
 def maker(wiring: Wiring, norm: Call, affine: Affine, axis: int) -> tuple[Call, int]:
@@ -67,16 +55,19 @@ def ends(
 
 
 def _hands_on(call: Call) -> bool:
-    return is_training_only(call.op) or plain(call, layers.ActivityRegularization)
+    return isinstance(call.op, layers.Layer) and traits_of(call.op).moves == "identity"
 
 
 def _commutes(call: Call, affine: Affine) -> bool:
     """Whether the layer gives the same before and after an affine map of its channels."""
+    traits = traits_of(call.op)
     if _hands_on(call):
         return not call.argument("training")
-    if plain(call, *_MAXIMA):
+    if not traits.by_channel or not (traits.stays_within or traits.pads or traits.interpolates):
+        return False
+    if traits.reduces in ("max", "min"):
         return bool((affine.scale >= 0).all())
-    return plain(call, *_AVERAGES, *_CROPS) or (plain(call, *_PADS) and not affine.shifts)
+    return not traits.pads or not affine.shifts
 
 
 def _axis_behind(call: Call, axis: int) -> int:

@@ -10,12 +10,11 @@ from keras import layers, ops
 
 from tfstruct.graph.call import Call
 from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.graph.rules.contractions import channel_axis
 
-CONVS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+CONVS, TRANSPOSED = layers_with("conv"), layers_with("transposed")
+DEPTHWISE, SEPARABLE = layers_with("depthwise"), layers_with("separable")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,16 @@ import numpy as np
 from tfstruct.errors import ModelError
 from tfstruct.graph.kinds import built_in_name
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.patterns import matches, names_layer
 
 Which: TypeAlias = str | keras.Layer | Sequence | Callable | None
 
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
+_DEPTHWISE, _SEPARABLE = layers_with("depthwise"), layers_with("separable")
+_CONVOLUTIONS, _TRANSPOSED = layers_with("conv"), layers_with("transposed")
+_CELLS = layers_with("cell")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

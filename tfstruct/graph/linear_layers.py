@@ -9,11 +9,12 @@ import numpy as np
 from keras import activations, layers, ops
 
 from tfstruct.graph.call import Call
-from tfstruct.graph.contraction import CONVS, DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
+from tfstruct.graph.contraction import DEPTHWISE, SEPARABLE, TRANSPOSED, pads, plain
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.graph.rules.contractions import channel_axis, subscripts
 from tfstruct.graph.wiring import Unfit
 
-LINEAR = (layers.Dense, layers.EinsumDense, *CONVS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)
+LINEAR = layers_with("dense", "einsum", "conv", "transposed", "depthwise", "separable")
 
 Arrays = dict[str, np.ndarray]
 

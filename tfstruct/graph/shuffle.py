@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from tfstruct.graph.call import Axes, Call, followed
+from tfstruct.graph.operation_traits import add_row
 from tfstruct.graph.rules import rule
+from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.keras_internals.operation_types import operation
 
@@ -37,6 +39,9 @@ class Shuffle(keras.Operation):
     def permutation(self) -> np.ndarray:
         """For each place after it, the place before."""
         return np.arange(np.prod(self.sizes)).reshape(self.sizes).transpose(self.order).ravel()
+
+
+add_row([Shuffle], Traits(moves="order", keeps_zero=True, homogeneous=True))
 
 
 @rule(Shuffle)

@@ -9,15 +9,10 @@ from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.samples.for_model import samples_of
 
-_KINDS = (
-    keras.layers.Dense, keras.layers.EinsumDense,
-    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
-)  # fmt: skip
+_KINDS = layers_with("dense", "einsum", "conv", "transposed", "depthwise", "separable")
 
 
 @in_inference
@@ -94,10 +89,7 @@ def _kernel(layer) -> keras.Variable:
 
 
 def _orthonormal(layer, seed: int) -> None:
-    transposed = isinstance(
-        layer, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-    )
-    depthwise = isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D))
+    transposed, depthwise = (isinstance(layer, layers_with(kernel)) for kernel in ("transposed", "depthwise"))
     for variable in layer.trainable_weights:
         if variable.name == "bias":
             variable.assign(np.zeros(variable.shape))

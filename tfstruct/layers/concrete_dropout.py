@@ -4,18 +4,15 @@ import math
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, kernels
 from tfstruct.layers.rates import checked, positive
 from tfstruct.layers.seeded import uniform
 
-_CONVS = (
-    layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose,
-    layers.Conv3DTranspose, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D,
-    layers.SeparableConv2D,
-)  # fmt: skip
+_CONVS = layers_with("conv", "transposed", "depthwise", "separable")
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")

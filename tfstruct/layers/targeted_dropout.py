@@ -1,16 +1,17 @@
 """`TargetedDropout`: only the smallest weights or units are dropped."""
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from tfstruct.errors import ArgumentError
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, call_with
 from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import uniform
 
-_LAST = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
-_BEFORE_LAST = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+# By the axis of the kernel that numbers their units.
+_LAST, _BEFORE_LAST = layers_with("dense", "conv"), layers_with("transposed")
+_DEPTHWISE = layers_with("depthwise")
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")

@@ -6,10 +6,11 @@ from keras import layers, ops
 
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, call_with
 from tfstruct.layers.rates import positive
 
-_LAYERS = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_LAYERS = layers_with("dense", "conv")
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # the fit of Eq. 14
 
 

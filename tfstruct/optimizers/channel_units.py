@@ -11,13 +11,7 @@ from tfstruct.analyze.names import by_name
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import Graph, In, trace
 from tfstruct.graph.keras_model import require_model
-
-# Zero in, and zero weights, are zero out, and `surgery.shrink` follows it.
-_ZERO_INVARIANT = (
-    layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose,
-    layers.Conv3DTranspose, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D,
-    layers.SeparableConv2D, layers.BatchNormalization, layers.Embedding, layers.PReLU,
-)  # fmt: skip
+from tfstruct.graph.operation_traits import function_traits, traits_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +189,7 @@ def _held(graph: Graph, trainable: dict[int, int], removable: bool) -> set[int]:
     for call in graph.calls:
         norm = isinstance(call.op, layers.BatchNormalization)
         scaled = norm and call.op.gamma is not None and id(call.op.gamma) in trainable
-        plain = type(call.op) in _ZERO_INVARIANT
+        plain = traits_of(call.op).zeroed_by_weights
         for slot in call.slots:
             statistic = norm and "moving" in slot.variable.name
             reaches = scaled if statistic else id(slot.variable) in trainable
@@ -213,7 +207,7 @@ def _held(graph: Graph, trainable: dict[int, int], removable: bool) -> set[int]:
 
 def _keeps_zero(op) -> bool:
     activation = getattr(op, "activation", None)
-    if not callable(activation):
+    if not callable(activation) or function_traits(activation).keeps_zero:
         return True
     return not ops.convert_to_numpy(activation(ops.zeros((1, 2)))).any()
 

@@ -14,10 +14,10 @@ from tfstruct.analyze.losses import slices
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.wiring import Remake
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
 from tfstruct.quantize.calibration import Progress, calibrate
-from tfstruct.quantize.points import CONTRACTIONS, SEPARABLE
 from tfstruct.quantize.preactivations import channels_axis, moments
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
@@ -119,7 +119,7 @@ class _Means(Simulation):
         folded = Counter(id(norm) for norm in self.points.folds.values() if norm is not None)
         self.layers, self.left = [], []
         for key in (key for key in ops if key in self._grids):
-            if not isinstance(ops[key], CONTRACTIONS):
+            if not traits_of(ops[key]).contracts:
                 self.left.append((self.points.paths[key], f"a {type(ops[key]).__name__} has no one bias by channel"))
             elif folded[id(self.points.folds[key])] > 1:
                 self.left.append((self.points.paths[key], "its batch norm is behind other layers too"))
@@ -153,7 +153,7 @@ class _Means(Simulation):
 
         def summed(*args, **kwargs):
             with without_activation(op):
-                if before is not None and isinstance(op, SEPARABLE):
+                if before is not None and traits_of(op).kernel == "separable":
                     z = self._separable(op, before, args[0], training)
                 else:
                     z = self._with_weights(op, self._grids[id(op)], training, call, args, kwargs)

@@ -1,11 +1,12 @@
 """`equalize`: makes the ranges of channels alike across layers, without changing the function."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import activations, layers
+from keras import layers
 
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Graph, trace
@@ -22,13 +23,14 @@ from tfstruct.graph.linear_layers import (
     is_linear,
     norm_arrays,
 )  # fmt: skip
+from tfstruct.graph.operation_traits import function_traits, traits_of
+from tfstruct.graph.traits import ANY
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.quantize.equalization_report import Equalization, Evened
 from tfstruct.quantize.preactivations import moments
 from tfstruct.reporting import carrying
 
 # f(s x) = s f(x) for s > 0.
-_HOMOGENEOUS = (None, activations.linear, activations.relu, activations.leaky_relu)
 _CONVERGED, _MOST_SWEEPS = 1e-3, 200
 # A channel whose weights are so small beside those of the others, and beside its own bias, is a constant: weights made
 # as large as the others' would take its bias with them, and the range of the activation.
@@ -163,7 +165,7 @@ class _Equalizing:
         first = firsts[0]
         axis = first.op.axis % first.input.rank if feeding else _axis(first)
         function = getattr(first.op, "activation", None)
-        if function not in _HOMOGENEOUS:
+        if not function_traits(function).homogeneous:
             raise Unfit(f"its activation {getattr(function, '__name__', function)} does not scale with its input")
         index = Affine(np.arange(first.shapes[0][axis], dtype=float), np.zeros(first.shapes[0][axis]))
         found = [end for call in firsts for end in ends(self.wiring, call, index, axis, _homogeneous)]
@@ -330,15 +332,10 @@ def _without_idle_bias(old: Arrays, new: Arrays, config: dict) -> tuple[Arrays, 
 def _homogeneous(call: Call) -> bool:
     """Whether f(s x) = s f(x) for each s > 0. Raises Unfit for a ReLU with a cap or a threshold."""
     op = call.op
-    function = op.activation if plain(call, layers.Activation) else None
-    if plain(call, layers.ReLU):
-        limit = op.max_value
-        if op.threshold:
-            raise Unfit(f"`{call.path}` has a threshold, which does not scale")
-    else:
-        limit = 6 if type(op).__name__ == "Relu6" or function is activations.relu6 else None
-    if limit is not None:
-        raise Unfit(f"`{call.path}` clips at {float(limit):g}, which does not scale; a ReLU without a limit would")
-    if plain(call, layers.ReLU, layers.LeakyReLU, layers.PReLU) or type(op).__name__ in ("Relu", "LeakyRelu"):
-        return True
-    return plain(call, layers.Activation) and function in _HOMOGENEOUS
+    traits = traits_of(op)
+    if plain(call, layers.ReLU) and op.threshold:
+        raise Unfit(f"`{call.path}` has a threshold, which does not scale")
+    limit = (traits.passes or ANY)[1]
+    if traits.elementwise and limit != math.inf:
+        raise Unfit(f"`{call.path}` clips at {limit:g}, which does not scale; a ReLU without a limit would")
+    return traits.elementwise and traits.homogeneous

@@ -5,8 +5,9 @@ import dataclasses
 import keras
 
 from tfstruct.graph import is_training_only
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.precisions import PRECISIONS
-from tfstruct.quantize.points import FOUR_BITS, OWN_STEPS, Points
+from tfstruct.quantize.points import Points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Fused:
         stored = PRECISIONS[precision].stored_as
         if PRECISIONS[stored].weight_bits != 4:
             return True
-        return isinstance(self.ops[0], FOUR_BITS if precision == stored else OWN_STEPS)
+        traits = traits_of(self.ops[0])
+        return traits.four_bits if precision == stored else traits.one_kernel
 
 
 def fused(points: Points) -> list[Fused]:

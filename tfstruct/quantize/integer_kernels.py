@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.quantize.fake import activation_scale, fake_activation
 from tfstruct.quantize.grids import Grid
-from tfstruct.quantize.points import CONTRACTIONS, FIXED, Point, Points
+from tfstruct.quantize.points import Point, Points
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.rescaling import (
     once_rounded,
     rounded_average,
     rounded_input,
+    rounded_interpolation,
     rounded_mean,
     rounded_product,
     rounded_sum,
@@ -22,10 +23,18 @@ from tfstruct.quantize.rescaling import (
 from tfstruct.quantize.rounding import LARGEST_BIAS
 
 # What the file computes with integers of several values: how many the model gives.
-ARITHMETIC = {
-    "Add": 2, "Subtract": 2, "Multiply": 2, "silu": 1, "GlobalAveragePooling1D": 1, "GlobalAveragePooling2D": 1,
-    "GlobalAveragePooling3D": 1,
-}  # fmt: skip
+_OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "silu": 1, "mean": 1}
+_SIGMOID = function_traits("sigmoid").in_file.output_range
+assert _SIGMOID is not None
+
+
+def arithmetic_of(op) -> str:
+    """The kind of arithmetic on integers that an operation is in the file: `"add"`, `"subtract"`, `"multiply"`,
+    `"silu"`, x sigmoid(x), or `"mean"`, over all places; else empty."""
+    traits = traits_of(op)
+    mean = traits.reduces == "mean" and traits.over == "positions"
+    found = traits.joins or traits.function or ("mean" if mean else "")
+    return found if found in _OPERANDS else ""
 
 
 class IntegerKernels:
@@ -64,7 +73,7 @@ class IntegerKernels:
         acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' is the scale of the kernel times the
         batch norm's factor, or what lets b' fit, and b' the bias of both. Sums below 2^24 are exact in float32.
         """
-        if not (self.used and kind_of(op, CONTRACTIONS) and len(grids) == 1 and op.compute_dtype == "float32"):
+        if not (self.used and traits_of(op).contracts and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
         (group,) = self._points.reads.get(id(op)) or (None,)
         bounds = self._bounds.get(group)
@@ -104,7 +113,7 @@ class IntegerKernels:
 
     def arithmetic(
         self,
-        kind: str | None,
+        kind: str,
         reads: Sequence[str | None],
         writes: str | None,
         call,
@@ -113,12 +122,12 @@ class IntegerKernels:
         """Sum, difference and product of two values, x sigmoid(x) and means over all places; `call` for all else.
 
         Args:
-            kind: the operation's class, or its activation.
+            kind: see `arithmetic_of`; what is no such is left alone.
             reads, writes: the ranges of what it reads and makes.
             constants: of two operands one of which is a constant: what gives its value, and None for the other one.
         """
         groups = (*reads, writes)
-        known = (len(constants) or len(reads)) == ARITHMETIC.get(kind) and None not in groups
+        known = (len(constants) or len(reads)) == _OPERANDS.get(kind) and None not in groups
         if not known or {self._bits_of(self._groups[group]) for group in groups} != {8}:
             return call
 
@@ -131,24 +140,25 @@ class IntegerKernels:
                 value, step = _rounded_constant(constants[place]())
                 scales.insert(place, step)
                 x, more = (value, more) if place == 0 else (x, [value])
-            if kind in ("Add", "Subtract"):
-                made = rounded_sum(x, *more, scales, scale, 1 if kind == "Add" else -1)
-            elif kind == "Multiply":
+            if kind in ("add", "subtract"):
+                made = rounded_sum(x, *more, scales, scale, 1 if kind == "add" else -1)
+            elif kind == "multiply":
                 made = rounded_product(x, *more, scales, scale)
             elif kind == "silu":
-                gate = fake_activation(tf.sigmoid(tf.cast(x, tf.float32)), *FIXED["sigmoid"])
-                made = rounded_product(x, gate, (*scales, activation_scale(*FIXED["sigmoid"])), scale)
+                gate = fake_activation(tf.sigmoid(tf.cast(x, tf.float32)), *_SIGMOID)
+                made = rounded_product(x, gate, (*scales, activation_scale(*_SIGMOID)), scale)
             else:
                 made = rounded_mean(x, call, *scales, scale)
             return tf.cast(made, dtype)
 
         return self._where_known(groups, exact, call)
 
-    def average(self, point: Point, x):
-        """The result of average pooling before it is rounded."""
+    def average(self, point: Point, x, interpolated: bool = False):
+        """The result of average pooling, or of bilinear resizing, before it is rounded."""
         if self._groups[point.group].fixed is not None or self._bits_of(point) != 8:
             return x
-        return self._where_known([point.group], lambda v: rounded_average(v, *self._ends(point.group)), tf.identity)(x)
+        rounded = rounded_interpolation if interpolated else rounded_average
+        return self._where_known([point.group], lambda v: rounded(v, *self._ends(point.group)), tf.identity)(x)
 
     def batch_norm(self, op, product: Point, call):
         """A batch norm that is not folded into a layer, with constants in 8 bits."""

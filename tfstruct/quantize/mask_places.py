@@ -8,16 +8,11 @@ import numpy as np
 
 from tfstruct.graph import Call
 from tfstruct.graph.endings import activation_of
-from tfstruct.graph.kinds import built_in_name
+from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.quantize.masks import LEAST_ELSEWHERE
-from tfstruct.quantize.points import CONTRACTIONS, PRODUCTS, Points
+from tfstruct.quantize.points import Points
 
-_KINDS = {
-    "Where": "select", "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide",
-    "TrueDivide": "divide", "Maximum": "maximum",
-}  # fmt: skip
-# They read the shape of a tensor.
-_SHAPES = ("FullLike", "OnesLike", "ZerosLike")
+_KINDS = ("select", "add", "subtract", "multiply", "divide", "maximum")
 SUMS, JOINS = ("add", "subtract"), ("select", "add", "subtract")
 # Behind what no rule sees, such values before a softmax are masks.
 LEAST_UNSEEN = 1e3
@@ -73,7 +68,7 @@ class MaskPlaces:
         point = self._points.outputs[id(op)]
         if reads is None:
             return
-        silent = id(op) in self._points.movers or built_in_name(op) in _SHAPES
+        silent = id(op) in self._points.movers or traits_of(op).reads_shape
         for group in () if silent else set(reads):
             self._count[group] = self._count.get(group, 0) + 1
         size = _exponentials(call)
@@ -93,8 +88,8 @@ class MaskPlaces:
                     self.readers.setdefault(operand.group, []).append(node)
 
     def _node(self, call: Call, reads, group: str) -> Node | None:
-        kind = _KINDS.get(built_in_name(call.op))
-        if kind is None:
+        kind = traits_of(call.op).joins
+        if kind not in _KINDS:
             return None
         tensors = call.node.arguments.keras_tensors
         given = [x for x in keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs)) if x is not None]
@@ -116,11 +111,11 @@ class MaskPlaces:
             constants = [o.constant for o in node.operands if o.constant is not None]
             large = any(max(-low, high) >= LEAST_UNSEEN for low, high in constants)
             return large or all(o.may_mask for o in node.operands if o.group is not None)
-        if built_in_name(call.op) in _SHAPES:
+        if traits_of(call.op).reads_shape:
             return True
         if isinstance(call.op, keras.layers.Layer):
             return not call.op.weights and activation_of(call.op) is None
-        if built_in_name(call.op) in PRODUCTS:
+        if traits_of(call.op).multiplies:
             return False
         return all(self.may_mask.get(group, True) for group in reads)
 
@@ -149,7 +144,7 @@ class MaskPlaces:
             found.setdefault(group, {"joins": False})
         for group, makers in self._makers.items():
             known = group in self.nodes and len(makers) == 1
-            plain = all(_is_plain(call.op) and built_in_name(call.op) not in _KINDS for call in makers)
+            plain = all(_is_plain(call.op) and traits_of(call.op).joins not in _KINDS for call in makers)
             if self._groups[group].fixed is None and not known and not plain and self._is_read(group):
                 found[group] = {"joins": True, "unseen": True}
         return found
@@ -185,11 +180,11 @@ class MaskPlaces:
 def _exponentials(call: Call) -> int | None:
     """Number of values over which an operation takes shares of exponentials, or None."""
     name, shape = activation_of(call.op), call.inputs[0].shape if call.inputs else ()
-    if isinstance(call.op, (*CONTRACTIONS, keras.layers.EinsumDense)):
+    if traits_of(call.op).activated:
         return None
     if name == "sigmoid":
         return 2
-    if name not in ("softmax", "log_softmax") and built_in_name(call.op) != "Exp":
+    if not function_traits(name).in_file.exponential:
         return None
     axes = getattr(call.op, "axis", -1)
     sizes = [shape[axis] for axis in (axes if isinstance(axes, (list, tuple)) else [axes])]
@@ -198,6 +193,6 @@ def _exponentials(call: Call) -> int | None:
 
 def _is_plain(op) -> bool:
     """Whether an operation contains no hidden mask: a single operation, or a layer of Keras."""
-    if built_in_name(op) == "Add":
+    if traits_of(op).joins == "add":
         return not isinstance(op, keras.layers.Layer)  # a layer can add more than two
     return not isinstance(op, keras.layers.Layer) or type(op).__module__.startswith("keras.")

@@ -8,41 +8,12 @@ import numpy as np
 
 from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.endings import activation_of
-from tfstruct.graph.kinds import built_in_name, kind_of
-from tfstruct.graph.shuffle import Shuffle
+from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import function_traits, traits_of
+from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.graph_nodes import mask_of
 
-# What an operator that only moves values (or takes the largest, or averages few) makes has the scale of what it read.
-_MOVERS = (
-    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Concatenate", "Reshape", "Flatten", "Permute",
-    "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
-    "UpSampling1D", "UpSampling3D", "Transpose", "Squeeze", "ExpandDims", "Split", "Pad", "GetItem", "Flip", "Fliplr",
-    "Flipud", "Repeat", "Tile", "Ravel", "Swapaxes", "Moveaxis", "Stack", "Unstack", "Slice", "Roll", "Rot90", "Hstack",
-    "Vstack", "Dstack", "Hsplit", "Vsplit", "Dsplit", "ArraySplit", "BroadcastTo", "CropImages", "PadImages", "Max",
-    "Amax", "Min", "Amin",
-)  # fmt: skip
-CONTRACTIONS = (
-    keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
-    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
-)  # fmt: skip
-SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-FOUR_BITS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
-# Their one kernel is one constant of the file, so that its steps can be handed over.
-OWN_STEPS = (
-    *FOUR_BITS, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-)  # fmt: skip
-PRODUCTS = ("Matmul", "Einsum", "Dot", "Tensordot")
-_ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
-# The range of what these make is fixed by the int8 specification.
-FIXED = {
-    "softmax": (0.0, 255 / 256),
-    "sigmoid": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-    "log_softmax": (-255 / 16, 0.0),
-}
+_ARITHMETIC = ("add", "subtract", "multiply", "divide")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +38,12 @@ class Point:
     before: bool = False
 
 
-def moves(op) -> bool:
-    """Whether an operation hands on values that it reads, in other places: what goes in and out has one range."""
-    kind = built_in_name(op)
-    if kind in ("UpSampling2D", "Resizing", "Resize"):
-        return op.interpolation == "nearest"
-    return kind in _MOVERS or is_training_only(op) or isinstance(op, Shuffle)
+def has_one_scale(traits: Traits) -> bool:
+    """Whether the values that an operation makes have the range of those that it reads, as integers of the file.
 
-
-def _is_activation_layer(op) -> bool:
-    return built_in_name(op) in ("ReLU", "Activation", "Relu", "Relu6")
+    The operands of a maximum, a minimum or a choice are brought to the scale of its result by an operator of their own.
+    """
+    return traits.same_scale and traits.joins in ("", "concatenate")
 
 
 def is_norm(op) -> bool:
@@ -94,15 +61,16 @@ def _is_masked(call: Call) -> bool:
 
 def _fuses(maker: Call, reader: Call) -> bool:
     """Whether the converter makes one operator of two calls, so that no integer stands between them."""
-    op, after = maker.op, reader.op
-    contracts = kind_of(op, CONTRACTIONS) is not None
-    if contracts and is_norm(after):
-        return activation_of(op) is None
-    if _is_activation_layer(after) and activation_of(after) in ("relu", "relu6"):
-        if contracts:
-            return activation_of(op) is None
-        return built_in_name(op) in _ARITHMETIC or is_norm(op)
-    return False
+    made = traits_of(maker.op)
+    if made.activated and activation_of(maker.op) is not None:
+        return False
+    if made.folds_batch_norm and is_norm(reader.op):
+        return True
+    return _is_relu(reader.op) and made.in_file.fuses and not made.same_scale
+
+
+def _is_relu(op) -> bool:
+    return traits_of(op).function in ("relu", "relu6")
 
 
 def _constants(call: Call, made_by) -> tuple[np.ndarray | None, ...]:
@@ -113,29 +81,29 @@ def _constants(call: Call, made_by) -> tuple[np.ndarray | None, ...]:
         return ()
     (value,) = [x for x in found if x is not None]
     maker = made_by.get(call.input.key)
-    is_part = maker is not None and kind_of(maker.op, CONTRACTIONS) is not None and activation_of(maker.op) is None
+    is_part = maker is not None and traits_of(maker.op).folds_batch_norm and activation_of(maker.op) is None
     by_channel = value.size == (value.shape or (1,))[-1]
     return () if is_part and by_channel else found
 
 
-def _makes_integers(call: Call) -> bool:
-    kind = built_in_name(call.op)
-    to_integers = kind == "Cast" and not keras.backend.standardize_dtype(call.op.dtype).startswith(("float", "bfloat"))
-    return to_integers or kind in ("Embedding", "Discretization", "CategoryEncoding", "IntegerLookup", "Hashing")
+def _floats(call: Call) -> list[int]:
+    """Keys of the tensors of floats that a call reads: not those of indices, lengths and the like."""
+    given = zip(call.node.arguments.keras_tensors, call.inputs, strict=True)
+    return [channels.key for x, channels in given if "float" in keras.backend.standardize_dtype(x.dtype)]
 
 
 def _exact(graph: Graph) -> set[int]:
     """Keys of the tensors that integers are made of, back to the inputs or to a kernel: rounded, these were others."""
     makers = {tensor.key: call for call in graph.calls for tensor in call.outputs}
     found: set[int] = set()
-    left = [tensor.key for call in graph.calls if _makes_integers(call) for tensor in call.inputs]
+    left = [tensor.key for call in graph.calls if traits_of(call.op).reads_integers for tensor in call.inputs]
     while left:
         key = left.pop()
         call = makers.get(key)
         if key in found or (call is not None and getattr(call.op, "weights", ())):
             continue
         found.add(key)
-        if call is not None and built_in_name(call.op) not in PRODUCTS:
+        if call is not None and not traits_of(call.op).multiplies:
             left += [tensor.key for tensor in call.inputs]
     return found
 
@@ -184,11 +152,20 @@ class Points:
         for call in graph.calls:
             made.update({tensor.key: call.path for tensor in call.outputs})
         self.movers: set[int] = set()
+        tied: set[int] = set()
         for call in graph.calls:
-            if moves(call.op):
+            traits, read = traits_of(call.op), _floats(call)
+            if not has_one_scale(traits) or not read:
+                continue
+            tied.add(id(call.op))
+            if not traits.interpolates:
                 self.movers.add(id(call.op))
-                for tensor in call.inputs:
-                    self._tie(call.path, made[tensor.key])
+            for key in read:
+                self._tie(call.path, made[key])
+            after = self._reader(call, readers)
+            if after is not None and traits.in_file.fuses and _is_relu(after.op):
+                tied.add(id(after.op))
+                self._tie(after.path, call.path)
         self.outputs: dict[int, Point | None] = {}
         self.before: dict[int, Point] = {}
         for call in graph.calls:
@@ -197,11 +174,11 @@ class Points:
                 self.outputs[key] = None
                 continue
             group = self._find(call.path)
-            self.outputs[key] = Point(
-                call.path, group, FIXED.get(name or ""), key not in self.movers, name in ("relu", "relu6")
-            )
-            own = kind_of(call.op, (*CONTRACTIONS, keras.layers.EinsumDense)) is not None
-            separable = kind_of(call.op, SEPARABLE) is not None and name in (None, "relu", "relu6")
+            fixed = function_traits(name).in_file.output_range
+            self.outputs[key] = Point(call.path, group, fixed, key not in tied, name in ("relu", "relu6"))
+            traits = traits_of(call.op)
+            own = traits.contracts or traits.kernel == "einsum"
+            separable = traits.kernel == "separable" and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
                 self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
         folded = {id(norm) for norm in self.folds.values() if norm is not None}
@@ -234,7 +211,7 @@ class Points:
         self.constants: dict[int, tuple[np.ndarray | None, ...]] = {}
         called: set[int] = set()
         for call in graph.calls:
-            found = _constants(call, made_by) if type(call.op).__name__ in _ARITHMETIC else ()
+            found = _constants(call, made_by) if traits_of(call.op).joins in _ARITHMETIC else ()
             if found and id(call.op) not in called:
                 self.constants[id(call.op)] = found
             elif id(call.op) in called:

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from tfstruct.quantize.fake import activation_scale
 
+_HALF = 1e-4  # added to halves, which are not exact in floats
+
 
 def rounded_input(x, low, high):
     """`fake_activation` in 8 bits by a division, as a file's inputs are rounded, not by the reciprocal of the scale."""
@@ -17,7 +19,14 @@ def rounded_average(x, low, high):
     """`fake_activation` in 8 bits with halves rounded away from the integer zero, as average pooling in files does."""
     scale, zero = activation_scale(low, high), _zero_point(low, high)
     q = tf.cast(x, tf.float32) / scale + zero
-    q = tf.sign(q) * tf.floor(tf.abs(q) + 0.5 + 1e-4)  # a half is not exact in floats
+    q = tf.sign(q) * tf.floor(tf.abs(q) + 0.5 + _HALF)
+    return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
+
+
+def rounded_interpolation(x, low, high):
+    """The same with halves rounded up, as bilinear resizing in files does (by XNNPACK)."""
+    scale, zero = activation_scale(low, high), _zero_point(low, high)
+    q = tf.floor(tf.cast(x, tf.float32) / scale + zero + 0.5 + _HALF)
     return tf.cast((tf.clip_by_value(q, -128.0, 127.0) - zero) * scale, x.dtype)
 
 

@@ -12,25 +12,18 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
-from tfstruct.graph.kinds import built_in_name, kind_of
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of, set_mask
 from tfstruct.keras_internals.layer_parts import all_layers, stored_precision
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
-from tfstruct.quantize.integer_kernels import ARITHMETIC, IntegerKernels, folded_factor, norm_constants
+from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, folded_factor, norm_constants
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
-from tfstruct.quantize.points import CONTRACTIONS, FOUR_BITS, OWN_STEPS, SEPARABLE, Point, Points, is_norm
+from tfstruct.quantize.points import Point, Points, is_norm
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
-
-# Layers with weights whose values are all simulated; and layers without any that are not.
-_SEEN = (*CONTRACTIONS, keras.layers.EinsumDense, keras.layers.Embedding, keras.layers.BatchNormalization)
-_SEVERAL = (
-    keras.layers.LayerNormalization, keras.layers.GroupNormalization, keras.layers.UnitNormalization,
-    keras.layers.Normalization, keras.layers.Rescaling,
-)  # fmt: skip
 
 
 class Simulation:
@@ -101,8 +94,8 @@ class Simulation:
         if not kernel.plain:
             self.skipped.append((kernel.name, "in 8 bits as it is stored: files round what its class makes of it"))
             return LargestGrid(kernel, 8, 8)
-        few = isinstance(op, FOUR_BITS)  # as the quantizer: only CONV_2D and FULLY_CONNECTED have kernels for 4 bits
-        if precision == "float16" or isinstance(op, OWN_STEPS):
+        few = traits_of(op).four_bits
+        if precision == "float16" or traits_of(op).one_kernel:
             stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
             if precision == "int4" and not few:
                 precision = "int8"
@@ -113,7 +106,7 @@ class Simulation:
 
     def _touches(self, op) -> bool:
         key = id(op)
-        inner = is_norm(op) or built_in_name(op) in ARITHMETIC
+        inner = is_norm(op) or arithmetic_of(op)
         return bool(self.points.outputs.get(key) or key in self._grids or inner)
 
     # Ranges
@@ -232,7 +225,8 @@ class Simulation:
         grids = self._grids.get(id(op), [])
         if is_norm(op):
             call = self._batch_norm(op, call)
-        averages = built_in_name(op).startswith("AveragePooling")
+        traits = traits_of(op)
+        averages = traits.reduces == "mean" and traits.over == "window"
         if id(op) in self.points.movers and not averages:
             point = None
 
@@ -242,9 +236,8 @@ class Simulation:
             exact = self.integers.contraction(op, grids)
             if exact is not None and norm is not None:
                 self._folded.add(id(norm))
-            kind = "silu" if name == "silu" and before is None else built_in_name(op)
             call = self.integers.arithmetic(
-                kind,
+                arithmetic_of(op),
                 self.points.reads.get(id(op)) or (),
                 self.points.writes.get(id(op)),
                 call,
@@ -252,14 +245,14 @@ class Simulation:
             )
 
         def routed(*args, **kwargs):
-            if before is not None and isinstance(op, SEPARABLE) and grids:
+            if before is not None and traits.kernel == "separable" and grids:
                 outputs = self._separable(op, before, args[0], training)
             elif exact is not None:
                 with without_activation(op) as activation:
                     z = exact(call, args, kwargs)
                 if before is not None:
                     z = self._quantized(before, z, training)
-                    activation = self.integers.arithmetic(name, [before.group], point and point.group, activation)
+                    activation = self.integers.arithmetic(name or "", [before.group], point and point.group, activation)
                 outputs = z if activation is None else activation(z)
             elif before is None:
                 outputs = self._with_weights(op, grids, training, call, args, kwargs)
@@ -269,8 +262,8 @@ class Simulation:
                 outputs = activation(self._quantized(before, z, training))
             if point is None:
                 return outputs
-            if averages and not training:
-                outputs = self.integers.average(point, outputs)
+            if (averages or (traits.in_file.same_scale and traits.interpolates)) and not training:
+                outputs = self.integers.average(point, outputs, bool(traits.interpolates))
             return keras.tree.map_structure(lambda x: self._quantized(point, x, training), outputs)
 
         return routed
@@ -351,10 +344,12 @@ class Simulation:
 
 def _has_unseen(op) -> bool:
     """Does the file compute a layer by several operators, between which values are not simulated?"""
-    if not isinstance(op, keras.Layer) or kind_of(op, _SEEN) is not None:
+    traits = traits_of(op)
+    if not isinstance(op, keras.Layer) or traits.kernel or is_norm(op):
         return False
     own = not type(op).__module__.startswith(("keras.", "tfstruct."))
-    return own or bool(op.weights) or len(all_layers(op)) > 1 or isinstance(op, _SEVERAL)
+    several = traits.affine or bool(traits.statistics and not traits.function)
+    return own or bool(op.weights) or len(all_layers(op)) > 1 or several
 
 
 def _like(x, y):
@@ -383,6 +378,5 @@ def _numbers(graph: Graph) -> set[str]:
 
 
 def _casts(op) -> bool:
-    if isinstance(op, keras.layers.Rescaling | keras.layers.Normalization):
-        return True
-    return type(op).__name__ == "Cast" and "float" in keras.backend.standardize_dtype(op.dtype)
+    traits = traits_of(op)
+    return (traits.affine and not traits.statistics) or traits.operator == "CAST"

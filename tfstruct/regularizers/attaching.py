@@ -7,6 +7,7 @@ from typing import TypeAlias
 import keras
 
 from tfstruct.errors import ArgumentError
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.keras_internals.layer_parts import regularizer_name
 from tfstruct.keras_internals.training import forget_steps
 from tfstruct.regularizers.channel_groups import channel_norms
@@ -14,8 +15,7 @@ from tfstruct.regularizers.orthogonality import Orthogonal
 from tfstruct.regularizers.sparsity import BatchNormScale, GroupLasso, HoyerSquare
 from tfstruct.regularizers.weights import ATTENTION, Weight, chosen, stored, weights
 
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_TRANSPOSED, _DEPTHWISE = layers_with("transposed"), layers_with("depthwise")
 Layers: TypeAlias = str | keras.layers.Layer | Callable[[keras.layers.Layer], bool] | Sequence | None
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer, micro
-from tfstruct.convert.flatbuffer import WEIGHT_INPUT
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import ConversionError
+from tfstruct.tflite_operators import traits_of
 
 _HEADER = 16
 _WIDEST = 7  # bits of an index
@@ -48,7 +48,7 @@ def kernels(model: schema.ModelT) -> dict[tuple[int, int], np.ndarray]:
     found = {}
     for number, graph in enumerate(model.subgraphs):
         for operator in graph.operators:
-            place = WEIGHT_INPUT.get(flatbuffer.operator_name(model, operator))
+            place = traits_of(flatbuffer.operator_name(model, operator)).kernel
             if place is None or len(operator.inputs) <= place or operator.inputs[place] < 0:
                 continue
             tensor = graph.tensors[operator.inputs[place]]

@@ -5,12 +5,11 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph.call import Axes, Call, Each
+from tfstruct.graph.operation_traits import function_traits
 from tfstruct.graph.rules.registry import rule
 
 _ACTIVATIONS = [layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU]
 _SAME = [layers.ActivityRegularization, layers.Identity]
-# Activations that look at more than one element: where, and over how much.
-OVER_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
 
 
 @rule(*_ACTIVATIONS, *_SAME)
@@ -28,7 +27,7 @@ def alone(call: Call) -> Axes:
 def activation(call: Call, function, last: np.ndarray | None) -> None:
     """Notes what an activation function does to the channels of the last axis."""
     name = getattr(function, "__name__", type(function).__name__)
-    if name in OVER_THE_LAST_AXIS:
+    if function_traits(function).statistics:
         call.statistics(last)
         call.sums(last)
     elif name == "glu":

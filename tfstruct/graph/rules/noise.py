@@ -1,16 +1,14 @@
 """Layers that do nothing in inference: dropout and noise."""
 
-import weakref
-
 import keras
-from keras import layers
 
-from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import add_row, classes_that, note_traits, traits_of
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.graph.rules.registry import note_rule, rule
+from tfstruct.graph.traits import Traits
 
-_TYPES: set[type] = set()
-_NOTED: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
+# As a row of the table has it.
+_NOISE = Traits(training_only=True, moves="identity", keeps_zero=True, homogeneous=True)
 
 
 def training_only(*types: type):
@@ -26,7 +24,7 @@ def training_only(*types: type):
     """
 
     def register(*kinds: type):
-        _TYPES.update(kinds)
+        add_row(kinds, _NOISE)
         rule(*kinds)(alone)
         return kinds[0] if kinds else None
 
@@ -36,16 +34,13 @@ def training_only(*types: type):
 
 def is_training_only(op) -> bool:
     """Whether the operation is registered so, or computes as a base class that is, or was seen to be so."""
-    return kind_of(op, _TYPES) is not None or op in _NOTED
+    return traits_of(op).training_only
 
 
 def note_training_only(layer: keras.layers.Layer) -> None:
     """Registers this layer alone: its class may do otherwise with other arguments."""
-    _NOTED.add(layer)
+    note_traits(layer, _NOISE)
     note_rule(layer, alone)
 
 
-training_only(
-    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout,
-    layers.GaussianDropout, layers.GaussianNoise,
-)  # fmt: skip
+rule(*classes_that(lambda traits: traits.training_only))(alone)

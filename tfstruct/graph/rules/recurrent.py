@@ -6,8 +6,9 @@ from keras import layers
 
 from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out
 from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import function_traits
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.graph.rules.elementwise import OVER_THE_LAST_AXIS, activation
+from tfstruct.graph.rules.elementwise import activation
 from tfstruct.graph.rules.registry import rule, rule_of
 
 _GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
@@ -23,7 +24,7 @@ def _cell_kind(cell) -> type | None:
 
 def _functions(call: Call, cell, made: np.ndarray) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
-        if getattr(function, "__name__", "") in OVER_THE_LAST_AXIS:
+        if function_traits(function).statistics:
             call.freeze(made, f"{call.path} has an activation over all units")
         elif function is not None:
             activation(call, function, made)

@@ -11,7 +11,8 @@ from keras import layers as keras_layers
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
-from tfstruct.graph.contraction import CONVS, plain
+from tfstruct.graph.contraction import plain
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.patterns import matches
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
@@ -160,7 +161,7 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
     """The selected layers that can be factorized, with their calls; and the others with the reason."""
     everything = _by_path(graph)
     if layers is None:
-        kernels = (keras_layers.Dense, *CONVS, keras_layers.EinsumDense)
+        kernels = layers_with("dense", "conv", "einsum")
         meant = [path for path, own in everything.items() if isinstance(own[0].op, kernels)]
     elif callable(layers):
         meant = [
@@ -180,9 +181,9 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
 
 
 def _unusable(call: Call) -> str | None:
-    if not isinstance(call.op, (keras_layers.Dense, *CONVS)):
+    if not isinstance(call.op, layers_with("dense", "conv")):
         return f"{type(call.op).__name__} is no dense layer and no convolution"
-    if not plain(call, keras_layers.Dense, *CONVS):
+    if not plain(call, *layers_with("dense", "conv")):
         return "it is quantized, has LoRA weights, or a call of its own"
     if getattr(call.op, "groups", 1) > 1:
         return f"its kernel is in {call.op.groups} groups"

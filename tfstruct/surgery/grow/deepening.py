@@ -8,18 +8,18 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, rewire, trace
 from tfstruct.graph.cpu_kernels import refused
 from tfstruct.graph.endings import activation_of
+from tfstruct.graph.operation_traits import function_traits, layers_with
+from tfstruct.graph.traits import ANY
 from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 
 _KINDS = ("dense", "conv", "depthwise")
-_CONVS = {3: layers.Conv1D, 4: layers.Conv2D, 5: layers.Conv3D}
-_DEPTHWISE = {3: layers.DepthwiseConv1D, 4: layers.DepthwiseConv2D}
-_CONVOLUTIONS = (*_CONVS.values(), *_DEPTHWISE.values(), layers.Conv1DTranspose, layers.Conv2DTranspose,
-                 layers.Conv3DTranspose, layers.SeparableConv1D, layers.SeparableConv2D)  # fmt: skip
-# relu(x) = x behind these: their results are never negative.
-_NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softplus", "softmax", "exponential")
+# By the axes of their input.
+_CONVS = dict(enumerate(layers_with("conv"), 3))
+_DEPTHWISE = dict(enumerate(layers_with("depthwise"), 3))
+_CONVOLUTIONS = layers_with("conv", "depthwise", "transposed", "separable")
 
 
 def deepen(
@@ -72,7 +72,8 @@ def deepen(
     _check(op, after)
     output = op.outputs[0] if call is None else call.node.outputs[0]
     function = None if call is None else activation_of(op)
-    if activation == "relu" and function not in _NEVER_NEGATIVE:
+    least, _ = function_traits(function).output_range or ANY
+    if activation == "relu" and least < 0:  # relu(x) = x elsewhere
         raise PlanError(
             f"`{after}` may put out negative numbers ({function or 'no activation'}), which a relu behind it would cut "
             'off. Leave `activation` out, or say "linear".'

@@ -12,24 +12,15 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, in_order, rewire, trace
 from tfstruct.graph.call import Kept
 from tfstruct.graph.cpu_kernels import unequal
+from tfstruct.graph.operation_traits import layers_with, traits_of
 from tfstruct.graph.wiring import Wiring
 from tfstruct.keras_internals.graph_nodes import calls_of
-from tfstruct.keras_internals.operation_types import operations
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Places, shown
 from tfstruct.surgery.layers.redundant import POOLS
 
-_CONVOLUTIONS = (
-    layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D,
-    layers.SeparableConv2D,
-)  # fmt: skip
-_GLOBAL = (
-    layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D,
-    layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
-)  # fmt: skip
-_REDUCTIONS = tuple(operations("Mean Max"))
-_PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+_CONVOLUTIONS = layers_with("conv", "depthwise", "separable")
 
 
 def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None = None) -> Result:
@@ -144,7 +135,7 @@ class _Walk:
             return
         if _strided(call.op):
             self._stride(call, tuple(call.op.strides), inputs[0], plan)
-        elif type(call.op) in _PADDINGS and self._pads(call):
+        elif traits_of(call.op).pads and isinstance(call.op, layers.Layer) and self._pads(call):
             plan.gone.append(call)
             self._padded.add(call.outputs[0].key)
         else:
@@ -198,14 +189,15 @@ class _Walk:
             raise PlanError(f"{call.path} makes an output of the model, whose shape would change.")
 
     def _ends_in_one_place(self, call: Call) -> bool:
-        if isinstance(call.op, _REDUCTIONS):
+        traits = traits_of(call.op)
+        if traits.over == "axes" and traits.reduces in ("mean", "max"):
             axes = call.op.axis if isinstance(call.op.axis, (tuple, list)) else (call.op.axis,)
             return set(self._axes) <= {a % call.input.rank for a in axes if a is not None}
-        return isinstance(call.op, _GLOBAL)
+        return traits.over == "positions"
 
 
 def _strided(op) -> bool:
-    return isinstance(op, (*_CONVOLUTIONS, *POOLS)) and not _ones(op.strides)
+    return isinstance(op, (_CONVOLUTIONS, POOLS)) and not _ones(op.strides)
 
 
 def _whole(op, strides: tuple[int, ...]) -> bool:

@@ -1,10 +1,10 @@
 """`remove_redundant`: removes layers that do nothing in inference, and measures that outputs stay equal."""
 
 import keras
-import numpy as np
 from keras import layers
 
-from tfstruct.graph import Call, Graph, in_order, is_training_only, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, rewire, trace
+from tfstruct.graph.operation_traits import classes_that, traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
 from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
@@ -12,20 +12,8 @@ from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place, Places, Visit
 from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
 
-_JOINS = (layers.Add, layers.Concatenate, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
-POOLS = (
-    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
-    layers.AveragePooling3D,
-)  # fmt: skip
-# By type: the attributes that are all zero, or all one, where the layer does nothing.
-_ZERO = {
-    layers.ZeroPadding1D: "padding", layers.ZeroPadding2D: "padding", layers.ZeroPadding3D: "padding",
-    layers.Cropping1D: "cropping", layers.Cropping2D: "cropping", layers.Cropping3D: "cropping",
-}  # fmt: skip
-_ONE = {
-    layers.UpSampling1D: ("size",), layers.UpSampling2D: ("size",), layers.UpSampling3D: ("size",),
-    **dict.fromkeys(POOLS, ("pool_size", "strides")),
-}  # fmt: skip
+POOLS = classes_that(lambda traits: traits.over == "window")
+_MOVING = [kind for kind in classes_that(lambda t: t.moves in ("view", "order")) if issubclass(kind, layers.Layer)]
 
 
 def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Result:
@@ -93,7 +81,7 @@ class _Pass:
                 if any(visit.last and goes[id(visit.step)] for visit in place.visits):
                     self.skipped.append((place.path, "makes an output of the model, which is named after it"))
                 self.edits[key] = self._without(place, goes)
-            elif len(by_node) == 1 and type(place.op) in (layers.Reshape, layers.Flatten, layers.Permute):
+            elif len(by_node) == 1 and type(place.op) in _MOVING:
                 self.edits[key] = self._permuted(place) if type(place.op) is layers.Permute else self._reshaped(place)
 
     def _wrapper(self, key: int, place: Place, keep_dropout: bool) -> None:
@@ -192,23 +180,17 @@ def _why(place: Place, visit: Visit, ranges: dict[int, Range], keep_dropout: boo
 
 
 def _by_configuration(op, call: Call, x: keras.KerasTensor, keep_dropout: bool) -> str | None:
-    kind = type(op)
-    if is_training_only(op):
+    kind, traits = type(op), traits_of(op)
+    if traits.training_only:
         amount = getattr(op, "stddev" if isinstance(op, layers.GaussianNoise) else "rate", True)
         if call.argument("training") or (keep_dropout and amount):
             return None
         return "in training only" if amount else "of zero"
-    if kind is layers.Identity or (kind is layers.Activation and op.activation is keras.activations.linear):
-        return "linear"
-    if kind in _JOINS:
+    if traits.idle:
+        return traits.idle
+    if traits.joins and isinstance(op, layers.Layer):
         return "of one input" if len(call.node.arguments.keras_tensors) == 1 else None
-    if kind in _ZERO:
-        return "by zero" if not np.any(getattr(op, _ZERO[kind])) else None
-    if kind in _ONE:
-        return "by one" if all(np.all(np.asarray(getattr(op, name)) == 1) for name in _ONE[kind]) else None
-    if kind is layers.Rescaling:
-        return "by one" if np.all(np.asarray(op.scale) == 1) and not np.any(np.asarray(op.offset)) else None
-    if kind is operation("Cast"):
+    if traits.operator == "CAST":
         return "to the same type"
     if kind in (layers.Reshape, layers.Flatten, operation("Reshape")):
         sizes = x.shape if kind is operation("Reshape") else x.shape[1:]

@@ -3,21 +3,14 @@
 import dataclasses
 
 import keras
-from keras import layers
 
-from tfstruct.graph import Call, Graph, is_training_only, trace
-from tfstruct.keras_internals.operation_types import operation
+from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.operation_traits import traits_of
+from tfstruct.graph.traits import Traits
 from tfstruct.surgery.layers.places import Place, Places, shown
 
-_JOINS = (layers.Add, operation("Add"))
-_CONTRACTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.EinsumDense)
-# What a projection may hold besides one contraction without activation.
-_LINEAR = (
-    layers.BatchNormalization, layers.Identity, layers.ZeroPadding1D, layers.ZeroPadding2D,
-    layers.ZeroPadding3D, layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D,
-    layers.AveragePooling2D, layers.AveragePooling3D, layers.LayerNormalization, layers.GroupNormalization,
-    layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
-)  # fmt: skip
+# Kernels of which a projection holds at most one, without an activation.
+_PROJECTIONS = ("conv", "dense", "einsum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +62,7 @@ def found_blocks(graph: Graph) -> list[tuple[Block, Place]]:
     found = []
     for place in Places(graph).all.values():
         calls = [visit.step for visit in place.visits if isinstance(visit.step, Call)]
-        if type(place.op) not in _JOINS or len(calls) < len(place.visits):
+        if traits_of(place.op).joins != "add" or len(calls) < len(place.visits):
             continue
         sides = [side for call in calls if (side := made_from.sides(call)) is not None]
         if len(sides) < len(calls) or len({(kind, index) for kind, index, _ in sides}) > 1:
@@ -144,7 +137,13 @@ class _Ancestry:
 
 
 def _projects(calls: list[Call]) -> bool:
-    contractions = [call for call in calls if type(call.op) in _CONTRACTIONS]
+    contractions = [call for call in calls if traits_of(call.op).kernel in _PROJECTIONS]
     if len(contractions) > 1 or any(call.op.activation is not keras.activations.linear for call in contractions):
         return False
-    return all(type(call.op) in (*_CONTRACTIONS, *_LINEAR) or is_training_only(call.op) for call in calls)
+    return len(contractions) + sum(_passes(traits_of(call.op)) for call in calls) == len(calls)
+
+
+def _passes(traits: Traits) -> bool:
+    """Whether a projection may have such a layer besides its contraction: pools, borders, normalization."""
+    spatial = traits.by_channel and traits.over != "positions"
+    return spatial or traits.moves == "identity" or bool(traits.statistics and not traits.function)

@@ -6,20 +6,16 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph import Call, Graph, in_order
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of
-from tfstruct.keras_internals.operation_types import operation
 from tfstruct.surgery.lossless.removable import by_layer
 
 # Of each kind of join: the value that leaves the others as they are, and what that is called.
 _NEUTRAL = {
-    layers.Add: (0.0, "added zero"),
-    operation("Add"): (0.0, "added zero"),
-    layers.Subtract: (0.0, "took away zero"),
-    operation("Subtract"): (0.0, "took away zero"),
-    layers.Multiply: (1.0, "multiplied by one"),
-    operation("Multiply"): (1.0, "multiplied by one"),
+    "add": (0.0, "added zero"),
+    "subtract": (0.0, "took away zero"),
+    "multiply": (1.0, "multiplied by one"),
 }
-_DIFFERENCES = (layers.Subtract, operation("Subtract"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +38,10 @@ def cut_branches(graph: Graph, values: dict[int, np.ndarray]) -> list[Branch]:
     seen = _observed(graph)
     cut = []
     for calls in by_layer(graph):
-        if type(calls[0].op) not in _NEUTRAL:
+        joins = traits_of(calls[0].op).joins
+        if joins not in _NEUTRAL:
             continue
-        neutral, why = _NEUTRAL[type(calls[0].op)]
+        neutral, why = _NEUTRAL[joins]
         left_out = [set(_neutral_inputs(call, values, neutral)) for call in calls]
         spare = set.intersection(*left_out)
         if len({len(call.inputs) for call in calls}) > 1 or not spare:
@@ -70,7 +67,7 @@ def _neutral_inputs(call: Call, values, neutral: float) -> list[int]:
     found = []
     for i, tensor in enumerate(call.inputs):
         known = values.get(tensor.key)
-        first = isinstance(call.op, _DIFFERENCES) and i == 0
+        first = traits_of(call.op).joins == "subtract" and i == 0
         if known is not None and (known == neutral).all() and not first:
             found.append(i)
     return found

@@ -23,8 +23,9 @@ from tfstruct.graph.contraction import (
     plain,
 )
 from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.operation_traits import classes_that, function_traits, layers_with, traits_of
 from tfstruct.graph.rules.contractions import channel_axis
-from tfstruct.keras_internals.operation_types import operation, operations
+from tfstruct.keras_internals.operation_types import operation
 
 _MANY = 1 << 22  # elements; a larger tensor is not written out to follow a reshape
 
@@ -102,10 +103,7 @@ def spread(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
 # Layers that sum over channels, or make them.
 
 
-@_handles(
-    layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose,
-    layers.Conv3DTranspose, layers.SeparableConv1D, layers.SeparableConv2D, local=False,
-)  # fmt: skip
+@_handles(*layers_with("dense", "conv", "transposed", "separable"), local=False)
 def _contracted(call, arrived, read):
     if depthwise_by_groups(call):
         return _depthwise(call, arrived, read)
@@ -166,14 +164,6 @@ def _embedding(call, arrived, read):
 
 # Elementwise.
 
-_ALONE = {
-    getattr(keras.activations, name) for name in (
-        "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu",
-        "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus",
-        "softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink", "threshold",
-    ) if hasattr(keras.activations, name)
-}  # fmt: skip
-
 
 def _applied(function, values: np.ndarray) -> np.ndarray:
     """An elementwise function of the known values, run as it is."""
@@ -188,27 +178,11 @@ def _activated(function, values):
     """None where the activation function may look at more than one element."""
     if function is None:
         return values
-    return _applied(function, values) if function in _ALONE else None
+    return _applied(function, values) if function_traits(function).elementwise else None
 
 
-@_handles(layers.Activation)
-def _activation(call, arrived, read):
-    return _activated(call.op.activation, arrived[0])
-
-
-@_handles(layers.ReLU, layers.LeakyReLU, layers.ELU)
-def _activation_layer(call, arrived, read):
-    return _applied(call.op.call, arrived[0])
-
-
-_FUNCTIONS = """
-    Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid
-    LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold ReLU Mish
-    Absolute Exp Negative Sqrt Square Tanh
-"""
-
-
-@_handles(*operations(_FUNCTIONS))
+# Those below have a way of their own: it is known what their weights and functions are.
+@_handles(*classes_that(lambda traits: traits.elementwise and not traits.joins))
 def _function(call, arrived, read):
     if len(arrived) != 1:
         return None
@@ -224,7 +198,12 @@ def _run(call, tensors):
     return call.op.call(*args, **kwargs)
 
 
-@_handles(layers.ActivityRegularization, layers.Identity, *operations("StopGradient Copy"))
+@_handles(layers.Activation)
+def _activation(call, arrived, read):
+    return _activated(call.op.activation, arrived[0])
+
+
+@_handles(*classes_that(lambda traits: traits.moves == "identity" and traits.views and not traits.training_only))
 def _same(call, arrived, read):
     return arrived[0]
 
@@ -256,55 +235,52 @@ def _product(a, b):
 
 
 _JOINS = {
-    layers.Add: np.add, layers.Subtract: np.subtract, layers.Multiply: _product, layers.Maximum: np.maximum,
-    layers.Minimum: np.minimum, layers.Average: np.add, operation("Add"): np.add, operation("Subtract"): np.subtract,
-    operation("Multiply"): _product, operation("Maximum"): np.maximum, operation("Minimum"): np.minimum,
-    operation("Divide"): np.divide, operation("TrueDivide"): np.divide,
+    "add": np.add, "subtract": np.subtract, "multiply": _product, "divide": np.divide, "maximum": np.maximum,
+    "minimum": np.minimum, "average": np.add,
 }  # fmt: skip
+_JOINING = classes_that(lambda traits: traits.joins in _JOINS)
 
 
-@_handles(layers.Add, layers.Subtract, layers.Multiply, layers.Maximum, layers.Minimum, layers.Average)
+@_handles(*(kind for kind in _JOINING if issubclass(kind, layers.Layer)))
 def _merged(call, arrived, read):
     # Tensors of unequal rank are broadcast after the batch there.
     rank = max(x.ndim for x in arrived)
     arrived = [x.reshape(x.shape[:1] + (1,) * (rank - x.ndim) + x.shape[1:]) for x in arrived]
     made = arrived[0]
     for other in arrived[1:]:
-        made = _JOINS[type(call.op)](made, other) if type(call.op) in _JOINS else np.full_like(made, np.nan)
-    return made / len(arrived) if isinstance(call.op, layers.Average) else made
+        made = _JOINS[traits_of(call.op).joins](made, other)
+    return made / len(arrived) if traits_of(call.op).joins == "average" else made
 
 
-@_handles(*(kind for kind in _JOINS if not issubclass(kind, layers.Layer)))
+@_handles(*(kind for kind in _JOINING if not issubclass(kind, layers.Layer)))
 def _operator(call, arrived, read):
     given, tensors = call.node.arguments, iter(arrived)
     parts = [*given.args, *given.kwargs.values()]
     parts = [next(tensors) if isinstance(x, keras.KerasTensor) else np.asarray(x, np.float64) for x in parts]
     if len(parts) != 2 or next(tensors, None) is not None:
         return None
-    made = _JOINS[type(call.op)](*parts)
+    made = _JOINS[traits_of(call.op).joins](*parts)
     return made if made.ndim == len(call.shapes[0]) else None
 
 
 # Movement.
 
 
-@_handles(*(getattr(layers, f"{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3)))
-@_handles(*(getattr(layers, f"UpSampling{n}D") for n in (1, 2, 3)))
-@_handles(*(getattr(layers, f"Cropping{n}D") for n in (1, 2, 3)))
+@_handles(*classes_that(lambda traits: traits.by_channel and traits.over != "positions" and not traits.pads))
 def _spatial(call, arrived, read):
     rank = call.input.rank
     axis = channel_axis(call.op, rank) if hasattr(call.op, "data_format") else rank - 1
     return spread(along(arrived[0], axis, call.input.shape[axis]), axis, rank)
 
 
-@_handles(*(getattr(layers, f"ZeroPadding{n}D") for n in (1, 2, 3)))
+@_handles(*classes_that(lambda traits: traits.by_channel and traits.pads))
 def _zero_padding(call, arrived, read):
     made = _spatial(call, arrived, read)
     grown = tuple(call.shapes[0]) != tuple(call.input.shape) or None in call.input.shape[1:]
     return np.where(made == 0, 0.0, np.nan) if grown else made
 
 
-@_handles(*(getattr(layers, f"Global{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3)))
+@_handles(*classes_that(lambda traits: traits.over == "positions"))
 def _global_pooling(call, arrived, read):
     axis = channel_axis(call.op, call.input.rank)
     made = along(arrived[0], axis, call.input.shape[axis])
@@ -318,11 +294,6 @@ def _concatenated(call, arrived, read):
     if any(x.shape[axis] is None for x in call.inputs):
         return None
     return _in_a_row(arrived, [x.shape[axis] for x in call.inputs], axis)
-
-
-@_handles(operation("Concatenate"))
-def _concatenate_operator(call, arrived, read):
-    return _concatenated(call, arrived, read)
 
 
 def _in_a_row(arrived: Sequence[np.ndarray], sizes, axis: int):
@@ -355,12 +326,10 @@ def _reshaped(call, arrived, read):
     return np.broadcast_to(values, (1, *shape[1:])).reshape(1, *target[1:])
 
 
-@_handles(
-    *operations(
-        "Reshape Transpose Swapaxes Moveaxis ExpandDims Squeeze Stack Split ArraySplit GetItem Take Flip Tile Repeat "
-        "BroadcastTo"
-    )
-)  # fmt: skip
+_MOVING = classes_that(lambda traits: traits.moves in ("view", "order", "selection"))
+
+
+@_handles(*(kind for kind in _MOVING if not issubclass(kind, layers.Layer)))
 def _moved(call, arrived, read):
     """By moving the values as the operation moves the data; None where it mixes in axes of unknown size."""
     if all(np.isnan(x).all() for x in arrived):
@@ -384,7 +353,12 @@ def _moved(call, arrived, read):
     return made if fits else None
 
 
-@_handles(*operations("Mean Max Min Amax Amin"))
+@_handles(operation("Concatenate"))
+def _concatenate_operator(call, arrived, read):
+    return _concatenated(call, arrived, read)
+
+
+@_handles(*classes_that(lambda traits: traits.over == "axes" and traits.stays_within))
 def _reduced(call, arrived, read):
     """The graph marks reductions over channels as statistics; over other axes a constant stays what it is."""
     rank = call.input.rank

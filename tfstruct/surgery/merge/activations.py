@@ -6,17 +6,10 @@ from keras import layers
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import LINEAR, has_activation
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
-from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
-
-_OPERATIONS = {
-    operation("Relu"): "relu", operation("Relu6"): "relu6", operation("Sigmoid"): "sigmoid", operation("Silu"): "silu",
-    operation("Softplus"): "softplus", operation("HardSigmoid"): "hard_sigmoid", operation("HardSilu"): "hard_silu",
-    operation("Tanh"): "tanh",
-}  # fmt: skip
-_LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.PReLU)
 
 
 def fuse_activation(model: keras.Model) -> Result:
@@ -51,7 +44,7 @@ def fuse_once(graph: Graph) -> Pass:
     changes, skipped = [], []
     for calls in wiring.operations():
         call = calls[0]
-        if not (type(call.op) in _OPERATIONS or plain(call, *_LAYERS)) or len(call.inputs) != 1:
+        if not _activates(call.op) or len(call.inputs) != 1:
             continue
         before = wiring.maker.get(call.input.key)
         if before is None or not plain(before, *LINEAR) or has_activation(before):
@@ -66,6 +59,14 @@ def fuse_once(graph: Graph) -> Pass:
         except Unfit as reason:
             skipped.append((call.path, str(reason)))
     return Pass(remake.model() if changes else None, changes, skipped)
+
+
+def _activates(op) -> bool:
+    """Whether an operation is an activation function: a layer, or one that Keras has by that name."""
+    traits = traits_of(op)
+    if isinstance(op, layers.Layer):
+        return bool(traits.function or isinstance(op, layers.Activation | layers.PReLU))
+    return hasattr(keras.activations, traits.function or "-") and traits.elementwise
 
 
 def _check(wiring: Wiring, remake: Remake, first: Call, call: Call) -> None:
@@ -83,8 +84,8 @@ def _activation(op) -> object:
     Raises:
         Unfit: no function of Keras's is the same.
     """
-    if type(op) in _OPERATIONS:
-        return _OPERATIONS[type(op)]
+    if not isinstance(op, layers.Layer):
+        return traits_of(op).function
     if isinstance(op, layers.ReLU):
         if op.threshold == 0 and op.max_value == 6 and op.negative_slope == 0:
             return "relu6"

@@ -12,11 +12,12 @@ from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.contraction import CONVS, TRANSPOSED, pads, plain
 from tfstruct.graph.linear_layers import Arrays, arrays, check_no_activation, has_activation
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
-_KINDS = (keras.layers.Dense, *CONVS, *TRANSPOSED)
+_KINDS = layers_with("dense", "conv", "transposed")
 
 
 def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False) -> Result:

@@ -9,15 +9,16 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph import Call, Graph, trace
-from tfstruct.graph.contraction import CONVS, DEPTHWISE, plain
+from tfstruct.graph.contraction import DEPTHWISE, plain
 from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
+from tfstruct.graph.operation_traits import layers_with
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
 from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
 from tfstruct.surgery.merge.folding import affine_of
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
-_KINDS = (layers.Dense, *CONVS, *DEPTHWISE)
+_KINDS = layers_with("dense", "conv", "depthwise")
 
 
 def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
