@@ -76,8 +76,7 @@ class IntegerKernels:
         if not (self.used and traits_of(op).contracts and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
         (group,) = self._points.reads.get(id(op)) or (None,)
-        bounds = self._bounds.get(group)
-        bits = None if bounds is None else self._bits_of(self._groups[group])
+        bits = None if group is None else self._bits_of(self._groups[group])
         if bits is None:
             return None
         norm, grid = self._points.folds.get(id(op)), grids[0]
@@ -86,7 +85,7 @@ class IntegerKernels:
         rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
         def exact(call, args, kwargs):
-            step_in = activation_scale(*bounds.now(), bits)
+            step_in = activation_scale(*self._ends(group), bits)
             g = folded_factor(self._points, id(op))
             bias, mapping = 0.0, []
             if op.use_bias:
