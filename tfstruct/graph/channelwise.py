@@ -55,7 +55,9 @@ def ends(
 
 
 def _hands_on(call: Call) -> bool:
-    return isinstance(call.op, layers.Layer) and traits_of(call.op).moves == "identity"
+    # What is idle goes by `remove_redundant`.
+    traits = traits_of(call.op)
+    return isinstance(call.op, layers.Layer) and traits.moves == "identity" and not traits.idle
 
 
 def _commutes(call: Call, affine: Affine) -> bool:
