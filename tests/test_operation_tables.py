@@ -21,6 +21,7 @@ PLACES = {
     "graph/operation_traits.py": "the table of Keras",
     "tflite_operators.py": "the table of TensorFlow Lite",
     "graph/rules/": "channel rules, registered by type",
+    "graph/opening/": "which operations are made for those that a layer traces to",
     "legacy/": "how models of Keras 2 are made again, by type",
     "untrusted/": "names that a file may hold",
     "convert/devices/": "what devices document, by operator",
