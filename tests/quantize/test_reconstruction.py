@@ -9,7 +9,7 @@ import pytest
 import zoo
 from keras import layers
 from sweeps import sweep
-from test_units import residual
+from test_subgraphs import residual
 
 from tfstruct import Recipe
 from tfstruct.convert import flatbuffer

@@ -33,7 +33,7 @@ def _classes() -> dict[str, type]:
         own = [one for one in waiting.pop().__subclasses__() if one.__module__.startswith("tfstruct.")]
         found |= {one.__name__: one for one in own if not one.__subclasses__()}
         waiting += own
-    return found
+    return dict(sorted(found.items()))
 
 
 CLASSES = _classes()
