@@ -15,7 +15,7 @@ SLOW = {
 }  # fmt: skip
 # Reports and results: a call hands them out, and its example shows them.
 HANDED_OUT = {
-    "Bottlenecks", "Call", "Candidate", "ChannelReport", "Channels", "Choice", "ClusterReport", "Compressed",
+    "Batch", "Bottlenecks", "Call", "Candidate", "ChannelReport", "Channels", "Choice", "ClusterReport", "Compressed",
     "CompressionReport", "Costs", "Decision", "Diagnosis", "DistillationReport", "Distribution", "Draws", "Each",
     "EditReport", "Finding", "GradientNoise", "Graph", "Group", "GroupReport", "Importance", "In", "Legacy",
     "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",

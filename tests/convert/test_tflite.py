@@ -343,6 +343,27 @@ def test_int16_of_the_second_engine(make, process):
     assert report.verification.outputs[0].sqnr_db > 80
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Conv1D(4, 3, bias_initializer="normal"),
+        lambda: keras.layers.Conv1DTranspose(4, 3, bias_initializer="normal"),
+    ],
+    ids=["Conv1D", "Conv1DTranspose"],
+)
+def test_int16_of_the_second_engine_keeps_biases(layer, process):
+    """It wrote them in 32 bits, which kernels of 16-bit activations do not read: outputs were constant."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((6,), dtype="int32")
+    features = layer()(keras.layers.Embedding(20, 3, embeddings_initializer="normal")(ids))
+    model = keras.Model(ids, keras.layers.GlobalMaxPooling1D()(features))  # which the first engine leaves in float
+    x = np.random.default_rng(0).integers(0, 20, (120, 6)).astype("int32")
+    with Converter(model, process=process) as converter:
+        report = converter.convert(Recipe(precision="int16x8", calibration=x, allow_float=True)).report
+    assert report.engine == "tensorflow" and not report.float_operators and not report.warnings
+    assert report.verification.outputs[0].sqnr_db > 35
+
+
 def test_ids_beyond_their_table_are_a_clear_error(process):
     model = keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Embedding(5, 3), keras.layers.Flatten()])
     with Converter(model, process=process) as converter:

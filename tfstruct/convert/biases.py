@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer
 from tfstruct.precisions import PRECISIONS, stored_within
@@ -73,6 +74,22 @@ def lost(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
                 "(Recipe(layers={pattern: 'float32'}), --keep-float)"
             )
     return lines
+
+
+def in_64_bits(content: bytes) -> bytes:
+    """Biases of operators on 16-bit activations in 64 bits, as kernels read them: TensorFlow's quantizer writes 32."""
+    model = flatbuffer.read(content)
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            place = _place(model, op)
+            if place is None:
+                continue
+            bias, made = graph.tensors[op.inputs[place]], graph.tensors[op.outputs[0]]
+            kinds = [flatbuffer.dtype_name(tensor) for tensor in (bias, made)]
+            if kinds == ["int32", "int16"] and flatbuffer.is_constant(model, bias):
+                flatbuffer.set_constant(model, bias, flatbuffer.constant(model, bias, np.int32).astype(np.int64))
+                bias.type = schema.TensorType.INT64
+    return flatbuffer.write(model)
 
 
 def _size(value: np.ndarray) -> float:

@@ -202,6 +202,8 @@ def _tensorflow(
         # It rounds what reads the input in float, unless that is known to stay so.
         left = [name for name in _left_in_float(result) if name in own and name not in keep]
         result = made([*keep, *left]) if left else result
+    if PRECISIONS[recipe.precision].activation_bits == 16:
+        result = biases.in_64_bits(result)
     return plumbing.integer_inputs(result, exact) if floats and not recipe.float_io else result
 
 

@@ -11,6 +11,7 @@ from keras import layers
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
@@ -64,6 +65,7 @@ def correct_bias(
         True
     """
     is_twin = isinstance(model, Twin)
+    require_model(model)
     flat = samples_of(model, data).in_memory().inputs
     given = model if is_twin else calibrate(model, (flat,), scheme, observer, batch_size=batch_size)
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)

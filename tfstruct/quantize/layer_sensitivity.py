@@ -10,6 +10,7 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.precisions import TO_CHOOSE
 from tfstruct.quantize.calibration import Progress, calibrate
@@ -58,6 +59,7 @@ def sensitivity(
         >>> sorted({row.layer for row in report.rows})
         ['hidden', 'scores']
     """
+    require_model(model)
     found = samples_of(model, data, labels, use_labels=True).in_memory()
     flat, y = found.inputs, found.labels
     twins = {precision: calibrate(model, (flat,), precision, observer, batch_size=batch_size) for precision in schemes}

@@ -10,6 +10,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
+from tfstruct.graph.keras_model import require_model
 from tfstruct.quantize import rounding
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.grids import LearnedGrid
@@ -163,6 +164,7 @@ class _Work:
 
     def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int):
         is_twin = isinstance(model, Twin)
+        require_model(model)
         self.flat = samples_of(model, data).in_memory().inputs
         twin = model if is_twin else calibrate(model, (self.flat,), scheme, observer)
         self.graph, self.batch_size = trace(twin.model), batch_size
