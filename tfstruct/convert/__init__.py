@@ -1,6 +1,54 @@
 """Conversion of Keras models to verified `.tflite` files.
 
 The names here load on first use: `import tfstruct.convert` costs nothing.
+
+- `recipe.py`: what shall be done: a frozen `Recipe`, JSON
+- `scopes.py`: which layer a node of a TensorFlow graph came from
+- `export.py`: Keras model to SavedModel; which graph name came from which layer
+- `rewrites.py`: layers without integer kernels in a form that has them, for the length of a trace
+- `converter.py`, `child.py`: TensorFlow's converter in a process of its own: the parent's side, the script
+- `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, names, float islands; written compactly
+- `file_bounds.py`: how many objects a `.tflite` file becomes, counted before it is unpacked
+- `plumbing.py`: casts, one-hot codes and reversals of a float file, as quantizers take them; floats and integers at
+  the inputs of theirs
+- `calibrate.py`: ranges of activations from samples run through a float file
+- `masks.py`: masks of attention made finite, just below the values beside them; what is lost beside large values
+- `weights.py`: GPTQ over a float file, before a quantizer stores it
+- `multipliers.py`: ranges no narrower than kernels can rescale to
+- `biases.py`: whether biases fit into their 32 bits, and wider limits of kernels with which they do
+- `scales.py`: whether the scales of a file are usable numbers
+- `engines.py`: litert-quantizer and TensorFlow's quantizer behind one call
+- `runtime.py`: runs a file: predictions, intermediate values, latency
+- `agreement.py`, `verification.py`: figures of two sets of predictions; running both models for them
+- `layer_errors.py`, `input_coverage.py`: the loss of each tensor of a file; how samples use the range of an input
+- `lost_columns.py`, `port_ranges.py`: columns of an output that are lost in the error of the whole; steps and ranges
+  of inputs and outputs
+- `doubts.py`: why a file or its figures should not be trusted, in words
+- `scale_check.py`: does the calibration data have the training's scale
+- `devices/`: one device a file: who judges, which operators it takes, replacements, 4-bit weights; `device.py`: the
+  form of that; found by being in the folder
+- `targets.py`, `target_report.py`, `replacements.py`: does every operator fit a device; what was found; what to write
+  in Keras instead
+- `micro.py`, `micro_child.py`: C arrays, resolver calls; tflite-micro in a process of its own
+- `cutout.py`: one operator of a file as a file
+- `draft.py`: the file of a model with random calibration: for questions about operators and latency
+- `latency.py`: time by operator: measured here, or from a device's table
+- `report.py`: what was done; several conversions compared
+- `trained.py`: ranges of activations and limits of kernels that training found, put on the tensors of a file
+- `recipe_data.py`, `recipe_checks.py`: the samples that a recipe names, and stand-ins; does it fit the model
+- `rounding_choice.py`, `missing_kernels.py`: which weights GPTQ rounds; what stays in float or larger for want of a
+  kernel
+- `tflite_model.py`: `TFLiteModel`: a file with its report
+- `tflite.py`: `to_tflite`, `Converter`: the steps in order
+- `stored_kernels.py`: `dequantize`: the integer kernels of a file back in the Keras model, or those of a twin
+- `packing/huffman.py`: canonical Huffman codes, in lanes that are decoded side by side
+- `packing/arrays.py`: arrays of bit patterns in the code that makes them smallest
+- `packing/container.py`: the packed file: a description and arrays, with a checksum; nothing is believed
+- `packing/keras_archive.py`, `packing/tflite_buffers.py`: models taken apart into arrays and a description; put
+  together again
+- `packing/lookup_tables.py`: kernels as indices into tables: their size, and tflite-micro's file
+  (`compress_for_micro`)
+- `packing/packed.py`, `packing/report.py`: `pack`, `unpack`; what sharing and sparsity give, by tensor and in total
 """
 
 from tfstruct import lazy

@@ -1,4 +1,35 @@
-"""A Keras model seen as tensors, operations and coupled channels."""
+"""A Keras model seen as tensors, operations and coupled channels.
+
+- `labels.py`: channels as labels: united, multiplied, frozen, bound into blocks; resolved into units that can go
+- `call.py`: one call of an operation: what a rule reads and what it notes down
+- `rules/`: one rule a function, registered by type: how channels pass through it
+- `operation_traits.py`, `traits.py`: what Keras's layers and operations do with values: the one table of them, and
+  its terms
+- `layer_tree.py`: the layers of a model by path; standing in for their calls, one inside the other, by replica
+- `kernels.py`: which weights of a model can be sparse, seen as (taps, inputs, outputs)
+- `frozen.py`: frozen weights: kernels and groups without them, and how that is said
+- `plain_weights.py`: layers that compute with other weights than they show, refused: LoRA, quantized by Keras
+- `trace.py`: model to `Graph`: every call with the labels of its tensors
+- `groups.py`: the units as groups: who makes them, who reads them, whether they can go; the units that have to stay
+- `blocks.py`: block constraints: the smallest sets of units whose removal leaves all blocks equal
+- `wiring.py`: who makes and who reads a tensor; layers dropped or made anew
+- `contraction.py`: dense layers and convolutions as one thing: taps, channels in, channels out, groups
+- `linear_layers.py`: layers linear in their input, as arrays: an affine map by channel put into them
+- `channelwise.py`: ways to and from linear layers over what acts on each channel alone
+- `opening/`: custom layers and subclassed models as functional ones: `recording.py` notes what a `call` does,
+  `comparison.py` tells recordings apart, `assembly.py` makes models of them, `equality.py` compares these with the
+  original; `parts.py`: the layers that Keras lacks
+- `cpu_kernels.py`: which layers TensorFlow's own CPU kernels refuse, where oneDNN is off
+- `shuffle.py`: reshape, transpose, reshape back, seen as one permutation of channels
+- `copying.py`: `copied`: a model once more
+- `sizes.py`: sizes left open: named, filled in, followed into nested models; batches that are fixed
+- `new_shapes.py`: initializers, regularizers and constraints of weights that get another shape
+- `keras_model.py`: what is said of something that is no Keras 3 model
+- `endings.py`: by which function the values of an output were made, and an operation ends
+- `kinds.py`: which known class an operation computes as, where a user made a subclass of it
+- `rebuild.py`: `rebuild`: a graph and the units that stay, to a new model with copied weights; `rewire`: operations
+  run in another way
+"""
 
 from tfstruct.graph import opening  # noqa: F401  (its layers are registered for files)
 from tfstruct.graph.call import Axes, Call, Channels, Each, In, Out

@@ -1,4 +1,10 @@
-"""How results are shown: one base for every report, its table in all forms, and pictures in one style."""
+"""How results are shown: one base for every report, its table in all forms, and pictures in one style.
+
+- `figures.py`: pictures: the one place that knows matplotlib. It is imported when something is drawn
+- `report.py`: the base of all reports
+- `result.py`: what every call from model to model hands back
+- `tables.py`: what a report shows, as rows under columns; and these as text, rich table, HTML, Markdown and CSV
+"""
 
 from tfstruct import lazy
 
