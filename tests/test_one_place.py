@@ -50,7 +50,8 @@ def _is_table_of_precisions(node) -> bool:
         # Files by pattern, which are no layers.
         (_imports("glob"), {"samples/files.py", "cli/options.py", "convert/devices/ethos_u.py"}),
         (_parses_percentages, {"budgets.py"}),
-        (_is_table_of_precisions, {"precisions.py"}),
+        # The other says as what the kernels of operators store weights.
+        (_is_table_of_precisions, {"precisions.py", "tflite_operators.py"}),
     ],
     ids=["layer patterns", "file patterns", "percentages", "precisions"],
 )
