@@ -148,7 +148,7 @@ def test_two_processes_by_hand(tmp_path):
         for name in first.files:
             np.testing.assert_array_equal(first[name], second[name])
         np.testing.assert_array_equal(first["history"], np.array(prune.report.history))
-        for i, (mask, w) in enumerate(zip(prune._saved, values(model), strict=True)):
+        for i, (mask, w) in enumerate(zip(prune._saved.values(), values(model), strict=True)):
             np.testing.assert_array_equal(first[f"arr_{i}"], mask)
             np.testing.assert_allclose(first[f"arr_{2 + 2 * i}"], w, atol=1e-5)
 
