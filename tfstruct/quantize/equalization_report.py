@@ -43,8 +43,9 @@ class Equalization(Plotted, Report):
 
     def sheet(self) -> Sheet:
         moved = sum(count for _, count in self.absorbed)
+        whose = "its" if len(self.pairs) == 1 else "their"
         title = (
-            f"{counted(len(self.pairs), 'layer')} equalized with {'its' if len(self.pairs) == 1 else 'their'} readers in {counted(self.sweeps, 'sweep')}, "
+            f"{counted(len(self.pairs), 'layer')} equalized with {whose} readers in {counted(self.sweeps, 'sweep')}, "
             f"{counted(moved, 'bias', 'biases')} absorbed, {len(self.skipped)} left alone"
         )
         columns = (
