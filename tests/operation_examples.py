@@ -109,6 +109,11 @@ OPERATIONS = {
 }  # fmt: skip
 
 
+def _fresh(layer: layers.Layer, name: str) -> layers.Layer:
+    """The layer once more, with a name that no operation gets by itself, whatever was cleared before."""
+    return type(layer).from_config({**layer.get_config(), "name": f"{name.replace(' ', '_')}_layer"})
+
+
 def examples() -> tuple[list[keras.KerasTensor], dict[str, list[keras.KerasTensor]]]:
     """Inputs, and what each of them makes of one of its own: the converter computes the same only once."""
     given: list[keras.KerasTensor] = []
@@ -120,13 +125,13 @@ def examples() -> tuple[list[keras.KerasTensor], dict[str, list[keras.KerasTenso
     made: dict[str, object] = {}
     for name, value in LAYERS.items():
         layer, source = value if isinstance(value, tuple) else (value, "image")
-        made[name] = type(layer).from_config(layer.get_config())(own(source))
+        made[name] = _fresh(layer, name)(own(source))
     for name in FUNCTIONS:
         made[f"activation {name}"] = layers.Activation(name)(own("image"))
     for name, join in JOINS.items():
         both = own("image"), own("image")
         layer = isinstance(join, layers.Layer)
-        made[name] = type(join).from_config(join.get_config())(list(both)) if layer else join(*both)
+        made[name] = _fresh(join, name)(list(both)) if layer else join(*both)
     for name, operation in OPERATIONS.items():
         made[name] = operation(own("image"))
     return given, {name: keras.tree.flatten(value) for name, value in made.items()}
