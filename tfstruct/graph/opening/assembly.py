@@ -198,7 +198,7 @@ class Assembly:
             if known.layer is recording.layer and its_shapes == shapes and equal(known, recording):
                 return model, live
         inputs, weights, results, live = self._replayed((recording, other), shapes)
-        model = keras.Model([*inputs, *weights], results, name=recording.layer.name.replace("/", "_"))
+        model = keras.Model([*inputs, *weights], results, name=recording.layer.name)
         model.trainable = recording.layer.trainable
         self._nested.append((recording, shapes, model, live))
         return model, live

@@ -12,13 +12,13 @@ from tfstruct.graph.opening.assembly import Assembly, DiffersError
 from tfstruct.graph.opening.comparison import difference
 from tfstruct.graph.opening.equality import unequal
 from tfstruct.graph.opening.parts import Weight
-from tfstruct.graph.opening.recorder import Recorder, is_custom, layers_within
+from tfstruct.graph.opening.recorder import Recorder, is_custom
 from tfstruct.graph.opening.recording import Recording, reason_of
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import is_training_only
 from tfstruct.graph.rules.noise import note_training_only
 from tfstruct.graph.trace import functional_of
-from tfstruct.keras_internals.layer_parts import own_weights
+from tfstruct.keras_internals.layer_parts import all_layers, own_weights
 
 # What an open size is in two recordings and in the comparison at the end: numbers that occur nowhere else, so that it
 # is known what follows one size. The batch comes first.
@@ -177,7 +177,7 @@ def _opened(model: keras.Model, sizes: _Sizes, closed: Closed) -> tuple[keras.Mo
         if different is not None:
             layer, reason = different[0].layer, f"in training {different[1]}"
         else:
-            tied |= _tied(first, model)
+            tied |= _tied(first)
             if len(tied) > shared:
                 continue
             try:
@@ -244,7 +244,7 @@ def _layers_of(recording: Recording) -> list[keras.layers.Layer]:
     return list({id(one.layer): one.layer for one in recording.all_within()}.values())
 
 
-def _tied(recording: Recording, model: keras.Model) -> set[int]:
+def _tied(recording: Recording) -> set[int]:
     """Layers that are called as they are and own a variable that a `Weight` gives out too."""
     steps = [step for one in recording.all_within() for step in one.needed()]
     given = {id(step.operation.value) for step in steps if isinstance(step.operation, Weight)}
@@ -253,7 +253,7 @@ def _tied(recording: Recording, model: keras.Model) -> set[int]:
         operation = step.operation
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, Weight):
             continue
-        for layer in layers_within(operation):
+        for layer in all_layers(operation):
             if {id(v) for v in own_weights(layer)} & given:
                 found.add(id(layer))
                 found.add(id(operation))

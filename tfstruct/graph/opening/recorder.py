@@ -11,7 +11,7 @@ from tfstruct.graph.opening.recording import ClosedError, Recording, Step, reaso
 from tfstruct.graph.rules import rule_of
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
-from tfstruct.keras_internals.layer_parts import parts_of
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import (
     NO_ATTRIBUTES_OF_CALLS,
     computed_spec,
@@ -49,7 +49,7 @@ class Recorder:
         Raises:
             ClosedError: the model itself cannot be recorded.
         """
-        root = Recording(model, self.training)
+        root = Recording(model)
         given = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), structure)
         with self._hooked(model):
             self._frames.append(root)
@@ -74,7 +74,7 @@ class Recorder:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, read, drawn))
-            for layer in layers_within(model):
+            for layer in all_layers(model):
                 stack.enter_context(replaced_attributes(layer, **self._stand_ins(layer, layer is model)))
             yield
 
@@ -125,7 +125,7 @@ class Recorder:
     @contextlib.contextmanager
     def _known(self, layer: keras.layers.Layer) -> Iterator[None]:
         """Inside a layer that a rule knows nothing is recorded, and its variables are variables."""
-        inner = {id(one) for one in layers_within(layer)}
+        inner = {id(one) for one in all_layers(layer)}
         put_back = [(one, values) for key, (one, values) in self._swapped.items() if key in inner]
         swapped = [(one, {name: one.__dict__[name] for name in values}) for one, values in put_back]
         self._inside_known += 1
@@ -169,7 +169,7 @@ class Recorder:
         """Runs the layer's own code; the frame around it gets one step, with the recording as its operation."""
         if getattr(layer, "activity_regularizer", None) is not None:
             raise ClosedError("it has an activity regularizer")
-        recording = Recording(layer, self.training)
+        recording = Recording(layer)
         outer: dict[int, keras.KerasTensor] = {}
         inside: dict[int, keras.KerasTensor] = {}
 
@@ -260,7 +260,7 @@ class Recorder:
 
         changed = []
         try:
-            for owner in layers_within(layer):
+            for owner in all_layers(layer):
                 own = self._variables.setdefault(id(owner), {})
                 for name, value in list(owner.__dict__.items()):
                     if name in NO_ATTRIBUTES_OF_CALLS or not (name in own or _holds_variables(value)):
@@ -295,25 +295,8 @@ def is_custom(layer: keras.layers.Layer) -> bool:
         functional = functional_of(layer)
         if functional is None:
             return True
-        return any(is_custom(one) for one in layers_within(layer) if one is not layer and one is not functional)
+        return any(is_custom(one) for one in all_layers(layer) if one is not layer and one is not functional)
     return rule_of(layer) is None and type(layer).__module__.partition(".")[0] != "keras"
-
-
-def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layer and all inside of it, each once."""
-    found: dict[int, keras.layers.Layer] = {}
-
-    def visit(one):
-        if id(one) in found:
-            return
-        found[id(one)] = one
-        inner = [*parts_of(one), *getattr(one, "operations", ())]
-        for other in inner:
-            if isinstance(other, keras.layers.Layer):
-                visit(other)
-
-    visit(layer)
-    return list(found.values())
 
 
 def _as_precise_as_tensors(args, kwargs, outputs):

@@ -44,11 +44,9 @@ class Recording:
         outputs: what it returned, in its structure.
         results: the tensors of `outputs`, then masks that were made inside, without doubles.
         masks: by id of a result, its mask.
-        training: as it was called.
     """
 
     layer: keras.layers.Layer
-    training: bool
     inputs: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     outputs: object = None
