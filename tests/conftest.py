@@ -46,6 +46,24 @@ class _Borrowed:
         return getattr(self._process, name)
 
 
+@pytest.fixture
+def channels_first_anywhere(monkeypatch):
+    """TensorFlow's plain CPU kernels (oneDNN off) refuse NCHW convolutions: they run transposed, elsewhere too."""
+    import keras
+    from keras.src import backend
+
+    home = getattr(backend, "ops", backend).nn  # from Keras 3.16 on below `backend.ops`
+    plain = home.conv
+
+    def conv(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
+        if data_format != "channels_first":
+            return plain(inputs, kernel, strides, padding, data_format, dilation_rate)
+        made = plain(keras.ops.moveaxis(inputs, 1, -1), kernel, strides, padding, "channels_last", dilation_rate)
+        return keras.ops.moveaxis(made, -1, 1)
+
+    monkeypatch.setattr(home, "conv", conv)
+
+
 @pytest.fixture(autouse=True)
 def _one_converter_process(request, monkeypatch):
     """`to_tflite`, `compress` and the command in this process use it too."""

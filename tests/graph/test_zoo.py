@@ -5,7 +5,6 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from keras.src import backend
 from oracle import assert_equal, assert_pruned_equals_masked, share_prunable
 from sweeps import sweep
 
@@ -45,19 +44,7 @@ QUICK = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _channels_first_on_any_processor(monkeypatch):
-    """TensorFlow's plain CPU kernels (oneDNN off) refuse NCHW convolutions: they run transposed, elsewhere too."""
-    home = getattr(backend, "ops", backend).nn  # from Keras 3.16 on below `backend.ops`
-    plain = home.conv
-
-    def conv(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
-        if data_format != "channels_first":
-            return plain(inputs, kernel, strides, padding, data_format, dilation_rate)
-        made = plain(keras.ops.moveaxis(inputs, 1, -1), kernel, strides, padding, "channels_last", dilation_rate)
-        return keras.ops.moveaxis(made, -1, 1)
-
-    monkeypatch.setattr(home, "conv", conv)
+pytestmark = pytest.mark.usefixtures("channels_first_anywhere")
 
 
 def inputs_of(model, n=3, seed=0):

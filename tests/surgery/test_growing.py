@@ -14,6 +14,7 @@ from tfstruct import graph as graphs
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.surgery import deepen, widen
 
+pytestmark = pytest.mark.usefixtures("channels_first_anywhere")
 ZOO = [n for n in zoo.MODELS if n != "subclassed"]
 # Something sums over the channels of all their groups, or splits them into several axes.
 HELD = {
