@@ -447,6 +447,12 @@ def test_what_a_model_was_compiled_with():
     model.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0)
     assert [metric.name for metric in training.metric_objects(model)] == ["mae"]
     assert [type(metric) for metric in training.loss_trackers(model)] == [keras.metrics.Mean]
+    other = keras.Sequential(model.layers)
+    training.compile_alike(other, keras.Sequential([keras.layers.Dense(1)]))
+    assert not other.compiled
+    training.compile_alike(other, model)
+    assert other.optimizer is model.optimizer and training.loss_weights_of(other) == [0.5]
+    assert other.loss == "mse" and training.metrics_of(other) == ["mae"]
 
 
 def test_which_way_a_metric_is_better():

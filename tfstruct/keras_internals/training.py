@@ -14,6 +14,12 @@ def metrics_of(model: keras.Model):
     return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
 
 
+def compile_alike(model: keras.Model, other: keras.Model) -> None:
+    """Compiles a model with the very loss, metrics and optimizer of another, if that is compiled."""
+    if other.compiled:
+        model.compile(**{**other._compile_config.config, "optimizer": other.optimizer})
+
+
 def metric_objects(model: keras.Model) -> list[keras.metrics.Metric]:
     """The metrics that Keras made of the `metrics` of `compile`; before the first batch there are none."""
     return list(getattr(getattr(model, "_compile_metrics", None), "metrics", ()))

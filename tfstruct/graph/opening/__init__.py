@@ -1,10 +1,12 @@
 """Custom layers and subclassed models opened into known layers and operations, on the same variables.
 
 `recording` notes what a layer's own `call` does with symbolic tensors, `comparison` tells recordings of several sizes
-apart, `assembly` makes a functional model of them, with the `parts` that Keras lacks; `opening` does it for a model.
+apart, `assembly` makes a functional model of them, with the `parts` that Keras lacks; `opening` does it for a model,
+`by_itself` where nobody asked.
 """
 
+from tfstruct.graph.opening.by_itself import open_by_itself
 from tfstruct.graph.opening.opening import OpenedModel, open_model
 from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
 
-__all__ = ["Constant", "Masked", "OpenedModel", "Sized", "Weight", "open_model"]
+__all__ = ["Constant", "Masked", "OpenedModel", "Sized", "Weight", "open_by_itself", "open_model"]

@@ -1,0 +1,76 @@
+"""Models are opened where they enter an analysis: cheaply if there is nothing to open, and never with an error."""
+
+import custom_layers
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfstruct import graph
+from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.graph.opening import by_itself, open_by_itself
+
+
+class Doubled(layers.Layer):
+    def call(self, x):
+        return x * 2.0
+
+
+@graph.rule(Doubled)
+def doubled(call):
+    return call.input.axes
+
+
+def never(model):
+    raise AssertionError("it was recorded")
+
+
+@pytest.mark.parametrize("what", ["no custom", "a rule", "a rule in a nested model", "asked not to", "subclassed"])
+def test_nothing_to_open_is_not_recorded(what, monkeypatch):
+    monkeypatch.setattr(by_itself, "open_model", never)
+    layer = {"a rule": Doubled(), "asked not to": custom_layers.Feed()}.get(what, layers.ReLU())
+    if what == "a rule in a nested model":
+        layer = keras.Sequential([keras.Input((8,)), Doubled()])
+    model = custom_layers.Subclassed() if what == "subclassed" else custom_layers._vector(layer)
+    found = open_by_itself(model, False if what == "asked not to" else "auto")
+    assert found.model is model and (found.opened, found.closed) == ((), {})
+
+
+def test_what_cannot_be_opened_is_said(monkeypatch):
+    model = custom_layers._vector(custom_layers.RawTensorFlow(name="raw"))
+    found = open_by_itself(model)
+    assert found.model is model and list(found.closed) == ["raw"] and "custom_layers.py" in found.closed["raw"]
+    model = custom_layers._vector(custom_layers.Nested(name="block"), custom_layers.Scaled(8, name="scaled"))
+    for error, said in ((ModelError("It has LoRA weights."), "LoRA"), (KeyError("bug"), "KeyError: 'bug'")):
+
+        def fails(model, error=error):
+            raise error
+
+        monkeypatch.setattr(by_itself, "open_model", fails)
+        found = open_by_itself(model)
+        assert found.model is model and list(found.closed) == ["block", "scaled"] and said in found.closed["block"]
+
+
+@pytest.mark.parametrize("wrong", [True, None, "no", 0])
+def test_other_arguments(wrong):
+    with pytest.raises(ArgumentError, match="`open_layers` must be 'auto'"):
+        open_by_itself(custom_layers.build("sublayers"), wrong)
+    with pytest.raises(ModelError, match=r"Expected a keras\.Model"):
+        open_by_itself("model.keras")
+
+
+def test_compiled_as_the_original_and_frozen_alike():
+    model = custom_layers.build("sublayers")
+    model.get_layer("first").trainable = False
+    model.get_layer("block").up.trainable = False
+    model.compile("adam", "mse", metrics=["mae"])
+    x = custom_layers.inputs_of(model)
+    model.fit(x, np.zeros((len(x), 3)), verbose=0)
+    opened = open_by_itself(model).model
+    assert opened.optimizer is model.optimizer and opened.loss == "mse"
+    assert {id(v) for v in opened.trainable_variables} == {id(v) for v in model.trainable_variables}
+    y = np.ones((len(x), 3))
+    assert opened.evaluate(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+    before = [v.numpy() for v in model.trainable_variables]
+    opened.fit(x, y, verbose=0)  # with the optimizer that the original has trained with
+    assert all(np.abs(v.numpy() - old).max() > 0 for v, old in zip(model.trainable_variables, before, strict=True))

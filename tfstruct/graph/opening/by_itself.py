@@ -1,0 +1,62 @@
+"""Custom layers opened without being asked: the one place where a model enters what has to see through its layers."""
+
+from collections.abc import Iterator
+
+import keras
+
+from tfstruct.errors import ArgumentError
+from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.opening.opening import OpenedModel, open_model
+from tfstruct.graph.opening.recorder import is_custom
+from tfstruct.graph.opening.recording import reason_of
+from tfstruct.graph.trace import functional_of
+from tfstruct.keras_internals.training import compile_alike
+
+
+def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> OpenedModel:
+    """The model with its custom layers opened as far as they can be, or as it is.
+
+    Nothing is recorded where there is nothing to open: without custom layers (one with a `tfstruct.graph.rule`, or that
+    does nothing in inference, is none), with `open_layers=False`, and where a `call` of the model itself hides the
+    graph. Whatever keeps layers from being opened is no error: they stay as they are, with the reason.
+
+    Args:
+        model: a Keras model.
+        open_layers: `"auto"`, or False: every custom layer stays closed.
+
+    Returns:
+        `OpenedModel`. Where something was opened, its model has the layers, variables, `trainable` flags, loss, metrics
+        and optimizer of the original; else it is `model` itself.
+
+    Raises:
+        ModelError: no Keras 3 model.
+        ArgumentError: another value of `open_layers`.
+    """
+    require_model(model)
+    if open_layers is not False and not (isinstance(open_layers, str) and open_layers == "auto"):
+        raise ArgumentError(
+            f"`open_layers` must be 'auto' (custom layers are opened) or False. Received: {open_layers!r}."
+        )
+    if not open_layers or functional_of(model) is None or not is_custom(model):
+        return OpenedModel(model, (), {})
+    try:
+        found = open_model(model)
+    except Exception as error:  # whatever a user's code raises on symbolic tensors; nobody asked for it to be opened
+        return OpenedModel(model, (), dict.fromkeys(_custom_paths(model), reason_of(error)))
+    if not found.opened:
+        return OpenedModel(model, (), found.closed)
+    compile_alike(found.model, model)
+    return found
+
+
+def _custom_paths(model: keras.Model) -> Iterator[str]:
+    """Paths of the custom layers, the outermost of each."""
+    last = None
+    for path, layer in layer_paths(model).items():
+        if last is not None and path.startswith(f"{last}/"):
+            continue
+        functional = isinstance(layer, keras.Model) and functional_of(layer) is not None
+        if isinstance(layer, keras.layers.Layer) and not functional and is_custom(layer):
+            last = path
+            yield path
