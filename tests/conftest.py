@@ -22,28 +22,11 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def process():
-    """One converter process for all tests: starting TensorFlow takes seconds."""
+    """A converter process with a folder for all tests."""
     from tfstruct.convert.converter import ConverterProcess
 
     with ConverterProcess(timeout=_TIMEOUT) as running:
         yield running
-
-
-class _Borrowed:
-    """The one converter process in place of an own one: it is there when its context begins, and goes on behind it."""
-
-    def __init__(self, process, timeout: float):
-        self._process, self._timeout = process, timeout
-
-    def __enter__(self):
-        self._process.timeout = self._timeout
-        return self
-
-    def __exit__(self, *exc):
-        self._process.timeout = _TIMEOUT
-
-    def __getattr__(self, name):
-        return getattr(self._process, name)
 
 
 @pytest.fixture
@@ -62,17 +45,6 @@ def channels_first_anywhere(monkeypatch):
         return keras.ops.moveaxis(made, -1, 1)
 
     monkeypatch.setattr(home, "conv", conv)
-
-
-@pytest.fixture(autouse=True)
-def _one_converter_process(request, monkeypatch):
-    """`to_tflite`, `compress` and the command in this process use it too."""
-
-    def borrowed(timeout: float = _TIMEOUT):
-        return _Borrowed(request.getfixturevalue("process"), timeout)
-
-    monkeypatch.setattr("tfstruct.convert.tflite.ConverterProcess", borrowed)
-    monkeypatch.setattr("tfstruct.compression.task.ConverterProcess", borrowed)
 
 
 @pytest.fixture(scope="session")

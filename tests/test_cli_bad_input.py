@@ -18,12 +18,9 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 from tfstruct import cli
-from tfstruct.convert import child
-from tfstruct.convert.converter import ConverterProcess
 
 Argv = list[str]
 
@@ -158,14 +155,6 @@ def _time_limit():
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(autouse=True)
-def _converter_in_this_process(monkeypatch):
-    """Where data is what is bad, a conversion comes first; a process of its own would cost seconds each time."""
-
-    monkeypatch.setattr(ConverterProcess, "_start", lambda self: None)
-    monkeypatch.setattr(ConverterProcess, "_request", lambda self, request, *_: child.convert(tf, request))
 
 
 # Model files ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,10 @@
 """The converter process: crashes, hangs and unsupported operators come back as one clear error."""
 
+import concurrent.futures
 import os
+import subprocess
+import sys
+import time
 
 import keras
 import pytest
@@ -8,8 +12,7 @@ import tensorflow as tf
 import zoo
 
 import tfstruct
-from tfstruct.convert import converter as module
-from tfstruct.convert import tflite
+from tfstruct.convert import tflite, worker
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.errors import ConversionError
 
@@ -17,13 +20,39 @@ from tfstruct.errors import ConversionError
 @pytest.fixture
 def child(monkeypatch, tmp_path):
     """Puts another script in the place of the child."""
+    worker.end_all()
 
     def put(code):
         path = tmp_path / "child.py"
         path.write_text(code)
-        monkeypatch.setattr(module, "_CHILD", str(path))
+        monkeypatch.setattr(worker, "_CHILD", str(path))
 
-    return put
+    yield put
+    worker.end_all()
+
+
+# Answers as the child does, without TensorFlow: with what it was asked, and a line of its own.
+ECHO = """
+import json, os, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    with open(request["target"], "w") as file:
+        file.write(str(os.getpid()))
+    print("error of", request["directory"], file=sys.stderr, flush=True)
+    if request["directory"] == "crash":
+        os.abort()
+    print(json.dumps({"ok": True, "memory": int(request["signature"])}), flush=True)
+"""
+
+
+def _gone(number: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_crash_is_one_error_and_the_next_request_starts_afresh(child):
@@ -40,29 +69,108 @@ def test_a_crash_is_one_error_and_the_next_request_starts_afresh(child):
 def test_a_hang_is_stopped(child):
     child("import time\ntime.sleep(600)\n")
     with ConverterProcess(timeout=0.5) as process:
-        process._start()
-        number = process._process.pid
+        number = worker._idle[0].number
         with pytest.raises(ConversionError, match=r"did not finish within 0.5 s.*--timeout"):
             process.convert("nowhere", "serve")
-        with pytest.raises(ProcessLookupError):
-            os.kill(number, 0)
+        assert _gone(number)
 
 
 def test_a_process_that_dies_before_the_request(child):
     child("raise SystemExit(3)\n")
-    with ConverterProcess() as process:
-        process._process.wait()
-        with pytest.raises(ConversionError, match="exit status 3"):
-            process.convert("nowhere", "serve")
+    with ConverterProcess() as process, pytest.raises(ConversionError, match="exit status 3"):
+        process.convert("nowhere", "serve")
 
 
-def test_nothing_is_left_behind(child):
-    child("import time\ntime.sleep(600)\n")
+def test_the_process_stays_and_the_folder_does_not(child):
+    child(ECHO)
+    folders, numbers = [], []
+    for _ in range(3):
+        with ConverterProcess() as process:
+            folders.append(process.folder)
+            numbers += [process.convert("a", "0"), process.convert("b", "0")]
+    assert len(set(numbers)) == 1
+    assert len(set(folders)) == 3 and not any(map(os.path.exists, folders))
+    worker.end_all()
+    assert _gone(int(numbers[0]))
+
+
+def test_a_crash_says_what_was_said_since_the_request(child):
+    child(ECHO)
     with ConverterProcess() as process:
-        folder, number = process.folder, process._process.pid
-    assert not os.path.exists(folder)
-    with pytest.raises(ProcessLookupError):
-        os.kill(number, 0)
+        first = process.convert("a", "0")
+        with pytest.raises(ConversionError, match=r"exit status -6\): error of crash\."):
+            process.convert("crash", "0")
+        assert process.convert("a", "0") != first
+
+
+@pytest.mark.parametrize("why", ["grown", "many requests", "other variables"])
+def test_a_process_is_replaced(child, monkeypatch, why):
+    child(ECHO)
+    monkeypatch.setattr(worker, "_REQUESTS", 3)
+    with ConverterProcess() as process:
+        first = process.convert("a", str(4 << 30 if why == "grown" else 1 << 20))
+        if why == "many requests":
+            assert first == process.convert("a", "0") == process.convert("a", "0")
+        if why == "other variables":
+            monkeypatch.setenv("PYTHONHASHSEED", "7")
+        assert process.convert("a", "0") != first
+    assert _gone(int(first))
+
+
+def test_threads_do_not_mix_their_requests(child):
+    child(ECHO)
+
+    def convert(i: int) -> bytes:
+        with ConverterProcess() as process:
+            return process.convert(str(i), "0")
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        numbers = list(threads.map(convert, range(24)))
+    assert len(numbers) == 24
+    assert len(worker._idle) <= 2
+
+
+SCRIPT = """
+import os, sys
+from tfstruct.convert import worker
+from tfstruct.convert.converter import ConverterProcess
+worker._CHILD = sys.argv[1]
+with ConverterProcess() as process:
+    print(process.convert("a", "0").decode(), flush=True)
+    if sys.argv[2] == "forked":
+        parent, (reading, writing) = os.getpid(), os.pipe()
+        if not os.fork():
+            os.write(writing, process.convert("a", "0"))
+            worker.end_all()
+            os._exit(0)
+        os.wait()
+        assert os.read(reading, 20) != process.convert("a", "0")
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "killed", "forked"])
+def test_it_ends_with_this_process(tmp_path, how):
+    (tmp_path / "child.py").write_text(ECHO)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tmp_path / "child.py", how], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (-9 if how == "killed" else 0), done.stderr
+    assert _gone(int(done.stdout))
+
+
+def test_it_ends_in_the_middle_of_a_conversion_with_this_process(tmp_path):
+    """The script itself notices: nothing is read from the pipe while it converts."""
+    parent = (
+        "import subprocess, sys\n"
+        "code = 'import os, time, tfstruct.convert.child as child; print(os.getpid(), flush=True); '"
+        "'child._end_with_parent(os.getppid())'\n"
+        "started = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)\n"
+        "print(started.stdout.readline(), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=60)
+    assert _gone(int(done.stdout))
 
 
 def test_an_operator_without_kernel_names_the_layer(process):

@@ -6,7 +6,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `scopes.py`: which layer a node of a TensorFlow graph came from
 - `export.py`: Keras model to SavedModel; which graph name came from which layer
 - `rewrites.py`: layers without integer kernels in a form that has them, for the length of a trace
-- `converter.py`, `child.py`: TensorFlow's converter in a process of its own: the parent's side, the script
+- `converter.py`, `worker.py`, `child.py`: TensorFlow's converter in a process of its own: requests and errors; the
+  processes, kept for the next conversion; the script
 - `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, names, float islands; written compactly
 - `file_bounds.py`: how many objects a `.tflite` file becomes, counted before it is unpacked
 - `plumbing.py`: casts, one-hot codes and reversals of a float file, as quantizers take them; floats and integers at

@@ -1,4 +1,4 @@
-"""Runs TensorFlow's converter in a process of its own; started by `converter.py`, never imported by it.
+"""Runs TensorFlow's converter in a process of its own; started by `worker.py`, never imported by it.
 
 A conversion can crash the process, leak memory and print to stdout. So this script reads one JSON request a
 line from stdin, writes its result to a file, and answers with one JSON line on what was stdout; everything
@@ -8,7 +8,10 @@ that TensorFlow prints goes to stderr.
 import gc
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 
 
@@ -49,6 +52,23 @@ def load(tf, request: dict) -> bytes:
     return b""
 
 
+def _memory() -> int:
+    """Bytes that the process took at most; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends the process when its parent is gone, also in the middle of a conversion."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def serve(requests, answers) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A SavedModel needs no Keras, which is two fifths of the time that TensorFlow takes to load.
@@ -71,11 +91,13 @@ def serve(requests, answers) -> None:
                 "error": f"{type(error).__name__}: {error}",
                 "trace": traceback.format_exc(),
             }
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps({**answer, "memory": _memory()}) + "\n")
         answers.flush()
 
 
 if __name__ == "__main__":
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent decides
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     serve(sys.stdin, channel)

@@ -1,16 +1,11 @@
-"""The parent's side of the converter process: start it, hand it work, and turn what goes wrong into one error."""
+"""The parent's side of the converter process: hand it work, and turn what goes wrong into one error."""
 
-import contextlib
-import json
 import os
-import queue
 import re
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable
 
+from tfstruct.convert import worker
 from tfstruct.errors import ConversionError
 from tfstruct.precisions import PRECISIONS
 
@@ -19,14 +14,13 @@ _ADVICE = {
     "load": "Keep layers in float32 (Recipe(layers={pattern: 'float32'}), --keep-float): those of an operator that is "
     "named, or whose values are far smaller than those that they are made of. Or use another precision."
 }
-_CHILD = os.path.join(os.path.dirname(__file__), "child.py")
 
 
 class ConverterProcess:
-    """A process that runs TensorFlow's converter; a context manager that leaves neither process nor file.
+    """TensorFlow's converter in a process of its own; a context manager with a folder for what they exchange.
 
-    It starts at once, so that it loads TensorFlow while the caller exports the model. After a crash or a
-    time-out the next request starts a fresh one.
+    The process is kept for the next conversion (`worker`). Where there is none it starts at once, so that it loads
+    TensorFlow while the caller exports the model. After a crash or a time-out the next request starts a fresh one.
 
     Args:
         timeout: seconds one request may take before the process is killed.
@@ -35,15 +29,12 @@ class ConverterProcess:
     def __init__(self, timeout: float = 600.0):
         self.timeout = timeout
         self._folder = tempfile.TemporaryDirectory(prefix="tfstruct-")
-        self._process: subprocess.Popen | None = None
-        self._answers: queue.Queue[str | None] = queue.Queue()
 
     def __enter__(self) -> "ConverterProcess":
-        self._start()
+        worker.start_ahead()
         return self
 
     def __exit__(self, *exc) -> None:
-        self._stop()
         self._folder.cleanup()
 
     @property
@@ -95,78 +86,34 @@ class ConverterProcess:
             file.write(content)
         return path
 
-    def _start(self) -> None:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"}
-        self._log = open(os.path.join(self.folder, "log"), "w+b")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            text=True,
-        )
-        self._answers = queue.Queue()
-        threading.Thread(target=self._listen, args=(self._process.stdout, self._answers), daemon=True).start()
-
-    @staticmethod
-    def _listen(stream, answers: queue.Queue) -> None:
-        for line in stream:
-            answers.put(line)
-        answers.put(None)
-
-    def _stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            # A request that the process never read is still in the pipe's buffer.
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
-        self._process = None
-
     def _request(self, request: dict, resolve: Callable[[str], str | None] = lambda name: None) -> bytes:
-        if self._process is None:
-            self._start()
         target = os.path.join(self.folder, "result.tflite")
         what = _WHO[request["action"]]
+        running = worker.take()
         try:
-            self._process.stdin.write(json.dumps({**request, "target": target}) + "\n")
-            self._process.stdin.flush()
-            answer = self._answers.get(timeout=self.timeout)
-        except queue.Empty:
-            self._stop()
+            answer = running.ask({**request, "target": target}, self.timeout)
+            if answer is None:
+                status, said = running.last_words()
+        except TimeoutError:
             raise ConversionError(
                 f"{what} did not finish within {self.timeout:g} s and was stopped. "
                 "Give it more time (Recipe(timeout=...), --timeout), or unroll fewer recurrent steps."
             ) from None
-        except OSError:  # a pipe to a process that is gone
-            answer = None
+        finally:
+            worker.give_back(running)
         if answer is None:
-            code = self._process.wait()
-            log = self._tail()
-            self._stop()
             advice = _ADVICE.get(
                 request["action"],
                 "For recurrent layers with a fixed batch set unroll=True; otherwise convert in float32 to see whether "
                 "the model or its quantization is the cause.",
             )
-            raise ConversionError(f"{what} crashed (exit status {code}){f': {log}' if log else ''}. {advice}")
-        answer = json.loads(answer)
+            raise ConversionError(f"{what} crashed (exit status {status}){f': {said}' if said else ''}. {advice}")
         if not answer["ok"]:
             raise _error(what, answer["error"], resolve, _ADVICE.get(request["action"], ""))
         with open(target, "rb") as file:
             content = file.read()
         os.remove(target)
         return content
-
-    def _tail(self) -> str:
-        self._log.flush()
-        with open(self._log.name, "rb") as file:
-            lines = file.read().decode(errors="replace").splitlines()
-        signs = [line.strip() for line in lines if re.search(r"error|fatal|check failed|abort", line, re.IGNORECASE)]
-        return signs[-1][:300] if signs else ""
 
 
 def _error(what: str, text: str, resolve: Callable[[str], str | None], advice: str = "") -> ConversionError:
