@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-from tfstruct.convert import doubts
+from tfstruct.convert import doubts, flatbuffer
 from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores
 from tfstruct.convert.input_coverage import CoverageCount, InputCoverage
 from tfstruct.convert.layer_errors import LayerError, layer_errors
@@ -22,6 +23,8 @@ from tfstruct.reporting.tables import counted
 from tfstruct.samples import Preprocess, Sample, Samples, open_samples
 
 _BATCH = 64
+# Bytes of all activations of a batch, which a Keras model holds until its call ends.
+_MEMORY = 256 << 20
 _FEW = 10  # samples: fewer need not show all classes
 
 
@@ -200,6 +203,7 @@ def compare(
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH
+    size = max(1, min(_BATCH, _MEMORY // max(1, _activation_bytes(content, signature.batch))))
     # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
     call = (
         signature.call
@@ -209,7 +213,7 @@ def compare(
     totals: dict[str, AgreementSum] = {}
     scores = (ScoreCount(), ScoreCount())
     done = 0
-    for batch in _batches(samples, _BATCH):
+    for batch in _batches(samples, size):
         inputs = {name: np.stack([s.inputs[name] for s in batch]) for name in batch[0].inputs}
         truth = {k: np.asarray(v) for k, v in _call_in_batches(call, inputs, signature.batch).items()}
         ours = runtime.run_all(inputs)
@@ -236,6 +240,15 @@ def compare(
         inputs=tuple(seen.coverage(name) for name, seen in coverage.items() if seen.count),
         quantized=bool(at_inputs or at_outputs),
     )
+
+
+def _activation_bytes(content: bytes, batch: int | None) -> int:
+    """Of one sample in the Keras model: it has the values before and behind a batch norm and an activation apart,
+    which are one tensor of the file."""
+    graph = flatbuffer.read(content).subgraphs[0]
+    made = {i for operator in graph.operators for i in operator.outputs if i >= 0}
+    values = sum(math.prod(graph.tensors[i].shape) for i in made if graph.tensors[i].shape is not None)
+    return 3 * 4 * int(values) // (batch or 1)
 
 
 def _labels_of(batch: Sequence[Sample], outputs: list[str]) -> Iterator[tuple[str, np.ndarray]]:
