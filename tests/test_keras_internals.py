@@ -711,6 +711,15 @@ def test_watched_calls_are_told_and_leave_no_trace():
     assert dense.kernel.value.shape == (3, 2)
 
 
+def test_one_seed_for_whatever_draws():
+    first, second = (keras.random.SeedGenerator(seed) for seed in (3, 4))
+    with recorded_calls.one_seed():
+        a, b, c = (keras.random.normal((4,), seed=seed).numpy() for seed in (first, second, None))
+    assert (a == b).all() and (a == c).all()
+    assert (first.state.numpy() == keras.random.SeedGenerator(3).state.numpy()).all()
+    assert not (keras.random.normal((4,), seed=first).numpy() == a).all()
+
+
 def test_what_symbolic_tensors_and_operations_keep():
     x = keras.Input((3,), name="x")
     y = layers.Dense(2, name="dense")(x)

@@ -93,6 +93,7 @@ ENTRIES = {
     "quantize.blockwise": lambda m: quantize.blockwise(m, X),
     "quantize.Twin": lambda m: quantize.Twin(m),
     "surgery.open_layers": surgery.open_layers,
+    "surgery.close_layers": surgery.close_layers,
     "analyze.profile": analyze.profile,
     "analyze.explain": analyze.explain,
     "analyze.importance": analyze.importance,

@@ -198,6 +198,9 @@ EXAMPLES = {
         ("a note",),
     ),
     "OpeningReport": lambda name: surgery.OpeningReport(name, (name, "block"), {f"{name}/inner": f"because {name}"}),
+    "ClosingReport": lambda name: surgery.ClosingReport(
+        name, {name: {f"{name}.width": (8, 4)}}, {f"{name}/inner": f"because {name}"}
+    ),
     "EditReport": lambda name: surgery.EditReport(
         name, ((name, "deleted"),), ((name, "no kernel"),), (9, 8), None, {}, True, lambda: SMALL
     ),

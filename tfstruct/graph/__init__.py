@@ -18,7 +18,8 @@
 - `channelwise.py`: ways to and from linear layers over what acts on each channel alone
 - `opening/`: custom layers and subclassed models as functional ones: `recording.py` notes what a `call` does,
   `comparison.py` tells recordings apart, `assembly.py` makes models of them, `equality.py` compares these with the
-  original; `parts.py`: the layers that Keras lacks; `by_itself.py`: opened without being asked
+  original; `parts.py`: the layers that Keras lacks; `by_itself.py`: opened without being asked; `origin.py`,
+  `arguments.py`, `closing.py`: back to the user's class
 - `cpu_kernels.py`: which layers TensorFlow's own CPU kernels refuse, where oneDNN is off
 - `shuffle.py`: reshape, transpose, reshape back, seen as one permutation of channels
 - `copying.py`: `copied`: a model once more

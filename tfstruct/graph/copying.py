@@ -8,6 +8,7 @@ import keras
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.rules.noise import is_training_only, note_training_only
 from tfstruct.keras_internals.graph_nodes import Functional, operation_of
 
@@ -66,6 +67,7 @@ def _input_again(x: keras.KerasTensor) -> keras.KerasTensor:
 
 def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:
     """What the configuration and weights of a layer do not tell: what `adapt` taught it, what was seen of it."""
+    carry_origin(old, new)
     if isinstance(old, keras.layers.Layer) and is_training_only(old) and not is_training_only(new):
         note_training_only(new)
     if hasattr(old, "save_assets") and hasattr(new, "load_assets"):

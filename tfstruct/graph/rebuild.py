@@ -12,6 +12,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
+from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.trace import Body, Graph
 from tfstruct.keras_internals.graph_nodes import (
     Functional,
@@ -194,6 +195,7 @@ class _Rebuild:
             kind = keras.Model
         made = kind(inputs, outputs, name=model.name)
         made.trainable = model.trainable
+        carry_origin(model, made)
         return made
 
     def copy_weights(self) -> dict[int, tuple[keras.Variable, Slot | None]]:

@@ -74,6 +74,20 @@ def watched_calls(
         yield
 
 
+@contextlib.contextmanager
+def one_seed() -> Iterator[None]:
+    """While it is open, every random number that this thread draws comes of one seed, whatever draws it and when."""
+    thread, draw = threading.get_ident(), SeedGenerator.next
+
+    def next_seed(generator, ordered=True):
+        if threading.get_ident() != thread:
+            return draw(generator, ordered)
+        return keras.ops.convert_to_tensor([1, 2], generator.state.dtype)
+
+    with _LOCK, replaced_attributes(SeedGenerator, next=next_seed):
+        yield
+
+
 def set_masks_as_layer(layer: keras.layers.Layer, inputs, outputs, mask) -> None:
     """Hangs on the outputs of a layer's `call` the masks that the layer computes, as calling the layer does."""
     if layer.supports_masking:

@@ -14,6 +14,7 @@
 - `lossless/removable.py`: the largest set of units that no reader misses
 - `lossless/branches.py`: inputs of joins that add nothing
 - `layers/opening.py`: `open_layers`: `graph.opening` for users, with its report
+- `layers/closing.py`: `close_layers`: opened layers as layers of the user's class again
 - `layers/places.py`: which layers a user means: by path, object or predicate, with every call of them
 - `layers/fitting.py`: does a new layer fit into a place, tried on a copy
 - `layers/layer_edits.py`: `delete_layer`, `delete_layers`, `insert_layer`, `replace_layer`
@@ -63,6 +64,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Bottlenecks": "grow.bottlenecks",
         "open_layers": "layers.opening",
         "OpeningReport": "layers.opening",
+        "close_layers": "layers.closing",
+        "ClosingReport": "layers.closing",
         "remove_redundant": "layers.redundant",
         "drop_blocks": "layers.block_dropping",
         "downsample_early": "layers.early_downsampling",

@@ -3,6 +3,7 @@
 `recording` notes what a layer's own `call` does with symbolic tensors, `comparison` tells recordings of several sizes
 apart, `assembly` makes a functional model of them, with the `parts` that Keras lacks; `opening` does it for a model,
 `by_itself` where nobody asked.
+`origin` keeps of which class an opened layer is; `closing` makes that class again, by `arguments` that fit.
 """
 
 from tfstruct.graph.opening.by_itself import open_by_itself

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 
 from tfstruct.graph.opening.comparison import equal, name_of, same
+from tfstruct.graph.opening.origin import Opened, origin_of
 from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
 from tfstruct.graph.opening.recording import Recording, Step, reason_of
+from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.recorded_calls import computed_by, operations_between, set_spec
 
@@ -198,8 +200,11 @@ class Assembly:
             if known.layer is recording.layer and its_shapes == shapes and equal(known, recording):
                 return model, live
         inputs, weights, results, live = self._replayed((recording, other), shapes)
-        model = keras.Model([*inputs, *weights], results, name=recording.layer.name)
+        model = Opened([*inputs, *weights], results, name=recording.layer.name)
         model.trainable = recording.layer.trainable
+        if not isinstance(recording.layer, keras.Model) or functional_of(recording.layer) is None:
+            shared = {id(part.value) for part in self._shared_weights(recording)}
+            model.origin = origin_of(recording, model, live, shared)
         self._nested.append((recording, shapes, model, live))
         return model, live
 

@@ -1,7 +1,6 @@
 """Custom layers and subclassed models as functional models of known layers and operations, on the same variables."""
 
 import dataclasses
-import itertools
 
 import keras
 
@@ -11,6 +10,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.assembly import Assembly, DiffersError
 from tfstruct.graph.opening.comparison import difference
 from tfstruct.graph.opening.equality import unequal
+from tfstruct.graph.opening.known_sizes import KnownSizes
 from tfstruct.graph.opening.parts import Weight
 from tfstruct.graph.opening.recorder import Recorder, is_custom
 from tfstruct.graph.opening.recording import Recording, reason_of
@@ -19,11 +19,6 @@ from tfstruct.graph.rules import is_training_only
 from tfstruct.graph.rules.noise import note_training_only
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.layer_parts import all_layers, own_weights
-
-# What an open size is in two recordings and in the comparison at the end: numbers that occur nowhere else, so that it
-# is known what follows one size. The batch comes first.
-_SIZES = ((2, 3, 4), (8, 12, 9), (16, 24, 11), (10, 14, 13), (20, 28, 15), (18, 26, 17))
-
 
 # By id of a layer that stays closed: it, and why.
 Closed = dict[int, tuple[keras.layers.Layer, str]]
@@ -69,7 +64,7 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
     # Ids and their mask have one length; if not, what follows which of two sizes is known with different ones only.
     for alike in (True, False) if several else (False,):
         try:
-            found = _checked(model, _Sizes(structure, alike))
+            found = _checked(model, KnownSizes(structure, alike))
         except ModelError as error:
             problem = problem or error
             continue
@@ -83,29 +78,7 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
     return best
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-    """The inputs of a model; open sizes of one axis are alike in all inputs, or all are different."""
-
-    structure: object
-    alike: bool
-
-    def known(self, which: int):
-        """The inputs with all sizes known: of the first, the second recording, or of the comparison."""
-        numbers = itertools.count(1)
-
-        def size(axis: int) -> int:
-            place = axis if self.alike else next(numbers)
-            return _SIZES[1 + (place - 1) % (len(_SIZES) - 1)][which]
-
-        def known(x):
-            rest = [size(i) if n is None else n for i, n in enumerate(x.shape[1:], 1)]
-            return keras.KerasTensor((_SIZES[0][which] if x.shape[0] is None else x.shape[0], *rest), x.dtype)
-
-        return keras.tree.map_structure(known, self.structure)
-
-
-def _checked(model: keras.Model, sizes: _Sizes) -> OpenedModel:
+def _checked(model: keras.Model, sizes: KnownSizes) -> OpenedModel:
     closed: Closed = {}
     made, layers = _opened(model, sizes, closed)
     while why := _unequal(model, made, sizes):
@@ -120,7 +93,7 @@ def _checked(model: keras.Model, sizes: _Sizes) -> OpenedModel:
     return OpenedModel(made, opened, said)
 
 
-def _unequal(model: keras.Model, made: keras.Model, sizes: _Sizes) -> str:
+def _unequal(model: keras.Model, made: keras.Model, sizes: KnownSizes) -> str:
     try:
         return unequal(model, made, sizes.known(2))
     except Exception as error:  # the model does not take these sizes
@@ -129,7 +102,7 @@ def _unequal(model: keras.Model, made: keras.Model, sizes: _Sizes) -> str:
         ) from error
 
 
-def _culprit(model, sizes: _Sizes, layers: list[keras.layers.Layer], closed: Closed) -> keras.layers.Layer:
+def _culprit(model, sizes: KnownSizes, layers: list[keras.layers.Layer], closed: Closed) -> keras.layers.Layer:
     """One layer that makes the opened model differ: by halves, a half being opened while the others are not."""
     while len(layers) > 1:
         half = layers[: len(layers) // 2]
@@ -139,7 +112,7 @@ def _culprit(model, sizes: _Sizes, layers: list[keras.layers.Layer], closed: Clo
     return layers[0]
 
 
-def _opened(model: keras.Model, sizes: _Sizes, closed: Closed) -> tuple[keras.Model, list[keras.layers.Layer]]:
+def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[keras.Model, list[keras.layers.Layer]]:
     """The model with all custom layers opened but those of `closed`, which gets those that cannot be, and a list of
     those that are."""
     like = keras.tree.flatten(sizes.structure)

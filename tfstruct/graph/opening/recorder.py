@@ -186,6 +186,8 @@ class Recorder:
             mask = mask_of(outer[key])
             if mask is not None:
                 set_mask(inside[key], entered(mask))
+                recording.given_masks.append((id(inside[key]), id(inside[id(mask)])))
+        recording.arguments = args, kwargs
         recording.outputs = self._run(layer, recording, args, kwargs)
         left = self._leave(recording)
         self._frames[-1].steps.append(

@@ -41,6 +41,8 @@ class Recording:
 
     Attributes:
         inputs: symbolic tensors in place of those among the arguments, masks too.
+        arguments: what it was called with, positional and by name, with `inputs` in place of tensors.
+        given_masks: (id of an input, id of its mask) of those whose mask is an input too.
         outputs: what it returned, in its structure.
         results: the tensors of `outputs`, then masks that were made inside, without doubles.
         masks: by id of a result, its mask.
@@ -49,6 +51,8 @@ class Recording:
     layer: keras.layers.Layer
     inputs: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
+    arguments: tuple[tuple, dict] = dataclasses.field(default_factory=lambda: ((), {}))
+    given_masks: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     outputs: object = None
     results: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
     masks: dict[int, keras.KerasTensor] = dataclasses.field(default_factory=dict)
