@@ -17,12 +17,12 @@ def _nested(x):
 
 TAILS = {
     "none": lambda x: x,
-    "linear": layers.Activation("linear", dtype="float32"),
-    "identity": layers.Identity(),
-    "dropout": layers.Dropout(0.5),
-    "noise": layers.GaussianNoise(0.1),
-    "reshape": layers.Reshape((3,)),
-    "regularized": layers.ActivityRegularization(0.1),
+    "linear": lambda x: layers.Activation("linear", dtype="float32")(x),
+    "identity": lambda x: layers.Identity()(x),
+    "dropout": lambda x: layers.Dropout(0.5)(x),
+    "noise": lambda x: layers.GaussianNoise(0.1)(x),
+    "reshape": lambda x: layers.Reshape((3,))(x),
+    "regularized": lambda x: layers.ActivityRegularization(0.1)(x),
     "cast": lambda x: ops.cast(x, "float32"),
     "operations": lambda x: ops.squeeze(ops.expand_dims(x, 1), 1),
     "nested": _nested,
