@@ -9,11 +9,11 @@ from tfstruct import quantize, to_tflite
 from tfstruct.convert import flatbuffer
 
 MOVERS = {
-    "upsampling": layers.UpSampling2D(2),
-    "resizing": layers.Resizing(9, 9, interpolation="nearest"),
+    "upsampling": lambda x: layers.UpSampling2D(2)(x),
+    "resizing": lambda x: layers.Resizing(9, 9, interpolation="nearest")(x),
     "resize": lambda x: ops.image.resize(x, (9, 9), interpolation="nearest"),
-    "padding": layers.ZeroPadding2D(1),
-    "cropping": layers.Cropping2D(1),
+    "padding": lambda x: layers.ZeroPadding2D(1)(x),
+    "cropping": lambda x: layers.Cropping2D(1)(x),
     "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect"),
     "swapaxes": lambda x: ops.swapaxes(x, 1, 2),
     "flip": lambda x: ops.flip(x, 1),
@@ -22,15 +22,15 @@ MOVERS = {
     "tile": lambda x: ops.tile(x, (1, 2, 1, 1)),
     "max": lambda x: ops.max(x, 1, keepdims=True),
     "take": lambda x: ops.take(x, np.array([4, 0, 2]), 1),
-    "bilinear": layers.UpSampling2D(2, interpolation="bilinear"),
-    "average": layers.AveragePooling2D(2),
+    "bilinear": lambda x: layers.UpSampling2D(2, interpolation="bilinear")(x),
+    "average": lambda x: layers.AveragePooling2D(2)(x),
     "pooled relu": lambda x: layers.ReLU()(layers.MaxPooling2D(2)(x)),
     "averaged relu": lambda x: layers.ReLU()(layers.AveragePooling2D(2)(x)),
-    "identity": layers.Identity(),
-    "linear": layers.Activation("linear"),
-    "scaled by one": layers.Rescaling(1.0),
-    "padded by zero": layers.ZeroPadding2D(0),
-    "regularized": layers.ActivityRegularization(0.1),
+    "identity": lambda x: layers.Identity()(x),
+    "linear": lambda x: layers.Activation("linear")(x),
+    "scaled by one": lambda x: layers.Rescaling(1.0)(x),
+    "padded by zero": lambda x: layers.ZeroPadding2D(0)(x),
+    "regularized": lambda x: layers.ActivityRegularization(0.1)(x),
 }
 
 
