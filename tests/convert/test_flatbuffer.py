@@ -7,8 +7,9 @@ import zoo
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+import tfstruct
 from tfstruct import Recipe
-from tfstruct.convert import flatbuffer
+from tfstruct.convert import engines, flatbuffer
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import ConversionError
@@ -68,3 +69,18 @@ def test_what_is_read_is_what_was_written(file):
 def test_other_bytes_are_refused():
     with pytest.raises(ConversionError, match="TFL3"):
         flatbuffer.read(keras.Sequential([]).name.encode() * 8)
+
+
+def test_weights_behind_the_tables_are_arrays():
+    """As litert-quantizer writes them from 256 KB on; bytes would be packed one at a time."""
+    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(1000)])
+    float_file = tfstruct.to_tflite(model, check_range=False).content
+    content = engines._litert(float_file, Recipe(precision="dynamic"), {}, {}, {}, ())
+    assert schema.Model.GetRootAs(content, 0).Buffers(1).Offset()
+    buffers = [buffer.data for buffer in flatbuffer.read(content).buffers if buffer.data is not None]
+    assert sum(len(data) for data in buffers) > 300_000
+    assert all(type(data) is np.ndarray for data in buffers)
+    x = np.random.default_rng(0).normal(size=(4, 300)).astype("float32")
+    made = [Runtime(c).run_all({Runtime(c).inputs[0].name: x}) for c in (content, flatbuffer.compact(content))]
+    for name, values in made[0].items():
+        np.testing.assert_array_equal(values, made[1][name])
