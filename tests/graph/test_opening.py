@@ -110,6 +110,25 @@ def test_a_closed_layer_within_an_opened_one():
     assert_equal(arrays(model(x)), arrays(found.model(x)))
 
 
+def test_a_layer_that_fails_once_it_is_opened_stays_closed():
+    """Keras 3.15 runs `conv_transpose` in a `call`, and mixes up its arguments in a graph."""
+
+    class Upwards(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(3, 3, 4, shape[-1]), name="kernel")
+
+        def call(self, x):
+            return ops.conv_transpose(x, self.kernel, strides=2, padding="same", data_format="channels_last")
+
+    inputs = keras.Input((4, 4, 3))
+    x = Upwards(name="up")(custom_layers.Scaled(5, name="scaled")(inputs))
+    model = custom_layers.randomized(keras.Model(inputs, x))
+    found = open_model(model)
+    assert found.opened[0] == "scaled"
+    if "up" not in found.opened:
+        assert "it fails with AttributeError" in found.closed["up"]
+
+
 class TestSubclassed:
     def model(self):
         model = custom_layers.Subclassed(name="sub")

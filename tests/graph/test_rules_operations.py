@@ -183,6 +183,13 @@ def test_product_with_a_constant(name):
     assert_shrinks(inputs, head(PRODUCTS[name](x, kernel)), "stem")
 
 
+def test_channels_of_a_constant_matrix_go_with_what_they_are_added_to():
+    inputs, x = stem()
+    matrix = np.random.default_rng(0).normal(size=(12, 12)).astype("float32")
+    model, _, smaller = assert_shrinks(inputs, head(x + ops.matmul(x, matrix)), "stem")
+    assert groups_of(model, "stem")[0].makers == ("stem",) and smaller.get_layer("stem").filters < 12
+
+
 def test_broadcast_matmul():
     """One stack of matrices for all of a batch axis of size 1."""
     inputs = keras.Input((3, 7, 5))

@@ -189,13 +189,15 @@ class Call:
 
     # What a rule may note.
 
-    def fresh(self, count: int, what: str = "") -> np.ndarray:
+    def fresh(self, count: int, what: str = "", *, listed: bool = True) -> np.ndarray:
         """Labels of `count` channels that this operation makes. `plan.keep` lists them under the layer's name, or
-        under `name.what` where a layer makes more than one kind, such as an attention layer's heads."""
+        under `name.what` where a layer makes more than one kind, such as an attention layer's heads. Channels that are
+        not `listed` go with others that they are united with, never by themselves."""
         key = f"{self.path}.{what}" if what else self.path
         if key not in self._shared:
             self._shared[key] = self.labels.fresh(count)
-        self.makes[key] = self._shared[key]
+        if listed:
+            self.makes[key] = self._shared[key]
         return self._shared[key]
 
     def weight(self, variable, *axes: In | Out | Each | None, groups: int = 1, scale=None) -> None:

@@ -68,6 +68,7 @@ def watched_calls(
             stack.enter_context(replaced_attributes(module, Node=node_or_note))
         stack.enter_context(replaced_attributes(KerasVariable, value=property(value_of)))
         stack.enter_context(replaced_attributes(SeedGenerator, next=next_seed))
+        stack.enter_context(_before_arrays())
         if keras.config.is_traceback_filtering_enabled():  # it wraps errors in others
             keras.config.disable_traceback_filtering()
             stack.callback(keras.config.enable_traceback_filtering)
@@ -86,6 +87,19 @@ def one_seed() -> Iterator[None]:
 
     with _LOCK, replaced_attributes(SeedGenerator, next=next_seed):
         yield
+
+
+@contextlib.contextmanager
+def _before_arrays() -> Iterator[None]:
+    """While it is open, `array * tensor` asks the symbolic tensor, as it does tf.Tensor: NumPy would want numbers."""
+    if hasattr(keras.KerasTensor, "__array_priority__"):
+        yield
+        return
+    keras.KerasTensor.__array_priority__ = 100  # that of tf.Tensor
+    try:
+        yield
+    finally:
+        del keras.KerasTensor.__array_priority__
 
 
 def set_masks_as_layer(layer: keras.layers.Layer, inputs, outputs, mask) -> None:

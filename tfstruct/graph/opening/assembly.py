@@ -128,7 +128,7 @@ class Assembly:
         if not same(step.args, other.args) or not same(step.kwargs, other.kwargs):
             if type(operation).__name__ == "GetItem":
                 return self._cut(pair, step, other, args[0], inputs)
-            args = _rows(layer, step, other, args)
+            args, kwargs = _rows(layer, step, other, args, kwargs)
         if type(operation) is keras.layers.Identity:
             return args[0]
         if isinstance(operation, keras.layers.Layer):
@@ -243,21 +243,22 @@ def _filled(layer, step: Step, by) -> tuple[tuple, dict]:
     return step.filled(by)
 
 
-def _rows(layer, step: Step, other: Step, args):
+def _rows(layer, step: Step, other: Step, args, kwargs):
     """Constants of one row for each sample, all rows alike, as one row; other arguments have to be equal."""
 
     def row(mine, its, given):
         if isinstance(mine, keras.KerasTensor) or same(mine, its):
             return given
-        if keras.ops.is_tensor(mine) and len(mine.shape) and mine.shape[0] != its.shape[0]:
+        if (keras.ops.is_tensor(mine) or isinstance(mine, np.ndarray)) and mine.ndim and len(mine) != len(its):
             a, b = keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(its)
             if (a == a[:1]).all() and same(a[:1], b[:1]):
                 return keras.ops.convert_to_tensor(a[:1])
         raise DiffersError(layer, f"a constant of {name_of(step)} in it depends on sizes")
 
-    if not same(step.kwargs, other.kwargs) or len(step.args) != len(other.args):
+    if step.kwargs.keys() != other.kwargs.keys() or len(step.args) != len(other.args):
         raise DiffersError(layer, f"{name_of(step)} in it depends on sizes")
-    return tuple(row(*three) for three in zip(step.args, other.args, args, strict=True))
+    rows = {name: row(mine, other.kwargs[name], kwargs[name]) for name, mine in step.kwargs.items()}
+    return tuple(row(*three) for three in zip(step.args, other.args, args, strict=True)), rows
 
 
 def _fill_in_sizes(output: keras.KerasTensor, first: keras.KerasTensor, second: keras.KerasTensor) -> None:

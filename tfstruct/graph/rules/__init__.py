@@ -4,6 +4,7 @@ from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
     applications,
     attention,
     contractions,
+    convolutions,
     elementwise,
     indexing,
     movement,

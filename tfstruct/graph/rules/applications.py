@@ -1,10 +1,10 @@
 """The layers that `keras.applications` define for themselves, and the rarer layers of Keras."""
 
-import keras
 import numpy as np
 from keras import layers
 
 from tfstruct.graph.call import Axes, Call, Each, In, Out
+from tfstruct.graph.rules.contractions import channel_axis
 from tfstruct.graph.rules.movement import keep_only
 from tfstruct.graph.rules.registry import rule
 from tfstruct.keras_internals.layer_parts import stored_weight
@@ -46,18 +46,13 @@ _PIXELS = """
 """
 
 
-def _channel_axis(data_format: str | None, rank: int) -> int:
-    first = (data_format or keras.config.image_data_format()) == "channels_first"
-    return 1 if first else rank - 1
-
-
 @rule(*_layers(_ADAPTIVE), *_layers(_PIXELS))
 def pixels(call: Call) -> Axes:
     image_without_batch = call.input.rank == 3 and type(call.op).__name__ in _PIXELS.split()
     if image_without_batch or len(call.inputs) != 1:
         call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
         return call.untouched()[0]
-    return tuple(keep_only(call, _channel_axis(getattr(call.op, "data_format", None), call.input.rank)))
+    return tuple(keep_only(call, channel_axis(call.op, call.input.rank)))
 
 
 _PIXEL_OPERATIONS = """
@@ -72,16 +67,18 @@ def pixel_operation(call: Call) -> Axes:
     if image_without_batch or len(call.inputs) != 1:
         call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
         return call.untouched()[0]
-    return tuple(keep_only(call, _channel_axis(call.op.data_format, call.input.rank)))
+    return tuple(keep_only(call, channel_axis(call.op, call.input.rank)))
 
 
 @rule(*operations("ExtractPatches"))
 def extract_patches(call: Call) -> Axes:
     """Every pixel of a patch brings all channels."""
-    axis = _channel_axis(call.op.data_format, call.input.rank)
+    axis = channel_axis(call.op, call.input.rank)
     labels = keep_only(call, axis)[axis]
-    if labels is None or call.input.rank != 4:
+    if call.input.rank != 4:
         call.freeze_inputs(f"{call.path} is called on something else than a batch of images")
+        return call.untouched()[0]
+    if labels is None:
         return call.untouched()[0]
     labels = np.tile(labels, call.shapes[0][axis] // len(labels))
     return tuple(labels if i == axis else None for i in range(4))
@@ -90,7 +87,7 @@ def extract_patches(call: Call) -> Axes:
 @rule(*operations("DepthToSpace"))
 def depth_to_space(call: Call) -> Axes:
     """Channel (place in the block, channel): the copies of a channel go together."""
-    axis = _channel_axis(call.op.data_format, 4)
+    axis = channel_axis(call.op, 4)
     labels = keep_only(call, axis)[axis]
     if labels is not None:
         copies = labels.reshape(call.op.block_size**2, -1)
@@ -102,7 +99,7 @@ def depth_to_space(call: Call) -> Axes:
 
 @rule(*operations("SpaceToDepth"))
 def space_to_depth(call: Call) -> Axes:
-    axis = _channel_axis(call.op.data_format, 4)
+    axis = channel_axis(call.op, 4)
     labels = keep_only(call, axis)[axis]
     labels = None if labels is None else np.tile(labels, call.op.block_size**2)
     return tuple(labels if i == axis else None for i in range(4))

@@ -1,5 +1,6 @@
 """Layers that sum over the channels that come in and make new ones: dense, convolutions, embeddings."""
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -10,8 +11,9 @@ from tfstruct.keras_internals.layer_parts import stored_weight
 
 
 def channel_axis(layer, rank: int) -> int:
-    """The positive axis of the channels of a convolution or pooling layer."""
-    return 1 if layer.data_format == "channels_first" else rank - 1
+    """The positive axis of the channels of a convolution or pooling layer or operation."""
+    first = (getattr(layer, "data_format", None) or keras.config.image_data_format()) == "channels_first"
+    return 1 if first else rank - 1
 
 
 def _at(axes: Axes, axis: int, labels: np.ndarray | None) -> Axes:

@@ -173,7 +173,8 @@ def moments(call: Call) -> list[Axes]:
 def product(call: Call, came: list[str], out: str) -> Axes:
     """Axes of an einsum of the call's tensors and constants, whose axes `came` names by letters.
 
-    An axis of a constant is cut as the tensors' axis of the same letter is. Where sizes of 1 are broadcast, the
+    An axis of a constant is cut as the tensors' axis of the same letter is; one that only constants have, as what it
+    is joined with later on. Where sizes of 1 are broadcast, the
     channels that they are broadcast over pass, and those of size 1 stay.
     """
     found = operands(call, _flat(call))
@@ -198,6 +199,11 @@ def product(call: Call, came: list[str], out: str) -> Axes:
         by_letter[letter], sizes[letter] = joined, widest
         if letter not in out:
             call.sums(joined)
+    for letter in out:
+        size = sizes[letter]
+        if not any(letter in letters for _, letters in tensors) and size is not None and size != 1:
+            # What constants alone make goes where it is joined with channels that go, and only there.
+            by_letter[letter] = call.fresh(size, f"constant_{letter}", listed=False)
     for (key, channels, constant), letters in zip(found, came, strict=True):
         if constant is not None:
             axes = [by_letter[x] if n != 1 else None for x, n in zip(letters, channels.shape, strict=True)]
