@@ -20,7 +20,7 @@ HANDED_OUT = {
     "EditReport", "Finding", "GradientNoise", "Graph", "Group", "GroupReport", "Importance", "In", "Legacy",
     "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",
     "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
-    "ClosingReport", "OpeningReport",
+    "ClosingReport", "OpeningReport", "VocabularyReport",
     "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TensorSpec",
     "ThresholdChoice", "Trial", "Units", "Verification",
 }  # fmt: skip

@@ -94,6 +94,7 @@ ENTRIES = {
     "quantize.Twin": lambda m: quantize.Twin(m),
     "surgery.open_layers": surgery.open_layers,
     "surgery.close_layers": surgery.close_layers,
+    "surgery.prune_vocabulary": lambda m: surgery.prune_vocabulary(m, ids=[0]),
     "analyze.profile": analyze.profile,
     "analyze.explain": analyze.explain,
     "analyze.importance": analyze.importance,

@@ -197,6 +197,15 @@ EXAMPLES = {
         ((0, 0.0, 0.0), (10, 0.5, 0.5)),
         ("a note",),
     ),
+    "VocabularyReport": lambda name: surgery.VocabularyReport(
+        name,
+        {name: (0, 3, 5)},
+        {name: 0},
+        {name: (9, 3)},
+        {name: 96},
+        {f"{name}/other": f"because {name}"},
+        {name: (9, 3)},
+    ),
     "OpeningReport": lambda name: surgery.OpeningReport(name, (name, "block"), {f"{name}/inner": f"because {name}"}),
     "ClosingReport": lambda name: surgery.ClosingReport(
         name, {name: {f"{name}.width": (8, 4)}}, {f"{name}/inner": f"because {name}"}

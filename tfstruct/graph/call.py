@@ -142,6 +142,7 @@ class Call:
         independent: set by a rule whose layer can be called on tensors of several shapes: its calls share nothing but
             its weights and the labels that it makes.
         offsets: what surgery adds to the layer's weights, by the attribute that holds the weight.
+        lookups: (labels of the rows of a table, the ids that are looked up in it), where rows count as channels.
         opaque: why no rule follows what happens inside, so that what it costs has to be counted in another way; empty
             where one does.
     """
@@ -160,6 +161,7 @@ class Call:
         self.rewrite: Callable | None = None
         self.in_place = False
         self.independent = False
+        self.lookups: list[tuple[np.ndarray, Channels]] = []
         self.opaque = ""
         self._shared = shared  # id of a variable -> its slot, over all calls of the trace
         self._inside: tuple[str, ...] = ()
@@ -199,6 +201,15 @@ class Call:
         if listed:
             self.makes[key] = self._shared[key]
         return self._shared[key]
+
+    def rows(self, count: int) -> np.ndarray | None:
+        """Labels of the rows of a table that ids are looked up in; None where these are no channels to the trace."""
+        return self.fresh(count, "rows", listed=False) if self.labels.rows else None
+
+    def looks_up(self, rows: np.ndarray | None, ids: Channels) -> None:
+        """The operation takes the rows that these ids say."""
+        if rows is not None and self.labels.rows:
+            self.lookups.append((rows, ids))
 
     def weight(self, variable, *axes: In | Out | Each | None, groups: int = 1, scale=None) -> None:
         """Ties the axes of a weight to channels; a weight used by several calls ties their channels together."""

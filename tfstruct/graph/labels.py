@@ -78,7 +78,8 @@ class Units:
 class Labels:
     """The record of one trace."""
 
-    def __init__(self):
+    def __init__(self, rows: bool = False):
+        self.rows = rows  # whether the rows of tables that ids are looked up in count as channels
         self._size = 1
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self._products: dict[tuple[int, int], int] = {}

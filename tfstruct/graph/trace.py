@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph.call import Call, Channels, Slot
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.labels import Labels, Units
@@ -16,6 +17,8 @@ from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
 from tfstruct.graph.sizes import input_shapes, output_shapes
 from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, nodes_in_order
+
+OWN_OUTPUT = "the model's own output"  # why its channels stay
 
 
 @dataclasses.dataclass
@@ -87,12 +90,14 @@ def fingerprint(model) -> str:
     return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
 
 
-def trace(model: keras.Model, input_shape=None) -> Graph:
+def trace(model: keras.Model, input_shape=None, *, resized: Sequence[str] = (), rows: bool = False) -> Graph:
     """Walks a Sequential or functional model and labels the channels of every tensor in it.
 
     Args:
         input_shape: of one sample, for models that leave sizes open; a dict by name or a list for several inputs. In a
             nested model that leaves sizes open, those of its call are taken.
+        resized: names of outputs (`model.output_names`) whose channels may go too.
+        rows: whether the rows of tables that ids are looked up in count as channels; see `Call.lookups`.
 
     Returns:
         `Graph`: every call, with a label for each channel of its tensors.
@@ -120,19 +125,33 @@ def trace(model: keras.Model, input_shape=None) -> Graph:
             "on the same variables; a subclassed model's weights can also be masked, clustered and quantized as it is."
         )
     check_plain(model)
-    walk = _Walk()
+    _check_outputs(model, resized)
+    walk = _Walk(rows)
     inputs = [walk.channels(shape, (None,) * len(shape)) for shape in input_shapes(functional, input_shape)]
     body, outputs = walk.body(model, functional, "", inputs)
-    for tensor in outputs:
+    for name, tensor in zip(_names_of_outputs(functional), outputs, strict=True):
         for labels in tensor.axes:
-            if labels is not None:
-                walk.labels.freeze(labels, "the model's own output")
+            if labels is not None and name not in resized:
+                walk.labels.freeze(labels, OWN_OUTPUT)
     return Graph(model, body, walk.bodies, tuple(walk.calls), tuple(outputs), walk.labels.resolve())
 
 
+def _names_of_outputs(functional: Functional) -> list[str]:
+    return list(functional.output_names)
+
+
+def _check_outputs(model: keras.Model, resized: Sequence[str]) -> None:
+    names = _names_of_outputs(functional_of(model))
+    unknown = [name for name in resized if name not in names]
+    if isinstance(resized, str) or unknown:
+        raise PlanError(
+            f"Expected names of outputs of `{model.name}` whose width may change, of {names}. Received: {resized!r}."
+        )
+
+
 class _Walk:
-    def __init__(self):
-        self.labels = Labels()
+    def __init__(self, rows: bool):
+        self.labels = Labels(rows)
         self.calls: list[Call] = []
         self.bodies: dict[int, Body] = {}
         self._shared: dict = {}

@@ -15,6 +15,8 @@
 - `lossless/branches.py`: inputs of joins that add nothing
 - `layers/opening.py`: `open_layers`: `graph.opening` for users, with its report
 - `layers/closing.py`: `close_layers`: opened layers as layers of the user's class again
+- `layers/id_flow.py`: where ids come from, and in which tables they are looked up
+- `layers/vocabulary.py`: `prune_vocabulary`: rows of embeddings that no data uses
 - `layers/places.py`: which layers a user means: by path, object or predicate, with every call of them
 - `layers/fitting.py`: does a new layer fit into a place, tried on a copy
 - `layers/layer_edits.py`: `delete_layer`, `delete_layers`, `insert_layer`, `replace_layer`
@@ -66,6 +68,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "OpeningReport": "layers.opening",
         "close_layers": "layers.closing",
         "ClosingReport": "layers.closing",
+        "prune_vocabulary": "layers.vocabulary",
+        "VocabularyReport": "layers.vocabulary",
         "remove_redundant": "layers.redundant",
         "drop_blocks": "layers.block_dropping",
         "downsample_early": "layers.early_downsampling",

@@ -110,18 +110,21 @@ def reversible_embedding(call: Call) -> Axes:
     """From tokens to vectors, or, with `reverse`, from vectors to the scores of tokens."""
     layer = call.op
     call.independent = True
-    made = call.fresh(layer.output_dim)
-    call.weight(stored_weight(layer, "embeddings"), None, Out(made))
+    made, rows = call.fresh(layer.output_dim), call.rows(layer.input_dim)
+    call.weight(stored_weight(layer, "embeddings"), Out(rows), Out(made))
     own = getattr(layer, "reverse_embeddings", None)
     if own is not None:
-        call.weight(own, In(made), None)
+        call.weight(own, In(made), Out(rows))
     call.set("output_dim", made)
+    if rows is not None:
+        call.set("input_dim", rows)
     if not call.argument("reverse", False):
+        call.looks_up(rows, call.input)
         return (*call.input.axes, made)
     call.unite(made, call.input.axes[-1])
     if own is None:
         call.sums(made)
-    axes = (*call.input.axes[:-1], None)
+    axes = (*call.input.axes[:-1], rows)
     positions = call.positions(axes)
     call.macs(positions, made, *(labels for labels in axes if labels is not None))
     return axes

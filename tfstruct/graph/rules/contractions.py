@@ -89,9 +89,12 @@ def _einsum_shape(layer, out, axes, kept):
 
 @rule(layers.Embedding)
 def embedding(call: Call) -> Axes:
-    made = call.fresh(call.op.output_dim)
-    call.weight(stored_weight(call.op, "embeddings"), None, Out(made))
+    made, rows = call.fresh(call.op.output_dim), call.rows(call.op.input_dim)
+    call.weight(stored_weight(call.op, "embeddings"), Out(rows), Out(made))
     call.set("output_dim", made)
+    if rows is not None:
+        call.set("input_dim", rows)
+        call.looks_up(rows, call.input)
     return (*call.input.axes, made)
 
 

@@ -283,8 +283,11 @@ def take(call: Call) -> Axes | list[Axes]:
     labels = x.axes[axis]
     rank = len(call.shapes[0]) - x.rank + 1  # of the indices
     if indices is None or (labels is not None and indices.ndim > 1):
-        call.freeze(labels, f"{call.path} picks from it by indices that no rule knows")
         other = call.argument("indices")
+        if isinstance(other, Channels) and call.labels.rows:
+            call.looks_up(labels, other)
+        else:
+            call.freeze(labels, f"{call.path} picks from it by indices that no rule knows")
         for picked in other.axes if isinstance(other, Channels) else ():
             call.freeze(picked, f"{call.path} takes it as indices")
         labels = None
