@@ -182,6 +182,55 @@ class Subclassed(keras.Model):
         return self.head(self.pool(x + self.conv(x)))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Stepped(Feed):
+    """`TimeDistributed` asks for this."""
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("tests")
+class MinimalCell(layers.Layer):
+    """A cell with variables of its own: tanh(x @ W + h @ U)."""
+
+    def __init__(self, units=6, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+        self.recurrent = self.add_weight(shape=(self.units, self.units), name="recurrent")
+
+    def call(self, x, states):
+        new = ops.tanh(ops.matmul(x, self.kernel) + ops.matmul(states[0], self.recurrent))
+        return new, [new]
+
+
+class GatedCell(layers.Layer):
+    """A cell of layers with two states and an output of another width."""
+
+    def __init__(self, units=5, width=7, **kwargs):
+        super().__init__(**kwargs)
+        self.state_size, self.output_size = [units, units], width
+        self.gate = layers.Dense(units, activation="sigmoid", name="gate")
+        self.new = layers.Dense(units, activation="tanh", name="new")
+        self.feed = Scaled(6, name="feed")
+        self.out = layers.Dense(width, name="out")
+
+    def build(self, shape):
+        units = self.state_size[0]
+        for layer in (self.gate, self.new):
+            layer.build((None, shape[-1] + units))
+        self.feed.build((None, units))
+        self.out.build((None, 6))
+
+    def call(self, x, states, training=None):
+        both = ops.concatenate([x, states[0]], axis=-1)
+        memory = states[1] * self.gate(both) + self.new(both)
+        return self.out(self.feed(memory)), [ops.tanh(memory), memory]
+
+
 # What has to stay closed.
 
 
@@ -314,6 +363,21 @@ def _nested_model() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="head")(inner(layers.Dense(8, name="first")(inputs))))
 
 
+def _looped(layer, length=6) -> keras.Model:
+    inputs = keras.Input((length, 8), name="x")
+    x = layer(layers.Dense(8, name="first")(inputs))
+    x = layers.GlobalAveragePooling1D()(x) if len(x.shape) == 3 else x
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def _frames() -> keras.Model:
+    """A small convolutional network on each image of a sequence."""
+    net = [layers.Conv2D(5, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(6)]
+    inputs = keras.Input((4, 6, 6, 2), name="x")
+    x = layers.TimeDistributed(keras.Sequential([keras.Input((6, 6, 2)), *net], name="net"), name="each")(inputs)
+    return keras.Model(inputs, layers.Dense(3, name="head")(layers.LSTM(5, name="lstm")(x)))
+
+
 OPENED = {
     "own variables": lambda: _vector(Scaled(name="block")),
     "sublayers": lambda: _vector(Feed(name="block")),
@@ -328,6 +392,15 @@ OPENED = {
     "called twice": _called_twice,
     "sequential": _sequential,
     "nested model": _nested_model,
+    "cell": lambda: _looped(layers.RNN(MinimalCell(name="cell"), name="loop")),
+    "cell of layers": lambda: _looped(layers.RNN(GatedCell(name="cell"), return_sequences=True, name="loop")),
+    "cells": lambda: _looped(layers.RNN([GatedCell(name="low"), MinimalCell(4, name="high")], name="loop")),
+    "cell, both ways": lambda: _looped(
+        layers.Bidirectional(layers.RNN(MinimalCell(name="cell"), return_sequences=True), name="both")
+    ),
+    "time distributed": lambda: _looped(layers.TimeDistributed(Stepped(name="feed"), name="each")),
+    "time distributed, open": lambda: _looped(layers.TimeDistributed(Stepped(name="feed"), name="each"), None),
+    "time distributed model": _frames,
 }
 
 
@@ -340,7 +413,7 @@ def inputs_of(model: keras.Model, batch: int = 5, seed: int = 1):
     """Random inputs for a model of one input."""
     rng = np.random.default_rng(seed)
     (spec,) = model.inputs
-    shape = (batch, *spec.shape[1:])
+    shape = (batch, *(7 if n is None else n for n in spec.shape[1:]))
     if "int" in spec.dtype:
         return rng.integers(0, 12, shape).astype("int32")
     return rng.normal(size=shape).astype("float32")

@@ -711,6 +711,10 @@ def test_watched_calls_are_told_and_leave_no_trace():
     assert dense.kernel.value.shape == (3, 2)
 
 
+def test_layers_that_take_masks():
+    assert layer_parts.takes_mask(layers.LSTM(2)) and not layer_parts.takes_mask(layers.Dense(2))
+
+
 def test_one_seed_for_whatever_draws():
     first, second = (keras.random.SeedGenerator(seed) for seed in (3, 4))
     with recorded_calls.one_seed():

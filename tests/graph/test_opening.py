@@ -28,8 +28,9 @@ def arrays(outputs) -> list[np.ndarray]:
 class TestOpened:
     def test_outputs_gradients_and_pruned_models(self, name):
         model = custom_layers.build(name)
-        before = {id(layer): dict(vars(layer)) for layer in model._flatten_layers()}
         x = custom_layers.inputs_of(model)
+        model(x)  # Keras notes first calls in the layers
+        before = {id(layer): dict(vars(layer)) for layer in model._flatten_layers()}
         found = open_model(model)
         assert found.opened and not found.closed
         assert_equal(arrays(model(x)), arrays(found.model(x)))
@@ -59,6 +60,44 @@ class TestOpened:
         loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"DropPath": custom_layers.DropPath})
         assert len(loaded.weights) == len(opened.weights) == len(model.weights)
         assert_equal(arrays(model(x)), arrays(loaded(x)))
+
+
+class _Cell(custom_layers.MinimalCell):
+    def get_initial_state(self, batch_size=None):
+        return [keras.ops.ones((batch_size, self.units))]
+
+
+@pytest.mark.parametrize(
+    "loop, why",
+    [
+        (lambda: layers.RNN(_Cell(name="cell"), name="loop"), "it starts from states that are not zero"),
+        (lambda: layers.RNN(custom_layers.MinimalCell(name="cell"), stateful=True, name="loop"), "keeps its states"),
+    ],
+)
+def test_loops_that_stay_closed(loop, why):
+    inputs = keras.Input(batch_shape=(3, 5, 4))
+    model = custom_layers.randomized(keras.Model(inputs, layers.Dense(2)(loop()(inputs))))
+    found = open_model(model)
+    assert not found.opened and why in found.closed["loop/cell"]
+
+
+def test_states_and_masks_of_opened_loops():
+    """Initial states, states that come out, masks, both directions of time; a cell that is called by two layers."""
+    keras.utils.set_random_seed(0)
+    ids, state = keras.Input((7,), dtype="int32", name="ids"), keras.Input((6,), name="state")
+    x = layers.Embedding(12, 8, mask_zero=True)(ids)
+    first = layers.RNN(custom_layers.MinimalCell(name="cell"), return_sequences=True, return_state=True, name="first")
+    x, last = first(x, initial_state=[layers.Dense(6, activation="tanh", name="start")(state)])
+    second = layers.RNN(custom_layers.GatedCell(name="gated"), go_backwards=True, name="second")
+    outputs = layers.Dense(3, name="head")(layers.Concatenate()([second(x), last]))
+    model = custom_layers.randomized(keras.Model({"ids": ids, "state": state}, outputs))
+    found = open_model(model)
+    assert not found.closed
+    rng = np.random.default_rng(0)
+    given = {"ids": rng.integers(0, 12, (4, 7)), "state": rng.normal(size=(4, 6)).astype("float32")}
+    given["ids"][:, 4:] = 0
+    assert_equal(arrays(model(given)), arrays(found.model(given)))
+    assert_pruned_equals_masked(found.model, inputs=given)
 
 
 def test_a_weight_that_is_tied_stays_one(tmp_path):

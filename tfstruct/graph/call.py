@@ -143,6 +143,8 @@ class Call:
             its weights and the labels that it makes.
         offsets: what surgery adds to the layer's weights, by the attribute that holds the weight.
         lookups: (labels of the rows of a table, the ids that are looked up in it), where rows count as channels.
+        enter: `enter(model, name, inputs)` walks a functional model that the layer holds, on `Channels`: returns its
+            calls and outputs, whose labels are those of the whole.
         opaque: why no rule follows what happens inside, so that what it costs has to be counted in another way; empty
             where one does.
     """
@@ -163,6 +165,7 @@ class Call:
         self.independent = False
         self.lookups: list[tuple[np.ndarray, Channels]] = []
         self.opaque = ""
+        self.enter: Callable = _no_entry
         self._shared = shared  # id of a variable -> its slot, over all calls of the trace
         self._inside: tuple[str, ...] = ()
 
@@ -332,6 +335,7 @@ class Inner(Call):
 
     def __init__(self, outer: Call, name: str, op, inputs, shapes):
         super().__init__(op, outer.path, outer.node, inputs, shapes, outer.labels, outer._shared)
+        self.enter = outer.enter
         self.slots, self.edits, self.costs, self.makes = outer.slots, outer.edits, outer.costs, outer.makes
         self._outer = outer
         self._inside = (*outer._inside, name, "config")
@@ -339,6 +343,10 @@ class Inner(Call):
     def freeze_inputs(self, reason: str) -> None:
         super().freeze_inputs(reason)
         self._outer.opaque = self._outer.opaque or reason
+
+
+def _no_entry(model, name, inputs):
+    raise NotImplementedError("only the calls of a traced model can be entered")
 
 
 def _as_function(value) -> Callable[[Kept], object]:

@@ -13,7 +13,7 @@ from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.opening.origin import carry_origin
-from tfstruct.graph.trace import Body, Graph
+from tfstruct.graph.trace import Body, Graph, Walked
 from tfstruct.keras_internals.graph_nodes import (
     Functional,
     copied_operation,
@@ -46,6 +46,11 @@ def rebuild(graph: Graph, keep: np.ndarray | Kept) -> tuple[keras.Model, dict[in
     with any_initializer():
         model = work.model(graph.body)
     return model, work.copy_weights()
+
+
+def remade(graph: Walked, kept: Kept) -> keras.Model:
+    """A new model of what stays of one that a layer holds; its weights are copied with the layer's."""
+    return _Rebuild(graph, kept).model(graph.body)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +94,7 @@ def in_order(args, kwargs) -> list[keras.KerasTensor]:
 
 
 class _Rebuild:
-    def __init__(self, graph: Graph, kept: Kept, edits: Mapping[int, Edit] | None = None):
+    def __init__(self, graph: Walked, kept: Kept, edits: Mapping[int, Edit] | None = None):
         self._graph, self._kept, self._edits = graph, kept, edits or {}
         self._made: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # id of an operation -> (it, its successor)
 

@@ -33,7 +33,28 @@ class Body:
 
 
 @dataclasses.dataclass(frozen=True)
-class Graph:
+class Walked:
+    """A model, or one that a layer of it holds, as calls on labelled channels.
+
+    Attributes:
+        body: the model itself; nested ones hang below it.
+        bodies: by id of a (nested) model, its first walk.
+        calls: every call in order of execution, those of nested models in their place.
+    """
+
+    model: keras.Model
+    body: Body
+    bodies: dict[int, Body]
+    calls: tuple[Call, ...]
+    outputs: tuple[Channels, ...]
+
+    @property
+    def slots(self) -> list[Slot]:
+        return [slot for call in self.calls for slot in call.slots]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph(Walked):
     """A model seen as calls, tensors and labelled channels.
 
     Attributes:
@@ -43,16 +64,7 @@ class Graph:
         units: what can go; see `Units`.
     """
 
-    model: keras.Model
-    body: Body
-    bodies: dict[int, Body]
-    calls: tuple[Call, ...]
-    outputs: tuple[Channels, ...]
     units: Units
-
-    @property
-    def slots(self) -> list[Slot]:
-        return [slot for call in self.calls for slot in call.slots]
 
     @property
     def makes(self) -> dict[str, np.ndarray]:
@@ -195,6 +207,7 @@ class _Walk:
     def _call(self, op, path, node, inputs):
         shapes = output_shapes(op, path, node, [x.shape for x in inputs])
         call = Call(op, path, node, inputs, shapes, self.labels, self._shared)
+        call.enter = lambda model, name, inputs: self._entered(model, f"{path}/{name}/", inputs)
         axes = apply_rule(call)
         call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
         first = self._first.setdefault(id(op), call)
@@ -205,6 +218,13 @@ class _Walk:
             self._tie(first.outputs, call.outputs, reason)
         self.calls.append(call)
         return call
+
+    def _entered(self, model, prefix, inputs) -> Walked:
+        """What a layer holds, on the labels of the whole."""
+        walk = _Walk()
+        walk.labels, walk._shared = self.labels, self._shared
+        body, outputs = walk.body(model, functional_of(model), prefix, inputs)
+        return Walked(model, body, walk.bodies, tuple(walk.calls), tuple(outputs))
 
     def _tie(self, before, now, reason):
         for a, b in zip(before, now, strict=False):

@@ -46,6 +46,11 @@ def regularizer_name(layer: keras.layers.Layer) -> str:
     return "_kernel_regularizer" if hasattr(layer, "_kernel_regularizer") else "kernel_regularizer"
 
 
+def takes_mask(layer: keras.layers.Layer) -> bool:
+    """Whether the `call` of a layer has an argument `mask`."""
+    return getattr(layer, "_call_has_mask_arg", False)
+
+
 def attention_projections(layer: keras.layers.Layer) -> dict[str, keras.layers.EinsumDense]:
     """The products inside `MultiHeadAttention` and `GroupQueryAttention`: query, key, value, output, and the gate of
     those that have one."""

@@ -1,8 +1,8 @@
 """Custom layers and subclassed models opened into known layers and operations, on the same variables.
 
 `recording` notes what a layer's own `call` does with symbolic tensors, `comparison` tells recordings of several sizes
-apart, `assembly` makes a functional model of them, with the `parts` that Keras lacks; `opening` does it for a model,
-`by_itself` where nobody asked.
+apart, `assembly` makes a functional model of them, with the `parts` and `loops` that Keras lacks. `opening` does it for
+a model, of those layers that are `custom`; `by_itself` where nobody asked.
 `origin` keeps of which class an opened layer is; `closing` makes that class again, by `arguments` that fit.
 """
 

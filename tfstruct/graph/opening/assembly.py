@@ -6,9 +6,10 @@ import keras
 import numpy as np
 
 from tfstruct.graph.opening.comparison import equal, name_of, same
+from tfstruct.graph.opening.loops import opened_loop
 from tfstruct.graph.opening.origin import Opened, origin_of
 from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
-from tfstruct.graph.opening.recording import Recording, Step, reason_of
+from tfstruct.graph.opening.recording import Loop, Recording, Step, reason_of
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.recorded_calls import computed_by, operations_between, set_spec
@@ -39,6 +40,7 @@ class Assembly:
 
     def __init__(self):
         self._nested: list[tuple[Recording, list[tuple], keras.Model, list[int]]] = []
+        self._loops: dict[tuple[int, int], keras.layers.RNN] = {}
         self._handed_on: set[int] = set()  # id of the `Weight`s that several models read
 
     def model(self, pair: tuple[Recording, Recording], like: list[keras.KerasTensor], structure) -> keras.Model:
@@ -59,7 +61,7 @@ class Assembly:
         outputs = keras.tree.map_structure(lambda x: by[id(x)], first.outputs)
         return keras.Model(keras.tree.pack_sequence_as(structure, inputs), outputs, name=first.layer.name)
 
-    def _shared_weights(self, recording: Recording) -> list[Weight]:
+    def _shared_weights(self, recording: Any) -> list[Weight]:
         """Those that are handed on to what a recording becomes, or to models within."""
         found: dict[int, Weight] = {}
         for one in recording.all_within():
@@ -99,6 +101,8 @@ class Assembly:
                 outputs = [given[id(step.operation)]]
             elif isinstance(step.operation, Recording) and isinstance(other.operation, Recording):
                 outputs = self._called(first.layer, step, other, by, given)
+            elif isinstance(step.operation, Loop) and isinstance(other.operation, Loop):
+                outputs = self._looped(first.layer, step, (step.operation, other.operation), by)
             else:
                 outputs = keras.tree.flatten(self._step(pair, step, other, by, inputs))
             for before, after, output in zip(step.outputs, other.outputs, outputs, strict=True):
@@ -193,6 +197,22 @@ class Assembly:
         model, live = self._nested_model(recording, other.operation, [tuple(x.shape) for x in args])
         weights = [given[id(part)] for part in self._shared_weights(recording)]
         return keras.tree.flatten(model([*(args[i] for i in live), *weights]))
+
+    def _looped(self, layer, step: Step, loops: tuple[Loop, Loop], by):
+        """A call of the layer around the model that a cell becomes."""
+        loop, recording = loops[0], loops[0].recording
+        args, kwargs = _filled(layer, step, by)
+        if self._shared_weights(recording):
+            raise DiffersError(recording.layer, "it has a weight that other layers read too")
+        shapes = [(None, *x.shape[1:]) for x in recording.inputs]
+        model, live = self._nested_model(recording, loops[1].recording, shapes)
+        if len(live) != len(shapes):
+            raise DiffersError(recording.layer, "it does not use its input and all of its states")
+        if (id(loop.layer), id(model)) not in self._loops:
+            places = {id(x): i for i, x in enumerate(recording.results)}
+            order = [places[id(x)] for x in keras.tree.flatten(recording.outputs)]
+            self._loops[id(loop.layer), id(model)] = opened_loop(loop.layer, model, order)
+        return keras.tree.flatten(_run(layer, self._loops[id(loop.layer), id(model)], args, kwargs))
 
     def _nested_model(self, recording, other, shapes) -> tuple[keras.Model, list[int]]:
         """The model, and which of the recorded inputs it takes."""

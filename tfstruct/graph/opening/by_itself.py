@@ -7,8 +7,8 @@ import keras
 from tfstruct.errors import ArgumentError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.opening import OpenedModel, open_model
-from tfstruct.graph.opening.recorder import is_custom
 from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.training import compile_alike

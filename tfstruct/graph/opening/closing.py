@@ -13,6 +13,7 @@ from tfstruct.graph.new_shapes import any_initializer
 from tfstruct.graph.opening.arguments import Path, Shapes, fitting, with_numbers
 from tfstruct.graph.opening.equality import unequal
 from tfstruct.graph.opening.known_sizes import KnownSizes
+from tfstruct.graph.opening.loops import OpenedCell
 from tfstruct.graph.opening.origin import Opened, Origin, called_again, weights_of
 from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.rebuild import rewire
@@ -50,7 +51,12 @@ def close_model(model: keras.Model, class_of: Classes) -> ClosedModel:
 
     def visit(body: Body) -> None:
         for _, step in body.steps:
-            if not isinstance(step, Body) or id(step.model) in seen:
+            if not isinstance(step, Body):
+                cell = getattr(step.op, "cell", None)
+                if isinstance(cell, OpenedCell):
+                    kept[f"{step.path}/{cell.name}"] = "the cell of a loop stays opened"
+                continue
+            if id(step.model) in seen:
                 continue
             seen.add(id(step.model))
             path = step.path.rstrip("/")
@@ -127,7 +133,14 @@ def _closed(model: Opened, class_of: Classes) -> "tuple[keras.layers.Layer, dict
 
 
 def _made(kind: type[keras.layers.Layer], config) -> keras.layers.Layer:
-    return kind.from_config({key: value for key, value in config.items() if key != "build_config"})
+    return kind.from_config(_unbuilt(config))
+
+
+def _unbuilt(config):
+    """A configuration that does not say for which shapes its layers were built."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
 def _inputs(specs) -> list[keras.KerasTensor]:

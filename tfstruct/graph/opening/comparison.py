@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import Recording, Step
+from tfstruct.graph.opening.recording import Loop, Recording, Step
 from tfstruct.graph.rules import rule_of
 from tfstruct.keras_internals.recorded_calls import computed_by
 
@@ -50,6 +50,10 @@ def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
             inner = difference(operation, its)
             if inner is not None:
                 return inner
+        elif isinstance(operation, Loop) and isinstance(its, Loop) and operation.layer is its.layer:
+            inner = difference(operation.recording, its.recording)
+            if inner is not None:
+                return inner
         elif not _same_operation(operation, its):
             return a, f"it computes {name_of(step)} or {name_of(other)}"
         if not same((step.args, step.kwargs), (other.args, other.kwargs)):
@@ -67,7 +71,7 @@ def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
 
 def name_of(step: Step) -> str:
     operation = step.operation
-    if isinstance(operation, Recording):
+    if isinstance(operation, (Recording, Loop)):
         return operation.layer.name
     return operation.name if isinstance(operation, keras.layers.Layer) else type(operation).__name__
 

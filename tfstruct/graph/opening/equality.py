@@ -1,6 +1,7 @@
 """Whether an opened or closed model computes what the original does: outputs, outputs in training, gradients."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -8,7 +9,10 @@ import tensorflow as tf
 
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening.recording import reason_of
+from tfstruct.graph.operation_traits import traits_of
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import one_seed
+from tfstruct.keras_internals.replacing import replaced_attributes
 
 # Relative to the largest magnitude: what another order of sums explains.
 _OUTPUTS, _GRADIENTS = 1e-5, 1e-4
@@ -23,7 +27,7 @@ def unequal(
 ) -> str:
     """In what the two differ on random inputs; empty where they do not.
 
-    In training both draw the same random numbers, and neither changes its statistics.
+    In training dropout is at 0, both draw the same random numbers, and neither changes its statistics.
 
     Args:
         other: a model of the same variables, or of those that `twin` gives for the original's.
@@ -66,7 +70,7 @@ def _random_inputs(structure):
 
 def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variable]):
     """Outputs, and the gradients of a fixed sum of them by these variables."""
-    with states_kept(model), one_seed(), keras.StatelessScope(), tf.GradientTape() as tape:
+    with states_kept(model), _without_dropout(model), one_seed(), keras.StatelessScope(), tf.GradientTape() as tape:
         outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
         loss = 0.0
         for output in outputs:
@@ -79,6 +83,16 @@ def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variabl
         for g, w in zip(found, weights, strict=False)
     ]
     return [np.asarray(keras.ops.cast(x, "float32"), np.float64) for x in outputs], gradients
+
+
+@contextlib.contextmanager
+def _without_dropout(model: keras.Model) -> Iterator[None]:
+    """While it is open, Keras's dropout layers drop nothing: which elements go depends on the shapes that they see."""
+    with contextlib.ExitStack() as stack:
+        for layer in all_layers(model):
+            if traits_of(layer).training_only and isinstance(vars(layer).get("rate"), float):
+                stack.enter_context(replaced_attributes(layer, rate=0.0))
+        yield
 
 
 def _apart(expected: list[np.ndarray], got: list[np.ndarray]) -> float:

@@ -9,10 +9,11 @@ from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.assembly import Assembly, DiffersError
 from tfstruct.graph.opening.comparison import difference
+from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.equality import unequal
 from tfstruct.graph.opening.known_sizes import KnownSizes
 from tfstruct.graph.opening.parts import Weight
-from tfstruct.graph.opening.recorder import Recorder, is_custom
+from tfstruct.graph.opening.recorder import Recorder
 from tfstruct.graph.opening.recording import Recording, reason_of
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import is_training_only

@@ -6,6 +6,8 @@ from keras import ops
 
 from tfstruct.graph.call import Axes, Call, Out
 from tfstruct.graph.rules import rule
+from tfstruct.graph.rules.indexing import same_end
+from tfstruct.graph.rules.movement import reshaped
 from tfstruct.keras_internals.recorded_calls import stored_dtype, takes_arguments_as_they_are
 
 _PACKAGE = "tfstruct"
@@ -174,10 +176,23 @@ class Sized(_Part):
 
 @rule(Sized)
 def sized(call: Call) -> Axes:
-    """Channels pass along axes that keep their size; what is repeated, cut or reshaped stays whole."""
+    """Channels pass along axes that keep their size, and in the ends of both shapes that hold the same data; what is
+    repeated, cut or reshaped otherwise stays whole."""
+    own = list(call.op.sizes)
+
+    def set_sizes(axes: Axes) -> None:
+        call.set("sizes", lambda kept: [n if x is None else len(kept(x)) for n, x in zip(own, axes, strict=True)])
+
+    call.macs(0)
     if call.op.kind == "reshape":
-        call.freeze_inputs(f"{call.path} reshapes it to sizes that it reads off other tensors")
-        return call.untouched()[0]
+        shape, target = call.input.shape, call.shapes[0]
+        ours, theirs = same_end(shape[1:], target[1:])
+        i, j = len(shape) - ours, len(target) - theirs
+        for labels in call.input.axes[:i]:
+            call.freeze(labels, f"{call.path} reshapes it to sizes that it reads off other tensors")
+        axes = (*(None,) * j, *reshaped(call, shape[i:], call.input.axes[i:], target[j:]))
+        set_sizes(axes)
+        return axes
     missing = len(call.shapes[0]) - call.input.rank
     axes = (None,) * missing + tuple(call.input.axes)
     sizes = (1,) * missing + tuple(call.input.shape)
@@ -188,9 +203,7 @@ def sized(call: Call) -> Axes:
             labels = None
         out.append(labels)
     if call.op.kind != "tile":
-        own = list(call.op.sizes)
-        call.set("sizes", lambda kept: [n if x is None else len(kept(x)) for n, x in zip(own, out, strict=True)])
-    call.macs(0)
+        set_sizes(tuple(out))
     return tuple(out)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tfstruct.graph.opening.custom import call_of, is_loop
 from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import ClosedError, Recording, Step, reason_of, tensors
-from tfstruct.graph.rules import rule_of
+from tfstruct.graph.opening.recording import ClosedError, Loop, Recording, Step, reason_of, tensors
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -39,6 +39,7 @@ class Recorder:
         self.closed: dict[int, tuple[keras.layers.Layer, str]] = {}
         self._frames: list[Recording] = []
         self._inside_known = 0
+        self._loops: dict[int, Loop] = {}  # id of a layer whose cell has just been recorded
         self._just_opened: keras.layers.Layer | None = None
         self._variables: dict[int, dict[str, object]] = {}  # id of a layer -> its attributes as they are
         self._swapped: dict[int, tuple[keras.layers.Layer, dict[str, object]]] = {}
@@ -57,8 +58,8 @@ class Recorder:
                 model(given, training=self.training)
             finally:
                 self._frames.clear()
-        (step,) = [step for step in root.steps if isinstance(step.operation, Recording)]
-        return step.operation
+        (recording,) = [step.operation for step in root.steps if isinstance(step.operation, Recording)]
+        return recording
 
     # Hooks.
 
@@ -97,16 +98,21 @@ class Recorder:
                 return symbolic_call(*args, **kwargs)
             if is_top:
                 return self._opened(layer, args, kwargs)
-            if not self.opens(layer) or id(layer) in self.closed:
+            loop = is_loop(layer)
+            if not self.opens(layer) or id(layer) in self.closed or (loop and id(layer.cell) in self.closed):
                 return as_known(*args, **kwargs)
             frame, count = self._frames[-1], len(self._frames[-1].steps)
             depth = len(self._frames)
             try:
-                return self._opened(layer, args, kwargs)
+                if not loop:
+                    return self._opened(layer, args, kwargs)
+                self._loops[id(layer)] = self._step_of(layer, *args, **kwargs)
+                return as_known(*args, **kwargs)
             except Exception as error:  # whatever a user's code raises on symbolic tensors
                 del self._frames[depth:]
                 del frame.steps[count:]
-                self.closed[id(layer)] = (layer, reason_of(error))
+                closed = layer.cell if loop else layer
+                self.closed[id(closed)] = (closed, reason_of(error))
                 return as_known(*args, **kwargs)
 
         def on_numbers(*args, **kwargs):
@@ -153,6 +159,7 @@ class Recorder:
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         else:
             args, kwargs = _as_precise_as_tensors(args, kwargs, outputs)
+        operation = self._loops.pop(id(operation), operation)
         self._frames[-1].steps.append(Step(operation, tuple(args), dict(kwargs), keras.tree.flatten(outputs)))
 
     def _constant(self, x) -> keras.KerasTensor:
@@ -198,6 +205,29 @@ class Recorder:
             lambda x: left[id(x)] if isinstance(x, keras.KerasTensor) else x, recording.outputs
         )
 
+    def _step_of(self, layer: keras.layers.RNN, sequences: keras.KerasTensor, initial_state=None, **others) -> Loop:
+        """One step of the cell of a loop, recorded on its own."""
+        cell = layer.cell
+        if layer.stateful:
+            raise ClosedError("its loop keeps its states between calls")
+        sizes = keras.tree.flatten(layer.state_size)
+        if len(sizes) > len(layer.state_size) and initial_state is not None:
+            raise ClosedError("it is given states for cells that have several")
+        with self._known(layer):
+            if any(map(np.any, map(np.asarray, keras.tree.flatten(layer.get_initial_state(2))))):
+                raise ClosedError("it starts from states that are not zero")
+        batch = sequences.shape[0]
+        x = keras.KerasTensor((batch, *sequences.shape[2:]), sequences.dtype)
+        states = [keras.KerasTensor((batch, size), cell.compute_dtype) for size in sizes]
+        recording = Recording(cell, [x, *states])
+        before = keras.tree.pack_sequence_as(layer.state_size, states)
+        training = {"training": self.training} if takes_training(cell) else {}
+        recording.outputs = self._run(cell, recording, (x, before), training)
+        self._leave(recording)
+        if len(keras.tree.flatten(recording.outputs)) != 1 + len(states):
+            raise ClosedError("it returns other states than it says")
+        return Loop(layer, recording)
+
     def _leave(self, recording: Recording) -> dict[int, keras.KerasTensor]:
         """Fills in the results; by id of each, the tensor that stands for it outside."""
         flat = [x for x in keras.tree.flatten(recording.outputs) if x is not None]
@@ -223,7 +253,7 @@ class Recorder:
             if functional is not None:
                 return self._walked(functional, args[0] if args else next(iter(kwargs.values())))
             with self._variables_as_tensors(layer, recording):
-                outputs = type(layer).call(layer, *args, **kwargs)
+                outputs = call_of(layer)(layer, *args, **kwargs)
                 outputs = keras.tree.map_structure(
                     lambda x: self._constant(x) if keras.ops.is_tensor(x) else x, outputs
                 )
@@ -289,16 +319,6 @@ class Recorder:
         output = part.compute_output_spec(recording.inputs[0])
         recording.steps.append(Step(part, (recording.inputs[0],), {}, [output]))
         return output
-
-
-def is_custom(layer: keras.layers.Layer) -> bool:
-    """Whether no rule knows the layer, and it is none of Keras's own; or it is a model that holds such a layer."""
-    if isinstance(layer, keras.Model):
-        functional = functional_of(layer)
-        if functional is None:
-            return True
-        return any(is_custom(one) for one in all_layers(layer) if one is not layer and one is not functional)
-    return rule_of(layer) is None and type(layer).__module__.partition(".")[0] != "keras"
 
 
 def _as_precise_as_tensors(args, kwargs, outputs):

@@ -19,7 +19,7 @@ class ClosedError(Exception):
 class Step:
     """One operation called on symbolic tensors."""
 
-    operation: "keras.Operation | Recording"
+    operation: "keras.Operation | Recording | Loop"
     args: tuple
     kwargs: dict
     outputs: list[keras.KerasTensor]
@@ -71,9 +71,20 @@ class Recording:
         """This one and those of the layers that it calls, of theirs, ..., call by call."""
         found = [self]
         for step in self.needed():
-            if isinstance(step.operation, Recording):
+            if isinstance(step.operation, (Recording, Loop)):
                 found += step.operation.all_within()
         return found
+
+
+@dataclasses.dataclass(eq=False)
+class Loop:
+    """An `RNN` layer, and the recording of one step of its cell: of `[input, *states]`."""
+
+    layer: keras.layers.RNN
+    recording: Recording
+
+    def all_within(self) -> list[Recording]:
+        return self.recording.all_within()
 
 
 def tensors(structure) -> list[keras.KerasTensor]:

@@ -23,7 +23,7 @@ def reshape(call: Call) -> Axes | list[Axes]:
     if not isinstance(newshape, (list, tuple)):
         return _held(call, "reshapes to a shape that is not known")
     shape, target = call.input.shape, call.shapes[0]
-    ours, theirs = _same_end(shape[1:], target[1:])
+    ours, theirs = same_end(shape[1:], target[1:])
     i, j = len(shape) - ours, len(target) - theirs
     for labels in call.input.axes[:i]:
         call.freeze(labels, f"{call.path} reshapes it together with axes of unknown size")
@@ -38,7 +38,7 @@ def reshape(call: Call) -> Axes | list[Axes]:
     return axes
 
 
-def _same_end(shape, target) -> tuple[int, int]:
+def same_end(shape, target) -> tuple[int, int]:
     """How many axes at the end of either shape hold the same number of elements, as many as possible."""
     best = (0, 0)
     i = j = 0

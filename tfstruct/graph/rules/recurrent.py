@@ -1,5 +1,7 @@
 """Recurrent layers and the wrappers around them: a unit goes with its column in every gate, and with its state."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import layers
@@ -13,6 +15,7 @@ from tfstruct.graph.rules.registry import rule, rule_of
 
 _GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
 _STATES = {layers.LSTMCell: 2, layers.GRUCell: 1, layers.SimpleRNNCell: 1}
+_CELLS: dict[type, Callable[[Call], list[Axes]]] = {}
 _LAYERS = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 _CONV_LAYERS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 
@@ -20,6 +23,23 @@ _CONV_LAYERS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 def _cell_kind(cell) -> type | None:
     """The built-in kind of a cell that computes as that kind does."""
     return kind_of(cell, _GATES)
+
+
+def cell_rule(kind: type):
+    """Registers a rule for `RNN` layers around cells of a type."""
+
+    def register(function):
+        _CELLS[kind] = function
+        return function
+
+    return register
+
+
+def knows_cell(cell) -> bool:
+    """Whether a rule knows `RNN` layers around the cell."""
+    if type(cell) is layers.StackedRNNCells:
+        return all(_cell_kind(one) is not None for one in cell.cells)
+    return type(cell) in _CELLS or _cell_kind(cell) is not None
 
 
 def _functions(call: Call, cell, made: np.ndarray) -> None:
@@ -50,12 +70,13 @@ def _unbuilt(call: Call, *place: str | int) -> None:
     call.set("build_config", lambda kept: None, within=place)
 
 
-def _hold_time(call: Call, also: tuple[int, ...] = ()) -> None:
+def hold_time(call: Call, also: tuple[int, ...] = ()) -> None:
+    """Steps have to stay."""
     for axis in (0, 1, *also):
         call.freeze(call.input.axes[axis], f"{call.path} runs along it")
 
 
-def _join_states(call: Call, layer, states: list[np.ndarray], given: list, axis: int = -1) -> None:
+def join_states(call: Call, layer, states: list[np.ndarray], given: list, axis: int = -1) -> None:
     """States that come in, and those that a stateful layer holds, go with the units."""
     for mask in (call.argument("mask"),):
         for labels in mask.axes if isinstance(mask, Channels) else ():
@@ -77,7 +98,8 @@ def _join_states(call: Call, layer, states: list[np.ndarray], given: list, axis:
         call.weight(state, *(Each(labels) if i == axis % rank else None for i in range(rank)))
 
 
-def _given(call: Call) -> list:
+def given_states(call: Call) -> list:
+    """The initial states that the call is given, in a row."""
     state = call.argument("initial_state")
     return [] if state is None else [x for x in _flatten(state)]
 
@@ -100,10 +122,10 @@ def _simple(call: Call, layer, what: str = "") -> tuple[np.ndarray, list[np.ndar
 
 @rule(*_LAYERS)
 def recurrent(call: Call) -> list[Axes]:
-    _hold_time(call)
+    hold_time(call)
     made, states = _simple(call, call.op)
     call.set("units", made)
-    _join_states(call, call.op, states, _given(call))
+    join_states(call, call.op, states, given_states(call))
     return _outputs(call, call.op, made, states)
 
 
@@ -111,6 +133,8 @@ def recurrent(call: Call) -> list[Axes]:
 def rnn(call: Call) -> list[Axes]:
     """A layer around one cell or a stack of them."""
     layer = call.op
+    if type(layer.cell) in _CELLS:
+        return _CELLS[type(layer.cell)](call)
     stacked = isinstance(layer.cell, layers.StackedRNNCells) and type(layer.cell) is layers.StackedRNNCells
     cells = layer.cell.cells if stacked else [layer.cell]
     if any(_cell_kind(cell) is None for cell in cells):
@@ -120,7 +144,7 @@ def rnn(call: Call) -> list[Axes]:
     if layer.return_state and len(call.shapes) - 1 != sum(_STATES[_cell_kind(cell)] for cell in cells):
         call.freeze_inputs(f"{call.path} returns its states in a way that no rule knows")
         return call.untouched()
-    _hold_time(call)
+    hold_time(call)
     _unbuilt(call, "cell")
     came = call.input.axes[-1]
     states: list[np.ndarray] = []
@@ -132,7 +156,7 @@ def rnn(call: Call) -> list[Axes]:
         _unbuilt(call, *place)
         states += [made] * _STATES[_cell_kind(cell)]
         came = made
-    _join_states(call, layer, states, _given(call))
+    join_states(call, layer, states, given_states(call))
     return _outputs(call, layer, made, states)
 
 
@@ -141,7 +165,7 @@ def conv_lstm(call: Call) -> list[Axes]:
     layer, cell = call.op, call.op.cell
     axis = channel_axis(cell, call.input.rank - 1)  # without time
     came, width, steps = call.input.axes[axis + 1], cell.kernel.shape[-2], call.input.shape[1]
-    _hold_time(call, tuple(i for i in range(2, call.input.rank) if i != axis + 1))
+    hold_time(call, tuple(i for i in range(2, call.input.rank) if i != axis + 1))
     made = call.fresh(cell.filters)
     wide = np.tile(made, 4)
     taps = (None,) * cell.rank
@@ -150,7 +174,7 @@ def conv_lstm(call: Call) -> list[Axes]:
     call.weight(cell.bias, Out(wide))
     call.set("filters", made)
     _functions(call, cell, made)
-    _join_states(call, layer, [made, made], _given(call), axis=axis)
+    join_states(call, layer, [made, made], given_states(call), axis=axis)
     one = tuple(made if i == axis else None for i in range(call.input.rank - 1))
     spatial = [n for i, n in enumerate(call.shapes[0][2 if layer.return_sequences else 1 :], 1) if i != axis]
     factor = None
@@ -177,8 +201,8 @@ def bidirectional(call: Call) -> list[Axes]:
     if pair[0].units != pair[1].units or (wrapper.return_state and counts[0] != counts[1]):
         call.freeze_inputs(f"{call.path} has two layers of different shapes, of which Keras knows only one")
         return call.untouched()
-    _hold_time(call)
-    given = _given(call)
+    hold_time(call)
+    given = given_states(call)
     half = len(given) // 2
     made: list[np.ndarray] = []
     states: list[np.ndarray] = []
@@ -186,7 +210,7 @@ def bidirectional(call: Call) -> list[Axes]:
         units, own = _simple(call, layer, "forward" if name == "layer" else "backward")
         call.set("units", units, within=(name, "config"))
         _unbuilt(call, name)
-        _join_states(call, layer, own, part)
+        join_states(call, layer, own, part)
         made.append(units)
         states += own
     if wrapper.merge_mode in ("concat", None):

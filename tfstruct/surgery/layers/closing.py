@@ -11,6 +11,9 @@ from tfstruct.graph.opening.origin import Origin
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.untrusted.descriptions import refuse_code
 
+# Layers of Keras that are opened for what they hold.
+_WRAPPERS = {kind.__name__: kind for kind in (keras.layers.TimeDistributed, keras.layers.Bidirectional)}
+
 
 @dataclasses.dataclass(frozen=True)
 class ClosingReport(Report):
@@ -87,7 +90,9 @@ def close_layers(model: keras.Model, custom_objects: Mapping[str, type] | None =
     def class_of(origin: Origin, config) -> type[keras.layers.Layer] | str:
         names = (origin.registered_name, origin.class_name)
         kind = next((given[name] for name in names if name in given), origin.kind)
-        kind = kind or keras.saving.get_registered_object(origin.registered_name)
+        kind = (
+            kind or keras.saving.get_registered_object(origin.registered_name) or _WRAPPERS.get(origin.registered_name)
+        )
         if not isinstance(kind, type) or not issubclass(kind, keras.layers.Layer):
             return (
                 f"its class {origin.class_name} is not registered with Keras: give it, "
