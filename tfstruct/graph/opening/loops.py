@@ -63,6 +63,7 @@ def opened_cell(call: Call) -> list[Axes]:
     for step in inside.calls:
         call.slots.extend(step.slots)
         call.makes.update(step.makes)
+        call.lookups.extend(step.lookups)
         call.costs.extend((factor * (np.nan if steps is None else steps), labels) for factor, labels in step.costs)
         call.opaque = call.opaque or step.opaque
 
