@@ -2,6 +2,7 @@
 
 import json
 
+import custom_layers
 import keras
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from zoo import build, randomise, sample_inputs
 
 from tfstruct import legacy
 from tfstruct.errors import DataError, ModelError, PlanError
-from tfstruct.surgery import drop_blocks, residual_blocks
+from tfstruct.surgery import drop_blocks, open_layers, residual_blocks
 
 SCALES = (0.5, 0.01, 2.0)
 
@@ -128,6 +129,56 @@ def test_blocks_of_applications(name, blocks, projections):
 
 def residual_blocks_left(model):
     return len(residual_blocks(model))
+
+
+def decoder(times):
+    """An encoder with a block of its own, and blocks that attend to what it makes."""
+    inputs, other = keras.Input((5, 8), name="text"), keras.Input((6, 8), name="sound")
+    encoded = layers.Add(name="encoder")([other, layers.Dense(8)(other)])
+    x = inputs
+    for i in range(times):
+        x = layers.Add(name=f"cross{i}")([x, layers.MultiHeadAttention(2, 4)(x, encoded)])
+    return keras.Model([inputs, other], layers.Dense(3)(x))
+
+
+def test_blocks_that_attend_to_an_encoder():
+    found = {b.join: b for b in residual_blocks(decoder(2))}
+    assert [b.obstacle for b in found.values()] == [None] * 3 and len(found["cross0"].branch) == 1
+    dropped = drop_blocks(decoder(2), blocks=["cross0"]).model
+    assert {"encoder", "cross1"} < {op.name for op in dropped.operations}
+    (obstacle,) = [b.obstacle for b in residual_blocks(decoder(1)) if b.join == "cross0"]
+    assert obstacle == "it holds other blocks, such as encoder"
+
+
+def opened_transformer():
+    """Positions and a class token in front, which are no blocks, and two blocks of custom layers."""
+    inputs = keras.Input((6, 5), name="x")
+    x = custom_layers.ClassToken(name="token")(layers.Dense(8, name="embed")(inputs))
+
+    class Places(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(1, *shape[1:]), name="table")
+
+        def call(self, x):
+            return x + self.table
+
+    x = custom_layers.Feed(12, name="feed")(Places(name="places")(x))
+    y = custom_layers.Attention(name="attention")(layers.LayerNormalization()(x))
+    x = layers.Add(name="sum")([x, y])
+    return custom_layers.randomized(keras.Model(inputs, layers.Dense(3)(x), name="transformer"))
+
+
+def test_in_opened_layers(tmp_path):
+    model = opened_transformer()
+    opened = open_layers(model).model
+    inner, outer = residual_blocks(opened)
+    assert inner.join.startswith("feed/") and outer.join == "sum" and not inner.obstacle and not outer.obstacle
+    x = custom_layers.inputs_of(model)
+    h = run(model, x, "embed", "token", "places", "feed")
+    done = drop_blocks(opened, x, count=1, blocks=["sum"]).model
+    same(done, model.layers[-1](h), x)
+    done.save(tmp_path / "shallow.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "shallow.keras")(x), done(x))
 
 
 # Dropping.

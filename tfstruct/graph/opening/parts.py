@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfstruct.graph.call import Axes, Call, Out
+from tfstruct.graph.call import Axes, Call, Channels, Out
 from tfstruct.graph.rules import rule
 from tfstruct.graph.rules.indexing import same_end
 from tfstruct.graph.rules.movement import reshaped
@@ -227,3 +227,10 @@ def masked(call: Call) -> Axes:
     call.in_place = True
     call.macs(0)
     return call.input.axes
+
+
+def values_read(call: Call) -> tuple[Channels, ...]:
+    """The inputs of a call whose values it reads: not those that only tie a weight to the graph, or give sizes."""
+    if isinstance(call.op, (Weight, Constant)):
+        return ()
+    return call.inputs[:1] if isinstance(call.op, Sized) else call.inputs

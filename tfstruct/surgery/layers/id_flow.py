@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfstruct.graph import Call, Graph
-from tfstruct.graph.opening.parts import Constant, Sized, Weight
+from tfstruct.graph.opening.parts import Sized, values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.rules.arguments import array_of, given
 
@@ -79,7 +79,7 @@ def id_flow(graph: Graph) -> IdFlow:
     held: dict[int, set[int]] = {key: {key} for key in sources}  # key of a tensor of ids -> their sources
     tables: dict[bytes, Table] = {}
     for call in graph.calls:
-        read = [(x, held[x.key]) for x in call.inputs if x.key in held]
+        read = [(x, held[x.key]) for x in values_read(call) if x.key in held]
         if isinstance(call.op, LOOKUPS):
             if call.op.get_config()["output_mode"] == "int":
                 (made,) = call.outputs
@@ -111,12 +111,8 @@ def id_flow(graph: Graph) -> IdFlow:
 
 def _follow(call: Call, read, held: dict[int, set[int]], sources: dict[int, Source]) -> None:
     """What a call does with ids besides looking them up: it moves them, compares them, or is an obstacle."""
-    if not read or isinstance(call.op, (Weight, Constant)):
+    if not read:
         return
-    if isinstance(call.op, Sized):
-        read = [(x, own) for x, own in read if x.key == call.inputs[0].key]
-        if not read:
-            return
     traits = traits_of(call.op)
     if traits.reads_shape:
         return

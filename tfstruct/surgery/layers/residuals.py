@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.traits import Traits
 from tfstruct.surgery.layers.places import Place, Places, shown
@@ -99,9 +100,12 @@ class _Ancestry:
         self._calls = graph.calls
         self._behind: dict[int, int] = {}  # key of a tensor -> the calls before it, its maker among them
         self._maker: dict[int, int] = {}
+        self._readers: dict[int, list[Call | None]] = {x.key: [None] for x in graph.outputs}
         for i, call in enumerate(graph.calls):
-            before = 0
             for x in call.inputs:
+                self._readers.setdefault(x.key, []).append(call)
+            before = 0
+            for x in values_read(call):
                 before |= self._behind.get(x.key, 0)
             for x in call.outputs:
                 self._behind[x.key], self._maker[x.key] = before | 1 << i, i
@@ -115,8 +119,8 @@ class _Ancestry:
             return None
         own = [self._own(keys[i], keys[1 - i]) for i in (0, 1)]
         for i in (0, 1):
-            if not own[i] and any(x.key == keys[i] for call in own[1 - i] for x in call.inputs):
-                return "identity", i, own[1 - i]
+            if not own[i] and any(x.key == keys[i] for call in own[1 - i] for x in values_read(call)):
+                return "identity", i, self._vanishing(own[1 - i], join)
         if not own[0] or not own[1]:
             return None
         enters = [self._enters(calls) for calls in own]
@@ -130,10 +134,18 @@ class _Ancestry:
         bits = self._behind.get(key, 0) & ~self._behind.get(other, 0)
         return [call for i, call in enumerate(self._calls) if bits >> i & 1]
 
+    def _vanishing(self, branch: list[Call], join: Call) -> list[Call]:
+        """Those that nothing else reads: an encoder that a decoder attends to more than once is no part of a branch."""
+        gone = {id(join)}
+        for call in reversed(branch):
+            if all(id(reader) in gone for x in call.outputs for reader in self._readers.get(x.key, ())):
+                gone.add(id(call))
+        return [call for call in branch if id(call) in gone]
+
     def _enters(self, calls: list[Call]) -> set[int]:
         """Tensors that these calls read and do not make."""
         made = {x.key for call in calls for x in call.outputs}
-        return {x.key for call in calls for x in call.inputs} - made
+        return {x.key for call in calls for x in values_read(call)} - made
 
 
 def _projects(calls: list[Call]) -> bool:
