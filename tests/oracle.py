@@ -147,6 +147,21 @@ def rms_normalization(call, tensors, kept):
     return _in_place(call, x, layer.axis, kept, divide) * _by_axes(layer.scale, x, _axes(x, layer.axis))
 
 
+def _normalized(call, tensors, kept):
+    """`keras.ops.layer_normalization` and `rms_normalization` with constants as scale and offset."""
+    op, x = call.op, tensors[0]
+    centered, epsilon = hasattr(op, "rms_scaling"), op.epsilon or keras.config.epsilon()
+
+    def standardise(part, axes):
+        part = part - part.mean(axes, keepdims=True) if centered else part
+        return part / np.sqrt((part**2).mean(axes, keepdims=True) + epsilon)
+
+    made = _in_place(call, x, op.axis, kept, standardise)
+    given = (*call.node.arguments.args[1:], *call.node.arguments.kwargs.values())
+    scale, offset = (*given, np.zeros(()))[:2]
+    return made * np.asarray(scale) + np.asarray(offset)
+
+
 def group_normalization(call, tensors, kept):
     """Each of the original's groups by itself, over what stays of it."""
     layer, (whole,) = call.op, tensors
@@ -294,6 +309,8 @@ REFERENCES = {
     operations.math.Logsumexp: _reduced(_log_sum_exp),
     **{getattr(operations.numpy, name): _reduced(getattr(np, name.lower())) for name in _REDUCTIONS},
     operations.nn.Moments: _moments,
+    operations.nn.LayerNorm: _normalized,
+    operations.nn.RMSNorm: _normalized,
 }
 
 

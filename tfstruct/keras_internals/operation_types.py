@@ -11,9 +11,9 @@ import keras.src.ops
 from keras.src import api_export, backend
 from keras.src.activations import activations
 from keras.src.applications import convnext, inception_resnet_v2
-from keras.src.ops import core, image, linalg, math, nn, numpy
+from keras.src.ops import core, einops, image, linalg, math, nn, numpy
 
-_HOMES = (numpy, nn, core, image, linalg, math, activations)
+_HOMES = (numpy, nn, core, image, linalg, math, einops, activations)
 # The layers that `keras.applications` define for themselves.
 StochasticDepth, LayerScale = convnext.StochasticDepth, convnext.LayerScale
 ScaledSum = inception_resnet_v2.CustomScaleLayer

@@ -10,6 +10,7 @@ from tfstruct.graph.rules import (  # noqa: F401  (each registers its rules)
     movement,
     normalization,
     operations,
+    placement,
     recurrent,
 )
 from tfstruct.graph.rules.noise import is_training_only, training_only

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfstruct.graph.call import Axes, Call, Each
+from tfstruct.graph.call import Axes, Call, Channels, Each
 from tfstruct.graph.operation_traits import function_traits
 from tfstruct.graph.rules.registry import rule
 
@@ -32,8 +32,24 @@ def activation(call: Call, function, last: np.ndarray | None) -> None:
         call.sums(last)
     elif name == "glu":
         call.freeze(last, f"{call.path} gates one half of the channels by the other (glu)")
-    elif function is not None and getattr(keras.activations, name, None) is None:
+    elif function is None or getattr(keras.activations, name, None) is not None or last is None:
+        return
+    elif not _passes_each(call, function, name, last):
         call.freeze(last, f"{call.path} has an activation of its own ({name}), which may look across channels")
+
+
+def _passes_each(call: Call, function, name: str, labels: np.ndarray) -> bool:
+    """Whether a function of the user's, recorded on a symbolic tensor, consists of operations that let these channels
+    pass, each in its place, without constants for them. What the operations' rules note holds for the channels."""
+    try:
+        inputs = keras.Input((len(labels),))
+        model = keras.Model(inputs, function(inputs))
+        inside = call.enter(model, name, [Channels((None, len(labels)), (None, labels), -1)])
+    except Exception:  # a user's code may raise anything on symbolic tensors
+        return False
+    if any(step.edits or step.argument_edits or step.rewrite is not None or step.slots for step in inside.calls):
+        return False
+    return len(inside.outputs) == 1 and np.array_equal(inside.outputs[0].axes[-1], labels)
 
 
 @rule(layers.Softmax)

@@ -137,8 +137,12 @@ def unstack(call: Call) -> list[Axes]:
 
 
 @rule(*operations("Split ArraySplit"))
-def split(call: Call) -> list[Axes]:
-    axis = call.op.axis % call.input.rank
+def split_at(call: Call) -> list[Axes]:
+    return split(call, call.op.axis % call.input.rank)
+
+
+def split(call: Call, axis: int) -> list[Axes]:
+    """An axis in parts, of which each keeps its own channels."""
     labels, axes = call.input.axes[axis], list(call.input.axes)
     if labels is None:
         return [tuple(axes)] * len(call.shapes)

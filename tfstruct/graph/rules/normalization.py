@@ -3,7 +3,9 @@
 from keras import layers
 
 from tfstruct.graph.call import Axes, Call, Each
+from tfstruct.graph.rules.arguments import adopt, axes_of, given, operands
 from tfstruct.graph.rules.registry import rule
+from tfstruct.keras_internals.operation_types import operations
 
 
 @rule(layers.BatchNormalization)
@@ -75,3 +77,26 @@ def normalization(call: Call) -> Axes:
     for labels in call.input.axes:
         call.freeze(labels, f"{call.path} holds statistics of its input")
     return call.input.axes
+
+
+@rule(*operations("LayerNorm RMSNorm BatchNorm"))
+def normalized(call: Call) -> Axes | list[Axes]:
+    """`keras.ops.layer_normalization` and its kind: scales, offsets, statistics go with the axes that they are for."""
+    axes = axes_of(call.op.axis, call.input.rank)
+    found = operands(call, given(call))
+    trailing = sorted(axes) == list(range(call.input.rank - len(axes), call.input.rank))
+    batch = type(call.op).__name__ == "BatchNorm"
+    if found is None or found[0][2] is not None or not (trailing or batch):
+        call.freeze_inputs(f"{call.path} normalizes in a way that no rule knows")
+        return call.untouched()[0]
+    result = list(call.input.axes)
+    for key, own, constant in found[1:]:
+        labels = [result[axis] for axis in sorted(axes)][len(axes) - own.rank :]
+        if constant is not None:
+            own = adopt(call, key, constant, labels)
+        for axis, its in zip(sorted(axes)[len(axes) - own.rank :], own.axes, strict=True):
+            result[axis] = call.unite(result[axis], its) if result[axis] is not None or its is not None else None
+    if not batch:
+        for axis in axes:
+            call.statistics(result[axis])
+    return tuple(result)

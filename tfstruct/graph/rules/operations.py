@@ -16,7 +16,7 @@ _UNARY = """
     Tan Tanh Trunc Negative Square Sqrt Rsqrt Erf Erfc Erfinv
     Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu
     HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold ReLU Mish
-    StopGradient Cast SaturateCast ConvertToTensor
+    StopGradient Cast SaturateCast ConvertToTensor FullLike EmptyLike
 """
 _JOINING = """
     Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Mod Fmod Power Maximum Minimum Fmax Fmin Arctan2
@@ -295,6 +295,11 @@ def dot_product_attention(call: Call) -> Axes:
     if not all(isinstance(x, Channels) and x.rank == 4 for x in (query, key, value)):
         return _unknown(call)
     width = call.unite(query.axes[3], key.axes[3])
+    if value.shape[3] == query.shape[3]:  # Keras takes the query's shape for that of the result
+        width = call.unite(width, value.axes[3])
+    else:
+        for labels in (width, value.axes[3]):
+            call.freeze(labels, f"{call.path} has values of another width, of which Keras does not know")
     call.sums(width)
     if call.argument("scale") is None and width is not None:
         # The default follows the width.
@@ -312,4 +317,4 @@ def dot_product_attention(call: Call) -> Axes:
     for extra in extras:
         for labels in extra.axes if isinstance(extra, Channels) else ():
             call.freeze(labels, f"{call.path} takes it as a mask or bias")
-    return (None, None, heads, value.axes[3])
+    return (None, None, heads, width if value.shape[3] == query.shape[3] else None)
