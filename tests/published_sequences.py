@@ -24,9 +24,10 @@ def _functional(function):
 
 def _built(model, *shapes, dtype="int32"):
     """A subclassed model that was called once, and what it is opened with."""
-    given = [np.zeros(shape, dtype) for shape in shapes]
+    dtypes = [dtype] * len(shapes) if isinstance(dtype, str) else dtype
+    given = [np.zeros(shape, kind) for shape, kind in zip(shapes, dtypes, strict=True)]
     model(given if len(given) > 1 else given[0])
-    specs = [keras.KerasTensor((None, *shape[1:]), dtype) for shape in shapes]
+    specs = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in given]
     return model, specs if len(specs) > 1 else specs[0]
 
 
@@ -356,7 +357,7 @@ class SpeechTransformer(keras.Model):
 
 @_add
 def speech_transformer():
-    return _built(SpeechTransformer(), (1, 16, 5), (1, 6), dtype="float32")
+    return _built(SpeechTransformer(), (1, 16, 5), (1, 6), dtype=("float32", "int32"))
 
 
 @_functional

@@ -1,4 +1,4 @@
-"""Architectures of Keras's published examples: opened, equal, pruned to 60 % of the MACs, saved, loaded, trained.
+"""Architectures of Keras's published examples: opened, equal, pruned to 60 % of the MACs, saved, loaded, trained, int8.
 
 `pytest -m "slow or not slow" -s` prints a table of them.
 """
@@ -14,6 +14,8 @@ from oracle import assert_equal, masked_outputs
 from sweeps import sweep
 
 from tfstruct import surgery
+from tfstruct.convert import Converter, Recipe
+from tfstruct.errors import ConversionError
 from tfstruct.graph import groups, trace
 from tfstruct.surgery.pruning.plan import units_of
 
@@ -92,3 +94,22 @@ def test_opened_pruned_saved_and_trained(name, tmp_path):
     figures = f"{plan.before[figure]:,.0f} -> {plan.after[figure]:,.0f}"
     ROWS.append(f"{name:34} {len(found.opened):6} {free[0] / free[1]:7.0%} {figures:>21}")
     assert plan.after[figure] <= 0.6 * plan.before[figure]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_files_agree_or_name_the_operator(name, process):
+    _, found = opened(name)
+    smaller = surgery.apply(found.model, planned(found.model, name)[1])
+    x = samples(smaller, 64)
+    with Converter(smaller, process=process) as converter:
+        try:
+            recipe = Recipe(precision="int8", calibration=structured(smaller, x), check_range=False)
+            file = converter.convert(recipe)
+        except ConversionError as error:
+            assert error.layers or "operator" in str(error), error
+            ROWS.append(f"{name:34} int8: {str(error)[:160]}")
+            return
+    worst = min(output.sqnr_db for output in file.report.verification.outputs if output.sqnr_db is not None)
+    ROWS.append(f"{name:34} int8: {worst:.1f} dB")
+    assert worst > 15 or any("SQNR" in said for said in file.report.warnings)
