@@ -404,3 +404,41 @@ def test_open_sizes_are_planned_for_an_input_shape(nested):
     smaller = apply(model, plan)
     assert profile(smaller, (6, 6, 3)).macs == plan.after["macs"] <= 0.5 * whole
     assert smaller.input_shape == model.input_shape
+
+
+# Outputs that may change.
+
+
+def _backbone():
+    """A transformer that hands out its hidden states, and a mean of them."""
+    inputs = keras.Input((6,), dtype="int32", name="ids")
+    x = layers.Embedding(20, 12, name="embed")(inputs)
+    for i in range(2):
+        y = layers.MultiHeadAttention(3, 4, name=f"attention{i}")(x, x)
+        x = layers.LayerNormalization(name=f"norm{i}")(layers.Add()([x, y]))
+        y = layers.Dense(12, name=f"down{i}")(layers.Dense(24, "gelu", name=f"up{i}")(x))
+        x = layers.LayerNormalization(name=f"last{i}")(layers.Add()([x, y]))
+    return zoo.randomise(keras.Model(inputs, {"hidden": x, "pooled": layers.Dense(12, name="pooled")(x[:, 0])}))
+
+
+def test_a_hidden_size_goes_where_its_output_is_named(tmp_path):
+    model = _backbone()
+    ids = np.random.default_rng(0).integers(0, 20, (5, 6)).astype("int32")
+    assert plan_channels(model, "macs=70%").keep["embed"] == list(range(12))
+    hidden = model.output_names[0]
+    plan = plan_channels(model, "macs=40%", outputs=[hidden])
+    kept = plan.keep["embed"]
+    assert len(kept) < 12 and plan.outputs == {hidden: [12, len(kept)]}
+    assert f"output {hidden}: width 12 -> {len(kept)}" in str(plan)
+    plan.save(tmp_path / "plan.json")
+    plan = Plan.load(tmp_path / "plan.json")
+    smaller = apply(model, plan)
+    graph = graphs.trace(model, resized=[hidden])
+    expected = masked_outputs(graph, units_of(graph, plan), ids)
+    got = smaller(ids)
+    np.testing.assert_allclose(got["hidden"], np.asarray(expected[0])[..., kept], atol=1e-5)
+    np.testing.assert_allclose(got["pooled"], expected[1], atol=1e-5)
+    with pytest.raises(PlanError, match="names of outputs"):
+        plan_channels(model, "macs=50%", outputs=["nothing"])
+    with pytest.raises(PlanError, match="has to stay: the model's own output"):
+        apply(model, Plan(plan.model, plan.keep, plan.widths))

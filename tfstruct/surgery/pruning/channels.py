@@ -12,7 +12,7 @@ from tfstruct.errors import BudgetError, PlanError
 from tfstruct.graph import fingerprint, groups, rebuild, trace
 from tfstruct.reporting import carrying
 from tfstruct.surgery.pruning.compiled import carry_compiled
-from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of
+from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of, widths_of_outputs
 from tfstruct.surgery.pruning.planner import Options, Planner
 
 
@@ -34,6 +34,7 @@ def plan_channels(
     latency: Callable[[keras.Model], float] | None = None,
     seed: int = 0,
     input_shape=None,
+    outputs: Sequence[str] = (),
 ) -> Plan:
     """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
 
@@ -59,6 +60,8 @@ def plan_channels(
         exclude: names of layers whose channels stay; `*` and `?` match.
         input_shape: of one sample, for costs of models that leave sizes open, as in `tfstruct.profile`.
         latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
+        outputs: names of outputs (`model.output_names`) that may have fewer channels, such as the hidden size that a
+            transformer hands out; the plan says which widths they get. All others keep theirs.
 
     Returns:
         `Plan`: plain data, by layer which channels stay; `save` writes it as JSON.
@@ -77,7 +80,7 @@ def plan_channels(
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
-    graph = trace(model, input_shape)
+    graph = trace(model, input_shape, resized=outputs)
     scores = unit_scores(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
         seed=seed,
@@ -93,7 +96,10 @@ def plan_channels(
         "exclude": list(options.exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
     }  # fmt: skip
     widths = {path: len(labels) for path, labels in graph.makes.items()}
-    return Plan(fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole)
+    return Plan(
+        fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole,
+        outputs=widths_of_outputs(graph, keep, outputs),
+    )  # fmt: skip
 
 
 def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Model:
@@ -122,7 +128,7 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     """
     if not isinstance(plan, Plan):
         raise PlanError(f"Expected a tfstruct.surgery.Plan. Received: {type(plan).__name__}.")
-    graph = trace(model)
+    graph = trace(model, resized=tuple(plan.outputs))
     keep = units_of(graph, plan)
     smaller, pairs = rebuild(graph, keep)
     if compiled:

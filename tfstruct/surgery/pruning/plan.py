@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import numbers
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ class Plan(Report):
         before, after: `macs`, `params`, `tflite_bytes`, `peak_memory` as far as they are known, at planning time.
         settings: the arguments the plan was made with.
         whole: path of a layer with a kernel -> why none of its channels can go, those inside of other layers too.
+        outputs: output that may have fewer channels -> its width before and after.
 
     Example:
         >>> tfstruct.plan_channels(model, 0.5).save("plan.json")
@@ -47,6 +49,7 @@ class Plan(Report):
     after: dict[str, float] = dataclasses.field(default_factory=dict)
     settings: dict = dataclasses.field(default_factory=dict)
     whole: dict[str, str] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     planned: str = ""  # digest of `keep` when the figures were computed
 
     def __post_init__(self):
@@ -80,7 +83,13 @@ class Plan(Report):
             raise PlanError(
                 "This is not a plan of channels: expected a JSON object with format 1, model, keep and widths."
             )
-        for key, kind in (("keep", _are_indices), ("widths", _is_count), ("before", _is_number), ("after", _is_number)):
+        for key, kind in (
+            ("keep", _are_indices),
+            ("widths", _is_count),
+            ("before", _is_number),
+            ("after", _is_number),
+            ("outputs", _are_indices),
+        ):
             values = data.get(key, {})
             if not isinstance(values, dict) or not all(map(kind, values.values())):
                 raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
@@ -113,6 +122,7 @@ class Plan(Report):
             if before and self.after.get(name) is not None
         ]
         notes = ["edited since: the figures are those of the plan before"] if self.edited else []
+        notes += [f"output {name}: width {before:,} -> {after:,}" for name, (before, after) in self.outputs.items()]
         notes += [f"stays whole: {name}: {why}" for name, why in self.whole.items()]
         return Sheet(title, columns, rows, facts=facts, notes=notes)
 
@@ -136,6 +146,14 @@ def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
     """`Plan.keep` from a boolean mask of the units that stay."""
     stays = graph.units.kept(units)
     return {path: np.flatnonzero(stays[labels]).tolist() for path, labels in graph.makes.items()}
+
+
+def widths_of_outputs(graph: Graph, units: np.ndarray, names: Sequence[str]) -> dict[str, list[int]]:
+    """Of these outputs, the size of the last axis before, and after."""
+    stays = graph.units.kept(units)
+    named = zip(graph.model.output_names, graph.outputs, strict=True)
+    ends = {name: x.axes[-1] for name, x in named if name in names}
+    return {name: [len(own), int(stays[own].sum())] for name, own in ends.items() if own is not None}
 
 
 def units_of(graph: Graph, plan: Plan) -> np.ndarray:
