@@ -442,3 +442,10 @@ def test_a_hidden_size_goes_where_its_output_is_named(tmp_path):
         plan_channels(model, "macs=50%", outputs=["nothing"])
     with pytest.raises(PlanError, match="has to stay: the model's own output"):
         apply(model, Plan(plan.model, plan.keep, plan.widths))
+
+
+def test_the_output_of_a_sequential_model_has_the_name_of_its_last_layer():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(9), layers.Dense(8, name="scores")])
+    plan = plan_channels(model, 0.5, outputs=["scores"])
+    assert plan.outputs == {"scores": [8, 4]} and apply(model, plan).output_shape == (None, 4)
+    assert plan_channels(model, 0.5).outputs == {}

@@ -67,6 +67,11 @@ class Graph(Walked):
     units: Units
 
     @property
+    def output_names(self) -> list[str]:
+        """The names of the model's outputs, as Keras calls them."""
+        return _names_of_outputs(self.body.functional)
+
+    @property
     def makes(self) -> dict[str, np.ndarray]:
         """The labels of the channels that each layer makes, by its path."""
         found: dict[str, np.ndarray] = {}

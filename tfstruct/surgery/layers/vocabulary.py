@@ -138,7 +138,7 @@ def prune_vocabulary(
     if not families:
         said = "".join(f" {path}: {why}." for path, why in left.items())
         if OWN_OUTPUT in left.values():
-            said += f" Name outputs that may be as narrow as the vocabulary: outputs={list(model.output_names)}."
+            said += f" Name outputs that may be as narrow as the vocabulary: outputs={graph.output_names}."
         raise ModelError(
             f"No rows of a table of `{model.name}` can go.{said or ' It has no table that ids pick from.'}"
         )
@@ -275,7 +275,7 @@ def _report(graph, families, kept, unknown, left, smaller, pairs) -> VocabularyR
                     new, _ = pairs[id(slot.variable)]
                     size = np.dtype(keras.backend.standardize_dtype(slot.variable.dtype)).itemsize
                     saved[table.path] += int(np.prod(slot.variable.shape) - np.prod(new.shape)) * size
-    widths = zip(graph.model.output_names, graph.model.outputs, smaller.outputs, strict=True)
+    widths = zip(graph.output_names, graph.model.outputs, smaller.outputs, strict=True)
     changed = {name: (x.shape[-1], y.shape[-1]) for name, x, y in widths if x.shape[-1] != y.shape[-1]}
     stands = {
         name: int(np.searchsorted(ids, unknown[name][0])) if unknown[name].size else None for name, ids in kept.items()

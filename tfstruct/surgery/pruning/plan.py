@@ -151,7 +151,7 @@ def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
 def widths_of_outputs(graph: Graph, units: np.ndarray, names: Sequence[str]) -> dict[str, list[int]]:
     """Of these outputs, the size of the last axis before, and after."""
     stays = graph.units.kept(units)
-    named = zip(graph.model.output_names, graph.outputs, strict=True)
+    named = zip(graph.output_names, graph.outputs, strict=True)
     ends = {name: x.axes[-1] for name, x in named if name in names}
     return {name: [len(own), int(stays[own].sum())] for name, own in ends.items() if own is not None}
 
