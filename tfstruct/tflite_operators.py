@@ -31,6 +31,7 @@ class OperatorTraits:
         fuses: it can hold a ReLU or ReLU6 that follows it.
         joins: what it does to several tensors: `"add"`, `"subtract"`, `"multiply"`, `"divide"`, `"maximum"`,
             `"minimum"`, `"select"`, `"concatenate"`.
+        splits: which input holds what it hands out in parts, and which the axis, None where that is an option.
         exponential: it takes exponentials, so that a value far below the others counts for nothing.
         compares: it compares two tensors, element by element.
         makes_integers: it makes integers or truth values of floats, or floats of them: float on one side is right.
@@ -51,6 +52,7 @@ class OperatorTraits:
     unit: str = ""
     fuses: bool = False
     joins: str = ""
+    splits: tuple[int, int | None] | None = None
     exponential: bool = False
     compares: bool = False
     makes_integers: bool = False
@@ -78,12 +80,15 @@ _add("EMBEDDING_LOOKUP", kernel=1, looks_up=True)
 
 # Only moving values.
 _add(
-    "RESHAPE EXPAND_DIMS SQUEEZE STRIDED_SLICE SLICE TRANSPOSE SPLIT UNPACK",
+    "RESHAPE EXPAND_DIMS SQUEEZE STRIDED_SLICE SLICE TRANSPOSE",
     moves=True, passes_on=True, same_scale=True,
 )  # fmt: skip
+_add("SPLIT", moves=True, passes_on=True, same_scale=True, splits=(1, 0))
+_add("SPLIT_V", moves=True, same_scale=True, splits=(0, 2))
+_add("UNPACK", moves=True, passes_on=True, same_scale=True, splits=(0, None))
 _add(
     """BATCH_TO_SPACE_ND BROADCAST_TO DEPTH_TO_SPACE GATHER_ND MIRROR_PAD PACK PAD PADV2 RESIZE_NEAREST_NEIGHBOR
-    REVERSE_V2 SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT_V TILE""",
+    REVERSE_V2 SPACE_TO_BATCH_ND SPACE_TO_DEPTH TILE""",
     moves=True, same_scale=True,
 )  # fmt: skip
 _add("CONCATENATION", moves=True, same_scale=True, joins="concatenate")

@@ -8,7 +8,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `rewrites.py`: layers without integer kernels in a form that has them, for the length of a trace
 - `converter.py`, `worker.py`, `child.py`: TensorFlow's converter in a process of its own: requests and errors; the
   processes, kept for the next conversion; the script
-- `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, names, float islands; written compactly
+- `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, float islands; written compactly
+- `tensor_names.py`: tensors named after their Keras layers
 - `file_bounds.py`: how many objects a `.tflite` file becomes, counted before it is unpacked
 - `plumbing.py`: casts, one-hot codes and reversals of a float file, as quantizers take them; floats and integers at
   the inputs of theirs

@@ -30,7 +30,7 @@ def quantize(
     """Quantizes a float `.tflite` as the recipe says.
 
     Args:
-        layers: tensor name -> Keras layers, from `flatbuffer.rename`.
+        layers: tensor name -> Keras layers, from `tensor_names.rename`.
         ranges: (low, high) by tensor name.
         limits: kernel tensor -> largest magnitude by channel, see `trained.weight_limits`; litert-quantizer only.
         exact: tensors that stay float, see `plumbing.recast`.

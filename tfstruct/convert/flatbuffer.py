@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import struct
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +12,6 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfstruct.convert import file_bounds
-from tfstruct.convert.scopes import scope_at
 from tfstruct.errors import ConversionError
 from tfstruct.tflite_operators import traits_of
 
@@ -217,6 +217,13 @@ def input_names(content: bytes) -> list[str]:
     return [graph.tensors[i].name.decode() for i in graph.inputs]
 
 
+def values_made(content: bytes) -> int:
+    """How many values the operators of the main graph make in one run."""
+    graph = read(content).subgraphs[0]
+    made = {int(i) for operator in graph.operators for i in operator.outputs if i >= 0}
+    return sum(math.prod(map(int, graph.tensors[i].shape)) for i in made if graph.tensors[i].shape is not None)
+
+
 def shape_signature(tensor: schema.TensorT) -> list[int]:
     """The shape of a tensor, -1 where it is open."""
     return list(tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature)
@@ -314,111 +321,6 @@ def float_operators(found: Iterable[Operator]) -> list[Operator]:
     return [op for op in found if op.is_float and op.name not in BORDER_OPERATORS]
 
 
-def rename(
-    content: bytes,
-    scopes: Mapping[str, str],
-    output_layers: Mapping[str, str],
-) -> tuple[bytes, dict[str, tuple[str, ...]]]:
-    """Gives every tensor a short, unique name after its Keras layer.
-
-    The converter's own names join all graph nodes that were fused into a tensor; they take kilobytes of a
-    small file. Inputs and outputs get their signature names, an operator's result the path of its last layer,
-    a constant the path of the layer that reads it.
-
-    Args:
-        scopes: name scope of the graph -> layer path, in the order in which the layers make their results.
-        output_layers: signature name of an output -> layer path.
-
-    Returns:
-        The new file, and for every tensor that holds an activation the layers that were fused into it.
-    """
-    model = read(content)
-    _slice_half_read_splits(model)
-    _give_buffers_of_their_own(model)
-    origin: dict[str, tuple[str, ...]] = {}
-    taken: set[str] = set()
-
-    def unique(name: str, number: int) -> bytes:
-        name = f"{SUBGRAPH_PREFIX}{number}/{name}" if number else name
-        candidate, n = name, 1
-        while candidate in taken:
-            candidate, n = f"{name}:{n}", n + 1
-        taken.add(candidate)
-        return candidate.encode()
-
-    for number, graph in enumerate(model.subgraphs):
-        signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == number), None)
-        border: dict[int, str] = {}
-        for maps in (signature.outputs, signature.inputs) if signature else ():
-            border.update({m.tensorIndex: m.name.decode() for m in maps})
-        fused: dict[int, tuple[str, ...]] = {}
-        for operator in graph.operators:
-            layers = _fused_layers(graph, operator, scopes, border, output_layers)
-            # An operator without a trace of its own belongs to the layer whose result it works on.
-            layers = layers or next((fused[i] for i in operator.inputs if fused.get(i)), ())
-            fused.update(dict.fromkeys(operator.outputs, layers))
-        for index, name in border.items():
-            graph.tensors[index].name = unique(name, number)
-        for operator in graph.operators:
-            layers = fused[operator.outputs[0]] if len(operator.outputs) else ()
-            base = layers[0] if layers else operator_name(model, operator).lower()
-            for index in operator.outputs:
-                if index not in border:
-                    graph.tensors[index].name = unique(base, number)
-                origin[graph.tensors[index].name.decode()] = layers
-            kernel = traits_of(operator_name(model, operator)).kernel
-            for place, index in enumerate(operator.inputs):
-                tensor = graph.tensors[index] if index >= 0 else None
-                if tensor is not None and is_constant(model, tensor) and tensor.name.decode() not in taken:
-                    suffix = "constant" if kernel is None else {0: "kernel", 1: "bias"}.get(place - kernel, "constant")
-                    # In a fused operator the weights are those of the layer first in the chain.
-                    tensor.name = unique(f"{layers[-1] if layers else base}/{suffix}", number)
-        for tensor in graph.tensors:
-            if tensor.name.decode() not in taken:
-                tensor.name = unique("tensor", number)
-    return write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}
-
-
-def _give_buffers_of_their_own(model: schema.ModelT) -> None:
-    """Parts constants of equal bytes and another shape, as kernels of zeros are: they share no scales."""
-    shapes: dict[int, list[int]] = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            if is_constant(model, tensor):
-                shape = list(tensor.shape)
-                if shapes.setdefault(tensor.buffer, shape) != shape:
-                    set_constant(model, tensor, np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8))
-
-
-def _slice_half_read_splits(model: schema.ModelT) -> None:
-    """Replaces each SPLIT of which not all parts are read by a SLICE a part that is.
-
-    An unrolled LSTM has one: its first step has no state to forget. Nobody computes the part that is not read, so
-    it has no range, and without that quantizers leave the operator in float or write a file that does not load.
-    """
-    graph = model.subgraphs[0]
-    read_by_some = {int(i) for op in graph.operators for i in op.inputs} | {int(i) for i in graph.outputs}
-    operators = []
-    for op in graph.operators:
-        parts = [int(i) for i in op.outputs]
-        wanted = [i for i in parts if i in read_by_some]
-        if operator_name(model, op) != "SPLIT" or wanted == parts:
-            operators.append(op)
-            continue
-        rank = len(graph.tensors[op.inputs[1]].shape)
-        axis = int(constant(model, graph.tensors[op.inputs[0]], np.int32).ravel()[0]) % rank
-        for number, index in enumerate(parts):
-            if index in wanted:
-                shape = np.asarray(graph.tensors[index].shape, np.int32)
-                begin = np.zeros(rank, np.int32)
-                begin[axis] = number * shape[axis]
-                name, kind = graph.tensors[op.outputs[0]].name, schema.TensorType.INT32
-                bounds = [add_constant(model, graph, value, name, kind) for value in (begin, shape)]
-                options = schema.BuiltinOptions.SliceOptions, schema.SliceOptionsT()
-                operators.append(new_operator(model, "SLICE", [int(op.inputs[1]), *bounds], [index], *options))
-    graph.operators = operators
-
-
 def add_constant(model, graph, value: np.ndarray, name: bytes, kind: int) -> int:
     """A new constant of the type `kind` in a graph; its index."""
     tensor = schema.TensorT()
@@ -444,27 +346,6 @@ def new_operator(model, name: str, inputs: list[int], outputs: list[int], kind: 
     operator.inputs, operator.outputs = inputs, outputs
     operator.builtinOptionsType, operator.builtinOptions = kind, options
     return operator
-
-
-def _fused_layers(graph, operator, scopes, border, output_layers) -> tuple[str, ...]:
-    """Paths of the layers behind an operator, the last one first."""
-    layers = _layers_named(graph, operator.outputs, scopes)
-    outputs = [border[i] for i in operator.outputs if i in border]
-    if not layers:  # the converter renames a graph output, and with it loses where it came from
-        layers = [output_layers[name] for name in outputs if name in output_layers]
-    for index in operator.inputs[1:] if len(operator.inputs) > 1 else ():
-        layers = layers or _layers_named(graph, [index], scopes)
-    return tuple(dict.fromkeys(layers))
-
-
-def _layers_named(graph, indices: Iterable[int], scopes: Mapping[str, str]) -> list[str]:
-    """The layers whose graph nodes the converter joined in the names of tensors, the last one first.
-
-    The converter names them in an order of its own, by the operator.
-    """
-    nodes = [node for i in indices if i >= 0 for node in graph.tensors[i].name.decode().split(";")]
-    found = {scope_at(node, scopes) for node in nodes}
-    return [path for scope, path in reversed(scopes.items()) if scope in found]
 
 
 def set_ranges(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:

@@ -27,7 +27,7 @@ def bounded(
     A MAXIMUM or MINIMUM with a constant beyond the range of what it limits, which would take the range, goes.
 
     Args:
-        content: the float file, with the names of `flatbuffer.rename`.
+        content: the float file, with the names of `tensor_names.rename`.
         ranges: (low, high) by tensor; a result that has a finite low end, from training, keeps it.
         layers: tensor -> layers fused into it.
 

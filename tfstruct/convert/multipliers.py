@@ -25,7 +25,7 @@ def bounded(
     ones, say. Where the factor is above 127, the range becomes wider until it is 127.
 
     Args:
-        content: the float file, with the names of `flatbuffer.rename`.
+        content: the float file, with the names of `tensor_names.rename`.
         ranges: (low, high) by tensor.
         layers: tensor -> layers fused into it.
 

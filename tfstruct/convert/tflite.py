@@ -25,6 +25,7 @@ from tfstruct.convert import (
     rewrites,
     rounding_choice,
     scales,
+    tensor_names,
     trained,
     weights,
 )
@@ -50,8 +51,9 @@ from tfstruct.samples import Sample, Samples, require_numbers
 # Samples held in memory: for verification by default, and for second-order rounding.
 _KEPT = 256
 _FEW_SAMPLES = 100
-# A file that falls short is run once more on so many samples, with all that it computes.
-_LOOKED_AT = 16
+# A file that falls short is run once more on so many samples, with all that it computes: fewer of a large one.
+_LOOKED_AT = (4, 16)
+_VALUES_LOOKED_AT = 1 << 26
 _RANDOM = "random inputs (no data was given)"
 
 Progress = Callable[[str, int, int | None], None]
@@ -161,7 +163,7 @@ class Converter(contextlib.AbstractContextManager):
         if (float16,) not in self._float:
             with self._stage("convert"):
                 content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
-                self._float[float16,] = flatbuffer.rename(content, exported.scopes, exported.output_layers)
+                self._float[float16,] = tensor_names.rename(content, exported.scopes, exported.output_layers)
         return self._float[float16,]
 
     @contextlib.contextmanager
@@ -227,7 +229,7 @@ class Converter(contextlib.AbstractContextManager):
             verification = compare(signature, content, samples, source, step)
             verification = dataclasses.replace(verification, random=source == _RANDOM)
             if verification.is_low and content != recast.content:
-                few = _first(samples, kept)
+                few = _first(samples, kept, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
                 errors = layer_errors(recast.content, content, batched(few, exported.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
@@ -359,11 +361,12 @@ def _open_sizes_named(signature: Signature) -> Iterator[None]:
         raise ConversionError(f"{'. '.join(said)}. With open sizes: {error}", error.layers) from error
 
 
-def _first(samples: list[Sample] | Samples, kept: list[Sample]) -> list[Sample]:
+def _first(samples: list[Sample] | Samples, kept: list[Sample], count: int) -> list[Sample]:
     """A few of the samples that were compared; of the calibration samples if the former cannot be read twice."""
+    count = min(max(count, _LOOKED_AT[0]), _LOOKED_AT[1])
     if isinstance(samples, list):
-        return samples[:_LOOKED_AT]
-    return samples.take(_LOOKED_AT) if samples.reiterable else kept[:_LOOKED_AT]
+        return samples[:count]
+    return samples.take(count) if samples.reiterable else kept[:count]
 
 
 def _describe(recipe: Recipe) -> dict:

@@ -58,7 +58,7 @@ def by_tensor(
     is none, the range of the tensor that a moving operator (RESHAPE, PAD, CONCATENATION, ...) read or wrote.
 
     Args:
-        content: the float file, with the names of `flatbuffer.rename`.
+        content: the float file, with the names of `tensor_names.rename`.
         layers: tensor -> layers fused into it, the last one last.
         given: layer path or input name -> (low, high); see `Recipe.ranges`.
         observed: tensor -> (low, high) from calibration.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -203,7 +202,9 @@ def compare(
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # Tracing a large model takes longer than running a few samples step by step.
     few = isinstance(samples, Sized) and len(samples) <= _BATCH
-    size = max(1, min(_BATCH, _MEMORY // max(1, _activation_bytes(content, signature.batch))))
+    # A Keras model has the values before and behind a batch norm and an activation apart: one tensor of the file.
+    each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
+    size = max(1, min(_BATCH, _MEMORY // max(1, each)))
     # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
     call = (
         signature.call
@@ -240,15 +241,6 @@ def compare(
         inputs=tuple(seen.coverage(name) for name, seen in coverage.items() if seen.count),
         quantized=bool(at_inputs or at_outputs),
     )
-
-
-def _activation_bytes(content: bytes, batch: int | None) -> int:
-    """Of one sample in the Keras model: it has the values before and behind a batch norm and an activation apart,
-    which are one tensor of the file."""
-    graph = flatbuffer.read(content).subgraphs[0]
-    made = {i for operator in graph.operators for i in operator.outputs if i >= 0}
-    values = sum(math.prod(graph.tensors[i].shape) for i in made if graph.tensors[i].shape is not None)
-    return 3 * 4 * int(values) // (batch or 1)
 
 
 def _labels_of(batch: Sequence[Sample], outputs: list[str]) -> Iterator[tuple[str, np.ndarray]]:
