@@ -121,6 +121,10 @@ def test_several_inputs():
     assert smaller.get_layer("table").input_dim == 7 and smaller.get_layer("other").input_dim == 1
     with pytest.raises(ArgumentError, match="one of"):
         report.map(IDS)
+    with pytest.raises(ArgumentError, match=r"ids of 2 kinds.*\['a', 'b', 'c'\]"):
+        prune_vocabulary(model, ids=[1, 2])
+    report = prune_vocabulary(model, ids={"a": [1, 2]}).report
+    assert report.rows == {"table": (20, 2)} and report.left_alone == {"other": "`ids` has none of c"}
     found = prune_vocabulary(model, data, keep={"c": [1]})
     new = [found.report.map(x, name) for x, name in zip(data, "abc", strict=True)]
     assert_equal([np.asarray(model(data))], [np.asarray(found.model(new))])

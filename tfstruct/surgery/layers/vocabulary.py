@@ -102,7 +102,8 @@ def prune_vocabulary(
     Args:
         model: a Sequential or functional model; custom layers opened by `open_layers`. It is not changed.
         data: samples from which the ids in use are read, in any form of `tfstruct.samples`.
-        ids: instead of data: the ids in use, or by name of an input.
+        ids: instead of data: the ids in use; by name of an input where inputs have ids of different kinds, tables of
+            those that are not named stay whole.
         keep: ids that stay besides, such as special tokens; or by name of an input.
         unknown: the id that stands for ids that went, which stays too; or by name of an input.
         outputs: names of outputs (`model.output_names`) that may lose the channels of ids that go.
@@ -114,6 +115,7 @@ def prune_vocabulary(
     Raises:
         ModelError: no rows can go, with the reasons.
         DataError: neither `data` nor `ids`, or ids that are no rows of the table.
+        ArgumentError: a name that is no input's with ids, or ids without names where there are several kinds.
 
     Example:
         >>> inputs = keras.Input((3,), dtype="int32", name="ids")
@@ -131,6 +133,8 @@ def prune_vocabulary(
     families = []
     for sources, tables in flow.families():
         why = next((said for said in (*(x.obstacle for x in sources), *(x.obstacle for x in tables)) if said), "")
+        if not why and isinstance(ids, Mapping) and not any(source.name in ids for source in sources):
+            why = f"`ids` has none of {' or '.join(source.name for source in sources)}"
         if why:
             left.update({table.path: why for table in tables})
         else:
@@ -143,6 +147,11 @@ def prune_vocabulary(
             f"No rows of a table of `{model.name}` can go.{said or ' It has no table that ids pick from.'}"
         )
     names = {source.name for sources, _ in families for source in sources}
+    if len(families) > 1 and ids is not None and not isinstance(ids, Mapping):
+        raise ArgumentError(
+            f"`{model.name}` has ids of {len(families)} kinds. Give `ids` by name of an input, of {sorted(names)}; "
+            "tables of inputs that are not named stay whole."
+        )
     used = _in_data(graph, flow, data, batch_size) if ids is None else _by_name(ids, names, "ids")
     besides = _by_name(keep, names, "keep")
     stands = _by_name(() if unknown is None else unknown, names, "unknown")
