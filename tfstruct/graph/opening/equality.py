@@ -1,6 +1,7 @@
 """Whether an opened or closed model computes what the original does: outputs, outputs in training, gradients."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import keras
@@ -17,6 +18,9 @@ from tfstruct.keras_internals.replacing import replaced_attributes
 # Relative to the largest magnitude: what another order of sums explains.
 _OUTPUTS, _GRADIENTS = 1e-5, 1e-4
 _HALF = 5e-2
+# Numbers in a weight up to which its gradient is compared: larger ones would take the memory of the weights twice. What
+# their gradients are made of, what comes in and what comes back, is compared by those of the other weights.
+_ASKED = 1 << 20
 
 
 def unequal(
@@ -34,7 +38,7 @@ def unequal(
         structure: `keras.KerasTensor`s of the inputs, of known sizes that were not recorded.
     """
     inputs = _random_inputs(structure)
-    weights = original.trainable_variables
+    weights = [w for w in original.trainable_variables if math.prod(w.shape) <= _ASKED]
     others = [twin(w) for w in weights]
     exact = original.compute_dtype not in ("float16", "bfloat16")
     for training, what in ((False, "outputs"), (True, "outputs in training")):
@@ -70,7 +74,12 @@ def _random_inputs(structure):
 
 def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variable]):
     """Outputs, and the gradients of a fixed sum of them by these variables."""
-    with states_kept(model), _without_dropout(model), one_seed(), keras.StatelessScope(), tf.GradientTape() as tape:
+    tape = tf.GradientTape()
+    with contextlib.ExitStack() as stack:
+        for scope in (states_kept(model), _without_dropout(model), one_seed(), keras.StatelessScope()):
+            stack.enter_context(scope)
+        if training:  # it keeps every activation
+            stack.enter_context(tape)
         outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
         loss = 0.0
         for output in outputs:
