@@ -100,6 +100,41 @@ def test_states_and_masks_of_opened_loops():
     assert_pruned_equals_masked(found.model, inputs=given)
 
 
+class _Causal(layers.Layer):
+    """A mask and rotations that are computed as numbers from the length."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.project = layers.Dense(8, name="project")
+
+    def build(self, shape):
+        self.project.build(shape)
+
+    def call(self, x):
+        length = ops.shape(x)[1]
+        angles = ops.arange(length, dtype="float32")[:, None] / np.arange(1, 5, dtype="float32")
+        a, b = ops.split(self.project(x), 2, axis=-1)
+        q = ops.concatenate([a * ops.cos(angles) - b * ops.sin(angles), a * ops.sin(angles) + b * ops.cos(angles)], -1)
+        scores = ops.where(ops.tril(ops.ones((length, length))) > 0, ops.matmul(q, ops.swapaxes(q, 1, 2)), -1e9)
+        return x + ops.matmul(ops.softmax(scores), q)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_layer_that_needs_an_open_size_says_what_to_give(named):
+    inputs = keras.Input((None, 8), name="x")
+    x = _Causal(name="block")(layers.Dense(8, name="first")(inputs))
+    model = custom_layers.randomized(keras.Model({"x": inputs} if named else inputs, layers.Dense(2)(x)))
+    (why,) = open_model(model).closed.values()
+    given = {"x": (None, 64, 8)} if named else (None, 64, 8)
+    assert why.endswith(f"where that is one that `inputs` leave open, give it, such as inputs={given}"), why
+    found = open_model(model, given)
+    assert found.opened == ("block",)
+    x = np.random.default_rng(0).normal(size=(3, 64, 8)).astype("float32")
+    x = {"x": x} if named else x
+    assert_equal(arrays(model(x)), arrays(found.model(x)))
+    assert_pruned_equals_masked(found.model, inputs=x)
+
+
 def test_a_weight_that_is_tied_stays_one(tmp_path):
     model = custom_layers.build("tied")
     opened = open_model(model).model

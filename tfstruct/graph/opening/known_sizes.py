@@ -8,6 +8,7 @@ import keras
 # What an open size is in two recordings and in the comparison at the end: numbers that occur nowhere else, so that it
 # is known what follows one size. The batch comes first.
 _SIZES = ((2, 3, 4), (8, 12, 9), (16, 24, 11), (10, 14, 13), (20, 28, 15), (18, 26, 17))
+_LENGTH = 64  # the example of a size to give
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,3 +31,14 @@ class KnownSizes:
             return keras.KerasTensor((_SIZES[0][which] if x.shape[0] is None else x.shape[0], *rest), x.dtype)
 
         return keras.tree.map_structure(known, self.structure)
+
+    def remedy(self) -> str:
+        """What to give where a layer needs to know a size that is open; empty where none is open."""
+        if not any(None in x.shape[1:] for x in keras.tree.flatten(self.structure)):
+            return ""
+
+        def shape(x):
+            return tuple(_LENGTH if n is None and i else n for i, n in enumerate(x.shape))
+
+        shapes = keras.tree.map_structure(shape, self.structure)
+        return f"; where that is one that `inputs` leave open, give it, such as inputs={shapes}"

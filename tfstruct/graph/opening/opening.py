@@ -158,7 +158,7 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
                 made = Assembly().model((first, second), like, sizes.structure)
                 break
             except DiffersError as error:
-                layer, reason = error.layer, str(error)
+                layer, reason = error.layer, f"{error}{sizes.remedy()}"
         if layer is model:
             raise ModelError(f"{model.name!r} cannot be opened: {reason}.")
         closed[id(layer)] = (layer, reason)
