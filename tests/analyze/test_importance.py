@@ -239,13 +239,16 @@ def test_groups_of_the_zoo_are_all_scored(name):
             assert np.isfinite(scores[group.free]).all(), (criterion, group.name)
 
 
-def test_attention_is_scored_by_weights_and_its_inside_is_hidden_from_activations():
+def test_attention_is_scored_by_weights_and_by_activations_inside():
     graph = trace(zoo.build("attention"))
-    scores = unit_scores(graph, "l1")
-    assert all(np.isfinite(scores[g.free]).all() for g in groups(graph))
     x = zoo.sample_inputs(graph.model, 4)
-    with pytest.raises(ModelError, match=r"activation cannot see the channels of attention.heads"):
-        unit_scores(graph, "activation", data=x)
+    for criterion in ("l1", "activation"):
+        scores = unit_scores(graph, criterion, data=x)
+        assert all(np.isfinite(scores[g.free]).all() for g in groups(graph))
+    attention = graph.model.get_layer("attention")
+    widths = next(g for g in groups(graph) if g.name == "attention.value_dim")
+    expected = np.abs(attention._value_dense(x)).mean((0, 1, 2))
+    np.testing.assert_allclose(scores[widths.units], expected, rtol=1e-5)
 
 
 def test_a_group_that_the_criterion_cannot_see():

@@ -7,7 +7,7 @@ import pytest
 from keras import layers, ops
 from oracle import assert_equal, assert_pruned_equals_masked
 
-from tfstruct import surgery
+from tfstruct import analyze, surgery
 from tfstruct.graph import groups, trace
 
 LENGTH, WIDTH, HEADS, SHARED, SIZE = 6, 12, 4, 2, 5
@@ -140,3 +140,30 @@ def test_depth_and_width_together():
     smaller = surgery.apply(shallow, plan)
     assert smaller.count_params() < shallow.count_params() < model.count_params()
     assert smaller(IDS).shape == (5, 3)
+
+
+ATTENTION = {
+    "all heads": (lambda: layers.MultiHeadAttention(4, 5, name="attention"), ("heads", "key_dim", "value_dim")),
+    "grouped": (lambda: layers.GroupQueryAttention(5, 4, 2, name="attention"), ("heads", "head_dim")),
+}
+
+
+@pytest.mark.parametrize("criterion", ["activation", "apoz", "entropy"])
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_heads_by_their_activations(kind, criterion):
+    """Queries, keys and values are looked at inside of the layer: what is never large goes first."""
+    make, what = ATTENTION[kind]
+    inputs = keras.Input((LENGTH, 7))
+    x = layers.Dense(8, name="before")(inputs)
+    model = custom_layers.randomized(keras.Model(inputs, layers.Dense(2)(make()(x, x))))
+    x = np.random.default_rng(0).normal(size=(12, LENGTH, 7)).astype("float32")
+    found = analyze.importance(model, criterion, x).groups
+    assert {f"attention.{one}" for one in what} <= set(found)
+    assert all(np.isfinite(scores).all() for name, scores in found.items() if name.startswith("attention."))
+    if criterion == "activation" and kind == "all heads":
+        attention, h = model.get_layer("attention"), model.get_layer("before")(x)
+        seen = [np.abs(attention._value_dense(h)).mean((0, 1, 2))]
+        np.testing.assert_allclose(found["attention.value_dim"], seen[0], rtol=1e-5)
+        dense = (attention._query_dense, attention._key_dense, attention._value_dense)
+        heads = sum(np.abs(one(h)).mean((0, 1, 3)) for one in dense)
+        np.testing.assert_allclose(found["attention.heads"], heads, rtol=1e-5)

@@ -8,11 +8,14 @@ from tfstruct.analyze.inference import batches_for
 from tfstruct.analyze.losses import slices
 from tfstruct.analyze.weight_criteria import Member, is_kernel
 from tfstruct.graph import Call, Each, Graph, Out
+from tfstruct.graph.call import Channels
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
 from tfstruct.keras_internals.graph_nodes import takes_training
+from tfstruct.keras_internals.layer_parts import attention_projections, stored_weight
 from tfstruct.samples import Samples
 
+ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 BINS = 32  # of the histogram behind the entropy
 
 
@@ -75,6 +78,24 @@ def watched(graph: Graph) -> list[tuple[Call, int, int, np.ndarray, np.ndarray]]
     return found
 
 
+def projections(graph: Graph) -> list[tuple[int, keras.layers.Layer, list[np.ndarray]]]:
+    """What attention layers make inside: (key of the tensor, the layer that projects it, the labels of the last axes of
+    the result), for queries, keys and values: their heads and the widths inside them."""
+    slots = {id(slot.variable): slot for slot in graph.slots}
+    found = []
+    for call in graph.calls:
+        if not isinstance(call.op, ATTENTION):
+            continue
+        for name, dense in attention_projections(call.op).items():
+            tensor = call.argument(name)
+            tensor = call.argument("value") if name == "key" and tensor is None else tensor
+            slot = slots.get(id(stored_weight(dense)))
+            if isinstance(tensor, Channels) and slot is not None:
+                ends = [axis.labels for axis in slot.axes if isinstance(axis, Out) and axis.labels is not None]
+                found.append((tensor.key, dense, ends))
+    return found
+
+
 def _per_sample(kind: str, value, axis: int):
     """For each sample and channel: mean absolute value, share of zeros, or mean. Shape (samples, channels)."""
     value = tf.cast(value, tf.float32)
@@ -90,23 +111,32 @@ def activation_members(graph: Graph, kind: str, samples: Samples, batch_size: in
     - `entropy`: -sum p log p of the samples' mean activations, in a histogram of 32 bins from the smallest to the
       largest (Sec. 3.2, arXiv:1706.05791).
     """
-    places = watched(graph)
+    places, inside = watched(graph), projections(graph)
+    needed = {key for key, *_ in inside}
 
     @tf.function(reduce_retracing=True)
     def step(batch):
         results = {}
+        values = {x.key: y for x, y in zip(graph.body.inputs, batch, strict=True)}
 
         def visit(call, outputs):
+            values.update({x.key: y for x, y in zip(call.outputs, outputs, strict=True) if x.key in needed})
             for i, (at, place, axis, _, _) in enumerate(places):
                 if at is call:
                     results[i] = _per_sample(kind, outputs[place], axis)
 
         run(graph, batch, visit)
-        return [results[i] for i in range(len(places))]
+        found = [results[i] for i in range(len(places))]
+        for key, dense, ends in inside:
+            value = dense(values[key])
+            found += [_per_sample(kind, value, len(value.shape) - len(ends) + i) for i in range(len(ends))]
+        return found
 
     parts = [[r.numpy() for r in step(b.inputs)] for b in batches_for(graph.model, samples, batch_size)]
     members = []
-    for i, (_, _, _, labels, positions) in enumerate(places):
+    looked_at = [(labels, positions) for *_, labels, positions in places]
+    looked_at += [(labels, np.arange(len(labels))) for _, _, ends in inside for labels in ends]
+    for i, (labels, positions) in enumerate(looked_at):
         seen = np.concatenate([part[i] for part in parts]).astype(np.float64)[:, positions]
         if kind == "entropy":
             value = _entropy(seen)

@@ -73,8 +73,9 @@ def importance(
     - `gradient`: mean over samples of `(sum over members of w * dL/dw)^2`, arXiv:1906.10771; `gradient_abs`: of the
       absolute value. Members: kernels, biases, gamma, beta.
     - `hessian`: `1/2 sum of w^2 * H_ww`, H by Hutchinson's estimate with `probes` random signs. Can be negative.
-    - `activation`, `apoz`, `entropy`: of the maker's output behind its batch norm and activation: mean absolute value;
-      1 - share of zeros (arXiv:1607.03250); entropy of the samples' means (arXiv:1706.05791).
+    - `activation`, `apoz`, `entropy`: of the maker's output behind its batch norm and activation, and of the queries,
+      keys and values inside Keras's attention layers: mean absolute value; 1 - share of zeros (arXiv:1607.03250);
+      entropy of the samples' means (arXiv:1706.05791).
     - `random`: uniform in [0, 1), by `seed`.
     - a function `(slot, rows) -> scores`: `rows` of shape (channels, weights) are the kernel of `slot`
       (`tfstruct.graph.call.Slot`) with one row a channel; it returns one score a channel.
