@@ -15,10 +15,10 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.scores import DATA_CRITERIA, unit_scores
 from tfstruct.errors import ArgumentError, DataError, ModelError
-from tfstruct.graph import Graph, groups, trace
+from tfstruct.graph import Graph, groups, open_and_trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import GREEN, GREY, ORANGE
 from tfstruct.samples.for_model import samples_of
 
@@ -27,7 +27,7 @@ _ROUNDING = 1e-6  # of the metric: what sums in float32 may be apart
 
 
 @dataclasses.dataclass(frozen=True)
-class ThresholdChoice(Plotted, Report):
+class ThresholdChoice(Plotted, OpenedReport):
     """A threshold of importance, and the curve that it was chosen from: one value a candidate, in rising order.
 
     `plot` draws the metric with its standard error, and what stays, by threshold.
@@ -131,6 +131,7 @@ def choose_threshold(
     adapt: Callable | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    open_layers: str | bool = "auto",
 ) -> ThresholdChoice:
     """Chooses, by k-fold cross-validation, below which importance channels can go; removes nothing.
 
@@ -175,6 +176,7 @@ def choose_threshold(
             is measured, such as `tfstruct.surgery.recalibrate_batch_norm`: masking shifts what batch norms see, and
             few channels of a network with batch norm can go without it. What it changes is put back.
         seed: of the split, and of criteria that draw random numbers.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `ThresholdChoice`: the threshold, and the quality at each one that was tried.
@@ -188,7 +190,7 @@ def choose_threshold(
     _check(folds, tolerance, thresholds, metric, mode)
     if adapt is not None and not callable(adapt):
         raise ArgumentError(f"`adapt` must be a function (model, samples). Received: {adapt!r}.")
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     if not any(group.prunable for group in groups(graph)):
         raise ModelError(f"`{graph.model.name}` has no prunable group. explain(model) says why.")
     samples = samples_of(model, data, labels, need="choose_threshold needs labels")
@@ -251,6 +253,8 @@ def choose_threshold(
         standard_error=tuple(error.tolist()),
         channels=tuple(float(keep[prunable].mean()) for keep in stays),
         macs=_macs(graph, stays),
+        opened=graph.opened,
+        opaque=graph.opaque,
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from tfstruct.analyze.drawing import Picture, draw, picture_of, size
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.weight_criteria import is_kernel
-from tfstruct.graph import Graph, Group, Out, stay_whole, trace
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.graph import Graph, Group, Out, open_and_trace, stay_whole
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GroupRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupReport(Plotted, Report):
+class GroupReport(Plotted, OpenedReport):
     """Every group of coupled channels of a model.
 
     `plot` draws the network: operations as boxes in the colour of the group that they carry, hatched where it cannot
@@ -123,11 +123,12 @@ def _names(paths) -> str:
     return ", ".join(unique[:4]) + (f" and {len(unique) - 4} more" if len(unique) > 4 else "")
 
 
-def explain(model) -> GroupReport:
+def explain(model, *, open_layers: str | bool = "auto") -> GroupReport:
     """Traces a model and lists its groups of coupled channels: prunable, or frozen and why.
 
     Args:
         model: a built Sequential or functional `keras.Model`; or an already traced `Graph`.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `GroupReport`: the groups, each prunable or with the reason why not; `str()` is a table.
@@ -140,7 +141,7 @@ def explain(model) -> GroupReport:
         >>> [(group.name, group.channels) for group in report.groups if group.removable]
         [('stem', 8), ('down', 8)]
     """
-    graph = model if isinstance(model, Graph) else trace(model)
+    graph = model if isinstance(model, Graph) else open_and_trace(model, open_layers=open_layers)
     named = by_name(graph)
     free = np.zeros(graph.units.count, bool)
     for group in named.values():
@@ -148,7 +149,9 @@ def explain(model) -> GroupReport:
     made, can_go = _channels(graph, free)
     rows = tuple(_row(name, group) for name, group in named.items())
     whole = stay_whole(graph, tuple(named.values()))
-    return GroupReport(graph.model.name, rows, made, can_go, whole, picture_of(graph, named))
+    return GroupReport(
+        graph.model.name, rows, made, can_go, whole, picture_of(graph, named), opened=graph.opened, opaque=graph.opaque
+    )
 
 
 def _row(name: str, group: Group) -> GroupRow:

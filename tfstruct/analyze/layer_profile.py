@@ -10,9 +10,9 @@ from tfstruct.analyze.costs import Costs, itemsize
 from tfstruct.analyze.counts import Counter
 from tfstruct.analyze.memory import Memory
 from tfstruct.errors import ModelError
-from tfstruct.graph import trace
+from tfstruct.graph import open_and_trace
 from tfstruct.graph.sizes import BY_A_CALL, why_open
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import BLUE, GREEN, ORANGE
 
 
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile(Plotted, Report):
+class Profile(Plotted, OpenedReport):
     """What a model costs, by operation and in all; for one sample.
 
     `plot` draws MACs, weight bytes and activation bytes by operation; of more than 60 operations those without MACs are
@@ -139,7 +139,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def profile(model, input_shape=None) -> Profile:
+def profile(model, input_shape=None, *, open_layers: str | bool = "auto") -> Profile:
     """Counts what each operation of a model costs for one sample.
 
     A shared layer's parameters count once, its MACs in every call. Additions of biases, activations, pooling and
@@ -148,6 +148,7 @@ def profile(model, input_shape=None) -> Profile:
     Args:
         model: a built Sequential or functional `keras.Model`.
         input_shape: of one sample, for models that leave sizes open; a dict by name or a list for several inputs.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Profile`: `rows`, one by operation, and the totals; `str()` is a table.
@@ -160,7 +161,7 @@ def profile(model, input_shape=None) -> Profile:
         >>> costs.params, costs.macs  # 8 * 16 + 16 + 16 * 2 + 2 weights; 8 * 16 + 16 * 2 products
         (178, 160)
     """
-    graph = trace(model, input_shape)
+    graph = open_and_trace(model, input_shape, open_layers)
     costs = Costs(graph)
     by_call = costs.by_call()
     counter = Counter(graph.units)
@@ -210,4 +211,6 @@ def profile(model, input_shape=None) -> Profile:
         peak_at=graph.calls[worst].path if graph.calls else "",
         unknown=tuple(r.path for r in rows if r.macs is None),
         inside=tuple(rows[i].path for i, work in costs.inside.items() if work.macs),
+        opened=graph.opened,
+        opaque=graph.opaque,
     )

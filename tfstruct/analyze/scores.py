@@ -10,10 +10,10 @@ from tfstruct.analyze.inference import whole_batches
 from tfstruct.analyze.losses import loss_function
 from tfstruct.analyze.names import by_name
 from tfstruct.errors import ArgumentError, ModelError
-from tfstruct.graph import Graph, groups, trace
+from tfstruct.graph import Graph, groups, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
-from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting import OpenedReport, Sheet
 from tfstruct.samples import Samples
 from tfstruct.samples.for_model import samples_of
 
@@ -23,7 +23,7 @@ NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance(Report):
+class Importance(OpenedReport):
     """Scores of the units of a model; a larger score is a more important unit.
 
     Attributes:
@@ -57,6 +57,7 @@ def importance(
     missing: str = "raise",
     probes: int = 8,
     seed: int = 0,
+    open_layers: str | bool = "auto",
 ) -> Importance:
     """Scores every unit (a channel with all that is coupled to it) of a model.
 
@@ -89,6 +90,7 @@ def importance(
         normalization: `"none"`; divided by the group's `"mean"`, `"max"` or `"sum"`; `"standard"`: mean 0, variance 1.
         missing: units of prunable groups that the criterion cannot see, such as those without batch norm for
             `bn_scale`: `"raise"`, or `"keep"`: their score is infinite.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Importance`: a score for each channel of each group, and which go first.
@@ -102,13 +104,14 @@ def importance(
         >>> scores.groups["hidden"].shape
         (16,)
     """
-    graph = model if isinstance(model, Graph) else trace(model)
+    graph = model if isinstance(model, Graph) else open_and_trace(model, open_layers=open_layers)
     scores = unit_scores(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing=missing,
         probes=probes, seed=seed,
     )  # fmt: skip
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-    return Importance(name, {group: scores[g.units] for group, g in by_name(graph).items()}, scores)
+    by_group = {group: scores[g.units] for group, g in by_name(graph).items()}
+    return Importance(name, by_group, scores, opened=graph.opened, opaque=graph.opaque)
 
 
 def unit_scores(

@@ -18,16 +18,16 @@ from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.files import write_atomic
-from tfstruct.graph import Graph, Group, fingerprint, trace
+from tfstruct.graph import Graph, Group, fingerprint, open_and_trace
 from tfstruct.graph.blocks import atoms
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.samples.for_model import samples_of
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sensitivity(Plotted, Report):
+class Sensitivity(Plotted, OpenedReport):
     """What masking a share of one group's channels does to a model.
 
     `plot` draws a row a group and a column a ratio, coloured by how far the metric is from the unmasked model's.
@@ -52,7 +52,8 @@ class Sensitivity(Plotted, Report):
     def from_dict(cls, data: Mapping) -> "Sensitivity":
         groups = {k: tuple(math.nan if v is None else v for v in values) for k, values in data["groups"].items()}
         removed = {k: tuple(values) for k, values in data["removed"].items()}
-        return cls(**{**data, "ratios": tuple(data["ratios"]), "groups": groups, "removed": removed})
+        lists = {key: tuple(data[key]) for key in ("ratios", "opened") if key in data}
+        return cls(**{**data, **lists, "groups": groups, "removed": removed})
 
     def ranked(self) -> list[str]:
         """Names of the groups, those first whose masking changes the metric least, in the mean over the ratios."""
@@ -95,6 +96,7 @@ def sensitivity(
     path: str | os.PathLike | None = None,
     batch_size: int = 64,
     progress: bool = True,
+    open_layers: str | bool = "auto",
 ) -> Sensitivity:
     """Masks, group by group and ratio by ratio, the least important units, and measures what is left of the model.
 
@@ -116,6 +118,7 @@ def sensitivity(
         path: a JSON file that holds the results so far, written whole after every group. If it is there, only what is
             missing is computed.
         progress: show a progress bar on the terminal.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Sensitivity`: loss or metric by group and ratio.
@@ -129,7 +132,7 @@ def sensitivity(
         >>> list(found.groups)
         ['hidden']
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     ratios = tuple(float(r) for r in ratios)
     if not ratios or not all(0 < r < 1 for r in ratios):
         raise ArgumentError(f"`ratios` must be numbers in (0, 1). Received: {ratios}.")
@@ -140,7 +143,7 @@ def sensitivity(
     outputs = predictor(graph, x, batch_size)
     names = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
     header = {
-        "model": fingerprint(model),
+        "model": fingerprint(graph.model),
         "weights": _digest(map(keras.ops.convert_to_numpy, model.weights)),
         "metric": name,
         "criterion": names,
@@ -171,6 +174,8 @@ def sensitivity(
         ratios=ratios,
         groups={g: tuple(v for v, _ in values) for g, values in results.items()},
         removed={g: tuple(n for _, n in values) for g, values in results.items()},
+        opened=graph.opened,
+        opaque=graph.opaque,
     )
 
 

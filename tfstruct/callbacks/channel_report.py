@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import LIGHT
 
 
@@ -19,7 +19,7 @@ class Widths:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChannelReport(Plotted, Report):
+class ChannelReport(Plotted, OpenedReport):
     """The channels at zero, and what the model costs once `surgery.shrink` has removed them.
 
     `plot` draws the channels of each group before and after, and the share at zero over the steps.

@@ -14,7 +14,7 @@ from tfstruct.callbacks.channel_report import ChannelReport, Widths
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import require_held
 from tfstruct.errors import ArgumentError, BudgetError, DataError, ModelError
-from tfstruct.graph import Group, trace
+from tfstruct.graph import Group, open_and_trace
 from tfstruct.graph.frozen import frozen_note
 from tfstruct.samples.for_model import readable_again
 from tfstruct.schedules.ratios import PolynomialRatio, RatioSchedule
@@ -65,8 +65,9 @@ class PruneChannels(Compressor):
         frequency: steps from one choice to the next, counted from the schedule's begin; at its end there is one in any
             case.
         strength: of the group lasso: what a channel loses of its norm up to its second update.
-        scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency, input_shape: as in
-            `plan_channels`.
+        scope, round_to, min_channels, max_ratio, exclude, reduction, normalization, latency, input_shape, open_layers:
+            as in `plan_channels`. The model that trains keeps its custom layers: what is opened shows which of their
+            weights belong to a channel, and `shrink` opens them the same way.
         frozen: whether channels of frozen weights go too: these weights become zero, and `shrink` cuts the layers.
         data, loss: for criteria that look at data.
         seed: of the random criterion.
@@ -105,6 +106,7 @@ class PruneChannels(Compressor):
         normalization: str = "mean",
         latency: Callable[[keras.Model], float] | None = None,
         input_shape=None,
+        open_layers: str | bool = "auto",
         seed: int = 0,
     ):
         super().__init__()
@@ -139,7 +141,7 @@ class PruneChannels(Compressor):
             raise ArgumentError(f"`strength` must be in (0, 1]. Received: {strength}.")
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
         self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
-        self.input_shape = input_shape
+        self.input_shape, self.open_layers = input_shape, open_layers
         self._scoring = {
             "data": data, "loss": loss, "reduction": reduction, "normalization": normalization, "seed": seed,
             "missing": "keep",
@@ -159,7 +161,7 @@ class PruneChannels(Compressor):
             "budget": budget, "schedule": schedule, "criterion": criterion, "regularize": regularize,
             "frequency": frequency, "strength": strength, "scope": scope, "round_to": round_to,
             "min_channels": min_channels, "max_ratio": max_ratio, "exclude": exclude, "frozen": frozen,
-            "reduction": reduction, "normalization": normalization, "seed": seed,
+            "reduction": reduction, "normalization": normalization, "open_layers": open_layers, "seed": seed,
         })  # fmt: skip
 
     def kept(self) -> dict[str, np.ndarray]:
@@ -182,7 +184,7 @@ class PruneChannels(Compressor):
     def _begin(self, model: keras.Model) -> None:
         self._tested = False
         self._scoring["data"] = readable_again(model, self._scoring["data"])
-        graph, before = trace(model, self.input_shape), list(self._groups)
+        graph, before = open_and_trace(model, self.input_shape, self.open_layers), list(self._groups)
         self._groups, self._alone = lossless_groups(graph, self.options.exclude, self.frozen)
         self._notes = frozen_note(list(self._alone.items()), "groups of channels")
         if not self._groups:
@@ -319,7 +321,7 @@ class PruneChannels(Compressor):
         return ChannelReport(
             budget, planner.limits, criterion, self.options.scope, self.regularize, tuple(rows),
             tuple(self._alone.items()), planner.before, after, tuple(self._history), self._complete,
-            tuple(self._notes),
+            tuple(self._notes), opened=planner.graph.opened, opaque=planner.graph.opaque,
         )  # fmt: skip
 
     def _let_go(self) -> None:

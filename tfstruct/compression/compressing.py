@@ -52,6 +52,7 @@ def compress(
     workdir: str | os.PathLike | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    open_layers: str | bool = "auto",
 ) -> Compressed:
     """Makes a trained model small and fast within a budget, and writes its verified `.tflite` file.
 
@@ -91,6 +92,8 @@ def compress(
             killed, `compress` goes on from there to the same result. None: a temporary one.
         seed: of everything that is drawn.
         progress: called with a `Progress`.
+        open_layers: `"auto"`: custom layers are opened (`tfstruct.surgery.open_layers`) and stay so in the result;
+            False: none is.
 
     Returns:
         `Compressed`: `.model`, `.file` (its `TFLiteModel`) and `.report`.
@@ -116,7 +119,7 @@ def compress(
     with Task(
         model, train, validation, budget, settings=settings, loss=loss, metric=metric,
         greater_is_better=greater_is_better, labels=labels, preprocess=preprocess, augment=augment, workdir=workdir,
-        progress=progress, strategy="search" if isinstance(steps, Search) else steps,
+        progress=progress, strategy="search" if isinstance(steps, Search) else steps, open_layers=open_layers,
     ) as task:  # fmt: skip
         tested = None if test is None else task.open_data(test)
         if isinstance(steps, Search):
@@ -237,6 +240,8 @@ def _report(task: Task, made: StrategyResult, decisions, started: float, tested,
         versions=task.versions(),
         seconds=time.perf_counter() - started,
         warnings=(*task.warnings, *made.file.report.warnings),
+        opened=task.graph.opened,
+        opaque=task.graph.opaque,
         data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
         **report_extras(task, made),
     )

@@ -124,7 +124,7 @@ def _limits(report) -> str:
             low, high = (port.scale * (edge - port.zero_point) for edge in _edges(port))
             lines.append(f"Values of `{port.name}` outside {low:.4g} to {high:.4g} are clipped.")
     lines.append("Nothing is known of data unlike those above.")
-    return "\n".join(f"- {line}" for line in [*lines, *map(markdown, report.warnings)])
+    return "\n".join(f"- {line}" for line in [*lines, *map(markdown, (*report.warnings, *report.layer_notes))])
 
 
 def _edges(port: Port) -> tuple[int, int]:

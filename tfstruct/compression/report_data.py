@@ -13,7 +13,7 @@ from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Stage
 from tfstruct.convert.runtime import Port
 from tfstruct.errors import ArgumentError
-from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting import OpenedReport, Sheet
 
 if TYPE_CHECKING:
     from tfstruct.analyze import Sensitivity
@@ -28,7 +28,7 @@ _ROWS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportData(Report):
+class ReportData(OpenedReport):
     """What one compression found.
 
     Attributes:
@@ -112,7 +112,7 @@ class ReportData(Report):
     def __str__(self) -> str:
         done = [f"{'does' if one.taken else 'does not'} {one.kind}: {one.reason}" for one in self.decisions]
         done += [line for stage in self.stages for line in str(stage).splitlines()]
-        return dataclasses.replace(self.sheet(), notes=[*done, *self.warnings]).text()
+        return dataclasses.replace(self.sheet(), notes=[*done, *self.warnings, *self.layer_notes]).text()
 
     def to_dict(self) -> dict:
         return {"format": _FORMAT, **super().to_dict()}
@@ -138,6 +138,7 @@ class ReportData(Report):
                 "candidates": tuple(Candidate.from_dict(one) for one in data["candidates"]),
                 "widths": {layer: tuple(pair) for layer, pair in data["widths"].items()},
                 "warnings": tuple(data["warnings"]),
+                "opened": tuple(data.get("opened", ())),
                 "ports": {side: tuple(map(Port.from_dict, ports)) for side, ports in data["ports"].items()},
                 "mistakes": None if data["mistakes"] is None else Mistakes.from_dict(data["mistakes"]),
                 "sensitivity": None if data["sensitivity"] is None else Sensitivity.from_dict(data["sensitivity"]),

@@ -54,6 +54,7 @@ def _outcome(report) -> list[Html]:
     said = f"The budget is missed: {'; '.join(misses)}." if misses else "The budget is met."
     parts = [element("p", element("b", said), f" Asked: {report.budget}.", class_="note mark" if misses else "note")]
     parts += [element("p", warning, class_="note mark") for warning in report.warnings]
+    parts += [element("p", note, class_="note") for note in report.layer_notes]
     if limited := _limits(report):
         parts += [element("h2", "Budget"), table(limited, ["", "limit", "result", ""], numbers=(1, 2))]
     header = ["", "original", "plain int8", "result", "of plain int8"]

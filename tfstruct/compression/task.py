@@ -32,7 +32,7 @@ from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
-from tfstruct.graph import Graph, fingerprint, trace
+from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.samples import Preprocess
@@ -91,7 +91,7 @@ class Task(contextlib.AbstractContextManager):
         process: a converter process that is running already.
 
     Attributes:
-        model: the original, which nothing changes.
+        model: the original, its custom layers opened, which nothing changes.
         graph: of it.
         train, validation: the data.
         aim: what is trained for.
@@ -124,13 +124,16 @@ class Task(contextlib.AbstractContextManager):
         progress: Callable[[Progress], None] | None = None,
         strategy: Any = "auto",
         process: ConverterProcess | None = None,
+        open_layers: str | bool = "auto",
     ):
-        self.model, self.budget, self.settings, self.augment = model, Budget.of(budget), settings, augment
+        self.warnings = _own_training(model)
+        self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
         self.options = {
             "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
-            "strategy": strategy,
+            "strategy": strategy, "open_layers": open_layers,
         }  # fmt: skip
-        self.graph = trace(model)
+        self.graph = open_and_trace(model, open_layers=open_layers)
+        self.model = model = self.graph.model
         _refuse_open_sizes(model)
         _refuse_unknown_figures(self.graph, self.budget)
         self.progress = ProgressReporter(progress)
@@ -143,7 +146,6 @@ class Task(contextlib.AbstractContextManager):
         self.some = self.train.take(_SOME)
         self.aim = objective(self.graph, self.some.labels, loss)
         self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
-        self.warnings = _own_training(model)
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()
         self._exits.callback(self.folder.close)

@@ -1,4 +1,4 @@
-"""What a user gives as a model: the one place that says whether it is one."""
+"""What a user gives as a model: the one place that says whether it is one, and what to do where it has no graph."""
 
 import os
 
@@ -19,6 +19,19 @@ def require_model(model, what: str = "a keras.Model") -> None:
     if isinstance(model, keras.Model):
         return
     raise ModelError(f"Expected {what}. Received: {_received(model)}")
+
+
+def subclassed(model: keras.Model) -> ModelError:
+    """What is said where a model's own `call` hides its graph: the two lines that open it."""
+    shapes = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    example = keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), shapes or (None, 224, 224, 3))
+    return ModelError(
+        f"`{model.name}` is a subclassed model ({type(model).__name__}): give `inputs`, the shapes (with the batch "
+        "axis first) or samples that it is called with, to tfstruct.surgery.open_layers, which makes a functional one "
+        "on the same variables:\n"
+        f"    model = tfstruct.surgery.open_layers(model, inputs={example}).model\n"
+        "    tfstruct.explain(model)"
+    )
 
 
 def _received(model) -> str:

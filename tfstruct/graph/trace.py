@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph.call import Call, Channels, Slot
-from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.keras_model import require_model, subclassed
 from tfstruct.graph.labels import Labels, Units
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
@@ -62,9 +62,13 @@ class Graph(Walked):
         bodies: by id of a (nested) model, its first walk.
         calls: every call in order of execution, those of nested models in their place.
         units: what can go; see `Units`.
+        opened: paths of the custom layers that were opened before the walk, and are nested models.
+        opaque: path of a custom layer that stayed closed -> why.
     """
 
     units: Units
+    opened: tuple[str, ...] = ()
+    opaque: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def output_names(self) -> list[str]:
@@ -107,7 +111,14 @@ def fingerprint(model) -> str:
     return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
 
 
-def trace(model: keras.Model, input_shape=None, *, resized: Sequence[str] = (), rows: bool = False) -> Graph:
+def trace(
+    model: keras.Model,
+    input_shape=None,
+    *,
+    resized: Sequence[str] = (),
+    rows: bool = False,
+    opaque: Mapping[str, str] | None = None,
+) -> Graph:
     """Walks a Sequential or functional model and labels the channels of every tensor in it.
 
     Args:
@@ -115,6 +126,7 @@ def trace(model: keras.Model, input_shape=None, *, resized: Sequence[str] = (), 
             nested model that leaves sizes open, those of its call are taken.
         resized: names of outputs (`model.output_names`) whose channels may go too.
         rows: whether the rows of tables that ids are looked up in count as channels; see `Call.lookups`.
+        opaque: path of a layer -> why it cannot be opened, for the reasons why channels stay.
 
     Returns:
         `Graph`: every call, with a label for each channel of its tensors.
@@ -136,21 +148,18 @@ def trace(model: keras.Model, input_shape=None, *, resized: Sequence[str] = (), 
                 f"`{model.name}` is a Sequential model that has not been built. Give it a keras.Input, or call "
                 "model.build(input_shape), first."
             )
-        raise ModelError(
-            f"`{model.name}` is a subclassed model ({type(model).__name__}): its graph is hidden in its `call`, so its "
-            "channels cannot be followed. tfstruct.surgery.open_layers(model, inputs=SHAPE).model is a functional one "
-            "on the same variables; a subclassed model's weights can also be masked, clustered and quantized as it is."
-        )
+        raise subclassed(model)
     check_plain(model)
     _check_outputs(model, resized)
-    walk = _Walk(rows)
+    opaque = dict(opaque or {})
+    walk = _Walk(rows, opaque)
     inputs = [walk.channels(shape, (None,) * len(shape)) for shape in input_shapes(functional, input_shape)]
     body, outputs = walk.body(model, functional, "", inputs)
     for name, tensor in zip(_names_of_outputs(functional), outputs, strict=True):
         for labels in tensor.axes:
             if labels is not None and name not in resized:
                 walk.labels.freeze(labels, OWN_OUTPUT)
-    return Graph(model, body, walk.bodies, tuple(walk.calls), tuple(outputs), walk.labels.resolve())
+    return Graph(model, body, walk.bodies, tuple(walk.calls), tuple(outputs), walk.labels.resolve(), (), opaque)
 
 
 def _names_of_outputs(functional: Functional) -> list[str]:
@@ -167,8 +176,9 @@ def _check_outputs(model: keras.Model, resized: Sequence[str]) -> None:
 
 
 class _Walk:
-    def __init__(self, rows: bool):
+    def __init__(self, rows: bool, opaque: Mapping[str, str]):
         self.labels = Labels(rows)
+        self._opaque = opaque
         self.calls: list[Call] = []
         self.bodies: dict[int, Body] = {}
         self._shared: dict = {}
@@ -213,7 +223,7 @@ class _Walk:
         shapes = output_shapes(op, path, node, [x.shape for x in inputs])
         call = Call(op, path, node, inputs, shapes, self.labels, self._shared)
         call.enter = lambda model, name, inputs: self._entered(model, f"{path}/{name}/", inputs)
-        axes = apply_rule(call)
+        axes = apply_rule(call, self._opaque.get(path, ""))
         call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
         first = self._first.setdefault(id(op), call)
         if first is not call and not call.independent and (first.edits or call.edits or first.slots):

@@ -28,16 +28,20 @@ class Report:
         """The report as rows under columns, and the lines around them."""
         raise NotImplementedError
 
+    def _whole_sheet(self) -> Sheet:
+        """`sheet`, and what a base class adds to all of its reports."""
+        return self.sheet()
+
     def table(self):
         """A `rich.table.Table`, for `rich.console.Console().print`."""
-        return self.sheet().rich()
+        return self._whole_sheet().rich()
 
     def __str__(self) -> str:
-        return self.sheet().text()
+        return self._whole_sheet().text()
 
     def _repr_html_(self) -> str:
         style = ".tfstruct td,.tfstruct th{text-align:left}.tfstruct .n{text-align:right}"
-        return element("div", Html(f"<style>{style}</style>"), self.sheet().html(), class_="tfstruct")
+        return element("div", Html(f"<style>{style}</style>"), self._whole_sheet().html(), class_="tfstruct")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is not finite is None, as JSON has none."""
@@ -51,19 +55,19 @@ class Report:
 
     def to_html(self) -> str:
         """One page that needs neither network nor other files; with the picture, where matplotlib is installed."""
-        sheet = dataclasses.replace(self.sheet(), title="")
+        sheet = dataclasses.replace(self._whole_sheet(), title="")
         parts = [sheet.html()]
         if isinstance(self, figures.Plotted) and figures.installed():
             parts.append(element("div", Html(figures.svg(self.plot, type(self).__name__)), class_="picture"))
-        return page(self.sheet().title or type(self).__name__, *parts)
+        return page(self._whole_sheet().title or type(self).__name__, *parts)
 
     def to_markdown(self) -> str:
         """The report in Markdown."""
-        return self.sheet().markdown()
+        return self._whole_sheet().markdown()
 
     def to_csv(self) -> str:
         """The table as comma-separated values, numbers unrounded."""
-        return self.sheet().csv()
+        return self._whole_sheet().csv()
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the report, whole or not at all, in the form that the suffix of `path` says: `.json`, `.html`, `.txt`,
@@ -75,7 +79,7 @@ class Report:
         forms: dict[str, Callable[[], str]] = {
             ".html": self.to_html, ".json": self.to_json, ".md": self.to_markdown, ".txt": lambda: f"{self}\n",
         }  # fmt: skip
-        if self.sheet().columns:
+        if self._whole_sheet().columns:
             forms[".csv"] = self.to_csv
         suffix = pathlib.Path(path).suffix.lower()
         if suffix not in forms:

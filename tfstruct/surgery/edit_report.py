@@ -10,13 +10,13 @@ import keras
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, trace
-from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
 
 
 @dataclasses.dataclass(frozen=True)
-class EditReport(Report):
+class EditReport(OpenedReport):
     """What was done to the layers of a model.
 
     Attributes:
@@ -95,4 +95,8 @@ def edited(
         macs = None
     parameters = (before.count_params(), model.count_params())
     done = tuple(changes), tuple(skipped)
-    return Result(model, EditReport(model.name, *done, parameters, macs, dict(details or {}), exact, measure))
+    report = EditReport(
+        model.name, *done, parameters, macs, dict(details or {}), exact, measure, opened=graph.opened,
+        opaque=graph.opaque,
+    )  # fmt: skip
+    return Result(model, report)

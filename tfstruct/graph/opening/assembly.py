@@ -1,5 +1,6 @@
 """From recordings on two sets of sizes to a functional model with open sizes."""
 
+import re
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
 from tfstruct.graph.opening.recording import Loop, Recording, Step, reason_of
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import computed_by, operations_between, set_spec
 
 # Operations whose sizes may be read off other tensors: the attribute that holds them, and the kind of `Sized`.
@@ -289,20 +291,26 @@ def _fill_in_sizes(output: keras.KerasTensor, first: keras.KerasTensor, second: 
 
 
 def _check_names(layer, inputs, outputs) -> None:
-    """Names within one model are unique: our own parts and operations get others, a user's layers keep theirs."""
-    taken: dict[str, keras.Operation] = {}
-    for operation in _operations(inputs, outputs):
-        name, number = operation.name, 0
-        ours = isinstance(operation, (Weight, Constant, Sized, Masked)) or not isinstance(operation, keras.layers.Layer)
+    """Names within one model are unique. A user's layers and operations keep theirs; what a call made is numbered here,
+    alike each time, as plans and files speak of it: Keras counts its automatic names over the whole process."""
+    functional = functional_of(layer) if isinstance(layer, keras.Model) else None
+    own = {id(x) for x in (*all_layers(layer), *(functional.operations if functional is not None else ()))}
+    taken: set[str] = set()
+
+    def rank(operation) -> int:
+        if id(operation) in own or isinstance(operation, keras.layers.InputLayer):
+            return 0
+        return 1 if isinstance(operation, keras.Model) else 2
+
+    for operation in sorted(operations_between(inputs, outputs), key=rank):
+        named = operation.name
+        if rank(operation) == 2 and not isinstance(operation, Weight):
+            named = re.sub(r"(_\d+)+$", "", named)
+        name, number = named, 0
         while name in taken:
-            if not ours and not isinstance(operation, keras.Model):
+            if not rank(operation):
                 raise DiffersError(layer, f"two of its layers are called {operation.name}")
             number += 1
-            name = f"{operation.name}_{number}"
+            name = f"{named}_{number}"
         operation.name = name
-        taken[name] = operation
-
-
-def _operations(inputs, outputs) -> list[keras.Operation]:
-    """The user's layers first, which keep their names."""
-    return sorted(operations_between(inputs, outputs), key=lambda op: not isinstance(op, keras.layers.Layer))
+        taken.add(name)

@@ -1,6 +1,7 @@
 """Custom layers opened without being asked: the one place where a model enters what has to see through its layers."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 import keras
 
@@ -10,7 +11,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.opening import OpenedModel, open_model
 from tfstruct.graph.opening.recording import reason_of
-from tfstruct.graph.trace import functional_of
+from tfstruct.graph.trace import Graph, functional_of, trace
 from tfstruct.keras_internals.training import compile_alike
 
 
@@ -48,6 +49,33 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
         return OpenedModel(model, (), found.closed)
     compile_alike(found.model, model)
     return found
+
+
+def open_and_trace(
+    model: keras.Model, input_shape=None, open_layers: str | bool = "auto", *, resized: Sequence[str] = ()
+) -> Graph:
+    """Opens the custom layers of a model as far as they can be, and walks it; see `tfstruct.surgery.open_layers`.
+
+    Args:
+        model: Sequential or functional.
+        input_shape, resized: as in `trace`.
+        open_layers: `"auto"`, or False: `trace` of the model as it is.
+
+    Returns:
+        `Graph`: its `model` is the opened one, or `model` itself where nothing was opened; `opened` and `opaque` say
+        what became of custom layers.
+
+    Raises:
+        ModelError: as `trace`; no layer is opened by force.
+
+    Example:
+        >>> graph = tfstruct.graph.open_and_trace(model)
+        >>> graph.model is model, graph.opened
+        (True, ())
+    """
+    found = open_by_itself(model, open_layers)
+    graph = trace(found.model, input_shape, resized=resized, opaque=found.closed)
+    return dataclasses.replace(graph, opened=found.opened)
 
 
 def _custom_paths(model: keras.Model) -> Iterator[str]:

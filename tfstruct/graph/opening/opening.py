@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from tfstruct.errors import ModelError
-from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.keras_model import require_model, subclassed
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.assembly import Assembly, DiffersError
 from tfstruct.graph.opening.comparison import difference
@@ -82,7 +82,8 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
 def _checked(model: keras.Model, sizes: KnownSizes) -> OpenedModel:
     closed: Closed = {}
     made, layers = _opened(model, sizes, closed)
-    while why := _unequal(model, made, sizes):
+    # Without an opened layer there is nothing to compare; a layer that only ends for the right inputs need not run.
+    while (layers or functional_of(model) is None) and (why := _unequal(model, made, sizes)):
         if not layers:
             raise ModelError(f"{model.name!r} cannot be opened: {why}.")
         layer = _culprit(model, sizes, layers, closed)
@@ -170,10 +171,7 @@ def _specs(model: keras.Model, inputs):
     functional = functional_of(model)
     if inputs is None:
         if functional is None:
-            raise ModelError(
-                f"`{model.name}` is a subclassed model ({type(model).__name__}): give `inputs`, the shapes (with the "
-                "batch axis first) or samples that it is called with."
-            )
+            raise subclassed(model)
         structure = functional.input
         alone = isinstance(structure, (list, tuple)) and len(structure) == 1
         return structure[0] if alone else structure

@@ -86,14 +86,19 @@ def rule_of(op) -> Rule | None:
     return None if kind is None else _RULES[kind]
 
 
-def apply_rule(call: Call) -> list[Axes]:
-    """Runs the rule; an operation without one freezes what enters it. Returns the axes of every output."""
+def apply_rule(call: Call, closed: str = "") -> list[Axes]:
+    """Runs the rule; an operation without one freezes what enters it. Returns the axes of every output.
+
+    Args:
+        closed: why the layer could not be opened, if that was tried.
+    """
     found = rule_of(call.op)
     name = type(call.op).__name__
     if found is None:
         what = "layer" if isinstance(call.op, keras.layers.Layer) else "operation"
-        opens = "tfstruct.surgery.open_layers opens it, or " if what == "layer" else ""
-        call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}); {opens}tfstruct.graph.rule adds one")
+        opens = "tfstruct.surgery.open_layers opens it, or " if what == "layer" and not closed else ""
+        stays = f", which cannot be opened: {closed}" if closed else ""
+        call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}){stays}; {opens}tfstruct.graph.rule adds one")
         return call.untouched()
     result = found(call)
     outputs: Sequence[Axes] = result if isinstance(result, list) else [result]

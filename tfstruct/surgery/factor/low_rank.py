@@ -10,7 +10,7 @@ from keras import layers as keras_layers
 
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import PlanError
-from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph import Call, Graph, open_and_trace, rewire
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.patterns import matches
@@ -44,6 +44,7 @@ def factorize(
     macs: float | None = None,
     method: str = "svd",
     input_shape=None,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Replaces kernels by products of smaller ones: `W' = U V`, with bias and activation behind the last factor.
 
@@ -70,6 +71,7 @@ def factorize(
             the smallest relative error for each MAC saved, until the budget is met.
         method: see above.
         input_shape: of one sample, for `macs` of models that leave sizes open, as in `tfstruct.profile`.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     A layer whose factors would not have fewer parameters is left alone, and so are grouped convolutions and all other
     layers; `.skipped` says why.
@@ -90,7 +92,7 @@ def factorize(
         True
     """
     _check(rank, energy, macs, method)
-    graph = trace(model, input_shape)
+    graph = open_and_trace(model, input_shape, open_layers)
     if isinstance(rank, Mapping):
         layers = list(rank) if layers is None else layers
         rank = _ranks(graph, rank)

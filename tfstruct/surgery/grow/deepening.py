@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.graph import Call, Graph, rewire, trace
+from tfstruct.graph import Call, Graph, open_and_trace, rewire
 from tfstruct.graph.cpu_kernels import refused
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.operation_traits import function_traits, layers_with
@@ -23,7 +23,13 @@ _CONVOLUTIONS = layers_with("conv", "depthwise", "transposed", "separable")
 
 
 def deepen(
-    model: keras.Model, after: str, *, kind: str | None = None, batch_norm: bool = False, activation: str | None = None
+    model: keras.Model,
+    after: str,
+    *,
+    kind: str | None = None,
+    batch_norm: bool = False,
+    activation: str | None = None,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Inserts a layer behind `after` that is the identity at first, so that the function stays (Net2DeeperNet).
 
@@ -43,6 +49,7 @@ def deepen(
         batch_norm: whether a batch norm follows.
         activation: `"relu"` or `"linear"`; by default relu behind relu and relu6, where relu(x) = x, and linear
             otherwise.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `.model`, and a report with the difference that it makes on random inputs.
@@ -67,7 +74,7 @@ def deepen(
         raise PlanError(
             f'`activation` must be "relu" or "linear", as no other leaves its input as it is. Received: {activation!r}.'
         )
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     op, call = _layer(graph, after)
     _check(op, after)
     output = op.outputs[0] if call is None else call.node.outputs[0]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.graph import FIXED, Graph, Out, rebuild, trace
+from tfstruct.graph import FIXED, Graph, Out, open_and_trace, rebuild
 from tfstruct.graph.blocks import atoms, distinct, solvable
 from tfstruct.graph.call import Kept, copies
 from tfstruct.reporting import Result
@@ -12,7 +12,15 @@ from tfstruct.surgery.certificate import difference
 from tfstruct.surgery.edit_report import edited
 
 
-def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: int = 0) -> Result:
+def widen(
+    model: keras.Model,
+    layer: str,
+    to: int,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+    open_layers: str | bool = "auto",
+) -> Result:
     """Gives a layer `to` channels; the new ones are copies of old ones, so that the function stays (Net2WiderNet).
 
     Each new channel j copies an old one g(j), drawn at random, all once before any twice. With U what makes a channel
@@ -35,6 +43,7 @@ def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: 
         noise: what is added to the kernels that make the copies, normal with this share of the kernel's standard
             deviation. The function then changes a little.
         seed: of which channels are copied, and of the noise.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `details`: for each layer that makes the channels, `origins`: of each of its channels, the old one.
@@ -57,7 +66,7 @@ def widen(model: keras.Model, layer: str, to: int, *, noise: float = 0.0, seed: 
         raise PlanError(f"`to` must be a whole number of channels above 0. Received: {to!r}.")
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
         raise PlanError(f"`noise` must be a number from 0, a share of the kernel's deviation. Received: {noise!r}.")
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     path, labels = _makes(graph, layer)
     if to < len(labels):
         raise PlanError(f"`{path}` has {len(labels)} channels; widen cannot give it {to}. plan_channels removes some.")

@@ -12,7 +12,7 @@ from tfstruct.analyze.data_criteria import run, structured
 from tfstruct.analyze.inference import batches_for, in_inference
 from tfstruct.analyze.losses import loss_function, slices
 from tfstruct.errors import DataError, ModelError, PlanError
-from tfstruct.graph import Graph, in_order, rewire, trace
+from tfstruct.graph import Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.reporting import Result
 from tfstruct.samples import Samples
@@ -36,6 +36,7 @@ def drop_blocks(
     blocks: Sequence[str] | None = None,
     loss=None,
     batch_size: int = 32,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Drops the branches of the least important residual blocks: what follows reads the shortcut alone.
 
@@ -60,6 +61,7 @@ def drop_blocks(
         blocks: the blocks that may go, by the path of their Add; see `residual_blocks`. Without `count` and `ratio` all
             of them go, and nothing is ranked.
         loss: for `"loss"`; by default the one the model is compiled with.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`; in `details` the `importance` by block, their `order` from the least important on, those `dropped`.
@@ -74,7 +76,7 @@ def drop_blocks(
         >>> "branch" in [layer.name for layer in edited.model.layers]
         False
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     every = {block.join: (block, place) for block, place in found_blocks(graph)}
     chosen = _chosen(graph, every, blocks)
     number = _number(count, ratio, len(chosen), blocks is not None)

@@ -7,11 +7,7 @@ import keras
 
 from tfstruct.graph.opening import open_model
 from tfstruct.reporting import Report, Result, Sheet
-
-_ADVICE = (
-    "A layer that stays closed opens if its `call` computes with Keras layers and keras.ops only, without random "
-    "numbers and the same way in training; or tfstruct.graph.rule says how channels pass through it."
-)
+from tfstruct.reporting.opened import HOW_TO_OPEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +31,7 @@ class OpeningReport(Report):
             ("layer", "what was done"),
             [(path, "opened") for path in self.opened],
             left_alone=tuple(self.opaque.items()),
-            notes=(_ADVICE,) if self.opaque else (),
+            notes=(HOW_TO_OPEN,) if self.opaque else (),
         )
 
 

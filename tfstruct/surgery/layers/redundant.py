@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from tfstruct.graph import Call, Graph, in_order, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire, trace
 from tfstruct.graph.operation_traits import classes_that, traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
 from tfstruct.keras_internals.operation_types import operation
@@ -16,7 +16,7 @@ POOLS = classes_that(lambda traits: traits.over == "window")
 _MOVING = [kind for kind in classes_that(lambda t: t.moves in ("view", "order")) if issubclass(kind, layers.Layer)]
 
 
-def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Result:
+def remove_redundant(model: keras.Model, *, keep_dropout: bool = False, open_layers: str | bool = "auto") -> Result:
     """Takes out the layers that do nothing in inference, until none is left; the outputs stay equal.
 
     - Identity, `Activation("linear")`, casts to the same type, merges of one input, padding and cropping by zero,
@@ -33,6 +33,7 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Resul
     Args:
         model: a Sequential or functional model, also nested; not changed.
         keep_dropout: leave dropout and noise in, for a model that shall train on.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `.model`, what went, and the difference measured on random inputs.
@@ -47,7 +48,7 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False) -> Resul
         >>> len(padded.layers), len(edited.model.layers)
         (2, 1)
     """
-    graph = original = trace(model)
+    graph = original = open_and_trace(model, open_layers=open_layers)
     changes: list[tuple[str, str]] = []
     while True:
         once = _Pass(graph, keep_dropout)

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.traits import Traits
@@ -33,7 +33,7 @@ class Block:
     obstacle: str | None = None
 
 
-def residual_blocks(model: keras.Model) -> tuple[Block, ...]:
+def residual_blocks(model: keras.Model, *, open_layers: str | bool = "auto") -> tuple[Block, ...]:
     """Finds the residual blocks of a model, in order: each Add of two tensors where one is made from the other
     (identity shortcut), or both from one tensor, one of them by at most one convolution or dense layer and no
     activation (projection shortcut).
@@ -43,6 +43,7 @@ def residual_blocks(model: keras.Model) -> tuple[Block, ...]:
 
     Args:
         model: a Sequential or functional model, also nested.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         The blocks, each with its join (`.join`), its shortcut and its branch.
@@ -54,7 +55,7 @@ def residual_blocks(model: keras.Model) -> tuple[Block, ...]:
         >>> [block.join for block in tfstruct.surgery.residual_blocks(convnet)]
         ['sum']
     """
-    return tuple(block for block, _ in found_blocks(trace(model)))
+    return tuple(block for block, _ in found_blocks(open_and_trace(model, open_layers=open_layers)))
 
 
 def found_blocks(graph: Graph) -> list[tuple[Block, Place]]:

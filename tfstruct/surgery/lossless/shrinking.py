@@ -7,9 +7,9 @@ import numpy as np
 from keras import layers
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Call, Graph, rebuild, trace
+from tfstruct.graph import Call, Graph, open_and_trace, rebuild, trace
 from tfstruct.graph.contraction import Weights
-from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
 from tfstruct.surgery.lossless.branches import Branch, cut_branches
@@ -32,7 +32,7 @@ class Fold:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShrinkReport(Report):
+class ShrinkReport(OpenedReport):
     """What was removed from a model without effect on its outputs.
 
     Attributes:
@@ -85,7 +85,7 @@ class ShrinkReport(Report):
         return Sheet(self._summary(), columns, rows, notes=notes)
 
 
-def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
+def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_layers: str | bool = "auto") -> Result:
     """Removes what has no effect on the outputs, in inference, and measures that it has none.
 
     Channels that are constant whatever the input go: `b[o] <- b[o] + sum over taps t and channels c gone of
@@ -99,6 +99,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
         tolerance: weights with |w| <= tolerance, and constants as small, count as zero. Above 0.0 the result is not
             lossless, and `max_difference` tells by how much.
         seed: of the random inputs.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `.model`, the smaller model, not compiled; `.report`, a `ShrinkReport` with the difference measured on
@@ -121,7 +122,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
     if not tolerance >= 0.0:
         raise ModelError(f"`tolerance` must be 0.0 or larger. Received: {tolerance}.")
     read = Weights(float(tolerance))
-    graph = original = trace(model)
+    graph = original = open_and_trace(model, open_layers=open_layers)
     kept = {path: np.arange(len(labels)) for path, labels in graph.makes.items()}
     folded: list[Fold] = []
     branches: list[Branch] = []
@@ -139,7 +140,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
         smaller, _ = rebuild(graph, ~goes)
         if not goes.any() and not cut:
             break
-        graph = trace(smaller)
+        graph = trace(smaller, opaque=graph.opaque)
     found = difference(original, smaller, seed)
     if not tolerance:
         certify(found, model.name)
@@ -155,6 +156,8 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0) -> Result:
         tuple(dict.fromkeys(call.path for call in original.calls if call.path not in left)),
         (model.count_params(), smaller.count_params()),
         found,
+        opened=original.opened,
+        opaque=original.opaque,
     )
     return Result(smaller, report)
 

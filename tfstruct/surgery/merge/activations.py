@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import LINEAR, has_activation
 from tfstruct.graph.operation_traits import traits_of
@@ -12,7 +12,7 @@ from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
-def fuse_activation(model: keras.Model) -> Result:
+def fuse_activation(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """Makes an activation layer behind a dense layer or convolution the `activation` argument of that layer.
 
     Activations that Keras knows by name, and functions that it can save: ReLU(max_value=6) is "relu6", LeakyReLU(0.2)
@@ -20,6 +20,7 @@ def fuse_activation(model: keras.Model) -> Result:
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `skipped` names activation layers that stay, and why.
@@ -34,7 +35,7 @@ def fuse_activation(model: keras.Model) -> Result:
         >>> [layer.activation.__name__ for layer in fused.layers]
         ['relu', 'linear']
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     return finished(graph, repeated(graph, fuse_once))
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.channelwise import ends, maker
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import Affine, arrays, before, behind, check_no_activation
@@ -13,7 +13,7 @@ from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
-def fold_batch_norm(model: keras.Model) -> Result:
+def fold_batch_norm(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """Folds batch norms into the kernels and biases of the layer before or behind them, for inference.
 
     With s = gamma / sqrt(variance + epsilon), behind a layer: `W' = W * s, b' = (b - mean) * s + beta`; before one:
@@ -24,6 +24,7 @@ def fold_batch_norm(model: keras.Model) -> Result:
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `skipped` names the batch normalizations that stay, and why: mostly, as an activation or an Add
@@ -43,7 +44,7 @@ def fold_batch_norm(model: keras.Model) -> Result:
         >>> np.allclose(convnet(images, training=False), edited.model(images), atol=1e-4)
         True
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     return finished(graph, repeated(graph, fold_once))
 
 

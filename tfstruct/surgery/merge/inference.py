@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from tfstruct.graph import Graph, trace
+from tfstruct.graph import Graph, open_and_trace, trace
 from tfstruct.reporting import Result
 from tfstruct.surgery.layers.redundant import remove_redundant
 from tfstruct.surgery.lossless.shrinking import shrink
@@ -17,7 +17,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _Step = Callable[[keras.Model], Pass]
 
 
-def optimize_inference(model: keras.Model) -> Result:
+def optimize_inference(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """The same function with less to compute: all exact edits in turn, until none is left to do.
 
     Redundant layers go (`remove_redundant`), batch normalizations are folded (`fold_batch_norm`), parallel branches
@@ -30,6 +30,7 @@ def optimize_inference(model: keras.Model) -> Result:
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: all changes in order; `skipped` as the last round left it; the difference to the original measured.
@@ -45,8 +46,8 @@ def optimize_inference(model: keras.Model) -> Result:
         >>> np.allclose(convnet(images, training=False), edited.model(images), atol=1e-4)
         True
     """
-    graph = trace(model)
-    work = _Work(model)
+    graph = open_and_trace(model, open_layers=open_layers)
+    work = _Work(graph.model)
     work.until_idle(_steps())
     # What is fused gives no other edit anything to do, so it comes last.
     work.run(_repeated(fuse_once))
@@ -95,12 +96,12 @@ def _repeated(once: Callable[[Graph], Pass]) -> _Step:
 
 
 def _without_redundant(model: keras.Model) -> Pass:
-    made = remove_redundant(model)
+    made = remove_redundant(model, open_layers=False)
     return Pass(made.model, made.changes, made.skipped)
 
 
 def _shrunk(model: keras.Model) -> Pass:
-    made = shrink(model)
+    made = shrink(model, open_layers=False)
     return Pass(made.model, _changes(made), ())
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import CONVS, TRANSPOSED, pads, plain
 from tfstruct.graph.linear_layers import Arrays, arrays, check_no_activation, has_activation
 from tfstruct.graph.operation_traits import layers_with
@@ -20,7 +20,9 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _KINDS = layers_with("dense", "conv", "transposed")
 
 
-def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False) -> Result:
+def merge_linear(
+    model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False, open_layers: str | bool = "auto"
+) -> Result:
     """Two dense layers, or two convolutions, in a row with no activation between become one.
 
     Dense: `W = W1 W2, b = b1 W2 + b2`. Convolutions: `W[u] = sum over t1 + stride1 * t2 = u of W1[t1] W2[t2]`, so a
@@ -32,6 +34,7 @@ def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, alw
         model: a Sequential or functional model, also nested; not changed.
         layers: the names of two layers to merge; None for all pairs.
         always: merge also where the one layer has more parameters or multiply-accumulates than the two.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `skipped` names pairs that stay, and why.
@@ -49,7 +52,7 @@ def merge_linear(model: keras.Model, layers: Sequence[str] | None = None, *, alw
         >>> np.allclose(linear(x), merged(x), atol=1e-5)
         True
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     if layers is not None:
         return finished(graph, _asked(graph, layers, always))
     return finished(graph, repeated(graph, lambda one: merge_once(one, always)))

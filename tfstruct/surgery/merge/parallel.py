@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import DEPTHWISE, plain
 from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
 from tfstruct.graph.operation_traits import layers_with
@@ -21,7 +21,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _KINDS = layers_with("dense", "conv", "depthwise")
 
 
-def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
+def merge_parallel(model: keras.Model, *, always: bool = False, open_layers: str | bool = "auto") -> Result:
     """Convolutions, or dense layers, that read one tensor and join in an Add become one: structural
     re-parameterization.
 
@@ -34,6 +34,7 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
     Args:
         model: a Sequential or functional model, also nested; not changed.
         always: merge also where the one kernel is larger than all together (1x3 and 3x1).
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`: `skipped` names joins that stay, and why.
@@ -52,7 +53,7 @@ def merge_parallel(model: keras.Model, *, always: bool = False) -> Result:
         >>> sum(isinstance(x, keras.layers.Conv2D) for x in tfstruct.surgery.merge_parallel(parallel).model.layers)
         1
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     return finished(graph, repeated(graph, lambda one: join_once(one, always)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import BudgetError, PlanError
-from tfstruct.graph import fingerprint, groups, rebuild, trace
+from tfstruct.graph import Graph, fingerprint, groups, open_and_trace, rebuild, trace
 from tfstruct.reporting import carrying
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of, widths_of_outputs
@@ -35,6 +35,7 @@ def plan_channels(
     seed: int = 0,
     input_shape=None,
     outputs: Sequence[str] = (),
+    open_layers: str | bool = "auto",
 ) -> Plan:
     """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
 
@@ -62,6 +63,7 @@ def plan_channels(
         latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
         outputs: names of outputs (`model.output_names`) that may have fewer channels, such as the hidden size that a
             transformer hands out; the plan says which widths they get. All others keep theirs.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Plan`: plain data, by layer which channels stay; `save` writes it as JSON.
@@ -80,7 +82,7 @@ def plan_channels(
     """
     _check_threshold(budget, threshold)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
-    graph = trace(model, input_shape, resized=outputs)
+    graph = open_and_trace(model, input_shape, open_layers, resized=outputs)
     scores = unit_scores(
         graph, criterion, data=data, loss=loss, reduction=reduction, normalization=normalization, missing="keep",
         seed=seed,
@@ -97,12 +99,12 @@ def plan_channels(
     }  # fmt: skip
     widths = {path: len(labels) for path, labels in graph.makes.items()}
     return Plan(
-        fingerprint(model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole,
-        outputs=widths_of_outputs(graph, keep, outputs),
+        fingerprint(graph.model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole,
+        outputs=widths_of_outputs(graph, keep, outputs), opened=graph.opened, opaque=graph.opaque,
     )  # fmt: skip
 
 
-def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Model:
+def apply(model: keras.Model, plan: Plan, *, compiled: bool = False, open_layers: str | bool = "auto") -> keras.Model:
     """A new model without the channels that the plan gives up; the original is not touched.
 
     Weights are copied, names of inputs, outputs and layers are kept. The new model computes what the original computes
@@ -113,6 +115,8 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
         model: the model that the plan was made for, or one of the same structure, such as a later checkpoint.
         plan: from `plan_channels`, or read from a file, or edited.
         compiled: whether loss, metrics and the optimizer come along, the optimizer's slots cut like their weights.
+        open_layers: `"auto"`: where the plan was made with custom layers opened, they are opened, and stay so: in the
+            new model they are nested models of known layers, which load without their code. False: none is.
 
     Returns:
         The new model; `.report` is the plan as it was applied.
@@ -128,12 +132,22 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False) -> keras.Mo
     """
     if not isinstance(plan, Plan):
         raise PlanError(f"Expected a tfstruct.surgery.Plan. Received: {type(plan).__name__}.")
-    graph = trace(model, resized=tuple(plan.outputs))
+    graph = _graph_for(plan, model, open_layers)
     keep = units_of(graph, plan)
     smaller, pairs = rebuild(graph, keep)
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
     return carrying(smaller, copy.deepcopy(plan))  # which may be edited later
+
+
+def _graph_for(plan: Plan, model: keras.Model, open_layers: str | bool) -> Graph:
+    """The graph that the plan was made on: of the model as it is, or with its custom layers opened."""
+    resized = tuple(plan.outputs)
+    if not plan.opened:
+        graph = trace(model, resized=resized)
+        if plan.model == fingerprint(model) and plan.keep.keys() <= graph.makes.keys():
+            return graph
+    return open_and_trace(model, open_layers=open_layers, resized=resized)
 
 
 def _check_threshold(budget, threshold) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, fingerprint
-from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting import OpenedReport, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.untrusted import json_text
 
@@ -19,7 +19,7 @@ _FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Report):
+class Plan(OpenedReport):
     """Which output channels of each layer stay.
 
     `keep` may be edited in place; coupled layers follow, and `apply` refuses a plan whose layers contradict each other.
@@ -55,6 +55,7 @@ class Plan(Report):
     def __post_init__(self):
         if not isinstance(self.keep, dict) or not all(isinstance(name, str) for name in self.keep):
             raise PlanError(f"`keep` must map names of layers to indices. Received: {type(self.keep).__name__}.")
+        object.__setattr__(self, "opened", tuple(self.opened))  # files have lists
         if not self.planned:
             object.__setattr__(self, "planned", self._digest())
 
@@ -89,10 +90,14 @@ class Plan(Report):
             ("before", _is_number),
             ("after", _is_number),
             ("outputs", _are_indices),
+            ("opaque", _is_text),
         ):
             values = data.get(key, {})
             if not isinstance(values, dict) or not all(map(kind, values.values())):
                 raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
+        opened = data.get("opened", [])
+        if not isinstance(opened, list | tuple) or not all(map(_is_text, opened)):
+            raise PlanError(f"`opened` of a plan must list paths. Received: {str(opened)[:200]}.")
         return cls(**{key: value for key, value in data.items() if key in names})
 
     @classmethod
@@ -139,7 +144,11 @@ def _are_indices(value) -> bool:
     return isinstance(value, list | tuple | np.ndarray) and all(map(_is_count, np.asarray(value, object).tolist()))
 
 
-_KINDS = {_is_number: "numbers", _is_count: "widths", _are_indices: "lists of indices"}
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+_KINDS = {_is_number: "numbers", _is_count: "widths", _are_indices: "lists of indices", _is_text: "texts"}
 
 
 def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
