@@ -1,11 +1,13 @@
 """Custom layers are opened where they would be walls: by every call that looks at channels or at work inside."""
 
+import contextlib
 import json
 
 import custom_layers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from oracle import assert_equal
 
 import tfstruct
@@ -14,6 +16,7 @@ from tfstruct.analyze.masking import masked
 from tfstruct.errors import ArgumentError, EmptyPlanError, ModelError, PlanError
 from tfstruct.graph import open_and_trace
 from tfstruct.graph.opening import by_itself
+from tfstruct.schedules import PolynomialRatio
 from tfstruct.surgery.pruning.plan import units_of
 
 # Without statistics over channels, which a mask leaves in.
@@ -188,3 +191,47 @@ def test_a_subclassed_model_is_told_the_two_lines(entry):
     exec(first.strip(), names)
     exec(second.strip(), names)
     assert [spec.shape for spec in names["model"].inputs] == [(None, 8, 8, 3)]
+
+
+@pytest.mark.parametrize("how", ["mirrored", "float16", "behind a twin", "loop"])
+def test_channels_inside_go_while_training(how):
+    """The user's own model trains; `shrink` opens it for what comes of it."""
+    keras.utils.set_random_seed(0)
+    scope = tf.distribute.MirroredStrategy(["CPU:0"]).scope() if how == "mirrored" else contextlib.nullcontext()
+    if how == "float16":
+        keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        with scope:
+            model = custom_layers.build("sublayers")
+            model.compile("sgd", "mse")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    x = custom_layers.inputs_of(model, batch=8)
+    y = np.zeros((8, 3), "float32")
+    schedule = PolynomialRatio(0.0, 0.5, begin=0, end=3)
+    prune = callbacks.PruneChannels(0.4, schedule, frequency=1)
+    if how == "loop":
+        optimizer = keras.optimizers.SGD(0.01)
+        prune.attach(model)
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            optimizer.apply_gradients(
+                zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+            )
+
+        for _ in range(4):
+            step()
+            prune.step()
+        prune.finish()
+    else:
+        before = [callbacks.QuantizeAware()] if how == "behind a twin" else []
+        model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[*before, prune])
+    assert prune.report.opened == ("block",) and not prune.report.opaque
+    assert "block/up" in [row.name for row in prune.report.groups]
+    assert type(model.get_layer("block")) is custom_layers.Feed
+    found = surgery.shrink(model)
+    assert set(found.removed) == {"block/up"} and found.opened == ("block",)
+    np.testing.assert_allclose(model(x), found.model(x), atol=2e-2 if how == "float16" else 1e-5)

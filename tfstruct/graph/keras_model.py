@@ -27,8 +27,8 @@ def subclassed(model: keras.Model) -> ModelError:
     example = keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), shapes or (None, 224, 224, 3))
     return ModelError(
         f"`{model.name}` is a subclassed model ({type(model).__name__}): give `inputs`, the shapes (with the batch "
-        "axis first) or samples that it is called with, to tfstruct.surgery.open_layers, which makes a functional one "
-        "on the same variables:\n"
+        "axis first) or samples that it is called with, as its graph is hidden in its `call`; a functional model is "
+        "made of it, on the same variables:\n"
         f"    model = tfstruct.surgery.open_layers(model, inputs={example}).model\n"
         "    tfstruct.explain(model)"
     )

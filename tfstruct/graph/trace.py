@@ -236,7 +236,7 @@ class _Walk:
 
     def _entered(self, model, prefix, inputs) -> Walked:
         """What a layer holds, on the labels of the whole."""
-        walk = _Walk(self.labels.rows)
+        walk = _Walk(self.labels.rows, self._opaque)
         walk.labels, walk._shared = self.labels, self._shared
         body, outputs = walk.body(model, functional_of(model), prefix, inputs)
         return Walked(model, body, walk.bodies, tuple(walk.calls), tuple(outputs))

@@ -1,6 +1,7 @@
 """Custom layers opened without being asked: the one place where a model enters what has to see through its layers."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -12,6 +13,7 @@ from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.opening import OpenedModel, open_model
 from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.trace import Graph, functional_of, trace
+from tfstruct.keras_internals.replacing import replaced_attributes
 from tfstruct.keras_internals.training import compile_alike
 
 
@@ -41,8 +43,11 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
         )
     if not open_layers or functional_of(model) is None or not is_custom(model):
         return OpenedModel(model, (), {})
+    # A compressor that is attached may stand in for the call; what is opened is the model's own.
+    own = {"call": functools.partial(type(model).call, model)} if "call" in vars(model) else {}
     try:
-        found = open_model(model)
+        with replaced_attributes(model, **own):
+            found = open_model(model)
     except Exception as error:  # whatever a user's code raises on symbolic tensors; nobody asked for it to be opened
         return OpenedModel(model, (), dict.fromkeys(_custom_paths(model), reason_of(error)))
     if not found.opened:

@@ -74,19 +74,21 @@ def _random_inputs(structure):
 
 def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variable]):
     """Outputs, and the gradients of a fixed sum of them by these variables."""
-    tape = tf.GradientTape()
+    # As tensors: a variable that a strategy mirrors has no gradient outside of its replicas.
+    values = [tf.convert_to_tensor(w.value) for w in weights]
+    tensors, tape = keras.StatelessScope(list(zip(weights, values, strict=True))), tf.GradientTape()
     with contextlib.ExitStack() as stack:
-        for scope in (states_kept(model), _without_dropout(model), one_seed(), keras.StatelessScope()):
+        for scope in (states_kept(model), _without_dropout(model), one_seed(), tensors):
             stack.enter_context(scope)
         if training:  # it keeps every activation
             stack.enter_context(tape)
+            tape.watch(values)
         outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
         loss = 0.0
         for output in outputs:
             factors = np.random.default_rng(1).normal(size=output.shape)
             loss += tf.reduce_sum(tf.cast(output, "float32") * tf.constant(factors, "float32"))
-        variables = [w.value for w in weights]
-    found = tape.gradient(loss, variables) if training and outputs else []
+    found = tape.gradient(loss, values) if training and outputs else []
     gradients = [
         np.zeros(w.shape) if g is None else tf.convert_to_tensor(g).numpy()
         for g, w in zip(found, weights, strict=False)
