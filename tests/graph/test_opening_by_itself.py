@@ -7,8 +7,9 @@ import pytest
 from keras import layers
 
 from tfstruct import graph
-from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.errors import ArgumentError, ArgumentTypeError, ModelError
 from tfstruct.graph.opening import by_itself, open_by_itself
+from tfstruct.graph.rules import registry
 
 
 class Doubled(layers.Layer):
@@ -74,3 +75,35 @@ def test_compiled_as_the_original_and_frozen_alike():
     before = [v.numpy() for v in model.trainable_variables]
     opened.fit(x, y, verbose=0)  # with the optimizer that the original has trained with
     assert all(np.abs(v.numpy() - old).max() > 0 for v, old in zip(model.trainable_variables, before, strict=True))
+
+
+class Shifted(layers.Layer):
+    """A layer that does not know the length of what it returns."""
+
+    def call(self, x):
+        return x[:, 1:] + 0.0
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((None, None, x.shape[-1]), x.dtype)
+
+
+@pytest.mark.parametrize(("labelled", "fits"), [(5, True), (4, True), (None, True), (3, False)])
+def test_rules_may_label_axes_of_open_sizes(labelled, fits):
+    """A rule may know a size that the layer leaves open; what the layer says is checked."""
+
+    @graph.rule(Shifted)
+    def shifted(call):
+        length = None if labelled is None else call.fresh(labelled, "length")
+        return (None, length, call.input.axes[-1] if fits else call.fresh(labelled, "channels"))
+
+    try:
+        model = keras.Model(x := keras.Input((5, 4)), Shifted()(x))
+        if fits:
+            assert graph.trace(model).calls[0].shapes[0][2] == 4
+        else:
+            with pytest.raises(
+                ArgumentTypeError, match=r"labelled axes of sizes \[None, 3, 3\]; the output's shape is"
+            ):
+                graph.trace(model)
+    finally:
+        del registry._RULES[Shifted]

@@ -8,7 +8,8 @@ from tfstruct.reporting.tables import Sheet
 
 HOW_TO_OPEN = (
     "A layer that stays closed opens if its `call` computes with Keras layers and keras.ops only, without random "
-    "numbers and the same way in training; or tfstruct.graph.rule says how channels pass through it."
+    "numbers and the same way in training, on known sizes (those that the model leaves open are given by "
+    "tfstruct.surgery.open_layers(model, inputs=...)); or tfstruct.graph.rule says how channels pass through it."
 )
 _NAMED = 8  # paths of opened layers in one line; `opened` has all
 
