@@ -7,6 +7,7 @@ import pytest
 
 import tfstruct
 from tfstruct.compression import CompressionReport
+from tfstruct.graph.opening import by_itself, open_model
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,16 @@ def made():
     y = (x.sum(axis=1) > 0).astype("int32")
     model.fit(x, y, epochs=5, verbose=0)
     before = [w.numpy() for w in model.weights]
-    made = tfstruct.compress(model, (x, y), (x, y), "macs=60%", epochs=1)
+    recorded = []
+
+    def counted(model):
+        recorded.append(model)
+        return open_model(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_itself, "open_model", counted)
+        made = tfstruct.compress(model, (x, y), (x, y), "macs=60%", epochs=1)
+    assert recorded == [model]  # once, not by each step, with or without a layer that stays closed
     assert all(np.array_equal(a, w) for a, w in zip(before, model.weights, strict=True))
     return model, made
 

@@ -37,6 +37,13 @@ def test_nothing_to_open_is_not_recorded(what, monkeypatch):
     assert found.model is model and (found.opened, found.closed) == ((), {})
 
 
+def test_nothing_is_opened_where_all_has_been():
+    model = custom_layers.build("sublayers")
+    with by_itself.no_more_opening():
+        assert open_by_itself(model).model is model
+    assert open_by_itself(model).opened == ("block",)
+
+
 def test_what_cannot_be_opened_is_said(monkeypatch):
     model = custom_layers._vector(custom_layers.RawTensorFlow(name="raw"))
     found = open_by_itself(model)

@@ -14,9 +14,10 @@ import tfstruct
 from tfstruct import analyze, callbacks, surgery
 from tfstruct.analyze.masking import masked
 from tfstruct.errors import ArgumentError, EmptyPlanError, ModelError, PlanError
-from tfstruct.graph import open_and_trace
+from tfstruct.graph import open_and_trace, trace
 from tfstruct.graph.opening import by_itself
 from tfstruct.schedules import PolynomialRatio
+from tfstruct.surgery.grow.bottlenecks import Finding
 from tfstruct.surgery.pruning.plan import units_of
 
 # Without statistics over channels, which a mask leaves in.
@@ -99,6 +100,7 @@ ENTRIES = {
     "drop_blocks": (lambda m, x, **o: surgery.drop_blocks(m, x, count=1, **o).report, "changes"),
     "widen": (lambda m, x, **o: surgery.widen(m, "block/up", 14, **o).report, "changes"),
     "deepen": (lambda m, x, **o: surgery.deepen(m, "block/up", **o).report, "changes"),
+    "analyze_bottlenecks": (lambda m, x, **o: surgery.analyze_bottlenecks(m, x, **o), "layers"),
     "PruneChannels": (_pruned, "groups"),
 }
 
@@ -161,6 +163,16 @@ def test_layers_are_named_as_before():
     plan = tfstruct.plan_channels(model, 0.4, exclude=["block/first"], min_channels={"block/second/up": 9})
     assert not [path for path in plan.removed if path.startswith("block/first/up")]
     assert len(plan.keep["block/second/up"]) == 9 and "block/last" in str(plan.removed)
+
+
+@pytest.mark.parametrize(("edit", "target"), [("prune", 7), ("widen", 14), ("delete", ("block/drop",))])
+def test_findings_inside_are_applied(edit, target):
+    model = custom_layers.build("sublayers")
+    layer = "block/drop" if edit == "delete" else "block/up"
+    made = Finding(layer, "found", 1.0, "why", edit, "advice", target).apply(model).model
+    widths = {path: len(labels) for path, labels in trace(made).makes.items()}
+    assert widths["block/up"] == (12 if edit == "delete" else target) and widths["first"] == 8
+    assert ("block/drop" in {call.path for call in trace(made).calls}) == (edit != "delete")
 
 
 def test_why_a_closed_layer_holds_channels():

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -34,6 +34,7 @@ from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.opening import no_more_opening
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.samples import Preprocess
 from tfstruct.samples.ports import Ports
@@ -157,6 +158,10 @@ class Task(contextlib.AbstractContextManager):
         except BaseException:
             self._exits.close()
             raise
+
+    def __enter__(self) -> Self:
+        self._exits.enter_context(no_more_opening())  # the steps get what this task has opened, or has left closed
+        return self
 
     def __exit__(self, *exc) -> None:
         self._exits.close()

@@ -64,7 +64,7 @@ class _Worker:
     """A Ray worker, which opens the task once."""
 
     def __init__(self, stored: StoredTask, evaluate: Evaluate):
-        self._task, self._evaluate = stored.open(), evaluate
+        self._task, self._evaluate = stored.open().__enter__(), evaluate  # as long as the process
 
     def carry_out(self, trial: Trial) -> Trial:
         return attempted(self._evaluate, self._task, trial)

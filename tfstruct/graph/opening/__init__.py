@@ -6,8 +6,11 @@ a model, of those layers that are `custom`; `by_itself` where nobody asked.
 `origin` keeps of which class an opened layer is; `closing` makes that class again, by `arguments` that fit.
 """
 
-from tfstruct.graph.opening.by_itself import open_and_trace, open_by_itself
+from tfstruct.graph.opening.by_itself import no_more_opening, open_and_trace, open_by_itself
 from tfstruct.graph.opening.opening import OpenedModel, open_model
 from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
 
-__all__ = ["Constant", "Masked", "OpenedModel", "Sized", "Weight", "open_and_trace", "open_by_itself", "open_model"]
+__all__ = [
+    "Constant", "Masked", "OpenedModel", "Sized", "Weight", "no_more_opening", "open_and_trace", "open_by_itself",
+    "open_model",
+]  # fmt: skip

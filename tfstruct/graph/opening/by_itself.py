@@ -1,5 +1,7 @@
 """Custom layers opened without being asked: the one place where a model enters what has to see through its layers."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,18 @@ from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.trace import Graph, functional_of, trace
 from tfstruct.keras_internals.replacing import replaced_attributes
 from tfstruct.keras_internals.training import compile_alike
+
+_opens: contextvars.ContextVar[bool] = contextvars.ContextVar("_opens", default=True)
+
+
+@contextlib.contextmanager
+def no_more_opening() -> Iterator[None]:
+    """While it is open, models are taken as they are: what can be opened has been, or nothing is to be."""
+    token = _opens.set(False)
+    try:
+        yield
+    finally:
+        _opens.reset(token)
 
 
 def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> OpenedModel:
@@ -41,7 +55,7 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
         raise ArgumentError(
             f"`open_layers` must be 'auto' (custom layers are opened) or False. Received: {open_layers!r}."
         )
-    if not open_layers or functional_of(model) is None or not is_custom(model):
+    if not open_layers or not _opens.get() or functional_of(model) is None or not is_custom(model):
         return OpenedModel(model, (), {})
     # A compressor that is attached may stand in for the call; what is opened is the model's own.
     own = {"call": functools.partial(type(model).call, model)} if "call" in vars(model) else {}

@@ -12,10 +12,11 @@ from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import PlanError
-from tfstruct.graph import Graph, Group, In, Out, trace
+from tfstruct.graph import Graph, Group, In, Out, open_and_trace
 from tfstruct.graph.blocks import atoms
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.graph.sizes import fixed_batch
-from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.samples.for_model import samples_of
 from tfstruct.surgery.certificate import draw
@@ -57,8 +58,8 @@ class Finding:
     target: int | tuple[str, ...]
 
     def apply(self, model: keras.Model) -> Result:
-        """Applies the edit to a model of the same structure; returns a new model."""
-        target = self.target
+        """Applies the edit to a model of the same structure, its custom layers opened; returns a new model."""
+        target, model = self.target, open_by_itself(model).model
         if isinstance(target, tuple):
             if self.edit == "delete":
                 return delete_layers(model, target)
@@ -72,7 +73,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bottlenecks(Report):
+class Bottlenecks(OpenedReport):
     """What `analyze_bottlenecks` found.
 
     Attributes:
@@ -101,7 +102,9 @@ class Bottlenecks(Report):
 
 
 @in_inference
-def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None) -> Bottlenecks:
+def analyze_bottlenecks(
+    model: keras.Model, data=None, labels=None, *, loss=None, open_layers: str | bool = "auto"
+) -> Bottlenecks:
     """Looks for layers that are too wide, too narrow or without effect, and says which edit mends each.
 
     - wide: the effective rank exp(-sum p log p) of its activations, p the normalized eigenvalues of their covariance
@@ -118,6 +121,7 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
         data, labels: samples as `sensitivity` takes them; the first 256 are looked at. Without data random inputs stand
             in, which tell less; without labels the outputs' relative change measures what the accuracy would.
         loss: measures instead of the accuracy, where labels are no classes; by default that of the compiled model.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Bottlenecks`: the findings, and by `.apply` the model that they recommend.
@@ -131,7 +135,7 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
         >>> [finding.layer for finding in found.findings if finding.kind == "narrow"]
         []
     """
-    graph = trace(model)
+    graph = open_and_trace(model, open_layers=open_layers)
     flat, y = _samples(graph, data, labels)
     seen = Observed(graph, flat)
     metric, cost = _metric(graph, seen, y, loss)
@@ -156,7 +160,8 @@ def analyze_bottlenecks(model: keras.Model, data=None, labels=None, *, loss=None
         if not (starved & before or name in starving) and (x := _wide(name, row, metric, usual)) and x.layer not in gone
     ]
     findings = sorted([*findings, *narrow, *wide], key=lambda f: (-f.severity, f.layer))
-    return Bottlenecks(model.name, metric, tuple(findings), {name: row for name, (_, row, _) in rows.items()})
+    layers = {name: row for name, (_, row, _) in rows.items()}
+    return Bottlenecks(model.name, metric, tuple(findings), layers, opened=graph.opened, opaque=graph.opaque)
 
 
 def _samples(graph: Graph, data, labels):
