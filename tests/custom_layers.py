@@ -231,6 +231,25 @@ class GatedCell(layers.Layer):
         return self.out(self.feed(memory)), [ops.tanh(memory), memory]
 
 
+class MaskedBlock(layers.Layer):
+    """Attention that reads the mask that Keras hands on, and hands it on."""
+
+    def __init__(self, width=9, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.attention = layers.MultiHeadAttention(2, 3, name="attention")
+        self.up, self.down = layers.Dense(width, activation="relu", name="up"), layers.Dense(8, name="down")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.up.build(shape)
+        self.down.build((*shape[:-1], self.up.units))
+
+    def call(self, x, mask=None):
+        x = x + self.attention(x, x, attention_mask=None if mask is None else mask[:, None, :])
+        return x + self.down(self.up(x))
+
+
 # What has to stay closed.
 
 
@@ -334,6 +353,15 @@ def _text(layer) -> keras.Model:
     return keras.Model(ids, layers.Dense(3, name="head")(x))
 
 
+def _masked() -> keras.Model:
+    """Masks that go from layer to layer, also through two opened ones."""
+    ids = keras.Input((9,), dtype="int32", name="ids")
+    x = layers.Embedding(20, 8, mask_zero=True, name="table")(ids)
+    for i in range(2):
+        x = MaskedBlock(name=f"block{i}")(x)
+    return keras.Model(ids, layers.Dense(3, name="head")(layers.LSTM(5, name="lstm")(x)))
+
+
 def _tied() -> keras.Model:
     ids = keras.Input((9,), dtype="int32", name="ids")
     return keras.Model(ids, TiedDecoder(name="tied")(ids))
@@ -388,6 +416,7 @@ OPENED = {
     "squeeze": lambda: _image(Squeeze(name="block")),
     "drop path": lambda: _vector(Feed(name="block"), DropPath(name="path")),
     "two outputs": _two_outputs,
+    "masked": _masked,
     "tied": _tied,
     "called twice": _called_twice,
     "sequential": _sequential,

@@ -61,7 +61,8 @@ def _run(body: Body, inputs, calls, kept):
     known = {id(x): y for x, y in zip(functional.inputs, inputs, strict=True)}
     for node, step in body.steps:
         if isinstance(step, Body):
-            outputs = _run(step, [known[id(x)] for x in node.input_tensors], calls, kept)
+            given = node.input_tensors[: len(step.inputs)]  # masks come last
+            outputs = _run(step, [known[id(x)] for x in given], calls, kept)
         else:
             call = next(calls)
             outputs = _one(call, node, known, kept)

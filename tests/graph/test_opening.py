@@ -261,8 +261,10 @@ def test_options_of_weights_and_policies():
     assert not open_model(model).model.trainable_weights
 
 
-def test_masks_come_through():
-    model = custom_layers.build("positions")
+@pytest.mark.filterwarnings("error:.*mask.*:UserWarning")
+@pytest.mark.parametrize("name", ["positions", "masked"])
+def test_masks_come_through(name):
+    model = custom_layers.build(name)
     x = custom_layers.inputs_of(model)
     x[:, 5:] = 0
     opened = open_model(model).model

@@ -28,7 +28,8 @@ def run(graph: Graph, inputs: list, visit, training: bool | None = None) -> None
         known = {id(x): y for x, y in zip(one.functional.inputs, values, strict=True)}
         for node, step in one.steps:
             if isinstance(step, Body):
-                outputs = body(step, [known[id(x)] for x in node.input_tensors])
+                given = node.input_tensors[: len(step.inputs)]  # masks come last
+                outputs = body(step, [known[id(x)] for x in given])
             else:
                 call = next(calls)
                 args, kwargs = node.arguments.fill_in(known)

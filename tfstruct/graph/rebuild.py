@@ -13,7 +13,7 @@ from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.opening.origin import carry_origin
-from tfstruct.graph.trace import Body, Graph, Walked
+from tfstruct.graph.trace import Body, Graph, Walked, tensors_in
 from tfstruct.keras_internals.graph_nodes import (
     Functional,
     copied_operation,
@@ -90,7 +90,7 @@ def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
 
 def in_order(args, kwargs) -> list[keras.KerasTensor]:
     """The tensors among a call's arguments, in the order of `node.arguments.keras_tensors`."""
-    return [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+    return tensors_in((args, kwargs))
 
 
 class _Rebuild:
@@ -128,7 +128,8 @@ class _Rebuild:
     def _run(self, step: "Call | Body", *args, **kwargs):
         if isinstance(step, Body):
             body = self._graph.bodies[id(step.model)]
-            return self._successor(step.model, lambda: self.model(body, in_order(args, kwargs)))(*args, **kwargs)
+            given = in_order(args, kwargs)[: len(body.inputs)]  # masks come last
+            return self._successor(step.model, lambda: self.model(body, given))(*args, **kwargs)
         if step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
             return rewritten
         made = self._successor(step.op, lambda: self.operation(step))

@@ -210,7 +210,11 @@ class _Walk:
             op = node.operation
             inner = functional_of(op) if isinstance(op, keras.Model) else None
             if inner is not None and _plain_call(node, inner):
-                ordered = [known[id(x)] for x in node.input_tensors]
+                ordered = [known[id(x)] for x in node.input_tensors[: len(inner.inputs)]]
+                for mask in node.input_tensors[len(inner.inputs) :]:
+                    for labels in known[id(mask)].axes:
+                        if labels is not None:
+                            self.labels.freeze(labels, f"{prefix}{op.name} takes it as a mask")
                 step, outputs = self.body(op, inner, f"{prefix}{op.name}/", ordered)
             else:
                 step = self._call(op, f"{prefix}{op.name}", node, arrived)
@@ -252,6 +256,11 @@ class _Walk:
                             self.labels.freeze(labels, reason)
 
 
+def tensors_in(structure) -> list[keras.KerasTensor]:
+    """The tensors in a structure, in the order of `node.arguments.keras_tensors`."""
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
+
+
 def _readers(functional) -> dict[int, list]:
     """By id of a tensor, the nodes that read it, and None for an output of the model."""
     readers: dict[int, list] = {}
@@ -264,5 +273,6 @@ def _readers(functional) -> dict[int, list]:
 
 
 def _plain_call(node, inner) -> bool:
-    """A nested model called on tensors alone: one for each of its inputs."""
-    return len(node.input_tensors) == len(inner.inputs)
+    """A nested model called on tensors alone: one for each of its inputs, and the masks that Keras hangs on them."""
+    given = {name: x for name, x in node.arguments.kwargs.items() if name != "mask"}
+    return len(tensors_in((node.arguments.args, given))) == len(inner.inputs)

@@ -66,13 +66,24 @@ def _as_tuples(value):
 
 @keras.saving.register_keras_serializable("tfstruct")
 class Opened(keras.Model):
-    """What an opened layer computes, as a functional model.
+    """What an opened layer computes, as a functional model; masks are inputs and outputs of it.
 
     Attributes:
         origin: which layer it was.
     """
 
     origin: Origin | None = None
+
+    @property
+    def supports_masking(self) -> bool:
+        return True
+
+    @supports_masking.setter
+    def supports_masking(self, value) -> None:
+        """Keras sets it when a model is made, and warns without it where tensors carry masks."""
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return None
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "origin": None if self.origin is None else self.origin.as_json()}

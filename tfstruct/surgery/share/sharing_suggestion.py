@@ -176,7 +176,7 @@ def _read(graph: Graph, samples: Samples, wanted: set[int]) -> dict[int, np.ndar
             if id(op) in wanted and id(op) not in first:
                 first[id(op)] = keras.ops.convert_to_numpy(arrived[0]).astype(np.float64)
             if isinstance(step, Body):
-                outputs = body(step, arrived, first)
+                outputs = body(step, arrived[: len(step.inputs)], first)  # masks come last
             else:
                 args, kwargs = node.arguments.fill_in(known)
                 outputs = keras.tree.flatten(op(*args, **kwargs))
