@@ -186,6 +186,12 @@ def computing():
     return keras.Model(inputs, layers.Dense(2)(ops.mean(x, axis=1)))
 
 
+def closed():
+    inputs = keras.Input((6,), dtype="int32", name="ids")
+    x = custom_layers.Positions(20, 8, 6, name="embed")(inputs)
+    return keras.Model(inputs, layers.Dense(2)(ops.mean(x, axis=1)))
+
+
 def returned():
     inputs = keras.Input((6,), dtype="int32", name="ids")
     return keras.Model(inputs, [layers.Embedding(20, 8, name="table")(inputs), inputs[:, 1:]])
@@ -197,7 +203,8 @@ def returned():
         (computing, {}, ModelError, "table: .* computes with the ids themselves"),
         (returned, {}, ModelError, "table: the model returns the ids"),
         (lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]), {"data": np.ones((2, 3))}, ModelError,
-         "no table that ids pick from"),
+         "It has no table that ids pick from"),
+        (closed, {}, ModelError, "Positions .*open_layers opens it"),
         (embedding, {"data": None}, DataError, "either `data`"),
         (embedding, {"ids": [1]}, DataError, "either `data`"),
         (embedding, {"data": None, "ids": [25]}, DataError, "0 to 19. Received: 25"),

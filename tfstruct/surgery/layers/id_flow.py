@@ -127,7 +127,7 @@ def _follow(call: Call, read, held: dict[int, set[int]], sources: dict[int, Sour
             sources[key].pinned.update({int(i): f"{call.path} compares ids with it" for i in np.unique(constants[0])})
         return
     for key in own:
-        sources[key].obstacle = sources[key].obstacle or f"{call.path} computes with the ids themselves"
+        sources[key].obstacle = sources[key].obstacle or call.opaque or f"{call.path} computes with the ids themselves"
 
 
 def _all(sets) -> set[int]:

@@ -143,9 +143,10 @@ def prune_vocabulary(
         said = "".join(f" {path}: {why}." for path, why in left.items())
         if OWN_OUTPUT in left.values():
             said += f" Name outputs that may be as narrow as the vocabulary: outputs={graph.output_names}."
-        raise ModelError(
-            f"No rows of a table of `{model.name}` can go.{said or ' It has no table that ids pick from.'}"
-        )
+        if not said:
+            why = next((call.opaque for call in graph.calls if call.opaque), "it has no table that ids pick from")
+            said = f" {why[:1].upper()}{why[1:]}."
+        raise ModelError(f"No rows of a table of `{model.name}` can go.{said}")
     names = {source.name for sources, _ in families for source in sources}
     if len(families) > 1 and ids is not None and not isinstance(ids, Mapping):
         raise ArgumentError(
