@@ -10,8 +10,13 @@ import pytest
 from oracle import assert_pruned_equals_masked
 from sweeps import sweep
 
+from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.tflite import Converter
+from tfstruct.errors import ConversionError
 from tfstruct.graph import groups, trace
 from tfstruct.graph.opening import open_model
+from tfstruct.quantize import calibrate
+from tfstruct.quantize.layer_sensitivity import sqnr
 
 models = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)").models
 
@@ -65,26 +70,71 @@ CLOSED = {"DebertaV3": "self_attention_layer"}
 PLAIN = {"DenseNet", "VGG", "Xception"}  # nothing in them is custom
 
 
-@pytest.mark.parametrize("name", sweep(CASES, {"GPT2"}))
-def test_opened(name):
+def backbone(name: str) -> tuple[keras.Model, object]:
+    """The model, and its inputs of a known length, which causal masks and Fourier transforms need."""
     keras.utils.set_random_seed(0)
     model = custom_layers.randomized(getattr(models, f"{name}Backbone")(**CASES[name]))
-    known = keras.tree.map_structure(  # causal masks and Fourier transforms need a known length
+    return model, keras.tree.map_structure(
         lambda x: keras.KerasTensor([n if n or not i else 8 for i, n in enumerate(x.shape)], x.dtype, name=x.name),
         model.input,
     )
+
+
+def drawn(model: keras.Model, count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [
+        rng.integers(int("mask" in x.name), 2, (count, *x.shape[1:])).astype(x.dtype)
+        if "int" in x.dtype or "bool" in x.dtype
+        else rng.normal(size=(count, *x.shape[1:])).astype("float32")
+        for x in model.inputs
+    ]
+
+
+@pytest.mark.parametrize("name", sweep(CASES, {"GPT2"}))
+def test_opened(name):
+    model, known = backbone(name)
     found = open_model(model, known)
     assert all(path.endswith(CLOSED.get(name, "-")) for path in found.closed)
     assert bool(found.opened) != (name in PLAIN)
     free = [sum(len(group.free) for group in groups(trace(m))) for m in (model, found.model)]
     assert free[1] > free[0] or name in PLAIN
 
-    rng = np.random.default_rng(1)
-    drawn = [
-        rng.integers(int("mask" in x.name), 2, (3, *x.shape[1:])).astype(x.dtype)
-        if "int" in x.dtype or "bool" in x.dtype
-        else rng.normal(size=(3, *x.shape[1:])).astype("float32")
-        for x in found.model.inputs
-    ]
-    inputs = keras.tree.pack_sequence_as(known, [keras.ops.convert_to_tensor(x) for x in drawn])
+    given = [keras.ops.convert_to_tensor(x) for x in drawn(found.model, 3)]
+    inputs = keras.tree.pack_sequence_as(known, given)
     assert_pruned_equals_masked(found.model, inputs=inputs)
+
+
+# What the converter has no integer kernels for, by name.
+FLOAT = {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_int8(name, process, capsys):
+    """The int8 file of the opened backbone against its twin, in dB and in steps of the output."""
+    model, known = backbone(name)
+    opened = open_model(model, known).model
+    x = {port.name: value for port, value in zip(opened.inputs, drawn(opened, 120), strict=True)}
+    data = x if len(x) > 1 else next(iter(x.values()))
+    twin = calibrate(opened, data)
+    with Converter(twin, process=process) as converter:
+        try:
+            file = converter.convert("int8", calibration=data)
+        except ConversionError as error:
+            with capsys.disabled():
+                print(f"\n{name:16} no int8 file: {str(error)[:100]}")
+            assert name in FLOAT and FLOAT[name] in str(error)
+            return
+    assert name not in FLOAT
+    given = keras.tree.pack_sequence_as(known, [keras.ops.convert_to_tensor(value[:16]) for value in x.values()])
+    plain, ours = ([np.asarray(y, np.float64) for y in keras.tree.flatten(m(given))] for m in (opened, twin))
+    theirs = keras.tree.flatten(file.predict({port: value[:16] for port, value in x.items()}))
+    for i, port in enumerate(Runtime(file.content).outputs):
+        own, apart = sqnr(plain[i], theirs[i]), sqnr(ours[i], theirs[i])
+        steps = np.abs(ours[i] - theirs[i]).max() / port.scale
+        unseen = len(twin.report.skipped)
+        with capsys.disabled():
+            print(f"\n{name:16} file {own:5.1f} dB, twin {sqnr(plain[i], ours[i]):5.1f} dB", end="")
+            print(f", apart {apart:5.1f} dB, {steps:4.1f} steps, {unseen} layers not seen inside", end="")
+        assert apart > own - 4
+        assert steps <= 2 or unseen

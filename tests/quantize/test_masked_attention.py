@@ -169,11 +169,18 @@ def test_sensitivity_sees_no_loss_by_masks():
 def test_masks_out_of_a_closed_layer_are_told(tmp_path):
     model, data = scores(lambda s, keep: ops.softmax(AddedMask(name="adds")(s, keep)), FLOAT_KEEP)
     with pytest.warns(UserWarning, match="adds: values below -1,000, which a softmax reads, are taken for masks"):
-        twin = quantize.calibrate(model, data)
+        twin = quantize.calibrate(model, data, open_layers=False)
     assert "adds" in dict(twin.simulation.skipped)
     twin.save(tmp_path / "twin.keras")
     again = keras.models.load_model(tmp_path / "twin.keras")
     np.testing.assert_array_equal(again.predict(data, verbose=0), twin.predict(data, verbose=0))
+
+
+def test_masks_of_an_opened_layer_are_seen(process):
+    model, data = scores(lambda s, keep: ops.softmax(AddedMask(name="adds")(s, keep)), FLOAT_KEEP)
+    twin = quantize.calibrate(model, data)
+    assert twin.report.opened == ("adds",) and not twin.report.skipped
+    assert decibels(model.predict(data, verbose=0), twin.predict(data, verbose=0)) > 28
 
 
 def test_plain_models_have_plain_ranges():

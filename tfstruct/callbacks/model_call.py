@@ -1,13 +1,14 @@
 """What stands in for `model.call` while compressors are attached."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.layer_tree import give_losses
-from tfstruct.keras_internals.layer_parts import assign_past_scopes, stored_precision
+from tfstruct.keras_internals.layer_parts import all_layers, assign_past_scopes, stored_precision
 from tfstruct.keras_internals.replacing import replaced_attributes
 
 
@@ -35,6 +36,16 @@ class ModelCall:
         if not isinstance(found, cls):
             raise ModelError(f"`{model.name}.call` was replaced by {found!r}: call the method of its class.")
         return found
+
+    @classmethod
+    @contextlib.contextmanager
+    def lifted(cls, model: keras.Model) -> Iterator[None]:
+        """While it is open, the model and those in it compute as if nothing stood in for their calls."""
+        with contextlib.ExitStack() as stack:
+            for part in all_layers(model):
+                if isinstance(vars(part).get("call"), cls):
+                    stack.enter_context(replaced_attributes(part, call=functools.partial(type(part).call, part)))
+            yield
 
     def __call__(self, *args, **kwargs):
         with contextlib.ExitStack() as stack:

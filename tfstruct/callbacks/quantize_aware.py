@@ -9,6 +9,7 @@ from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
 from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.quantize.quantization_report import QuantizationReport, quantization_report
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
@@ -33,6 +34,9 @@ class QuantizeAware(Compressor):
         start: the first step that is quantized; ranges are followed from the beginning.
         freeze_ranges: the step from which on the ranges stay; None: never.
         freeze_batch_norm: the step from which on batch norm uses its moving statistics and leaves them alone.
+        open_layers: `"auto"` opens custom layers for the twin, so that the values inside are rounded too
+            (`tfstruct.surgery.open_layers`). The model that is trained keeps its own; the report says which were
+            opened, and why others stay closed. False: none is opened.
 
     Example:
         >>> aware = tfstruct.callbacks.QuantizeAware("int8")
@@ -41,7 +45,7 @@ class QuantizeAware(Compressor):
         ['features', 'hidden', 'scores']
     """
 
-    _blank: ClassVar[dict[str, object]] = {"twin": None}
+    _blank: ClassVar[dict[str, object]] = {"twin": None, "_opened": None, "_call": None}
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class QuantizeAware(Compressor):
         start: int = 0,
         freeze_ranges: int | None = None,
         freeze_batch_norm: int | None = None,
+        open_layers: str | bool = "auto",
     ):
         super().__init__()
         self.scheme = Scheme.of(scheme)
@@ -60,8 +65,11 @@ class QuantizeAware(Compressor):
         if freeze_ranges is not None and freeze_ranges <= start:
             raise ArgumentError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
         self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm
+        self.open_layers = open_layers
         self.twin: Twin | None = None
-        self._settings = saved_state.described({"scheme": self.scheme, **marks})
+        self._opened: OpenedModel | None = None
+        self._call: ModelCall | None = None
+        self._settings = saved_state.described({"scheme": self.scheme, **marks, "open_layers": open_layers})
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -87,8 +95,12 @@ class QuantizeAware(Compressor):
         return self.twin.simulation
 
     def _begin(self, model: keras.Model) -> None:
-        twin = self.twin = Twin(model, self.scheme) if self.twin is None else self.twin
-        call = ModelCall.of(model)
+        if self.twin is None or self._opened is None:
+            with ModelCall.lifted(model):
+                self._opened = open_by_itself(model, self.open_layers)
+            self.twin = Twin(self._opened.model, self.scheme, name=f"{model.name}_twin")
+        twin = self.twin
+        call = self._call = ModelCall.of(model)
         if call.instead is not None:
             raise ModelError(f"`{model.name}` is quantized by another QuantizeAware already. Call its finish() first.")
         twin.simulation.gated = self.start > 0
@@ -96,8 +108,8 @@ class QuantizeAware(Compressor):
         call.instead = twin.simulation
 
     def _let_go(self) -> None:
-        if self.twin is not None:
-            ModelCall.of(self.twin.model).release(self.twin.simulation)
+        if self.twin is not None and self._call is not None:
+            self._call.release(self.twin.simulation)
             self.twin.simulation.active.assign(1.0)
             self.twin.simulation.gated = False
 
@@ -115,7 +127,8 @@ class QuantizeAware(Compressor):
 
     def _end(self, model: keras.Model) -> QuantizationReport:
         self._let_go()
-        return quantization_report(self._simulation, self.steps)
+        assert self._opened is not None
+        return quantization_report(self._simulation, self._opened, self.steps)
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()

@@ -63,6 +63,8 @@ class Recipe:
         allow_float: operators that stay in float are a warning in the report, not an error.
         rewrite: trace layers without integer kernels (LSTM, LayerNormalization, ELU, ...) in a form that has them,
             where activations are integers; see `tfstruct.convert.rewrites`.
+        open_layers: `"auto"` opens custom layers where activations are integers, so that what is computed inside has
+            names, precisions and ranges (`tfstruct.surgery.open_layers`); False: none.
         engine: the quantizer: `"litert"`, `"tensorflow"`, or `"auto"`: litert, and TensorFlow's where that
             leaves fewer operators in float.
         require: thresholds for the verification by name (see `REQUIREMENTS`), e.g. `{"sqnr_db": 20}`.
@@ -97,6 +99,7 @@ class Recipe:
     float_io: bool = False
     allow_float: bool = False
     rewrite: bool = True
+    open_layers: str | bool = "auto"
     engine: str = "auto"
     require: Mapping[str, float] = dataclasses.field(default_factory=dict)
     check_range: bool = True
@@ -118,6 +121,8 @@ class Recipe:
             raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
         if not (_is_number(self.timeout) and 0 < self.timeout <= threading.TIMEOUT_MAX):
             raise RecipeError(f"`timeout` must be a positive, finite number of seconds. Received: {self.timeout!r}.")
+        if self.open_layers is not False and self.open_layers != "auto":
+            raise RecipeError(f"`open_layers` must be 'auto' or False. Received: {self.open_layers!r}.")
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
         for field in ("float_io", "allow_float", "rewrite", "check_range"):

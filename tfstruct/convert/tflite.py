@@ -42,8 +42,8 @@ from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare
 from tfstruct.errors import ConversionError, DataError, VerificationError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
+from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
-from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.quantize.observers import observer
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -116,6 +116,7 @@ class Converter(contextlib.AbstractContextManager):
         self.twin = model if isinstance(model, Twin) else None
         self.model = model if self.twin is None else self.twin.model
         self.progress = progress or (lambda stage, done, total: None)
+        self._seen_through: OpenedModel | None = None
         self._exported: tuple[tuple, Exported] | None = None
         self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
         self._process = process or ConverterProcess(timeout)
@@ -144,15 +145,25 @@ class Converter(contextlib.AbstractContextManager):
         finally:
             self._seconds[name] = time.perf_counter() - start
 
+    def _opened(self, recipe: Recipe) -> OpenedModel:
+        """The model that is exported. That of a twin was opened when the twin was made."""
+        if self.twin is not None or not recipe.quantizes_activations or not recipe.open_layers:
+            return OpenedModel(self.model, (), {})
+        if self._seen_through is None:
+            with self._stage("open"):
+                self._seen_through = open_by_itself(self.model, recipe.open_layers)
+        return self._seen_through
+
     def _export(self, recipe: Recipe) -> Exported:
-        rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(self.model))
-        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite)
+        seen = self._opened(recipe)
+        rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
+        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened)
         if self._exported is None or self._exported[0] != key:
             with self._stage("export"):
                 directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
                 self._exported = (
                     key,
-                    export(self.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
+                    export(seen.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
                 )
                 self._float.clear()
         return self._exported[1]
@@ -186,7 +197,8 @@ class Converter(contextlib.AbstractContextManager):
 
     def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
         """(file, layers by tensor, float file as quantizers take it, engine, calibration samples)."""
-        recipe_checks.check_layers(self.model, recipe)
+        model = self._opened(recipe).model
+        recipe_checks.check_layers(model, recipe)
         recipe_checks.check_data(recipe)
         require_numbers(signature.inputs)
         peek(recipe, signature)
@@ -251,6 +263,8 @@ class Converter(contextlib.AbstractContextManager):
             latency=timed,
             processor=processor(),
             rewrites=(*exported.rewrites, *recast.changes, *self._changes),
+            opened=self._opened(recipe).opened,
+            closed=tuple(self._opened(recipe).closed.items()),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )
@@ -272,7 +286,7 @@ class Converter(contextlib.AbstractContextManager):
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
-            calls = {path: len(calls_of(op)) for path, op in layer_paths(self.model).items()}
+            calls = trained.calls_by_path(self._opened(recipe).model)
             observed = {**ranges, **recast.ranges}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
@@ -284,7 +298,7 @@ class Converter(contextlib.AbstractContextManager):
             ranges = plumbing.chained_choices(reference, ranges)  # with masks that are finite
             ranges, widened = multipliers.bounded(reference, ranges, layers, recipe)
             self._changes += widened
-        limits, unused = trained.weight_limits(reference, layers, self.model, recipe.weight_limits)
+        limits, unused = trained.weight_limits(reference, layers, self._opened(recipe).model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
         if kept and rounding_choice.rounds(recipe):

@@ -1,14 +1,18 @@
 """Ranges of activations and limits of weights that training found, by layer, put on the tensors of a file."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
 from tfstruct.convert import calibrate, flatbuffer
 from tfstruct.convert.recipe import Recipe
-from tfstruct.errors import RecipeError
+from tfstruct.errors import ModelError, RecipeError
+from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.quantize.twin import Twin
 from tfstruct.tflite_operators import traits_of
 
@@ -49,7 +53,7 @@ def by_tensor(
     given: Mapping[str, Range],
     observed: Mapping[str, Range],
     recipe: Recipe,
-    calls: Mapping[str, int] | None = None,
+    calls: Callable[[str], int] = lambda path: 1,
 ) -> dict[str, Range]:
     """(low, high) by tensor of a float file.
 
@@ -62,7 +66,7 @@ def by_tensor(
         layers: tensor -> layers fused into it, the last one last.
         given: layer path or input name -> (low, high); see `Recipe.ranges`.
         observed: tensor -> (low, high) from calibration.
-        calls: layer path -> how often the model calls it; a shared layer's range goes to what each call makes.
+        calls: how often the model calls the layer at a path; a shared layer's range goes to what each call makes.
 
     Raises:
         RecipeError: an unknown layer, or tensors left without a range; it lists their layers.
@@ -75,19 +79,25 @@ def by_tensor(
     for name in made:
         if layers.get(name):
             by_layer.setdefault(layers[name][-1], []).append(name)
+    made_inside = _made_inside(made, layers, given, calls)
     for path, names in by_layer.items():
-        ends = _ends([made[name].name for name in names], (calls or {}).get(path, 1))
+        ends = _ends([made[name].name for name in names], calls(path))
         for i, name in enumerate(names):
             # A batch norm whose sum is part of the activation behind it ends with its product.
             key = path if i in ends and path in given else path + BEFORE
+            if key in made_inside:
+                continue
             if key in given and (i in ends or traits_of(made[name].name).output_range is None):
                 out[name] = given[key]
+    out.update({name: given[path] for path, name in made_inside.items()})
+    _spread(operators, out)  # what is only moved in one layer has its range, whatever was observed
     for name, op in made.items():
         fixed = traits_of(op.name).output_range
         if fixed is not None:
             out.setdefault(name, fixed)
     out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
     _spread(operators, out)
+    _spread_before_sums(content, operators, out)
     integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
     floats = set(calibrate.activation_names(content))
     missing = [op for op in integer if any(name not in out for name in floats & {*op.inputs, *op.outputs})]
@@ -99,6 +109,38 @@ def by_tensor(
             "`ranges`, or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
         )
     return out
+
+
+def calls_by_path(model: keras.Model) -> Callable[[str], int]:
+    """How often a model calls the layer at a path, those around it called several times too."""
+    try:
+        found = Counter(call.path for call in trace(model).calls)
+    except ModelError:  # its `call` is its own
+        paths = layer_paths(model)
+        return lambda path: len(calls_of(paths[path])) if path in paths else 1
+
+    def count(path: str) -> int:
+        while path and path not in found:  # a layer inside of another
+            path = path.rpartition("/")[0]
+        return found.get(path, 1)
+
+    return count
+
+
+def _made_inside(made, layers, given: Mapping[str, Range], calls) -> dict[str, str]:
+    """Path of a layer whose result is that of a layer inside of it, as an attention's is -> the tensor."""
+    last: dict[str, tuple[str, str]] = {}
+    for name in made:
+        path = layers[name][-1] if layers.get(name) else ""
+        around = path
+        while around:
+            last[around] = path, name
+            around = around.rpartition("/")[0]
+    return {
+        path: name
+        for path, (inner, name) in last.items()
+        if path in given and inner != path and inner not in given and calls(path) == 1
+    }
 
 
 def _ends(kinds: list[str], calls: int) -> set[int]:
@@ -196,3 +238,18 @@ def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> N
                     widest = (min(low for low, _ in known), max(high for _, high in known))
                     for name in (*op.inputs, *op.outputs):
                         ranges.setdefault(name, widest)
+
+
+def _spread_before_sums(content: bytes, operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> None:
+    """What a bias is added to by an operator of its own has the range of the sum, without the bias."""
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+    floats = set(calibrate.activation_names(content))
+    for op in operators:
+        if traits_of(op.name).joins != "add" or len(op.inputs) != 1 or op.inputs[0] not in floats:
+            continue
+        tensors = [graph.tensors[i] for i in graph.operators[op.index].inputs]
+        constants = [flatbuffer.constant(model, t) for t in tensors if flatbuffer.is_constant(model, t)]
+        if len(constants) == 1 and op.outputs[0] in ranges:
+            low, high = ranges[op.outputs[0]]
+            ranges.setdefault(op.inputs[0], (low - float(constants[0].max()), high - float(constants[0].min())))

@@ -133,7 +133,7 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
     if isinstance(layer, keras.layers.Dense):
         return [kernel("kernel", (1, *stored_weight(layer).shape))]
     if isinstance(layer, keras.layers.EinsumDense):
-        return [kernel("kernel", *_einsum_view(layer.equation, stored_weight(layer).shape))]
+        return [kernel("kernel", *einsum_view(layer.equation, stored_weight(layer).shape))]
     if isinstance(layer, keras.layers.Embedding):
         return [kernel("embeddings", (1, *stored_weight(layer, "embeddings").shape), sums=False)]
     if isinstance(layer, _CELLS):
@@ -141,7 +141,7 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
     return []
 
 
-def _einsum_view(equation: str, shape) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+def einsum_view(equation: str, shape) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     """Axes that the product keeps from both sides are taps, those that it sums over inputs, the others outputs."""
     left, result = equation.replace("...", "").replace(" ", "").split("->")
     data, weight = left.split(",")

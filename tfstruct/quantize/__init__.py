@@ -10,6 +10,8 @@
   such point; how those of a model depend on each other
 - `learning.py`: steps and ranges that learn by a rule of their own, between backward and forward pass
 - `points.py`: where integers are seen between layers: after fusion, one range for what only moves
+- `folding.py`: what the file computes ahead: constants, and what of them becomes part of a linear operator
+- `constant_operands.py`: the constants that a model's operations read, as the file rounds them
 - `rescaling.py`: how the file's kernels round what they make of integers
 - `integer_kernels.py`: what operators of the file compute on integers, for inference
 - `simulation.py`: the forward pass: a model's own layers routed through that

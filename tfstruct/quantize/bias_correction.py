@@ -11,10 +11,10 @@ from keras import layers
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
-from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.wiring import Remake
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
@@ -37,6 +37,7 @@ def correct_bias(
     batch_size: int = 32,
     progress: Progress | None = None,
     report: Callable[[BiasCorrection], None] | None = None,
+    open_layers: str | bool = "auto",
 ) -> keras.Model:
     """Shifts biases so that quantization leaves the mean of every channel unchanged.
 
@@ -52,6 +53,8 @@ def correct_bias(
         observer: for the ranges of a model that is no twin.
         progress: called with (stage, layers done, layers in all).
         report: called with the shifts, and with the kernels whose bias was left alone, and why: `report=print`.
+        open_layers: `"auto"` opens custom layers, so that biases inside are corrected too: they are opened in the new
+            model. False: none. See `calibrate`.
 
     Returns:
         A new model; for a twin, a new twin of a new model with the same ranges.
@@ -65,9 +68,10 @@ def correct_bias(
         True
     """
     is_twin = isinstance(model, Twin)
-    require_model(model)
     flat = samples_of(model, data).in_memory().inputs
-    given = model if is_twin else calibrate(model, (flat,), scheme, observer, batch_size=batch_size)
+    opened = open_by_itself(model, False if is_twin else open_layers)
+    options = {"batch_size": batch_size, "open_layers": False}
+    given = model if is_twin else calibrate(opened.model, (flat,), scheme, observer, **options)
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)
     means = _Means(made.model, given.scheme)
     for simulation in (made.simulation, means):
@@ -84,7 +88,7 @@ def correct_bias(
         rows.append(CorrectedBias.of(means.points.paths[id(op)], shift, deviation))
         if progress is not None:
             progress("correct biases", done, len(means.layers))
-    done = BiasCorrection(made.scheme.precision, tuple(rows), tuple(means.left))
+    done = BiasCorrection(made.scheme.precision, tuple(rows), (*means.left, *opened.closed.items()))
     if report is not None:
         report(done)
     return carrying(made if is_twin else made.model, done)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize.observers import OBSERVERS, observer, usable
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.quantization_report import quantization_report
@@ -32,6 +33,7 @@ def calibrate(
     percentile: float = 99.99,
     batch_size: int = 32,
     progress: Progress | None = None,
+    open_layers: str | bool = "auto",
 ) -> Twin:
     """Builds a twin of a trained model whose activation ranges are measured on data; no weight changes.
 
@@ -46,9 +48,11 @@ def calibrate(
         observer: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
         percentile: share of the values, in percent, that `observer="percentile"` keeps on either side.
         progress: called with (stage, samples done, samples in all or None where only reading tells).
+        open_layers: `"auto"` opens custom layers, so that the values inside are rounded as in the file
+            (`tfstruct.surgery.open_layers`); the report says which, and why others stay closed. False: none.
 
     Returns:
-        `Twin`: it computes as the file will, and shares the model's weights.
+        `Twin`: it computes as the file will, and shares the model's weights. Its `model` is the opened one.
 
     Raises:
         ModelError: the model's graph is hidden in a `call` of its own.
@@ -64,6 +68,8 @@ def calibrate(
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
         model, scheme = twin.model, scheme or twin.scheme
+    opened = open_by_itself(model, False if twin is not None else open_layers)
+    model = opened.model
     made = Twin(model, scheme or "int8")
     if twin is not None and made.scheme == twin.scheme:
         made.simulation.assign(twin.simulation.values())  # steps of its kernels
@@ -71,7 +77,7 @@ def calibrate(
     found = _observed(values, data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
         made.simulation.bounds[group].set(*ends, like=values.bounds[group])
-    report = quantization_report(made.simulation)
+    report = quantization_report(made.simulation, opened)
     for layer, guess in made.simulation.taken_for_masks():
         warnings.warn(f"{layer}: {guess}. Write the mask as operations of the model.", stacklevel=2)
     return carrying(made, report)
@@ -119,8 +125,11 @@ class Values(Simulation):
         self(structured(self.points.graph, inputs), training=False)
         return self._seen
 
-    def _rounded(self, op, grid, training):
-        return stored(grid)
+    def _rounded(self, op, grid, training, ahead=1.0):
+        return stored(grid) * ahead
+
+    def _of_constant(self, op, rounded, plain):
+        return plain
 
     def _quantized(self, point: Point, x, training):
         if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:

@@ -23,6 +23,7 @@ from tfstruct.graph.linear_layers import (
     is_linear,
     norm_arrays,
 )  # fmt: skip
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import ANY
 from tfstruct.graph.wiring import Remake, Unfit, Wiring
@@ -44,6 +45,7 @@ def equalize(
     deviations: float = 3.0,
     batch_size: int = 32,
     report: Callable[[Equalization], None] | None = None,
+    open_layers: str | bool = "auto",
 ) -> keras.Model:
     """Scales channels down in one layer and up in the next, so that the channels of a kernel have like ranges.
 
@@ -65,6 +67,8 @@ def equalize(
             batch norm behind the first layer; None: biases stay.
         deviations: see above.
         report: called with what was done and what was left alone, and why: `report=print`.
+        open_layers: `"auto"` opens custom layers, so that channels inside are scaled too: they are opened in the new
+            model. False: none.
 
     Returns:
         A new model that computes the same; `.report` is its `Equalization`.
@@ -82,7 +86,8 @@ def equalize(
     """
     if isinstance(absorb, str) and absorb != "batch_norm":
         raise ArgumentError(f"`absorb` must be data, 'batch_norm' or None. Received: {absorb!r}.")
-    graph = trace(model)
+    opened = open_by_itself(model, open_layers)
+    graph = trace(opened.model)
     work = _Equalizing(graph)
     before_it = work.evenness()
     sweeps = work.even()
@@ -99,7 +104,7 @@ def equalize(
         Evened(pair.path, tuple(call.path for call, _, _ in pair.seconds), *old, *new)
         for pair, old, new in zip(work.pairs, before_it, after, strict=True)
     )
-    done = Equalization(evened, tuple(work.absorbed), tuple(work.skipped), sweeps)
+    done = Equalization(evened, tuple(work.absorbed), (*work.skipped, *opened.closed.items()), sweeps)
     if report is not None:
         report(done)
     return carrying(made, done)

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from tfstruct.graph import is_training_only
+from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.points import Points
@@ -40,13 +41,13 @@ class Fused:
 def fused(points: Points) -> list[Fused]:
     """The operators that change values, in order of execution; operations that only move data are left out."""
     calls = points.graph.calls
-    readers = {tensor.key: call for call in reversed(calls) for tensor in call.inputs}
+    readers = {tensor.key: call for call in reversed(calls) for tensor in values_read(call)}
     rows: dict[int, list[int]] = {}
     for row, call in enumerate(calls):
         rows.setdefault(id(call.op), []).append(row)
     found, seen = [], set()
     for call in calls:
-        if id(call.op) in seen or id(call.op) in points.movers:
+        if id(call.op) in seen or id(call.op) in points.movers or points.folding.computed_ahead(call):
             continue
         ops, paths = [], []
         while call is not None:

@@ -13,6 +13,8 @@ from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.rescaling import (
     once_rounded,
     rounded_average,
+    rounded_away,
+    rounded_down,
     rounded_input,
     rounded_interpolation,
     rounded_mean,
@@ -23,17 +25,20 @@ from tfstruct.quantize.rescaling import (
 from tfstruct.quantize.rounding import LARGEST_BIAS
 
 # What the file computes with integers of several values: how many the model gives.
-_OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "silu": 1, "mean": 1}
+_OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "divide": 2, "silu": 1, "mean": 1, "sqrt": 1, "contract": 2}
 _SIGMOID = function_traits("sigmoid").in_file.output_range
 assert _SIGMOID is not None
 
 
 def arithmetic_of(op) -> str:
     """The kind of arithmetic on integers that an operation is in the file: `"add"`, `"subtract"`, `"multiply"`,
-    `"silu"`, x sigmoid(x), or `"mean"`, over all places; else empty."""
+    `"divide"`, by a constant, `"silu"`, x sigmoid(x), `"mean"`, over all places, `"sqrt"`, or `"contract"`, sums of
+    products of two tensors; else empty."""
     traits = traits_of(op)
+    if traits.multiplies:
+        return "contract"
     mean = traits.reduces == "mean" and traits.over == "positions"
-    found = traits.joins or traits.function or ("mean" if mean else "")
+    found = traits.joins or traits.function or ("mean" if mean else traits.operator.lower())
     return found if found in _OPERANDS else ""
 
 
@@ -66,12 +71,15 @@ class IntegerKernels:
             return x
         return self._where_known([point.group], lambda v: rounded_input(v, *self._ends(point.group)), tf.identity)(x)
 
-    def contraction(self, op, grids: list[Grid]):
+    def contraction(self, op, grids: list[Grid], ahead_of: Callable):
         """(call, args, kwargs) -> the outputs of a layer before its activation, with the batch norm behind it folded;
         None where it does not compute on integers.
 
         acc = conv(x / s_x, q), y = (acc + round(b' / (s_x s'))) s_x s', where s' is the scale of the kernel times the
         batch norm's factor, or what lets b' fit, and b' the bias of both. Sums below 2^24 are exact in float32.
+
+        Args:
+            ahead_of: (op, kernel) -> what of the operations in front is part of it, see `ConstantOperands`.
         """
         if not (self.used and traits_of(op).contracts and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
@@ -86,6 +94,7 @@ class IntegerKernels:
 
         def exact(call, args, kwargs):
             step_in = activation_scale(*self._ends(group), bits)
+            ahead, shift = ahead_of(op, grid.kernel.variable.value)
             g = folded_factor(self._points, id(op))
             bias, mapping = 0.0, []
             if op.use_bias:
@@ -94,13 +103,14 @@ class IntegerKernels:
             if norm is not None:
                 # In the converter's order, as rounding of large ones shows it.
                 bias = bias * g + ((norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g)
-            w, s_w = grid.folded(grid.kernel.variable.value, g, tf.abs(bias) / (step_in * LARGEST_BIAS))
+            bias = bias if shift is None else bias + shift * g
+            w, s_w = grid.folded(grid.kernel.variable.value * ahead, g, tf.abs(bias) / (step_in * LARGEST_BIAS))
             mapping.append((grid.kernel.variable, w))
             step = step_in * s_w
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
-            if made is None or bits != 8:
+            if made is None or bits != 8 or id(op) in self._points.folding.followed:
                 return total * step
             return rounded(total, step, activation_scale(*made.now()))
 
@@ -123,11 +133,16 @@ class IntegerKernels:
         Args:
             kind: see `arithmetic_of`; what is no such is left alone.
             reads, writes: the ranges of what it reads and makes.
-            constants: of two operands one of which is a constant: what gives its value, and None for the other one.
+            constants: of two operands one of which is a constant: what gives its value, or None where it is the
+                argument, and None for the other one.
         """
         groups = (*reads, writes)
         known = (len(constants) or len(reads)) == _OPERANDS.get(kind) and None not in groups
-        if not known or {self._bits_of(self._groups[group]) for group in groups} != {8}:
+        if (
+            not known
+            or (kind == "divide" and (len(constants) != 2 or constants[1] is None))
+            or {self._bits_of(self._groups[group]) for group in groups} != {8}
+        ):
             return call
 
         def exact(*args, **kwargs):
@@ -136,16 +151,23 @@ class IntegerKernels:
             *scales, scale = (activation_scale(*self._ends(group)) for group in groups)
             if constants:
                 place = 0 if constants[0] is not None else 1
-                value, step = _rounded_constant(constants[place]())
+                given = constants[place]()
+                given = tf.cast((x, *more)[place], tf.float32) if given is None else given
+                value, step = rounded_constant(1.0 / given if kind == "divide" else given)
                 scales.insert(place, step)
                 x, more = (value, more) if place == 0 else (x, [value])
             if kind in ("add", "subtract"):
                 made = rounded_sum(x, *more, scales, scale, 1 if kind == "add" else -1)
-            elif kind == "multiply":
+            elif kind in ("multiply", "divide"):
                 made = rounded_product(x, *more, scales, scale)
             elif kind == "silu":
                 gate = fake_activation(tf.sigmoid(tf.cast(x, tf.float32)), *_SIGMOID)
                 made = rounded_product(x, gate, (*scales, activation_scale(*_SIGMOID)), scale)
+            elif kind == "sqrt":
+                made = rounded_down(tf.sqrt(tf.cast(x, tf.float32)), scale)
+            elif kind == "contract":
+                integers = [tf.round(tf.cast(v, tf.float32) / s) for v, s in zip((x, *more), scales, strict=True)]
+                made = rounded_away(call(*integers), scales[0] * scales[1], scale)
             else:
                 made = rounded_mean(x, call, *scales, scale)
             return tf.cast(made, dtype)
@@ -168,7 +190,7 @@ class IntegerKernels:
 
         def exact(x, **kwargs):
             s_x, s_p, s_y = (activation_scale(*self._ends(group)) for group in groups)
-            (g, s_g), (b, s_b) = map(_rounded_constant, norm_constants(op, x))
+            (g, s_g), (b, s_b) = map(rounded_constant, norm_constants(op, x))
             p = fake_activation(rounded_product(x, g, (s_x, s_g), s_p), *self._ends(product.group))
             return tf.cast(rounded_sum(p, b, (s_p, s_b), s_y), x.dtype)
 
@@ -213,7 +235,7 @@ def norm_constants(norm, x):
     return tf.reshape(g, shape), tf.reshape(b, shape)
 
 
-def _rounded_constant(x):
-    """(the constant, rounded as the file does, its scale)."""
+def rounded_constant(x):
+    """(a constant, rounded as the file does, its scale)."""
     low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), 0.0)
     return fake_activation(x, low, high), activation_scale(low, high)

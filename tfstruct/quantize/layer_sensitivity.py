@@ -10,14 +10,14 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
-from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import TO_CHOOSE
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
-from tfstruct.quantize.simulation import Simulation
+from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.samples.for_model import samples_of
 
 
@@ -33,6 +33,7 @@ def sensitivity(
     observer: str = "minmax",
     batch_size: int = 32,
     progress: Progress | None = None,
+    open_layers: str | bool = "auto",
 ) -> QuantizationSensitivity:
     """Quantizes each layer alone (its weights and its output), and measures how far the model's outputs move.
 
@@ -50,6 +51,7 @@ def sensitivity(
         loss: for `metric="loss"`; by default the one the model is compiled with.
         observer: see `calibrate`.
         progress: called with (stage, measurements done, measurements in all).
+        open_layers: `"auto"` opens custom layers, so that layers inside are seen too; False: none. See `calibrate`.
 
     Returns:
         `QuantizationSensitivity`: by layer and precision the SQNR in dB, and the metric if there are labels.
@@ -59,10 +61,11 @@ def sensitivity(
         >>> sorted({row.layer for row in report.rows})
         ['hidden', 'scores']
     """
-    require_model(model)
+    opened = open_by_itself(model, open_layers)
+    model = opened.model
     found = samples_of(model, data, labels, use_labels=True).in_memory()
     flat, y = found.inputs, found.labels
-    twins = {precision: calibrate(model, (flat,), precision, observer, batch_size=batch_size) for precision in schemes}
+    twins = {p: calibrate(model, (flat,), p, observer, batch_size=batch_size, open_layers=False) for p in schemes}
     alone = {precision: _Alone(model, twin.scheme) for precision, twin in twins.items()}
     for precision, simulation in alone.items():
         simulation.assign(twins[precision].simulation.values())
@@ -78,7 +81,7 @@ def sensitivity(
         rows.append(LayerSensitivity(layer.path, layer.paths, precision, sqnr(reference, outputs), value))
         if progress is not None:
             progress("sensitivity", done, len(todo))
-    return QuantizationSensitivity(model.name, len(flat[0]), name, baseline, tuple(rows))
+    return QuantizationSensitivity(model.name, len(flat[0]), name, baseline, tuple(rows), tuple(opened.closed.items()))
 
 
 def sqnr(reference, outputs) -> float:
@@ -126,15 +129,15 @@ class _Alone(Simulation):
         quantized = super()._quantized
         return self._alone(point.path, lambda: quantized(point, x, training), lambda: x)
 
-    def _with_weights(self, op, grids, training, call, args, kwargs):
-        if not grids:
-            return call(*args, **kwargs)
-        rounded = super()._with_weights
+    def _rounded(self, op, grid, training, ahead=1.0):
+        rounded = super()._rounded
         return self._alone(
-            self.points.paths[id(op)],
-            lambda: rounded(op, grids, training, call, args, kwargs),
-            lambda: call(*args, **kwargs),
+            self.points.paths[id(op)], lambda: rounded(op, grid, training, ahead), lambda: stored(grid) * ahead
         )
+
+    def _of_constant(self, op, rounded, plain):
+        path = self.points.paths[id(op)]
+        return self._alone(path, lambda: rounded, lambda: plain) if path in self._number else plain
 
     def _separable(self, op, before, x, training):
         halves = super()._separable

@@ -6,9 +6,10 @@ import math
 import keras
 import numpy as np
 
-from tfstruct.graph import Call
+from tfstruct.graph import Call, Channels
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.operation_traits import function_traits, traits_of
+from tfstruct.quantize.folding import operands
 from tfstruct.quantize.masks import LEAST_ELSEWHERE
 from tfstruct.quantize.points import Points
 
@@ -91,19 +92,20 @@ class MaskPlaces:
         kind = traits_of(call.op).joins
         if kind not in _KINDS:
             return None
-        tensors = call.node.arguments.keras_tensors
-        given = [x for x in keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs)) if x is not None]
+        constants = self._points.folding.constants
+        tensors = [x for x in call.inputs if x.key not in constants]
+        given = [x for x in operands(call) if x is not None]
         if kind == "select":
             given = given[1:]
-        operands = []
+        found = []
         for value in given:
-            if isinstance(value, keras.KerasTensor):
+            if isinstance(value, Channels) and value.key not in constants:
                 place = next(i for i, x in enumerate(tensors) if x is value)
-                operands.append(Operand(reads[place], None, self.may_mask.get(reads[place], True)))
+                found.append(Operand(reads[place], None, self.may_mask.get(reads[place], True)))
             else:
-                array = np.asarray(value, np.float64)
-                operands.append(Operand(None, (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)))
-        return Node(kind, tuple(operands), group) if len(operands) == 2 else None
+                array = np.asarray(constants[value.key] if isinstance(value, Channels) else value, np.float64)
+                found.append(Operand(None, (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)))
+        return Node(kind, tuple(found), group) if len(found) == 2 else None
 
     def _makes_masks(self, call: Call, node: Node | None, reads) -> bool:
         """Whether an operation may compute a mask: not if its values come from weights, or are products of tensors."""

@@ -90,23 +90,23 @@ class MaskedRanges:
             for group, bound in self._bounds.items():
                 if isinstance(bound, MaskedRange):
                     self._used(group)
-            for key, given in self._points.constants.items():
-                for place, value in enumerate(given):
-                    if value is not None:
-                        self._finite((self._points.writes.get(key), place), value)
+            for key, (place, value) in self._points.constants.items():
+                if value is not None:
+                    self._finite((self._points.writes.get(key), place), value)
             self._still, self._known = self._known, None
             yield
         finally:
             self._still = self._known = None
 
     def constants(self, op) -> list[Callable | None]:
-        """Functions that return the constants of a sum or product, with masks among them made finite; see
-        `Points.constants`."""
-        given, group = self._points.constants.get(id(op), ()), self._points.writes.get(id(op))
-        return [
-            None if value is None else functools.partial(self._finite, (group, place), value)
-            for place, value in enumerate(given)
-        ]
+        """For each operand of a sum or product with a constant: None, or what returns the constant, with masks among
+        them made finite, or None where it is an argument of the call; see `Points.constants`."""
+        if id(op) not in self._points.constants:
+            return []
+        (place, value), group = self._points.constants[id(op)], self._points.writes.get(id(op))
+        found: list[Callable | None] = [None, None]
+        found[place] = (lambda: None) if value is None else functools.partial(self._finite, (group, place), value)
+        return found
 
     @_kept
     def _finite(self, operand: tuple[str | None, int], value: np.ndarray):

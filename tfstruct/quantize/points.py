@@ -9,9 +9,11 @@ import numpy as np
 from tfstruct.graph import Call, Graph, is_training_only
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kinds import kind_of
+from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.graph_nodes import mask_of
+from tfstruct.quantize.folding import Folding
 
 _ARITHMETIC = ("add", "subtract", "multiply", "divide")
 
@@ -73,23 +75,12 @@ def _is_relu(op) -> bool:
     return traits_of(op).function in ("relu", "relu6")
 
 
-def _constants(call: Call, made_by) -> tuple[np.ndarray | None, ...]:
-    """The constant operand of a sum or product, and None for the other one; empty where there is none."""
-    given = keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs))
-    found = tuple(None if isinstance(x, keras.KerasTensor) else np.asarray(x, np.float32) for x in given)
-    if len(found) != 2 or sum(x is None for x in found) != 1 or not call.inputs:
-        return ()
-    (value,) = [x for x in found if x is not None]
-    maker = made_by.get(call.input.key)
-    is_part = maker is not None and traits_of(maker.op).folds_batch_norm and activation_of(maker.op) is None
-    by_channel = value.size == (value.shape or (1,))[-1]
-    return () if is_part and by_channel else found
-
-
 def _floats(call: Call) -> list[int]:
     """Keys of the tensors of floats that a call reads: not those of indices, lengths and the like."""
+    read = {tensor.key for tensor in values_read(call)}
     given = zip(call.node.arguments.keras_tensors, call.inputs, strict=True)
-    return [channels.key for x, channels in given if "float" in keras.backend.standardize_dtype(x.dtype)]
+    floats = [channels.key for x, channels in given if "float" in keras.backend.standardize_dtype(x.dtype)]
+    return [key for key in floats if key in read]
 
 
 def _exact(graph: Graph) -> set[int]:
@@ -120,8 +111,11 @@ class Points:
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
         reads: id of an operation -> the ranges of its inputs in order, the same ones in each of its calls.
         writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
-        constants: id of a sum, difference or product -> its two operands in order: None for a tensor, the array of a
-            constant; without those that become part of the layer in front, and those that differ from call to call.
+        folding: what the file computes ahead.
+        constants: id of a sum, difference or product -> the place of its constant operand, and its value where that
+            lasts; without those that become part of a layer, and those that differ from call to call.
+        joined: id of an operation that only moves values -> the point of a constant among them.
+        tables: range of what is looked up in a table, and of nothing else -> the call that does it.
         read_by: path of an operation -> the paths of those that read what it makes.
         paths: id of an operation -> its path.
         exact: ranges of floats that integers (ids, classes, bins) are made of: they stay float, as in the file.
@@ -131,16 +125,18 @@ class Points:
         self.graph = graph
         readers: dict[int, list[Call | None]] = {}
         for call in graph.calls:
-            for tensor in {t.key: t for t in call.inputs}.values():
+            for tensor in {t.key: t for t in values_read(call)}.values():
                 readers.setdefault(tensor.key, []).append(call)
         for tensor in graph.outputs:
             readers.setdefault(tensor.key, []).append(None)
+        self.folding = folding = Folding(graph, readers)
         self.folds: dict[int, keras.layers.BatchNormalization | None] = {}
         self.paths = {id(call.op): call.path for call in graph.calls}
         fused: dict[int, bool] = {}
         for call in graph.calls:
             after = self._reader(call, readers)
-            joined = after is not None and _fuses(call, after)
+            direct = after is not None and (_fuses(call, after) or (folding.fuses(call) and _is_relu(after.op)))
+            joined = id(call.op) in folding.followed or direct
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
             norm = after.op if joined and is_norm(after.op) else None
@@ -154,8 +150,10 @@ class Points:
         self.movers: set[int] = set()
         tied: set[int] = set()
         for call in graph.calls:
-            traits, read = traits_of(call.op), _floats(call)
-            if not has_one_scale(traits) or not read:
+            traits, read = traits_of(call.op), [key for key in _floats(call) if key not in folding.constants]
+            if id(call.op) in folding.ahead:
+                self._tie(call.path, made[folding.constant_of(call)[2].key])
+            if not has_one_scale(traits) or not read or folding.is_constant(call):
                 continue
             tied.add(id(call.op))
             if not traits.interpolates:
@@ -170,7 +168,7 @@ class Points:
         self.before: dict[int, Point] = {}
         for call in graph.calls:
             key, name = id(call.op), activation_of(call.op)
-            if fused[key]:
+            if fused[key] or key in folding.ahead or self._ends_here(call, readers):
                 self.outputs[key] = None
                 continue
             group = self._find(call.path)
@@ -196,31 +194,57 @@ class Points:
         self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
         self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
-            groups = tuple(self._find(made[tensor.key]) for tensor in call.inputs)
+            groups = tuple(self._find(made[x.key]) for x in call.inputs if x.key not in folding.constants)
             if self.reads.setdefault(id(call.op), groups) != groups:
                 self.reads[id(call.op)] = None
         self.writes: dict[int, str | None] = {}
         for call in reversed(graph.calls):
             key = id(call.op)
-            point = self.before.get(key) or self.outputs[key]
-            group = point.group if point else self.writes[id(self._reader(call, readers).op)]
+            point, after = self.before.get(key) or self.outputs[key], self._reader(call, readers)
+            group = point.group if point else None
+            if point is None and after is not None and fused[key]:
+                group = self.writes[id(after.op)]
             if self.writes.setdefault(key, group) != group:
                 self.writes[key] = None
 
-        made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
-        self.constants: dict[int, tuple[np.ndarray | None, ...]] = {}
+        self.constants: dict[int, tuple[int, np.ndarray | None]] = {}
+        self.joined: dict[int, Point] = {}
         called: set[int] = set()
         for call in graph.calls:
-            found = _constants(call, made_by) if traits_of(call.op).joins in _ARITHMETIC else ()
-            if found and id(call.op) not in called:
-                self.constants[id(call.op)] = found
-            elif id(call.op) in called:
-                self.constants.pop(id(call.op), None)
-            called.add(id(call.op))
+            key = id(call.op)
+            stays = not folding.is_constant(call) and key not in folding.behind and key not in folding.ahead
+            found = folding.constant_of(call) if stays and traits_of(call.op).joins in _ARITHMETIC else None
+            if found and key not in called:
+                place, value, _ = found
+                self.constants[key] = place, value if folding.lasts(call, place) else None
+            elif key in called:
+                self.constants.pop(key, None)
+            called.add(key)
+            fixed = any(x.key in folding.constants for x in values_read(call)) and not folding.is_constant(call)
+            if fixed and traits_of(call.op).joins and key not in self.constants:
+                self.reads[key] = None  # more operands than the ranges say
+            if key in self.movers and any(x.key in folding.constants for x in values_read(call)):
+                self.joined[key] = Point(call.path, self._find(call.path))
+
+        seen = [
+            point.group
+            for point in (*self.input_points, *self.outputs.values(), *self.inner)
+            if point is not None and point.observes
+        ]
+        self.tables = {
+            self._find(call.path): call
+            for call in graph.calls
+            if folding.looks_up(call) and seen.count(self._find(call.path)) == 1
+        }
 
         self.read_by: dict[str, set[str]] = {}
         for call in graph.calls:
             self.read_by.setdefault(call.path, set()).update(self._read_by(call, readers))
+
+    def _ends_here(self, call: Call, readers) -> bool:
+        """Whether what a call makes is a constant of the operators that read it, which round it."""
+        handed_out = any(None in readers.get(tensor.key, []) for tensor in call.outputs)
+        return self.folding.is_constant(call) and not handed_out
 
     def _read_by(self, call: Call, readers) -> Iterator[str]:
         for reader in (r for tensor in call.outputs for r in readers.get(tensor.key, []) if r is not None):

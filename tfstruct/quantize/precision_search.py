@@ -12,6 +12,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
 from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.graph import trace
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import OF_FILES, PRECISIONS, TO_CHOOSE
 from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
@@ -39,6 +40,7 @@ def mixed_precision(
     observer: str = "minmax",
     batch_size: int = 32,
     progress: Progress | None = None,
+    open_layers: str | bool = "auto",
 ) -> Scheme:
     """Returns a scheme with a precision for each layer that meets a budget and adds the least error to the outputs.
 
@@ -59,6 +61,8 @@ def mixed_precision(
             layer and precision, and once or a few times for the result.
         known: what `sensitivity` measured for these precisions, if it has been.
         observer, batch_size, progress: of `sensitivity`.
+        open_layers: `"auto"` opens custom layers, so that layers inside have a precision of their own; `latency` gets
+            the opened model. False: none.
 
     Returns:
         `Scheme`: for `calibrate`, `QuantizeAware` and `to_tflite`.
@@ -74,6 +78,7 @@ def mixed_precision(
     """
     name, value = _named(budget, latency)
     default = _default(precisions)
+    model = open_by_itself(model, open_layers).model
     points = Points(trace(model))
     layers = fused(points)
     quantized = tuple(p for p in precisions if p != "float32")
@@ -86,6 +91,7 @@ def mixed_precision(
             observer=observer,
             batch_size=batch_size,
             progress=progress,
+            open_layers=False,
         )
     choices = [_choices(layer, precisions, known) for layer in layers]
     if name == "tflite_bytes":

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tfstruct.graph.opening import OpenedModel
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.reporting import Plotted, Report, Sheet
@@ -34,6 +35,7 @@ class QuantizationReport(Plotted, Report):
         activations: the ranges.
         kernels: (weight, bits) of those that were rounded.
         skipped: (layer, why its values are not rounded).
+        opened: paths of the custom layers that were opened, so that the values inside are rounded too.
     """
 
     scheme: Scheme
@@ -41,6 +43,7 @@ class QuantizationReport(Plotted, Report):
     activations: tuple[QuantizedActivation, ...]
     kernels: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
+    opened: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
         found = "from data" if self.steps is None else f"after {counted(self.steps, 'step')}"
@@ -50,7 +53,8 @@ class QuantizationReport(Plotted, Report):
         )
         columns = ("range", ("low", ".4g"), ("high", ".4g"), ("step", ".4g"), ("bits", "d"))
         rows = [(row.group, row.low, row.high, row.scale, row.bits) for row in self.activations]
-        return Sheet(title, columns, rows, left_alone=self.skipped)
+        notes = (f"opened: {', '.join(self.opened)}",) if self.opened else ()
+        return Sheet(title, columns, rows, left_alone=self.skipped, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
         data = super().to_dict()
@@ -68,13 +72,21 @@ class QuantizationReport(Plotted, Report):
         axes.set(xlabel="value", title="ranges of activations")
 
 
-def quantization_report(simulation: Simulation, steps: int | None = None) -> QuantizationReport:
-    """What a simulation rounds: after so many steps of training, or as calibrated."""
+def quantization_report(simulation: Simulation, opened: OpenedModel, steps: int | None = None) -> QuantizationReport:
+    """What a simulation of an opened model rounds: after so many steps of training, or as calibrated."""
     rows = []
     for group, point in simulation.groups.items():
         found, bits = simulation.range_of(group), simulation.activation_bits(point)
         if found is not None and bits is not None:
             rows.append(QuantizedActivation(group, *found, bits))
-    kernels = tuple(sorted((name, grid.bits) for name, grid in simulation.grids.items()))
-    skipped = (*simulation.skipped, *simulation.taken_for_masks())
-    return QuantizationReport(simulation.scheme, steps, tuple(rows), kernels, skipped)
+    grids = ((name, grid.bits) for name, grid in simulation.grids.items())
+    kernels = tuple(sorted([*grids, *simulation.constants.kernels]))
+    closed = {
+        path: f"{why}; it stays closed: {opened.closed[path]}"
+        for path, why in simulation.skipped
+        if path in opened.closed
+    }
+    skipped = tuple((path, closed.get(path, why)) for path, why in simulation.skipped)
+    return QuantizationReport(
+        simulation.scheme, steps, tuple(rows), kernels, (*skipped, *simulation.taken_for_masks()), opened.opened
+    )

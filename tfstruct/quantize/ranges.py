@@ -107,3 +107,25 @@ class Range:
                 end.note(self._moves() * (gradient + 2 * self.scheme.decay * end.variable.value))
 
         return learned_activation(x, low, high, note, clips_only=self.scheme.ranges == "pact")
+
+
+class TableRange(Range):
+    """The range of what is looked up in a table of weights: that of the whole table, which is one constant of the file.
+
+    Args:
+        table: gives its present values.
+    """
+
+    def __init__(self, scheme: Scheme, make: Callable[..., keras.Variable], table: Callable):
+        super().__init__(scheme.replace(ranges="minmax"), make)
+        self.table = table
+
+    def now(self):
+        values = tf.stop_gradient(tf.cast(self.table(), tf.float32))
+        return tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)
+
+    def pair(self) -> tuple[float, float] | None:
+        return tuple(float(end) for end in self.now()) if self.seen.numpy() else None
+
+    def follow(self, x, frozen, positive: bool = False) -> None:
+        self.seen.assign(1.0)

@@ -46,6 +46,7 @@ def adaround(
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
+    open_layers: str | bool = "auto",
 ) -> Twin:
     """Learns for each weight whether it is rounded up or down, layer by layer.
 
@@ -69,6 +70,7 @@ def adaround(
         seed: of the batches.
         progress: called with (stage, steps done, steps in all).
         report: called with the error of each layer before and after: `report=print`.
+        open_layers: `"auto"` opens custom layers, so that kernels inside are learned too; False: none. See `calibrate`.
 
     Returns:
         A twin of a new model, whose kernels lie on their integers; `to_tflite` writes these very integers. Its scheme
@@ -84,7 +86,7 @@ def adaround(
         >>> twin(x).shape
         TensorShape([64, 2])
     """
-    work = _Work(model, data, scheme, observer, batch_size)
+    work = _Work(model, data, scheme, observer, batch_size, open_layers)
     options = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     return work.done("adaround", operators(work.learned.points), progress, report, **options)
 
@@ -104,6 +106,7 @@ def blockwise(
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
+    open_layers: str | bool = "auto",
 ) -> Twin:
     """Like `adaround`, for the layers of a block together, so that they compensate each other's errors.
 
@@ -121,7 +124,7 @@ def blockwise(
     Source: Li et al. 2021, BRECQ: Pushing the limit of post-training quantization by block reconstruction,
     arXiv:2102.05426, Sec. 3.2, without the weights by the Fisher information.
     """
-    work = _Work(model, data, scheme, observer, batch_size)
+    work = _Work(model, data, scheme, observer, batch_size, open_layers)
     options = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     units = [part for block in blocks(work.learned.points) for part in work.split(block, largest)]
     return work.done("blockwise", units, progress, report, **options)
@@ -149,11 +152,11 @@ class _Learning(Simulation):
         points = self.points.input_points
         return {key: self._quantized(p, x, False) for p, (key, x) in zip(points, values.items(), strict=True)}
 
-    def _rounded(self, op, grid, training):
+    def _rounded(self, op, grid, training, ahead=1.0):
         given = self.kernels.get(id(grid.kernel.variable))
         if given is None:
-            return super()._rounded(op, grid, False)  # steps stay
-        return tf.cast(given, grid.kernel.variable.dtype)
+            return super()._rounded(op, grid, False, ahead)  # steps stay
+        return tf.cast(given, grid.kernel.variable.dtype) * ahead
 
     def _quantized(self, point: Point, x, training):
         return super()._quantized(point, x, False)  # ranges stay
@@ -162,11 +165,11 @@ class _Learning(Simulation):
 class _Work:
     """A float model, and its copy that is quantized step by step."""
 
-    def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int):
+    def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int, open_layers):
         is_twin = isinstance(model, Twin)
         require_model(model)
         self.flat = samples_of(model, data).in_memory().inputs
-        twin = model if is_twin else calibrate(model, (self.flat,), scheme, observer)
+        twin = model if is_twin else calibrate(model, (self.flat,), scheme, observer, open_layers=open_layers)
         self.graph, self.batch_size = trace(twin.model), batch_size
         self.has_steps = twin.scheme.steps == "learned"
         scheme = twin.scheme.replace(steps="learned")

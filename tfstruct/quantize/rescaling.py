@@ -34,6 +34,11 @@ def _zero_point(low, high):
     return tf.round(-128.0 - low / activation_scale(low, high))
 
 
+def rounded_down(x, scale):
+    """x in whole steps, the next lower ones, as the square root in files ends."""
+    return tf.floor(x / scale + _HALF) * scale
+
+
 def once_rounded(total, step, scale):
     """Rescales an accumulator as 8-bit kernels do: round(total * (step / scale)) scale, halves to even."""
     return tf.round(total * (step / scale)) * scale
@@ -50,6 +55,11 @@ def twice_rounded(total, step, scale):
     power = tf.pow(2.0, e)
     t = tf.floor(total * (ratio / power) + 0.5)
     return (t * power + 2.0**-12) * scale
+
+
+def rounded_away(total, step, scale):
+    """`twice_rounded` with halves rounded away from zero, as products of two tensors are rescaled."""
+    return tf.sign(total) * twice_rounded(tf.abs(total), step, scale)
 
 
 def rounded_sum(x, y, scales, scale, sign: int = 1):

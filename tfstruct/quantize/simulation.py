@@ -9,20 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Graph, trace
+from tfstruct.graph import Graph, is_training_only, trace
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of, set_mask
 from tfstruct.keras_internals.layer_parts import all_layers, stored_precision
+from tfstruct.quantize.constant_operands import ConstantOperands
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, folded_factor, norm_constants
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
 from tfstruct.quantize.points import Point, Points, is_norm
-from tfstruct.quantize.ranges import Range
+from tfstruct.quantize.ranges import Range, TableRange
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -48,11 +49,13 @@ class Simulation:
         make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
         self._masks = MaskedRanges(self.points, self.activation_bits)
         places = self._masks.places.ranges()
-        self.bounds = {
-            name: MaskedRange(scheme, make, **places[name]) if name in places else Range(scheme, make)
-            for name, point in self.groups.items()
-            if point.fixed is None
-        }
+        tables = {name: functools.partial(self.points.folding.table_of, c) for name, c in self.points.tables.items()}
+        self.bounds: dict[str, Range] = {}
+        for name in (name for name, point in self.groups.items() if point.fixed is None):
+            if name in places:
+                self.bounds[name] = MaskedRange(scheme, make, **places[name])
+            else:
+                self.bounds[name] = TableRange(scheme, make, tables[name]) if name in tables else Range(scheme, make)
         self._masks.attach(self.bounds)
         self.gated = False
         self.active = make(1.0, name="active")
@@ -64,6 +67,8 @@ class Simulation:
         ops = {id(call.op): call.op for call in self.points.graph.calls}
         self._numbers = _numbers(self.points.graph)
         self._grids = self._grids_of(model, ops, make)
+        self.constants = ConstantOperands(self.points, scheme)
+        self.skipped += self.constants.skipped
         self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
 
     def _grids_of(self, model, ops, make) -> dict[int, list[Grid]]:
@@ -107,7 +112,7 @@ class Simulation:
     def _touches(self, op) -> bool:
         key = id(op)
         inner = is_norm(op) or arithmetic_of(op)
-        return bool(self.points.outputs.get(key) or key in self._grids or inner)
+        return bool(self.points.outputs.get(key) or key in self._grids or inner or self.constants.touches(op))
 
     # Ranges
 
@@ -223,6 +228,9 @@ class Simulation:
         point = self.points.outputs.get(id(op))
         before = self.points.before.get(id(op))
         grids = self._grids.get(id(op), [])
+        call = self.constants.read(
+            op, call, functools.partial(self._of_constant, op), lambda point, x: self._quantized(point, x, training)
+        )
         if is_norm(op):
             call = self._batch_norm(op, call)
         traits = traits_of(op)
@@ -233,7 +241,7 @@ class Simulation:
         name, norm = activation_of(op), self.points.folds.get(id(op))
         exact = None
         if not training:
-            exact = self.integers.contraction(op, grids)
+            exact = self.integers.contraction(op, grids, self.constants.ahead_of)
             if exact is not None and norm is not None:
                 self._folded.add(id(norm))
             call = self.integers.arithmetic(
@@ -268,16 +276,26 @@ class Simulation:
 
         return routed
 
-    def _rounded(self, op, grid: Grid, training):
+    def _rounded(self, op, grid: Grid, training, ahead=1.0):
+        """The kernel times `ahead`, a factor by input channel, rounded."""
         value = stored(grid)
         factor = folded_factor(self.points, id(op)) if grid.per == "tensor" else 1.0
-        fake = grid.fake(value, factor, self._learning if training else None)
-        return self._where_active(tf.cast(fake, value.dtype), value)
+        learning = self._learning if training else None
+        if isinstance(grid, LargestGrid):
+            fake = grid.fake(value * ahead, factor, learning)
+        else:  # its steps are those of the kernel alone
+            fake = grid.fake(value, factor, learning) * ahead
+        return self._where_active(tf.cast(fake, value.dtype), value * ahead)
+
+    def _of_constant(self, op, rounded, plain):
+        """A constant that an operation reads: rounded, or as it is."""
+        return self._where_active(rounded, plain)
 
     def _with_weights(self, op, grids: list[Grid], training, call, args, kwargs):
         if not grids:
             return call(*args, **kwargs)
-        mapping = [(grid.kernel.variable, self._rounded(op, grid, training)) for grid in grids]
+        ahead, shift = self.constants.ahead_of(op, stored(grids[0]))
+        mapping = [(grid.kernel.variable, self._rounded(op, grid, training, ahead)) for grid in grids]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = call(*args, **kwargs)
         give_losses(scope, op)
@@ -286,7 +304,7 @@ class Simulation:
             value = scope.get_current_value(variable)
             if value is not None and id(variable) not in ours:
                 variable.assign(value)
-        return outputs
+        return outputs if shift is None else outputs + tf.cast(shift, outputs.dtype)
 
     def _separable(self, op, before: Point, x, training):
         """The two halves of a separable convolution, with the integers between them."""
@@ -345,7 +363,7 @@ class Simulation:
 def _has_unseen(op) -> bool:
     """Does the file compute a layer by several operators, between which values are not simulated?"""
     traits = traits_of(op)
-    if not isinstance(op, keras.Layer) or traits.kernel or is_norm(op):
+    if not isinstance(op, keras.Layer) or traits.kernel or is_norm(op) or traits.reads_shape or is_training_only(op):
         return False
     own = not type(op).__module__.startswith(("keras.", "tfstruct."))
     several = traits.affine or bool(traits.statistics and not traits.function)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from tfstruct.graph import Call, Graph
+from tfstruct.graph.opening.parts import Constant, Weight, values_read
 from tfstruct.quantize.points import Points
 
 # A value by the key of its tensor.
@@ -35,6 +36,9 @@ class Subgraph:
 def execute(calls: Iterable[Call], values: Values) -> None:
     """Runs calls: their inputs are read from `values`, their outputs are written to it."""
     for call in calls:
+        if isinstance(call.op, (Weight, Constant)):  # what it reads only ties it to the graph
+            values[call.outputs[0].key] = call.op.call(None)
+            continue
         given = zip(call.node.arguments.keras_tensors, call.inputs, strict=True)
         args, kwargs = call.node.arguments.fill_in({id(x): values[channels.key] for x, channels in given})
         made = keras.tree.flatten(call.op(*args, **kwargs))
@@ -43,9 +47,9 @@ def execute(calls: Iterable[Call], values: Values) -> None:
 
 def subgraph(graph: Graph, calls: Sequence[Call]) -> Subgraph:
     made = {x.key for call in calls for x in call.outputs}
-    read = {x.key: None for call in calls for x in call.inputs}
+    read = {x.key: None for call in calls for x in values_read(call)}
     inside = set(map(id, calls))
-    wanted = {x.key for call in graph.calls if id(call) not in inside for x in call.inputs}
+    wanted = {x.key for call in graph.calls if id(call) not in inside for x in values_read(call)}
     wanted |= {x.key for x in graph.outputs}
     outputs = [x.key for call in calls for x in call.outputs if x.key in wanted]
     return Subgraph(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
@@ -56,11 +60,13 @@ def operators(points: Points) -> list[Subgraph]:
     found: list[list[Call]] = []
     open_ends: dict[int, list[Call]] = {}  # tensor key (inside a fused operator) -> calls fused so far
     for call in points.graph.calls:
-        chain = next((open_ends.pop(x.key) for x in call.inputs if x.key in open_ends), None)
+        chain = next((open_ends.pop(x.key) for x in values_read(call) if x.key in open_ends), None)
         if chain is None:
             found.append(chain := [])
+        else:
+            chain += points.folding.constants_for(call, chain[0])
         chain.append(call)
-        if points.outputs[id(call.op)] is None:
+        if points.outputs[id(call.op)] is None and not points.folding.computed_ahead(call):
             open_ends[call.outputs[0].key] = chain
     return [subgraph(points.graph, chain) for chain in found]
 
@@ -69,8 +75,9 @@ def blocks(points: Points) -> list[Subgraph]:
     """Splits the graph wherever all data passes through one tensor: a residual block is one subgraph."""
     graph, found, current = points.graph, [], []
     left: dict[int, int] = {}
+    constants = points.folding.constants
     for call in graph.calls:
-        for x in call.inputs:
+        for x in values_read(call):
             left[x.key] = left.get(x.key, 0) + 1
     for x in graph.outputs:
         left[x.key] = left.get(x.key, 0) + 1
@@ -78,10 +85,10 @@ def blocks(points: Points) -> list[Subgraph]:
     for part in operators(points):
         current += part.calls
         for call in part.calls:
-            alive.update(x.key for x in call.outputs if left.get(x.key))
-            for x in call.inputs:
-                left[x.key] -= 1
-                if not left[x.key]:
+            alive.update(x.key for x in call.outputs if left.get(x.key) and x.key not in constants)
+            for x in values_read(call):
+                left[x.key] = left.get(x.key, 0) - 1
+                if left[x.key] <= 0:
                     alive.discard(x.key)
         if len(alive) == 1 and alive <= set(part.outputs):
             found.append(subgraph(graph, current))

@@ -1,13 +1,17 @@
 """What a graph of Keras's own layers lacks to say what a custom layer computes, each with its channel rule."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
 from tfstruct.graph.call import Axes, Call, Channels, Out
+from tfstruct.graph.operation_traits import add_row, traits_of
 from tfstruct.graph.rules import rule
 from tfstruct.graph.rules.indexing import same_end
 from tfstruct.graph.rules.movement import reshaped
+from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.recorded_calls import stored_dtype, takes_arguments_as_they_are
 
 _PACKAGE = "tfstruct"
@@ -231,6 +235,15 @@ def masked(call: Call) -> Axes:
 
 def values_read(call: Call) -> tuple[Channels, ...]:
     """The inputs of a call whose values it reads: not those that only tie a weight to the graph, or give sizes."""
-    if isinstance(call.op, (Weight, Constant)):
+    if traits_of(call.op).reads_shape:
         return ()
-    return call.inputs[:1] if isinstance(call.op, Sized) else call.inputs
+    return tuple(call.inputs[:1] if isinstance(call.op, Sized) else call.inputs)
+
+
+def _as_sized(op: Sized, base: Traits) -> Traits:
+    return dataclasses.replace(base, moves="view") if op.kind == "reshape" else base
+
+
+add_row([Weight, Constant], Traits(reads_shape=True))
+add_row([Sized], Traits(moves="selection", keeps_zero=True, homogeneous=True), _as_sized)
+add_row([Masked], Traits(moves="identity", keeps_zero=True, homogeneous=True))

@@ -1,0 +1,109 @@
+"""Twins of opened layers against the file: weights given out as tensors, and what the converter computes ahead."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tfstruct import Recipe
+from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.tflite import Converter
+from tfstruct.graph.opening import open_model
+from tfstruct.quantize import calibrate
+
+RNG = np.random.default_rng(0)
+
+
+class Computes(layers.Layer):
+    """A function of the layer and its input, with weights of given shapes."""
+
+    def __init__(self, function, inner=None, **shapes):
+        super().__init__()
+        self.function, self.shapes, self.inner = function, shapes, inner
+
+    def build(self, shape):
+        for name, own in self.shapes.items():
+            setattr(self, name, self.add_weight(shape=own, name=name))
+            getattr(self, name).assign(RNG.normal(size=own) * 0.5 + (name in ("g", "s")))
+
+    def call(self, x):
+        return self.function(self, x)
+
+
+def _normalized(self, x):
+    d = x - ops.mean(x, axis=-1, keepdims=True)
+    return d * ops.rsqrt(ops.mean(d * d, axis=-1, keepdims=True) + 1e-3) * self.g + self.h
+
+
+def _token(self, x):
+    return ops.concatenate([ops.broadcast_to(self.t, (ops.shape(x)[0], 1, 8)), x], axis=1) + self.p
+
+
+def _dense(units=6, **options):
+    return layers.Dense(units, bias_initializer="normal", **options)
+
+
+# Name -> (layer, what reads it or None).
+CASES = {
+    "matmul": (lambda: Computes(lambda s, x: ops.matmul(x, s.w), w=(8, 6)), None),
+    "scale, bias, relu": (
+        lambda: Computes(lambda s, x: ops.relu(ops.matmul(x, s.w) * s.s + s.b), w=(8, 6), s=(6,), b=(6,)), None,
+    ),
+    "relu": (lambda: Computes(lambda s, x: ops.relu(ops.matmul(x, s.w)), w=(8, 6)), None),
+    "quotient": (lambda: Computes(lambda s, x: ops.matmul(x, s.w) / 3.0, w=(8, 6)), None),
+    "difference": (lambda: Computes(lambda s, x: ops.matmul(x, s.w) - s.b, w=(8, 6), b=(6,)), None),
+    "transposed": (lambda: Computes(lambda s, x: ops.matmul(x, ops.transpose(s.w)), w=(6, 8)), None),
+    "heads": (lambda: Computes(lambda s, x: ops.einsum("abc,cde->abde", x, s.w) * 0.4, w=(8, 2, 3)), None),
+    "from heads": (
+        lambda: Computes(lambda s, x: ops.einsum("abhd,hde->abe", ops.reshape(x, (-1, 5, 2, 4)), s.w), w=(2, 4, 6)),
+        None,
+    ),
+    "product ahead": (lambda: Computes(lambda s, x: ops.matmul(x * s.g, s.w), g=(8,), w=(8, 6)), None),
+    "product and sum ahead": (lambda: Computes(lambda s, x: x * s.g + s.h, g=(8,), h=(8,)), _dense),
+    "without a bias": (
+        lambda: Computes(lambda s, x: x * s.g + s.h, g=(8,), h=(8,)), lambda: layers.Dense(6, use_bias=False),
+    ),
+    "one and more": (lambda: Computes(lambda s, x: x * (1 + s.h), h=(8,)), _dense),
+    "of another rank": (lambda: Computes(lambda s, x: x * s.g, g=(1, 8)), _dense),
+    "before a convolution": (lambda: Computes(lambda s, x: x * s.g, g=(8,)), lambda: layers.Conv1D(6, 3)),
+    "gate": (lambda: Computes(lambda s, x: x * ops.sigmoid(s.h), h=(8,)), None),
+    "positions": (lambda: Computes(lambda s, x: x + ops.take(s.p, ops.arange(5), axis=0), p=(9, 8)), None),
+    "token": (lambda: Computes(_token, t=(1, 1, 8), p=(6, 8)), None),
+    "normalized": (lambda: Computes(_normalized, g=(8,), h=(8,)), None),
+    "normalized, dense": (lambda: Computes(_normalized, g=(8,), h=(8,)), _dense),
+    "scaled branch": (
+        lambda: Computes(lambda s, x: x + s.inner(x) * s.g, layers.Dense(8), g=(8,)), None,
+    ),
+    "standardized": (lambda: Computes(lambda s, x: (x - s.h) / s.s, h=(8,), s=(8,)), None),
+    "square root": (lambda: Computes(lambda s, x: ops.sqrt(ops.abs(x) + 0.1) * s.g, g=(8,)), None),
+    "scores": (lambda: Computes(lambda s, x: ops.matmul(x, ops.transpose(x * s.g, (0, 2, 1))), g=(8,)), None),
+}  # fmt: skip
+# A bias of 32 bits is rounded once more in the file.
+ROUNDED_BIASES = {"scale, bias, relu", "normalized, dense"}
+
+
+@pytest.fixture(scope="module")
+def steps(process):
+    """By case: how far file and twin are apart, in steps of the output. All are in one model, converted once."""
+    inputs = keras.Input((5, 8), name="x")
+    outputs = {}
+    keras.utils.set_random_seed(0)
+    for i, (layer, after) in enumerate(CASES.values()):
+        y = layer()(layers.Dense(8, activation="tanh" if i % 2 else "relu")(inputs))
+        outputs[f"case{i}"] = y if after is None else after()(y)
+    opened = open_model(keras.Model(inputs, outputs))
+    assert not opened.closed
+    x = RNG.normal(size=(128, 5, 8)).astype("float32")
+    twin = calibrate(opened.model, x)
+    with Converter(twin, process=process) as converter:
+        file = converter.convert(Recipe())  # no samples: the twin knows every range
+    assert not twin.simulation.skipped
+    ours, theirs = twin.predict(x, verbose=0), file.predict(x)
+    scales = {port.name: port.scale for port in Runtime(file.content).outputs}
+    return {case: np.abs(ours[n] - theirs[n]) / scales[n] for case, n in zip(CASES, outputs, strict=True)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_integers_of_the_file(case, steps):
+    assert np.mean(steps[case] > 0.5) <= (0.005 if case in ROUNDED_BIASES else 0), steps[case].max()
+    assert steps[case].max() < 1.5
