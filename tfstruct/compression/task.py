@@ -127,13 +127,13 @@ class Task(contextlib.AbstractContextManager):
         process: ConverterProcess | None = None,
         open_layers: str | bool = "auto",
     ):
-        self.warnings = _own_training(model)
         self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
         self.options = {
             "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
             "strategy": strategy, "open_layers": open_layers,
         }  # fmt: skip
         self.graph = open_and_trace(model, open_layers=open_layers)
+        self.warnings = _own_training(model)
         self.model = model = self.graph.model
         _refuse_open_sizes(model)
         _refuse_unknown_figures(self.graph, self.budget)
