@@ -10,6 +10,7 @@ from tfstruct.analyze.names import by_name
 from tfstruct.analyze.weight_criteria import is_kernel
 from tfstruct.graph import Graph, Group, Out, open_and_trace, stay_whole
 from tfstruct.reporting import OpenedReport, Plotted, Sheet
+from tfstruct.reporting.tables import by_reason, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +106,9 @@ class GroupReport(Plotted, OpenedReport):
         rows = []
         for row in self.groups:
             carried, read = ([m[0] for m in row.members if m[3] == role] for role in ("carries", "reads"))
-            rows.append((row.name, row.channels, _names(row.makers), _names(carried), _names(read), row.state()))
+            rows.append((row.name, row.channels, named(row.makers), named(carried), named(read), row.state()))
         told = {maker for row in self.groups for maker in row.makers}
-        notes = [f"stays whole: {path}: {why}" for path, why in self.whole.items() if path not in told]
+        notes = by_reason("stays whole", {path: why for path, why in self.whole.items() if path not in told})
         marks = {i: "weak" for i, row in enumerate(self.groups) if not row.prunable}
         return Sheet(self.summary(), columns, rows, notes=notes, marks=marks)
 
@@ -116,11 +117,6 @@ class GroupReport(Plotted, OpenedReport):
 
     def _draw(self, axis) -> None:
         draw(self.picture, axis)
-
-
-def _names(paths) -> str:
-    unique = list(dict.fromkeys(paths))
-    return ", ".join(unique[:4]) + (f" and {len(unique) - 4} more" if len(unique) > 4 else "")
 
 
 def explain(model, *, open_layers: str | bool = "auto") -> GroupReport:

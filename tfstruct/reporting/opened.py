@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from tfstruct.reporting.report import Report
-from tfstruct.reporting.tables import Sheet
+from tfstruct.reporting.tables import Sheet, by_reason, named
 
 HOW_TO_OPEN = (
     "A layer that stays closed opens if its `call` computes with Keras layers and keras.ops only, without random "
@@ -29,9 +29,8 @@ class OpenedReport(Report):
     @property
     def layer_notes(self) -> tuple[str, ...]:
         """Sentences: what was opened, what stays closed and why, and how it would open."""
-        more = f" and {len(self.opened) - _NAMED} more" if len(self.opened) > _NAMED else ""
-        notes = [f"opened: {', '.join(self.opened[:_NAMED])}{more}"] if self.opened else []
-        notes += [f"stays closed: {path}: {why}" for path, why in self.opaque.items()]
+        notes = [f"opened: {named(self.opened, _NAMED)}"] if self.opened else []
+        notes += by_reason("stays closed", self.opaque)
         return (*notes, *((HOW_TO_OPEN,) if self.opaque else ()))
 
     def _whole_sheet(self) -> Sheet:

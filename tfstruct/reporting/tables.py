@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tfstruct.markup import Html, element, markdown, table, visible
 
@@ -149,6 +149,20 @@ def fact_lines(facts: Sequence[tuple[str, str]]) -> list[str]:
 def counted(count: int, what: str, several: str = "") -> str:
     """A number and what it counts: "1 epoch", "2 epochs", "1,000 branches"."""
     return f"{count:,} {what if count == 1 else several or f'{what}s'}"
+
+
+def named(names: Iterable[str], most: int = 4) -> str:
+    """Names in one line, each once: "a, b, c, d and 7 more"."""
+    unique = list(dict.fromkeys(names))
+    return ", ".join(unique[:most]) + (f" and {len(unique) - most} more" if len(unique) > most else "")
+
+
+def by_reason(what: str, reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with all that it holds for: "stays whole: a, b: no rule knows ..."."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return [f"{what}: {named(names)}: {reason}" for reason, names in found.items()]
 
 
 def shape(sizes: Sequence[int | None], times: str = " x ") -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import keras
 
 from tfstruct.graph.opening import open_model
+from tfstruct.graph.trace import functional_of
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.reporting.opened import HOW_TO_OPEN
+from tfstruct.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +20,18 @@ class OpeningReport(Report):
         name: of the model.
         opened: paths of the layers that were opened.
         opaque: path of a custom layer that stays closed -> why, with the line of its code.
+        subclassed: True if the model's own `call` was opened too.
     """
 
     name: str
     opened: tuple[str, ...]
     opaque: Mapping[str, str]
+    subclassed: bool = False
 
     def sheet(self) -> Sheet:
-        layers = f"{len(self.opened)} layer{'' if len(self.opened) == 1 else 's'}"
+        itself = "its own call and " if self.subclassed else ""
         return Sheet(
-            f"{self.name}: {layers} opened, {len(self.opaque)} closed",
+            f"{self.name}: {itself}{counted(len(self.opened), 'layer')} opened, {len(self.opaque)} closed",
             ("layer", "what was done"),
             [(path, "opened") for path in self.opened],
             left_alone=tuple(self.opaque.items()),
@@ -78,4 +82,6 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
         ModelError: the model is not built, is subclassed and `inputs` is missing, or cannot be opened itself.
     """
     found = open_model(model, inputs)
-    return Result(found.model, OpeningReport(found.model.name, found.opened, found.closed))
+    return Result(
+        found.model, OpeningReport(found.model.name, found.opened, found.closed, functional_of(model) is None)
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, fingerprint
 from tfstruct.reporting import OpenedReport, Sheet
-from tfstruct.reporting.tables import counted
+from tfstruct.reporting.tables import by_reason, counted
 from tfstruct.untrusted import json_text
 
 _FORMAT = 1
@@ -128,7 +128,7 @@ class Plan(OpenedReport):
         ]
         notes = ["edited since: the figures are those of the plan before"] if self.edited else []
         notes += [f"output {name}: width {before:,} -> {after:,}" for name, (before, after) in self.outputs.items()]
-        notes += [f"stays whole: {name}: {why}" for name, why in self.whole.items()]
+        notes += by_reason("stays whole", self.whole)
         return Sheet(title, columns, rows, facts=facts, notes=notes)
 
 
