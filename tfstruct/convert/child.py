@@ -66,7 +66,7 @@ def _end_with_parent(parent: int) -> None:
     """Ends the process when its parent is gone, also in the middle of a conversion."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve(requests, answers) -> None:
