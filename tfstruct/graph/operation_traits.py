@@ -361,5 +361,7 @@ _operations("Sum", reduces="sum", over="axes", operator="SUM", **_moving)
 
 # Whole numbers and shapes.
 
-_layers("Discretization CategoryEncoding IntegerLookup Hashing", reads_integers=True)
+_layers("Discretization CategoryEncoding Hashing", reads_integers=True)
+_layers("IntegerLookup", reads_integers=True, vocabulary=True)
+_layers("StringLookup TextVectorization", vocabulary=True)
 _operations("FullLike OnesLike ZerosLike", reads_shape=True)

@@ -43,6 +43,7 @@ class Traits:
         passes: between which values f(x) = x, for an activation function.
         keeps_zero: f(0) = 0.
         homogeneous: f(s x) = s f(x) for each s > 0.
+        vocabulary: it looks what it reads up in a vocabulary.
         reads_integers: it takes what it reads for whole numbers (ids, classes, bins), or makes such of them.
         reads_shape: it reads no more of a tensor than its shape.
         operator: the operator of a `.tflite` file that its values come from, the last one if it becomes several.
@@ -71,6 +72,7 @@ class Traits:
     passes: Range | None = None
     keeps_zero: bool = False
     homogeneous: bool = False
+    vocabulary: bool = False
     reads_integers: bool = False
     reads_shape: bool = False
     operator: str = ""

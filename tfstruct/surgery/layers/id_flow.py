@@ -10,8 +10,6 @@ from tfstruct.graph.opening.parts import Sized, values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.rules.arguments import array_of, given
 
-LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
-
 
 @dataclasses.dataclass
 class Source:
@@ -80,7 +78,7 @@ def id_flow(graph: Graph) -> IdFlow:
     tables: dict[bytes, Table] = {}
     for call in graph.calls:
         read = [(x, held[x.key]) for x in values_read(call) if x.key in held]
-        if isinstance(call.op, LOOKUPS):
+        if traits_of(call.op).vocabulary:
             if call.op.get_config()["output_mode"] == "int":
                 (made,) = call.outputs
                 sources[made.key] = Source(call.path, made.key, call.op)
