@@ -78,3 +78,15 @@ def test_whole_rows_and_columns_keep_the_reshapes():
     smaller, _ = graphs.rebuild(graph, keep)
     assert smaller.get_layer("shuffled").target_shape == (4, 4, 9)
     assert not any(type(op).__name__ == "Take" for op in smaller.operations)
+
+
+def test_other_models_of_the_same_layers_change_nothing():
+    inputs = keras.Input((4, 4, 3), name="image")
+    steps = [layers.Conv2D(12, 1, name="a"), layers.Reshape((4, 4, 3, 4)), layers.Permute((1, 2, 4, 3)),
+             layers.Reshape((4, 4, 12)), layers.Conv2D(2, 1, name="b")]  # fmt: skip
+    made = [inputs, keras.Input((4, 4, 3))]
+    for i in range(2):
+        for step in steps:
+            made[i] = step(made[i])
+    (group,) = [g for g in graphs.groups(graphs.trace(keras.Model(inputs, made[0]))) if g.name == "a"]
+    assert (group.width, len(group.free), group.blocks) == (12, 12, ())

@@ -5,6 +5,7 @@ together. As a permutation it ties nothing; what stays is permuted by a gather w
 """
 
 import types
+from collections.abc import Container
 
 import keras
 import numpy as np
@@ -13,7 +14,6 @@ from tfstruct.graph.call import Axes, Call, followed
 from tfstruct.graph.operation_traits import add_row
 from tfstruct.graph.rules import rule
 from tfstruct.graph.traits import Traits
-from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.keras_internals.operation_types import operation
 
 _Reshape = operation("Reshape")
@@ -91,11 +91,12 @@ def _reshape(op, shape):
     return _Reshape(known, name=op.name)
 
 
-def find(node, readers: dict[int, list]):
+def find(node, readers: dict[int, list], shared: Container[int]):
     """The shuffle that starts at this node, as a node of its own and the nodes it stands for; None if there is none.
 
     Args:
         readers: id of a tensor -> the nodes that read it; `None` among them for an output of the model.
+        shared: ids of the operations that the model calls several times.
     """
     if not isinstance(node.operation, _RESHAPES):
         return None
@@ -107,7 +108,7 @@ def find(node, readers: dict[int, list]):
         nodes.append(following[0])
     if not isinstance(nodes[2].operation, _RESHAPES):
         return None
-    if any(len(calls_of(n.operation)) > 1 for n in nodes):
+    if any(id(n.operation) in shared for n in nodes):
         return None  # a shared operation has one configuration for all its calls
     order = _order(nodes[1])
     before, split, after = (tuple(x.shape) for x in (node.input_tensors[0], node.outputs[0], nodes[2].outputs[0]))

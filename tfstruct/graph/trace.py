@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -152,7 +153,7 @@ def trace(
     check_plain(model)
     _check_outputs(model, resized)
     opaque = dict(opaque or {})
-    walk = _Walk(rows, opaque)
+    walk = _Walk(functional, rows, opaque)
     inputs = [walk.channels(shape, (None,) * len(shape)) for shape in input_shapes(functional, input_shape)]
     body, outputs = walk.body(model, functional, "", inputs)
     for name, tensor in zip(_names_of_outputs(functional), outputs, strict=True):
@@ -176,8 +177,9 @@ def _check_outputs(model: keras.Model, resized: Sequence[str]) -> None:
 
 
 class _Walk:
-    def __init__(self, rows: bool, opaque: Mapping[str, str]):
+    def __init__(self, functional, rows: bool, opaque: Mapping[str, str]):
         self.labels = Labels(rows)
+        self._called_again = _called_again(functional)
         self._opaque = opaque
         self.calls: list[Call] = []
         self.bodies: dict[int, Body] = {}
@@ -200,7 +202,7 @@ class _Walk:
         for node in nodes_in_order(functional):
             if not node.operation or node.is_input or any(id(x) not in known for x in node.input_tensors):
                 continue
-            shuffle = find_shuffle(node, readers)
+            shuffle = find_shuffle(node, readers, self._called_again)
             if shuffle is not None:
                 node, parts = shuffle
                 inside_shuffle.update(id(x) for part in parts for x in part.outputs)
@@ -240,9 +242,10 @@ class _Walk:
 
     def _entered(self, model, prefix, inputs) -> Walked:
         """What a layer holds, on the labels of the whole."""
-        walk = _Walk(self.labels.rows, self._opaque)
+        functional = functional_of(model)
+        walk = _Walk(functional, self.labels.rows, self._opaque)
         walk.labels, walk._shared = self.labels, self._shared
-        body, outputs = walk.body(model, functional_of(model), prefix, inputs)
+        body, outputs = walk.body(model, functional, prefix, inputs)
         return Walked(model, body, walk.bodies, tuple(walk.calls), tuple(outputs))
 
     def _tie(self, before, now, reason):
@@ -259,6 +262,23 @@ class _Walk:
 def tensors_in(structure) -> list[keras.KerasTensor]:
     """The tensors in a structure, in the order of `node.arguments.keras_tensors`."""
     return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
+
+
+def _called_again(functional) -> set[int]:
+    """Ids of the operations that a model, with the models in it, calls several times; other models may do so too."""
+    counts: Counter[int] = Counter()
+    waiting, seen = [functional], set()
+    while waiting:
+        inside = waiting.pop()
+        if id(inside) in seen:
+            continue
+        seen.add(id(inside))
+        for node in nodes_in_order(inside):
+            if node.operation is not None and not node.is_input:
+                counts[id(node.operation)] += 1
+                if isinstance(node.operation, keras.Model) and (inner := functional_of(node.operation)) is not None:
+                    waiting.append(inner)
+    return {key for key, count in counts.items() if count > 1}
 
 
 def _readers(functional) -> dict[int, list]:
