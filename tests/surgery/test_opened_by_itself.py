@@ -32,10 +32,41 @@ def test_time_distributed_counts_every_step():
     inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5)])
     model = keras.Model(x := keras.Input((4, 8)), keras.layers.TimeDistributed(inner, name="each")(x))
     costs = tfstruct.profile(model)
-    assert costs.macs == 4 * 40 and "steps would count as samples" in costs.opaque["each"]
+    assert costs.macs == 4 * 40 and costs.opened == ("each",)
 
 
-@pytest.mark.parametrize("name", [name for name in custom_layers.OPENED if "time distributed" not in name])
+class Windows(keras.layers.Layer):
+    """Windows of 2 x 2 as samples, as Swin has them."""
+
+    def build(self, shape):
+        self.mix = keras.layers.Dense(5, name="mix")
+        self.mix.build((None, 4, shape[-1]))
+
+    def call(self, x):
+        height, width, channels = x.shape[1:]
+        x = keras.ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
+        x = keras.ops.reshape(keras.ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 4, channels))
+        weights = keras.ops.softmax(keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1))))
+        x = keras.ops.matmul(weights, self.mix(x))
+        x = keras.ops.reshape(x, (-1, height // 2, width // 2, 2, 2, 5))
+        return keras.ops.reshape(keras.ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, 5))
+
+
+def test_what_is_folded_into_the_batch_counts_for_each_sample():
+    x = keras.Input((8, 4, 3))
+    model = keras.Model(x, keras.layers.Conv2D(2, 1, name="head")(Windows(name="windows")(x)))
+    found = tfstruct.profile(model)
+    assert found.opened == ("windows",)
+    # 8 windows of 4 positions: scores and sums of 4 x 4, a dense layer at each position; then 32 positions.
+    assert found.macs == 8 * (4 * 4 * 3 + 4 * 3 * 5 + 4 * 4 * 5) + 32 * 5 * 2
+    by_path = {row.path: row for row in found.rows}
+    assert by_path["windows/mix"].macs == 32 * 3 * 5
+    assert by_path["windows/mix"].activation_bytes == 32 * 5 * 4
+    # 32 positions of 5 beside the scores of 8 windows.
+    assert found.peak_activation_bytes == 4 * max(32 * 3 + 32 * 5 + 8 * 16, 8 * 16 + 2 * 32 * 5)
+
+
+@pytest.mark.parametrize("name", custom_layers.OPENED)
 def test_planned_applied_saved_and_loaded(name, tmp_path):
     model = custom_layers.build(name)
     x = custom_layers.inputs_of(model)

@@ -42,9 +42,12 @@ class Costs:
         self._terms = {name: Terms(self._counter, rows) for name in ("macs", "params", "weight_bytes", "tflite_bytes")}
         self.inside = works(graph)
         for row, call in enumerate(graph.calls):
-            own = [(self.inside[row].macs, ())] if row in self.inside else call.costs
-            for factor, labels in own:
-                self._terms["macs"].add(row, factor, labels)
+            if row in self.inside:
+                macs = self.inside[row].macs
+                self._terms["macs"].add(row, None if macs is None else macs * call.per_sample)
+                continue
+            for times, labels in call.costs:
+                self._terms["macs"].add(row, times, labels)
         self._add_weights()
         widths = add_tflite_bytes(self._terms["tflite_bytes"], graph)
         self._widths = Terms(self._counter, len(widths))

@@ -170,10 +170,8 @@ def profile(model, input_shape=None, *, open_layers: str | bool = "auto") -> Pro
         dtypes |= {t.key: x.dtype for t, x in zip(call.outputs, call.node.outputs, strict=True)}
 
     def moved(tensors) -> float:
-        sizes = [
-            math.prod(math.nan if n is None else n for n in t.shape[1:]) * itemsize(dtypes[t.key]) for t in tensors
-        ]
-        return sum(sizes)
+        sizes = [math.prod(math.nan if n is None else n for n in t.shape[1:]) * t.per_sample for t in tensors]
+        return sum(size * itemsize(dtypes[t.key]) for size, t in zip(sizes, tensors, strict=True))
 
     def width(call, i):
         return itemsize(dtypes[(graph.body.inputs if call is None else call.outputs)[i].key])

@@ -41,6 +41,7 @@ class Memory:
         def fresh(tensor: Channels, t: int, width: int) -> None:
             # The batch is one sample.
             factor, held = axis_sizes(tensor.shape[1:], tensor.axes[1:])
+            factor = None if factor is None else factor * tensor.per_sample
             if tensor.rank and tensor.axes[0] is not None:
                 held = [tensor.axes[0], *held]
             sizes.append((None if factor is None else factor * width, held))
@@ -67,7 +68,8 @@ class Memory:
         for t, work in works(graph).items():
             call = calls[t]
             own = sum(axis_sizes(x.shape[1:], (None,) * len(x.shape[1:]))[0] or 0.0 for x in _tensors(call))
-            self._inside[t] = np.nan if work.peak is None else max(0.0, work.peak - own) * itemsize(call, 0)
+            more = np.nan if work.peak is None else max(0.0, work.peak - own) * call.per_sample
+            self._inside[t] = more * itemsize(call, 0)
         self._sizes = Terms(counter, len(sizes))
         for i, (factor, held) in enumerate(sizes):
             self._sizes.add(i, factor, held)

@@ -38,11 +38,18 @@ def _earlier(places: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """A tensor as the rules see it: its shape (None where unknown) and the labels of each axis."""
+    """A tensor as the rules see it: its shape (None where unknown) and the labels of each axis.
+
+    Attributes:
+        key: its number.
+        per_sample: entries of the batch axis for one sample: more than 1 where steps or windows were folded into the
+            batch, NaN where that depends on an open size.
+    """
 
     shape: tuple[int | None, ...]
     axes: Axes
     key: int
+    per_sample: float = 1.0
 
     @property
     def rank(self) -> int:
@@ -139,8 +146,10 @@ class Call:
         inputs: the `Channels` of every tensor among its arguments, in their order.
         shapes: the shape of every output.
         slots, edits, costs, makes: what the rule noted.
+        per_sample: of its inputs, see `Channels`.
         independent: set by a rule whose layer can be called on tensors of several shapes: its calls share nothing but
             its weights and the labels that it makes.
+        folds: set by a rule whose operation may fold axes into the batch, or unfold them.
         offsets: what surgery adds to the layer's weights, by the attribute that holds the weight.
         lookups: (labels of the rows of a table, the ids that are looked up in it), where rows count as channels.
         enter: `enter(model, name, inputs)` walks a functional model that the layer holds, on `Channels`: returns its
@@ -152,6 +161,7 @@ class Call:
     def __init__(self, op, path: str, node, inputs: Sequence[Channels], shapes, labels: Labels, shared: dict):
         self.op, self.path, self.node, self.labels = op, path, node, labels
         self.inputs = tuple(inputs)
+        self.per_sample = float(np.max([x.per_sample for x in inputs])) if self.inputs else 1.0
         self.shapes = [tuple(s) for s in shapes]
         self.outputs: tuple[Channels, ...] = ()
         self.slots: list[Slot] = []
@@ -163,6 +173,7 @@ class Call:
         self.rewrite: Callable | None = None
         self.in_place = False
         self.independent = False
+        self.folds = False
         self.lookups: list[tuple[np.ndarray, Channels]] = []
         self.opaque = ""
         self.enter: Callable = _no_entry
@@ -255,9 +266,8 @@ class Call:
 
     def macs(self, factor: float | None, *labels: np.ndarray | None) -> None:
         """Notes `factor * product of the numbers of labels` multiply-accumulates for one sample."""
-        self.costs.append(
-            (float("nan") if factor is None else float(factor), tuple(x for x in labels if x is not None))
-        )
+        factor = float("nan") if factor is None else float(factor)
+        self.costs.append((factor * self.per_sample, tuple(x for x in labels if x is not None)))
 
     def unite(self, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
         """Ties two axes channel by channel. One that carries no channels freezes the other."""

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -187,9 +188,9 @@ class _Walk:
         self._first: dict[int, Call] = {}
         self._tensors = 0
 
-    def channels(self, shape, axes) -> Channels:
+    def channels(self, shape, axes, per_sample: float = 1.0) -> Channels:
         self._tensors += 1
-        return Channels(tuple(shape), tuple(axes), self._tensors)
+        return Channels(tuple(shape), tuple(axes), self._tensors, per_sample)
 
     def body(self, model, functional, prefix, inputs):
         known: dict[int, Channels] = {id(x): c for x, c in zip(functional.inputs, inputs, strict=True)}
@@ -230,7 +231,9 @@ class _Walk:
         call = Call(op, path, node, inputs, shapes, self.labels, self._shared)
         call.enter = lambda model, name, inputs: self._entered(model, f"{path}/{name}/", inputs)
         axes = apply_rule(call, self._opaque.get(path, ""))
-        call.outputs = tuple(self.channels(shape, a) for shape, a in zip(call.shapes, axes, strict=True))
+        call.outputs = tuple(
+            self.channels(shape, a, _per_sample(call, shape)) for shape, a in zip(call.shapes, axes, strict=True)
+        )
         first = self._first.setdefault(id(op), call)
         if first is not call and not call.independent and (first.edits or call.edits or first.slots):
             # One configuration has to serve every call.
@@ -257,6 +260,21 @@ class _Walk:
                     for labels in (x, y):
                         if labels is not None:
                             self.labels.freeze(labels, reason)
+
+
+def _per_sample(call: Call, shape: tuple[int | None, ...]) -> float:
+    """Entries of the batch axis of a result for one sample: a reshape may fold other axes into it, or unfold them."""
+    if not call.folds or not shape or not call.input.shape:
+        return call.per_sample
+    (batch, *before), (folded, *after) = call.input.shape, shape
+    if batch is not None and folded is not None:
+        return call.per_sample * folded / batch
+    if batch is not None or folded is not None:
+        return call.per_sample
+    if before.count(None) != after.count(None):
+        return math.nan
+    known = [math.prod(n for n in sizes if n is not None) for sizes in (before, after)]
+    return call.per_sample * known[0] / known[1] if all(known) else call.per_sample
 
 
 def tensors_in(structure) -> list[keras.KerasTensor]:

@@ -68,8 +68,8 @@ def correct_bias(
         True
     """
     is_twin = isinstance(model, Twin)
-    flat = samples_of(model, data).in_memory().inputs
     opened = open_by_itself(model, False if is_twin else open_layers)
+    flat = samples_of(model, data).in_memory().inputs
     options = {"batch_size": batch_size, "open_layers": False}
     given = model if is_twin else calibrate(opened.model, (flat,), scheme, observer, **options)
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)

@@ -18,10 +18,6 @@ from tfstruct.graph.trace import Graph, functional_of, trace
 from tfstruct.keras_internals.replacing import replaced_attributes
 from tfstruct.keras_internals.training import compile_alike
 
-_BY_STEP = (
-    "opened, its steps would count as samples, and the work of one sample as that of one step; "
-    "tfstruct.surgery.open_layers(model).model is opened all the same"
-)
 _opens: contextvars.ContextVar[bool] = contextvars.ContextVar("_opens", default=True)
 
 
@@ -61,11 +57,6 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
         )
     if not open_layers or not _opens.get() or functional_of(model) is None or not is_custom(model):
         return OpenedModel(model, (), {})
-    by_step = [
-        path for path, x in layer_paths(model).items() if type(x) is keras.layers.TimeDistributed and is_custom(x)
-    ]
-    if by_step:
-        return OpenedModel(model, (), dict.fromkeys(by_step, _BY_STEP))
     # A compressor that is attached may stand in for the call; what is opened is the model's own.
     own = {"call": functools.partial(type(model).call, model)} if "call" in vars(model) else {}
     try:

@@ -64,7 +64,8 @@ def opened_cell(call: Call) -> list[Axes]:
         call.slots.extend(step.slots)
         call.makes.update(step.makes)
         call.lookups.extend(step.lookups)
-        call.costs.extend((factor * (np.nan if steps is None else steps), labels) for factor, labels in step.costs)
+        times = call.per_sample * (np.nan if steps is None else steps)
+        call.costs.extend((factor * times, labels) for factor, labels in step.costs)
         call.opaque = call.opaque or step.opaque
 
     def cell_of(kept):

@@ -19,6 +19,7 @@ def _held(call: Call, why: str) -> list[Axes]:
 @rule(*operations("Reshape"))
 def reshape(call: Call) -> Axes | list[Axes]:
     """Labels of the longest ends of both shapes that hold the same data; what lies before, batch and all, stays."""
+    call.folds = True
     newshape = call.op.newshape
     if not isinstance(newshape, (list, tuple)):
         return _held(call, "reshapes to a shape that is not known")

@@ -236,7 +236,7 @@ def time_distributed(call: Call) -> Axes | list[Axes]:
         return call.untouched()
     came, shape = call.input, call.shapes[0]
     call.freeze(came.axes[1], f"{call.path} runs along it")
-    step = Channels((came.shape[0], *came.shape[2:]), (came.axes[0], *came.axes[2:]), came.key)
+    step = Channels((came.shape[0], *came.shape[2:]), (came.axes[0], *came.axes[2:]), came.key, came.per_sample)
     within = call.inside("layer", inner, [step], [(shape[0], *shape[2:])])
     _unbuilt(call, "layer")
     costs = len(call.costs)
