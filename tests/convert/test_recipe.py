@@ -29,6 +29,7 @@ FULL = {
     "float_io": True,
     "allow_float": True,
     "rewrite": False,
+    "open_layers": False,
     "engine": "litert",
     "require": {"sqnr_db": 20.0, "max_abs_error": 0.25},
     "check_range": False,
