@@ -29,7 +29,7 @@ _SCORE_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Report(reporting.Report):
+class Report(reporting.OpenedReport):
     """The report of one conversion.
 
     Attributes:
@@ -51,8 +51,6 @@ class Report(reporting.Report):
         profile: time of every operator alone, where it was asked for.
         estimate: what a table of latencies says of the file, where one was given.
         target: whether the file fits the target that was asked for.
-        opened: custom layers that were opened for it, see `tfstruct.surgery.open_layers`.
-        closed: (custom layer that was not, why).
     """
 
     model: str
@@ -73,8 +71,6 @@ class Report(reporting.Report):
     profile: tuple[OperatorLatency, ...] = ()
     estimate: Estimate | None = None
     target: "TargetReport | None" = None
-    opened: tuple[str, ...] = ()
-    closed: tuple[tuple[str, str], ...] = ()
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -129,8 +125,6 @@ class Report(reporting.Report):
             )
         if self.rewrites:
             rows.append(("rewritten", "; ".join(self.rewrites)))
-        rows += [("opened", ", ".join(self.opened))] if self.opened else []
-        rows += [("stays closed", f"{layer}: {why}") for layer, why in self.closed]
         for one in by_time(self.profile)[:8]:
             place = ", ".join(one.layers) or "no layer known"
             rows.append(("operator", f"{one.microseconds:.1f} µs {one.operator} ({place}), alone"))

@@ -264,7 +264,7 @@ class Converter(contextlib.AbstractContextManager):
             processor=processor(),
             rewrites=(*exported.rewrites, *recast.changes, *self._changes),
             opened=self._opened(recipe).opened,
-            closed=tuple(self._opened(recipe).closed.items()),
+            opaque=self._opened(recipe).closed,
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
         )

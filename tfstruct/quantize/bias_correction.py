@@ -88,7 +88,9 @@ def correct_bias(
         rows.append(CorrectedBias.of(means.points.paths[id(op)], shift, deviation))
         if progress is not None:
             progress("correct biases", done, len(means.layers))
-    done = BiasCorrection(made.scheme.precision, tuple(rows), (*means.left, *opened.closed.items()))
+    done = BiasCorrection(
+        made.scheme.precision, tuple(rows), tuple(means.left), opened=opened.opened, opaque=opened.closed
+    )
     if report is not None:
         report(done)
     return carrying(made if is_twin else made.model, done)

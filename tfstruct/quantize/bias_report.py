@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.tables import counted
 
 
@@ -31,7 +31,7 @@ class CorrectedBias:
 
 
 @dataclasses.dataclass(frozen=True)
-class BiasCorrection(Plotted, Report):
+class BiasCorrection(Plotted, OpenedReport):
     """What `correct_bias` did. `plot` draws the largest shift of each layer, in deviations of its channel.
 
     Attributes:

@@ -104,7 +104,9 @@ def equalize(
         Evened(pair.path, tuple(call.path for call, _, _ in pair.seconds), *old, *new)
         for pair, old, new in zip(work.pairs, before_it, after, strict=True)
     )
-    done = Equalization(evened, tuple(work.absorbed), (*work.skipped, *opened.closed.items()), sweeps)
+    done = Equalization(
+        evened, tuple(work.absorbed), tuple(work.skipped), sweeps, opened=opened.opened, opaque=opened.closed
+    )
     if report is not None:
         report(done)
     return carrying(made, done)

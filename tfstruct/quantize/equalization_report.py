@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import BLUE, ORANGE
 from tfstruct.reporting.tables import counted
 
@@ -26,7 +26,7 @@ class Evened:
 
 
 @dataclasses.dataclass(frozen=True)
-class Equalization(Plotted, Report):
+class Equalization(Plotted, OpenedReport):
     """What `equalize` did. `plot` draws how alike the channels are, before and after.
 
     Attributes:

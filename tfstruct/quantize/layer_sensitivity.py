@@ -81,7 +81,9 @@ def sensitivity(
         rows.append(LayerSensitivity(layer.path, layer.paths, precision, sqnr(reference, outputs), value))
         if progress is not None:
             progress("sensitivity", done, len(todo))
-    return QuantizationSensitivity(model.name, len(flat[0]), name, baseline, tuple(rows), tuple(opened.closed.items()))
+    return QuantizationSensitivity(
+        model.name, len(flat[0]), name, baseline, tuple(rows), opened=opened.opened, opaque=opened.closed
+    )
 
 
 def sqnr(reference, outputs) -> float:

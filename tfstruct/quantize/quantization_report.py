@@ -6,7 +6,7 @@ from typing import Any
 from tfstruct.graph.opening import OpenedModel
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.tables import counted
 
 
@@ -27,7 +27,7 @@ class QuantizedActivation:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationReport(Plotted, Report):
+class QuantizationReport(Plotted, OpenedReport):
     """What is rounded. `plot` draws the ranges, one bar each.
 
     Attributes:
@@ -35,7 +35,6 @@ class QuantizationReport(Plotted, Report):
         activations: the ranges.
         kernels: (weight, bits) of those that were rounded.
         skipped: (layer, why its values are not rounded).
-        opened: paths of the custom layers that were opened, so that the values inside are rounded too.
     """
 
     scheme: Scheme
@@ -43,7 +42,6 @@ class QuantizationReport(Plotted, Report):
     activations: tuple[QuantizedActivation, ...]
     kernels: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
-    opened: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
         found = "from data" if self.steps is None else f"after {counted(self.steps, 'step')}"
@@ -53,8 +51,7 @@ class QuantizationReport(Plotted, Report):
         )
         columns = ("range", ("low", ".4g"), ("high", ".4g"), ("step", ".4g"), ("bits", "d"))
         rows = [(row.group, row.low, row.high, row.scale, row.bits) for row in self.activations]
-        notes = (f"opened: {', '.join(self.opened)}",) if self.opened else ()
-        return Sheet(title, columns, rows, left_alone=self.skipped, notes=notes)
+        return Sheet(title, columns, rows, left_alone=self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         data = super().to_dict()
@@ -81,12 +78,7 @@ def quantization_report(simulation: Simulation, opened: OpenedModel, steps: int 
             rows.append(QuantizedActivation(group, *found, bits))
     grids = ((name, grid.bits) for name, grid in simulation.grids.items())
     kernels = tuple(sorted([*grids, *simulation.constants.kernels]))
-    closed = {
-        path: f"{why}; it stays closed: {opened.closed[path]}"
-        for path, why in simulation.skipped
-        if path in opened.closed
-    }
-    skipped = tuple((path, closed.get(path, why)) for path, why in simulation.skipped)
+    skipped = (*simulation.skipped, *simulation.taken_for_masks())
     return QuantizationReport(
-        simulation.scheme, steps, tuple(rows), kernels, (*skipped, *simulation.taken_for_masks()), opened.opened
+        simulation.scheme, steps, tuple(rows), kernels, skipped, opened=opened.opened, opaque=opened.closed
     )

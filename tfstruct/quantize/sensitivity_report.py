@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.tables import counted
 
 
@@ -31,7 +31,7 @@ class LayerSensitivity:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationSensitivity(Plotted, Report):
+class QuantizationSensitivity(Plotted, OpenedReport):
     """What `sensitivity` measured. `plot` draws the SQNR by layer and precision.
 
     Attributes:
@@ -39,7 +39,6 @@ class QuantizationSensitivity(Plotted, Report):
         samples: how many were run.
         metric, baseline: name of the metric and its value in float; None without labels.
         rows: by layer in order of execution, and by precision.
-        closed: (custom layer that is measured as one, why it was not opened).
     """
 
     model: str
@@ -47,7 +46,6 @@ class QuantizationSensitivity(Plotted, Report):
     metric: str | None
     baseline: float | None
     rows: tuple[LayerSensitivity, ...]
-    closed: tuple[tuple[str, str], ...] = ()
 
     def worst(self, precision: str) -> list[LayerSensitivity]:
         """The layers in one precision, those that lose most first."""
@@ -62,8 +60,7 @@ class QuantizationSensitivity(Plotted, Report):
         for row in sorted(self.rows, key=lambda row: row.sqnr_db):
             change = None if row.score is None or self.baseline is None else row.score - self.baseline
             rows.append((row.layer, row.precision, row.sqnr_db, change)[: len(columns)])
-        notes = tuple(f"{layer} is measured as one, it stays closed: {why}" for layer, why in self.closed)
-        return Sheet(title, columns, rows, notes=notes)
+        return Sheet(title, columns, rows)
 
     def _layers(self) -> list[str]:
         return list(dict.fromkeys(row.layer for row in self.rows))
