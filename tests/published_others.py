@@ -7,19 +7,9 @@ this project's own words.
 import keras
 import numpy as np
 from keras import layers, ops
+from published_registry import registry
 
-MODELS = {}
-
-
-def _add(function):
-    MODELS[function.__name__] = function
-    return function
-
-
-def _functional(function):
-    """Registers a builder of a functional model."""
-    MODELS[function.__name__] = lambda: (function(), None)
-    return function
+MODELS, _add, _functional = registry()
 
 
 class GatedLinearUnit(layers.Layer):

@@ -6,20 +6,10 @@
 import keras
 import numpy as np
 from keras import layers, ops
+from published_registry import registry
 
-MODELS = {}
+MODELS, _add, _functional = registry()
 WORDS = 30
-
-
-def _add(function):
-    MODELS[function.__name__] = function
-    return function
-
-
-def _functional(function):
-    """Registers a builder of a functional model."""
-    MODELS[function.__name__] = lambda: (function(), None)
-    return function
 
 
 def _built(model, *shapes, dtype="int32"):
