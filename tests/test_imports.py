@@ -166,6 +166,7 @@ def test_files_load_after_importing_the_rooms_of_their_classes():
         "layers": ["DropConnect", "HardConcrete"],
         "regularizers": ["GroupLasso"],
         "initializers": ["Mean"],
+        "surgery": ["Opened", "OpenedCell", "Weight", "Constant", "Sized", "Masked"],
     }
     rooms = ", ".join(f"tfstruct.{room}" for room in names)
     classes = [f"tfstruct>{name}" for found in names.values() for name in found]

@@ -89,4 +89,5 @@ __getattr__, __dir__, __all__ = lazy.names(
         "suggest_sharing": "share.sharing_suggestion",
         "SharingSuggestion": "share.sharing_suggestion",
     },
+    registered=True,
 )
