@@ -317,3 +317,57 @@ def test_a_model_without_custom_layers_comes_back_alike():
     assert found.opened == () and not found.opaque
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(found.model(x), model(x))
+
+
+class Several(layers.Layer):
+    """What it computes follows from how it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(6, name="inner")
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def call(self, x, other=None, scale=1.0, normed=False):
+        y = self.inner(x) if other is None else self.inner(x) * self.inner(other)
+        return self.norm(y) if normed else y * scale
+
+
+CALLS = {
+    "an argument left out": lambda layer, x, y: layer(x) + layer(x, y),
+    "other numbers": lambda layer, x, y: layer(x) + layer(y, scale=0.5),
+    "on other shapes": lambda layer, x, y: layer(x) + keras.ops.sum(layer(keras.ops.stack([x, y], axis=1)), 1),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_called_in_several_ways_saved_and_loaded(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    x, y = keras.Input((6,)), keras.Input((6,))
+    model = keras.Model([x, y], layers.Dense(2)(CALLS[name](Several(name="several"), x, y)))
+    found = surgery.open_layers(model)
+    assert found.opened
+    given = [np.random.default_rng(i).normal(size=(3, 6)).astype("float32") for i in range(2)]
+    expected = keras.ops.convert_to_numpy(model(given))
+    found.model.save(tmp_path / "opened.keras")
+    loaded = keras.saving.load_model(tmp_path / "opened.keras")
+    np.testing.assert_allclose(loaded(given), expected, atol=1e-5)
+    assert len(loaded.trainable_variables) == len(found.model.trainable_variables)
+
+
+def test_what_several_calls_read_and_gives_no_weights_out_keeps_them_closed(tmp_path):
+    x, y = keras.Input((6,)), keras.Input((6,))
+    several = Several(name="several")
+    model = keras.Model([x, y], several(x, normed=True) + several(y, x, normed=True))
+    found = surgery.open_layers(model)
+    assert not found.opened and "norm in it is called in other ways" in found.opaque["several"]
+
+
+class Alone(layers.Layer):
+    def call(self, x):
+        return x * 2.0 if x.shape[0] == 1 else x
+
+
+def test_code_that_takes_one_sample_for_something_else_stays_closed():
+    model = keras.Model(x := keras.Input((4,)), layers.Dense(3)(Alone(name="alone")(x)))
+    found = surgery.open_layers(model)
+    assert not found.opened and "outputs differ" in found.opaque["alone"]

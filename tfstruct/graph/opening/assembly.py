@@ -1,6 +1,7 @@
 """From recordings on two sets of sizes to a functional model with open sizes."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ class Assembly:
     """
 
     def __init__(self):
-        self._nested: list[tuple[Recording, list[tuple], keras.Model, list[int]]] = []
+        self._nested: list[tuple[Recording, Recording, list[tuple], keras.Model, list[int]]] = []
         self._loops: dict[tuple[int, int], keras.layers.RNN] = {}
         self._handed_on: set[int] = set()  # id of the `Weight`s that several models read
 
@@ -102,9 +103,9 @@ class Assembly:
             if id(step.operation) in given:
                 outputs = [given[id(step.operation)]]
             elif isinstance(step.operation, Recording) and isinstance(other.operation, Recording):
-                outputs = self._called(first.layer, step, other, by, given)
+                outputs = self._called(first, step, other, by, given)
             elif isinstance(step.operation, Loop) and isinstance(other.operation, Loop):
-                outputs = self._looped(first.layer, step, (step.operation, other.operation), by)
+                outputs = self._looped(first, step, (step.operation, other.operation), by)
             else:
                 outputs = keras.tree.flatten(self._step(pair, step, other, by, inputs))
             for before, after, output in zip(step.outputs, other.outputs, outputs, strict=True):
@@ -192,34 +193,35 @@ class Assembly:
             likes.append(inputs[place[0]])
         return Sized(kind, found)(x, *likes)
 
-    def _called(self, layer, step: Step, other: Step, by, given):
+    def _called(self, outer: Recording, step: Step, other: Step, by, given):
         """A call of the nested model that a recording becomes."""
         recording = step.operation
-        args, _ = _filled(layer, step, by)
-        model, live = self._nested_model(recording, other.operation, [tuple(x.shape) for x in args])
+        args, _ = _filled(outer.layer, step, by)
+        model, live = self._nested_model(outer, recording, other.operation, [tuple(x.shape) for x in args])
         weights = [given[id(part)] for part in self._shared_weights(recording)]
         return keras.tree.flatten(model([*(args[i] for i in live), *weights]))
 
-    def _looped(self, layer, step: Step, loops: tuple[Loop, Loop], by):
+    def _looped(self, outer: Recording, step: Step, loops: tuple[Loop, Loop], by):
         """A call of the layer around the model that a cell becomes."""
         loop, recording = loops[0], loops[0].recording
-        args, kwargs = _filled(layer, step, by)
+        args, kwargs = _filled(outer.layer, step, by)
         if self._shared_weights(recording):
             raise DiffersError(recording.layer, "it has a weight that other layers read too")
         shapes = [(None, *x.shape[1:]) for x in recording.inputs]
-        model, live = self._nested_model(recording, loops[1].recording, shapes)
+        model, live = self._nested_model(outer, recording, loops[1].recording, shapes)
         if len(live) != len(shapes):
             raise DiffersError(recording.layer, "it does not use its input and all of its states")
         if (id(loop.layer), id(model)) not in self._loops:
             places = {id(x): i for i, x in enumerate(recording.results)}
             order = [places[id(x)] for x in keras.tree.flatten(recording.outputs)]
             self._loops[id(loop.layer), id(model)] = opened_loop(loop.layer, model, order)
-        return keras.tree.flatten(_run(layer, self._loops[id(loop.layer), id(model)], args, kwargs))
+        return keras.tree.flatten(_run(outer.layer, self._loops[id(loop.layer), id(model)], args, kwargs))
 
-    def _nested_model(self, recording, other, shapes) -> tuple[keras.Model, list[int]]:
+    def _nested_model(self, outer: Recording, recording, other, shapes) -> tuple[keras.Model, list[int]]:
         """The model, and which of the recorded inputs it takes."""
-        for known, its_shapes, model, live in self._nested:
-            if known.layer is recording.layer and its_shapes == shapes and equal(known, recording):
+        for its_outer, known, its_shapes, model, live in self._nested:
+            alike = its_outer is outer and known.layer is recording.layer and its_shapes == shapes
+            if alike and equal(known, recording):
                 return model, live
         inputs, weights, results, live = self._replayed((recording, other), shapes)
         model = Opened([*inputs, *weights], results, name=recording.layer.name)
@@ -227,23 +229,47 @@ class Assembly:
         if not isinstance(recording.layer, keras.Model) or functional_of(recording.layer) is None:
             shared = {id(part.value) for part in self._shared_weights(recording)}
             model.origin = origin_of(recording, model, live, shared)
-        self._nested.append((recording, shapes, model, live))
+        self._nested.append((outer, recording, shapes, model, live))
         return model, live
 
 
 def _read_by_several(recording: Recording) -> set[int]:
-    """Ids of the `Weight`s that recordings of different models read."""
-    readers: dict[int, list[Recording]] = {}
-    for one in recording.all_within():
-        for step in one.needed():
-            if isinstance(step.operation, Weight):
-                readers.setdefault(id(step.operation), []).append(one)
+    """Ids of the `Weight`s that several models read."""
+    return set(_used_by_several(recording, lambda operation: isinstance(operation, Weight)))
 
-    def one_model(a: Recording, b: Recording) -> bool:
-        shapes = [[tuple(x.shape) for x in one.inputs] for one in (a, b)]
-        return a.layer is b.layer and shapes[0] == shapes[1] and equal(a, b)
 
-    return {key for key, found in readers.items() if not all(one_model(found[0], one) for one in found)}
+def called_by_several(recording: Recording) -> dict[int, tuple[keras.layers.Layer, list[Recording]]]:
+    """Layers with weights that several models call, by id, and the recordings that do: Keras would load such a layer as
+    several."""
+    return _used_by_several(
+        recording, lambda x: isinstance(x, keras.layers.Layer) and not isinstance(x, Weight) and bool(x.weights)
+    )
+
+
+def _used_by_several(recording: Recording, asked: Callable[[Any], bool]) -> dict[int, tuple[Any, list[Recording]]]:
+    found: dict[int, tuple[Any, list[Recording]]] = {}
+    for one in _models(recording):
+        for operation in {id(step.operation): step.operation for step in one.needed()}.values():
+            if asked(operation):
+                found.setdefault(id(operation), (operation, []))[1].append(one)
+    return {key: (operation, users) for key, (operation, users) in found.items() if len(users) > 1}
+
+
+def _models(recording: Recording) -> list[Recording]:
+    """One recording for each model that will be made: within one model, equal calls of a layer share one."""
+    found = [recording]
+    inner: list[Recording] = []
+    for step in recording.needed():
+        operation = step.operation.recording if isinstance(step.operation, Loop) else step.operation
+        if isinstance(operation, Recording) and not any(_one_model(known, operation) for known in inner):
+            inner.append(operation)
+            found += _models(operation)
+    return found
+
+
+def _one_model(first: Recording, other: Recording) -> bool:
+    shapes = [[tuple(x.shape) for x in one.inputs] for one in (first, other)]
+    return first.layer is other.layer and shapes[0] == shapes[1] and equal(first, other)
 
 
 def _run(layer, operation: Any, args, kwargs):

@@ -28,6 +28,8 @@ def unequal(
     other: keras.Model,
     structure,
     twin: Callable[[keras.Variable], keras.Variable] = lambda variable: variable,
+    *,
+    trained: bool = True,
 ) -> str:
     """In what the two differ on random inputs; empty where they do not.
 
@@ -36,12 +38,13 @@ def unequal(
     Args:
         other: a model of the same variables, or of those that `twin` gives for the original's.
         structure: `keras.KerasTensor`s of the inputs, of known sizes that were not recorded.
+        trained: whether they are compared in training too.
     """
     inputs = _random_inputs(structure)
     weights = [w for w in original.trainable_variables if math.prod(w.shape) <= _ASKED]
     others = [twin(w) for w in weights]
     exact = original.compute_dtype not in ("float16", "bfloat16")
-    for training, what in ((False, "outputs"), (True, "outputs in training")):
+    for training, what in ((False, "outputs"), (True, "outputs in training"))[: 1 + trained]:
         expected, its_gradients = _run(original, inputs, training, weights)
         try:
             got, gradients = _run(other, inputs, training, others)

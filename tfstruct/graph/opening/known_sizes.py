@@ -18,8 +18,9 @@ class KnownSizes:
     structure: object
     alike: bool
 
-    def known(self, which: int):
-        """The inputs with all sizes known: of the first, the second recording, or of the comparison."""
+    def known(self, which: int, batch: int = 0):
+        """The inputs with all sizes known: of the first, the second recording, or of the comparison; with another open
+        batch where one is given."""
         numbers = itertools.count(1)
 
         def size(axis: int) -> int:
@@ -28,7 +29,9 @@ class KnownSizes:
 
         def known(x):
             rest = [size(i) if n is None else n for i, n in enumerate(x.shape[1:], 1)]
-            return keras.KerasTensor((_SIZES[0][which] if x.shape[0] is None else x.shape[0], *rest), x.dtype)
+            return keras.KerasTensor(
+                ((batch or _SIZES[0][which]) if x.shape[0] is None else x.shape[0], *rest), x.dtype
+            )
 
         return keras.tree.map_structure(known, self.structure)
 

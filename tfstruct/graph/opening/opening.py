@@ -7,7 +7,7 @@ import keras
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model, subclassed
 from tfstruct.graph.layer_tree import layer_paths
-from tfstruct.graph.opening.assembly import Assembly, DiffersError
+from tfstruct.graph.opening.assembly import Assembly, DiffersError, called_by_several
 from tfstruct.graph.opening.comparison import difference
 from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.equality import unequal
@@ -97,7 +97,8 @@ def _checked(model: keras.Model, sizes: KnownSizes) -> OpenedModel:
 
 def _unequal(model: keras.Model, made: keras.Model, sizes: KnownSizes) -> str:
     try:
-        return unequal(model, made, sizes.known(2))
+        # Some code takes a batch of one sample for something else.
+        return unequal(model, made, sizes.known(2)) or unequal(model, made, sizes.known(2, batch=1), trained=False)
     except Exception as error:  # the model does not take these sizes
         raise ModelError(
             f"{model.name!r} cannot be opened with open sizes: {reason_of(error)}. Give `inputs` with known ones."
@@ -152,10 +153,12 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
         if different is not None:
             layer, reason = different[0].layer, f"in training {different[1]}"
         else:
-            tied |= _tied(first)
+            several = called_by_several(first)
+            tied |= _tied(first) | (several.keys() - closed.keys())
             if len(tied) > shared:
                 continue
             try:
+                _check_called_once(model, several)
                 made = Assembly().model((first, second), like, sizes.structure)
                 break
             except DiffersError as error:
@@ -164,6 +167,15 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
             raise ModelError(f"{model.name!r} cannot be opened: {reason}.")
         closed[id(layer)] = (layer, reason)
     return made, [layer for layer in _layers_of(first) if layer is not model]
+
+
+def _check_called_once(model: keras.Model, several) -> None:
+    """What different models call, and cannot be opened to give its weights out, keeps one of them closed."""
+    for layer, callers in several.values():
+        caller = next((one.layer for one in callers if one.layer is not model), model)
+        raise DiffersError(
+            caller, f"{layer.name} in it is called in other ways or places too, and a file would keep it several times"
+        )
 
 
 def _specs(model: keras.Model, inputs):
