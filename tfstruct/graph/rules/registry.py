@@ -96,7 +96,8 @@ def apply_rule(call: Call, closed: str = "") -> list[Axes]:
     name = type(call.op).__name__
     if found is None:
         what = "layer" if isinstance(call.op, keras.layers.Layer) else "operation"
-        opens = "tfstruct.surgery.open_layers opens it, or " if what == "layer" and not closed else ""
+        custom = what == "layer" and type(call.op).__module__.partition(".")[0] != "keras"
+        opens = "tfstruct.surgery.open_layers opens it, or " if custom and not closed else ""
         stays = f", which cannot be opened: {closed}" if closed else ""
         call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}){stays}; {opens}tfstruct.graph.rule adds one")
         return call.untouched()
