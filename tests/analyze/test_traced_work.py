@@ -222,12 +222,12 @@ def test_explain_and_plan_list_what_stays_whole(name):
     y = make()(inputs := keras.Input(shape))
     y = layers.Dense(16, name="free")(layers.Flatten()(y))
     model = keras.Model(inputs, layers.Dense(2, name="end")(y))
-    report = tfstruct.explain(model)
+    report = tfstruct.explain(model, open_layers=False)
     assert {path for path in report.whole if path.startswith("w")} >= paths
     assert all(reason in why for path, why in report.whole.items() if path.startswith("w"))
     assert report.whole["end"] == "the model's own output"
     assert all(path in str(report) for path in paths)
-    plan = tfstruct.plan_channels(model, 0.5)
+    plan = tfstruct.plan_channels(model, 0.5, open_layers=False)
     assert plan.whole == report.whole
     assert all(path in str(plan) for path in paths)
     assert tfstruct.Plan.from_json(plan.to_json()).whole == plan.whole
