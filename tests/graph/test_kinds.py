@@ -99,7 +99,7 @@ def test_no_surgery_changes_what_they_compute(kind):
         made = make(model)
         np.testing.assert_allclose(getattr(made, "model", made).predict(x, verbose=0), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(PlanError, match=kind.__name__):
-        surgery.widen(model, "first", 9)
+        surgery.widen(model, "first", 9, open_layers=False)
     assert not [group for group in groups(trace(model)) if group.prunable]
 
 
@@ -108,7 +108,7 @@ def int8():
     """The outputs of a model with one of each, of its twin and of the twin's file."""
     given = keras.Input((8, 8, 3))
     model = keras.Model(given, [network(kind)(given) for kind in OTHER])
-    twin = quantize.calibrate(model, x)
+    twin = quantize.calibrate(model, x, open_layers=False)
     file = to_tflite(twin)
     return twin, list(model.predict(x, verbose=0)), [np.asarray(y) for y in twin(x)], list(file.predict(x).values())
 
