@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfstruct.errors import ArgumentError, ArgumentTypeError
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.layer_parts import own_weights
@@ -56,7 +57,7 @@ class Origin:
         """
         found = json.loads(text)
         if not isinstance(found, dict) or not found.keys() <= {f.name for f in dataclasses.fields(cls)} - {"kind"}:
-            raise ValueError("`origin` says something else than where an opened layer comes from.")
+            raise ArgumentError("`origin` says something else than where an opened layer comes from.")
         return cls(**{key: _as_tuples(value) for key, value in found.items()})
 
 
@@ -156,11 +157,11 @@ def origin_of(recording, model: Opened, live: list[int], shared: set[int]) -> Or
 def _as_data(x, numbers: dict[int, int]):
     if isinstance(x, keras.KerasTensor):
         if id(x) not in numbers:
-            raise TypeError("it is called with a tensor that nothing reads")
+            raise ArgumentTypeError("it is called with a tensor that nothing reads")
         return {"input": numbers[id(x)]}
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
-    raise TypeError(f"it is called with a {type(x).__name__} beside its tensors")
+    raise ArgumentTypeError(f"it is called with a {type(x).__name__} beside its tensors")
 
 
 def _places(layer, model, shared: set[int]) -> tuple[list[tuple[str, int]], str]:
