@@ -106,7 +106,8 @@ def test_what_stays_closed_is_listed():
     assert "opened: mix" in str(report)
     made = to_tflite(model, "int8", calibration=contracts.data(128)[0], allow_float=True)
     assert made.report.opened == ("mix",) and list(made.report.opaque) == ["raw"]
-    assert "stays closed" in str(made.report)
+    for text in (str(made.report), made.report.to_html(), made.report.to_markdown()):
+        assert "opened: mix" in text and "stays closed: raw" in text
 
 
 def test_a_subclassed_model_says_what_to_do():
@@ -128,6 +129,7 @@ def test_other_entries_see_inside():
     found = []
     twin = quantize.adaround(model, x, steps=10, report=found.append)
     assert "mix/down/kernel" in {name for unit in found[0].units for name in unit.kernels}
+    assert found[0].opened == ("mix",) and "opened: mix" in str(found[0])
     assert np.isfinite(twin.predict(x, verbose=0)).all()
     quantize.blockwise(model, x, steps=10, report=found.append)
     assert "mix/down/kernel" in {name for unit in found[1].units for name in unit.kernels}

@@ -198,6 +198,7 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
                 classes=["warning" if what == "warning" else "" for what, _ in lines],
             )
         )
+        parts += [element("p", note) for note in r.layer_notes]
         if r.verification.layers:
             parts.append(element("h3", "Signal to noise by layer"))
             parts.append(table(map(_noise_row, r.verification.layers), ["layers", "SQNR", ""]))

@@ -1,6 +1,6 @@
 """What the converter computes ahead: constants, and sums and products with them that become part of a linear operator.
 
-`tests/quantize/test_folding.py` holds these rules against files that the converter writes.
+`tests/quantize/test_opened_twins.py` holds these rules against files that the converter writes.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
-from tfstruct.graph.keras_model import require_model
+from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize import rounding
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.grids import LearnedGrid
@@ -167,9 +167,10 @@ class _Work:
 
     def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int, open_layers):
         is_twin = isinstance(model, Twin)
-        require_model(model)
+        opened = open_by_itself(model, False if is_twin else open_layers)
         self.flat = samples_of(model, data).in_memory().inputs
-        twin = model if is_twin else calibrate(model, (self.flat,), scheme, observer, open_layers=open_layers)
+        self.opened, self.opaque = opened.opened, opened.closed
+        twin = model if is_twin else calibrate(opened.model, (self.flat,), scheme, observer, open_layers=False)
         self.graph, self.batch_size = trace(twin.model), batch_size
         self.has_steps = twin.scheme.steps == "learned"
         scheme = twin.scheme.replace(steps="learned")
@@ -210,7 +211,9 @@ class _Work:
             rows.append(self._reconstruct(part, grids, told, steps=steps, **options))
         self.made.simulation.assign(self.learned.values())
         left = [name for name, grid in self.learned.grids.items() if id(grid) not in seen]
-        done = Reconstruction(stage, self.made.scheme.precision, tuple(rows), tuple(left))
+        done = Reconstruction(
+            stage, self.made.scheme.precision, tuple(rows), tuple(left), opened=self.opened, opaque=self.opaque
+        )
         if report is not None:
             report(done)
         return carrying(self.made, done)

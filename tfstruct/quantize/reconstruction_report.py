@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfstruct.reporting import Plotted, Report, Sheet
+from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import logarithmic
 from tfstruct.reporting.tables import counted
 
@@ -28,7 +28,7 @@ class Reconstructed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction(Plotted, Report):
+class Reconstruction(Plotted, OpenedReport):
     """What `adaround` or `blockwise` did. `plot` draws the error of each unit, rounded to nearest and as learned.
 
     Attributes:
