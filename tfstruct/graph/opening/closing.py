@@ -16,7 +16,7 @@ from tfstruct.graph.opening.known_sizes import KnownSizes
 from tfstruct.graph.opening.loops import OpenedCell
 from tfstruct.graph.opening.origin import Opened, Origin, called_again, weights_of
 from tfstruct.graph.opening.recording import reason_of
-from tfstruct.graph.rebuild import rewire
+from tfstruct.graph.rebuild import in_order, rewire
 from tfstruct.graph.trace import Body, trace
 
 _COMPARED = 8  # how many sets of arguments that make the right shapes are tried by their values
@@ -79,7 +79,7 @@ def _edit(layer: keras.layers.Layer, model: Opened):
     origin = model.origin
 
     def edit(step, run, *args, **kwargs):
-        return called_again(layer, origin, [x for x in keras.tree.flatten((args, kwargs))])
+        return called_again(layer, origin, in_order(args, kwargs))
 
     return edit
 

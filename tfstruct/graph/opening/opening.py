@@ -158,7 +158,8 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
             if len(tied) > shared:
                 continue
             try:
-                _check_called_once(model, several)
+                if several:
+                    raise _kept_several_times(model, *next(iter(several.values())))
                 made = Assembly().model((first, second), like, sizes.structure)
                 break
             except DiffersError as error:
@@ -169,13 +170,12 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
     return made, [layer for layer in _layers_of(first) if layer is not model]
 
 
-def _check_called_once(model: keras.Model, several) -> None:
-    """What different models call, and cannot be opened to give its weights out, keeps one of them closed."""
-    for layer, callers in several.values():
-        caller = next((one.layer for one in callers if one.layer is not model), model)
-        raise DiffersError(
-            caller, f"{layer.name} in it is called in other ways or places too, and a file would keep it several times"
-        )
+def _kept_several_times(model: keras.Model, layer: keras.layers.Layer, callers: list[Recording]) -> DiffersError:
+    """A layer that several models call, and that cannot be opened to give its weights out, keeps one of them closed."""
+    caller = next((one.layer for one in callers if one.layer is not model), model)
+    return DiffersError(
+        caller, f"{layer.name} in it is called in other ways or places too, and a file would keep it several times"
+    )
 
 
 def _specs(model: keras.Model, inputs):

@@ -9,8 +9,7 @@ from keras import ops
 from tfstruct.graph.call import Axes, Call, Channels, Out
 from tfstruct.graph.operation_traits import add_row, traits_of
 from tfstruct.graph.rules import rule
-from tfstruct.graph.rules.indexing import same_end
-from tfstruct.graph.rules.movement import reshaped
+from tfstruct.graph.rules.indexing import reshaped_at_the_end
 from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.recorded_calls import stored_dtype, takes_arguments_as_they_are
 
@@ -189,13 +188,7 @@ def sized(call: Call) -> Axes:
 
     call.macs(0)
     if call.op.kind == "reshape":
-        call.folds = True
-        shape, target = call.input.shape, call.shapes[0]
-        ours, theirs = same_end(shape[1:], target[1:])
-        i, j = len(shape) - ours, len(target) - theirs
-        for labels in call.input.axes[:i]:
-            call.freeze(labels, f"{call.path} reshapes it to sizes that it reads off other tensors")
-        axes = (*(None,) * j, *reshaped(call, shape[i:], call.input.axes[i:], target[j:]))
+        axes = reshaped_at_the_end(call, "reshapes it to sizes that it reads off other tensors")
         set_sizes(axes)
         return axes
     missing = len(call.shapes[0]) - call.input.rank

@@ -8,8 +8,8 @@ import numpy as np
 
 from tfstruct.graph.opening.custom import call_of, is_loop
 from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import ClosedError, Loop, Recording, Step, reason_of, tensors
-from tfstruct.graph.trace import functional_of
+from tfstruct.graph.opening.recording import ClosedError, Loop, Recording, Step, reason_of
+from tfstruct.graph.trace import functional_of, tensors_in
 from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import (
@@ -87,7 +87,7 @@ class Recorder:
         def as_known(*args, **kwargs):
             with self._known(layer):
                 outputs = symbolic_call(*args, **kwargs)
-                if any(None in x.shape for x in tensors(outputs)):
+                if any(None in x.shape for x in tensors_in(outputs)):
                     # `compute_output_shape` may leave out sizes that are known here.
                     with contextlib.suppress(Exception):
                         outputs = computed_spec(call, *args, **kwargs)
@@ -326,14 +326,14 @@ def _as_precise_as_tensors(args, kwargs, outputs):
 
     On symbolic tensors Keras makes float64 of both; the dtype of `outputs` is put right.
     """
-    used = {keras.backend.standardize_dtype(x.dtype) for x in tensors((args, kwargs))}
+    used = {keras.backend.standardize_dtype(x.dtype) for x in tensors_in((args, kwargs))}
     floats = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, (np.ndarray, np.generic))]
     if len(used) != 1 or not any(x.dtype == np.float64 for x in floats):
         return args, kwargs
     (dtype,) = used
     if "float" not in dtype or dtype == "float64":
         return args, kwargs
-    for x in tensors(outputs):
+    for x in tensors_in(outputs):
         if x.dtype == "float64":
             set_spec(x, dtype=dtype)
 

@@ -8,6 +8,8 @@ import traceback
 
 import keras
 
+from tfstruct.graph.trace import tensors_in
+
 _HERE = str(pathlib.Path(__file__).parents[2])
 
 
@@ -26,7 +28,7 @@ class Step:
 
     @property
     def inputs(self) -> list[keras.KerasTensor]:
-        return tensors((self.args, self.kwargs))
+        return tensors_in((self.args, self.kwargs))
 
     def filled(self, by: dict[int, keras.KerasTensor]) -> tuple[tuple, dict]:
         """The arguments with other tensors in place of those recorded."""
@@ -85,10 +87,6 @@ class Loop:
 
     def all_within(self) -> list[Recording]:
         return self.recording.all_within()
-
-
-def tensors(structure) -> list[keras.KerasTensor]:
-    return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
 
 
 def reason_of(error: Exception) -> str:

@@ -11,7 +11,8 @@ from tfstruct.graph.rules.registry import rule
 from tfstruct.keras_internals.operation_types import operations
 
 
-def _held(call: Call, why: str) -> list[Axes]:
+def held(call: Call, why: str) -> list[Axes]:
+    """All channels that come in stay."""
     call.freeze_inputs(f"{call.path} {why}")
     return call.untouched()
 
@@ -19,16 +20,11 @@ def _held(call: Call, why: str) -> list[Axes]:
 @rule(*operations("Reshape"))
 def reshape(call: Call) -> Axes | list[Axes]:
     """Labels of the longest ends of both shapes that hold the same data; what lies before, batch and all, stays."""
-    call.folds = True
     newshape = call.op.newshape
     if not isinstance(newshape, (list, tuple)):
-        return _held(call, "reshapes to a shape that is not known")
-    shape, target = call.input.shape, call.shapes[0]
-    ours, theirs = same_end(shape[1:], target[1:])
-    i, j = len(shape) - ours, len(target) - theirs
-    for labels in call.input.axes[:i]:
-        call.freeze(labels, f"{call.path} reshapes it together with axes of unknown size")
-    axes = (*(None,) * j, *reshaped(call, shape[i:], call.input.axes[i:], target[j:]))
+        call.folds = True
+        return held(call, "reshapes to a shape that is not known")
+    axes = reshaped_at_the_end(call, "reshapes it together with axes of unknown size")
     if any(labels is not None for labels in axes):
         call.set(
             "newshape",
@@ -39,7 +35,19 @@ def reshape(call: Call) -> Axes | list[Axes]:
     return axes
 
 
-def same_end(shape, target) -> tuple[int, int]:
+def reshaped_at_the_end(call: Call, why: str) -> Axes:
+    """The axes of a reshaped tensor: labels of the longest ends of both shapes that hold the same data. What lies
+    before, batch and all, stays, for the reason `why`."""
+    call.folds = True
+    shape, target = call.input.shape, call.shapes[0]
+    ours, theirs = _same_end(shape[1:], target[1:])
+    i, j = len(shape) - ours, len(target) - theirs
+    for labels in call.input.axes[:i]:
+        call.freeze(labels, f"{call.path} {why}")
+    return (*(None,) * j, *reshaped(call, shape[i:], call.input.axes[i:], target[j:]))
+
+
+def _same_end(shape, target) -> tuple[int, int]:
     """How many axes at the end of either shape hold the same number of elements, as many as possible."""
     best = (0, 0)
     i = j = 0
@@ -108,14 +116,14 @@ def squeeze(call: Call) -> Axes:
 @rule(*operations("Concatenate"))
 def concatenate(call: Call) -> Axes | list[Axes]:
     tensors = _listed(call)
-    return _held(call, "joins what no rule knows") if tensors is None else join(call, tensors, call.op.axis)
+    return held(call, "joins what no rule knows") if tensors is None else join(call, tensors, call.op.axis)
 
 
 @rule(*operations("Stack"))
 def stack(call: Call) -> Axes | list[Axes]:
     tensors = _listed(call)
     if tensors is None:
-        return _held(call, "joins what no rule knows")
+        return held(call, "joins what no rule knows")
     axes = list(tensors[0].axes)
     for other in tensors[1:]:
         axes = [call.unite(a, b) for a, b in zip(axes, other.axes, strict=True)]
@@ -172,7 +180,7 @@ def get_item(call: Call) -> Axes | list[Axes]:
     key = call.argument("key")
     key = tuple(key) if isinstance(key, (list, tuple)) else (key,)
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in key):
-        return _held(call, "is indexed by something else than numbers and slices")
+        return held(call, "is indexed by something else than numbers and slices")
     if Ellipsis not in key:
         key = (*key, Ellipsis)
     at = key.index(Ellipsis)
@@ -249,7 +257,7 @@ def _as_slice(places: np.ndarray) -> slice | None:
 def slice_(call: Call) -> Axes | list[Axes]:
     starts = array_of(call.argument("start_indices"))
     if starts is None:
-        return _held(call, "starts its slice at a place that is not known")
+        return held(call, "starts its slice at a place that is not known")
     lengths = call.op.shape
     axes: list[np.ndarray | None] = []
     news = []
@@ -283,7 +291,7 @@ def slice_(call: Call) -> Axes | list[Axes]:
 def take(call: Call) -> Axes | list[Axes]:
     x, indices = call.argument("x"), array_of(call.argument("indices"))
     if not isinstance(x, Channels) or call.op.axis is None:
-        return _held(call, "looks up a table that is no layer's")
+        return held(call, "looks up a table that is no layer's")
     axis = call.op.axis % x.rank
     labels = x.axes[axis]
     rank = len(call.shapes[0]) - x.rank + 1  # of the indices
@@ -354,7 +362,7 @@ def tile(call: Call) -> Axes:
 def repeat(call: Call) -> Axes | list[Axes]:
     repeats = call.op.repeats
     if call.op.axis is None:
-        return _held(call, "flattens it")
+        return held(call, "flattens it")
     axes = list(call.input.axes)
     axis = call.op.axis % call.input.rank
     if axes[axis] is not None:

@@ -5,16 +5,11 @@ import numpy as np
 
 from tfstruct.graph.call import Axes, Call, Channels
 from tfstruct.graph.rules.arguments import array_of, axes_of, given, operands
-from tfstruct.graph.rules.indexing import split
+from tfstruct.graph.rules.indexing import held, split
 from tfstruct.graph.rules.movement import join
 from tfstruct.graph.rules.operations import product
 from tfstruct.graph.rules.registry import rule
 from tfstruct.keras_internals.operation_types import operations
-
-
-def _held(call: Call, why: str) -> list[Axes]:
-    call.freeze_inputs(f"{call.path} {why}")
-    return call.untouched()
 
 
 def _without(call: Call, x: Channels, axes, why: str) -> list[np.ndarray | None]:
@@ -50,7 +45,7 @@ def stack_along(call: Call) -> Axes | list[Axes]:
     found = operands(call, enumerate(values))
     axis = {"Hstack": 1, "Vstack": 0, "Dstack": 2}.get(name, getattr(call.op, "axis", None))
     if found is None or axis is None or any(x.rank <= axis for _, x, _ in found):
-        return _held(call, "joins what no rule knows")
+        return held(call, "joins what no rule knows")
     return join(call, [x for _, x, _ in found], axis)
 
 
@@ -111,7 +106,7 @@ def against_constants(call: Call) -> Axes | list[Axes]:
     """Element by element, against all numbers of a constant."""
     first, *others = (value for _, value in given(call))
     if not isinstance(first, Channels) or any(array_of(value) is None for value in others):
-        return _held(call, "compares it with all values of another tensor")
+        return held(call, "compares it with all values of another tensor")
     return first.axes
 
 
@@ -119,7 +114,7 @@ def against_constants(call: Call) -> Axes | list[Axes]:
 def inner(call: Call) -> Axes | list[Axes]:
     ranks = [x.rank for _, x, _ in operands(call, given(call)) or ()]
     if len(ranks) != 2 or 0 in ranks:
-        return _held(call, "multiplies in a way that no rule knows")
+        return held(call, "multiplies in a way that no rule knows")
     left, right = "abcdefgh"[: ranks[0] - 1], "ijlmnopq"[: ranks[1] - 1]
     return product(call, [left + "k", right + "k"], left + right)
 
@@ -129,7 +124,7 @@ def take_along_axis(call: Call) -> Axes | list[Axes]:
     """Of the other axes each channel keeps its own indices."""
     x, indices = call.argument("x"), call.argument("indices")
     if not isinstance(x, Channels) or call.op.axis is None:
-        return _held(call, "picks from a constant, or from all axes at once")
+        return held(call, "picks from a constant, or from all axes at once")
     axis = call.op.axis % x.rank
     axes = _without(call, x, (axis,), "picks from it")
     shape = call.shapes[0]
@@ -151,7 +146,7 @@ def scatter_update(call: Call) -> Axes | list[Axes]:
     x, updates, indices = (call.argument(name) for name in ("inputs", "updates", "indices"))
     named = _shape(indices)[-1]
     if not all(isinstance(value, Channels) for value in (x, updates)) or named is None:
-        return _held(call, "writes to or from a constant")
+        return held(call, "writes to or from a constant")
     for axis in range(updates.rank - (x.rank - named)):
         call.freeze(updates.axes[axis], f"{call.path} writes it by indices")
     axes = _without(call, x, range(named), "writes to it by indices")
@@ -166,7 +161,7 @@ def slice_update(call: Call) -> Axes | list[Axes]:
     x, updates, starts = (call.argument(name) for name in ("inputs", "updates", "start_indices"))
     starts = array_of(starts)
     if not all(isinstance(value, Channels) for value in (x, updates)) or starts is None:
-        return _held(call, "writes at a place that is not known, or a constant")
+        return held(call, "writes at a place that is not known, or a constant")
     axes: list[np.ndarray | None] = []
     for axis, start in enumerate(starts.tolist()):
         if start == 0 and x.shape[axis] == updates.shape[axis]:
@@ -182,7 +177,7 @@ def slice_update(call: Call) -> Axes | list[Axes]:
 def segments(call: Call) -> Axes | list[Axes]:
     data, ids = (value for _, value in given(call)[:2])
     if not isinstance(data, Channels):
-        return _held(call, "reduces a constant")
+        return held(call, "reduces a constant")
     for labels in ids.axes if isinstance(ids, Channels) else ():
         call.freeze(labels, f"{call.path} takes it as ids")
     return tuple(_without(call, data, (0,), "reduces it by segments"))
@@ -235,14 +230,14 @@ _HELD = {
 
 
 def _rule_of_held(why: str):
-    def held(call: Call) -> list[Axes]:
+    def stays(call: Call) -> list[Axes]:
         name = type(call.op).__name__
         call.freeze_inputs(
             f"no rule knows the operation {name} ({call.path}), which {why}; tfstruct.graph.rule adds one"
         )
         return call.untouched()
 
-    return held
+    return stays
 
 
 for _why, _names in _HELD.items():

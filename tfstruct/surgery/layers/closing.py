@@ -9,6 +9,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.opening.closing import close_model
 from tfstruct.graph.opening.origin import Origin
 from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting.tables import counted
 from tfstruct.untrusted.descriptions import refuse_code
 
 # Layers of Keras that are opened for what they hold.
@@ -30,13 +31,12 @@ class ClosingReport(Report):
     kept: Mapping[str, str]
 
     def sheet(self) -> Sheet:
-        layers = f"{len(self.closed)} layer{'' if len(self.closed) == 1 else 's'}"
         rows = [
             (path, ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changed.items()) or "as before")
             for path, changed in self.closed.items()
         ]
         return Sheet(
-            f"{self.name}: {layers} closed, {len(self.kept)} kept open",
+            f"{self.name}: {counted(len(self.closed), 'layer')} closed, {len(self.kept)} kept open",
             ("layer", "arguments"),
             rows,
             left_alone=tuple(self.kept.items()),
