@@ -63,7 +63,9 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
     A subclassed model is opened with the shapes of its inputs: `open_layers(model, inputs=(None, 224, 224, 3))`.
 
     Each layer is recorded on two sets of sizes and in training; the whole is then compared with the original on
-    inputs of a third size, in inference, in training and by its gradients, to 1e-5 and 1e-4 of the largest value.
+    inputs of a third size, in inference, in training and by its gradients, to 1e-5 and 1e-4 of the largest value, and
+    on one sample. Gradients are those of weights of up to 2^20 numbers: larger ones would take the memory of the
+    weights twice.
     What cannot be said as a graph of open sizes, or differs, stays closed, with the reason.
 
     Args:
