@@ -17,7 +17,8 @@ BORDER = ("QUANTIZE", "DEQUANTIZE")
 # Not in an int8 file, by either engine, or only in several operators.
 ELSEWHERE = {
     "Conv3DTranspose", "MaxPooling3D", "AveragePooling3D",  # no integer operator
-    "Embedding", "Discretization", "CategoryEncoding", "IntegerLookup", "Hashing",  # what they read is no float
+    # What they read is no float.
+    "Embedding", "Discretization", "CategoryEncoding", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization",
     "LSTM", "GRU", "SimpleRNN", "Bidirectional", "SimpleRNNCell", "LSTMCell", "GRUCell", "MultiHeadAttention",
     "Dot", "Matmul", "Einsum", "Tensordot", "Normalize",  # no scale to hold them to
     "FullLike", "OnesLike", "ZerosLike",  # constants

@@ -154,7 +154,8 @@ class Task(contextlib.AbstractContextManager):
         self._exits.enter_context(_without_retracing_warnings())
         try:
             self.process = process or self._exits.enter_context(ConverterProcess())
-            self._measure_first()
+            with no_more_opening():
+                self._measure_first()
         except BaseException:
             self._exits.close()
             raise
