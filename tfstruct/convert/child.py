@@ -72,7 +72,8 @@ def _end_with_parent(parent: int) -> None:
 def serve(requests, answers) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A SavedModel needs no Keras, which is two fifths of the time that TensorFlow takes to load.
-    sys.modules["keras"] = sys.modules["tf_keras"] = None
+    for unused in ("keras", "tf_keras"):
+        sys.modules[unused] = None  # type: ignore[assignment]  # Python's way to say that it cannot be imported
     import tensorflow as tf
 
     # TFLiteConverter collects garbage every time: looking through TensorFlow's objects is half of a small conversion.
@@ -80,6 +81,7 @@ def serve(requests, answers) -> None:
     actions = {"convert": convert, "quantize": quantize, "load": load}
     for line in requests:
         request = json.loads(line)
+        answer: dict[str, bool | str]
         try:
             content = actions[request["action"]](tf, request)
             with open(request["target"], "wb") as file:

@@ -22,7 +22,8 @@ def cut(model: schema.ModelT, subgraph: int, index: int) -> bytes | None:
     if not traits_of(flatbuffer.operator_name(model, operator)).alone:
         return None
     places: dict[int, int] = {}
-    buffers, tensors = [schema.BufferT()], []
+    buffers: list[schema.BufferT] = [schema.BufferT()]
+    tensors: list[schema.TensorT] = []
     used = [int(i) for i in (*operator.inputs, *operator.outputs, *_intermediates(operator)) if i >= 0]
     for old in dict.fromkeys(used):
         tensor = copy.copy(graph.tensors[old])

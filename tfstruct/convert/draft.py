@@ -84,7 +84,7 @@ def zeros(content: bytes) -> Mapping[str, np.ndarray]:
         _refuse_open(port.name, port.shape[1:])
         if None in port.shape:
             raise RecipeError(f"The batch of the input {port.name!r} is open. A file can be timed with batch_size=1.")
-    return {port.name: np.zeros(tuple(port.shape), port.dtype) for port in ports}
+    return {port.name: port.zeros() for port in ports}
 
 
 def _refuse_open(name: str, shape) -> None:

@@ -40,35 +40,33 @@ def quantize(
         The file and the name of the engine that wrote it.
     """
     if recipe.engine == "tensorflow":
-        second, problem = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
-        if second is None:
-            raise problem
-        return second, "tensorflow"
-    first, problem = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact), process)
+        only = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
+        if isinstance(only, ConversionError):
+            raise only
+        return only, "tensorflow"
+    first = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact), process)
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = (
         recipe.quantizes_activations and _tensorflow_writes(recipe) and set(recipe.layers.values()) <= {"float32"}
     )
-    floats = len(_floats(first, layers, recipe, exact)) if first else None
+    floats = None if isinstance(first, ConversionError) else len(_floats(first, layers, recipe, exact))
     if recipe.engine == "auto" and second_fits and not limits and floats != 0:
-        second, _ = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
-        if second and (floats is None or len(_floats(second, layers, recipe, exact)) < floats):
+        second = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
+        if isinstance(second, bytes) and (floats is None or len(_floats(second, layers, recipe, exact)) < floats):
             return second, "tensorflow"
-    if first is None:
-        raise problem
+    if isinstance(first, ConversionError):
+        raise first
     return first, "litert"
 
 
-def _attempt(
-    quantizer: Callable[[], bytes], process: Callable[[], ConverterProcess]
-) -> tuple[bytes | None, ConversionError | None]:
+def _attempt(quantizer: Callable[[], bytes], process: Callable[[], ConverterProcess]) -> bytes | ConversionError:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
         content = flatbuffer.compact(plumbing.read_floats(plumbing.read_integers(quantizer())))
         process().load(content)
     except ConversionError as error:
-        return None, error
-    return content, None
+        return error
+    return content
 
 
 def unwanted_floats(
@@ -129,6 +127,7 @@ def _litert(
     if recipe.float_io or PRECISIONS[recipe.precision].activation_bits is None:
         for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             engine.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
+    calibration: dict[str, dict[str, np.ndarray | np.float32]]
     calibration = {name: {"min": np.float32(low), "max": np.float32(high)} for name, (low, high) in ranges.items()}
     calibration |= {name: {"min": -largest, "max": largest} for name, largest in limits.items()}
     try:

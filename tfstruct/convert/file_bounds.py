@@ -72,7 +72,8 @@ class _Count:
         return self.known[key]
 
     def _parts(self, table, depth: int):
-        kinds = _fields(type(table))
+        kind: type = type(table)
+        kinds = _fields(kind)
         for length in kinds.numbers:
             count = length(table)
             yield (0, 0, count) if isinstance(table, schema.Buffer) else (0, count, 0)

@@ -10,8 +10,6 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
 from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, processor
 from tfstruct.convert.runtime import latency as time_file
@@ -230,8 +228,7 @@ def profile_operators(
         ports = Runtime(alone).inputs
         if any(d is None for port in ports for d in port.shape):
             continue
-        zeros = {port.name: np.zeros(port.shape, port.dtype) for port in ports}
-        timed = time_file(alone, zeros, threads, seconds)
+        timed = time_file(alone, {port.name: port.zeros() for port in ports}, threads, seconds)
         rows.append(OperatorLatency(op.name, shapes, op.dtype, timed.median_us, here, op.layers, macs_of(model, op)))
     return tuple(rows)
 

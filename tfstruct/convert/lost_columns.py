@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,38 +50,52 @@ class LostColumns:
     columns: tuple[Column, ...]
 
 
+class _Sums(NamedTuple):
+    """Arrays by column: the sums of the squares of Keras's values and of the errors, and where both models' values
+    end."""
+
+    kk: np.ndarray
+    noise: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    file_low: np.ndarray
+    file_high: np.ndarray
+
+    def joined(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.kk + other.kk,
+            self.noise + other.noise,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            np.minimum(self.file_low, other.file_low),
+            np.maximum(self.file_high, other.file_high),
+        )
+
+    def sqnr_db(self) -> np.ndarray:
+        """By column; infinite where the file is exact."""
+        with np.errstate(all="ignore"):
+            return np.where(self.noise == 0, np.inf, 10 * np.log10(self.kk / self.noise))
+
+
 class ColumnSums:
     """Sums over all values but those along one axis: memory grows with the axis, not with the samples."""
 
     def __init__(self, axis: int):
         self.axis = axis
-        self.kk = self.noise = self.low = self.high = self.file_low = self.file_high = None
-        self.usable = True
+        self._sums: _Sums | None = None
+        self._usable = True
 
     def add(self, k: np.ndarray, t: np.ndarray) -> None:
-        if not self.usable or not k.size:
+        if not self._usable or not k.size:
             return
         size = k.shape[self.axis]
-        if size < 2 or size > _MOST or (self.kk is not None and len(self.kk) != size):
-            self.usable = False  # an open axis, whose columns are others from batch to batch
+        if size < 2 or size > _MOST or (self._sums is not None and len(self._sums.kk) != size):
+            self._usable = False  # an open axis, whose columns are others from batch to batch
+            self._sums = None
             return
         k, t = (np.moveaxis(v, self.axis, -1).reshape(-1, size) for v in (k, t))
-        kk, noise = np.square(k).sum(0), np.square(k - t).sum(0)
-        ends = k.min(0), k.max(0), t.min(0), t.max(0)
-        if self.kk is None:
-            self.kk, self.noise = kk, noise
-            self.low, self.high, self.file_low, self.file_high = ends
-            return
-        self.kk, self.noise = self.kk + kk, self.noise + noise
-        self.low, self.file_low = np.minimum(self.low, ends[0]), np.minimum(self.file_low, ends[2])
-        self.high, self.file_high = np.maximum(self.high, ends[1]), np.maximum(self.file_high, ends[3])
-
-    def sqnr_db(self) -> np.ndarray | None:
-        """By column; infinite where the file is exact."""
-        if not self.usable or self.kk is None:
-            return None
-        with np.errstate(all="ignore"):
-            return np.where(self.noise == 0, np.inf, 10 * np.log10(self.kk / self.noise))
+        more = _Sums(np.square(k).sum(0), np.square(k - t).sum(0), k.min(0), k.max(0), t.min(0), t.max(0))
+        self._sums = more if self._sums is None else self._sums.joined(more)
 
     def lost(self, count: int, whole_db: float, tolerance: float) -> LostColumns | None:
         """The columns that are lost.
@@ -90,14 +105,15 @@ class ColumnSums:
             whole_db: SQNR of the whole output.
             tolerance: an error of a column that is always taken as fine, in the output's units.
         """
-        decibels = self.sqnr_db()
-        if decibels is None:
+        sums = self._sums
+        if sums is None:
             return None
-        magnitude = np.maximum(np.abs(self.low), np.abs(self.high))
-        spread = self.high - self.low
+        decibels = sums.sqnr_db()
+        magnitude = np.maximum(np.abs(sums.low), np.abs(sums.high))
+        spread = sums.high - sums.low
         varies = (spread > _CONSTANT * magnitude) & (spread > _NOTHING * magnitude.max()) & (spread > tolerance)
-        error = np.sqrt(self.noise * len(self.kk) / count)
-        constant = varies & (self.file_low == self.file_high) & (self.noise > 0)
+        error = np.sqrt(sums.noise * len(sums.kk) / count)
+        constant = varies & (sums.file_low == sums.file_high) & (sums.noise > 0)
         weak = (decibels < min(whole_db - _BELOW_DB, _GOOD_DB)) & (magnitude > _NOTHING * magnitude.max())
         if self.axis != -1:  # places of a series or a picture may well be fainter than others
             weak &= False
@@ -106,11 +122,10 @@ class ColumnSums:
             return None
         worst = sorted(found[np.argsort(decibels[found], kind="stable")][:_LISTED])
         columns = (
-            Column(int(i), float(decibels[i]), float(self.low[i]), float(self.high[i]), bool(constant[i]))
+            Column(int(i), float(decibels[i]), float(sums.low[i]), float(sums.high[i]), bool(constant[i]))
             for i in worst
         )
-        return LostColumns(self.axis, len(self.kk), len(found), tuple(columns))
+        return LostColumns(self.axis, len(sums.kk), len(found), tuple(columns))
 
     def worst_db(self) -> float | None:
-        decibels = self.sqnr_db()
-        return None if decibels is None else float(decibels.min(initial=math.inf))
+        return None if self._sums is None else float(self._sums.sqnr_db().min(initial=math.inf))

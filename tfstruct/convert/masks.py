@@ -102,7 +102,7 @@ class _Masks:
         if maker is not None and self.kind(maker) == "moves" and inputs:
             return self.reach(inputs[0])
         if maker is not None and self.kind(maker) == "multiply" and any(self.is_constant(j) for j in inputs):
-            products = np.outer(*(self.ends(j) for j in inputs))
+            products = np.outer(self.ends(inputs[0]), self.ends(inputs[1]))
             return min(low, float(products.min())), max(high, float(products.max()))
         return low, high
 
@@ -240,9 +240,10 @@ class _Masks:
         if kind == "select":
             low, high = min(low for low, _ in ends), max(high for _, high in ends)
         else:
-            (other,) = [i for i in values if i not in inherited] or [None]
-            if other is None:
+            others = [i for i in values if i not in inherited]
+            if not others:
                 return
+            (other,) = others
             sign = -1.0 if kind == "subtract" and other == values[1] else 1.0
             if kind == "subtract" and other == values[0]:
                 return
@@ -310,8 +311,8 @@ class _Masks:
                 done = True
         elif kind in _SUMS:
             signs = [1.0, -1.0 if kind == "subtract" else 1.0]
-            far = [(i, s) for i, s in zip(inputs, signs, strict=True) if self._beyond(i, sign * s, s * limit)]
-            done = bool(far) and all([self.bring(maker, i, s * target, s * limit) for i, s in far])
+            signed = [(i, s) for i, s in zip(inputs, signs, strict=True) if self._beyond(i, sign * s, s * limit)]
+            done = bool(signed) and all([self.bring(maker, i, s * target, s * limit) for i, s in signed])
         if done:
             ends = (target, max(min(high, -target), 0.0)) if sign < 0 else (min(max(low, -target), 0.0), target)
             self.ranges[self.name(mask)] = ends

@@ -232,10 +232,7 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
 
 def arena_bytes(content: bytes) -> int:
     """Bytes of the tensor arena that a file takes, measured; see `Run.arena_bytes`."""
-    ports = Runtime(content).inputs
-    return run(
-        content, {p.name: np.zeros([1 if d is None else d for d in p.shape], p.dtype) for p in ports}
-    ).arena_bytes
+    return run(content, {port.name: port.zeros() for port in Runtime(content).inputs}).arena_bytes
 
 
 def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:
@@ -248,7 +245,8 @@ def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:
     found = flatbuffer.operators(model)
     answers: list[str | None] = [None] * len(found)
     with tempfile.TemporaryDirectory(prefix="tfstruct-micro-") as folder:
-        places, inputs = [], []
+        places: list[int] = []
+        inputs = []
         for number, op in enumerate(found):
             alone = cutout.cut(model, op.subgraph, op.index)
             if alone is None:

@@ -51,7 +51,7 @@ def rounded_beside_floats(found: Sequence[flatbuffer.Operator], recipe: Recipe) 
 def wide_weights(found: Iterable[flatbuffer.Operator], recipe: Recipe) -> list[str]:
     """A line on weights that kept more bits than the recipe's precision has, for want of a kernel."""
     bits = PRECISIONS[recipe.precision].weight_bits
-    if recipe.precision != "dynamic" and bits != 4:
+    if bits is None or (recipe.precision != "dynamic" and bits != 4):
         return []
     allowed = stored_within(bits)
     wide = [op for op in found if op.weights and op.weights not in allowed]

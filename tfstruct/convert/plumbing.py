@@ -198,7 +198,8 @@ class _Graph:
 
     def reach(self, index: int) -> tuple[list[int], list[schema.OperatorT]]:
         """The tensors with the values of one, behind what only passes them on, and the other operators that read it."""
-        passed, ends = [index], []
+        passed = [index]
+        ends: list[schema.OperatorT] = []
         for tensor in passed:
             for op in self.readers(tensor):
                 if traits_of(self.name(op)).passes_on:
@@ -285,7 +286,7 @@ class _Graph:
             return index
         return self.add_constant(flatbuffer.constant(self.model, tensor).astype(np.int32), tensor.name, kind)
 
-    def add_constant(self, value: np.ndarray, name: bytes, kind: int) -> int:
+    def add_constant(self, value: np.ndarray | np.generic, name: bytes, kind: int) -> int:
         return flatbuffer.add_constant(self.model, self.main, np.asarray(value), self._unique(name), kind)
 
     def _unique(self, name: bytes) -> bytes:
@@ -320,13 +321,14 @@ class _Graph:
             if self.name(op) != "REVERSE_V2":
                 continue
             source, axes = self.main.tensors[op.inputs[0]], self.main.tensors[op.inputs[1]]
-            places = flatbuffer.constant(self.model, axes, np.int32).ravel() if self._constant(axes) else []
+            constant = self._constant(axes)
+            places = [int(i) for i in flatbuffer.constant(self.model, axes, np.int32).ravel()] if constant else []
             size = -1 if len(places) != 1 else int(flatbuffer.shape_signature(source)[places[0]])
             if source.type != _FLOAT or size < 0:
                 continue
             order = self.add_constant(np.arange(size, dtype=np.int32)[::-1], source.name + b"/order", _INT32)
             options = schema.GatherOptionsT()
-            options.axis = int(places[0])
+            options.axis = places[0]
             kind = schema.BuiltinOptions.GatherOptions
             made = flatbuffer.new_operator(
                 self.model, "GATHER", [int(op.inputs[0]), order], list(op.outputs), kind, options
@@ -349,7 +351,7 @@ class _Graph:
 
     def _select(self, condition: int, yes, no, like: schema.OperatorT) -> schema.OperatorT:
         base = self.main.tensors[like.outputs[0]].name
-        pair = [self.add_constant(np.float32([v]), base + b"/constant", _FLOAT) for v in (yes, no)]
+        pair = [self.add_constant(np.array([v], np.float32), base + b"/constant", _FLOAT) for v in (yes, no)]
         options = schema.BuiltinOptions.SelectV2Options, schema.SelectV2OptionsT()
         return flatbuffer.new_operator(self.model, "SELECT_V2", [condition, *pair], list(like.outputs), *options)
 

@@ -1,7 +1,7 @@
 """Where a quantized file rounds what goes in and comes out: step and range of its inputs and outputs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -61,9 +61,13 @@ def port_ranges(content: bytes, runtime: Runtime) -> tuple[dict[str, PortRange],
         low, high = (scale * (int(limit) - zero) for limit in (limits.min, limits.max))
         return PortRange(scale, low, high, dtype == np.int8 and (scale, zero) == _PROBABILITY)
 
-    ins = {p.name: port_range(p, "inputs", "outputs", "QUANTIZE") for p in runtime.inputs}
-    outs = {p.name: port_range(p, "outputs", "inputs", "DEQUANTIZE") for p in runtime.outputs}
-    return tuple({name: found for name, found in side.items() if found} for side in (ins, outs))
+    def known(ports: Iterable[Port], *way: str) -> dict[str, PortRange]:
+        found = {port.name: port_range(port, *way) for port in ports}
+        return {name: one for name, one in found.items() if one is not None}
+
+    inputs = known(runtime.inputs, "inputs", "outputs", "QUANTIZE")
+    outputs = known(runtime.outputs, "outputs", "inputs", "DEQUANTIZE")
+    return inputs, outputs
 
 
 def floats_at_ports(found: Sequence[flatbuffer.Operator]) -> list[flatbuffer.Operator]:

@@ -249,7 +249,7 @@ class Recipe:
             unknown = sorted(set(data["preprocess"]) - {f.name for f in dataclasses.fields(Preprocess)})
             if unknown:
                 raise RecipeError(f"Unknown preprocess fields {unknown}.")
-            steps = {k: tuple(v) if isinstance(v, list) else v for k, v in data["preprocess"].items()}
+            steps: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["preprocess"].items()}
             data["preprocess"] = Preprocess(**steps)
         return cls(**data)
 

@@ -125,9 +125,9 @@ class Report(reporting.OpenedReport):
             )
         if self.rewrites:
             rows.append(("rewritten", "; ".join(self.rewrites)))
-        for one in by_time(self.profile)[:8]:
-            place = ", ".join(one.layers) or "no layer known"
-            rows.append(("operator", f"{one.microseconds:.1f} µs {one.operator} ({place}), alone"))
+        for timed in by_time(self.profile)[:8]:
+            place = ", ".join(timed.layers) or "no layer known"
+            rows.append(("operator", f"{timed.microseconds:.1f} µs {timed.operator} ({place}), alone"))
         if self.profile:
             total = sum(one.microseconds for one in self.profile)
             rows.append(
@@ -153,17 +153,26 @@ def comparison(reports: Sequence[Report]):
     return Sheet(columns=columns, rows=rows).rich()
 
 
+def _accuracies(report: Report) -> tuple[float, float] | None:
+    """Keras's and the file's, where both are known."""
+    ours, file = report.verification.keras, report.verification.tflite
+    if ours is None or file is None or ours.accuracy is None or file.accuracy is None:
+        return None
+    return ours.accuracy, file.accuracy
+
+
 def comparison_rows(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of several conversions of one model."""
-    scored = all(r.verification.tflite is not None and r.verification.tflite.accuracy is not None for r in reports)
+    accuracies = [pair for pair in map(_accuracies, reports) if pair is not None]
+    scored = len(accuracies) == len(reports)
     header = ["precision", *(("Keras acc.", "TFLite acc.") if scored else ("SQNR",))]
     header += ["top-1 equal", "bytes", "gzipped", "latency", "operators"]
     rows = []
-    for r in reports:
+    for number, r in enumerate(reports):
         figures = r.verification.figures()
         row = [r.precision]
         if scored:
-            row += [f"{r.verification.keras.accuracy:.2%}", f"{r.verification.tflite.accuracy:.2%}"]
+            row += [f"{accuracy:.2%}" for accuracy in accuracies[number]]
         else:
             row += [_db(figures["sqnr_db"])]
         row += [f"{figures['top1_agreement']:.2%}" if "top1_agreement" in figures else "-"]

@@ -299,7 +299,8 @@ def _activates(layer) -> bool:
     return getattr(layer, "activation", None) in _ACTIVATIONS and not isinstance(layer, keras.layers.RNN)
 
 
-UNROLL = Rewrite("unrolled", _unrolls, lambda layer: {"__class__": _unrolled(type(layer))})
+# mypy takes no class for hashable.
+UNROLL = Rewrite("unrolled", _unrolls, lambda layer: {"__class__": _unrolled(type(layer))})  # type: ignore[arg-type]
 RECOMPUTE = Rewrite("in integer operators", _recomputes, lambda layer: {"__class__": _CLASSES[type(layer)]})
 ACTIVATE = Rewrite(
     "activation in integer operators", _activates, lambda layer: {"activation": _ACTIVATIONS[layer.activation]}

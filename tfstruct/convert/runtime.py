@@ -45,6 +45,10 @@ class Port:
             return stored
         return ((stored.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
 
+    def zeros(self) -> np.ndarray:
+        """Zeros of the port's shape, with one where that is open, in the type that the file stores."""
+        return np.zeros([1 if size is None else size for size in self.shape], self.dtype)
+
     def to_dict(self) -> dict:
         """Plain data for JSON."""
         return {**dataclasses.asdict(self), "shape": list(self.shape), "dtype": self.dtype.name}
@@ -210,7 +214,8 @@ def latency(content: bytes, inputs: Mapping[str, np.ndarray], threads: int = 1, 
     runtime = Runtime(content, threads)
     for _ in range(3):
         runtime.run(inputs)
-    interpreter, times, end = runtime._interpreter, [], time.perf_counter() + seconds
+    interpreter, end = runtime._interpreter, time.perf_counter() + seconds
+    times: list[int] = []
     while len(times) < 10 or (time.perf_counter() < end and len(times) < 1000):
         start = time.perf_counter_ns()
         interpreter.invoke()

@@ -73,11 +73,11 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     content = source.content if isinstance(source, TFLiteModel) else source
     if not isinstance(content, bytes | bytearray):
         raise ModelError(f"Expected a TFLiteModel, the bytes of a .tflite file or a Twin. Received: {type(source)}.")
-    require_model(model, "the keras.Model that the file was made from: dequantize(file, model)")
-    check_plain(model)
+    original = require_model(model, "the keras.Model that the file was made from: dequantize(file, model)")
+    check_plain(original)
     stored = list(_stored_kernels(bytes(content)))
-    factors = _factors(model)
-    result = copied(model)
+    factors = _factors(original)
+    result = copied(original)
     left: list[tuple[str, str]] = []
     every = kernels(result, depthwise=True)
     for kernel in every:
@@ -89,17 +89,17 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     listed = [f"{name} ({reason})" for name, reason in left]
     if len(left) == len(every):
         raise ModelError(
-            f"No integer kernel of the file fits {model.name!r}: {'; '.join(listed[:8])}. Expected a quantized file "
+            f"No integer kernel of the file fits {original.name!r}: {'; '.join(listed[:8])}. Expected a quantized file "
             "that tfstruct made from this model."
         )
     if left:
         warnings.warn(
-            f"{len(left)} of {len(every)} kernels of {model.name!r} stay as they are: {'; '.join(listed)}.",
+            f"{len(left)} of {len(every)} kernels of {original.name!r} stay as they are: {'; '.join(listed)}.",
             stacklevel=2,
         )
     kept = dict(left)
     done = tuple((kernel.name, "as in the file") for kernel in every if kernel.name not in kept)
-    title = f"{model.name}: {counted(len(done), 'kernel')} with the values that the file holds"
+    title = f"{original.name}: {counted(len(done), 'kernel')} with the values that the file holds"
     return carrying(result, ChangeReport(title, done, tuple(left)))
 
 
@@ -147,7 +147,8 @@ def _factors(model: keras.Model) -> dict[str, list[np.ndarray | float]]:
     makers = {tensor.key: call.op for call in points.graph.calls for tensor in call.outputs}
     found = {}
     for call in points.graph.calls:
-        factors, norm = [1.0], points.folds.get(id(call.op))
+        factors: list[np.ndarray | float] = [1.0]
+        norm = points.folds.get(id(call.op))
         if norm is not None:
             gamma = np.asarray(norm.gamma, np.float64) if norm.scale else 1.0
             factors.append(gamma / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon))

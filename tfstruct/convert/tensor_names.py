@@ -149,4 +149,4 @@ def _layers_named(graph, indices: Iterable[int], scopes: Mapping[str, str]) -> l
     """
     nodes = [node for i in indices if i >= 0 for node in graph.tensors[i].name.decode().split(";")]
     found = {scope_at(node, scopes) for node in nodes}
-    return [path for scope, path in reversed(scopes.items()) if scope in found]
+    return [path for scope, path in reversed(list(scopes.items())) if scope in found]

@@ -210,8 +210,8 @@ def _same_up_to_factors(stored: np.ndarray, ours: np.ndarray) -> bool:
     if stored.shape != ours.shape:
         return False
     alive = (stored.max(axis=1) > _NO_WEIGHT) & (ours.max(axis=1) > _NO_WEIGHT)
-    pair = [np.sort(rows[alive], axis=1) / rows[alive].max(axis=1, keepdims=True) for rows in (stored, ours)]
-    return np.allclose(*pair, atol=1e-4)
+    one, other = (np.sort(rows[alive], axis=1) / rows[alive].max(axis=1, keepdims=True) for rows in (stored, ours))
+    return np.allclose(one, other, atol=1e-4)
 
 
 def clipped(content: bytes, limits: Mapping[str, np.ndarray]) -> bytes:

@@ -95,9 +95,9 @@ class Verification(Report):
             "mean_abs_error": float(np.max([o.mean_abs_error for o in self.outputs])),
         }
         top1 = [o.equal if o.top1_agreement is None else o.top1_agreement for o in self.outputs]
-        top1 = [share for share in top1 if share is not None]
-        if top1:
-            found["top1_agreement"] = min(top1)
+        shares = [share for share in top1 if share is not None]
+        if shares:
+            found["top1_agreement"] = min(shares)
         columns = [o.channel_sqnr_db for o in self.outputs if o.channel_sqnr_db is not None]
         if columns:
             found["channel_sqnr_db"] = float(np.min(columns))
@@ -111,8 +111,8 @@ class Verification(Report):
         for name, bound in require.items():
             side = REQUIREMENTS[name]
             if name not in figures:
-                why = {"accuracy": "labels are needed", "channel_sqnr_db": "no output has several channels"}
-                why = why.get(name, "no output has several classes")
+                needs = {"accuracy": "labels are needed", "channel_sqnr_db": "no output has several channels"}
+                why = needs.get(name, "no output has several classes")
                 lines.append(f"{name} {side} {bound:g} was asked for, but cannot be measured: {why}")
             elif not (figures[name] >= bound if side == "at least" else figures[name] <= bound):
                 lines.append(f"{name} is {figures[name]:.6g}, expected {side} {bound:g}")
@@ -158,24 +158,24 @@ def verify(
     from tfstruct.convert.export import signature_of
 
     signature = signature_of(model)
-    reference = reference or getattr(tflite, "reference", None)
+    float_file: bytes | None = (reference or getattr(tflite, "reference", None)) if per_layer else None
     layers = getattr(tflite, "layers", {})
     content = read_content(tflite)
     if not isinstance(samples, Samples):
         samples = open_samples(samples, signature.inputs, labels=labels, preprocess=preprocess, limit=limit)
-    if per_layer and reference is None:
+    if per_layer and float_file is None:
         raise DataError(
             "`per_layer` compares with the float file. Expected a TFLiteModel made by to_tflite, or `reference`, "
             "the bytes of the float .tflite."
         )
-    if per_layer:
+    if float_file is not None:
         first = samples.take(_BATCH)
         samples = samples if samples.reiterable else first
     with states_kept(model):
         found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
-    if per_layer:
+    if float_file is not None:
         inputs = [{k: v[None] for k, v in s.inputs.items()} for s in first]
-        found = dataclasses.replace(found, layers=layer_errors(reference, content, inputs, layers))
+        found = dataclasses.replace(found, layers=layer_errors(float_file, content, inputs, layers))
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.flatbuffer import schema
 from tfstruct.convert.runtime import Runtime
+from tfstruct.errors import ConversionError
 from tfstruct.quantize import rounding
 from tfstruct.tflite_operators import operators_that
 
@@ -113,7 +114,14 @@ def _hessians(model, group: Collection, samples: Iterable[dict]) -> dict[int, tu
         runtime.run(inputs)
         for op in group:
             kernel = graph.tensors[op.inputs[1]]
-            seen = runtime.tensor(graph.tensors[op.inputs[0]].name.decode()).astype(np.float64)
+            name = graph.tensors[op.inputs[0]].name.decode()
+            value = runtime.tensor(name)
+            if value is None:
+                raise ConversionError(
+                    f"The interpreter does not show the values of {name!r}, by which weights are rounded. Convert with "
+                    'Recipe(rounding="nearest").'
+                )
+            seen = value.astype(np.float64)
             parts = (
                 _patches(seen, kernel.shape, op.builtinOptions)
                 if flatbuffer.operator_name(model, op) == "CONV_2D"

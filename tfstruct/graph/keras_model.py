@@ -7,8 +7,8 @@ import keras
 from tfstruct.errors import ModelError
 
 
-def require_model(model, what: str = "a keras.Model") -> None:
-    """Refuses anything but a Keras 3 model.
+def require_model(model, what: str = "a keras.Model") -> keras.Model:
+    """The model; anything but a Keras 3 model is refused.
 
     Args:
         what: what is expected.
@@ -17,7 +17,7 @@ def require_model(model, what: str = "a keras.Model") -> None:
         ModelError: with what was received and, as far as that can be known, what makes a Keras 3 model of it.
     """
     if isinstance(model, keras.Model):
-        return
+        return model
     raise ModelError(f"Expected {what}. Received: {_received(model)}")
 
 

@@ -1,12 +1,21 @@
 """Five observers that find the range of activations in one pass, keeping only counts."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 # Beyond this many values of a tensor in one sample, histograms take every n-th: tails stay well covered.
 _MOST_VALUES = 1 << 16
+
+
+class Observer(Protocol):
+    """What sees the values of a tensor, sample by sample, and says its range."""
+
+    def update(self, values: np.ndarray) -> None: ...
+
+    def range(self) -> tuple[float, float]: ...
 
 
 class MinMax:
@@ -188,18 +197,16 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], 1e-9))))
 
 
-Observer = MinMax | MovingAverage | Histogram
-
-
 def observer(name: str, percentile: float = 99.99, bits: int = 8) -> Callable[[], Observer]:
     """Returns a factory of observers by name, one of `OBSERVERS`; `bits` is the width of the activations."""
-    return {
+    made: dict[str, Callable[[], Observer]] = {
         "minmax": MinMax,
         "moving_average": MovingAverage,
         "percentile": lambda: Percentile(percentile),
         "mse": lambda: MeanSquaredError(bits),
         "entropy": lambda: Entropy(bits),
-    }[name]
+    }
+    return made[name]
 
 
 def usable(low: float, high: float) -> tuple[float, float] | None:

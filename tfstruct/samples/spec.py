@@ -19,8 +19,8 @@ class TensorSpec:
     dtype: str
     other_names: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
-    def accepts(self, shape: tuple[int, ...]) -> bool:
-        """True if one sample of `shape` fits."""
+    def accepts(self, shape: tuple[int | None, ...]) -> bool:
+        """True if one sample of `shape` fits; an open size fits an open one."""
         return len(shape) == len(self.shape) and all(
             want is None or want == got for want, got in zip(self.shape, shape, strict=True)
         )

@@ -39,7 +39,7 @@ class Sample:
     """
 
     inputs: dict[str, np.ndarray]
-    label: Any | None
+    label: Any
 
 
 @dataclasses.dataclass(frozen=True)

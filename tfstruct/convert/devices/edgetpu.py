@@ -101,10 +101,10 @@ def _within(model, graph, operator, name: str) -> bool:
     if name == "SOFTMAX":
         return int(np.prod(given[:-1])) == 1 and given[-1] <= _MAX_SOFTMAX
     if name in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"):
-        axes = _constant(model, graph, operator, 1)
-        if axes is None:
+        stored = _constant(model, graph, operator, 1)
+        if stored is None:
             return False
-        axes = {int(a) % len(given) for a in axes.ravel()}
+        axes = {int(a) % len(given) for a in stored.ravel()}
         channels = name == "MEAN" and len(given) - 1 in axes and given[-1] % 4
         return not channels and (0 not in axes or given[0] == 1)
     if name == "PAD":
@@ -135,7 +135,7 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
     problems = [problem(model, op) for op in found]
     notes = ("the Edge TPU compiler sends everything behind the first operator that does not fit to the CPU",)
     answers = [(not why, why) for why in problems]
-    facts = ()
+    facts: tuple[tuple[str, str], ...] = ()
     if any(problems):
         before = next(i for i, why in enumerate(problems) if why)
         facts = (("before it", f"{before} of {len(found)} operators stand before the first that does not fit"),)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tfstruct.convert.packing import huffman
 
-_WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_WIDTHS: dict[int, type[np.unsignedinteger]] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 # Weights hardly repeat: level 1 of zstd leaves as few bytes of them as level 19, in a hundredth of the time.
 _LARGEST_TRIED = 1 << 20
 _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6}]

@@ -72,16 +72,18 @@ def _decoded(reader: arrays.Reader, name: str) -> Iterator[np.ndarray]:
             yield arrays.decode(reader)
         except ModuleNotFoundError:
             raise ModelError(f"{name} was packed with zstd. Install it: pip install 'tfstruct[pack]'.") from None
-        except (ValueError, KeyError, IndexError, OverflowError, lzma.LZMAError, *_zstd_errors()) as error:
+        except _damage() as error:
             raise malformed(name, error) from None
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
+def _damage() -> tuple[type[Exception], ...]:
+    """What reading arrays raises of which a byte is another."""
+    found = (ValueError, KeyError, IndexError, OverflowError, lzma.LZMAError)
     if arrays.squeezer() != "zstd":
-        return ()
+        return found
     import zstandard
 
-    return (zstandard.ZstdError,)
+    return (*found, zstandard.ZstdError)
 
 
 def _checksum(body: bytes) -> bytes:

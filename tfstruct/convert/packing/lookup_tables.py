@@ -104,6 +104,7 @@ def _check_equal(content: bytes, smaller: bytes) -> None:
     inputs = {}
     for port in Runtime(content).inputs:
         shape = [d or 1 for d in port.shape]
+        values: np.ndarray
         if np.issubdtype(port.dtype, np.floating):
             values = rng.normal(size=shape)
         else:
@@ -111,8 +112,8 @@ def _check_equal(content: bytes, smaller: bytes) -> None:
         inputs[port.name] = values.astype(port.dtype)
     expected = micro.run(content, inputs).outputs
     got = micro.run(smaller, inputs, ports_of=content).outputs
-    for name, values in expected.items():
-        if not np.array_equal(values, got[name]):
+    for name, without in expected.items():
+        if not np.array_equal(without, got[name]):
             raise ConversionError(
                 f"tflite-micro computes other values for {name!r} with lookup tables than without. The file is not "
                 "handed out."

@@ -67,15 +67,14 @@ def pack(model, *, optimizer: bool = False) -> Packed:
         >>> np.array_equal(again(x), model(x))
         True
     """
-    if isinstance(model, keras.Model):
-        return _pack_keras(model, optimizer)
     if isinstance(model, str | os.PathLike):
         return _pack_tflite(_tflite_file(pathlib.Path(model)), pathlib.Path(model).name)
     if isinstance(model, TFLiteModel):
         return _pack_tflite(model.content, model.report.model)
     if isinstance(model, bytes | bytearray):
         return _pack_tflite(bytes(model), "model")
-    require_model(model, "a keras.Model, a TFLiteModel, or the bytes or path of a .tflite file")
+    what = "a keras.Model, a TFLiteModel, or the bytes or path of a .tflite file"
+    return _pack_keras(require_model(model, what), optimizer)
 
 
 def unpack(source, *, trust: bool = False) -> keras.Model | bytes:
