@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from mask_cases import CASES, RNG, X, sequence
+from keras import layers, ops
+from mask_cases import CASES, RNG, SOME, X, scores, sequence
 
 from tfstruct import Recipe
+from tfstruct.convert import flatbuffer
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
@@ -66,3 +67,25 @@ def test_errors_by_layer_are_against_finite_masks(process):
     samples = [{model.inputs[0].name: one[None]} for one in x[:4]]
     found = layer_errors(made.reference, made.content, samples, made.layers)
     assert min(error.sqnr_db for error in found) > 15
+
+
+def test_values_less_their_largest_end_at_zero(process):
+    """Exponentials that are no SOFTMAX in the file: masked or not, x - max(x) lies in [low - high, 0]."""
+
+    def shares(s, keep):
+        s = ops.where(keep, s, -1e9)
+        e = ops.exp(s - ops.max(s, axis=-1, keepdims=True))
+        return e / (ops.sum(e, axis=-1, keepdims=True) + 1e-3)
+
+    model, data = scores(shares, SOME)
+    with Converter(model, process=process) as converter:
+        made = converter.convert(Recipe("int8", calibration=data))
+    file = flatbuffer.read(made.content)
+    graph = file.subgraphs[0]
+    ends = {}
+    for op in graph.operators:
+        stored = graph.tensors[op.outputs[0]].quantization
+        scale, zero = float(stored.scale[0]), int(stored.zeroPoint[0])
+        ends[flatbuffer.operator_name(file, op)] = np.array([-128 - zero, 127 - zero]) * scale
+    (low, high), step = ends["SELECT_V2"], np.ptp(ends["SUB"]) / 255
+    np.testing.assert_allclose(ends["SUB"], [low - high, 0.0], atol=step)

@@ -263,7 +263,9 @@ class _Masks:
         maker = self.makers.get(i)
         while maker is not None and self.kind(maker) == "moves":
             maker = self.makers.get(int(maker.inputs[0]))
-        return maker is not None and self.kind(maker) == "REDUCE_MAX" and int(maker.inputs[0]) == source
+        if maker is None or flatbuffer.operator_name(self.model, maker) != "REDUCE_MAX":
+            return False
+        return int(maker.inputs[0]) == source
 
     def follow(self, op, kind: str, out: int, values: list[int]) -> None:
         inherited = [i for i in values if i in self.masked]
