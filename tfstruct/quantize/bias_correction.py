@@ -108,7 +108,9 @@ def _with_biases(means: "_Means") -> keras.Model:
                 remake.replace(last, values, {"center": True})
         elif not last.use_bias:
             shape = made[id(last)]
-            bias = np.zeros(shape[channels_axis(last, len(shape))])
+            channels = shape[channels_axis(last, len(shape))]
+            assert channels is not None  # a layer with a kernel knows how many it makes
+            bias = np.zeros(channels)
             remake.replace(last, {**weights_of(last), "bias": bias}, {"use_bias": True})
     return remake.model()
 
@@ -146,7 +148,7 @@ class _Means(Simulation):
         for part in slices(len(flat[0]), batch_size):
             for rows, added in self._run([x[part] for x in flat])[path]:
                 total, count = total + added.numpy().astype(np.float64), count + float(rows)
-        return total / count
+        return np.asarray(total / count)
 
     def _summed(self, inputs):
         self._sums = {}

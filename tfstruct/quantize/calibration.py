@@ -11,7 +11,7 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.opening import open_by_itself
-from tfstruct.quantize.observers import OBSERVERS, observer, usable
+from tfstruct.quantize.observers import OBSERVERS, Observer, observer, usable
 from tfstruct.quantize.points import Point
 from tfstruct.quantize.quantization_report import quantization_report
 from tfstruct.quantize.scheme import Scheme
@@ -76,17 +76,19 @@ def calibrate(
     values = Values(model, made.scheme)
     found = _observed(values, data, observer, percentile, batch_size, progress)
     for group, ends in found.items():
-        made.simulation.bounds[group].set(*ends, like=values.bounds[group])
+        made.simulation.bounds[group].set(ends[0], ends[1], like=values.bounds[group])
     report = quantization_report(made.simulation, opened)
     for layer, guess in made.simulation.taken_for_masks():
         warnings.warn(f"{layer}: {guess}. Write the mask as operations of the model.", stacklevel=2)
     return carrying(made, report)
 
 
-def _observed(values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None):
-    """Group -> (low, high)."""
+def _observed(
+    values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None
+) -> dict[str, tuple[float, float]]:
+    """Group -> (low, high), where values were seen."""
     samples = samples_of(values.points.graph.model, data)
-    observers: dict = {}
+    observers: dict[str, Observer] = {}
     done = 0
     for batch in samples.batches(batch_size):
         for group, seen in values.of(batch.inputs).items():
@@ -104,7 +106,8 @@ def _observed(values: "Values", data, name: str, percentile: float, batch_size: 
         done += batch.size
         if progress is not None:
             progress("calibrate", done, samples.count)
-    return {group: usable(*one.range()) for group, one in observers.items()}
+    found = {group: usable(*one.range()) for group, one in observers.items()}
+    return {group: ends for group, ends in found.items() if ends is not None}
 
 
 class Values(Simulation):

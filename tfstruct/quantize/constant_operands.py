@@ -33,15 +33,15 @@ class ConstantOperands:
         self.skipped: list[tuple[str, str]] = []
         for key, linear in self._folding.linear.items():
             if linear.place is not None and scheme.weight_bits(points.paths[key]) is not None:
-                self._add(key, linear)
+                self._add(key, linear, linear.place)
 
-    def _add(self, key: int, linear: Linear) -> None:
+    def _add(self, key: int, linear: Linear, place: int) -> None:
         path = self._points.paths[key]
         precision = self._scheme.precision_of(path)
         bits = 4 if precision == "int4" else 8
         if self._scheme.weight_bits(path) not in (bits, 16) or self._scheme.steps != "largest":
             self.skipped.append((path, "its kernel has 8 bits and a step by channel: it is no layer's"))
-        weight = [x for x in operands(linear.call) if isinstance(x, Channels)][linear.place]
+        weight = [x for x in operands(linear.call) if isinstance(x, Channels)][place]
         names = [call.path for call in self._folding.weights_in(weight.key)]
         name = names[0] if len(names) == 1 else f"{path}/kernel"
         kernel = Kernel(name, keras.KerasTensor(weight.shape), linear.order, linear.shape)

@@ -166,8 +166,8 @@ class _Equalizing:
 
     def _pair(self, calls: list[Call]) -> _Pair:
         feeding, firsts = None, calls
-        norms = [self._norm_behind(call) for call in calls]
-        if norms[0] is not None and all(n is not None and n.op is norms[0].op for n in norms):
+        norms = [norm for call in calls if (norm := self._norm_behind(call)) is not None]
+        if len(norms) == len(calls) and all(norm.op is norms[0].op for norm in norms):
             feeding, firsts = calls[0], norms
         first = firsts[0]
         axis = first.op.axis % first.input.rank if feeding else _axis(first)
@@ -237,7 +237,7 @@ class _Equalizing:
     def evenness(self) -> list[tuple[float, float]]:
         """For each pair, the mean of r / max r over the channels, of the weights that make them and of those that read
         them (p in Eq. 8)."""
-        return [tuple(float(np.mean(r / r.max())) if r.max() > 0 else 1.0 for r in self._ranges(p)) for p in self.pairs]
+        return [(_evenness(made), _evenness(read)) for made, read in map(self._ranges, self.pairs)]
 
     def even(self) -> int:
         """Equalizes all pairs until nothing changes; returns the number of sweeps."""
@@ -301,6 +301,11 @@ class _Equalizing:
         for key, op in changed.items():
             remake.replace(op, self.values[key], self.configs.get(key))
         return remake.model()
+
+
+def _evenness(ranges: np.ndarray) -> float:
+    """Mean of r / max r; 1 where all are zero."""
+    return float(np.mean(ranges / ranges.max())) if ranges.max() > 0 else 1.0
 
 
 def _axis(call: Call) -> int:

@@ -222,7 +222,8 @@ class Folding:
             return self._einsum(call, place, left.split(",")[1 - place], weight, made, False)
         if name != "Matmul" or place == 0 or fixed[0].rank != 2:
             return None
-        return Linear(call, 1, (0, 1), (1, *fixed[0].shape), axis=0)
+        inputs, outputs = self.constants[fixed[0].key].shape
+        return Linear(call, 1, (0, 1), (1, inputs, outputs), axis=0)
 
     def _einsum(self, call: Call, place, data: str, weight: str, made: str, biased: bool) -> Linear | None:
         data, weight, made = (part.replace("...", "") for part in (data, weight, made))

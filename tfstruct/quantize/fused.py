@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from tfstruct.graph import is_training_only
+from tfstruct.graph import Call, is_training_only
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.precisions import PRECISIONS
@@ -50,13 +50,14 @@ def fused(points: Points) -> list[Fused]:
         if id(call.op) in seen or id(call.op) in points.movers or points.folding.computed_ahead(call):
             continue
         ops, paths = [], []
-        while call is not None:
-            seen.add(id(call.op))
-            if not is_training_only(call.op):
-                ops.append(call.op)
-                paths.append(call.path)
-            if points.outputs[id(call.op)] is not None and id(call.op) not in points.movers:
+        part: Call | None = call
+        while part is not None:
+            seen.add(id(part.op))
+            if not is_training_only(part.op):
+                ops.append(part.op)
+                paths.append(part.path)
+            if points.outputs[id(part.op)] is not None and id(part.op) not in points.movers:
                 break
-            call = readers.get(call.outputs[0].key)
+            part = readers.get(part.outputs[0].key)
         found.append(Fused(tuple(ops), tuple(paths), tuple(row for op in ops for row in rows[id(op)])))
     return found

@@ -275,6 +275,8 @@ def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make:
         ends = PRECISIONS[precision].levels
         signs = precision == "binary"
         return LearnedGrid(kernel, *ends, stored_bits, scheme.per, signs, make, scheme.learning_rate, g)
-    if PRECISIONS[precision].weight_bits <= 2:
+    bits = PRECISIONS[precision].weight_bits
+    assert bits is not None  # a kernel that stays float has no grid
+    if bits <= 2:
         return FewValuesGrid(kernel, precision, stored_bits, scheme.per)
-    return LargestGrid(kernel, PRECISIONS[precision].weight_bits, stored_bits, scheme.per)
+    return LargestGrid(kernel, bits, stored_bits, scheme.per)

@@ -85,10 +85,11 @@ class IntegerKernels:
             return None
         (group,) = self._points.reads.get(id(op)) or (None,)
         bits = None if group is None else self._bits_of(self._groups[group])
-        if bits is None:
+        if group is None or bits is None:
             return None
         norm, grid = self._points.folds.get(id(op)), grids[0]
-        made = self._bounds.get(self._points.writes[id(op)])
+        writes = self._points.writes[id(op)]
+        made = None if writes is None else self._bounds.get(writes)
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
         rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
@@ -136,8 +137,8 @@ class IntegerKernels:
             constants: of two operands one of which is a constant: what gives its value, or None where it is the
                 argument, and None for the other one.
         """
-        groups = (*reads, writes)
-        known = (len(constants) or len(reads)) == _OPERANDS.get(kind) and None not in groups
+        groups = [group for group in (*reads, writes) if group is not None]
+        known = (len(constants) or len(reads)) == _OPERANDS.get(kind) and len(groups) == len(reads) + 1
         if (
             not known
             or (kind == "divide" and (len(constants) != 2 or constants[1] is None))
@@ -184,8 +185,10 @@ class IntegerKernels:
     def batch_norm(self, op, product: Point, call):
         """A batch norm that is not folded into a layer, with constants in 8 bits."""
         (reads,), writes = self._points.reads.get(id(op)) or (None,), self._points.writes.get(id(op))
+        if reads is None or writes is None:
+            return call
         groups = (reads, product.group, writes)
-        if None in groups or {self._bits_of(self._groups[group]) for group in groups} != {8}:
+        if {self._bits_of(self._groups[group]) for group in groups} != {8}:
             return call
 
         def exact(x, **kwargs):

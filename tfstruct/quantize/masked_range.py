@@ -20,7 +20,7 @@ class MaskedRange(Range):
         ends_of: gives (low, high) as they are rounded with, from what was seen here and at the points around.
         joins: whether values and mask come together here; else the file looks at the range as it was seen.
         masks: whether it is the range of a mask, or of what one is made of.
-        unseen: whether masks come out of an operation whose inside is not seen; then `beyond` is 1 once some did.
+        beyond: 1 once masks came out of an operation whose inside is not seen; None for other operations.
     """
 
     def __init__(
@@ -34,15 +34,16 @@ class MaskedRange(Range):
         if masks:  # of a mask nothing is left out, whenever it comes
             scheme = scheme.replace(ranges="minmax")
         super().__init__(scheme, make)
-        self.joins, self.unseen = joins, unseen
-        self.beyond = make(0.0, name="beyond") if unseen else None
+        self.joins = joins
+        self.beyond: keras.Variable | None = make(0.0, name="beyond") if unseen else None
         self.ends_of: Callable[[], tuple] | None = None
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [*super().variables, *([self.beyond] if self.unseen else [])]
+        return [*super().variables, *([] if self.beyond is None else [self.beyond])]
 
     def now(self):
+        assert self.ends_of is not None  # `MaskedRanges.attach` gives it
         low, high = self.ends_of()
         return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
 
@@ -55,12 +56,12 @@ class MaskedRange(Range):
 
     def set(self, low: float, high: float, like: Range | None = None) -> None:
         super().set(low, high)
-        if self.unseen and like is not None:
+        if self.beyond is not None and isinstance(like, MaskedRange) and like.beyond is not None:
             self.beyond.assign(like.beyond.value)
 
     def looked_at(self, x):
         x = tf.clip_by_value(x, -LARGEST, LARGEST)
-        if not self.unseen:
+        if self.beyond is None:
             return x
         beyond = x <= -LEAST_UNSEEN
         self.beyond.assign(tf.maximum(self.beyond.value, tf.cast(tf.reduce_any(beyond), tf.float32)))
@@ -69,7 +70,7 @@ class MaskedRange(Range):
     @property
     def has_masked(self) -> bool:
         """Whether masked values came out of an operation whose inside is not traced."""
-        return self.unseen and bool(self.beyond.numpy())
+        return self.beyond is not None and bool(self.beyond.numpy())
 
     def _moves(self):
         low, _ = self.now()
@@ -78,19 +79,13 @@ class MaskedRange(Range):
 
 class BeforeSoftmax:
     """The range of the input of a `Softmax` layer after its `mask` argument is applied: that of the input, extended
-    downwards."""
-
-    joins, ends, variables = True, (), ()
+    downwards. It has no state: it follows from its source."""
 
     def __init__(self, source: Range, ends_of: Callable[[], tuple]):
-        self.source, self.now = source, ends_of
-
-    @property
-    def seen(self):
-        return self.source.seen
+        self.source, self.ends_of = source, ends_of
 
     def pair(self) -> tuple[float, float] | None:
-        return None if self.source.pair() is None else tuple(map(float, self.now()))
-
-    def take(self, other) -> None:
-        """Nothing to take over: it follows from its source."""
+        if self.source.pair() is None:
+            return None
+        low, high = self.ends_of()
+        return float(low), float(high)

@@ -18,14 +18,14 @@ from tfstruct.quantize.masks import LEAST_ELSEWHERE, added_mask, is_mask, limits
 from tfstruct.quantize.points import Point, Points
 from tfstruct.quantize.ranges import Range
 
-Depth = tuple[object, bool]
+Depth = tuple[tf.Tensor | None, bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ends:
-    low: object
-    high: object
-    masked: object = False
+    low: tf.Tensor
+    high: tf.Tensor
+    masked: tf.Tensor | bool = False
 
     @property
     def span(self):
@@ -54,19 +54,24 @@ def _kept(method):
 
 
 class MaskedRanges:
-    """The ranges of a model whose values may be masked."""
+    """The ranges of a model whose values may be masked.
+
+    Attributes:
+        before_softmax: range inside a softmax layer that masks its input -> how it follows from the input's.
+    """
 
     def __init__(self, points: Points, bits_of: Callable[[Point], int | None]):
         self._points, self._bits_of = points, bits_of
         self._groups = points.groups
         self.places = MaskPlaces(points)
         self._bounds: Mapping[str, Range] = {}
+        self.before_softmax: dict[str, BeforeSoftmax] = {}
         self._within: dict[str, Callable[[], tuple]] = {}  # what only a softmax reads that masks it
         self._known: dict | None = None  # what an evaluation has found so far
         self._still: dict | None = None  # what does not change during a pass
 
     def attach(self, bounds: dict[str, Range]) -> None:
-        """Connects the ranges with each other, and adds those inside softmax layers."""
+        """Connects the ranges with each other; those inside softmax layers have no state and go."""
         self._bounds = bounds
         for group, bound in bounds.items():
             if isinstance(bound, MaskedRange):
@@ -80,7 +85,8 @@ class MaskedRanges:
 
                 if self.places.is_read_once(source):
                     self._within[source] = ends_of
-                bounds[point.group] = BeforeSoftmax(bounds[source], ends_of)
+                self.before_softmax[point.group] = BeforeSoftmax(bounds[source], ends_of)
+                del bounds[point.group]
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
@@ -112,10 +118,10 @@ class MaskedRanges:
     def _finite(self, operand: tuple[str | None, int], value: np.ndarray):
         """The finite constant operand of a group, at its place."""
         group, place = operand
-        node = self.places.nodes.get(group)
         value = tf.constant(np.clip(value, -LARGEST, LARGEST), tf.float32)
-        if node is None or not isinstance(self._bounds.get(group), MaskedRange):
+        if group is None or group not in self.places.nodes or not isinstance(self._bounds.get(group), MaskedRange):
             return value
+        node = self.places.nodes[group]
         ends = [self._operand(one) for one in node.operands]
         if node.kind == "multiply":
             least = tf.reduce_min([0.0, *(low for low, _ in self._targets(group))])
@@ -178,7 +184,7 @@ class MaskedRanges:
         raw = self._raw(group)
         if not isinstance(bound, MaskedRange) or not bound.joins:
             return raw
-        if bound.unseen:
+        if bound.beyond is not None:
             depth, _ = self._depth(group)
             beyond = bound.beyond.value > 0
             low = tf.where(beyond, masked_low(raw.low, raw.high, depth), raw.low)
@@ -256,15 +262,16 @@ class MaskedRanges:
 
     def _reach(self, operand: Operand, ends: Ends) -> Ends:
         """The range that a product with a constant could have whose mask has not occurred in the data yet."""
-        node = self.places.nodes.get(operand.group)
+        node = None if operand.group is None else self.places.nodes.get(operand.group)
         if node is None or node.kind != "multiply":
             return ends
         constants = [o.constant for o in node.operands if o.constant is not None]
         if not constants:
             return ends
-        (other,) = [o for o in node.operands if o.constant is None] or [None]
-        if other is None:
+        others = [o for o in node.operands if o.constant is None]
+        if not others:
             return ends
+        (other,) = others
         seen = self._state(other.group)
         seen_high = tf.where((seen.low == 0.0) & (seen.high == 0.0), 1.0, seen.high)
         products = [tf.clip_by_value(e * c, -LARGEST, LARGEST) for e in (seen.low, seen_high) for c in constants[0]]
@@ -286,7 +293,7 @@ class MaskedRanges:
                 found = found / factor
             elif node.kind in SUMS and others:
                 other = others[0]
-                ends = self._operand(other) if other.constant is not None else self._raw(other.group)
+                ends = self._operand(other) if other.group is None else self._raw(other.group)
                 found = found + tf.where(ends.span < LEAST_ELSEWHERE, ends.span, 0.0)
             best = found if best is None else tf.maximum(best, found)
         return best, best is not None

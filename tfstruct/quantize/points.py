@@ -12,7 +12,7 @@ from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import Traits
-from tfstruct.keras_internals.graph_nodes import mask_of
+from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
 from tfstruct.quantize.folding import Folding
 
 _ARITHMETIC = ("add", "subtract", "multiply", "divide")
@@ -91,7 +91,8 @@ def _exact(graph: Graph) -> set[int]:
     while left:
         key = left.pop()
         call = makers.get(key)
-        if key in found or (call is not None and getattr(call.op, "weights", ())):
+        has_weights = call is not None and bool(getattr(call.op, "weights", None))
+        if key in found or has_weights:
             continue
         found.add(key)
         if call is not None and not traits_of(call.op).multiplies:
@@ -139,7 +140,7 @@ class Points:
             joined = id(call.op) in folding.followed or direct
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
-            norm = after.op if joined and is_norm(after.op) else None
+            norm = after.op if joined and after is not None and is_norm(after.op) else None
             if self.folds.setdefault(id(call.op), norm) is not norm:
                 self.folds[id(call.op)] = None
         self._ties: dict[str, str] = {}
@@ -151,8 +152,9 @@ class Points:
         tied: set[int] = set()
         for call in graph.calls:
             traits, read = traits_of(call.op), [key for key in _floats(call) if key not in folding.constants]
-            if id(call.op) in folding.ahead:
-                self._tie(call.path, made[folding.constant_of(call)[2].key])
+            beside = folding.constant_of(call) if id(call.op) in folding.ahead else None
+            if beside is not None:
+                self._tie(call.path, made[beside[2].key])
             if not has_one_scale(traits) or not read or folding.is_constant(call):
                 continue
             tied.add(id(call.op))
@@ -201,10 +203,10 @@ class Points:
         for call in reversed(graph.calls):
             key = id(call.op)
             point, after = self.before.get(key) or self.outputs[key], self._reader(call, readers)
-            group = point.group if point else None
+            writes = point.group if point else None
             if point is None and after is not None and fused[key]:
-                group = self.writes[id(after.op)]
-            if self.writes.setdefault(key, group) != group:
+                writes = self.writes[id(after.op)]
+            if self.writes.setdefault(key, writes) != writes:
                 self.writes[key] = None
 
         self.constants: dict[int, tuple[int, np.ndarray | None]] = {}
@@ -220,10 +222,11 @@ class Points:
             elif key in called:
                 self.constants.pop(key, None)
             called.add(key)
-            fixed = any(x.key in folding.constants for x in values_read(call)) and not folding.is_constant(call)
-            if fixed and traits_of(call.op).joins and key not in self.constants:
+            beside_constants = any(x.key in folding.constants for x in values_read(call))
+            joins = beside_constants and not folding.is_constant(call) and traits_of(call.op).joins
+            if joins and key not in self.constants:
                 self.reads[key] = None  # more operands than the ranges say
-            if key in self.movers and any(x.key in folding.constants for x in values_read(call)):
+            if key in self.movers and beside_constants:
                 self.joined[key] = Point(call.path, self._find(call.path))
 
         seen = [
@@ -286,3 +289,19 @@ class Points:
             if known is None or (point.fixed is not None and known.fixed is None):
                 found[point.group] = point
         return found
+
+
+def integer_inputs(graph: Graph) -> set[str]:
+    """Inputs of wide integers that are only cast to float: the file quantizes them, and has 8 bits as they are."""
+    found = set()
+    for x, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
+        readers = [call.op for call in graph.calls if any(c.key == channels.key for c in call.inputs)]
+        wide = "int" in x.dtype and not x.dtype.endswith("int8")
+        if wide and readers and all(_casts(op) for op in readers):
+            found.add(operation_of(x).name)
+    return found
+
+
+def _casts(op) -> bool:
+    traits = traits_of(op)
+    return (traits.affine and not traits.statistics) or traits.operator == "CAST"

@@ -1,6 +1,7 @@
 """Statistics of what layers compute before their activation."""
 
 import contextlib
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
     Channels are on the last axis, or where `data_format` or a batch norm's `axis` says; a shared layer's are over all
     its calls.
     """
-    sums = {id(op): [0, 0.0, 0.0] for op in ops}
+    sums: dict[int, list[Any]] = {id(op): [0, 0.0, 0.0] for op in ops}
 
     def visit(call, outputs):
         if id(call.op) not in sums:

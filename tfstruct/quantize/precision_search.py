@@ -98,6 +98,7 @@ def mixed_precision(
         int8, rest, costs = _bytes(points, layers, choices)
         limit = budgets.absolute(name, value, int8)
         return _scheme(default, layers, _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs))
+    assert latency is not None  # `_named` refuses a budget of the latency without it
     base = Scheme(default)
     whole = latency(model, base)
     limit = budgets.absolute(name, value, whole)

@@ -125,7 +125,10 @@ class TableRange(Range):
         return tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)
 
     def pair(self) -> tuple[float, float] | None:
-        return tuple(float(end) for end in self.now()) if self.seen.numpy() else None
+        if not self.seen.numpy():
+            return None
+        low, high = self.now()
+        return float(low), float(high)
 
     def follow(self, x, frozen, positive: bool = False) -> None:
         self.seen.assign(1.0)

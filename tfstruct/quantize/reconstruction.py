@@ -1,6 +1,7 @@
 """`adaround` and `blockwise`: learned rounding that minimizes the error of layers or of blocks."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -87,7 +88,7 @@ def adaround(
         TensorShape([64, 2])
     """
     work = _Work(model, data, scheme, observer, batch_size, open_layers)
-    options = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
+    options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     return work.done("adaround", operators(work.learned.points), progress, report, **options)
 
 
@@ -125,7 +126,7 @@ def blockwise(
     arXiv:2102.05426, Sec. 3.2, without the weights by the Fisher information.
     """
     work = _Work(model, data, scheme, observer, batch_size, open_layers)
-    options = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
+    options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     units = [part for block in blocks(work.learned.points) for part in work.split(block, largest)]
     return work.done("blockwise", units, progress, report, **options)
 
@@ -173,9 +174,9 @@ class _Work:
         twin = model if is_twin else calibrate(opened.model, (self.flat,), scheme, observer, open_layers=False)
         self.graph, self.batch_size = trace(twin.model), batch_size
         self.has_steps = twin.scheme.steps == "learned"
-        scheme = twin.scheme.replace(steps="learned")
-        self.made = Twin(rewire(self.graph, {}).model, scheme)
-        self.learned = _Learning(self.made.model, scheme)
+        learned = twin.scheme.replace(steps="learned")
+        self.made = Twin(rewire(self.graph, {}).model, learned)
+        self.learned = _Learning(self.made.model, learned)
         if self.has_steps:
             self.learned.assign(twin.simulation.values())
         # By their order: an input that has no name of its own has another one in the copy.
@@ -193,7 +194,8 @@ class _Work:
         return [grid for op in ops.values() for grid in self.learned.of(op)]
 
     def done(self, stage: str, units: Sequence[Subgraph], progress, report, *, steps: int, **options) -> Twin:
-        seen, todo = set(), []
+        seen: set[int] = set()
+        todo = []
         for part in units:
             grids = [grid for grid in self._grids_of(part) if id(grid) not in seen]
             seen.update(map(id, grids))  # a shared layer is rounded where it is called first
@@ -317,7 +319,7 @@ class _Work:
             held += sum(x.nbytes for x in (*read[-1], *wanted[-1]))
             if held > _MOST_BYTES:
                 break
-        return tuple([np.concatenate(values) for values in zip(*parts, strict=True)] for parts in (read, wanted))
+        return _joined(read), _joined(wanted)
 
     def _fit(self, part: Subgraph, grids: Sequence[LearnedGrid], read) -> None:
         """Sets the steps with the least error of the weights, each input weighted by its mean square."""
@@ -338,6 +340,11 @@ class _Work:
                 weighed = np.tile(square + 1e-12, taps) if len(square) == inputs else None
                 step = rounding.symmetric_scale(moved.T, weighed, grid.stored_bits)
             grid.learned.variable.assign(np.broadcast_to(step, moved.shape[1:]))
+
+
+def _joined(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The arrays of all batches, in one each."""
+    return [np.concatenate(values) for values in zip(*batches, strict=True)]
 
 
 def _rows(values, rows):

@@ -85,7 +85,7 @@ class Scheme:
     @classmethod
     def of(cls, scheme: "Scheme | str") -> "Scheme":
         """A scheme from a precision's name."""
-        return scheme if isinstance(scheme, cls) else cls(scheme)
+        return scheme if isinstance(scheme, Scheme) else cls(scheme)
 
     def precision_of(self, path: str) -> str:
         """The precision of a layer by its path; the last pattern that matches wins."""

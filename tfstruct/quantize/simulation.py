@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Graph, is_training_only, trace
+from tfstruct.graph import is_training_only, trace
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.graph.operation_traits import traits_of
-from tfstruct.keras_internals.graph_nodes import mask_of, operation_of, set_mask
+from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.layer_parts import all_layers, stored_precision
 from tfstruct.quantize.constant_operands import ConstantOperands
 from tfstruct.quantize.fake import fake_activation
@@ -22,7 +22,7 @@ from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, folded_factor, norm_constants
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
-from tfstruct.quantize.points import Point, Points, is_norm
+from tfstruct.quantize.points import Point, Points, integer_inputs, is_norm
 from tfstruct.quantize.ranges import Range, TableRange
 from tfstruct.quantize.scheme import Scheme
 
@@ -65,7 +65,7 @@ class Simulation:
         self.grids: dict[str, Grid] = {}
         self.skipped: list[tuple[str, str]] = []
         ops = {id(call.op): call.op for call in self.points.graph.calls}
-        self._numbers = _numbers(self.points.graph)
+        self._integer_inputs = integer_inputs(self.points.graph)
         self._grids = self._grids_of(model, ops, make)
         self.constants = ConstantOperands(self.points, scheme)
         self.skipped += self.constants.skipped
@@ -80,8 +80,10 @@ class Simulation:
             every = []
         for kernel in every:
             key = homes.get(id(kernel.variable))
-            op, path = ops.get(key), self.points.paths.get(key, "")
-            if op is None or self.scheme.weight_bits(path) is None or isinstance(op, keras.layers.Embedding):
+            if key is None:
+                continue
+            op, path = ops[key], self.points.paths[key]
+            if self.scheme.weight_bits(path) is None or isinstance(op, keras.layers.Embedding):
                 continue  # a table is rounded with what is looked up in it
             made = self._grid(kernel, op, path, make)
             self.grids[kernel.name] = made
@@ -105,7 +107,8 @@ class Simulation:
             if precision == "int4" and not few:
                 precision = "int8"
             return grid(kernel, self.scheme, precision, stored, make, folded_factor(self.points, id(op)))
-        if self.scheme.weight_bits(path) < 4 or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
+        bits = self.scheme.weight_bits(path)
+        if (bits is not None and bits < 4) or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
             self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
         return LargestGrid(kernel, 8, 8)
 
@@ -119,7 +122,9 @@ class Simulation:
     def range_of(self, group: str) -> tuple[float, float] | None:
         """(low, high) of a group; None before anything was seen."""
         fixed = self.groups[group].fixed
-        return fixed if fixed is not None else self.bounds[group].pair()
+        if fixed is not None:
+            return fixed
+        return (self._masks.before_softmax.get(group) or self.bounds[group]).pair()
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
@@ -131,7 +136,7 @@ class Simulation:
 
     def taken_for_masks(self) -> list[tuple[str, str]]:
         """(layer, what was guessed) where masks come out of a layer whose inside is not seen."""
-        found = [group for group, bound in self.bounds.items() if getattr(bound, "unseen", False) and bound.has_masked]
+        found = [group for group, bound in self.bounds.items() if isinstance(bound, MaskedRange) and bound.has_masked]
         said = "values below -1,000, which a softmax reads, are taken for masks: the operations inside are not seen"
         return [(group, said) for group in found]
 
@@ -147,7 +152,7 @@ class Simulation:
 
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for key, grids in self._grids.items():
             found |= {g.kernel.name: g.limits(folded_factor(self.points, key)) for g in grids if not g.plain}
         return found
@@ -219,7 +224,7 @@ class Simulation:
         return keras.tree.pack_sequence_as(inputs, flat)
 
     def _input(self, point: Point, x, training):
-        if point.path in self._numbers:
+        if point.path in self._integer_inputs:
             return tf.cast(tf.round(self._quantized(point, tf.cast(x, tf.float32), training)), x.dtype)
         x = x if training else self.integers.input(point, x)
         return self._quantized(point, x, training)
@@ -337,8 +342,9 @@ class Simulation:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        found = [v for part in (*self.bounds.values(), *self.grids.values()) for v in part.variables]
-        return [*found, self.active, self.frozen, self.frozen_statistics]
+        ranges = [v for bound in self.bounds.values() for v in bound.variables]
+        steps = [v for grid in self.grids.values() for v in grid.variables]
+        return [*ranges, *steps, self.active, self.frozen, self.frozen_statistics]
 
     def values(self) -> np.ndarray:
         """All `variables` in a row, to be stored."""
@@ -382,19 +388,3 @@ def stored(grid: Grid):
     """A kernel's weight as it is stored, not its float16 copy."""
     with stored_precision():
         return tf.convert_to_tensor(grid.kernel.variable.value)
-
-
-def _numbers(graph: Graph) -> set[str]:
-    """Inputs of wide integers that are only cast to float: the file quantizes them, and has 8 bits as they are."""
-    found = set()
-    for x, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
-        readers = [call.op for call in graph.calls if any(c.key == channels.key for c in call.inputs)]
-        wide = "int" in x.dtype and not x.dtype.endswith("int8")
-        if wide and readers and all(_casts(op) for op in readers):
-            found.add(operation_of(x).name)
-    return found
-
-
-def _casts(op) -> bool:
-    traits = traits_of(op)
-    return (traits.affine and not traits.statistics) or traits.operator == "CAST"

@@ -73,7 +73,8 @@ def operators(points: Points) -> list[Subgraph]:
 
 def blocks(points: Points) -> list[Subgraph]:
     """Splits the graph wherever all data passes through one tensor: a residual block is one subgraph."""
-    graph, found, current = points.graph, [], []
+    graph, found = points.graph, []
+    current: list[Call] = []
     left: dict[int, int] = {}
     constants = points.folding.constants
     for call in graph.calls:
