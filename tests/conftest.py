@@ -81,6 +81,22 @@ def pytest_sessionstart(session):
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [device, device])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test with `pytest.mark.sweep(n)`, `n` cases spread over all run by default, the others are `slow`."""
+    cases: dict[str, list] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        (kept,) = found[0].get_closest_marker("sweep").args
+        step = max(1.0, len(found) / kept)
+        often = {int(step * (i + 0.5)) for i in range(kept)}
+        for i, item in enumerate(found):
+            if i not in often and len(found) > kept:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     # TensorFlow's own objects stay to the end: looking through them at every collection costs a quarter of the time.
     gc.collect()

@@ -56,6 +56,7 @@ def test_convert_int8(tmp_path, capsys):
     assert (tmp_path / "digits.tflite").read_bytes()[4:8] == b"TFL3"
 
 
+@pytest.mark.slow
 def test_mixed_precision_file(capsys, trained):
     _load("mixed_precision_file").main(epochs=2)
     said = capsys.readouterr().out
@@ -95,6 +96,7 @@ def test_open_layers(capsys):
     assert smaller < 0.6 * whole and re.search(r"int8 file: [\d,]+ bytes", said)
 
 
+@pytest.mark.slow
 def test_layer_surgery(capsys):
     _load("layer_surgery").main(epochs=2)
     said = capsys.readouterr().out
@@ -124,6 +126,7 @@ def test_prune_weights(capsys):
     assert max(packed[1:]) < packed[0]
 
 
+@pytest.mark.slow
 def test_prune_channels_while_training(capsys):
     _load("prune_channels_while_training").main(epochs=2)
     said = capsys.readouterr().out
@@ -144,6 +147,7 @@ def test_gradient_tape(capsys):
     assert said.count("test accuracy") >= 3 and "ProximalAdam" in said
 
 
+@pytest.mark.slow
 def test_sparse_optimizer(capsys):
     _load("sparse_optimizer").main(epochs=3)
     said = capsys.readouterr().out
@@ -153,6 +157,7 @@ def test_sparse_optimizer(capsys):
     assert parameters[-1] < parameters[0]
 
 
+@pytest.mark.slow
 def test_regularize_built_model(capsys):
     example = _load("regularize_built_model")
     del example.PENALTIES["none"], example.PENALTIES["BatchNormScale"]  # one way of the three
@@ -204,6 +209,7 @@ def test_dequantize(capsys, trained):
     assert "conv3 has at most 15 values in a channel" in said and "what they were: True" in said
 
 
+@pytest.mark.slow
 def test_distill(capsys):
     _load("distill").main(epochs=1)
     said = capsys.readouterr().out
@@ -213,6 +219,7 @@ def test_distill(capsys):
     assert said.count("test accuracy") == 3
 
 
+@pytest.mark.slow
 def test_augment(tmp_path, capsys):
     _load("augment").main(str(tmp_path), epochs=1, samples=100)
     said = capsys.readouterr().out
@@ -220,6 +227,7 @@ def test_augment(tmp_path, capsys):
     assert said.count("test accuracy") == 3
 
 
+@pytest.mark.slow
 def test_post_training(capsys):
     _load("post_training").main(epochs=2, steps=3)
     said = capsys.readouterr().out
@@ -252,10 +260,11 @@ def test_compress_model(tmp_path, capsys):
     "name, epochs, drop",
     [
         ("text", 1, 0.5),
-        pytest.param("machine", 1, 0.5, marks=pytest.mark.slow),
-        *(pytest.param(name, 30, 0.01, marks=pytest.mark.slow) for name in ("image", "text", "sensors", "machine")),
+        ("machine", 1, 0.5),
+        *((name, 30, 0.01) for name in ("image", "text", "sensors", "machine")),
     ],
 )
+@pytest.mark.slow
 def test_compress_tasks(name, epochs, drop, capsys, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     report = _load("compress_tasks").main(name, epochs=epochs, drop=drop)
@@ -264,6 +273,7 @@ def test_compress_tasks(name, epochs, drop, capsys, monkeypatch):
     assert f"{name}: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_search(tmp_path, capsys):
     _load("search").main(str(tmp_path), trials=2, epochs=1)
     said = capsys.readouterr().out

@@ -191,6 +191,7 @@ def inner_layers(model):
         "TimeDistributed", "Sequential",
     ],
 )  # fmt: skip
+@pytest.mark.sweep(4)
 def test_merged_lora_computes_the_same(kind, process):
     model = one_layer(kind)
     rng = np.random.default_rng(1)
@@ -250,6 +251,7 @@ def test_packed_files_hold_the_sum():
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.sweep(1)
 def test_teachers_run_as_they_are(kind):
     teacher, student = MADE[kind](), net()
     student.fit(X, Y, verbose=0, callbacks=[distill.Distill(teacher)])

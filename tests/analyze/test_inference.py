@@ -106,6 +106,7 @@ def models():
 
 
 @pytest.mark.parametrize("batch, function", CASES)
+@pytest.mark.sweep(14)
 def test_states_and_seeds_are_left_as_they_were(function, batch, models, process):
     model, stateful = models[batch], batch is not None
     before, weights = states(model), model.get_weights()

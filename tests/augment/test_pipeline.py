@@ -51,6 +51,7 @@ def inputs(dataset):
         ],
     ),
 )
+@pytest.mark.sweep(2)
 def test_shape_dtype_and_length_are_kept(name, strength):
     x, y = values(name), np.arange(12) % 4
     data = batches(x, y)

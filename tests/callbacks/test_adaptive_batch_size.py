@@ -200,6 +200,7 @@ def test_noise_scale(noise, initial, expected):
 
 
 @pytest.mark.parametrize("way", ["fit", pytest.param("jit", marks=pytest.mark.slow), "mixed_float16", "mirrored"])
+@pytest.mark.sweep(1)
 def test_ways(way, second_device):
     model = contracts.built(contracts.network, way)
     x, y = contracts.data()

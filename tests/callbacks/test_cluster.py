@@ -27,6 +27,7 @@ def trained(way="fit", epochs=3, make=lambda: Cluster(8)):
 
 
 @pytest.mark.parametrize("way", contracts.WAYS)
+@pytest.mark.sweep(2)
 def test_ways_to_train(way, second_device):
     before = contracts.built(build, "fit").get_layer("conv").kernel.numpy()
     model, cluster, losses = trained(way)
@@ -63,6 +64,7 @@ def test_a_step_by_hand():
         ({"n_clusters": 4, "per": "channel", "entropy": 1.5}, 4 * 8),
     ],
 )
+@pytest.mark.sweep(3)
 def test_ways_to_share(options, most):
     model, cluster, losses = trained(epochs=2, make=lambda: Cluster(layers="conv", **options))
     assert np.isfinite(losses).all()

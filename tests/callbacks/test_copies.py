@@ -14,6 +14,7 @@ WAYS = {"pickle": lambda one: pickle.loads(pickle.dumps(one)), "deepcopy": copy.
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
+@pytest.mark.sweep(3)
 def test_copies_of_a_used_compressor(name):
     model, one = relu_network(), COMPRESSORS[name]()
     fit(model, one)
@@ -39,6 +40,7 @@ def test_copies_while_attached(name):
     assert one.finish() is not None and is_plain(model)
 
 
+@pytest.mark.slow
 def test_copies_of_those_that_watch():
     finder, watch, adaptive = LearningRateFinder(steps=10), Diagnose(verbose=0), AdaptiveBatchSize(8, 16)
     fit(relu_network(), finder)

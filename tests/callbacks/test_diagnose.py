@@ -26,6 +26,7 @@ def _marked(names, quick):
 
 
 @pytest.mark.parametrize("name", _marked(faulty_runs.FAULTS, QUICK))
+@pytest.mark.sweep(4)
 def test_a_planted_fault_is_named_first(name):
     run, symptom = faulty_runs.FAULTS[name]
     keras.utils.set_random_seed(0)
@@ -36,6 +37,7 @@ def test_a_planted_fault_is_named_first(name):
 
 
 @pytest.mark.parametrize("name", _marked(faulty_runs.HEALTHY, QUIET))
+@pytest.mark.sweep(1)
 def test_no_alarm_on_a_healthy_run(name):
     keras.utils.set_random_seed(0)
     report = faulty_runs.HEALTHY[name](Diagnose(verbose=0))
@@ -58,6 +60,7 @@ def _dropping():
 
 
 @pytest.mark.parametrize("given", [True, False])
+@pytest.mark.sweep(1)
 def test_a_run_is_the_same_with_and_without(given):
     plain, losses = contracts.trained(_dropping)
     x, y = contracts.data(128, seed=3)

@@ -57,6 +57,7 @@ WAYS = {
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 @pytest.mark.parametrize("way", ["callback", "interrupt"])
+@pytest.mark.sweep(4)
 def test_the_next_fit_works(name, way):
     model = relu_network()
     with pytest.raises((RuntimeError, KeyboardInterrupt)):
@@ -68,6 +69,7 @@ def test_the_next_fit_works(name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.sweep(2)
 def test_whatever_ended_it(way):
     model = relu_network()
     with pytest.raises((Exception, KeyboardInterrupt)):
@@ -89,6 +91,7 @@ def test_training_that_ends_at_nan_is_finished():
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
+@pytest.mark.sweep(2)
 def test_the_same_object_goes_on(name):
     """Stopped after 3 of 16 steps and fitted for 13 more, it has done what it does in 16."""
     model, one = relu_network(), COMPRESSORS[name]()

@@ -67,6 +67,7 @@ def test_however_they_were_frozen(name, freeze):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.sweep(1)
 def test_left_alone_and_told(name):
     model = network("parent")
     before, one = frozen_of(model), MAKERS[name]()
@@ -93,6 +94,7 @@ def test_left_alone_and_told(name):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.sweep(1)
 def test_taken_where_asked_for(name):
     model, one = network("parent"), MAKERS[name](frozen=True)
     fit(model, one)
@@ -114,6 +116,7 @@ def test_all_frozen(name):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.sweep(1)
 def test_unfrozen_for_a_second_fit(name):
     """Transfer learning: the head first, then all, with one callback."""
     model, one = network("parent"), MAKERS[name]()

@@ -41,6 +41,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.sweep(1)
 def test_everything_is_as_before(optimizer):
     """A training with a test in its middle ends where one without it does, to the last bit: dropout's seeds too."""
 
@@ -149,6 +150,7 @@ QUICK = [("fit", "number"), ("mixed_float16", "schedule"), ("mirrored", "schedul
 
 
 @pytest.mark.parametrize("way, optimizer", sweep(WAYS, QUICK))
+@pytest.mark.sweep(1)
 def test_ways(way, optimizer, second_device):
     model = contracts.built(lambda: contracts.network(optimizer=OPTIMIZERS[optimizer]()), way)
     contracts.go_on(model)

@@ -146,6 +146,7 @@ def test_group_lasso_lets_channels_fade():
 
 @pytest.mark.parametrize("regularize", ["projection", "group_lasso"])
 @pytest.mark.parametrize("way", contracts.WAYS)
+@pytest.mark.sweep(4)
 def test_ways_to_train(way, regularize, second_device):
     if (way, regularize) in (("jit", "projection"), ("mirrored", "group_lasso"), ("mixed_float16", "projection")):
         pytest.skip("the other one shows it")
@@ -176,6 +177,7 @@ _SHAPES = (
 
 
 @pytest.mark.parametrize("name", _SHAPES)
+@pytest.mark.sweep(6)
 def test_shapes_of_models(name):
     model = randomise(graph_zoo.MODELS[name](), 0)
     report = PruneChannels({"params": 0.75}, AT_ONCE).attach(model).finish()
@@ -238,6 +240,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("regularize", ["projection", "group_lasso"])
+@pytest.mark.sweep(1)
 def test_killed_and_resumed(tmp_path, regularize):
     x, y = contracts.data()
 

@@ -62,6 +62,7 @@ def test_moving_averages(every):
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("every", ["epoch", 3])
+@pytest.mark.sweep(2)
 def test_checkpoints_are_plain_and_as_sparse_as_the_schedule(tmp_path, first, every):
     model = network(eager=True)
     ending = "{epoch}.keras" if every == "epoch" else "{epoch}-{batch}.keras"

@@ -43,6 +43,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("case, first", PAIRS)
+@pytest.mark.sweep(2)
 def test_killed_and_resumed(tmp_path, case, first):
     with pytest.raises(Killed):
         run(tmp_path / "backup", case, 13, first)

@@ -101,6 +101,7 @@ def test_step_inside_a_traced_function_is_an_error():
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "movement", pytest.param("gradient", marks=pytest.mark.slow)])
+@pytest.mark.sweep(1)
 def test_two_replicas(second_device, tmp_path, criterion):
     with two_replicas().scope():
         model = network(keras.optimizers.SGD(0.1))

@@ -25,6 +25,7 @@ def trained(way="fit", epochs=3, **options):
 
 
 @pytest.mark.parametrize("way", contracts.WAYS)
+@pytest.mark.sweep(2)
 def test_ways_to_train(way, second_device):
     model, aware, losses = trained(way)
     assert losses[-1] < losses[0]
@@ -76,6 +77,7 @@ SCHEMES = {
 @pytest.mark.parametrize(
     "name", sweep(SCHEMES, {"int8", "int16x8", "a step a folded tensor", "learned int4", "ternary"})
 )
+@pytest.mark.sweep(2)
 def test_the_file_computes_what_was_trained(name, process):
     scheme = SCHEMES[name]
     model, aware, _ = trained(scheme=scheme)
@@ -129,6 +131,7 @@ LEARNED = Scheme("int4", steps="learned", ranges="learned", learning_rate=0.01)
 
 
 @pytest.mark.parametrize("way", contracts.WAYS)
+@pytest.mark.sweep(2)
 def test_steps_and_ranges_learn_in_every_way(way, second_device):
     model, aware, losses = trained(way, scheme=LEARNED)
     assert losses[-1] < losses[0]

@@ -56,6 +56,7 @@ def in_training(one, path, model=None):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in ALL])
+@pytest.mark.sweep(2)
 def test_ends_as_if_uninterrupted(name, tmp_path, no_warnings):
     whole, one, again, watch = relu_network(), ALL[name](), ALL[name](), EachStep(figures)
     fit(whole, one, epochs=2)
@@ -112,6 +113,7 @@ MODELS = {"functional": nested, "sequential": relu_network, "subclassed": Own}
 
 @pytest.mark.parametrize("ending", ["keras", "weights.h5"])
 @pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.sweep(2)
 def test_models_and_files(kind, ending, tmp_path, no_warnings):
     keras.utils.set_random_seed(0)
     new, path = lambda: Prune(PolynomialRatio(0.0, 0.75, 0, 6), frequency=2), tmp_path / f"a.{ending}"
@@ -184,6 +186,7 @@ def test_other_settings_begin_anew_and_say_so(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Prune", "PruneChannels", "Cluster"])
+@pytest.mark.sweep(1)
 def test_a_state_that_belongs_to_other_weights(name, tmp_path):
     in_training(ALL[name](), tmp_path / "a.keras")
     loaded, one = keras.models.load_model(tmp_path / "a.keras"), ALL[name]()
@@ -228,6 +231,7 @@ LOSING = {
 
 
 @pytest.mark.parametrize("name", LOSING)
+@pytest.mark.sweep(2)
 def test_zeros_that_training_would_undo_are_told(name):
     model = sparse()
     with pytest.warns(UserWarning, match=r"one/kernel \(50% zeros\).*Prune\(0.5, scope=\"global\"\) from the start"):
@@ -246,6 +250,7 @@ KEEPING = {
 
 
 @pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.sweep(2)
 def test_zeros_that_are_held_are_not(name, no_warnings):
     model = sparse()
     before = shares(model)

@@ -282,6 +282,7 @@ def with_4_bits(candidate: Candidate) -> bool:
     return any(getattr(step, "tflite_bytes", None) is not None for step in candidate.strategy)
 
 
+@pytest.mark.slow
 def test_the_better_of_two_where_both_miss_the_budget(model, data, monkeypatch):
     monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: False)
     with pytest.raises(BudgetError) as caught:
@@ -294,6 +295,7 @@ def test_the_better_of_two_where_both_miss_the_budget(model, data, monkeypatch):
     assert {d.taken for d in report.decisions if d.kind == "auto"} == {with_4_bits(other)}
 
 
+@pytest.mark.slow
 def test_without_4_bits_where_these_miss_the_budget(model, data, monkeypatch, tmp_path):
     monkeypatch.setattr(Limits, "good_enough", lambda self, candidate: not with_4_bits(candidate))
     asked = {"epochs": 1, "batch_size": 16, "workdir": tmp_path / "work"}

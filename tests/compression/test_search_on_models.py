@@ -74,6 +74,7 @@ def test_what_a_model_has_to_choose_from(task):
     assert set(space.distributions) == {"channels", "multiple", "blocks", "energy", "precision"}
 
 
+@pytest.mark.slow
 def test_compress_hands_back_the_best_of_a_search(model, data, process, tmp_path, monkeypatch):
     search = Search(trials=2)
     made = tfstruct.compress(

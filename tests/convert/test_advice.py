@@ -152,6 +152,7 @@ _ENDS = {
 
 
 @pytest.mark.parametrize("case", _ENDS)
+@pytest.mark.sweep(8)
 def test_advice_ends_well(case, process):
     make, fields, advice, mend, then = _ENDS[case]
     model = make()

@@ -54,6 +54,7 @@ def largest_bias(content: bytes) -> float:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.sweep(5)
 def test_they_are_kept(name, process):
     model, x = dead_channels(name, 0.0 if name in ("conv", "dense") else 1e-12)
     with Converter(model, process=process) as converter:

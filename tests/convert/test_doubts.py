@@ -254,6 +254,7 @@ def images():
 
 @pytest.mark.parametrize("engine", ["litert", "tensorflow"])
 @pytest.mark.parametrize("float_io", [False, True])
+@pytest.mark.sweep(1)
 def test_dead_scores_and_their_remedy(process, images, engine, float_io):
     recipe = Recipe(precision="int8", calibration=images, engine=engine, float_io=float_io)
     with Converter(detector(apart=False), process=process) as converter:

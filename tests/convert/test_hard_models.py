@@ -50,6 +50,7 @@ def worst_db(want, outputs) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", sweep(range(90), QUICK))
+@pytest.mark.sweep(1)
 def test_no_worse_than_tensorflow_or_a_warning_says_so(seed, process, theirs):
     model, samples, parts = hard_model(seed)
     seen, held = samples[:CALIBRATION], samples[CALIBRATION:]

@@ -54,6 +54,7 @@ def reference(content: bytes, x: np.ndarray) -> np.ndarray:
 
 @needs_runtime
 @pytest.mark.parametrize("name, low, high", [("digits", 3_000, 6_000), ("resnet8", 50_000, 60_000)])
+@pytest.mark.sweep(1)
 def test_written_c_array_runs_bit_equal_to_the_file(name, low, high, request, tmp_path, capsys):
     content = request.getfixturevalue(name)
     header, source = micro.write_c_array(content, tmp_path / f"{name}.tflite")

@@ -47,6 +47,7 @@ def barely_alive(kind: str, largest: float) -> keras.Model:
 
 @pytest.mark.parametrize("engine", ["litert", "tensorflow"])
 @pytest.mark.parametrize("kind", [*KERNELS, "sum", "product", "mean"])
+@pytest.mark.sweep(5)
 def test_it_loads_and_the_rest_is_as_good_as_without(kind, engine, process):
     for largest in (1e-4, 1e-6):
         with Converter(barely_alive(kind, largest), process=process) as converter:

@@ -215,6 +215,7 @@ def tails(process):
 
 
 @pytest.mark.parametrize("tail", ["relu", "relu6"])
+@pytest.mark.sweep(1)
 def test_what_fuses_with_a_relu_is_what_the_table_says(tails, tail):
     wrong = {
         name: own

@@ -178,6 +178,7 @@ COMPUTED = {
 
 @pytest.mark.parametrize("engine", ["auto", "tensorflow"])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.sweep(16)
 def test_it_converts_and_agrees_with_keras(process, name, engine):
     keras.utils.set_random_seed(0)
     model, x = MODELS[name]()
@@ -273,6 +274,7 @@ RECURRENT = {
 
 
 @pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.sweep(2)
 def test_recurrent_layers_with_an_initial_state_are_unrolled(process, name):
     keras.utils.set_random_seed(0)
     model, x = RECURRENT[name]()

@@ -90,6 +90,7 @@ def case(request):
     return rewrite, model, zoo.sample_inputs(model, 100, seed=2)
 
 
+@pytest.mark.sweep(9)
 def test_the_rewritten_copy_computes_the_same(case):
     rewrite, model, x = case
     copy = rewrite(model)
@@ -108,6 +109,7 @@ def test_the_rewritten_copy_computes_the_same(case):
     assert not any(getattr(layer, "unroll", False) for layer in layer_paths(model).values())
 
 
+@pytest.mark.sweep(6)
 def test_the_file_is_all_integer_and_names_the_rewrite(case, process):
     _, model, x = case
     with Converter(model, process=process) as converter:
@@ -184,6 +186,7 @@ def test_nested_and_shared_layers():
 
 
 @pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+@pytest.mark.sweep(1)
 def test_dropout_of_cells_leaves_no_states_in_the_file(kind, process):
     """Keras's cells draw masks in inference too, and a file then holds the state of their random numbers."""
     inputs = keras.Input((4, 3))

@@ -276,6 +276,7 @@ def test_to_tflite_in_one_call(digits_model, digits, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+@pytest.mark.sweep(1)
 def test_states_stay_as_they_were(kind, process):
     inputs = keras.Input(batch_shape=(1, 4, 3))
     inner = keras.layers.Bidirectional(kind(4, stateful=True, return_sequences=True))

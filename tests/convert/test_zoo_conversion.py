@@ -38,6 +38,7 @@ def _tflite(result, x):
     return y if isinstance(y, dict) else {"": y}
 
 
+@pytest.mark.sweep(6)
 def test_float32_equals_keras(case):
     _, model, x, converter = case
     result = converter.convert(Recipe(verification=x))
@@ -47,6 +48,7 @@ def test_float32_equals_keras(case):
         np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep(6)
 def test_int8_is_all_integer_and_agrees(case):
     name, model, x, converter = case
     result = converter.convert(Recipe(precision="int8", calibration=x, check_range=False))

@@ -74,6 +74,7 @@ def by_fit():
 
 
 @pytest.mark.parametrize("way", sweep(contracts.WAYS, ["jit", "mixed_float16", "mirrored"]))
+@pytest.mark.sweep(1)
 def test_ways_to_train(way, second_device):
     compared = [Logits(2.0), Features("relu")] if way == "jit" else everything()  # XLA takes its time
     model, taught, losses = trained(way, 2, Distill(wide(), compared))

@@ -61,6 +61,7 @@ def _check(name, path, **options):
 
 
 @pytest.mark.parametrize("name", sweep(SMALL, quick=["MobileNetV3Small"]))
+@pytest.mark.slow
 def test_small_applications(name, tmp_path):
     _check(name, tmp_path, **SMALL[name])
 

@@ -142,6 +142,7 @@ def test_callbacks_in_a_keras_2_fit_are_told_the_way(make, keras2):
 @pytest.mark.parametrize(
     "before", ["import tensorflow_model_optimization", "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'"]
 )
+@pytest.mark.sweep(1)
 def test_legacy_loads_whatever_came_first(before, tmp_path):
     pytest.importorskip("tensorflow_model_optimization")
     code = f"""

@@ -85,6 +85,7 @@ def decibels(expected, got) -> float:
 
 
 @pytest.mark.parametrize("kind", OTHER)
+@pytest.mark.sweep(2)
 def test_no_surgery_changes_what_they_compute(kind):
     model = network(kind)
     expected = model.predict(x, verbose=0)
@@ -114,6 +115,7 @@ def int8():
 
 
 @pytest.mark.parametrize("kind", OTHER)
+@pytest.mark.sweep(2)
 def test_the_twin_computes_as_they_do_and_as_the_file(int8, kind):
     twin, expected, simulated, file = int8
     place = OTHER.index(kind)

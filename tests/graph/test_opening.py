@@ -26,6 +26,7 @@ def arrays(outputs) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", custom_layers.OPENED)
 class TestOpened:
+    @pytest.mark.sweep(9)
     def test_outputs_gradients_and_pruned_models(self, name):
         model = custom_layers.build(name)
         x = custom_layers.inputs_of(model)
@@ -52,6 +53,7 @@ class TestOpened:
         assert free(graph) > free(trace(model))
         assert_pruned_equals_masked(found.model, inputs=keras.ops.convert_to_tensor(x))
 
+    @pytest.mark.sweep(7)
     def test_files(self, name, tmp_path):
         model = custom_layers.build(name)
         x = custom_layers.inputs_of(model)

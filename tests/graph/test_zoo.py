@@ -67,6 +67,7 @@ def checked(name, share=0.4, **options):
 
 
 @pytest.mark.parametrize("name", sweep(graph_zoo.MODELS, quick=QUICK))
+@pytest.mark.sweep(40)
 def test_graph_zoo(name, tmp_path):
     model, graph, keep, smaller = checked(name)
     if name in graph_zoo.WHOLE:

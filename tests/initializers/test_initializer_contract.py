@@ -75,6 +75,7 @@ def test_going_on_from_a_file(row, tmp_path):
         for way in contracts.WAYS
     ],
 )
+@pytest.mark.sweep(3)
 def test_learns(row, way):
     model = contracts.assert_learns(lambda: network(row), way)
     if way == "mirrored":

@@ -45,6 +45,7 @@ FAST = {"tape": list(ROWS), "mixed_float16": ["DropConnect", "VariationalDropout
         for name in ROWS
     ],
 )
+@pytest.mark.sweep(6)
 def test_learns(name, way, second_device):
     model = contracts.assert_learns(lambda: build(name), way)
     if way == "mirrored":
@@ -52,6 +53,7 @@ def test_learns(name, way, second_device):
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.sweep(5)
 def test_resumes_with_the_draws_of_an_uninterrupted_run(name, tmp_path):
     resumed = contracts.assert_resumes(lambda: build(name), tmp_path)
     # 8 steps drew once each; DropConnect and the like once a kernel.

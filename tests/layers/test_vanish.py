@@ -66,6 +66,7 @@ def test_the_report_says_that_monte_carlo_dropout_does_not_draw(process):
 
 
 @pytest.mark.parametrize("name", [*WRAPPERS, *NOISE, "HardConcrete"])
+@pytest.mark.sweep(4)
 def test_channels_pass_through(name):
     x, _ = contracts.data(32)
     model = contracts.network(IMAGES[name](), conv(name="reader"))

@@ -32,6 +32,7 @@ _QUICK = [("MobileNet", "model.h5"), ("MobileNetV3Small", "model.h5")]
 
 
 @pytest.mark.parametrize("name, form", sweep(_FORMS, quick=_QUICK))
+@pytest.mark.sweep(1)
 def test_mobilenets(name, form, tmp_path):
     source = getattr(tf_keras.applications, name)(weights=None, classes=10, classifier_activation=None, **MOBILE[name])
     rng = np.random.default_rng(0)

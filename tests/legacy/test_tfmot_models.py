@@ -90,6 +90,7 @@ NAMES = ["image", "stem", "bn", "relu", "dw", "add", "pool", "conv", "gap", "hea
 
 
 @pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["object", "net"]))
+@pytest.mark.sweep(1)
 def test_pruning_is_taken_off_and_zeros_stay(form, pruned_model, tmp_path):
     source = pruned_model
     if form != "object":
@@ -116,6 +117,7 @@ def test_clustering_is_taken_off_and_centroids_stay(form, clustered_model, tmp_p
         assert set(np.unique(weight(found.model, path))) <= set(centroids)
 
 
+@pytest.mark.slow
 def test_clustering_that_preserves_sparsity():
     found = legacy.read(clustered(tfmot.sparsity.keras.strip_pruning(pruned()), preserve_sparsity=True))
     for path, mask in found.masks.items():
@@ -124,6 +126,7 @@ def test_clustering_that_preserves_sparsity():
 
 
 @pytest.mark.parametrize("form", sweep(["object", "net.h5", "net"], quick=["net.h5", "net"]))
+@pytest.mark.sweep(1)
 def test_quantization_aware_to_a_file_with_the_trained_scales(form, aware, tmp_path, process):
     source = aware
     if form != "object":

@@ -57,6 +57,7 @@ def cases():
 
 
 @pytest.mark.parametrize(("name", "way"), cases())
+@pytest.mark.sweep(6)
 def test_learns_in_every_way_to_train(name, way, second_device):
     model = contracts.assert_learns(build(name), way)
     if way == "mirrored":
@@ -177,6 +178,7 @@ def test_rosenbrock(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.sweep(5)
 def test_logistic_regression(name):
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(200, 5)), "float32")

@@ -85,6 +85,7 @@ def settled(made) -> float:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.sweep(3)
 def test_in_files(name, process):
     model, x = dead_channels(name)
     with Converter(model, process=process) as converter:
@@ -99,6 +100,7 @@ def test_in_files(name, process):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.sweep(2)
 def test_in_twins(name, process):
     model, x = dead_channels(name)
     wanted = np.asarray(model(x))
@@ -111,6 +113,7 @@ def test_in_twins(name, process):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.sweep(3)
 def test_after_edits(name, process):
     """A channel that is a constant is not scaled to the size of the others, and its bias with it."""
     model, x = dead_channels(name)

@@ -76,6 +76,7 @@ def steps(process):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sweep(8)
 def test_every_integer_is_the_same(name, steps):
     assert np.mean(steps[name] > 0.5) == 0, f"{np.mean(steps[name] > 0.5):.2e} of the values differ"
 
@@ -96,6 +97,7 @@ DEAD = [*SCHEMES, Scheme("ternary"), Scheme("int8", steps="learned")]
 @pytest.mark.parametrize(
     "scheme, case", [*((scheme, "folded") for scheme in SCHEMES), *((scheme, "dead channels") for scheme in DEAD)]
 )
+@pytest.mark.sweep(4)
 def test_kernels_with_steps_of_other_kinds(scheme, case, process):
     inputs = keras.Input((8, 8, 3), name="image")
     model = zoo.randomise(keras.Model(inputs, CASES[case](inputs)))

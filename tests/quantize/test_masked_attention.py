@@ -78,6 +78,7 @@ def agreements(process):
 
 
 @pytest.mark.parametrize("name", sweep(list(OPERATIONS), set(CORE)))
+@pytest.mark.sweep(3)
 def test_twin_and_file_agree_with_the_model(agreements, name):
     wanted, ours, theirs, (step, read) = agreements(name)
     assert decibels(wanted, ours) > 30 and decibels(wanted, theirs) > 30
@@ -121,6 +122,7 @@ def fit(model, aware, x, y):
 
 
 @pytest.mark.parametrize("train, ranges", [(fit, "moving_average"), (loop, "learned"), (fit, "percentile")])
+@pytest.mark.sweep(1)
 def test_training_with_masks(train, ranges, process):
     keras.utils.set_random_seed(0)
     model, truth = attention(), attention()

@@ -54,6 +54,7 @@ def pair():
 
 
 @pytest.mark.parametrize("name", MOVERS)
+@pytest.mark.sweep(6)
 def test_file_and_twin_agree_behind_what_moves_values(pair, name):
     twin, file, x = pair
     place = list(MOVERS).index(name)

@@ -101,6 +101,7 @@ def test_trained_converted_and_equal(name, process):
 
 
 @pytest.mark.parametrize("name", sweep(NETWORKS, {"several"}))
+@pytest.mark.slow
 def test_calibrated_converted_and_equal(name, process):
     keras.utils.set_random_seed(0)
     model = NETWORKS[name]()

@@ -104,6 +104,7 @@ def steps(process):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sweep(6)
 def test_the_integers_of_the_file(case, steps):
     assert np.mean(steps[case] > 0.5) <= (0.005 if case in ROUNDED_BIASES else 0), steps[case].max()
     assert steps[case].max() < 1.5

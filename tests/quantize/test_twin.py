@@ -43,6 +43,7 @@ def test_activations_against_numpy():
 
 
 @pytest.mark.parametrize("name", sweep(PLAIN, {"conv_bn", "depthwise", "concat", "nested", "shared"}))
+@pytest.mark.sweep(3)
 def test_the_file_has_the_trained_scales_and_the_same_outputs(name, process):
     model = zoo.build(name)
     x = zoo.sample_inputs(model, 64)

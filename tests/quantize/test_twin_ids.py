@@ -34,6 +34,7 @@ def decibels(expected, got) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sweep(3)
 def test_twin_file_and_model_agree(case):
     make, x = CASES[case]
     keras.utils.set_random_seed(0)

@@ -204,6 +204,7 @@ def losses_of_fit() -> list[float]:
 
 @pytest.mark.parametrize("way", ["jit", "mixed_float16", "mirrored", "tape"])
 @pytest.mark.usefixtures("second_device")
+@pytest.mark.sweep(2)
 def test_all_ways_are_the_same_training(way):
     """The loss of each epoch, penalties included, is that of `fit`."""
     wanted = losses_of_fit()

@@ -103,6 +103,7 @@ def test_saved_by_suffix(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PLOTTED)
+@pytest.mark.sweep(7)
 def test_picture(name, tmp_path):
     from matplotlib.figure import Figure
 

@@ -59,6 +59,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.sweep(7)
 def test_a_model_and_its_report(call, tmp_path):
     result = call()
     assert isinstance(result.model, keras.Model) and isinstance(result.report, Report)

@@ -172,6 +172,7 @@ def result(reader, form, folder):
 
 
 @pytest.mark.parametrize("reader, form", CASES)
+@pytest.mark.sweep(12)
 def test_every_function_reads_every_form_alike(reader, form, tmp_path):
     if reader == "cached" and form == "dataset":
         pytest.skip("a tf.data.Dataset is streamed, in its own batches: it says to call batch")

@@ -162,6 +162,7 @@ def _ways():
 
 
 @pytest.mark.parametrize(("name", "way"), _ways())
+@pytest.mark.sweep(2)
 def test_ways_to_train(name, way, second_device):
     model, losses = contracts.trained(build(name), way)
     assert np.isfinite(losses).all()

@@ -104,6 +104,7 @@ _PLANTED = {
 @pytest.mark.parametrize(
     ("name", "seed"), sweep([(name, seed) for name in _PLANTED for seed in range(3)], quick=[("wide residual", 0)])
 )
+@pytest.mark.slow
 def test_other_data_and_seeds_give_the_planted_verdict(name, seed):
     build, planted = _PLANTED[name]
     model, x, y = build(seed)

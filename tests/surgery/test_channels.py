@@ -277,6 +277,7 @@ def _trained(optimizer):
 
 
 @pytest.mark.parametrize("name", sweep(OPTIMIZERS, quick=["SGD", "Adam"]))
+@pytest.mark.sweep(1)
 def test_optimizer_slots_are_cut_like_their_weights(name):
     options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     net, data = _trained(getattr(keras.optimizers, name)(0.01, **options))
@@ -326,6 +327,7 @@ def test_a_class_of_the_users_is_named_when_it_is_lost():
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=["plain", "jit"])
+@pytest.mark.sweep(1)
 def test_the_smaller_model_trains(net, images, options):
     smaller = apply(net, plan_channels(net, {"macs": 0.5}))
     smaller.compile(keras.optimizers.SGD(0.01), "mse", **options)

@@ -47,6 +47,7 @@ def layer_at(model, path: str):
 
 
 @pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.sweep(3)
 def test_a_smaller_layer_of_the_users_class(name, tmp_path):
     path, argument = CLOSED[name]
     model = smaller(name)
@@ -72,6 +73,7 @@ def test_a_smaller_layer_of_the_users_class(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", custom_layers.OPENED)
+@pytest.mark.sweep(7)
 def test_what_was_opened_is_closed_as_it_was(name):
     model = custom_layers.build(name)
     found = surgery.close_layers(surgery.open_layers(model).model)

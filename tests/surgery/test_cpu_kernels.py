@@ -129,6 +129,7 @@ def _edits(model):
 
 
 @pytest.mark.parametrize("build", [columns, squares, channels_first])
+@pytest.mark.sweep(1)
 def test_edits_of_a_model_that_runs(build):
     model = zoo.randomise(build())
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")

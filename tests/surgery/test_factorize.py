@@ -310,6 +310,7 @@ def test_a_name_that_is_taken():
 
 
 @pytest.mark.parametrize("method", sweep(METHODS, quick=["cp", "depthwise"]))
+@pytest.mark.sweep(1)
 def test_training_and_saving(method, tmp_path):
     done = factorize(_net(), rank=2, method=method)
     rng = np.random.default_rng(0)

@@ -80,6 +80,7 @@ QUICK = [*(KINDS[2 * i + i % 2] for i in range(len(SPATIAL))), ("depthwise", "va
 
 
 @pytest.mark.parametrize("kind, padding, bias", sweep(KINDS, quick=QUICK))
+@pytest.mark.sweep(5)
 def test_behind_and_before_every_convolution(kind, padding, bias):
     make = SPATIAL[kind]
     made = check(fold_batch_norm, chain(make(padding=padding, use_bias=bias, name="conv"), norm()))

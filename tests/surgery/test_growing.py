@@ -68,6 +68,7 @@ def grow(model, every=True):
 
 
 @pytest.mark.parametrize("name", sweep(["residual", "several", "lstm", "attention", *HARD], quick=QUICK))
+@pytest.mark.sweep(6)
 def test_widen(name):
     grown, held = grow(_built(name), every=False)
     assert grown or name in ("depth_to_space",), held

@@ -17,6 +17,7 @@ NAMES = [n for n in zoo.MODELS if n not in ("subclassed", "lstm", "gru", "bidire
 
 
 @pytest.mark.parametrize("name", sweep(NAMES, quick=["residual", "grouped", "attention", "embedding", "nested"]))
+@pytest.mark.sweep(2)
 def test_the_zoo(name):
     model = zoo.build(name)
     inputs = zoo.sample_inputs(model, 3)

@@ -67,6 +67,7 @@ def test_what_is_folded_into_the_batch_counts_for_each_sample():
 
 
 @pytest.mark.parametrize("name", custom_layers.OPENED)
+@pytest.mark.sweep(5)
 def test_planned_applied_saved_and_loaded(name, tmp_path):
     model = custom_layers.build(name)
     x = custom_layers.inputs_of(model)
@@ -148,6 +149,7 @@ COMPARED = {"shrink", "optimize_inference", "PruneChannels", "widen", "deepen", 
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.sweep(6)
 def test_each_entry_opens_and_says_so(entry):
     call, where = ENTRIES[entry]
     # With random numbers no two models are equal.
@@ -168,6 +170,7 @@ def test_each_entry_opens_and_says_so(entry):
 
 
 @pytest.mark.parametrize("entry", [name for name in ENTRIES if name not in ("widen", "deepen", "drop_blocks")])
+@pytest.mark.sweep(5)
 def test_walls_stay_where_they_are_asked_for(entry, monkeypatch):
     call, where = ENTRIES[entry]
     free = (keras.layers.Dense(9, name="free"), keras.layers.Dense(8, name="after"))
@@ -245,6 +248,7 @@ def test_a_subclassed_model_is_told_the_two_lines(entry):
 
 
 @pytest.mark.parametrize("how", ["mirrored", "float16", "behind a twin", "loop"])
+@pytest.mark.sweep(2)
 def test_channels_inside_go_while_training(how):
     """The user's own model trains; `shrink` opens it for what comes of it."""
     keras.utils.set_random_seed(0)

@@ -28,6 +28,7 @@ QUICK = [
 
 
 @pytest.mark.parametrize("name", sweep(NAMES, quick=QUICK))
+@pytest.mark.sweep(4)
 def test_the_zoo(name):
     model = zoo.build(name)
     made = check(optimize_inference, model, zoo.sample_inputs(model, 3))
@@ -101,6 +102,7 @@ def check_application(edit, name, **options):
         assert left == []
 
 
+@pytest.mark.slow
 def test_the_first_blocks_of_mobilenet_v2(float64):
     """With strides, asymmetric padding and two residuals: the whole of it, and all others, by `pytest -m slow`."""
     model, x = application("MobileNetV2", alpha=0.35)

@@ -60,6 +60,7 @@ DEPTHS = [(False, 4), (True, 4), (False, 12), (True, 12)]
 
 
 @pytest.mark.parametrize("nested, blocks", sweep(DEPTHS, quick=DEPTHS[:2]))
+@pytest.mark.sweep(1)
 def test_alberts_pattern(nested, blocks, tmp_path):
     model = zoo.randomise(_encoder(nested, blocks))
     done = share_layers(model, _groups(nested, blocks))

@@ -80,6 +80,7 @@ QUICK = ["depthwise", "residual", "concat", "grouped", "bidirectional", "attenti
 
 
 @pytest.mark.parametrize("name", sweep(NAMES, quick=QUICK))
+@pytest.mark.sweep(4)
 def test_a_model_that_needs_all_its_channels_keeps_them(name):
     model = build(name)
     result = shrink(model)

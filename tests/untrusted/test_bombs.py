@@ -60,6 +60,7 @@ def test_large_descriptions(folder, tmp_path, text, member):
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.sweep(1)
 def test_large_descriptions_of_packed_models(text):
     body = b"".join([container._MAGIC, bytes([1]), arrays.encode(arrays.bit_patterns(text)).content])
     content = body + container._checksum(body)

@@ -161,6 +161,7 @@ def honest_keras2(name):
 
 
 @pytest.mark.parametrize("name", ["text", "recurrent"])
+@pytest.mark.sweep(1)
 def test_what_keras_2_writes(name, tmp_path):
     model = honest_keras2(name)
     model.compile("adam", "mse")

@@ -51,6 +51,7 @@ def shared_weights(process):
 
 @needs_runtime
 @pytest.mark.parametrize("precision", [0, 1], ids=["int8", "float32"])
+@pytest.mark.sweep(1)
 def test_compressed_file_computes_the_same(shared_weights, precision):
     files, x = shared_weights
     content = files[precision]
