@@ -73,3 +73,23 @@ def test_fixed_batch_size():
     x = np.random.default_rng(0).normal(size=(3, 12, 12, 3)).astype("float32")
     with pytest.raises(DataError, match="conv_bn/stem_bn"):
         check_scale(wrapped, signature_of(wrapped), _samples(x * 1e4))
+
+
+def test_nothing_runs_behind_the_layer_that_is_asked(trained):
+    """In a deep network the rest is nearly all of the work, and of the memory."""
+    called = []
+    model, pixels = trained
+
+    def noted(x):
+        called.append(len(x))
+        return x
+
+    inputs = keras.Input((12, 12, 3), name="image")
+    x = model.get_layer("stem_bn")(model.get_layer("stem")(inputs))
+    model = keras.Model(inputs, keras.layers.Lambda(noted, output_shape=lambda shape: shape)(x))
+    called.clear()
+    check_scale(model, signature_of(model), _samples(pixels))
+    assert not called
+    with pytest.raises(DataError, match="at 'stem_bn'"):
+        check_scale(model, signature_of(model), _samples(pixels / 255))
+    assert not called and not any("call" in layer.__dict__ for layer in model.layers)

@@ -1,5 +1,6 @@
 """Does the calibration data have the scale that the model was trained on?"""
 
+import contextlib
 from collections.abc import Sequence
 
 import keras
@@ -51,36 +52,46 @@ def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Samp
         )
 
 
+class _Seen(Exception):
+    """Ends a call of the model at the layer that was looked for: what comes behind it may be nearly all of the work."""
+
+
+def _is_trained(op: keras.Operation) -> bool:
+    """True for a batch norm whose moving statistics are no longer those that it began with."""
+    return isinstance(op, keras.layers.BatchNormalization) and bool(
+        np.any(np.asarray(op.moving_mean) != 0) or np.any(np.asarray(op.moving_variance) != 1)
+    )
+
+
 def _spread_at_first_batch_norm(model, signature, inputs) -> tuple[str, float, float] | None:
     """(path, trained standard deviation, the batch's) at the first trained batch norm that is called."""
     seen: list[tuple[str, float, float]] = []
 
     def route(path, layer, call):
         def run(x, *args, **kwargs):
-            mean, variance = (np.asarray(v) for v in (layer.moving_mean, layer.moving_variance))
-            trained = not (np.all(mean == 0) and np.all(variance == 1))
-            if not seen and trained:
-                axes = tuple(i for i in range(len(x.shape)) if i != layer.axis % len(x.shape))
-                live = variance > 1e-12
-                spread = np.asarray(x, np.float64).std(axis=axes)
-                # Channels without any spread, as in constant data, say nothing about its scale.
-                live &= spread > 0
-                if live.any():
-                    usual = np.sqrt(variance)
-                    ratio = float(np.median(spread[live] / usual[live]))
-                    place = float(np.median(usual[live]))
-                    seen.append((path, place, place * ratio))
+            variance = np.asarray(layer.moving_variance)
+            axes = tuple(i for i in range(len(x.shape)) if i != layer.axis % len(x.shape))
+            live = variance > 1e-12
+            spread = np.asarray(x, np.float64).std(axis=axes)
+            # Channels without any spread, as in constant data, say nothing about its scale.
+            live &= spread > 0
+            if live.any():
+                usual = np.sqrt(variance)
+                ratio = float(np.median(spread[live] / usual[live]))
+                place = float(np.median(usual[live]))
+                seen.append((path, place, place * ratio))
+                raise _Seen
             return call(x, *args, **kwargs)
 
         return run
 
-    norms = {p: op for p, op in layer_paths(model).items() if isinstance(op, keras.layers.BatchNormalization)}
+    norms = {p: op for p, op in layer_paths(model).items() if _is_trained(op)}
     if norms:
         if signature.batch is not None:
             size = len(next(iter(inputs.values())))
             inputs = {
                 k: np.repeat(v, -(-signature.batch // size), axis=0)[: signature.batch] for k, v in inputs.items()
             }
-        with intercepted(norms, route):
+        with contextlib.suppress(_Seen), intercepted(norms, route):
             signature.call({k: keras.ops.convert_to_tensor(v) for k, v in inputs.items()})
     return seen[0] if seen else None

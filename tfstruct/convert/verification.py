@@ -24,6 +24,7 @@ from tfstruct.samples import Preprocess, Sample, Samples, open_samples
 _BATCH = 64
 # Bytes of all activations of a batch, which a Keras model holds until its call ends.
 _MEMORY = 256 << 20
+_FEW_CALLS = 3
 _FEW = 10  # samples: fewer need not show all classes
 
 
@@ -200,11 +201,14 @@ def compare(
     runtime = Runtime(content)
     at_inputs, at_outputs = port_ranges(content, runtime)
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
-    # Tracing a large model takes longer than running a few samples step by step.
-    few = isinstance(samples, Sized) and len(samples) <= _BATCH
     # A Keras model has the values before and behind a batch norm and an activation apart: one tensor of the file.
     each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
     size = max(1, min(_BATCH, _MEMORY // max(1, each)))
+    # Tracing a large model takes as long as a few calls step by step.
+    few = isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size
+    # For a last batch of another size it would be traced anew. Where sizes are open, each shape is a batch of its own.
+    fills = not few and not any(None in spec.shape for spec in signature.inputs)
+    fixed = signature.batch
     # Behind a partial, TensorFlow does not take the functions of several models for one that is traced too often.
     call = (
         signature.call
@@ -216,7 +220,9 @@ def compare(
     done = 0
     for batch in _batches(samples, size):
         inputs = {name: np.stack([s.inputs[name] for s in batch]) for name in batch[0].inputs}
-        truth = {k: np.asarray(v) for k, v in _call_in_batches(call, inputs, signature.batch).items()}
+        if fills and fixed is None:
+            fixed = len(batch)
+        truth = {k: np.asarray(v) for k, v in _call_in_batches(call, inputs, fixed).items()}
         ours = runtime.run_all(inputs)
         for name, value in truth.items():
             totals.setdefault(name, AgreementSum(at_outputs.get(name))).add(value, ours[name])
@@ -272,7 +278,7 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 
 
 def _call_in_batches(call, inputs: Mapping[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
-    """Calls a Keras model that may fix its batch size; the last batch is filled up and cut again."""
+    """Calls a model whose batch size may be fixed; the last batch is filled up and cut again."""
     if size is None:
         return call(dict(inputs))
     count = len(next(iter(inputs.values())))
