@@ -166,6 +166,20 @@ def test_who_made_a_tensor(branched):
     assert graph_nodes.names_of(branched.inputs) == ["x"]
 
 
+@pytest.mark.filterwarnings("ignore:Layer 'inner'")
+def test_masks_come_behind_the_inputs_of_a_nested_model():
+    x, size = keras.Input((4,), dtype="int32"), keras.Input((4, 3))
+    inside = keras.Input((4, 3)), keras.Input((4, 3))
+    inner = keras.Model(inside, layers.Add()(inside), name="inner")
+    masked = layers.Embedding(5, 3, mask_zero=True)(x)
+    y = inner([masked, size])
+    (node,) = [node for node in graph_nodes.calls_of(inner) if y is node.outputs[0]]
+    given, masks = graph_nodes.inputs_and_masks(node.input_tensors, inner)
+    assert [id(one) for one in given] == [id(masked), id(size)]
+    assert [id(one) for one in masks] == [id(graph_nodes.mask_of(masked))]
+    assert graph_nodes.inputs_and_masks(["x", "size"], inner) == (["x", "size"], [])
+
+
 def test_renaming_what_made_a_tensor():
     y = layers.Dense(1, name="before")(keras.Input((2,)))
     graph_nodes.rename(y, "after")

@@ -11,7 +11,7 @@ from tfstruct.graph import Call, Each, Graph, Out
 from tfstruct.graph.call import Channels
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.graph.trace import Body
-from tfstruct.keras_internals.graph_nodes import takes_training
+from tfstruct.keras_internals.graph_nodes import inputs_and_masks, takes_training
 from tfstruct.keras_internals.layer_parts import attention_projections, stored_weight
 from tfstruct.samples import Samples
 
@@ -28,7 +28,7 @@ def run(graph: Graph, inputs: list, visit, training: bool | None = None) -> None
         known = {id(x): y for x, y in zip(one.functional.inputs, values, strict=True)}
         for node, step in one.steps:
             if isinstance(step, Body):
-                given = node.input_tensors[: len(step.inputs)]  # masks come last
+                given, _ = inputs_and_masks(node.input_tensors, step.functional)
                 outputs = body(step, [known[id(x)] for x in given])
             else:
                 call = next(calls)

@@ -27,6 +27,7 @@
 - `new_shapes.py`: initializers, regularizers and constraints of weights that get another shape
 - `keras_model.py`: what is said of something that is no Keras 3 model
 - `endings.py`: by which function the values of an output were made, and an operation ends
+- `differences.py`: how far apart the outputs of two models are, and how much of it rounding explains
 - `kinds.py`: which known class an operation computes as, where a user made a subclass of it
 - `rebuild.py`: `rebuild`: a graph and the units that stay, to a new model with copied weights; `rewire`: operations
   run in another way

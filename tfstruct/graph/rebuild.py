@@ -17,6 +17,7 @@ from tfstruct.graph.trace import Body, Graph, Walked, tensors_in
 from tfstruct.keras_internals.graph_nodes import (
     Functional,
     copied_operation,
+    inputs_and_masks,
     is_made_like_functional,
     made_by,
     operation_of,
@@ -128,7 +129,7 @@ class _Rebuild:
     def _run(self, step: "Call | Body", *args, **kwargs):
         if isinstance(step, Body):
             body = self._graph.bodies[id(step.model)]
-            given = in_order(args, kwargs)[: len(body.inputs)]  # masks come last
+            given, _ = inputs_and_masks(in_order(args, kwargs), body.functional)
             return self._successor(step.model, lambda: self.model(body, given))(*args, **kwargs)
         if step.rewrite is not None and (rewritten := step.rewrite(self._kept, *args, **kwargs)) is not None:
             return rewritten

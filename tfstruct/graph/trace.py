@@ -18,7 +18,7 @@ from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
 from tfstruct.graph.sizes import input_shapes, output_shapes
-from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, nodes_in_order
+from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, inputs_and_masks, nodes_in_order
 
 OWN_OUTPUT = "the model's own output"  # why its channels stay
 
@@ -213,12 +213,12 @@ class _Walk:
             op = node.operation
             inner = functional_of(op) if isinstance(op, keras.Model) else None
             if inner is not None and _plain_call(node, inner):
-                ordered = [known[id(x)] for x in node.input_tensors[: len(inner.inputs)]]
-                for mask in node.input_tensors[len(inner.inputs) :]:
+                given, masks = inputs_and_masks(node.input_tensors, inner)
+                for mask in masks:
                     for labels in known[id(mask)].axes:
                         if labels is not None:
                             self.labels.freeze(labels, f"{prefix}{op.name} takes it as a mask")
-                step, outputs = self.body(op, inner, f"{prefix}{op.name}/", ordered)
+                step, outputs = self.body(op, inner, f"{prefix}{op.name}/", [known[id(x)] for x in given])
             else:
                 step = self._call(op, f"{prefix}{op.name}", node, arrived)
                 outputs = step.outputs

@@ -7,8 +7,9 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.node import Node
 
 __all__ = [
-    "Functional", "Node", "calls_of", "copied_operation", "functional_inside", "is_made_like_functional", "made_by",
-    "mask_of", "names_of", "nodes_in_order", "operation_of", "rename", "set_mask", "takes_training",
+    "Functional", "Node", "calls_of", "copied_operation", "functional_inside", "inputs_and_masks",
+    "is_made_like_functional", "made_by", "mask_of", "names_of", "nodes_in_order", "operation_of", "rename",
+    "set_mask", "takes_training",
 ]  # fmt: skip
 
 
@@ -53,6 +54,12 @@ def functional_inside(model: keras.Model) -> Functional | None:
 def is_made_like_functional(cls: type) -> bool:
     """Whether a subclass of `keras.Model` takes `inputs` and `outputs` as `keras.Model` does."""
     return functional_like_constructor(cls)
+
+
+def inputs_and_masks(tensors: Sequence, functional: Functional) -> tuple[list, list]:
+    """Of the tensors in a call of a nested model, those of its inputs, and the masks that Keras passes on with them."""
+    count = len(functional.inputs)
+    return list(tensors[:count]), list(tensors[count:])
 
 
 def takes_training(op: keras.Operation) -> bool:

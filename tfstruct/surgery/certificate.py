@@ -9,13 +9,13 @@ import numpy as np
 
 from tfstruct.errors import TfstructError
 from tfstruct.graph import Graph
+from tfstruct.graph.differences import COARSEST, ROUNDING, largest_gap, largest_magnitude
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.keras_internals.graph_nodes import functional_inside
 from tfstruct.keras_internals.layer_parts import all_layers
 
 _UNKNOWN_SIZE = 32
 _SAMPLES = 4
-_JUDGED = 0.05  # the largest relative difference that rounding may explain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
     rng = np.random.default_rng(seed)
     eps = _coarsest(graph)
     scales = (1.0, 100.0) if eps < 1e-6 else (1.0, 10.0)
-    least = max(1e-5, 32 * eps)
+    least = max(ROUNDING, 32 * eps)
     found: list[Difference] = []
     for scale in scales:
         inputs = draw(graph, rng, scale)
@@ -52,8 +52,8 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
         for a, b, c in zip(expected, got, rounded, strict=True):
             found.append(Difference(*_apart(a, b), max(least, 32 * _apart(a, c)[1])))
     # Where rounding alone moves an output by more than a little, equality cannot be judged; elsewhere it is.
-    judged = [one for one in found if one.allowed <= _JUDGED] or found
-    allowed = min(max(one.allowed for one in judged), _JUDGED)
+    judged = [one for one in found if one.allowed <= COARSEST] or found
+    allowed = min(max(one.allowed for one in judged), COARSEST)
     return Difference(max(one.absolute for one in judged), max(one.relative for one in judged), allowed)
 
 
@@ -71,14 +71,8 @@ def certify(found: Difference | None, name: str) -> None:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    if a.shape != b.shape:
-        return float("inf"), float("inf")
-    told = np.isfinite(a)
-    if not told.any():
-        return 0.0, 0.0
-    gap = np.abs(a - b)[told]
-    gap = float(np.where(np.isfinite(gap), gap, np.inf).max())
-    return gap, gap / max(float(np.abs(a[told]).max()), 1e-30) if gap else 0.0
+    gap = largest_gap(a, b)
+    return gap, gap / max(largest_magnitude([a]), 1e-30) if gap else 0.0
 
 
 def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.graph.differences import COARSEST, ROUNDING, largest_gap, largest_magnitude
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.operation_traits import traits_of
@@ -15,9 +16,7 @@ from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import one_seed
 from tfstruct.keras_internals.replacing import replaced_attributes
 
-# Relative to the largest magnitude: what another order of sums explains.
-_OUTPUTS, _GRADIENTS = 1e-5, 1e-4
-_HALF = 5e-2
+_GRADIENTS = 10 * ROUNDING
 # Numbers in a weight up to which its gradient is compared: larger ones would take the memory of the weights twice. What
 # their gradients are made of, what comes in and what comes back, is compared by those of the other weights.
 _ASKED = 1 << 20
@@ -51,11 +50,11 @@ def unequal(
         except Exception as error:  # operations that Keras runs in a `call` and not in a graph of its own
             return f"it fails with {reason_of(error)}"
         gap = _apart(expected, got)
-        if not gap <= (_OUTPUTS if exact else _HALF):
+        if not gap <= (ROUNDING if exact else COARSEST):
             return f"its {what} differ by {gap:.1e} of the largest"
         if training:
             gap = _apart(its_gradients, gradients)
-            if not gap <= (_GRADIENTS if exact else _HALF):
+            if not gap <= (_GRADIENTS if exact else COARSEST):
                 return f"its gradients differ by {gap:.1e} of the largest"
     return ""
 
@@ -110,14 +109,10 @@ def _without_dropout(model: keras.Model) -> Iterator[None]:
 
 
 def _apart(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
-    """The largest difference relative to the largest magnitude of all; infinite where shapes differ."""
-    if [x.shape for x in expected] != [x.shape for x in got]:
+    """The largest difference relative to the largest magnitude of all; infinite where shapes differ, or where a value
+    is finite in one of them only."""
+    if len(expected) != len(got):
         return np.inf
-    scale = max((float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in expected), default=0.0)
-    largest = 0.0
-    for a, b in zip(expected, got, strict=True):
-        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-            return np.inf
-        told = np.isfinite(a)
-        largest = max(largest, float(np.abs(a - b)[told].max(initial=0.0)))
-    return largest / scale if largest else 0.0
+    both = list(zip(expected, got, strict=True))
+    gap = max((max(largest_gap(a, b), largest_gap(b, a)) for a, b in both), default=0.0)
+    return gap / max(largest_magnitude(expected), 1e-30) if gap else 0.0

@@ -10,6 +10,7 @@ from tfstruct.analyze.inference import batches_for, in_inference
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.trace import Body
+from tfstruct.keras_internals.graph_nodes import inputs_and_masks
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.samples import Samples
@@ -176,7 +177,8 @@ def _read(graph: Graph, samples: Samples, wanted: set[int]) -> dict[int, np.ndar
             if id(op) in wanted and id(op) not in first:
                 first[id(op)] = keras.ops.convert_to_numpy(arrived[0]).astype(np.float64)
             if isinstance(step, Body):
-                outputs = body(step, arrived[: len(step.inputs)], first)  # masks come last
+                given, _ = inputs_and_masks(arrived, step.functional)
+                outputs = body(step, given, first)
             else:
                 args, kwargs = node.arguments.fill_in(known)
                 outputs = keras.tree.flatten(op(*args, **kwargs))
