@@ -1,11 +1,14 @@
 """Masks against a plain oracle: sorted lists and loops, no vector code."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfstruct.masks import Pattern, choose, highest, highest_in_runs, kept
+from tfstruct import masks
+from tfstruct.masks import Pattern, Scores, choose, highest, highest_in_runs, kept
 
 PATTERNS = [Pattern.parse("element"), Pattern.parse("block", (2, 3)), Pattern.parse("row"), Pattern.parse("filter")]
 SHAPE = (2, 4, 6)
@@ -169,3 +172,39 @@ def test_misfits():
     assert "4 x 7 matrix does not divide into blocks of (2, 3)" in Pattern.parse("block", (2, 3)).misfit((2, 2, 7))
     assert "reads one input channel only" in Pattern.parse("2:4").misfit((9, 1, 8))
     assert Pattern.parse("element").misfit((9, 1, 8)) is None
+
+
+@pytest.mark.parametrize("sample", [1 << 15, 2], ids=["a good sample", "a sample that misses"])
+@pytest.mark.parametrize("kind", ["all different", "many alike", "all alike", "some dead"])
+def test_large_kernels_are_looked_at_in_pieces(kind, sample, monkeypatch):
+    monkeypatch.setattr(masks, "_SAMPLE", sample)
+    rng = np.random.default_rng(4)
+    shapes = [(1, 300, 500), (3, 7, 11), (1, 90, 1000)]
+    weights = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    if kind in ("many alike", "all alike"):
+        weights = [np.round(w) if kind == "many alike" else np.ones_like(w) for w in weights]
+    alive = [rng.random(shape) < 0.4 for shape in shapes] if kind == "some dead" else [None] * 3
+    every = [Scores(lambda w=w: w, np.abs, a) for w, a in zip(weights, alive, strict=True)]
+    plain = [np.abs(w) if a is None else np.where(a, np.abs(w), -np.inf) for w, a in zip(weights, alive, strict=True)]
+    for ratio in (0.003, 0.5, 0.9, 0.99999):
+        found = choose(every, ratio, PATTERNS[0])
+        for mask, scores in zip(found, plain, strict=True):
+            order = np.argsort(-scores.ravel(), kind="stable")[: kept(scores.size, ratio)]
+            np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(order))
+        flat = np.concatenate([scores.ravel() for scores in plain])
+        starts = np.cumsum([0, *(scores.size for scores in plain)])
+        flat[[start + scores.argmax() for start, scores in zip(starts, plain, strict=False)]] = np.inf
+        order = np.argsort(-flat, kind="stable")[: max(kept(flat.size, ratio), 3)]
+        together = np.concatenate([mask.ravel() for mask in choose(every, ratio, PATTERNS[0], together=True)])
+        np.testing.assert_array_equal(np.flatnonzero(together), np.sort(order))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_masks_take_a_byte_a_weight_and_scores_no_copy(together):
+    weights = [np.random.default_rng(i).normal(size=(1, 500, 1000)).astype("float32") for i in range(3)]
+    tracemalloc.start()
+    found = choose([Scores(lambda w=w: w, np.abs) for w in weights], 0.5, PATTERNS[0], together)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(int(mask.sum()) for mask in found) == 750_000
+    assert peak < 2.5e6 + 1.5e6  # the masks, and a few pieces and the drawn ones beside them; a copy has 6e6

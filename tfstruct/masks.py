@@ -5,8 +5,11 @@ convolution.
 """
 
 import dataclasses
+import functools
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -113,32 +116,140 @@ def kept(count: int, ratio: float) -> int:
     return max(round(count * (1 - ratio)), 1) if count else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The scores of a kernel's weights, which are computed piece by piece each time they are looked at.
+
+    Attributes:
+        read: gives an array (taps, inputs, outputs), the same each time.
+        key: what makes scores of it, by weight, in a new array; None: they are.
+        alive: boolean; where it is false, the score is below every other. None: true everywhere.
+    """
+
+    read: Callable[[], np.ndarray]
+    key: Callable[[np.ndarray], np.ndarray] | None = None
+    alive: np.ndarray | None = None
+
+    def whole(self) -> np.ndarray:
+        return _scored(self.read(), self.key, self.alive)
+
+
+def _scored(values: np.ndarray, key: Callable | None, alive: np.ndarray | None) -> np.ndarray:
+    scores = values if key is None else key(values)
+    if alive is None:
+        return scores
+    # Without a branch for each, several times as fast as `where`.
+    return np.minimum(scores, np.array([-np.inf, np.inf], scores.dtype).take(alive.view(np.uint8)))
+
+
+_PIECE = 1 << 16  # scores: what is made of them stays in the cache
+_SAMPLE = 1 << 15
+
+
+class _Units:
+    """The scores of a kernel's units in one list.
+
+    Attributes:
+        first: the place of one that counts as higher than all others; None: there is no such.
+    """
+
+    def __init__(self, scores: Scores, pattern: Pattern):
+        if pattern.kind == "element":
+            self._read = lambda: scores.read().ravel()
+            self._key, self._alive = scores.key, None if scores.alive is None else scores.alive.ravel()
+        else:
+            units = pattern.units(scores.whole())
+            self._read, self._key, self._alive = (lambda: units), None, None
+        self.size = self._read().size
+        self.first: int | None = None
+
+    def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
+        values = self._read()
+        for start in range(0, self.size, _PIECE):
+            place = slice(start, min(start + _PIECE, self.size))
+            scores = _scored(values[place], self._key, None if self._alive is None else self._alive[place])
+            if self.first is not None and start <= self.first < place.stop:
+                scores = scores.copy()
+                scores[self.first - start] = np.inf
+            yield place, scores
+
+    def drawn(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """`count` scores by chance."""
+        places = random.integers(0, self.size, count)
+        return _scored(self._read()[places], self._key, None if self._alive is None else self._alive[places])
+
+    def best(self) -> int:
+        """The place of the highest, the first among equals."""
+        tops = [(scores.max(), place.start + int(scores.argmax())) for place, scores in self.pieces()]
+        return max(tops, key=lambda top: (top[0], -top[1]))[1]
+
+    def chosen(self, edge, ties: int) -> tuple[np.ndarray, int]:
+        """Boolean, true above `edge` and at the first `ties` that equal it; and how many of these there were."""
+        chosen, found = np.empty(self.size, bool), 0
+        for place, scores in self.pieces():
+            np.greater(scores, edge, out=chosen[place])
+            if found < ties:
+                equal = place.start + np.flatnonzero(scores == edge)[: ties - found]
+                chosen[equal] = True
+                found += equal.size
+        return chosen, found
+
+
+def _edge(units: Sequence[_Units], count: int) -> tuple[np.floating, int]:
+    """The `count`-th highest of all scores, and how many that equal it are among the highest. `count` is at least 1.
+
+    Drawn ones tell between which two it nearly surely is, so that only what lies between them has to be partitioned
+    (Floyd and Rivest 1975, "Expected time bounds for selection").
+    """
+    total, random = sum(one.size for one in units), np.random.default_rng(0)
+    sample = np.sort(np.concatenate([one.drawn(-(-_SAMPLE * one.size // total), random) for one in units]))
+    place = len(sample) * (1 - count / total)
+    margin = 5 * (len(sample) * count / total * (1 - count / total)) ** 0.5 + 1
+    low = sample[int(place - margin)] if place >= margin else -np.inf
+    high = sample[int(place + margin)] if place + margin < len(sample) else np.inf
+    while True:
+        above, between = 0, []
+        for _, scores in itertools.chain(*(one.pieces() for one in units)):
+            over = scores > high
+            above += int(np.count_nonzero(over))
+            between.append(scores[(scores >= low) ^ over])
+        found = np.concatenate(between)
+        if above < count <= above + found.size:
+            break
+        low, high = -np.inf, np.inf  # it was not between them
+    edge = np.partition(found, found.size - (count - above))[found.size - (count - above)]
+    return edge, count - above - int(np.count_nonzero(found > edge))
+
+
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Boolean, true at the `count` highest scores; among equal ones the first stay."""
-    chosen = np.zeros(scores.size, bool)
-    if count <= 0:
-        return chosen
-    if count >= scores.size:
-        return ~chosen
-    edge = np.partition(scores, scores.size - count)[scores.size - count]
-    chosen[scores > edge] = True
-    chosen[np.flatnonzero(scores == edge)[: count - chosen.sum()]] = True
-    return chosen
+    """Boolean, true at the `count` highest scores of a list; among equal ones the first stay."""
+    return _highest(_Units(Scores(lambda: scores), Pattern("element")), count)
+
+
+def _highest(units: _Units, count: int) -> np.ndarray:
+    if not 0 < count < units.size:
+        return np.full(units.size, count > 0)
+    return units.chosen(*_edge([units], count))[0]
 
 
 def highest_in_runs(scores: np.ndarray, n: int, m: int) -> np.ndarray:
     """`scores` (taps, inputs, outputs); boolean, false at the `n` lowest of each run of `m` inputs."""
     taps, inputs, outputs = scores.shape
-    filled = np.pad(scores, ((0, 0), (0, -inputs % m), (0, 0)), constant_values=-np.inf)
+    filled = np.pad(scores, ((0, 0), (0, -inputs % m), (0, 0)), constant_values=-np.inf) if inputs % m else scores
     runs = filled.reshape(taps, -1, m, outputs)
-    # Stable, from the highest: among equal scores the first stay, and what was filled in goes before a weight does.
-    order = np.argsort(-runs, axis=2, kind="stable")
-    chosen = np.zeros(runs.shape, bool)
-    np.put_along_axis(chosen, order[:, :, : m - n], True, axis=2)
-    return chosen.reshape(taps, -1, outputs)[:, :inputs]
+    # How many of its run are higher: among equal scores the first stay, and what was filled in goes before a weight.
+    higher = np.zeros(runs.shape, np.min_scalar_type(m))
+    for later in range(m):
+        for first in range(later):
+            over = runs[:, :, later] > runs[:, :, first]
+            higher[:, :, first] += over
+            higher[:, :, later] += ~over
+    return (higher < m - n).reshape(taps, -1, outputs)[:, :inputs]
 
 
-def choose(scores: Sequence[np.ndarray], ratio: float, pattern: Pattern, together: bool = False) -> list[np.ndarray]:
+def choose(
+    scores: Sequence[np.ndarray | Scores], ratio: float, pattern: Pattern, together: bool = False
+) -> list[np.ndarray]:
     """Masks (boolean, true stays) for kernels from the scores of their weights.
 
     Args:
@@ -148,34 +259,52 @@ def choose(scores: Sequence[np.ndarray], ratio: float, pattern: Pattern, togethe
             below as whole units do.
         pattern: the units. N:M comes to its N step by step: of each run, as many go as `ratio * m` has whole.
     """
+    return list(chosen(scores, ratio, pattern, together))
+
+
+def chosen(
+    scores: Sequence[np.ndarray | Scores], ratio: float, pattern: Pattern, together: bool = False
+) -> Iterator[np.ndarray]:
+    """What `choose` returns, one after the other; a kernel is not read any more once its mask has come."""
+    every = [s if isinstance(s, Scores) else Scores(functools.partial(np.asarray, s)) for s in scores]
+    shapes = [s.read().shape for s in every]
     if pattern.kind == "n:m":
         gone = min(int(ratio * pattern.m + 1e-6), pattern.n)
-        return [highest_in_runs(s, gone, pattern.m) for s in scores]
-    units = [pattern.units(s) for s in scores]
+        yield from (highest_in_runs(s.whole(), gone, pattern.m) for s in every)
+        return
+    lists = (_Units(s, pattern) for s in every)
     if together:
-        chosen = _highest_together(units, [s.size // u.size for s, u in zip(scores, units, strict=True)], ratio)
+        units = list(lists)
+        found = _highest_together(units, [math.prod(s) // u.size for u, s in zip(units, shapes, strict=True)], ratio)
     else:
-        chosen = [highest(u, kept(u.size, ratio)) for u in units]
-    return [pattern.spread(c, s.shape) for c, s in zip(chosen, scores, strict=True)]
+        found = (_highest(one, kept(one.size, ratio)) for one in lists)
+    yield from (pattern.spread(mask, shape) for mask, shape in zip(found, shapes, strict=True))
 
 
-def _highest_together(units: Sequence[np.ndarray], sizes: Sequence[int], ratio: float) -> list[np.ndarray]:
-    safe = [np.argmax(u) for u in units]  # the best unit of each kernel stays
-    scores = np.concatenate([u.astype(float) for u in units])
-    starts = np.cumsum([0, *(u.size for u in units)])
-    scores[[start + best for start, best in zip(starts, safe, strict=False)]] = np.inf
-    weights = np.repeat(sizes, [u.size for u in units])
-    total = int(weights.sum())
+def _highest_together(units: Sequence[_Units], sizes: Sequence[int], ratio: float) -> Iterator[np.ndarray]:
+    for one in units:
+        one.first = one.best()  # the best unit of each kernel stays
+    total = sum(one.size * size for one, size in zip(units, sizes, strict=True))
     gone = total - kept(total, ratio)
-    if len(set(sizes)) == 1:
-        chosen = highest(scores, scores.size - gone // sizes[0])
-        chosen |= np.isinf(scores) & (scores > 0)
-    else:
-        order = np.argsort(scores, kind="stable")
-        # From the lowest, each unit that still fits.
-        chosen, left = np.ones(scores.size, bool), gone
-        for i in order:
-            if weights[i] <= left and scores[i] < np.inf:
-                chosen[i] = False
-                left -= weights[i]
-    return np.split(chosen, starts[1:-1])
+    if len(set(sizes)) > 1:
+        yield from _fitting_together(units, sizes, gone)
+        return
+    count = sum(one.size for one in units) - gone // sizes[0]
+    edge, ties = _edge(units, count)
+    for one in units:
+        mask, equal = one.chosen(edge, ties)
+        mask[one.first] = True
+        ties -= equal
+        yield mask
+
+
+def _fitting_together(units: Sequence[_Units], sizes: Sequence[int], gone: int) -> list[np.ndarray]:
+    """From the lowest on, each unit goes that still fits into `gone` weights."""
+    scores = np.concatenate([np.asarray(piece, float) for one in units for _, piece in one.pieces()])
+    weights = np.repeat(sizes, [one.size for one in units])
+    chosen = np.ones(scores.size, bool)
+    for i in np.argsort(scores, kind="stable"):
+        if weights[i] <= gone and scores[i] < np.inf:
+            chosen[i] = False
+            gone -= weights[i]
+    return np.split(chosen, np.cumsum([one.size for one in units])[:-1])

@@ -10,6 +10,7 @@
 - `moving_averages.py`: the optimizer's averages of weights, held to masks and shared values
 - `gradients.py`: the mean gradient on a user's data
 - `prune.py`, `sparsity_report.py`: `Prune`: elements, blocks, rows, filters, N:M; what it did
+- `weight_scores.py`: what single weights are worth, by criterion
 - `prune_channels.py`, `channel_report.py`: `PruneChannels`: channels to zero until a budget is met; what it did
 - `channel_masks.py`, `channel_factors.py`: groups that `shrink` can cut, and masks on all their weights; how channels
   get to zero

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfstruct.analyze.masking import stays
 from tfstruct.analyze.names import by_name
-from tfstruct.callbacks.constraints import Masked
+from tfstruct.callbacks.constraints import Scaled
 from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, Group
 from tfstruct.graph.call import Slot
@@ -69,10 +69,10 @@ class ChannelMasks:
     def __init__(self, graph: Graph, units: np.ndarray, owner: str):
         self._graph = graph
         self._slots = [slot for slot in graph.slots if "moving" not in slot.variable.name and self._has(slot, units)]
-        self.masked: list[Masked] = []
+        self.masked: list[Scaled] = []
         try:
             for slot in self._slots:
-                self.masked.append(Masked(slot.variable, owner))
+                self.masked.append(Scaled(slot.variable, owner))
         except ModelError:
             self.remove()
             raise

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
-from keras import ops
+import tensorflow as tf
 
 from tfstruct.errors import ModelError
+from tfstruct.graph.kernels import lent
 
 
 class Attached(keras.constraints.Constraint):
@@ -69,27 +70,34 @@ class Attached(keras.constraints.Constraint):
 
 
 class Masked(Attached):
-    """w <- mask * w after the constraint that the weight had.
+    """w <- w where the mask is true, else 0, after the constraint that the weight had.
 
     Attributes:
-        mask: a variable of its shape and type, ones at first. Values between 0 and 1 make weights decay.
+        mask: a boolean variable of its shape, true at first.
     """
 
     def __init__(self, variable: keras.Variable, owner: str):
         super().__init__(variable, owner)
-        self.mask = keras.Variable(np.ones(variable.shape), trainable=False, dtype=variable.dtype, name="mask")
+        self.mask = self._mask()
         self.called = False
+
+    def _mask(self) -> keras.Variable:
+        return keras.Variable(np.ones(self.variable.shape, bool), trainable=False, dtype="bool", name="mask")
 
     def __call__(self, w):
         self.called = True
-        w = w if self.before is None else self.before(w)
-        return w * self.mask
+        return self._settle(w if self.before is None else self.before(w))
 
     def _settle(self, w):
-        return w * ops.cast(self.mask != 0, w.dtype)
+        w = tf.convert_to_tensor(w)
+        return tf.where(tf.cast(self.mask.value, tf.bool), w, tf.zeros((), w.dtype))
+
+    def stays(self) -> np.ndarray:
+        """Boolean, false where the weight is held at zero; not to be kept."""
+        return lent(self.mask).astype(bool, copy=False)
 
     def keeps_zero(self, w: np.ndarray) -> np.ndarray:
-        return self.mask.numpy() == 0
+        return ~self.stays()
 
     def set(self, mask: np.ndarray) -> None:
         """Takes a new mask and applies it to the weight at once."""
@@ -98,11 +106,26 @@ class Masked(Attached):
 
     def apply(self) -> None:
         """Sets the weight to zero wherever the mask is."""
-        self.variable.assign(np.where(self.mask.numpy() == 0, 0.0, self.variable.numpy()))
+        self.variable.assign(self._settle(self.variable))
+
+    def zero_outside(self, mask: np.ndarray) -> bool:
+        """Whether the weight is zero wherever this mask is."""
+        return not np.greater(lent(self.variable) != 0, mask != 0).any()
 
     def holds(self) -> bool:
-        """Whether the weight is zero wherever the mask is."""
-        return not np.any(self.variable.numpy()[self.mask.numpy() == 0])
+        """Whether the weight is zero wherever its mask is."""
+        return self.zero_outside(lent(self.mask))
+
+
+class Scaled(Masked):
+    """w <- mask * w: the mask has numbers of the weight's type, and weights decay where they are between 0 and 1."""
+
+    def _mask(self) -> keras.Variable:
+        return keras.Variable(np.ones(self.variable.shape), trainable=False, dtype=self.variable.dtype, name="mask")
+
+    def __call__(self, w):
+        self.called = True
+        return (w if self.before is None else self.before(w)) * self.mask
 
 
 class Moving(Masked):

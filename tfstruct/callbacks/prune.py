@@ -13,13 +13,12 @@ from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving, require_held
 from tfstruct.callbacks.gradients import MeanGradients
 from tfstruct.callbacks.sparsity_report import SparseWeight, SparsityReport
+from tfstruct.callbacks.weight_scores import CRITERIA, WeightScores
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
-from tfstruct.graph.kernels import Kernel, Which, kernels
+from tfstruct.graph.kernels import Kernel, Which, kernels, lent
 from tfstruct.samples.for_model import readable_again
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
-
-CRITERIA = ("magnitude", "movement", "gradient", "snip", "random")
 
 
 class Prune(Compressor):
@@ -156,7 +155,7 @@ class Prune(Compressor):
 
     def masks(self) -> dict[str, np.ndarray]:
         """The boolean mask of each kernel by name, true where a weight stays; only while attached."""
-        return {k.name: m.mask.numpy() != 0 for k, m in zip(self._kernels, self._masked, strict=True)}
+        return {k.name: m.stays().copy() for k, m in zip(self._kernels, self._masked, strict=True)}
 
     def observe(self, logs: dict) -> None:
         self._observed = True
@@ -231,19 +230,15 @@ class Prune(Compressor):
     def _choose(self, step: int) -> None:
         """New masks for this step, applied at once."""
         ratio = self.schedule(step)
-        old = [masked.mask.numpy() != 0 for masked in self._masked]
         gradients = None if self._gradients is None else self._gradients()
-        scores = self._scores([None] * len(old) if gradients is None else gradients)
-        # What is zero stays zero: its score is below every other.
-        alive = [np.where(mask, s, -np.inf) for s, mask in zip(scores, old, strict=True)]
-        viewed = [k.view(s) for k, s in zip(self._kernels, alive, strict=True)]
+        scores = WeightScores(self.criterion, self.seed, self._kernels, self._masked, gradients).all()
         share = self.regrow * self._fading(step)
-        stay = masks.choose(viewed, ratio + (1 - ratio) * share, self.pattern, self.scope == "global")
+        stay = masks.chosen(scores, ratio + (1 - ratio) * share, self.pattern, self.scope == "global")
         if share:
             assert gradients is not None  # `regrow` is refused without data
             grown = [np.abs(k.view(g)) for k, g in zip(self._kernels, gradients, strict=True)]
             first = [np.where(m, np.inf, g) for m, g in zip(stay, grown, strict=True)]
-            stay = masks.choose(first, ratio, self.pattern, self.scope == "global")
+            stay = masks.chosen(first, ratio, self.pattern, self.scope == "global")
         for kernel, masked, mask in zip(self._kernels, self._masked, stay, strict=True):
             masked.set(kernel.unview(mask))
         self._last, self._sparsity = step, self._share_of_zeros()
@@ -255,32 +250,9 @@ class Prune(Compressor):
         span = self.schedule.end - self.schedule.begin
         return (1 + math.cos(math.pi * (step - self.schedule.begin) / span)) / 2
 
-    def _scores(self, gradients) -> list[np.ndarray]:
-        random = np.random.default_rng(self.seed)
-        found = []
-        for kernel, masked, gradient in zip(self._kernels, self._masked, gradients, strict=True):
-            w = kernel.variable.numpy()
-            if callable(self.criterion):
-                score = np.asarray(self.criterion(kernel.variable), float)
-                if score.shape != w.shape:
-                    raise ArgumentError(
-                        f"`criterion` must return shape {w.shape} for {kernel.name}. Got: {score.shape}."
-                    )
-            elif self.criterion == "movement":
-                score = masked.score.numpy()
-            elif self.criterion == "random":
-                score = random.random(w.shape)
-            else:
-                score = np.abs(w if self.criterion == "magnitude" else gradient)
-                score = score * np.abs(w) if self.criterion == "snip" else score
-            if not np.isfinite(score).all():
-                raise ModelError(f"The scores of {kernel.name} are not finite: training has diverged.")
-            found.append(score)
-        return found
-
     def _share_of_zeros(self) -> float:
-        zeros = sum(int((m.mask.numpy() == 0).sum()) for m in self._masked)
-        return zeros / sum(int(np.prod(m.variable.shape)) for m in self._masked)
+        masks_now = [lent(masked.mask) for masked in self._masked]
+        return 1 - sum(np.count_nonzero(mask) for mask in masks_now) / sum(mask.size for mask in masks_now)
 
     def _log(self, logs: dict | None) -> None:
         if logs is not None:
@@ -303,13 +275,13 @@ class Prune(Compressor):
         history.on_epoch_end = on_epoch_end
 
     def _end(self, model: keras.Model) -> SparsityReport:
-        back = sum(not masked.holds() for masked in self._masked)
+        back = [masked for masked in self._masked if not masked.holds()]
         if back:
             self._notes.append(
-                f"Pruned weights of {back} kernels were put back at the end of training (EarlyStopping, moving "
+                f"Pruned weights of {len(back)} kernels were put back at the end of training (EarlyStopping, moving "
                 "averages or set_weights): the masks were applied again."
             )
-        for masked in self._masked:
+        for masked in back:
             masked.apply()
         reached = self._history[-1][1] if self._history else 0.0
         if reached < self.schedule.final:
@@ -321,8 +293,8 @@ class Prune(Compressor):
             self._notes.append("No validation was seen, so the schedule could not slow: give `validation_data`.")
         rows = []
         for kernel, masked in zip(self._kernels, self._masked, strict=True):
-            mask = masked.mask.numpy()
-            rows.append(SparseWeight(kernel.name, tuple(mask.shape), mask.size, int((mask == 0).sum())))
+            mask = lent(masked.mask)
+            rows.append(SparseWeight(kernel.name, mask.shape, mask.size, mask.size - int(np.count_nonzero(mask))))
         self._saved |= self.masks()
         self._let_go()
         criterion = (
@@ -341,14 +313,14 @@ class Prune(Compressor):
 
     def _belongs(self, state: dict[str, np.ndarray]) -> bool:
         self._require_alike(state)
-        return not any(np.any(m.variable.numpy()[state[f"mask_{i}"] == 0]) for i, m in enumerate(self._masked))
+        return all(masked.zero_outside(state[f"mask_{i}"]) for i, masked in enumerate(self._masked))
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {f"schedule_{name}": np.asarray(value) for name, value in self.schedule.state().items()}
         state["last"] = np.asarray(self._last)
         state["history"] = np.asarray(self._history, float).reshape(-1, 3)
         for i, masked in enumerate(self._masked):
-            state[f"mask_{i}"] = masked.mask.numpy() != 0
+            state[f"mask_{i}"] = masked.stays().copy()
             if isinstance(masked, Moving):
                 state[f"score_{i}"], state[f"last_{i}"] = masked.score.numpy(), masked.last.numpy()
         return state
@@ -365,7 +337,7 @@ class Prune(Compressor):
         self._last = int(state["last"])
         self._history = [(int(step), float(ratio), float(share)) for step, ratio, share in state["history"]]
         for i, masked in enumerate(self._masked):
-            masked.set(state[f"mask_{i}"])
+            masked.set(state[f"mask_{i}"] != 0)
             if isinstance(masked, Moving):
                 masked.score.assign(state[f"score_{i}"])
                 masked.last.assign(state[f"last_{i}"])

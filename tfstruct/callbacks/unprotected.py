@@ -9,7 +9,7 @@ import numpy as np
 
 from tfstruct.callbacks.constraints import Attached
 from tfstruct.errors import ModelError
-from tfstruct.graph.kernels import Kernel, kernels
+from tfstruct.graph.kernels import Kernel, kernels, lent
 
 _FEW = 0.05  # of a kernel: fewer zeros than these are not worth a word
 _VALUES = 256  # a kernel that shares values has at most so many, and eight weights for each
@@ -24,7 +24,7 @@ class _Found:
     values: int
 
     def __str__(self) -> str:
-        what = [f"{self.zeros / self.kernel.variable.numpy().size:.0%} zeros"] if self.zeros else []
+        what = [f"{self.zeros / math.prod(self.kernel.variable.shape):.0%} zeros"] if self.zeros else []
         return f"{self.kernel.name} ({', '.join([*what, *([f'{self.values} values'] if self.values else [])])})"
 
 
@@ -59,32 +59,44 @@ def unprotected(model: keras.Model) -> str:
 
 
 def _found(kernel: Kernel) -> _Found | None:
-    w = kernel.variable.numpy()
-    alive = w[w != 0]
-    if not alive.size or (alive == alive[0]).all():
+    w = lent(kernel.variable)
+    dead = w == 0
+    count = w.size - int(np.count_nonzero(dead))
+    some = _first(w, dead, 8 * _VALUES)
+    if not count or ((some == some[0]).all() and ((w == some[0]) | dead).all()):
         return None
     held = list(_held(kernel.variable))
-    lost = w == 0
-    for one in held:
-        lost &= ~one.keeps_zero(w)
-    zeros = int(lost.sum())
-    values = 0 if any(one.shares for one in held) else _shared_values(alive)
+    lost = dead
+    for one in held if count < w.size else ():
+        lost = np.greater(lost, one.keeps_zero(w))
+    zeros = int(np.count_nonzero(lost))
+    values = 0 if any(one.shares for one in held) else _shared_values(w, dead, some, count)
     return _Found(kernel, zeros if zeros > _FEW * w.size else 0, values) if zeros > _FEW * w.size or values else None
 
 
-def _shared_values(alive: np.ndarray) -> int:
-    """How many values these weights share; 0 if most have one of their own."""
-    most = min(_VALUES, alive.size // 8)
-    if len(np.unique(alive[: 8 * _VALUES])) > most:
+def _first(w: np.ndarray, dead: np.ndarray, most: int) -> np.ndarray:
+    """The first weights that are not zero."""
+    flat, zero, found, start = w.ravel(), dead.ravel(), np.zeros(0, w.dtype), 0
+    while start < flat.size and found.size < most:
+        piece = slice(start, start + 4 * most)
+        found = np.concatenate([found, flat[piece][~zero[piece]]])
+        start = piece.stop
+    return found[:most]
+
+
+def _shared_values(w: np.ndarray, dead: np.ndarray, some: np.ndarray, count: int) -> int:
+    """How many values the weights that are not zero share; 0 if most have one of their own."""
+    most = min(_VALUES, count // 8)
+    if len(np.unique(some)) > most:
         return 0
-    values = len(np.unique(alive))
+    values = len(np.unique(w[~dead]))
     return values if values <= most else 0
 
 
 def _share(model: keras.Model) -> float:
     """The ratio by which a global mask takes all zeros of the kernels that are pruned by default."""
-    every = [kernel.variable.numpy() for kernel in kernels(model)]
-    zeros, count = sum(int((w == 0).sum()) for w in every), sum(w.size for w in every)
+    every = [lent(kernel.variable) for kernel in kernels(model)]
+    zeros, count = sum(int(np.count_nonzero(w == 0)) for w in every), sum(w.size for w in every)
     return math.ceil(zeros / count * 1e4 - 1e-6) / 1e4
 
 

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.kinds import built_in_name
@@ -49,6 +50,11 @@ class Kernel:
         """The way back."""
         moved = [self.variable.shape[i] for i in self.order]
         return np.transpose(values.reshape(moved), np.argsort(self.order))
+
+
+def lent(variable: keras.Variable) -> np.ndarray:
+    """The values of a weight, without a copy where TensorFlow lends them: to be read at once, and not to be kept."""
+    return np.asarray(tf.convert_to_tensor(variable.value))
 
 
 def kernels(model: keras.Model, layers: Which = None, depthwise: bool = False) -> list[Kernel]:
