@@ -52,7 +52,7 @@ ALLOWED = {
     "surgery": {"reporting", "budgets", "errors", "files", "graph", "samples", "analyze", "untrusted", "patterns"},
     "masks": {"errors"},
     "codebooks": set(),
-    "patterns": set(),
+    "patterns": {"errors"},
     "schedules": {"reporting", "errors"},
     "optimizers": {"errors", "graph", "analyze", "schedules"},
     "regularizers": {"errors", "graph", "patterns"},

@@ -101,6 +101,8 @@ def test_data_in_memory_has_no_json(field):
         ({"batch_size": 0}, "`batch_size` must be a positive integer or None. Received: 0"),
         ({"batch_size": -1}, "`batch_size` must be a positive integer or None. Received: -1"),
         ({"batch_size": "1"}, "`batch_size` must be a positive integer or None. Received: '1'"),
+        ({"open_layers": True}, r"`open_layers` must be 'auto' \(custom layers are opened\) or False. Received: True"),
+        ({"open_layers": np.zeros(2)}, "`open_layers` must be 'auto' .*Received: array"),
         ({"timeout": 0}, "`timeout` must be a positive, finite number of seconds. Received: 0"),
         ({"timeout": float("nan")}, "`timeout` must be a positive, finite number of seconds. Received: nan"),
         ({"timeout": "60"}, "`timeout` must be a positive, finite number of seconds. Received: '60'"),

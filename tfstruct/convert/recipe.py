@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfstruct.errors import RecipeError
-from tfstruct.patterns import matches
+from tfstruct.patterns import check_open_layers, matches
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, OF_FILES, PRECISIONS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import FunctionOfFile
@@ -121,8 +121,7 @@ class Recipe:
             raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
         if not (_is_number(self.timeout) and 0 < self.timeout <= threading.TIMEOUT_MAX):
             raise RecipeError(f"`timeout` must be a positive, finite number of seconds. Received: {self.timeout!r}.")
-        if self.open_layers is not False and self.open_layers != "auto":
-            raise RecipeError(f"`open_layers` must be 'auto' or False. Received: {self.open_layers!r}.")
+        check_open_layers(self.open_layers, RecipeError)
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
         for field in ("float_io", "allow_float", "rewrite", "check_range"):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from tfstruct.errors import ArgumentError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.custom import is_custom
@@ -17,6 +16,7 @@ from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.trace import Graph, functional_of, trace
 from tfstruct.keras_internals.replacing import replaced_attributes
 from tfstruct.keras_internals.training import compile_alike
+from tfstruct.patterns import check_open_layers
 
 _opens: contextvars.ContextVar[bool] = contextvars.ContextVar("_opens", default=True)
 
@@ -51,10 +51,7 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
         ArgumentError: another value of `open_layers`.
     """
     require_model(model)
-    if open_layers is not False and not (isinstance(open_layers, str) and open_layers == "auto"):
-        raise ArgumentError(
-            f"`open_layers` must be 'auto' (custom layers are opened) or False. Received: {open_layers!r}."
-        )
+    check_open_layers(open_layers)
     if not open_layers or not _opens.get() or functional_of(model) is None or not is_custom(model):
         return OpenedModel(model, (), {})
     # A compressor that is attached may stand in for the call; what is opened is the model's own.
