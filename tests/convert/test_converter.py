@@ -7,11 +7,13 @@ import sys
 import time
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
 
 import tfstruct
+from tfstruct.convert import child as child_module
 from tfstruct.convert import tflite, worker
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.errors import ConversionError
@@ -211,3 +213,12 @@ def test_conversion_prints_nothing_on_stdout(tmp_path, capfd):
     tfstruct.to_tflite(zoo.build("transposed")).save(tmp_path / "m.tflite")
     assert capfd.readouterr().out == ""
     assert (tmp_path / "m.tflite").stat().st_size > 1000
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the system does not say what a process holds")
+def test_a_large_conversion_is_no_growth():
+    """What is held between requests counts, not the peak: a process that has converted a large model is kept."""
+    values = np.ones(40_000_000)
+    held = child_module._memory()
+    del values
+    assert child_module._memory() < held - 300_000_000

@@ -21,6 +21,7 @@ _DTYPE_NAMES = {v: k.lower() for k, v in vars(schema.TensorType).items() if isin
 # They change the number format only: an integer file has them at its border, or around a float operator.
 BORDER_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
 _BUFFER_ALIGNMENT = 16
+_TABLE = 1 << 10  # bytes of a tensor or operator, its name and shape included; few take more
 # Larger codes of operators are written in a field of their own, and this one in the old one.
 _MOST_DEPRECATED = 127
 # Begins the name of every tensor in the body of a loop or branch.
@@ -68,7 +69,7 @@ def read(content: bytes) -> schema.ModelT:
         raise ConversionError("Expected a .tflite file, which carries 'TFL3' at byte 4. Received other bytes.")
     try:
         file_bounds.check_size(content)
-        model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        model = flatbuffer_utils.read_model_from_bytearray(memoryview(content))  # constants are views of the file
         for buffer in model.buffers:
             # What lies behind the tables comes as bytes, which are packed one at a time: 80 s for 100 million weights.
             if buffer.data is not None and not isinstance(buffer.data, np.ndarray):
@@ -128,12 +129,13 @@ class _SharingBuilder(flatbuffers.Builder):
     """Writes equal vectors of numbers once: zero points alone are 16 bytes of each channel of a kernel. Constants are
     aligned as the schema asks, for processors that cannot read an integer elsewhere."""
 
-    def __init__(self):
-        super().__init__(1024)
+    def __init__(self, size: int):
+        super().__init__(min(size, self.MAX_BUFFER_SIZE))
         self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
-        key = (x.dtype.str, hashlib.sha256(x.tobytes()).digest())  # a model's weights are not held twice
+        x = np.ascontiguousarray(x)
+        key = (x.dtype.str, hashlib.sha256(x.data).digest())  # a model's weights are not held twice
         if key not in self._written:
             if x.dtype == np.uint8:  # the contents of a `Buffer`
                 self.Prep(_BUFFER_ALIGNMENT, len(x))
@@ -143,9 +145,12 @@ class _SharingBuilder(flatbuffers.Builder):
 
 def write(model: schema.ModelT) -> bytes:
     """The inverse of `read`."""
-    builder = _SharingBuilder()
+    # Room for all from the start: a builder that grows copies what it has at each doubling.
+    constants = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    tables = sum(len(graph.tensors) + len(graph.operators) for graph in model.subgraphs)
+    builder = _SharingBuilder(constants + tables * _TABLE + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def compact(content: bytes) -> bytes:
@@ -208,7 +213,9 @@ def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
 
 def constant(model: schema.ModelT, tensor: schema.TensorT, dtype=np.float32) -> np.ndarray:
     """The value of a constant tensor; a view that cannot be written."""
-    return np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape)
+    values = np.frombuffer(model.buffers[tensor.buffer].data, dtype).reshape(tensor.shape)
+    values.flags.writeable = False
+    return values
 
 
 def input_names(content: bytes) -> list[str]:
@@ -234,7 +241,7 @@ def integers(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
     if dtype_name(tensor) != "int4":
         return constant(model, tensor, {"int8": np.int8, "int16": np.int16}[dtype_name(tensor)])
     shape = tuple(tensor.shape)
-    halves = nibbles(np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8), int(np.prod(shape)))
+    halves = nibbles(np.frombuffer(model.buffers[tensor.buffer].data, np.uint8), int(np.prod(shape)))
     return ((halves ^ 8).astype(np.int8) - 8).reshape(shape)
 
 
