@@ -21,8 +21,8 @@ HANDED_OUT = {
     "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",
     "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
     "ClosingReport", "OpeningReport", "VocabularyReport",
-    "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TensorSpec",
-    "ThresholdChoice", "Trial", "Units", "Verification",
+    "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TeacherTargets",
+    "TensorSpec", "ThresholdChoice", "Trial", "Units", "Verification",
 }  # fmt: skip
 # What is still without: these lists only get shorter.
 WITHOUT_EXAMPLE = {

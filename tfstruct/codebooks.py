@@ -28,10 +28,10 @@ def initial(values: np.ndarray, count: int, init: str, seed: int = 0) -> np.ndar
         return np.quantile(values, np.linspace(0, 1, count))
     if init == "quantile":
         return np.quantile(values, (np.arange(count) + 0.5) / count)
-    return np.sort(_drawn(values[:, None], count, np.random.default_rng(seed))[:, 0])
+    return np.sort(_kmeans_plus_plus(values[:, None], count, np.random.default_rng(seed))[:, 0])
 
 
-def _drawn(vectors: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def _kmeans_plus_plus(vectors: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """k-means++: `count` rows of (n, length), the first by even chance."""
     chosen = [vectors[random.integers(len(vectors))]]
     distance = np.square(vectors - chosen[0]).sum(1)
@@ -133,7 +133,7 @@ def kmeans_of_vectors(vectors: np.ndarray, count: int, seed: int = 0) -> tuple[n
         Centroids (count, length), float64, and the number of the nearest one for each row.
     """
     vectors = vectors.astype(np.float64)
-    centroids = _drawn(vectors, count, np.random.default_rng(seed))
+    centroids = _kmeans_plus_plus(vectors, count, np.random.default_rng(seed))
     nearest = np.zeros(0, int)  # unlike any round's
     for _ in range(100):
         before, (nearest, distance) = nearest, _nearest(vectors, centroids)

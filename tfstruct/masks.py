@@ -118,7 +118,7 @@ def kept(count: int, ratio: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of a kernel's weights, which are computed piece by piece each time they are looked at.
+    """The scores of a kernel's weights, which are computed chunk by chunk each time they are looked at.
 
     Attributes:
         read: gives an array (taps, inputs, outputs), the same each time.
@@ -142,7 +142,7 @@ def _scored(values: np.ndarray, key: Callable | None, alive: np.ndarray | None) 
     return np.minimum(scores, np.array([-np.inf, np.inf], scores.dtype).take(alive.view(np.uint8)))
 
 
-_PIECE = 1 << 16  # scores: what is made of them stays in the cache
+_CHUNK = 1 << 16  # scores: what is made of them stays in the cache
 _SAMPLE = 1 << 15
 
 
@@ -163,30 +163,30 @@ class _Units:
         self.size = self._read().size
         self.first: int | None = None
 
-    def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         values = self._read()
-        for start in range(0, self.size, _PIECE):
-            place = slice(start, min(start + _PIECE, self.size))
+        for start in range(0, self.size, _CHUNK):
+            place = slice(start, min(start + _CHUNK, self.size))
             scores = _scored(values[place], self._key, None if self._alive is None else self._alive[place])
             if self.first is not None and start <= self.first < place.stop:
                 scores = scores.copy()
                 scores[self.first - start] = np.inf
             yield place, scores
 
-    def drawn(self, count: int, random: np.random.Generator) -> np.ndarray:
+    def sampled(self, count: int, random: np.random.Generator) -> np.ndarray:
         """`count` scores by chance."""
         places = random.integers(0, self.size, count)
         return _scored(self._read()[places], self._key, None if self._alive is None else self._alive[places])
 
     def best(self) -> int:
         """The place of the highest, the first among equals."""
-        tops = [(scores.max(), place.start + int(scores.argmax())) for place, scores in self.pieces()]
+        tops = [(scores.max(), place.start + int(scores.argmax())) for place, scores in self.chunks()]
         return max(tops, key=lambda top: (top[0], -top[1]))[1]
 
     def chosen(self, edge, ties: int) -> tuple[np.ndarray, int]:
         """Boolean, true above `edge` and at the first `ties` that equal it; and how many of these there were."""
         chosen, found = np.empty(self.size, bool), 0
-        for place, scores in self.pieces():
+        for place, scores in self.chunks():
             np.greater(scores, edge, out=chosen[place])
             if found < ties:
                 equal = place.start + np.flatnonzero(scores == edge)[: ties - found]
@@ -202,14 +202,14 @@ def _edge(units: Sequence[_Units], count: int) -> tuple[np.floating, int]:
     (Floyd and Rivest 1975, "Expected time bounds for selection").
     """
     total, random = sum(one.size for one in units), np.random.default_rng(0)
-    sample = np.sort(np.concatenate([one.drawn(-(-_SAMPLE * one.size // total), random) for one in units]))
+    sample = np.sort(np.concatenate([one.sampled(-(-_SAMPLE * one.size // total), random) for one in units]))
     place = len(sample) * (1 - count / total)
     margin = 5 * (len(sample) * count / total * (1 - count / total)) ** 0.5 + 1
     low = sample[int(place - margin)] if place >= margin else -np.inf
     high = sample[int(place + margin)] if place + margin < len(sample) else np.inf
     while True:
         above, between = 0, []
-        for _, scores in itertools.chain(*(one.pieces() for one in units)):
+        for _, scores in itertools.chain(*(one.chunks() for one in units)):
             over = scores > high
             above += int(np.count_nonzero(over))
             between.append(scores[(scores >= low) ^ over])
@@ -300,7 +300,7 @@ def _highest_together(units: Sequence[_Units], sizes: Sequence[int], ratio: floa
 
 def _fitting_together(units: Sequence[_Units], sizes: Sequence[int], gone: int) -> list[np.ndarray]:
     """From the lowest on, each unit goes that still fits into `gone` weights."""
-    scores = np.concatenate([np.asarray(piece, float) for one in units for _, piece in one.pieces()])
+    scores = np.concatenate([np.asarray(chunk, float) for one in units for _, chunk in one.chunks()])
     weights = np.repeat(sizes, [one.size for one in units])
     chosen = np.ones(scores.size, bool)
     for i in np.argsort(scores, kind="stable"):

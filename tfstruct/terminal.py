@@ -51,7 +51,7 @@ def progress_line(wanted: bool) -> Iterator:
     columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("load", total=None)
-        yield lambda told: bar.update(task, description=str(told), completed=told.done, total=told.total)
+        yield lambda state: bar.update(task, description=str(state), completed=state.done, total=state.total)
 
 
 @contextlib.contextmanager

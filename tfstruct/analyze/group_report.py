@@ -107,8 +107,8 @@ class GroupReport(Plotted, OpenedReport):
         for row in self.groups:
             carried, read = ([m[0] for m in row.members if m[3] == role] for role in ("carries", "reads"))
             rows.append((row.name, row.channels, named(row.makers), named(carried), named(read), row.state()))
-        told = {maker for row in self.groups for maker in row.makers}
-        notes = by_reason("stays whole", {path: why for path, why in self.whole.items() if path not in told})
+        listed = {maker for row in self.groups for maker in row.makers}
+        notes = by_reason("stays whole", {path: why for path, why in self.whole.items() if path not in listed})
         marks = {i: "weak" for i, row in enumerate(self.groups) if not row.prunable}
         return Sheet(self.summary(), columns, rows, notes=notes, marks=marks)
 

@@ -198,7 +198,7 @@ class Diagnose(Portable):
     def _begin(self, model, planned: int | None) -> None:
         self._record = symptoms.Record(settled=settling_steps(model))
         self._notes: list[str] = []
-        self._said: set[tuple[str, str | None]] = set()
+        self._printed: set[tuple[str, str | None]] = set()
         self._steps, self._offset, self._batch, self._closed = 0, 0, None, True
         self._sums, self._loop, self._planned_steps = (0.0, 0.0), False, planned
         self._pending: list[tf.Tensor] = []
@@ -369,8 +369,8 @@ class Diagnose(Portable):
         record = self._record
         found = findings(record)
         for one in found:
-            if self.verbose and (one.symptom, one.layer) not in self._said:
-                self._said.add((one.symptom, one.layer))
+            if self.verbose and (one.symptom, one.layer) not in self._printed:
+                self._printed.add((one.symptom, one.layer))
                 print(f"\n{one}")
         self.report = report = Diagnosis(
             model=self.model.name,

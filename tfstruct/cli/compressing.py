@@ -56,7 +56,7 @@ def compress(options) -> int:
         from tfstruct.convert.micro import write_c_array
 
         written += map(pathlib.Path, write_c_array(made.file.content, target))
-    _tell(options, made.report, written)
+    _print_report(options, made.report, written)
     if status == BELOW:
         return fail(f"The budget is missed: {'; '.join(made.report.limits.misses(made.report.result))}.", BELOW)
     return status
@@ -82,7 +82,7 @@ def _check(options) -> None:
     require_output(options)
 
 
-def _tell(options, report, written) -> None:
+def _print_report(options, report, written) -> None:
     if options.report:
         report.save(options.report)
     if options.json:

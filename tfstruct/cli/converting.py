@@ -61,7 +61,7 @@ def convert(options) -> int:
             if unfit:
                 status = fail(unfit, BELOW)
     if made:
-        _tell(options, made, written)
+        _print_reports(options, made, written)
     return status
 
 
@@ -169,7 +169,7 @@ def _c_array(options, result, target: pathlib.Path) -> tuple[str, ...]:
     return write_c_array(result.content, target) if options.c_array else ()
 
 
-def _tell(options, reports, written) -> None:
+def _print_reports(options, reports, written) -> None:
     """Prints and writes the reports."""
     from tfstruct.convert.report import comparison, html_page
     from tfstruct.files import write_atomic

@@ -78,8 +78,8 @@ class Examples:
         """Batches (x, y) for these epochs, each in an order of its own that depends on `seed` and the epoch alone, so
         that training goes on where it was as if it had not been stopped. What is less than a batch waits for the next
         order: a batch of another size would be compiled anew."""
-        told = () if self.labels is None else (self.labels,) if self.weights is None else (self.labels, self.weights)
-        arrays = keras.tree.map_structure(tf.convert_to_tensor, (self.x, *told))
+        targets = () if self.labels is None else (self.labels,) if self.weights is None else (self.labels, self.weights)
+        arrays = keras.tree.map_structure(tf.convert_to_tensor, (self.x, *targets))
         count = len(self)
 
         def order(epoch):

@@ -105,14 +105,14 @@ def find_mistakes(
         y, out = y.reshape(len(y), -1).astype("float64"), out.reshape(len(out), -1).astype("float64")
         errors.append(np.abs(y - out).mean(1) / ((np.std(y) or 1.0) if len(result) > 1 else 1.0))
     weights = np.mean(errors, 0)
-    told = _values if len(result) == 1 else lambda values: ""
-    worst = _worst(inputs, weights, lambda i: (told(truth[0][i]), told(result[0][i])))
+    show = _values if len(result) == 1 else lambda values: ""
+    worst = _worst(inputs, weights, lambda i: (show(truth[0][i]), show(result[0][i])))
     return Mistakes(len(weights), "labels" if has_labels else "the original's outputs", "mean error", worst=worst)
 
 
 def _by_class(inputs, labels, original, result, kind: str) -> Mistakes | None:
     classes = max(result.shape[-1], 2)
-    before, after = _said(original), _said(result)
+    before, after = _predicted_classes(original), _predicted_classes(result)
     if labels is None:
         true = before
     else:
@@ -135,7 +135,7 @@ def _fitted(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
     return labels.reshape(outputs.shape) if labels.size == outputs.size else None
 
 
-def _said(outputs: np.ndarray) -> np.ndarray:
+def _predicted_classes(outputs: np.ndarray) -> np.ndarray:
     return (outputs[..., 0] > 0.5).astype(int) if outputs.shape[-1] == 1 else outputs.argmax(-1)
 
 
@@ -149,12 +149,12 @@ def _confidence(outputs: np.ndarray, kind: str) -> np.ndarray:
     return outputs.max(-1)
 
 
-def _pairs(true: np.ndarray, said: np.ndarray) -> Pairs:
-    found, counts = np.unique(np.stack([true.ravel(), said.ravel()]), axis=1, return_counts=True)
+def _pairs(true: np.ndarray, predicted: np.ndarray) -> Pairs:
+    found, counts = np.unique(np.stack([true.ravel(), predicted.ravel()]), axis=1, return_counts=True)
     return tuple((int(t), int(s), int(n)) for t, s, n in zip(*found, counts, strict=True))
 
 
-def _worst(inputs, weights: np.ndarray, told: Callable[[int], tuple[str, str]]) -> tuple[WorstSample, ...]:
+def _worst(inputs, weights: np.ndarray, shown_of: Callable[[int], tuple[str, str]]) -> tuple[WorstSample, ...]:
     order = [int(i) for i in np.argsort(-weights, kind="stable")[:_WORST] if weights[i] > 0]
     shown = next((x for x in inputs if _is_image(x)), inputs[0])
     low, high = float(shown.min()), float(shown.max())
@@ -163,7 +163,7 @@ def _worst(inputs, weights: np.ndarray, told: Callable[[int], tuple[str, str]]) 
         return {"picture": _picture(shown[i], low, high)} if _is_image(shown) else {"lines": _lines(shown[i])}
 
     def worst(i: int) -> WorstSample:
-        expected, received = told(i)
+        expected, received = shown_of(i)
         return WorstSample(i, expected, received, float(weights[i]), **look(i))
 
     return tuple(map(worst, order))

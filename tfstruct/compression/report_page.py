@@ -18,16 +18,16 @@ _BOX = 100, 40  # of a line, in units of its own
 
 def report_page(report: "ReportData") -> str:
     """The page: the outcome first, then why, then the evidence."""
-    drawn = _drawn(report)
+    pictures = _pictures(report)
     parts = [
         *_outcome(report),
-        *_section("Accuracy against cost", drawn.get("front")),
+        *_section("Accuracy against cost", pictures.get("front")),
         *_section("Candidates", folded("every model that was measured", _candidates(report))),
         *_section("What was done", *(part for i, stage in enumerate(report.stages, 1) for part in _stage(i, stage))),
         *_section("What was decided", _decisions(report)),
-        *_section("Layers before and after", drawn.get("widths"), _widths(report)),
-        *_section("Sensitivity of the original", drawn.get("sensitivity")),
-        *_section("Classes taken for others", drawn.get("confusion")),
+        *_section("Layers before and after", pictures.get("widths"), _widths(report)),
+        *_section("Sensitivity of the original", pictures.get("sensitivity")),
+        *_section("Classes taken for others", pictures.get("confusion")),
         *_section("Worst samples", _worst(report)),
         *_section("Settings and versions", _settings(report)),
     ]
@@ -39,14 +39,14 @@ def _section(title: str, *inside) -> list[Html]:
     return [element("h2", title), *parts] if parts else []
 
 
-def _drawn(report) -> dict[str, Html]:
+def _pictures(report) -> dict[str, Html]:
     """Pictures by name; instead of the first one a note, where there is nothing to draw with."""
     if not figures.installed():
         note = f"The pictures need matplotlib: {figures.INSTALL}, and write this page again."
         return {"front": element("p", note, class_="note")}
     names = [one.name for one in report_pictures.pictures(report) if one.name != "worst"]
-    drawn = {name: figures.svg(partial(report_pictures.plot, report, name=name), name) for name in names}
-    return {name: element("div", Html(text), class_="picture") for name, text in drawn.items()}
+    pictures = {name: figures.svg(partial(report_pictures.plot, report, name=name), name) for name in names}
+    return {name: element("div", Html(text), class_="picture") for name, text in pictures.items()}
 
 
 def _outcome(report) -> list[Html]:

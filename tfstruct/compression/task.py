@@ -227,7 +227,7 @@ class Task(contextlib.AbstractContextManager):
         weights = hashlib.sha256()
         for weight in self.model.get_weights():
             weights.update(np.ascontiguousarray(weight).tobytes())
-        told = strategy if isinstance(strategy, str) else [step.to_dict() for step in strategy]
+        steps = strategy if isinstance(strategy, str) else [step.to_dict() for step in strategy]
         return {
             "model": [fingerprint(self.model), weights.hexdigest()[:16]],
             "train": self.train.fingerprint(),
@@ -236,8 +236,8 @@ class Task(contextlib.AbstractContextManager):
             "settings": dataclasses.asdict(self.settings),
             "loss": keras.tree.map_structure(_named, self.aim.loss) if self.aim.loss is not None else None,
             "metric": self.quality.name,
-            "augment": _drawn(self.augment),
-            "strategy": told,
+            "augment": _augmentation(self.augment),
+            "strategy": steps,
         }
 
     @staticmethod
@@ -266,7 +266,7 @@ def _named(function) -> str | None:
     return f"{getattr(function, '__qualname__', type(function).__qualname__)} {config}".strip()
 
 
-def _drawn(augment: Pipeline | None) -> list | None:
+def _augmentation(augment: Pipeline | None) -> list | None:
     """What a pipeline does, as far as names can say."""
     if augment is None:
         return None

@@ -115,15 +115,15 @@ class Runtime:
         """Runs any number of samples, cut into batches as the file asks; the last one is filled up."""
         count = len(next(iter(inputs.values())))
         size = self.batch or min(count, 64)
-        pieces: list[dict[str, np.ndarray]] = []
+        results: list[dict[str, np.ndarray]] = []
         for start in range(0, count, size):
-            piece = {name: value[start : start + size] for name, value in inputs.items()}
-            short = size - len(next(iter(piece.values()))) if self.batch else 0
+            batch = {name: value[start : start + size] for name, value in inputs.items()}
+            short = size - len(next(iter(batch.values()))) if self.batch else 0
             if short:
-                piece = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in piece.items()}
-            result = self.run(piece)
-            pieces.append({k: v[: size - short] for k, v in result.items()} if short else result)
-        return {port.name: np.concatenate([p[port.name] for p in pieces]) for port in self.outputs}
+                batch = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in batch.items()}
+            result = self.run(batch)
+            results.append({k: v[: size - short] for k, v in result.items()} if short else result)
+        return {port.name: np.concatenate([one[port.name] for one in results]) for port in self.outputs}
 
     def tensor(self, name: str) -> np.ndarray | None:
         """The real values of a tensor after a run with `intermediates`; None if it has none."""

@@ -71,8 +71,8 @@ class TargetReport(Report):
         """One line on what does not fit, with operators, Keras layers and replacements; "" if all does."""
         seen: dict[tuple[str, str], Row] = {}
         # What stands around a float operator falls with it: it is named only where nothing else is outside.
-        causes = [row for row in self.outside if row.operator not in flatbuffer.BORDER_OPERATORS]
-        for row in causes or self.outside:
+        not_at_borders = [row for row in self.outside if row.operator not in flatbuffer.BORDER_OPERATORS]
+        for row in not_at_borders or self.outside:
             seen.setdefault((row.operator, row.layer), row)
         if not seen:
             return ""

@@ -41,7 +41,7 @@ class Worker:
         self._requests = self._memory = 0
         # Without a name: nothing of it is left, however this process ends.
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
-        self._said = 0
+        self._log_start = 0
         self._process = subprocess.Popen(
             [sys.executable, _CHILD],
             stdin=subprocess.PIPE,
@@ -76,7 +76,7 @@ class Worker:
             TimeoutError: there is none after `timeout` seconds.
         """
         self.busy = True
-        self._said = os.fstat(self._log.fileno()).st_size
+        self._log_start = os.fstat(self._log.fileno()).st_size
         self._requests += 1
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -96,7 +96,7 @@ class Worker:
     def last_words(self) -> tuple[int, str]:
         """The exit status of a process that is gone, and what it said of the cause since the request."""
         status = self._process.wait()
-        self._log.seek(self._said)
+        self._log.seek(self._log_start)
         lines = self._log.read().decode(errors="replace").splitlines()
         signs = [line.strip() for line in lines if re.search(r"error|fatal|check failed|abort", line, re.IGNORECASE)]
         return status, signs[-1][:300] if signs else ""

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Logits": "losses",
         "Relational": "losses",
         "Taught": "teacher_cache",
+        "TeacherTargets": "teacher_cache",
         "cached": "teacher_cache",
     },
 )

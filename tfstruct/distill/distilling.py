@@ -17,7 +17,7 @@ from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
 from tfstruct.distill.layer_pairs import ChannelMatcher, Kept, Pair, pairs_of
 from tfstruct.distill.losses import Logits
-from tfstruct.distill.teacher_cache import Taught
+from tfstruct.distill.teacher_cache import TeacherTargets
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.keras_model import require_model
@@ -140,7 +140,7 @@ class Distill(Compressor):
             raise ArgumentError(f"The teacher's outputs were given, but the losses look at {inner[0]}: leave them out.")
         students = {**self._seen.pop(threading.get_ident(), {}), None: outputs}
         if teacher_outputs is None:
-            teachers = self._taught(inputs)
+            teachers = self._teacher_outputs(inputs)
         else:
             teachers = {None: keras.tree.pack_sequence_as(outputs, keras.tree.flatten(teacher_outputs))}
         self._used = True
@@ -152,7 +152,7 @@ class Distill(Compressor):
         self._optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
         return value
 
-    def _taught(self, inputs) -> dict:
+    def _teacher_outputs(self, inputs) -> dict:
         """What the teacher makes of a batch, by layer; None: its outputs."""
         assert self.teacher is not None  # given, or copied by `_begin`
         ops = layer_paths(self.teacher)
@@ -187,7 +187,7 @@ class Distill(Compressor):
         if not training:
             return own()
         share = self.student_loss_weight
-        value = self.loss(x, y_pred, y.outputs if isinstance(y, Taught) else None)
+        value = self.loss(x, y_pred, y.outputs if isinstance(y, TeacherTargets) else None)
         value += tf.add_n([tf.reduce_sum(tf.cast(penalty, value.dtype)) for penalty in model.losses] or [0.0])
         if share == 0:
             return value
@@ -371,6 +371,6 @@ def _of(values: dict, path: str | None, loss: str):
 
 def _labels(y):
     """The labels alone; None where there are none."""
-    if not isinstance(y, Taught):
+    if not isinstance(y, TeacherTargets):
         return y
     return None if isinstance(y.labels, tuple) and not y.labels else y.labels

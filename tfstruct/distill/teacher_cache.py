@@ -20,7 +20,7 @@ from tfstruct.samples.for_model import samples_of
 _FORMAT = 1
 
 
-class Taught(typing.NamedTuple):
+class TeacherTargets(typing.NamedTuple):
     """What `cached` puts in the place of the labels.
 
     Attributes:
@@ -32,8 +32,11 @@ class Taught(typing.NamedTuple):
     outputs: typing.Any
 
 
+Taught = TeacherTargets  # as it was called before
+
+
 def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: int = 32) -> tf.data.Dataset:
-    """The same batches with the teacher's outputs beside the labels: (x, y) becomes (x, Taught(y, outputs)).
+    """The same batches with the teacher's outputs beside the labels: (x, y) becomes (x, TeacherTargets(y, outputs)).
 
     The teacher runs over the dataset once, now, in inference, and what it puts out is written to `path`, a row a
     sample, and `path.json`, which says what the rows are. Where these files are there already, only what is missing is
@@ -55,7 +58,8 @@ def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: i
         batch_size: of data that is no `tf.data.Dataset`.
 
     Returns:
-        A `tf.data.Dataset` of (x, `Taught`) in the same batches, which reads the outputs from `path` the next time.
+        A `tf.data.Dataset` of (x, `TeacherTargets`) in the same batches, which reads the outputs from `path` the next
+        time.
 
     Raises:
         DataError: the file belongs to another teacher or to other samples, or is none of these; or the dataset is
@@ -186,8 +190,8 @@ class _Rows:
         read = tf.numpy_function(self._at, [start, *keras.tree.flatten(x)], [tf.float32] * len(flat))
         for value, output in zip(read, flat, strict=True):
             value.set_shape((keras.tree.flatten(x)[0].shape[0], *output.shape[1:]))
-        taught = Taught(() if labels is None else labels, keras.tree.pack_sequence_as(self._outputs, read))
-        return (x, taught) if weights is None else (x, taught, weights)
+        targets = TeacherTargets(() if labels is None else labels, keras.tree.pack_sequence_as(self._outputs, read))
+        return (x, targets) if weights is None else (x, targets, weights)
 
     def _at(self, start, *x):
         hashes = _hashes(x)

@@ -31,36 +31,36 @@ _BOOKKEEPING = {"name", "_inbound_nodes", "_outbound_nodes", "_remat_mode", "_au
 def watched_calls(
     is_watched: Callable[[], bool],
     noted: Callable[[keras.Operation, tuple, dict, Any], None],
-    read: Callable[[keras.Variable], None],
-    drawn: Callable[[], None],
+    before_read: Callable[[keras.Variable], None],
+    before_draw: Callable[[], None],
 ) -> Iterator[None]:
-    """While it is open, calls on symbolic tensors in this thread are told, and leave no trace in a graph.
+    """While it is open, calls on symbolic tensors in this thread are reported, and leave no trace in a graph.
 
     Args:
-        is_watched: whether the next event is to be told; else Keras does what it always does.
+        is_watched: whether the next event is to be reported; else Keras does what it always does.
         noted: (operation, args, kwargs, outputs) behind each call of a layer or operation.
-        read: called before the value of a variable is read, with the variable; it may raise.
-        drawn: called before a random number is drawn; it may raise.
+        before_read: called before the value of a variable is read, with the variable; it may raise.
+        before_draw: called before a random number is drawn; it may raise.
     """
     thread = threading.get_ident()
     node, value, draw = operation_module.Node, KerasVariable.value, SeedGenerator.next
 
-    def told() -> bool:
+    def is_seen() -> bool:
         return threading.get_ident() == thread and is_watched()
 
     def node_or_note(operation, call_args=(), call_kwargs=None, outputs=None):
-        if not told():
+        if not is_seen():
             return node(operation, call_args=call_args, call_kwargs=call_kwargs or {}, outputs=outputs)
         return noted(operation, call_args, call_kwargs or {}, outputs)
 
     def value_of(variable):
-        if told():
-            read(variable)
+        if is_seen():
+            before_read(variable)
         return value.fget(variable)
 
     def next_seed(generator, ordered=True):
-        if told():
-            drawn()
+        if is_seen():
+            before_draw()
         return draw(generator, ordered)
 
     with _LOCK, contextlib.ExitStack() as stack:

@@ -206,11 +206,11 @@ class _Work:
         rows = []
         for number, (part, grids) in enumerate(todo):
 
-            def told(step, number=number):
+            def after_step(step, number=number):
                 if progress is not None:
                     progress(stage, number * steps + step, len(todo) * steps)
 
-            rows.append(self._reconstruct(part, grids, told, steps=steps, **options))
+            rows.append(self._reconstruct(part, grids, after_step, steps=steps, **options))
         self.made.simulation.assign(self.learned.values())
         left = [name for name, grid in self.learned.grids.items() if id(grid) not in seen]
         done = Reconstruction(
@@ -220,7 +220,7 @@ class _Work:
             report(done)
         return carrying(self.made, done)
 
-    def _reconstruct(self, part: Subgraph, grids, told, *, steps, learning_rate, pull, seed) -> Reconstructed:
+    def _reconstruct(self, part: Subgraph, grids, after_step, *, steps, learning_rate, pull, seed) -> Reconstructed:
         read, wanted = self._samples(part)
         if not self.has_steps:
             self._fit(part, [grid for grid in grids if grid.nearest], read)
@@ -230,19 +230,19 @@ class _Work:
             kernel.settle_nearest()
         nearest = self._error(part, read, wanted)
         if nearest > 0:
-            self._learn(part, kernels, read, wanted, nearest, told, steps, learning_rate, pull, seed)
+            self._learn(part, kernels, read, wanted, nearest, after_step, steps, learning_rate, pull, seed)
         moved = sum(kernel.settle() for kernel in kernels)
         after = self._error(part, read, wanted)
         if after > nearest:  # so few steps that nothing was found
             moved, after = 0, nearest
             for kernel in kernels:
                 kernel.settle_nearest()
-        told(steps)
+        after_step(steps)
         count = sum(int(np.prod(grid.kernel.shape)) for grid in grids)
         names = tuple(grid.kernel.name for grid in grids)
         return Reconstructed(part.path, names, len(read[0]), nearest / power, after / power, moved / count)
 
-    def _learn(self, part, kernels, read, wanted, nearest, told, steps, learning_rate, pull, seed) -> None:
+    def _learn(self, part, kernels, read, wanted, nearest, after_step, steps, learning_rate, pull, seed) -> None:
         """Learns V of all kernels by Adam."""
         variables = [kernel.v for kernel in kernels]
         count = float(sum(int(np.prod(v.shape)) for v in variables))
@@ -267,7 +267,7 @@ class _Work:
             beta = _BETA[1] + 0.5 * (_BETA[0] - _BETA[1]) * (1 + np.cos(np.pi * share))
             step(tf.constant(rows), tf.constant(beta, tf.float32), tf.constant(pull * (i >= warm), tf.float32))
             if i % 20 == 0:
-                told(i)
+                after_step(i)
 
     def _run(self, part: Subgraph, read, kernels) -> Values:
         """All values of a subgraph of the quantized model; `kernels` replace its weights."""

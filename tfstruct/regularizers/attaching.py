@@ -158,7 +158,7 @@ def _attention(everything: list[Weight]) -> set[int]:
                 inside.setdefault(id(layer), (layer, []))[1].append(weight)
     alike: set[int] = set()
     for layer, own in inside.values():
-        same = len({_said(w.variable.regularizer) for w in own}) == 1
+        same = len({_settings_of(w.variable.regularizer) for w in own}) == 1
         setattr(layer, regularizer_name(layer), own[0].variable.regularizer if same else None)
         alike.update(id(w.variable) for w in own if same)
     return alike
@@ -168,6 +168,6 @@ def _attends(weight: Weight) -> bool:
     return weight.is_kernel and any(isinstance(layer, ATTENTION) for layer in weight.around)
 
 
-def _said(regularizer) -> str:
+def _settings_of(regularizer) -> str:
     """Equal for regularizers of equal settings."""
     return str(keras.regularizers.serialize(regularizer)) if regularizer is not None else ""

@@ -110,7 +110,7 @@ def _coarsest(graph: Graph) -> float:
 def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.ndarray]:
     """Draws one array for each input: normal numbers times `scale`, or ids if the input indexes a table."""
     ids = _ids(graph)
-    drawn = []
+    arrays = []
     for tensor, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
         first, *rest = tensor.shape
         shape = (first or _SAMPLES, *(n or _UNKNOWN_SIZE for n in rest))
@@ -124,8 +124,8 @@ def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.
             value = rng.integers(0, bound or 8, shape).astype(dtype)
         else:
             value = (rng.normal(size=shape) * scale).astype("float32" if dtype == "bfloat16" else dtype)
-        drawn.append(value)
-    return drawn
+        arrays.append(value)
+    return arrays
 
 
 def _ids(graph: Graph) -> dict[int, int]:

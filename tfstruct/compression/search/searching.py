@@ -123,12 +123,12 @@ def _objectives(task: Task) -> tuple[str, ...]:
 
 def _name(task: Task, search: Search, objectives: Sequence[str], space) -> str:
     """The study's name: equal for a search and its resumption (same task, same proposals)."""
-    told = [
+    described = [
         task.folder.read("manifest.json"), objectives, search.generation, search.start,
         {name: repr(one) for name, one in sorted(space.distributions.items())},
         repr(space) if isinstance(space, Space) else "",
     ]  # fmt: skip
-    return f"search-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}"
+    return f"search-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 class _Plan:

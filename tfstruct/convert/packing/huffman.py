@@ -58,7 +58,7 @@ def encode(symbols: np.ndarray, lengths: np.ndarray) -> tuple[bytes, np.ndarray]
     order, spans = _spans(lengths)
     codes = np.zeros(len(lengths), np.uint32)
     codes[order] = np.cumsum(spans) - spans  # the code at the upper end of 16 bits
-    pieces, sizes = [], []
+    decoded, sizes = [], []
     for start in range(0, len(symbols), _BLOCK * LANE):
         block = symbols[start : start + _BLOCK * LANE]
         bits = np.zeros(-(-len(block) // LANE) * LANE, np.int64)
@@ -73,9 +73,9 @@ def encode(symbols: np.ndarray, lengths: np.ndarray) -> tuple[bytes, np.ndarray]
         for byte in range(3):  # codes share bytes, never bits: sums are unions
             part = (shifted >> np.uint32(16 - 8 * byte)) & np.uint32(0xFF)
             out += np.bincount((places >> 3) + byte, part, size + 2)
-        pieces.append(out[:size].astype(np.uint8).tobytes())
+        decoded.append(out[:size].astype(np.uint8).tobytes())
         sizes.append(taken.astype(np.uint16))
-    return b"".join(pieces), np.concatenate([*sizes, np.zeros(0, np.uint16)])
+    return b"".join(decoded), np.concatenate([*sizes, np.zeros(0, np.uint16)])
 
 
 def decode(coded: bytes, sizes: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:

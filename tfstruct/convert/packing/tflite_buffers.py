@@ -29,11 +29,11 @@ def take_apart(content: bytes) -> tuple[dict, list[np.ndarray]]:
 def put_together(description: dict, parts: Sequence[np.ndarray]) -> bytes:
     """The file, byte for byte."""
     *constants, around = (part.tobytes() for part in parts)
-    pieces, end, used = [], 0, 0
+    rebuilt, end, used = [], 0, 0
     for start, constant in zip(description["places"], constants, strict=True):
-        pieces += [around[used : used + start - end], constant]
+        rebuilt += [around[used : used + start - end], constant]
         used, end = used + start - end, start + len(constant)
-    return b"".join([*pieces, around[used:]])
+    return b"".join([*rebuilt, around[used:]])
 
 
 def array_of(content: bytes) -> dict[int, int]:

@@ -65,16 +65,16 @@ class Recorder:
 
     @contextlib.contextmanager
     def _hooked(self, model: keras.Model) -> Iterator[None]:
-        def read(variable):
+        def refuse_read(variable):
             if not self._inside_known:
                 raise ClosedError(f"it computes with the numbers of the variable {variable.path} itself")
 
-        def drawn():
+        def refuse_draw():
             if not self._inside_known:
                 raise ClosedError("it draws random numbers itself")
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, read, drawn))
+            stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, refuse_read, refuse_draw))
             for layer in all_layers(model):
                 stack.enter_context(replaced_attributes(layer, **self._stand_ins(layer, layer is model)))
             yield

@@ -152,8 +152,10 @@ def analyze_bottlenecks(
     starving = {name for f in narrow for name in rows[f.layer][2]}
     # Their low rank makes masking them cheap as well, so they do not tell what a channel usually costs. Verdicts with
     # these thresholds: the same over seeds and processors for networks of three data sets, in test_bottlenecks.py.
-    told = [row["per_channel"] for name, (_, row, before) in rows.items() if not (starved & before or name in starving)]
-    usual = float(np.median(told)) if told else 0.0
+    costs = [
+        row["per_channel"] for name, (_, row, before) in rows.items() if not (starved & before or name in starving)
+    ]
+    usual = float(np.median(costs)) if costs else 0.0
     wide = [
         x
         for name, (_, row, before) in rows.items()

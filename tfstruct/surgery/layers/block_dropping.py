@@ -86,7 +86,7 @@ def drop_blocks(
     order = sorted(chosen, key=lambda join: importance.get(join, 0.0))
     dropped = [join for join in chosen if join in order[:number]]
     made = _without(graph, [chosen[join] for join in dropped])
-    changes = [(join, _said(chosen[join][0], importance.get(join))) for join in dropped]
+    changes = [(join, _drop_line(chosen[join][0], importance.get(join))) for join in dropped]
     skipped = [(join, block.obstacle) for join, (block, _) in every.items() if block.obstacle and blocks is None]
     details = {
         "criterion": (criterion if isinstance(criterion, str) else _called(criterion)) if importance else None,
@@ -207,8 +207,8 @@ def _losses(graph: Graph, chosen: _Found, inputs, labels, loss, batch_size: int)
                 try:
                     value = float(measure(y, model(x, training=False)))
                 except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-                    said = str(error).splitlines()[0]
-                    raise DataError(f"The loss cannot be computed with these labels: {said}") from error
+                    line = str(error).splitlines()[0]
+                    raise DataError(f"The loss cannot be computed with these labels: {line}") from error
                 total += value * len(inputs[0][part])
         return total / samples
 
@@ -232,10 +232,10 @@ def _shortcut(block: Block, place: Place):
     return edit
 
 
-def _said(block: Block, importance: float | None) -> str:
+def _drop_line(block: Block, importance: float | None) -> str:
     count = len(block.branch)
-    said = f"branch of {count} layer{'' if count == 1 else 's'} dropped, {block.kind} shortcut kept"
-    return said if importance is None else f"{said} (importance {importance:.3g})"
+    line = f"branch of {count} layer{'' if count == 1 else 's'} dropped, {block.kind} shortcut kept"
+    return line if importance is None else f"{line} (importance {importance:.3g})"
 
 
 def _called(criterion) -> str:
