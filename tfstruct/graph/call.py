@@ -100,6 +100,10 @@ class Slot:
             if along is not None and along.labels is not None:
                 yield axis, along, along.labels
 
+    def stays(self, kept: Kept) -> bool:
+        """Whether surgery leaves the weight as it is."""
+        return self.scale is None and all(len(kept(labels)) == len(labels) for _, _, labels in self.tied())
+
     def take(self, value: np.ndarray, kept: Kept) -> np.ndarray:
         """The part of an array of the weight's shape that stays; copies of a channel share what they add to a sum."""
         axes = [None if axis is None else axis.labels for axis in self.axes]

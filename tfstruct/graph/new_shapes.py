@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.keras_internals.layer_parts import all_layers, draws_any_shape
 from tfstruct.keras_internals.replacing import replaced_attributes
 
 _ZEROS: dict[str, object] = dict(module="keras.initializers", class_name="Zeros", config={}, registered_name=None)
+_PLAIN = (keras.initializers.Zeros, keras.initializers.Ones)  # they make every shape
 _lock = threading.RLock()
 
 
@@ -38,28 +40,63 @@ def _holds_array(value) -> bool:
     return not isinstance(value, str) and len(getattr(value, "shape", ())) > 0
 
 
+class Building:
+    """Which weights of layers that are built are assigned afterwards: no initializer runs for them."""
+
+    def __init__(self):
+        self._assigned: set[int] = set()
+        self._every = False
+        self._zeros: dict[tuple, object] = {}  # what weights of one shape start from, shared until they are assigned
+
+    def assigned_later(self, layer: keras.layers.Layer) -> None:
+        """All weights that the layer itself makes are."""
+        self._assigned.add(id(layer))
+
+    @contextlib.contextmanager
+    def every_weight_assigned_later(self) -> Iterator[None]:
+        """While it is open, all weights that are built are, also those of layers in layers."""
+        before, self._every = self._every, True
+        try:
+            yield
+        finally:
+            self._every = before
+
+    def initializer(self, layer: keras.layers.Layer, own):
+        """What a weight of the layer with the initializer `own` starts from."""
+        return self._shared_zeros if self._every or id(layer) in self._assigned else own
+
+    def _shared_zeros(self, shape, dtype):
+        key = (tuple(shape), dtype)
+        if key not in self._zeros:
+            with tf.init_scope():  # a layer may be built while its call is traced
+                self._zeros[key] = tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)  # faster than tf.zeros
+        return self._zeros[key]
+
+
 @contextlib.contextmanager
-def any_initializer() -> Iterator[None]:
+def any_initializer() -> Iterator[Building]:
     """While it is open, weights of layers that this thread builds start from zeros where their initializer does not
     make their shape; their layers keep `Zeros` in its place, so that they load from a file."""
     own, thread = keras.layers.Layer.add_weight, threading.get_ident()
+    building = Building()
 
     def add_weight(layer, shape=None, initializer=None, *args, **kwargs):
-        if threading.get_ident() != thread or initializer is None or shape is None:
+        if threading.get_ident() != thread:
             return own(layer, shape, initializer, *args, **kwargs)
-        if not _makes(initializer, shape, kwargs.get("dtype") or layer.variable_dtype):
+        fixed = initializer is not None and shape is not None  # else Keras's own, which make every shape
+        if fixed and not _makes(initializer, shape, kwargs.get("dtype") or layer.variable_dtype):
             for name, value in list(vars(layer).items()):
                 if value is initializer:
                     setattr(layer, name, keras.initializers.Zeros())
             initializer = "zeros"
-        return own(layer, shape, initializer, *args, **kwargs)
+        return own(layer, shape, building.initializer(layer, initializer), *args, **kwargs)
 
     with _lock, replaced_attributes(keras.layers.Layer, add_weight=add_weight):
-        yield
+        yield building
 
 
 def _makes(initializer, shape, dtype) -> bool:
-    if isinstance(initializer, str) or draws_any_shape(initializer):
+    if isinstance(initializer, str) or type(initializer) in _PLAIN or draws_any_shape(initializer):
         return True
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     try:

@@ -1,17 +1,17 @@
 """A graph and what stays of it as a new Keras model, weights copied."""
 
-import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
 from tfstruct.graph.copying import carry_adapted
-from tfstruct.graph.new_shapes import any_initializer, drop_unfitting, for_new_shapes
+from tfstruct.graph.new_shapes import Building, any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.trace import Body, Graph, Walked, tensors_in
 from tfstruct.keras_internals.graph_nodes import (
@@ -22,7 +22,7 @@ from tfstruct.keras_internals.graph_nodes import (
     made_by,
     operation_of,
 )
-from tfstruct.keras_internals.layer_parts import same_lambda
+from tfstruct.keras_internals.layer_parts import assign_past_scopes, same_lambda
 
 Edit = Callable[..., object]
 
@@ -44,7 +44,7 @@ def rebuild(graph: Graph, keep: np.ndarray | Kept) -> tuple[keras.Model, dict[in
         The model, uncompiled, and by id of each weight of the original: the new weight, and how it was cut.
     """
     work = _Rebuild(graph, keep if callable(keep) else kept_by(graph, keep))
-    with any_initializer():
+    with any_initializer() as work.building:
         model = work.model(graph.body)
     return model, work.copy_weights()
 
@@ -70,7 +70,7 @@ class Rewired:
     made: dict[int, keras.Operation]
 
 
-def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
+def rewire(graph: Graph, edits: Mapping[int, Edit], assigned: Iterable[keras.layers.Layer] = ()) -> Rewired:
     """A new model in which some operations are run in another way; everything else is copied, weights too.
 
     What no longer reaches an output vanishes. Edits of configurations go into `call.edits` of the graph, as surgery on
@@ -81,9 +81,12 @@ def rewire(graph: Graph, edits: Mapping[int, Edit]) -> Rewired:
             called for each of its calls in their order, on the new model's symbolic tensors. `run(*args, **kwargs)`
             calls the successor. For example, `lambda step, run, x: x` deletes a layer, and
             `lambda step, run, x: layer(run(x))` puts another behind it.
+        assigned: layers of the edits whose weights the caller assigns afterwards: their initializers need not run.
     """
     work = _Rebuild(graph, kept_by(graph, np.ones(graph.units.count, bool)), edits)
-    with any_initializer():
+    with any_initializer() as work.building:
+        for layer in assigned:
+            work.building.assigned_later(layer)
         model = work.model(graph.body)
     weights = work.copy_weights()
     return Rewired(model, weights, {key: new for key, (_, new) in work._made.items()})
@@ -96,7 +99,8 @@ def in_order(args, kwargs) -> list[keras.KerasTensor]:
 
 class _Rebuild:
     def __init__(self, graph: Walked, kept: Kept, edits: Mapping[int, Edit] | None = None):
-        self._graph, self._kept, self._edits = graph, kept, edits or {}
+        self._graph, self._kept, self._edits = graph, _remembered(kept), edits or {}
+        self.building: Building | None = None
         self._made: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # id of an operation -> (it, its successor)
 
     def model(self, body: Body, given: Sequence[keras.KerasTensor] = ()) -> keras.Model:
@@ -140,7 +144,10 @@ class _Rebuild:
                 kwargs[key] = edit(self._kept)
             else:
                 given[key] = edit(self._kept)
-        return made(*given, **kwargs)
+        if self.building is None:
+            return made(*given, **kwargs)
+        with self.building.every_weight_assigned_later():  # by `copy_weights`
+            return made(*given, **kwargs)
 
     def _successor(self, op, make):
         if id(op) not in self._made:
@@ -156,10 +163,8 @@ class _Rebuild:
             return same_lambda(op, name=op.name, dtype=op.dtype_policy)
         try:
             config = op.get_config()
-            if edits:
-                config = copy.deepcopy(config)
-                for path, value in edits.items():
-                    _put(config, path, value)
+            for edited, value in edits.items():
+                config = _with(config, edited, value)
             if self._cuts(op):
                 config = for_new_shapes(config)
             made = type(op).from_config(config)
@@ -176,8 +181,8 @@ class _Rebuild:
 
     def _cuts(self, op) -> bool:
         """Whether one of its weights gets another shape."""
-        own = {id(w) for w in getattr(op, "weights", ())}
-        ties = [tie for slot in self._graph.slots if id(slot.variable) in own for tie in slot.tied()]
+        slots = [self._graph.slot_of.get(id(w)) for w in getattr(op, "weights", ())]
+        ties = [tie for slot in slots if slot is not None for tie in slot.tied()]
         return any(len(self._kept(labels)) != len(labels) for _, _, labels in ties)
 
     def _assemble(self, body: Body, inputs, outputs) -> keras.Model:
@@ -206,7 +211,6 @@ class _Rebuild:
         return made
 
     def copy_weights(self) -> dict[int, tuple[keras.Variable, Slot | None]]:
-        slots = {id(slot.variable): slot for slot in self._graph.slots}
         offsets = {id(call.op): call.offsets for call in self._graph.calls if call.offsets}
         pairs: dict[int, tuple[keras.Variable, Slot | None]] = {}
         for old, new in self._made.values():
@@ -221,12 +225,12 @@ class _Rebuild:
                     "it was made again from its configuration."
                 )
             for before, after in zip(old.weights, copied, strict=True):
-                slot = slots.get(id(before))
-                value = before.numpy()
-                if slot is not None:
-                    value = slot.take(value, self._kept)
-                after.assign(value)
-                if value.shape != tuple(before.shape):
+                slot = self._graph.slot_of.get(id(before))
+                value = tf.convert_to_tensor(before.value)  # both share its memory until one of them changes
+                if slot is not None and not slot.stays(self._kept):
+                    value = slot.take(np.asarray(value), self._kept)
+                assign_past_scopes(after, value)
+                if tuple(after.shape) != tuple(before.shape):
                     drop_unfitting(new, after)
                 pairs[id(before)] = (after, slot)
             for variable in gained:
@@ -235,6 +239,18 @@ class _Rebuild:
                 getattr(new, name).assign_add(value(self._kept))
             carry_adapted(old, new)
         return pairs
+
+
+def _remembered(kept: Kept) -> Kept:
+    """The same function, which looks at each array of labels once."""
+    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def places(labels: np.ndarray) -> np.ndarray:
+        if id(labels) not in known:
+            known[id(labels)] = labels, kept(labels)  # the array is held, so that its id stays its own
+        return known[id(labels)][1]
+
+    return places
 
 
 def _chain(x) -> list[keras.Operation]:
@@ -256,7 +272,9 @@ def _copied(op, edits):
     return made
 
 
-def _put(config: dict, path: tuple[str | int, ...], value) -> None:
-    for key in path[:-1]:
-        config = config[key]
-    config[path[-1]] = value
+def _with(config, path: tuple[str | int, ...], value):
+    """A configuration with another value at the end of a path of keys."""
+    key, *rest = path
+    made = config.copy()
+    made[key] = _with(config[key], tuple(rest), value) if rest else value
+    return made

@@ -1,6 +1,7 @@
 """From a Keras model to its graph of channels."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -50,9 +51,14 @@ class Walked:
     calls: tuple[Call, ...]
     outputs: tuple[Channels, ...]
 
-    @property
+    @functools.cached_property
     def slots(self) -> list[Slot]:
         return [slot for call in self.calls for slot in call.slots]
+
+    @functools.cached_property
+    def slot_of(self) -> dict[int, Slot]:
+        """By id of a weight, its slot; those without channels have none."""
+        return {id(slot.variable): slot for slot in self.slots}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Graph(Walked):
         """The names of the model's outputs, as Keras calls them."""
         return _names_of_outputs(self.body.functional)
 
-    @property
+    @functools.cached_property
     def makes(self) -> dict[str, np.ndarray]:
         """The labels of the channels that each layer makes, by its path."""
         found: dict[str, np.ndarray] = {}

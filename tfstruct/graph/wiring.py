@@ -112,7 +112,7 @@ class Remake:
     def __init__(self, graph: Graph):
         self._graph = graph
         self._edits: dict[int, Callable] = {}
-        self._values: list[tuple[layers.Layer, Mapping[str, np.ndarray] | list[np.ndarray]]] = []
+        self._values: list[tuple[layers.Layer, Mapping[str, np.ndarray] | Sequence[keras.Variable]]] = []
 
     def touched(self, op) -> bool:
         return id(op) in self._edits
@@ -142,18 +142,20 @@ class Remake:
                 "register_keras_serializable."
             ) from error
         layer.trainable = like.trainable
-        self._values.append((layer, values if values is not None else [w.numpy() for w in like.weights]))
+        self._values.append((layer, like.weights if values is None else values))
         return layer
 
     def model(self) -> keras.Model:
-        made = rewire(self._graph, self._edits).model
+        made = rewire(self._graph, self._edits, [layer for layer, _ in self._values]).model
         for layer, values in self._values:
             if not layer.built:
                 continue  # nothing calls it on the way to an output
-            if isinstance(values, list):
-                layer.set_weights(values)
-                continue
-            for name, value in values.items():
-                variable = getattr(layer, name)
-                variable.assign(np.asarray(value).reshape(variable.shape).astype("float64"))
+            if isinstance(values, Mapping):
+                own = ((getattr(layer, name), value) for name, value in values.items())
+                pairs = [(w, np.asarray(value, "float64").reshape(w.shape)) for w, value in own]
+            else:
+                pairs = list(zip(layer.weights, map(keras.ops.convert_to_tensor, values), strict=True))
+            assert len(pairs) == len(layer.weights)  # no initializer has run for others
+            for variable, value in pairs:
+                variable.assign(value)
         return made
