@@ -1,5 +1,6 @@
 """What a model costs with any choice of its units, counted on the graph: nothing is rebuilt."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,10 +34,7 @@ class Costs:
     """
 
     def __init__(self, graph: Graph, names: Sequence[str] = COSTS):
-        unknown = set(names) - set(COSTS)
-        if unknown:
-            raise ArgumentError(f"`names` must be of {', '.join(COSTS)}. Received: {', '.join(sorted(unknown))}.")
-        self.graph, self.names = graph, tuple(names)
+        self.graph, self.names = graph, _checked(names)
         self._counter = Counter(graph.units)
         rows = max(len(graph.calls), 1)
         self._terms = {name: Terms(self._counter, rows) for name in ("macs", "params", "weight_bytes", "tflite_bytes")}
@@ -56,14 +54,13 @@ class Costs:
         self._memory = Memory(graph, self._counter, lambda call, i: 1)
 
     def _add_weights(self) -> None:
-        slots = {id(slot.variable): slot for slot in self.graph.slots}
         seen: set[int] = set()
 
         def add(row, variable):
             if id(variable) in seen:
                 return
             seen.add(id(variable))
-            slot = slots.get(id(variable))
+            slot = self.graph.slot_of.get(id(variable))
             axes = [None] * len(variable.shape) if slot is None else [a and a.labels for a in slot.axes]
             factor, held = axis_sizes(variable.shape, axes)
             factor /= 1 if slot is None else slot.groups
@@ -75,6 +72,12 @@ class Costs:
                 add(row, variable)
         for variable in self.graph.model.weights:
             add(0, variable)
+
+    def of(self, names: Sequence[str]) -> "Costs":
+        """The same counts, of which other costs are wanted."""
+        other = copy.copy(self)
+        other.names = _checked(names)
+        return other
 
     def __call__(self, keep: np.ndarray | None = None) -> dict[str, int]:
         """The costs by name; `keep` is boolean, by unit, by default all.
@@ -134,6 +137,13 @@ class Costs:
     def timeline(self, keep: np.ndarray | None = None) -> np.ndarray:
         """Live activation bytes during each call, one byte an element."""
         return self._memory.timeline(self._counter.counts(keep))
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    unknown = set(names) - set(COSTS)
+    if unknown:
+        raise ArgumentError(f"`names` must be of {', '.join(COSTS)}. Received: {', '.join(sorted(unknown))}.")
+    return tuple(names)
 
 
 def itemsize(dtype) -> int:

@@ -82,7 +82,6 @@ def watched(graph: Graph) -> list[tuple[Call, int, int, np.ndarray, np.ndarray]]
 def projections(graph: Graph) -> list[tuple[int, keras.layers.Layer, list[np.ndarray]]]:
     """What attention layers make inside: (key of the tensor, the layer that projects it, the labels of the last axes of
     the result), for queries, keys and values: their heads and the widths inside them."""
-    slots = {id(slot.variable): slot for slot in graph.slots}
     found = []
     for call in graph.calls:
         if not isinstance(call.op, ATTENTION):
@@ -90,7 +89,7 @@ def projections(graph: Graph) -> list[tuple[int, keras.layers.Layer, list[np.nda
         for name, dense in attention_projections(call.op).items():
             tensor = call.argument(name)
             tensor = call.argument("value") if name == "key" and tensor is None else tensor
-            slot = slots.get(id(stored_weight(dense)))
+            slot = graph.slot_of.get(id(stored_weight(dense)))
             if isinstance(tensor, Channels) and slot is not None:
                 ends = [axis.labels for axis in slot.axes if isinstance(axis, Out) and axis.labels is not None]
                 found.append((tensor.key, dense, ends))

@@ -155,7 +155,7 @@ def _scores(graph: Graph, criterion, data, loss, reduction: str, probes: int, se
         for labels, values, how in _members(graph, criterion, data, loss, probes, seed)
     ]
     if criterion == "lamp":
-        members = [_lamp(m) for m in members]
+        members = [(units, by_weights.lamp(energy)) for units, energy in members]
     return _reduce(members, reduction, graph.units.count)
 
 
@@ -200,38 +200,32 @@ def _gradient(graph, criterion, data, loss, reduction) -> np.ndarray:
     for members in data_criteria.gradient_members(graph, samples, loss):
         vectors = [_by_unit(graph, labels, values, "sum") for labels, values in members]
         if reduction in ("max", "product"):
-            vectors = [np.abs(v) for v in vectors]
+            vectors = [(units, np.abs(values)) for units, values in vectors]
         effect = _reduce(vectors, reduction, graph.units.count)
         total += np.abs(effect) if criterion == "gradient_abs" else effect**2
         count += 1
     return total / count
 
 
-def _by_unit(graph: Graph, labels, values, how: str) -> np.ndarray:
-    """A member's score of each unit; NaN where it holds none of its channels."""
+def _by_unit(graph: Graph, labels, values, how: str) -> tuple[np.ndarray, np.ndarray]:
+    """The units that a member holds channels of, and its score of each."""
     parts = graph.units.parts[labels]
     unit, value = parts.ravel(), np.repeat(values, parts.shape[1])
-    value, unit = value[unit > 0], unit[unit > 0]
-    held = np.bincount(unit, minlength=graph.units.count)
-    total: np.ndarray = np.bincount(unit, value**2 if how == "root" else value, graph.units.count)
-    total = np.sqrt(total) if how == "root" else total / (np.maximum(held, 1) if how == "mean" else 1)
-    return np.where(held > 0, total, np.nan)
+    units, place = np.unique(unit[unit > 0], return_inverse=True)
+    value = value[unit > 0]
+    total: np.ndarray = np.bincount(place, value**2 if how == "root" else value, len(units))
+    if how == "mean":
+        total = total / np.bincount(place, minlength=len(units))
+    return units, np.sqrt(total) if how == "root" else total
 
 
-def _lamp(energy: np.ndarray) -> np.ndarray:
-    held = ~np.isnan(energy)
-    energy[held] = by_weights.lamp(energy[held])
-    return energy
-
-
-def _reduce(members: list[np.ndarray], reduction: str, count: int) -> np.ndarray:
+def _reduce(members: list[tuple[np.ndarray, np.ndarray]], reduction: str, count: int) -> np.ndarray:
     total = np.full(count, {"max": -np.inf, "product": 1.0}.get(reduction, 0.0))
     held = np.zeros(count, int)
-    for member in members:
-        here = ~np.isnan(member)
-        held += here
-        value = np.where(here, member, {"max": -np.inf, "product": 1.0}.get(reduction, 0.0))
-        total = {"max": np.maximum, "product": np.multiply}.get(reduction, np.add)(total, value)
+    joined = {"max": np.maximum, "product": np.multiply}.get(reduction, np.add)
+    for units, values in members:
+        held[units] += 1
+        total[units] = joined(total[units], values)
     if reduction == "mean":
         total = total / np.maximum(held, 1)
     return np.where(held > 0, total, np.nan)
@@ -253,11 +247,11 @@ def _missing(graph, criterion, scores, missing) -> None:
 def _normalize(graph, scores, normalization) -> np.ndarray:
     if normalization == "none":
         return scores
-    for number in np.unique(graph.units.bundle[1:]).tolist():
-        own = np.flatnonzero((graph.units.bundle == number) & np.isfinite(scores))
+    known = np.flatnonzero(np.isfinite(scores))
+    known = known[np.argsort(graph.units.bundle[known], kind="stable")]
+    starts = np.flatnonzero(np.diff(graph.units.bundle[known])) + 1
+    for own in np.split(known, starts) if len(known) else ():
         values = scores[own]
-        if not len(own):
-            continue
         if normalization == "standard":
             spread = values.std()
             scores[own] = (values - values.mean()) / (spread if spread > 0 else 1)

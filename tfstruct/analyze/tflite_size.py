@@ -43,7 +43,6 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
     made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
     uses: dict[int, int] = {}
     unfolded = Counter(id(call.op) for call in graph.calls)
-    slots = {id(slot.variable): slot for slot in graph.slots}
     for call in graph.calls:
         for tensor in call.inputs:
             uses[tensor.key] = uses.get(tensor.key, 0) + 1
@@ -57,7 +56,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
             for variable in getattr(call.op, "weights", ()):
                 if id(variable) not in seen:
                     seen.add(id(variable))
-                    widths += _weight(terms, row, traits, variable, slots.get(id(variable)))
+                    widths += _weight(terms, row, traits, variable, graph.slot_of.get(id(variable)))
             continue
         before = made_by.get(call.inputs[0].key) if call.inputs else None
         if before is not None and uses[call.inputs[0].key] > 1:
@@ -73,7 +72,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
             unfolded[id(before.op)] -= 1
             if unfolded[id(before.op)] > 0:
                 for variable in before.op.weights:
-                    widths += _weight(terms, row, traits_of(before.op), variable, slots.get(id(variable)))
+                    widths += _weight(terms, row, traits_of(before.op), variable, graph.slot_of.get(id(variable)))
             continue
         fused = before is not None and traits.function in _FUSED and traits_of(before.op).in_file.fuses
         if not fused:
@@ -81,7 +80,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                widths += _weight(terms, row, traits, variable, slots.get(id(variable)))
+                widths += _weight(terms, row, traits, variable, graph.slot_of.get(id(variable)))
     return widths
 
 

@@ -49,7 +49,12 @@ def atoms(free: np.ndarray, blocks: tuple[Partition, ...], scores: np.ndarray) -
         by_units.setdefault(frozenset(block.ravel().tolist()), []).append(block)
     for pair in by_units.values():
         found += _zipped(pair[0], allowed, scores) if len(pair) == 1 else _crossed(pair[0], pair[1], allowed, scores)
-    return sorted(found, key=lambda atom: (float(np.mean(scores[atom])), min(atom)))
+    return sorted(found, key=lambda atom: (mean_score(atom, scores), min(atom)))
+
+
+def mean_score(units: list[int], scores: np.ndarray) -> float:
+    """The mean of the scores of some units, most often of one."""
+    return float(scores[units[0]] if len(units) == 1 else np.mean(scores[units]))
 
 
 def _zipped(block: Partition, allowed: set[int], scores: np.ndarray) -> list[list[int]]:

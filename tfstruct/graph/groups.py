@@ -72,6 +72,13 @@ def groups(graph: Graph) -> tuple[Group, ...]:
         >>> len(tfstruct.graph.groups(tfstruct.graph.trace(model)))
         2
     """
+    known = vars(graph)  # as with a cached property: what follows of a graph is kept with it
+    if "groups" not in known:
+        known["groups"] = _found(graph)
+    return known["groups"]
+
+
+def _found(graph: Graph) -> tuple[Group, ...]:
     units = graph.units
     makers: dict[int, list[str]] = {}
     for path, labels in graph.makes.items():

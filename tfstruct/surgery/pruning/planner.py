@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -211,12 +212,20 @@ class Planner:
 
     def _meeting(self, limits, order, gone) -> tuple[np.ndarray, dict[str, float]]:
         costs = self._costs(tuple(name for name in limits if name in COSTS))
+        # All units in the order in which they go, and how many have gone after each removal.
+        units = np.fromiter(itertools.chain.from_iterable(one.units for one in order), int)
+        ends = np.cumsum([0, *(len(one.units) for one in order)])
+
+        def without(count: int) -> np.ndarray:
+            keep = ~gone
+            keep[units[: ends[count]]] = False
+            return keep
 
         @functools.cache  # a latency is measured once: the second time it would be another
         def figures(count: int) -> dict[str, float]:
             if count == 0 and not gone.any():
                 return self.before
-            keep = _without(gone, order[:count])
+            keep = without(count)
             figure: dict[str, float] = {**costs(keep)}
             if "latency_us" in limits and all(figure[name] <= limits[name] for name in costs.names):
                 figure["latency_us"] = self._latency(rebuild(self.graph, keep)[0])
@@ -239,14 +248,14 @@ class Planner:
                 f"max_ratio, round_to or exclude.{self._and_why()}",
                 {name: least[name] for name in limits if name in least},
             )
-        keep = _without(gone, order[:count])
+        keep = without(count)
         measured = {name: value for name, value in figures(count).items() if name == "latency_us"}
         return keep, {**self.figures(keep), **measured}
 
     def _costs(self, names: tuple[str, ...]) -> Costs:
         names = tuple(name for name in names if name in COSTS)
         if names not in self._counted:
-            self._counted[names] = Costs(self.graph, names)
+            self._counted[names] = self.costs.of(names)
         return self._counted[names]
 
 

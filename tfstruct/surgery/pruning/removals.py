@@ -9,7 +9,7 @@ import numpy as np
 
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, Group
-from tfstruct.graph.blocks import atoms
+from tfstruct.graph.blocks import atoms, mean_score
 from tfstruct.graph.groups import last_units
 from tfstruct.patterns import matches
 
@@ -94,15 +94,15 @@ def _check_names(makers, kinds, round_to, min_channels, max_ratio) -> None:
 def _removals(place, group, removable, gone, most, multiple, scores) -> list[Removal]:
     removals: list[Removal] = []
     waiting: list[int] = []
-    least = -math.inf
+    least, width = -math.inf, group.width
     for atom in removable:
         if gone + len(atom) > most:
             break
         gone += len(atom)
         waiting += atom
-        if (group.width - gone) % multiple == 0:
-            least = max(least, float(np.mean(scores[waiting])))
-            removals.append(Removal(place, tuple(waiting), least, gone / group.width))
+        if (width - gone) % multiple == 0:
+            least = max(least, mean_score(waiting, scores))
+            removals.append(Removal(place, tuple(waiting), least, gone / width))
             waiting = []
     return removals
 
