@@ -46,3 +46,36 @@ def test_rounding_widens_what_is_allowed(monkeypatch):
     found = certificate.difference(trace(model()), model())
     assert found.allowed == pytest.approx(32e-4)
     certificate.certify(found, "within rounding")
+
+
+def runs(monkeypatch, model):
+    """The inputs of every run of a certificate that compares a model with itself."""
+    seen = []
+    own = certificate._run
+    monkeypatch.setattr(certificate, "_run", lambda model, inputs: (seen.append(inputs), own(model, inputs))[1])
+    assert certificate.difference(trace(model), model).absolute == 0.0
+    return seen
+
+
+def test_equal_models_run_twice_at_each_scale(monkeypatch):
+    first, again, large, last = runs(monkeypatch, model())
+    assert first is again and large is last
+    assert np.abs(large[0]).max() > 10 * np.abs(first[0]).max()
+
+
+def test_ids_have_one_scale(monkeypatch):
+    inputs = keras.Input((3,), dtype="int32")
+    assert len(runs(monkeypatch, keras.Model(inputs, keras.layers.Embedding(5, 2)(inputs)))) == 2
+
+
+@pytest.mark.parametrize(("work", "samples"), [(12 * 9, 4), (12 * 3, 3), (12 * 2 + 1, 2), (1, 1)])
+def test_large_models_run_on_fewer_samples(monkeypatch, work, samples):
+    monkeypatch.setattr(certificate, "_WORK", work)  # of multiply-accumulates, of which the model has 12 for a sample
+    assert {len(x) for (x,) in runs(monkeypatch, model())} == {samples}
+
+
+def test_open_sizes_run_on_four_samples(monkeypatch):
+    inputs = keras.Input((None, None, 3))
+    open_sizes = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    monkeypatch.setattr(certificate, "_WORK", 1)
+    assert {x.shape for (x,) in runs(monkeypatch, open_sizes)} == {(4, 32, 32, 3)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import keras
@@ -16,6 +17,7 @@ from tfstruct.keras_internals.layer_parts import all_layers
 
 _UNKNOWN_SIZE = 32
 _SAMPLES = 4
+_WORK = 2e10  # multiply-accumulates of one run; larger models are run on fewer samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Difference:
         absolute: max |a - b|.
         relative: max |a - b| / max |a|, of the output where that is largest.
         allowed: the relative difference that rounding explains: 1e-5, or more where the model computes in half
-            precision or answers to a rounding of its inputs by more.
+            precision, or where it differs by more and answers to a rounding of its inputs by more.
     """
 
     absolute: float
@@ -45,16 +47,22 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
     least = max(ROUNDING, 32 * eps)
     found: list[Difference] = []
     for scale in scales:
-        inputs = draw(graph, rng, scale)
+        inputs = draw(graph, rng, scale, _samples(graph))
+        floats = any(np.issubdtype(x.dtype, np.floating) for x in inputs)
         expected, got = (_run(model, inputs) for model in (graph.model, other))
-        nudged = [x * (1 + eps) if np.issubdtype(x.dtype, np.floating) else x for x in inputs]
-        rounded = _run(graph.model, [x.astype(y.dtype) for x, y in zip(nudged, inputs, strict=True)])
-        for a, b, c in zip(expected, got, rounded, strict=True):
-            found.append(Difference(*_apart(a, b), max(least, 32 * _apart(a, c)[1])))
+        apart = [_apart(a, b) for a, b in zip(expected, got, strict=True)]
+        allowed = [least] * len(apart)
+        if floats and any(relative > least for _, relative in apart):  # how far rounding moves them decides
+            nudged = [x * (1 + eps) if np.issubdtype(x.dtype, np.floating) else x for x in inputs]
+            rounded = _run(graph.model, [x.astype(y.dtype) for x, y in zip(nudged, inputs, strict=True)])
+            allowed = [max(least, 32 * _apart(a, c)[1]) for a, c in zip(expected, rounded, strict=True)]
+        found += [Difference(*gap, most) for gap, most in zip(apart, allowed, strict=True)]
+        if not floats:
+            break  # nothing that another scale changes
     # Where rounding alone moves an output by more than a little, equality cannot be judged; elsewhere it is.
     judged = [one for one in found if one.allowed <= COARSEST] or found
-    allowed = min(max(one.allowed for one in judged), COARSEST)
-    return Difference(max(one.absolute for one in judged), max(one.relative for one in judged), allowed)
+    explained = min(max(one.allowed for one in judged), COARSEST)
+    return Difference(max(one.absolute for one in judged), max(one.relative for one in judged), explained)
 
 
 def certify(found: Difference | None, name: str) -> None:
@@ -107,13 +115,19 @@ def _coarsest(graph: Graph) -> float:
     return max((steps[x] for x in used if x in steps), default=2.0**-52)
 
 
-def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0) -> list[np.ndarray]:
+def _samples(graph: Graph) -> int:
+    """On how many samples a model is run."""
+    macs = sum(factor * math.prod(map(len, labels)) for call in graph.calls for factor, labels in call.costs)
+    return int(min(max(_WORK // macs, 1), _SAMPLES)) if macs > 0 else _SAMPLES  # not where sizes are open: NaN
+
+
+def draw(graph: Graph, rng: np.random.Generator, scale: float = 1.0, samples: int = _SAMPLES) -> list[np.ndarray]:
     """Draws one array for each input: normal numbers times `scale`, or ids if the input indexes a table."""
     ids = _ids(graph)
     arrays = []
     for tensor, channels in zip(graph.body.functional.inputs, graph.body.inputs, strict=True):
         first, *rest = tensor.shape
-        shape = (first or _SAMPLES, *(n or _UNKNOWN_SIZE for n in rest))
+        shape = (first or samples, *(n or _UNKNOWN_SIZE for n in rest))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         bound = ids.get(channels.key)
         if dtype == "string":

@@ -3,14 +3,14 @@
 import keras
 from keras import layers
 
-from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.operation_traits import classes_that, traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
 from tfstruct.keras_internals.operation_types import operation
 from tfstruct.reporting import Result
-from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.layers.places import Place, Places, Visit
 from tfstruct.surgery.layers.value_ranges import ANY, Range, rectifier, value_ranges
+from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 POOLS = classes_that(lambda traits: traits.over == "window")
 _MOVING = [kind for kind in classes_that(lambda t: t.moves in ("view", "order")) if issubclass(kind, layers.Layer)]
@@ -48,18 +48,18 @@ def remove_redundant(model: keras.Model, *, keep_dropout: bool = False, open_lay
         >>> len(padded.layers), len(edited.model.layers)
         (2, 1)
     """
-    graph = original = open_and_trace(model, open_layers=open_layers)
-    changes: list[tuple[str, str]] = []
-    while True:
-        once = _Pass(graph, keep_dropout)
-        made = rewire(graph, once.edits).model
-        if not once.changes:
-            return edited(original, made, changes, once.skipped, exact=True)
-        changes += once.changes
-        graph = trace(made)
+    graph = open_and_trace(model, open_layers=open_layers)
+    return finished(graph, repeated(graph, lambda one: remove_once(one, keep_dropout)))
 
 
-class _Pass:
+def remove_once(graph: Graph, keep_dropout: bool = False) -> Pass:
+    """Takes out every layer that does nothing where it stands."""
+    found = _Redundant(graph, keep_dropout)
+    made = rewire(graph, found.edits).model if found.edits else None
+    return Pass(made if found.changes else None, found.changes, found.skipped)
+
+
+class _Redundant:
     """Edits of one graph. Each passes on a tensor of equal value, so all can be applied at once."""
 
     def __init__(self, graph: Graph, keep_dropout: bool):
@@ -69,6 +69,7 @@ class _Pass:
         # By id of a tensor made by a reshape (or a permutation): it, what that reshaped, the layer and its dims.
         self._moved: dict[int, tuple] = {}
         ranges = value_ranges(graph)
+        moving = []  # edits that change nothing where there is one only
         for key, place in Places(graph).all.items():
             if hasattr(place.op, "inference_layer"):
                 self._wrapper(key, place, keep_dropout)
@@ -83,7 +84,10 @@ class _Pass:
                     self.skipped.append((place.path, "makes an output of the model, which is named after it"))
                 self.edits[key] = self._without(place, goes)
             elif len(by_node) == 1 and type(place.op) in _MOVING:
+                moving.append(key)
                 self.edits[key] = self._permuted(place) if type(place.op) is layers.Permute else self._reshaped(place)
+        if len(self.edits) == len(moving) == 1:
+            self.edits.clear()
 
     def _wrapper(self, key: int, place: Place, keep_dropout: bool) -> None:
         """The layer that a wrapper says it is in inference."""

@@ -1,6 +1,7 @@
 """Which units can go without changing what the model computes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -51,10 +52,10 @@ class Summed:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Channels that a weight reads; `needed` returns which of them it needs, given which labels stay."""
+    """Channels that a weight reads; `needed` returns which of them it needs, given what of an array of labels stays."""
 
     labels: np.ndarray
-    needed: Callable[[np.ndarray], np.ndarray]
+    needed: Callable[[Callable[[np.ndarray], np.ndarray]], np.ndarray]
 
 
 def by_layer(graph: Graph) -> list[list[Call]]:
@@ -145,12 +146,11 @@ def _hold_what_is_inside(graph: Graph, call: Call, goes: np.ndarray) -> None:
         for labels in tensor.axes:
             if labels is not None:
                 _hold(graph.units, goes, labels)
-    variables = {id(v) for v in getattr(call.op, "weights", ())}
-    for slot in graph.slots:
-        if id(slot.variable) in variables:
-            for _, role, labels in slot.tied():
-                if not isinstance(role, In):
-                    _hold(graph.units, goes, labels)
+    for variable in getattr(call.op, "weights", ()):
+        slot = graph.slot_of.get(id(variable))
+        for _, role, labels in slot.tied() if slot is not None else ():
+            if not isinstance(role, In):
+                _hold(graph.units, goes, labels)
 
 
 def _arrivals(call: Call, values) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
@@ -167,11 +167,11 @@ def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
     view, labels = summed.view, summed.view.labels
     assert labels is not None  # `contractions` yields no others
     missed = np.flatnonzero(np.isnan(summed.x))
-    reaches = view.reads(missed, read)
     made = view.call.outputs[0].axes[view.out_axis]
+    reaches = functools.cache(lambda: view.reads(missed, read))  # a look at a whole kernel, which few readers need
 
-    def needed(stays: np.ndarray) -> np.ndarray:
-        return np.any(reaches if made is None else reaches[:, stays[made]], axis=1)
+    def needed(stays) -> np.ndarray:
+        return np.any(reaches() if made is None else reaches()[:, stays(made)], axis=1)
 
     return _Reader(labels[missed], needed)
 
@@ -179,7 +179,8 @@ def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
 def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
     """One reader for each axis that an einsum sums over."""
     came, letters, out = subscripts(call.op.equation, call.input.rank)
-    ties = next((list(s.tied()) for s in graph.slots if s.variable is stored_weight(call.op)), [])
+    slot = graph.slot_of.get(id(stored_weight(call.op)))
+    ties = [] if slot is None else list(slot.tied())
     readers = []
     for letter, arrived in zip(came, _arrivals(call, values), strict=True):
         if arrived is None or letter in out:
@@ -196,7 +197,7 @@ def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Re
             if axis < 0:
                 return np.ones(len(missed), bool)
             for i, own in others:
-                kernel = np.compress(stays[own], kernel, i)
+                kernel = np.compress(stays(own), kernel, i)
             return kernel.any(tuple(i for i in range(kernel.ndim) if i != axis))
 
         readers.append(_Reader(labels[missed], needed))
@@ -205,11 +206,15 @@ def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Re
 
 def _settle(units, goes: np.ndarray, readers: list[_Reader]) -> None:
     """Keeps the units that a reader needs, until no reader needs more."""
+
+    def stays(labels: np.ndarray) -> np.ndarray:
+        return ~goes[units.parts[labels]].any(axis=1)
+
     while True:
         before = goes.sum()
-        for reader in readers:
-            stays = units.kept(~goes)
-            _hold(units, goes, reader.labels[reader.needed(stays)])
+        for reader in reversed(readers):  # what a layer needs depends on what is needed of its outputs
+            if goes[units.parts[reader.labels]].any():
+                _hold(units, goes, reader.labels[reader.needed(stays)])
         if goes.sum() == before:
             return
 

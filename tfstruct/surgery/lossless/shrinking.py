@@ -7,8 +7,9 @@ import numpy as np
 from keras import layers
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Call, Graph, open_and_trace, rebuild, trace
+from tfstruct.graph import Call, Graph, open_and_trace, rebuild, rewire, trace
 from tfstruct.graph.contraction import Weights
+from tfstruct.graph.wiring import Wiring
 from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
@@ -121,39 +122,20 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_la
     """
     if not tolerance >= 0.0:
         raise ModelError(f"`tolerance` must be 0.0 or larger. Received: {tolerance}.")
-    read = Weights(float(tolerance))
-    graph = original = open_and_trace(model, open_layers=open_layers)
-    kept = {path: np.arange(len(labels)) for path, labels in graph.makes.items()}
-    folded: list[Fold] = []
-    branches: list[Branch] = []
-    smaller = None
-    while True:
-        values = constants(graph, read)
-        goes = removable(graph, values, read)
-        cut = cut_branches(graph, values)
-        if smaller is not None and not goes.any() and not cut:
-            break
-        folded += _fold(graph, values, goes)
-        branches += cut
-        stays = graph.units.kept(~goes)
-        kept = {path: kept[path][stays[labels]] for path, labels in graph.makes.items() if path in kept}
-        smaller, _ = rebuild(graph, ~goes)
-        if not goes.any() and not cut:
-            break
-        graph = trace(smaller, opaque=graph.opaque)
+    original = open_and_trace(model, open_layers=open_layers)
+    work = shrunk(original, float(tolerance))
+    # A model of its own, even where nothing goes.
+    smaller = work.graph.model if work.changed else rewire(original, {}).model
     found = difference(original, smaller, seed)
     if not tolerance:
         certify(found, model.name)
-    left = {call.path for call in graph.calls}
-    widths = {path: len(labels) for path, labels in original.makes.items()}
-    lost = {path: numbers for path, numbers in kept.items() if len(numbers) < widths[path] and path in graph.makes}
     report = ShrinkReport(
         float(tolerance),
-        {path: tuple(np.setdiff1d(np.arange(widths[path]), numbers).tolist()) for path, numbers in lost.items()},
-        {path: tuple(numbers.tolist()) for path, numbers in lost.items()},
-        tuple(fold for fold in folded if fold.layer in left),
-        tuple(branches),
-        tuple(dict.fromkeys(call.path for call in original.calls if call.path not in left)),
+        {path: tuple(gone.tolist()) for path, gone in work.removed.items()},
+        {path: tuple(work.kept[path].tolist()) for path in work.removed},
+        tuple(work.folded),
+        tuple(work.branches),
+        work.vanished,
         (model.count_params(), smaller.count_params()),
         found,
         opened=original.opened,
@@ -162,27 +144,85 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_la
     return Result(smaller, report)
 
 
+@dataclasses.dataclass
+class Shrunk:
+    """What is left of a graph when everything without effect is gone, and what has been done to it.
+
+    Attributes:
+        original, graph: before and after; the same where nothing was removed.
+        kept: by path of a layer, the channels of the original that stay.
+        folded, branches: as in the report.
+    """
+
+    original: Graph
+    graph: Graph
+    kept: dict[str, np.ndarray]
+    folded: list[Fold] = dataclasses.field(default_factory=list)
+    branches: list[Branch] = dataclasses.field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return self.graph is not self.original
+
+    @property
+    def removed(self) -> dict[str, np.ndarray]:
+        """By path of a layer that lost channels and is still there, those that went."""
+        makes, left = self.original.makes, self.graph.makes
+        lost = (path for path, stay in self.kept.items() if len(stay) < len(makes[path]) and path in left)
+        return {path: np.setdiff1d(np.arange(len(makes[path])), self.kept[path]) for path in lost}
+
+    @property
+    def vanished(self) -> tuple[str, ...]:
+        """The layers that are no longer there."""
+        left = {call.path for call in self.graph.calls}
+        return tuple(dict.fromkeys(call.path for call in self.original.calls if call.path not in left))
+
+
+def shrunk(graph: Graph, tolerance: float = 0.0) -> Shrunk:
+    """Removes what has no effect until nothing is left that has none; nothing is measured."""
+    read = Weights(tolerance)
+    work = Shrunk(graph, graph, {path: np.arange(len(labels)) for path, labels in graph.makes.items()})
+    while True:
+        graph = work.graph
+        values = constants(graph, read)
+        goes = removable(graph, values, read)
+        cut = cut_branches(graph, values)
+        if not goes.any() and not cut:
+            left = {call.path for call in graph.calls}
+            work.folded = [fold for fold in work.folded if fold.layer in left]
+            return work
+        work.folded += _fold(graph, values, goes)
+        work.branches += cut
+        stays = graph.units.kept(~goes)
+        work.kept = {path: work.kept[path][stays[labels]] for path, labels in graph.makes.items() if path in work.kept}
+        work.graph = trace(rebuild(graph, ~goes)[0], opaque=graph.opaque)
+
+
 def _fold(graph: Graph, values: dict[int, np.ndarray], goes: np.ndarray) -> list[Fold]:
     """Records, for the calls that read removed constants, what is added to which weight."""
-    stays = graph.units.kept(~goes)
+    if not goes.any():
+        return []
+    stays, wiring = graph.units.kept(~goes), Wiring(graph)
     folds = []
     # The constants themselves are folded with the weights as they are.
     for summed in contractions(graph, values, Weights()):
         gone = ~stays[summed.view.labels] & ~np.isnan(summed.x) & (summed.x != 0)
+        if not gone.any():
+            continue
         added = summed.view.summed(np.where(gone, summed.x, np.nan), Weights())
         if added.any():
-            into = _put(graph, summed, added)
+            into = _put(wiring, summed, added)
             folds.append(Fold(summed.calls[0].path, into, int(gone.reshape(-1, summed.view.repeat).any(1).sum())))
     return folds
 
 
-def _put(graph: Graph, summed: Summed, added: np.ndarray) -> str:
+def _put(wiring: Wiring, summed: Summed, added: np.ndarray) -> str:
     layer, made = summed.calls[0].op, summed.view.call.outputs[0].axes[summed.view.out_axis]
 
     def by_channel(kept, sign=1.0):
         return sign * (added if made is None else added[kept(made)])
 
-    norm = _normalized_next(graph, summed) if layer.bias is None else None
+    norm = _normalized_next(wiring, summed) if layer.bias is None else None
     if norm is not None:
         norm.offset("moving_mean", lambda kept: by_channel(kept, -1.0))
         return f"{norm.path}'s moving mean"
@@ -193,20 +233,18 @@ def _put(graph: Graph, summed: Summed, added: np.ndarray) -> str:
     return "bias" if layer.bias is not None else "new bias"
 
 
-def _normalized_next(graph: Graph, summed: Summed) -> Call | None:
+def _normalized_next(wiring: Wiring, summed: Summed) -> Call | None:
     """The batch norm that alone reads the contraction's output, and whose moving mean can absorb the constant; or
     None."""
     (call, *others), layer = summed.calls, summed.calls[0].op
     tensor = call.outputs[0]
     if others or layer.activation not in (None, keras.activations.linear):
         return None
-    if any(tensor.key == x.key for x in graph.outputs):
-        return None
-    readers = [c for c in graph.calls if any(x.key == tensor.key for x in c.inputs)]
-    if len(readers) != 1 or type(readers[0].op) is not layers.BatchNormalization:
+    readers = wiring.readers.get(tensor.key, [])
+    if tensor.key in wiring.outputs or len(readers) != 1 or type(readers[0].op) is not layers.BatchNormalization:
         return None
     norm = readers[0]
-    alone = sum(c.op is norm.op for c in graph.calls) == 1
+    alone = len(wiring.calls[id(norm.op)]) == 1
     return norm if alone and norm.op.axis % tensor.rank == summed.view.out_axis else None
 
 

@@ -6,15 +6,15 @@ import keras
 
 from tfstruct.graph import Graph, open_and_trace, trace
 from tfstruct.reporting import Result
-from tfstruct.surgery.layers.redundant import remove_redundant
-from tfstruct.surgery.lossless.shrinking import shrink
+from tfstruct.surgery.layers.redundant import remove_once
+from tfstruct.surgery.lossless.shrinking import Shrunk, shrunk
 from tfstruct.surgery.merge.activations import fuse_once
 from tfstruct.surgery.merge.folding import fold_once
 from tfstruct.surgery.merge.merging import merge_once
 from tfstruct.surgery.merge.parallel import join_once
-from tfstruct.surgery.merge.passes import Pass, finished, repeated
+from tfstruct.surgery.merge.passes import Pass, finished
 
-_Step = Callable[[keras.Model], Pass]
+_Step = Callable[[Graph], Pass]
 
 
 def optimize_inference(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
@@ -47,10 +47,10 @@ def optimize_inference(model: keras.Model, *, open_layers: str | bool = "auto") 
         True
     """
     graph = open_and_trace(model, open_layers=open_layers)
-    work = _Work(graph.model)
-    work.until_idle(_steps())
+    work = _Work(graph)
+    work.until_idle([remove_once, fold_once, join_once, merge_once, _shrunk])
     # What is fused gives no other edit anything to do, so it comes last.
-    work.run(_repeated(fuse_once))
+    work.run(fuse_once)
     made = finished(graph, Pass(work.changed, work.changes, work.left))
     _ = made.max_difference  # the certificate: measured now, not when somebody asks
     return made
@@ -59,8 +59,8 @@ def optimize_inference(model: keras.Model, *, open_layers: str | bool = "auto") 
 class _Work:
     """The model so far, and what was done to it. `changed` is None as long as nothing was."""
 
-    def __init__(self, model: keras.Model):
-        self._model = model
+    def __init__(self, graph: Graph):
+        self._graph = graph
         self.changed: keras.Model | None = None
         self.changes: list[tuple[str, str]] = []
         self._skipped: dict[_Step, Sequence[tuple[str, str]]] = {}
@@ -71,13 +71,16 @@ class _Work:
         return tuple(dict.fromkeys(skip for skips in self._skipped.values() for skip in skips))
 
     def run(self, step: _Step) -> bool:
-        """Runs one step; returns whether it changed anything."""
-        made = step(self.changed or self._model)
-        self._skipped[step] = made.skipped
-        self.changes += made.changes
-        if made.changes:
+        """Repeats one step until it changes nothing; returns whether it has changed anything."""
+        before = self.changed
+        while True:
+            made = step(self._graph)
+            self._skipped[step] = made.skipped
+            self.changes += made.changes
+            if made.model is None:
+                return self.changed is not before
             self.changed = made.model
-        return bool(made.changes)
+            self._graph = trace(made.model)
 
     def until_idle(self, steps: list[_Step]) -> None:
         """Repeats the steps until none changes the model."""
@@ -87,25 +90,12 @@ class _Work:
             at = (at + 1) % len(steps)
 
 
-def _steps() -> list[_Step]:
-    return [_without_redundant, *(_repeated(once) for once in (fold_once, join_once, merge_once)), _shrunk]
+def _shrunk(graph: Graph) -> Pass:
+    made = shrunk(graph)
+    return Pass(made.graph.model if made.changed else None, _changes(made), ())
 
 
-def _repeated(once: Callable[[Graph], Pass]) -> _Step:
-    return lambda model: repeated(trace(model), once)
-
-
-def _without_redundant(model: keras.Model) -> Pass:
-    made = remove_redundant(model, open_layers=False)
-    return Pass(made.model, made.changes, made.skipped)
-
-
-def _shrunk(model: keras.Model) -> Pass:
-    made = shrink(model, open_layers=False)
-    return Pass(made.model, _changes(made), ())
-
-
-def _changes(made: Result) -> list[tuple[str, str]]:
+def _changes(made: Shrunk) -> list[tuple[str, str]]:
     counts = ((layer, len(gone)) for layer, gone in made.removed.items())
     changes = [(layer, f"{n} channel{'s' * (n > 1)} without effect removed") for layer, n in counts]
     changes += [(fold.layer, f"{fold.channels} constants moved into its {fold.into}") for fold in made.folded]
