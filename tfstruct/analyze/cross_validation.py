@@ -186,6 +186,12 @@ def choose_threshold(
         DataError: data without labels, that do not fit, or fewer samples than folds; a metric of the unmasked model
             that is not finite.
         ModelError: a model without a graph, such as a subclassed one, or without a channel that can go.
+
+    Example:
+        >>> choice = tfstruct.analyze.choose_threshold(model, x, y, folds=2, thresholds=3, tolerance=1.0)
+        >>> plan = tfstruct.surgery.plan_channels(model, threshold=choice.threshold)
+        >>> len(plan.keep["hidden"]) < 16
+        True
     """
     _check(folds, tolerance, thresholds, metric, mode)
     if adapt is not None and not callable(adapt):

@@ -96,6 +96,11 @@ def gradient_noise_scale(
         ArgumentError: an option out of its range.
         DataError: no labels, too few samples, or no loss.
         ModelError: no trainable weights.
+
+    Example:
+        >>> noise = tfstruct.analyze.gradient_noise_scale(model, x, y, batch_size=4)
+        >>> noise.samples, bool(noise.scale > 1)
+        (64, True)
     """
     require_model(model)
     if not isinstance(batch_size, int) or batch_size < 1:

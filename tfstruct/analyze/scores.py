@@ -126,7 +126,25 @@ def unit_scores(
     probes: int = 8,
     seed: int = 0,
 ) -> np.ndarray:
-    """The scores of `importance` for a traced graph, by unit: shape (units.count,); infinite for unit 0."""
+    """The scores of `importance` for a traced graph, unit by unit.
+
+    Args:
+        graph: of `tfstruct.graph.trace` or `open_and_trace`.
+        criterion, data, loss, reduction, normalization, missing, probes, seed: as in `importance`.
+
+    Returns:
+        An array of shape (units.count,): the score of each unit; infinite for unit 0, which stands for what is fixed.
+
+    Raises:
+        ArgumentError: an option that is not known.
+        DataError: the criterion needs data, or a loss, and has none.
+        ModelError: the criterion cannot see a prunable group.
+
+    Example:
+        >>> graph = tfstruct.graph.trace(model)
+        >>> tfstruct.analyze.unit_scores(graph, "l1").shape == (graph.units.count,)
+        True
+    """
     _check("criterion", criterion, criteria(), "or a function")
     _check("reduction", reduction, REDUCTIONS)
     _check("normalization", normalization, NORMALIZATIONS)

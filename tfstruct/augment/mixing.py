@@ -24,6 +24,10 @@ class Mix:
         kind: "mixup", "cutmix", or "either", drawn for each batch.
         classes: how many, where labels are integers.
         alpha: of the Beta distribution that MixUp draws w from.
+
+    Example:
+        >>> tfstruct.augment.Mix("cutmix", classes=10)
+        Mix(kind='cutmix', classes=10, alpha=0.2)
     """
 
     kind: str = "mixup"

@@ -29,6 +29,14 @@ class Pipeline:
         value_range: values are kept in it; integers are rounded.
         input: name or number of the input that is changed, where the model has several.
         kind: what `plot` draws: "images", "waves", "spectrograms" or "tokens".
+
+    Example:
+        >>> import tensorflow as tf
+        >>> batches = tf.data.Dataset.from_tensor_slices((images, y[:16])).batch(8)
+        >>> mirror = tfstruct.augment.Pipeline((lambda values, draws: values[:, :, ::-1],))
+        >>> changed, labels = next(iter(mirror(batches)))
+        >>> np.array_equal(changed[0], images[0, :, ::-1])
+        True
     """
 
     changes: tuple[Change, ...]

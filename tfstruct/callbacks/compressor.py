@@ -40,6 +40,13 @@ class Compressor(Portable):
     Attributes:
         report: what `finish` returned last; None before.
         steps: optimizer steps seen so far, over all `fit`s.
+
+    Example:
+        >>> prune = tfstruct.callbacks.Prune(0.5).attach(model)
+        >>> prune.step()
+        >>> report = prune.finish()
+        >>> isinstance(prune, tfstruct.callbacks.Compressor), prune.steps, prune.report is report
+        (True, 1, True)
     """
 
     def __init__(self):

@@ -55,6 +55,19 @@ def carry_out(
         strategy: the steps; `epochs=None` is a share of those that are left.
         folder: where the stages are kept; by default the task's own.
         seed: of what is drawn; by default that of the settings.
+
+    Returns:
+        `StrategyResult`: the last model and its file, with their figures, and the stages on the way.
+
+    Raises:
+        RecipeError: a step that is not known or does not fit the model.
+
+    Example:
+        >>> from tfstruct.compression import Settings, Task, carry_out, steps
+        >>> with Task(model, (x, y), (x, y), "macs=60%", settings=Settings(epochs=1), workdir="work") as task:
+        ...     made = carry_out(task, [steps.PruneChannels(budget={"macs": 0.6}), steps.Quantize()])
+        >>> made.candidate.macs <= 96  # of 160
+        True
     """
     folder = folder or task.folder
     seed = task.settings.seed if seed is None else seed

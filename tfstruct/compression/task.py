@@ -55,6 +55,10 @@ class Settings:
         target: the device, see `tfstruct.check_target`.
         calibrator: of post-training quantization.
         seed: of everything that is drawn.
+
+    Example:
+        >>> tfstruct.compression.Settings(epochs=2).batch_size
+        64
     """
 
     epochs: int = 10
@@ -105,6 +109,13 @@ class Task(contextlib.AbstractContextManager):
         recipe: what is common to all conversions.
         original, plain: the figures of the model as a float32 file, and of its int8 file by post-training quantization.
         plain_file: that file's bytes.
+
+    Example:
+        >>> from tfstruct.compression import Settings, Task, carry_out, steps
+        >>> with Task(model, (x, y), (x, y), "macs=60%", settings=Settings(epochs=1), workdir="work") as task:
+        ...     made = carry_out(task, [steps.PruneChannels(budget={"macs": 0.6}), steps.Quantize()])
+        >>> made.candidate.macs <= 96  # of 160
+        True
     """
 
     def __init__(

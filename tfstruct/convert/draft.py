@@ -54,15 +54,31 @@ def measured_latency(
     seconds: float = 0.5,
     process=None,
 ) -> float:
-    """The microseconds of one inference of a Keras model's file: the median of single invocations on this machine, or
-    the sum over its operators by a table of times measured on a device. `recipe` stands for more than a precision, such
-    as layers with one of their own.
+    """The time of one inference of a Keras model's file, in microseconds.
 
-    For a budget of a device: `plan_channels(model, {"latency_us": 0.5}, latency=lambda m: measured_latency(m,
-    table="board.json"))`.
+    It is the median of single invocations on this machine, or the sum over the file's operators by a table of times
+    measured on a device. For a budget of a device: `plan_channels(model, {"latency_us": 0.5}, latency=lambda m:
+    measured_latency(m, table="board.json"))`.
+
+    Args:
+        model: a Keras model whose inputs have fixed sizes.
+        precision: of the file.
+        recipe: stands for more than a precision, such as layers with one of their own.
+        table: a `LatencyTable`, or the path of one; None: the file is timed here.
+        threads: of the interpreter.
+        seconds: about how long the file is timed.
+        process: a converter process that is running already.
+
+    Returns:
+        The microseconds.
 
     Raises:
         DataError: the table lacks an operator of the file.
+        RecipeError: an input with open sizes.
+
+    Example:
+        >>> tfstruct.convert.measured_latency(model, seconds=0.01) > 0
+        True
     """
     for spec in signature_of(model, recipe.input_shapes if recipe else None).inputs:
         _refuse_open(spec.name, spec.shape)

@@ -126,6 +126,12 @@ class LatencyTable(Report):
 
     Attributes:
         rows: one an operator and shape.
+
+    Example:
+        >>> measured = '{"operator": "FULLY_CONNECTED", "shapes": [[1, 8], [2, 8], [1, 2]], "microseconds": 0.7}'
+        >>> table = tfstruct.convert.LatencyTable.from_json(f'{{"rows": [{measured}]}}', processor="the board")
+        >>> table.processors, table.rows[0].microseconds
+        (('the board',), 0.7)
     """
 
     rows: tuple[OperatorLatency, ...]

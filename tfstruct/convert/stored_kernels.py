@@ -65,6 +65,12 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
 
     Raises:
         ModelError: no model, something else than a file or a twin, or a file of which no kernel fits the model.
+
+    Example:
+        >>> file = tfstruct.to_tflite(model, "int8", calibration=x)
+        >>> plain = tfstruct.convert.dequantize(file, model)
+        >>> np.allclose(plain.get_layer("hidden").kernel, hidden.kernel, atol=0.01)
+        True
     """
     if isinstance(source, Twin):
         if model is not None:

@@ -104,6 +104,12 @@ class Converter(contextlib.AbstractContextManager):
         timeout: seconds one step of TensorFlow's converter may take.
         progress: see `to_tflite`.
         process: a converter process that is running already and goes on afterwards; by default an own one.
+
+    Example:
+        >>> with tfstruct.convert.Converter(model) as converter:
+        ...     files = [converter.convert(tfstruct.Recipe(precision)) for precision in ("float32", "float16")]
+        >>> files[1].report.precision
+        'float16'
     """
 
     def __init__(

@@ -121,6 +121,12 @@ class Attention(keras.distillation.DistillationLoss):
         layers: as in `Features`; both models' maps need equal heights, widths or lengths.
         power: larger ones look at the largest activations.
         axis: of the channels.
+
+    Example:
+        >>> loss = tfstruct.distill.Attention({"stem": "stem"})
+        >>> active = images[:1, :4, :4]
+        >>> round(float(loss.compute_loss(active, 2 * active)), 4)  # equal but for a factor
+        0.0
     """
 
     def __init__(self, layers: Layers, power: float = 2.0, axis: int = -1):
@@ -165,6 +171,12 @@ class Relational(keras.distillation.DistillationLoss):
     Args:
         layers: as in `Features`; None: the outputs. Several pairs of layers: their mean.
         distance, angle: weights of the two parts.
+
+    Example:
+        >>> loss = tfstruct.distill.Relational()
+        >>> points = np.float32([[0, 0], [0, 1], [1, 0]])
+        >>> round(float(loss.compute_loss(points, 3 * points)), 4)  # equal but for a factor
+        0.0
     """
 
     def __init__(self, layers: Layers | None = None, *, distance: float = 1.0, angle: float = 2.0):

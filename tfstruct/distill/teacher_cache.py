@@ -64,6 +64,12 @@ def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: i
     Raises:
         DataError: the file belongs to another teacher or to other samples, or is none of these; or the dataset is
             endless or not batched.
+
+    Example:
+        >>> batches = tfstruct.distill.cached(model, (x, y), "teacher.rows")
+        >>> _, targets = next(iter(batches))
+        >>> targets.labels.shape, targets.outputs.shape
+        (TensorShape([32]), TensorShape([32, 2]))
     """
     require_model(teacher, "a keras.Model as teacher")
     dataset = data if isinstance(data, tf.data.Dataset) else _dataset(teacher, data, batch_size)

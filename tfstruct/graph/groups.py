@@ -114,10 +114,18 @@ def _found(graph: Graph) -> tuple[Group, ...]:
 
 
 def stay_whole(graph: Graph, found: Sequence[Group] | None = None) -> dict[str, str]:
-    """By path of a layer with a kernel, why none of its channels can go; layers inside of others too.
+    """Why layers with a kernel lose no channel; layers inside of others too.
 
     Args:
-        found: the groups of the graph.
+        graph: from `trace`.
+        found: the groups of the graph, where they are known.
+
+    Returns:
+        Path of a layer -> the reason; without layers of which a channel can go.
+
+    Example:
+        >>> tfstruct.graph.stay_whole(tfstruct.graph.trace(model))
+        {'scores': "the model's own output"}
     """
     held = {maker: group.reason for group in found or groups(graph) if not group.prunable for maker in group.makers}
     free = {maker for group in found or groups(graph) if group.prunable for maker in group.makers}

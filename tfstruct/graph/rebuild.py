@@ -28,7 +28,23 @@ Edit = Callable[..., object]
 
 
 def kept_by(graph: Graph, keep: np.ndarray) -> Kept:
-    """From labels to the positions that stay; `keep` is by unit."""
+    """From labels to the positions that stay, where whole units go.
+
+    Args:
+        graph: from `trace`.
+        keep: boolean, by unit: shape (units.count,).
+
+    Returns:
+        A function: the labels of an axis, shape (channels,), to the positions of those that stay, in order.
+
+    Example:
+        >>> graph = tfstruct.graph.trace(model)
+        >>> keep = np.ones(graph.units.count, bool)
+        >>> labels = graph.calls[0].outputs[0].axes[-1]
+        >>> keep[labels[2:]] = False
+        >>> tfstruct.graph.kept_by(graph, keep)(labels)
+        array([0, 1])
+    """
     stays = graph.units.kept(keep)
     return lambda labels: np.flatnonzero(stays[labels])
 
@@ -42,6 +58,14 @@ def rebuild(graph: Graph, keep: np.ndarray | Kept) -> tuple[keras.Model, dict[in
 
     Returns:
         The model, uncompiled, and by id of each weight of the original: the new weight, and how it was cut.
+
+    Example:
+        >>> graph = tfstruct.graph.trace(model)
+        >>> keep = np.ones(graph.units.count, bool)
+        >>> keep[graph.calls[0].outputs[0].axes[-1][4:]] = False
+        >>> smaller, _ = tfstruct.graph.rebuild(graph, keep)
+        >>> smaller.get_layer("hidden").units
+        4
     """
     work = _Rebuild(graph, keep if callable(keep) else kept_by(graph, keep))
     with any_initializer() as work.building:
@@ -77,11 +101,21 @@ def rewire(graph: Graph, edits: Mapping[int, Edit], assigned: Iterable[keras.lay
     channels does it.
 
     Args:
+        graph: from `trace`.
         edits: by id of an operation or nested model of the original: `edit(step, run, *args, **kwargs) -> outputs`,
             called for each of its calls in their order, on the new model's symbolic tensors. `run(*args, **kwargs)`
             calls the successor. For example, `lambda step, run, x: x` deletes a layer, and
             `lambda step, run, x: layer(run(x))` puts another behind it.
         assigned: layers of the edits whose weights the caller assigns afterwards: their initializers need not run.
+
+    Returns:
+        `Rewired`: the new model, uncompiled, and what became of weights and operations.
+
+    Example:
+        >>> without = {id(convnet.get_layer("relu")): lambda step, run, x: x}
+        >>> made = tfstruct.graph.rewire(tfstruct.graph.trace(convnet), without)
+        >>> any(layer.name == "relu" for layer in made.model.layers)
+        False
     """
     work = _Rebuild(graph, kept_by(graph, np.ones(graph.units.count, bool)), edits)
     with any_initializer() as work.building:
@@ -93,7 +127,20 @@ def rewire(graph: Graph, edits: Mapping[int, Edit], assigned: Iterable[keras.lay
 
 
 def in_order(args, kwargs) -> list[keras.KerasTensor]:
-    """The tensors among a call's arguments, in the order of `node.arguments.keras_tensors`."""
+    """The tensors among a call's arguments, in the order of `node.arguments.keras_tensors`.
+
+    Args:
+        args, kwargs: of the call, with tensors in any structure.
+
+    Returns:
+        A list of `keras.KerasTensor`.
+
+    Example:
+        >>> graph = tfstruct.graph.trace(convnet)
+        >>> given = next(call for call in graph.calls if call.path == "sum").node.arguments
+        >>> [x.shape for x in tfstruct.graph.in_order(given.args, given.kwargs)]
+        [(None, 12, 12, 8), (None, 12, 12, 8)]
+    """
     return tensors_in((args, kwargs))
 
 

@@ -64,7 +64,22 @@ def _open_keras2(file: pathlib.Path, config, trust: bool):
 
 
 def check_path(path: str | os.PathLike) -> pathlib.Path:
-    """Checks what can be said of a model file without reading it as a model; imports nothing heavy."""
+    """Checks what can be said of a model file without reading it as a model; imports nothing heavy.
+
+    Args:
+        path: of a `.keras` or `.h5` file, or of a SavedModel folder.
+
+    Returns:
+        The path, a `pathlib.Path`.
+
+    Raises:
+        ModelError: there is no such file, it cannot be read, or it is no model of the kind that its suffix says.
+
+    Example:
+        >>> model.save("model.keras")
+        >>> tfstruct.legacy.check_path("model.keras").name
+        'model.keras'
+    """
     file = pathlib.Path(path)
     if not file.exists():
         raise ModelError(f"There is no file {file}. {_EXPECTED}.")

@@ -52,7 +52,23 @@ class Legacy:
 
 
 def load(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> "keras.Model":
-    """Loads a trained model for inference, as Keras 3 has it; see `read`."""
+    """Loads a trained model for inference, as Keras 3 has it.
+
+    Args:
+        path_or_model, trust, signature: see `read`.
+
+    Returns:
+        The `keras.Model` of `read`, with equal outputs and names.
+
+    Raises:
+        ModelError: as `read`.
+
+    Example:
+        >>> model.save("model.keras")
+        >>> again = tfstruct.legacy.load("model.keras")
+        >>> np.array_equal(again(x), model(x))
+        True
+    """
     return read(path_or_model, trust=trust, signature=signature).model
 
 
@@ -77,6 +93,10 @@ def read(path_or_model: Any, *, trust: bool = False, signature: str | None = Non
     Raises:
         ModelError: a missing, unreadable, damaged or unsafe file, one of a kind that is not read, a layer
             that Keras 3 does not have, or a signature that is not there or not clear; the message names it.
+
+    Example:
+        >>> tfstruct.legacy.read(model).changes
+        ()
     """
     source = path_or_model
     file = check_path(source) if isinstance(source, str | os.PathLike) else None
@@ -112,7 +132,22 @@ def _legacy(model, found) -> Legacy:
 
 
 def explain(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> str:
-    """What `load` changes in a model, in lines: layer, what, why."""
+    """What `load` changes in a model, in words.
+
+    Args:
+        path_or_model, trust, signature: see `read`.
+
+    Returns:
+        Text: a line on the model, then one a change: layer, what, why.
+
+    Raises:
+        ModelError: as `read`.
+
+    Example:
+        >>> print(tfstruct.legacy.explain(convnet))
+        convnet: 1,452 parameters
+          nothing was changed
+    """
     return read(path_or_model, trust=trust, signature=signature).explain()
 
 

@@ -124,6 +124,11 @@ def blockwise(
 
     Source: Li et al. 2021, BRECQ: Pushing the limit of post-training quantization by block reconstruction,
     arXiv:2102.05426, Sec. 3.2, without the weights by the Fisher information.
+
+    Example:
+        >>> twin = tfstruct.quantize.blockwise(model, x, "int4", steps=20)
+        >>> twin(x).shape
+        TensorShape([64, 2])
     """
     work = _Work(model, data, scheme, observer, batch_size, open_layers)
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}

@@ -295,6 +295,12 @@ def open_samples(
 
     Raises:
         DataError: if the source cannot be read or does not fit the inputs.
+
+    Example:
+        >>> spec = tfstruct.samples.TensorSpec("features", (8,), "float32")
+        >>> samples = tfstruct.samples.open_samples((x, y), [spec], limit=10)
+        >>> samples.count, next(iter(samples)).inputs["features"].shape
+        (10, (8,))
     """
     if isinstance(source, Samples):
         return source

@@ -43,7 +43,21 @@ def number_dtype(name: str) -> np.dtype | None:
 
 
 def require_numbers(inputs: Iterable[TensorSpec]) -> None:
-    """Raises `DataError` for an input of strings, or of another dtype that no sample or file has."""
+    """Refuses inputs that no sample or file can fill: of strings, or of another dtype that is none of numbers.
+
+    Args:
+        inputs: the inputs of a model.
+
+    Raises:
+        DataError: there is one; the message says which layers to leave out.
+
+    Example:
+        >>> tfstruct.samples.require_numbers([tfstruct.samples.TensorSpec("features", (8,), "float32")])
+        >>> tfstruct.samples.require_numbers([tfstruct.samples.TensorSpec("text", (), "string")])
+        Traceback (most recent call last):
+        ...
+        tfstruct.errors.DataError: Input 'text': expected an input of numbers, received dtype string...
+    """
     for spec in inputs:
         if number_dtype(spec.dtype) is None:
             raise DataError(

@@ -53,6 +53,10 @@ def plot(schedule, steps: int | None = None, path: Path = None, ax=None):
 
     Raises:
         ArgumentError: no schedule; one that goes on forever, and no `steps`.
+
+    Example:
+        >>> decay = keras.optimizers.schedules.CosineDecay(0.1, 50)
+        >>> figure = tfstruct.schedules.plot(decay, path="rates.svg")
     """
     check_schedule("schedule", schedule)
     steps = end(schedule) if steps is None else steps

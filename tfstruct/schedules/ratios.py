@@ -20,6 +20,11 @@ class RatioSchedule:
         begin: the first step at which something is pruned.
         end: the step from which on the ratio stays at its last value, `final`.
         final: the last value.
+
+    Example:
+        >>> schedule = tfstruct.schedules.PolynomialRatio(0.0, 0.8, begin=0, end=100)
+        >>> isinstance(schedule, tfstruct.schedules.RatioSchedule), schedule(0), schedule(100)
+        (True, 0.0, 0.8)
     """
 
     begin: int = 0

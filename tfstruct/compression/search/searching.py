@@ -47,6 +47,10 @@ class Search:
 
     Raises:
         RecipeError: a setting out of range.
+
+    Example:
+        >>> tfstruct.compression.Search(trials=4, objectives=("quality", "macs")).generation
+        8
     """
 
     trials: int = 20
@@ -99,6 +103,13 @@ def search_strategies(task: Task, search: Search = Search(), *, evaluate: Evalua
 
     Raises:
         RecipeError: an objective that this task has no figure for; Optuna or Ray is not installed.
+
+    Example:
+        >>> from tfstruct.compression import Search, Settings, Task, search_strategies
+        >>> with Task(model, (x, y), (x, y), "macs=60%", settings=Settings(epochs=1), workdir="work") as task:
+        ...     found = search_strategies(task, Search(trials=2))
+        >>> len(found.trials)
+        2
     """
     objectives = search.objectives or _objectives(task)
     unknown = [name for name in objectives if getattr(task.plain, name) is None]

@@ -23,6 +23,11 @@ class Space:
 
     Raises:
         RecipeError: a field that is unknown or out of range.
+
+    Example:
+        >>> space = tfstruct.compression.Space(channels=(0.3, 1.0), whole=160, precisions=("int8", "int4"))
+        >>> sorted(space.distributions)
+        ['channels', 'multiple', 'precision']
     """
 
     choices: tuple[Choices, ...]

@@ -76,6 +76,11 @@ class Step:
         epochs: of training; 0: none; None: its share of all epochs.
         optional: if the file misses the required quality afterwards, the step is undone, and later steps of its kind
             are skipped.
+
+    Example:
+        >>> step = tfstruct.compression.steps.PruneChannels(budget={"macs": 0.6}, epochs=2)
+        >>> isinstance(step, tfstruct.compression.Step), step.kind, step.epochs
+        (True, 'prune_channels', 2)
     """
 
     kind: ClassVar[str] = ""

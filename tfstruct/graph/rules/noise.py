@@ -14,13 +14,23 @@ _NOISE = Traits(training_only=True, moves="identity", keeps_zero=True, homogeneo
 def training_only(*types: type):
     """Registers layers of one input that hand it on as it is in inference, whatever they do in training.
 
-    Channels pass through them, memory is not counted for them, and `surgery` takes them out. Returns a decorator::
+    Channels pass through them, memory is not counted for them, and `surgery` takes them out. What they do in training
+    may treat each channel as it likes, but not tie weights to channels; that takes a rule of its own
+    (`tfstruct.graph.rule`).
 
-        @tfstruct.graph.training_only()
-        class Jitter(keras.layers.Layer): ...
+    Args:
+        types: the layer classes; none where it is used as a decorator.
 
-    or takes the types themselves. What they do in training may treat each channel as it likes, but not tie weights to
-    channels; that takes a rule of its own (`tfstruct.graph.rule`).
+    Returns:
+        A decorator of a class.
+
+    Example:
+        >>> @tfstruct.graph.training_only()
+        ... class Jitter(keras.layers.Layer):
+        ...     def call(self, x, training=False):
+        ...         return x + keras.random.normal(keras.ops.shape(x)) if training else x
+        >>> tfstruct.graph.is_training_only(Jitter())
+        True
     """
 
     def register(*kinds: type):
@@ -33,7 +43,19 @@ def training_only(*types: type):
 
 
 def is_training_only(op) -> bool:
-    """Whether the operation is registered so, or computes as a base class that is, or was seen to be so."""
+    """Whether an operation hands on what it gets in inference, as dropout does: by the table, by `training_only`, or as
+    it was seen to.
+
+    Args:
+        op: a layer or operation.
+
+    Returns:
+        True or False.
+
+    Example:
+        >>> tfstruct.graph.is_training_only(keras.layers.Dropout(0.5)), tfstruct.graph.is_training_only(hidden)
+        (True, False)
+    """
     return traits_of(op).training_only
 
 

@@ -33,9 +33,10 @@ def merge_lora(model: keras.Model) -> keras.Model:
             configuration.
 
     Example:
-        plain = merge_lora(tuned)
-        plain.compile("adam", loss)
-        plain.fit(x, y, callbacks=[Prune(0.5)])
+        >>> hidden.enable_lora(2)
+        >>> plain = tfstruct.surgery.merge_lora(model)
+        >>> plain.get_layer("hidden").lora_enabled, np.allclose(plain(x), model(x), atol=1e-5)
+        (False, True)
     """
     if not isinstance(model, keras.Model):
         raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}.")
