@@ -143,6 +143,12 @@ def odd(tmp_path):
     return tmp_path
 
 
+def test_latency_is_left_out_where_asked(run, odd):
+    status, said, error, out = run("--precision", "float32", "--no-latency", model=str(odd / "odd.keras"))
+    assert (status, error) == (0, "") and out.exists()
+    assert re.search(r"latency +not measured, as asked", said) and "median" not in said
+
+
 def test_an_operator_outside_the_target_is_status_1_before_and_after(run, odd, capsys):
     """Of the untrained model, of the conversion, and of the file."""
     model, named = str(odd / "odd.keras"), "GELU (layer odd): "

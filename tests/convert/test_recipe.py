@@ -35,6 +35,7 @@ FULL = {
     "check_range": False,
     "ranges": {"stem": (-1.0, 2.0)},
     "weight_limits": {"stem/kernel": (0.5, 0.25)},
+    "measure_latency": False,
     "timeout": 12.5,
 }
 

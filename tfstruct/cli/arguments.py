@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
     device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
     device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
+    device.add_argument("--no-latency", action="store_true", help="do not time the file on this machine")
     device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
 
     safe = parser.add_argument_group("the model's file")

@@ -54,6 +54,7 @@ def recipes_of(options) -> list[Recipe]:
         engine=options.engine,
         require={k: v for k, v in require.items() if v is not None},
         check_range=not options.no_range_check,
+        measure_latency=not options.no_latency,
         timeout=options.timeout,
     )
     if not options.all_precisions:

@@ -65,7 +65,9 @@ class Measuring:
         plain = model.model if isinstance(model, Twin) else model
         ports = Ports(plain)
         recipe = recipe.replace(
-            calibration=self.calibration.for_file(ports), verification=self.validation.take(_VERIFIED).for_file(ports)
+            calibration=self.calibration.for_file(ports),
+            verification=self.validation.take(_VERIFIED).for_file(ports),
+            measure_latency=False,  # `latency` below compares with the plain int8 file
         )
         with Converter(model, recipe.timeout, process=self.process) as converter:
             file = converter.convert(recipe)

@@ -75,6 +75,7 @@ class Recipe:
         weight_limits: the largest magnitude that the integers of a kernel stand for, by layer path and weight such as
             `"block/conv/kernel"`: one number, or one an output channel. Its scale is limit / 127 (limit / 7 in 4 bits),
             of the kernel before batch norm is folded. GPTQ has grids of its own and leaves them aside.
+        measure_latency: time the file on this machine; False for one that other machines run.
         timeout: seconds one conversion step may take.
 
     Example:
@@ -105,6 +106,7 @@ class Recipe:
     check_range: bool = True
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     weight_limits: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    measure_latency: bool = True
     timeout: float = 600.0
 
     def __post_init__(self):
@@ -124,7 +126,7 @@ class Recipe:
         check_open_layers(self.open_layers, RecipeError)
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")
-        for field in ("float_io", "allow_float", "rewrite", "check_range"):
+        for field in ("float_io", "allow_float", "rewrite", "check_range", "measure_latency"):
             if not isinstance(getattr(self, field), bool):
                 raise RecipeError(f"`{field}` must be True or False. Received: {getattr(self, field)!r}.")
         for field in ("layers", "require", "input_shapes", "weight_limits"):

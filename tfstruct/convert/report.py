@@ -43,7 +43,7 @@ class Report(reporting.OpenedReport):
         operators: every operator of the file.
         float_operators: those that compute in float.
         verification: agreement with the Keras model.
-        latency: one entry a number of threads.
+        latency: one entry a number of threads; none with `Recipe(measure_latency=False)`.
         processor: where the latency was measured.
         rewrites: layers that compute in another form in the file, for want of integer kernels.
         warnings: what the user should know.
@@ -115,6 +115,8 @@ class Report(reporting.OpenedReport):
             rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
         if self.latency:
             rows.append(("measured on", self.processor))
+        elif self.recipe.get("measure_latency") is False:
+            rows.append(("latency", "not measured, as asked"))
         for error in check.layers[:5]:
             rows.append(
                 (

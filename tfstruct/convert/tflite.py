@@ -35,7 +35,7 @@ from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
-from tfstruct.convert.runtime import latency, processor
+from tfstruct.convert.runtime import Latency, latency, processor
 from tfstruct.convert.scale_check import check_scale
 from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.tflite_model import TFLiteModel
@@ -251,10 +251,11 @@ class Converter(contextlib.AbstractContextManager):
                 errors = layer_errors(recast.content, content, batched(few, exported.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
-        with self._stage("latency"):
-            one = self._one_batch(kept, exported, recipe)
-            threads = sorted({1, os.cpu_count() or 1})
-            timed = tuple(latency(content, one, n) for n in threads)
+        timed: tuple[Latency, ...] = ()
+        if recipe.measure_latency:
+            with self._stage("latency"):
+                one = self._one_batch(kept, exported, recipe)
+                timed = tuple(latency(content, one, n) for n in sorted({1, os.cpu_count() or 1}))
         report = Report(
             model=self.model.name,
             precision=recipe.precision,
