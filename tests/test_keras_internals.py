@@ -392,6 +392,16 @@ def test_keras_looks_up_its_functions_when_they_run():
     assert int(keras.ops.argmax(np.array([1.0, 2.0]))) == 1
 
 
+def test_a_graph_reads_another_tensor():
+    @tf.function(autograph=False)
+    def traced(x):
+        y = x + 1.0
+        tensorflow_internals.read_instead(y.op, 0, x * 10.0)
+        return y
+
+    assert float(traced(tf.constant(2.0))) == 21.0
+
+
 # Optimizers.
 
 

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from tfstruct.convert import rewrites
+from tfstruct.convert import kept_biases, rewrites
 from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
+from tfstruct.graph.opening.custom import is_custom
 from tfstruct.keras_internals.graph_nodes import names_of
 from tfstruct.samples import TensorSpec
 from tfstruct.samples.ports import Arguments, Ports, unique_names
 
 SIGNATURE = "serve"
+_HAND_ON = {"Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Exported:
         outputs: the names of the outputs.
         scopes: name scope of the graph -> path of the Keras layer, in the order in which the calls end.
         output_layers: name of an output -> path of the layer that makes it.
+        results: path of a custom layer -> the nodes of what it returns, and of that before it was moved.
         batch: the batch size of the graph; None is open.
         rewrites: a line for every layer that was traced in another form.
     """
@@ -54,6 +57,7 @@ class Exported:
     outputs: tuple[str, ...]
     scopes: Mapping[str, str]
     output_layers: Mapping[str, str]
+    results: Mapping[str, frozenset[str]]
     batch: int | None
     rewrites: tuple[str, ...] = ()
 
@@ -101,7 +105,9 @@ def export(
 
     @tf.function(autograph=False)
     def serve(*flat):
-        return signature.call({s.name: x for s, x in zip(signature.inputs, flat, strict=True)})
+        outputs = signature.call({s.name: x for s, x in zip(signature.inputs, flat, strict=True)})
+        kept_biases.mark(tf.compat.v1.get_default_graph())
+        return outputs
 
     try:
         changes = [*rewrites.ALWAYS, *(rewrites.ALL if rewrite else ())]
@@ -109,7 +115,7 @@ def export(
             _float32_compute(model),
             rewrites.applied(layer_paths(model), changes) as rewritten,
             rewrites.plain_operations(),
-            _recorded_scopes(model) as scopes,
+            _recorded_scopes(model) as (scopes, results),
         ):
             concrete = serve.get_concrete_function(*specs)
         tf.saved_model.save(_holder(concrete, model), directory, signatures={SIGNATURE: concrete})
@@ -125,6 +131,7 @@ def export(
         tuple(outputs),
         dict(scopes),
         {name: layer for name, layer in layer_of.items() if layer},
+        {path: frozenset(nodes) for path, nodes in results.items()},
         batch_size,
         rewritten,
     )
@@ -183,11 +190,15 @@ def _producer(concrete, output: str) -> str:
 
 
 @contextlib.contextmanager
-def _recorded_scopes(model: keras.Model) -> Iterator[dict[str, str]]:
-    """While it is open, every call of a layer or operation notes the name scope it runs in."""
+def _recorded_scopes(model: keras.Model) -> Iterator[tuple[dict[str, str], dict[str, set[str]]]]:
+    """While it is open, every call of a layer or operation notes the name scope it runs in, and every call of a custom
+    layer the nodes of its result."""
     scopes: dict[str, str] = {}
+    results: dict[str, set[str]] = {}
 
     def route(path, op, call):
+        own = isinstance(op, keras.layers.Layer) and is_custom(op)
+
         def run(*args, **kwargs):
             # Layers open a scope of their own; operations such as `x + 1` do not.
             scope = contextlib.nullcontext() if isinstance(op, keras.layers.Layer) else tf.name_scope(op.name)
@@ -196,12 +207,23 @@ def _recorded_scopes(model: keras.Model) -> Iterator[dict[str, str]]:
                 scopes.setdefault(name, path)
                 outputs = call(*args, **kwargs)
                 scopes[name] = scopes.pop(name)  # at the end: a layer makes its result after those inside of it
+                if own:
+                    results.setdefault(path, set()).update(_nodes_of(outputs))
                 return outputs
 
         return run
 
     with intercepted(layer_paths(model), route):
-        yield scopes
+        yield scopes, results
+
+
+def _nodes_of(outputs) -> Iterator[str]:
+    """The nodes that make tensors, and those before them whose values they only hand on."""
+    for x in keras.tree.flatten(outputs):
+        op = getattr(x, "op", None)
+        while op is not None:
+            yield op.name
+            op = op.inputs[0].op if op.type in _HAND_ON and len(op.inputs) else None
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """Tensors of a `.tflite` file named after their Keras layers, and each operator's layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfstruct.convert import flatbuffer
+from tfstruct.convert import flatbuffer, kept_biases
 from tfstruct.convert.scopes import scope_at
 from tfstruct.tflite_operators import traits_of
 
@@ -14,7 +14,8 @@ def rename(
     content: bytes,
     scopes: Mapping[str, str],
     output_layers: Mapping[str, str],
-) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+    results: Mapping[str, Iterable[str]],
+) -> tuple[bytes, dict[str, tuple[str, ...]], dict[str, set[str]]]:
     """Gives every tensor a short, unique name after its Keras layer.
 
     The converter's own names join all graph nodes that were fused into a tensor; they take kilobytes of a
@@ -24,14 +25,18 @@ def rename(
     Args:
         scopes: name scope of the graph -> layer path, in the order in which the layers make their results.
         output_layers: signature name of an output -> layer path.
+        results: path of a layer -> the graph nodes of what it returns.
 
     Returns:
-        The new file, and for every tensor that holds an activation the layers that were fused into it.
+        The new file, for every tensor that holds an activation the layers that were fused into it, and for every layer
+        of `results` the tensors that hold what it returns.
     """
     model = flatbuffer.read(content)
+    kept_biases.unmark(model)
     _slice_half_read_splits(model)
     _give_buffers_of_their_own(model)
     origin: dict[str, tuple[str, ...]] = {}
+    holders: dict[str, set[str]] = {path: set() for path in results}
     taken: set[str] = set()
 
     def unique(name: str, number: int) -> bytes:
@@ -53,6 +58,7 @@ def rename(
             # An operator without a trace of its own belongs to the layer whose result it works on.
             layers = layers or next((fused[i] for i in operator.inputs if fused.get(i)), ())
             fused.update(dict.fromkeys(operator.outputs, layers))
+        held = {index: list(_held(graph, index, border, output_layers, results)) for index in fused}
         for index, name in border.items():
             graph.tensors[index].name = unique(name, number)
         for operator in graph.operators:
@@ -62,6 +68,8 @@ def rename(
                 if index not in border:
                     graph.tensors[index].name = unique(base, number)
                 origin[graph.tensors[index].name.decode()] = layers
+                for path in held[index]:
+                    holders[path].add(graph.tensors[index].name.decode())
             kernel = traits_of(flatbuffer.operator_name(model, operator)).kernel
             for place, index in enumerate(operator.inputs):
                 tensor = graph.tensors[index] if index >= 0 else None
@@ -72,7 +80,20 @@ def rename(
         for tensor in graph.tensors:
             if tensor.name.decode() not in taken:
                 tensor.name = unique("tensor", number)
-    return flatbuffer.write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}
+    return flatbuffer.write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}, holders
+
+
+def _held(graph, index: int, border, output_layers, results) -> Iterator[str]:
+    """The layers of `results` whose result a tensor is."""
+    if index in border:  # its name says nothing of where it came from
+        last = output_layers.get(border[index], "")
+        yield from (path for path in results if f"{last}/".startswith(f"{path}/"))
+        return
+    # The converter puts digits behind a name that it has given to a constant.
+    nodes = {
+        part for node in graph.tensors[index].name.decode().split(";") for part in (node, node.rstrip("0123456789"))
+    }
+    yield from (path for path, own in results.items() if not nodes.isdisjoint(own))
 
 
 def _give_buffers_of_their_own(model: schema.ModelT) -> None:

@@ -125,6 +125,7 @@ class Converter(contextlib.AbstractContextManager):
         self._seen_through: OpenedModel | None = None
         self._exported: tuple[tuple, Exported] | None = None
         self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
+        self._holders: dict[str, set[str]] = {}
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
         self._seconds: dict[str, float] = {}
@@ -180,7 +181,10 @@ class Converter(contextlib.AbstractContextManager):
         if (float16,) not in self._float:
             with self._stage("convert"):
                 content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
-                self._float[float16,] = tensor_names.rename(content, exported.scopes, exported.output_layers)
+                *named, self._holders = tensor_names.rename(
+                    content, exported.scopes, exported.output_layers, exported.results
+                )
+                self._float[float16,] = tuple(named)
         return self._float[float16,]
 
     @contextlib.contextmanager
@@ -295,7 +299,7 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.ranges and recipe.quantizes_activations:
             calls = trained.calls_by_path(self._opened(recipe).model)
             observed = {**ranges, **recast.ranges}
-            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls)
+            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, self._holders)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         rounded = reference
         if recipe.quantizes_activations:

@@ -1,7 +1,8 @@
 """Ranges of activations and limits of weights that training found, by layer, put on the tensors of a file."""
 
+import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import keras
 import numpy as np
@@ -54,6 +55,7 @@ def by_tensor(
     observed: Mapping[str, Range],
     recipe: Recipe,
     calls: Callable[[str], int] = lambda path: 1,
+    holders: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> dict[str, Range]:
     """(low, high) by tensor of a float file.
 
@@ -67,6 +69,8 @@ def by_tensor(
         given: layer path or input name -> (low, high); see `Recipe.ranges`.
         observed: tensor -> (low, high) from calibration.
         calls: how often the model calls the layer at a path; a shared layer's range goes to what each call makes.
+        holders: of layers whose last tensor may be another one than their result, which became part of a later
+            operator: the tensors that are their results.
 
     Raises:
         RecipeError: an unknown layer, or tensors left without a range; it lists their layers.
@@ -79,9 +83,15 @@ def by_tensor(
     for name in made:
         if layers.get(name):
             by_layer.setdefault(layers[name][-1], []).append(name)
-    made_inside = _made_inside(made, layers, given, calls)
+    made_inside = {
+        path: name
+        for path, name in _made_inside(made, layers, given, calls).items()
+        if name in holders.get(path, (name,))
+    }
     for path, names in by_layer.items():
         ends = _ends([made[name].name for name in names], calls(path))
+        if path in holders:
+            ends = {i for i, name in enumerate(names) if name in holders[path]}
         for i, name in enumerate(names):
             # A batch norm whose sum is part of the activation behind it ends with its product.
             key = path if i in ends and path in given else path + BEFORE
@@ -103,10 +113,12 @@ def by_tensor(
     missing = [op for op in integer if any(name not in out for name in floats & {*op.inputs, *op.outputs})]
     if missing:
         places = dict.fromkeys(str(op) for op in missing if any(name not in out for name in op.outputs))
+        inside = all(op.layers and op.layers[-1] in {**given, **holders} for op in missing)
         raise RecipeError(
             f"`ranges` says nothing about {len(places)} results that become integers: {'; '.join(list(places)[:8])}. "
-            "Give calibration data for them (Recipe(calibration=...), --calibration DATA), add their layers to "
-            "`ranges`, or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
+            "Give calibration data for them (Recipe(calibration=...), --calibration DATA), "
+            + ("" if inside else "add their layers to `ranges`, ")
+            + "or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
         )
     return out
 

@@ -18,3 +18,8 @@ def is_operator(name: str) -> bool:
 def inner_graph(graph, name: str):
     """The graph of a function that a graph defines; None where it defines none of that name."""
     return getattr(graph._functions.get(name), "graph", None)
+
+
+def read_instead(operation, place: int, tensor) -> None:
+    """Makes an operation of a graph that is being traced read another tensor of the same shape and dtype."""
+    operation._update_input(place, tensor)
