@@ -89,3 +89,22 @@ def test_kernels_without_a_bias_by_channel_are_listed():
     assert [row.layer for row in said[0].layers] == ["head"]
     assert "1 left alone" in str(said[0]) and json.loads(said[0].to_json())["precision"] == "int8"
     assert said[0].table().row_count == 2 and said[0].plot().axes
+
+
+def test_a_custom_layer_that_is_called_in_two_ways():
+    class Twice(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], shape[-1]), name="w", initializer="glorot_uniform")
+
+        def call(self, x, scale=1.0):
+            return keras.ops.matmul(x, self.w) * scale
+
+    inputs = keras.Input((6,))
+    twice = Twice()
+    x = twice(twice(inputs), scale=2.0)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    data = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    twin = calibrate(model, data)
+    corrected = correct_bias(twin, data)
+    error = np.asarray(corrected(data) - model(data)).mean(0)
+    assert np.abs(error).max() <= np.abs(np.asarray(twin(data) - model(data)).mean(0)).max() + 1e-6

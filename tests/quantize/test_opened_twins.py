@@ -17,6 +17,8 @@ RNG = np.random.default_rng(0)
 class Computes(layers.Layer):
     """A function of the layer and its input, with weights of given shapes."""
 
+    rng = RNG
+
     def __init__(self, function, inner=None, **shapes):
         super().__init__()
         self.function, self.shapes, self.inner = function, shapes, inner
@@ -24,7 +26,7 @@ class Computes(layers.Layer):
     def build(self, shape):
         for name, own in self.shapes.items():
             setattr(self, name, self.add_weight(shape=own, name=name))
-            getattr(self, name).assign(RNG.normal(size=own) * 0.5 + (name in ("g", "s")))
+            getattr(self, name).assign(self.rng.normal(size=own) * 0.5 + (name in ("g", "s")))
 
     def call(self, x):
         return self.function(self, x)
@@ -41,6 +43,20 @@ def _token(self, x):
 
 def _dense(units=6, **options):
     return layers.Dense(units, bias_initializer="normal", **options)
+
+
+class Inner(Computes):
+    """One that is called by another."""
+
+    rng = np.random.default_rng(1)
+
+
+def _kernel():
+    return Inner(lambda s, x: ops.matmul(x, s.w), w=(8, 8))
+
+
+def _affine(units=8):
+    return Inner(lambda s, x: ops.matmul(x, s.w) + s.b, w=(8, units), b=(units,))
 
 
 # Name -> (layer, what reads it or None).
@@ -77,9 +93,13 @@ CASES = {
     "standardized": (lambda: Computes(lambda s, x: (x - s.h) / s.s, h=(8,), s=(8,)), None),
     "square root": (lambda: Computes(lambda s, x: ops.sqrt(ops.abs(x) + 0.1) * s.g, g=(8,)), None),
     "scores": (lambda: Computes(lambda s, x: ops.matmul(x, ops.transpose(x * s.g, (0, 2, 1))), g=(8,)), None),
+    "kernel twice": (lambda: Computes(lambda s, x: s.inner(ops.tanh(s.inner(x))), _kernel()), None),
+    "kernel and bias twice": (lambda: Computes(lambda s, x: s.inner(s.inner(x)), _affine()), _dense),
+    "both summed": (lambda: Computes(lambda s, x: s.inner(x) + s.inner(ops.sigmoid(x)), _kernel()), None),
+    "bias, dense": (lambda: _affine(6), _dense),
 }  # fmt: skip
 # A bias of 32 bits is rounded once more in the file.
-ROUNDED_BIASES = {"scale, bias, relu", "normalized, dense"}
+ROUNDED_BIASES = {"scale, bias, relu", "normalized, dense", "kernel and bias twice", "bias, dense"}
 
 
 @pytest.fixture(scope="module")

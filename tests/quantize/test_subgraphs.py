@@ -7,6 +7,8 @@ import zoo
 from keras import layers
 
 from tfstruct.graph import trace
+from tfstruct.graph.opening import open_by_itself
+from tfstruct.quantize import blockwise
 from tfstruct.quantize.points import Points
 from tfstruct.quantize.subgraphs import blocks, execute, operators
 
@@ -63,3 +65,23 @@ def test_units_put_together_are_the_model(name):
             values.update({key: inside[key] for key in part.outputs})  # nothing else is needed
         for made, wanted in zip(graph.outputs, keras.tree.flatten(model(x)), strict=True):
             np.testing.assert_allclose(values[made.key], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_that_several_blocks_read_is_part_of_each():
+    class Shared(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 5), name="w")
+
+        def call(self, x, back=False):
+            return keras.ops.relu(keras.ops.matmul(x, keras.ops.transpose(self.w) if back else self.w))
+
+    inputs = keras.Input((4,))
+    shared = Shared(name="shared")
+    x = layers.Dense(3, name="mid")(shared(inputs))
+    model = open_by_itself(keras.Model(inputs, shared(layers.Dense(5)(x), back=True))).model
+    points = Points(trace(model))
+    parts = blocks(points)
+    assert len(parts) > 1
+    assert all(not {*part.inputs, *part.outputs} & points.folding.constants.keys() for part in parts)
+    twin = blockwise(model, np.ones((8, 4), "float32"), steps=1)
+    assert np.isfinite(keras.ops.convert_to_numpy(twin(np.ones((2, 4), "float32")))).all()

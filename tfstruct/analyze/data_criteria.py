@@ -40,7 +40,7 @@ def run(graph: Graph, inputs: list, visit, training: bool | None = None) -> None
             known.update({id(x): y for x, y in zip(node.outputs, outputs, strict=True)})
         return [known[id(x)] for x in one.functional.outputs]
 
-    body(graph.body, inputs)
+    body(graph.body, [tf.convert_to_tensor(x) for x in inputs])
 
 
 def watched(graph: Graph) -> list[tuple[Call, int, int, np.ndarray, np.ndarray]]:

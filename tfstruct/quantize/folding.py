@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -85,14 +85,15 @@ class Folding:
         self.constants: dict[int, np.ndarray] = {}
         for call in graph.calls:
             self._evaluate(call)
-        self.linear = {
-            id(call.op): found for call in graph.calls if (found := self._linear(call)) and self._once[id(call.op)] == 1
-        }
+        calls: dict[int, list[Call]] = {}
+        for call in graph.calls:
+            calls.setdefault(id(call.op), []).append(call)
+        self.linear = {key: found for key, every in calls.items() if (found := self._alike(every))}
         self.behind: set[int] = set()
         self.followed: set[int] = set()
         self._biased: set[int] = {key for key, one in self.linear.items() if one.biased}
-        for one in self.linear.values():
-            self._note_behind(one)
+        for key, one in self.linear.items():
+            self._note_behind(one, calls[key])
         self.ahead: dict[int, int] = {}
         for call in reversed(graph.calls):
             self._note_ahead(call)
@@ -117,14 +118,20 @@ class Folding:
     def constants_for(self, call: Call, first: Call) -> list[Call]:
         """The calls that make constants which a call reads and that come behind `first`, in order."""
         calls = [*dict.fromkeys(self._makers.values())]
+        behind = {id(one) for one in calls[calls.index(first) + 1 :]}
+        return [one for one in self.makers_of([call]) if id(one) in behind]
+
+    def makers_of(self, calls: Sequence[Call]) -> list[Call]:
+        """The other calls that make the constants which calls read, in order."""
         found: set[int] = set()
-        left = [x for x in values_read(call) if x.key in self.constants]
+        left = [x for call in calls for x in values_read(call)]
         while left:
-            maker = self._makers[left.pop().key]
-            found.add(id(maker))
-            left += values_read(maker)
-        behind = calls[calls.index(first) + 1 :]
-        return [one for one in behind if id(one) in found]
+            tensor = left.pop()
+            if tensor.key in self.constants:
+                found.add(id(self._makers[tensor.key]))
+                left += values_read(self._makers[tensor.key])
+        given = set(map(id, calls))
+        return [one for one in dict.fromkeys(self._makers.values()) if id(one) in found - given]
 
     def weights_in(self, key: int) -> list[Call]:
         """The calls of the weights that a constant is computed from."""
@@ -194,6 +201,12 @@ class Folding:
     def is_constant(self, call: Call) -> bool:
         return all(tensor.key in self.constants for tensor in call.outputs)
 
+    def _alike(self, calls: list[Call]) -> Linear | None:
+        """How an operation is linear, the same way in each of its calls."""
+        first, *others = map(self._linear, calls)
+        same = first and all(other and dataclasses.replace(other, call=first.call) == first for other in others)
+        return first if same else None
+
     def _linear(self, call: Call) -> Linear | None:
         traits = traits_of(call.op)
         if self.is_constant(call):
@@ -243,24 +256,33 @@ class Folding:
 
     # Behind
 
-    def _note_behind(self, linear: Linear) -> None:
-        call = linear.call
-        if activation_of(call.op) is not None and linear.place is None:
+    def _note_behind(self, linear: Linear, calls: list[Call]) -> None:
+        """Notes what follows in each of the calls."""
+        if activation_of(linear.call.op) is not None and linear.place is None:
             return
+        front = linear.call.op
+        for followers in zip(*(self._followers(linear, call) for call in calls), strict=False):
+            after = followers[0].op
+            if any(one.op is not after for one in followers):
+                return
+            self.behind.add(id(after))
+            self.followed.add(id(front))
+            if traits_of(after).joins == "add":
+                self._biased.add(id(linear.call.op))
+            front = after
+
+    def _followers(self, linear: Linear, call: Call) -> Iterator[Call]:
         while True:
             readers = self._all_readers(call)
             after = readers[0] if len(readers) == 1 else None
             if after is None or not self._follows(linear, after, call):
                 return
-            self.behind.add(id(after.op))
-            self.followed.add(id(call.op))
-            if traits_of(after.op).joins == "add":
-                self._biased.add(id(linear.call.op))
+            yield after
             call = after
 
     def _follows(self, linear: Linear, after: Call, front: Call) -> bool:
         kind, found = traits_of(after.op).joins, self.constant_of(after)
-        if found is None or self._once[id(after.op)] > 1:
+        if found is None or self._once[id(after.op)] != self._once[id(linear.call.op)]:
             return False
         place, value, _ = found
         if kind in ("divide", "subtract") and place != 1:
@@ -303,7 +325,7 @@ class Folding:
         if key in self.ahead:
             return kind != "subtract"
         linear = self.linear.get(key)
-        if linear is None or linear.axis is None:
+        if linear is None or linear.axis is None or self._once[key] > 1:
             return False
         if kind == "add" or (written and linear.place is None):
             return key in self._biased

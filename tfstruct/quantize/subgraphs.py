@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call
 from tfstruct.graph.opening.parts import Constant, Weight, values_read
 from tfstruct.quantize.points import Points
 
@@ -45,11 +45,14 @@ def execute(calls: Iterable[Call], values: Values) -> None:
         values.update({channels.key: y for channels, y in zip(call.outputs, made, strict=True)})
 
 
-def subgraph(graph: Graph, calls: Sequence[Call]) -> Subgraph:
+def subgraph(points: Points, calls: Sequence[Call]) -> Subgraph:
+    """These calls as one; what makes the constants that they read is part of it, whoever else reads them."""
+    graph, constants = points.graph, points.folding.constants
+    calls = [*points.folding.makers_of(calls), *calls]
     made = {x.key for call in calls for x in call.outputs}
     read = {x.key: None for call in calls for x in values_read(call)}
     inside = set(map(id, calls))
-    wanted = {x.key for call in graph.calls if id(call) not in inside for x in values_read(call)}
+    wanted = {x.key for call in graph.calls if id(call) not in inside for x in values_read(call)} - constants.keys()
     wanted |= {x.key for x in graph.outputs}
     outputs = [x.key for call in calls for x in call.outputs if x.key in wanted]
     return Subgraph(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
@@ -68,7 +71,7 @@ def operators(points: Points) -> list[Subgraph]:
         chain.append(call)
         if points.outputs[id(call.op)] is None and not points.folding.computed_ahead(call):
             open_ends[call.outputs[0].key] = chain
-    return [subgraph(points.graph, chain) for chain in found]
+    return [subgraph(points, chain) for chain in found]
 
 
 def blocks(points: Points) -> list[Subgraph]:
@@ -92,6 +95,6 @@ def blocks(points: Points) -> list[Subgraph]:
                 if left[x.key] <= 0:
                     alive.discard(x.key)
         if len(alive) == 1 and alive <= set(part.outputs):
-            found.append(subgraph(graph, current))
+            found.append(subgraph(points, current))
             current = []
-    return [*found, subgraph(graph, current)] if current else found
+    return [*found, subgraph(points, current)] if current else found
