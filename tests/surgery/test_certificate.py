@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfstruct.errors import TfstructError
+import tfstruct
+from tfstruct.errors import ModelError, TfstructError
 from tfstruct.graph import trace
 from tfstruct.surgery import certificate
 
@@ -79,3 +81,24 @@ def test_open_sizes_run_on_four_samples(monkeypatch):
     open_sizes = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
     monkeypatch.setattr(certificate, "_WORK", 1)
     assert {x.shape for (x,) in runs(monkeypatch, open_sizes)} == {(4, 32, 32, 3)}
+
+
+def noisy(noise):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), name="x")
+    x = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
+    x = keras.layers.Lambda(lambda x: x + noise(keras.ops.shape(x)))(keras.layers.Dense(5, name="second")(x))
+    made = keras.Model(inputs, keras.layers.Dense(3, name="y")(x))
+    kernel, bias = made.get_layer("hidden").get_weights()
+    made.get_layer("hidden").set_weights([kernel * np.r_[0.0, 0.0, np.ones(4)], bias])
+    return made
+
+
+def test_random_numbers_of_keras_are_drawn_alike():
+    assert len(tfstruct.shrink(noisy(keras.random.normal)).kept["hidden"]) == 4
+
+
+def test_a_model_that_computes_something_else_each_time_is_called_so():
+    with pytest.raises(ModelError, match="something else each time") as error:
+        tfstruct.shrink(noisy(tf.random.normal))
+    assert "keras.random" in str(error.value)

@@ -290,3 +290,16 @@ def test_channels_inside_go_while_training(how):
     found = surgery.shrink(model)
     assert set(found.removed) == {"block/up"} and found.opened == ("block",)
     np.testing.assert_allclose(model(x), found.model(x), atol=2e-2 if how == "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_plan_fits_the_model_from_its_own_file(opened, tmp_path):
+    inputs = keras.Input((7,))  # without a name, Keras gives another one when it loads
+    x = keras.layers.Dense(8, activation="relu", name="first")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(custom_layers.Scaled(10, name="block")(x)))
+    model = surgery.open_layers(model).model if opened else model
+    plan = tfstruct.plan_channels(model, 0.5)
+    model.save(tmp_path / "model.keras")
+    smaller = surgery.apply(keras.models.load_model(tmp_path / "model.keras"), plan)
+    x = custom_layers.inputs_of(model)
+    np.testing.assert_allclose(smaller(x), surgery.apply(model, plan)(x), atol=1e-6)

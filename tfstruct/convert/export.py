@@ -18,7 +18,7 @@ from tfstruct.samples import TensorSpec
 from tfstruct.samples.ports import Arguments, Ports, unique_names
 
 SIGNATURE = "serve"
-_HAND_ON = {"Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims"}
+_VIEWS = ("Reshape", "Squeeze")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _nodes_of(outputs) -> Iterator[str]:
         op = getattr(x, "op", None)
         while op is not None:
             yield op.name
-            op = op.inputs[0].op if op.type in _HAND_ON and len(op.inputs) else None
+            op = op.inputs[0].op if op.type == "Identity" or op.type in _VIEWS else None
 
 
 @contextlib.contextmanager

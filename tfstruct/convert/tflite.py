@@ -181,10 +181,10 @@ class Converter(contextlib.AbstractContextManager):
         if (float16,) not in self._float:
             with self._stage("convert"):
                 content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
-                *named, self._holders = tensor_names.rename(
+                content, layers, self._holders = tensor_names.rename(
                     content, exported.scopes, exported.output_layers, exported.results
                 )
-                self._float[float16,] = tuple(named)
+                self._float[float16,] = content, layers
         return self._float[float16,]
 
     @contextlib.contextmanager

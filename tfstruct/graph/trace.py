@@ -15,11 +15,13 @@ from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph.call import Call, Channels, Slot
 from tfstruct.graph.keras_model import require_model, subclassed
 from tfstruct.graph.labels import Labels, Units
+from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
 from tfstruct.graph.sizes import input_shapes, output_shapes
 from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, inputs_and_masks, nodes_in_order
+from tfstruct.keras_internals.layer_parts import own_weights
 
 OWN_OUTPUT = "the model's own output"  # why its channels stay
 
@@ -102,21 +104,25 @@ def functional_of(model) -> Functional | None:
 
 
 def fingerprint(model) -> str:
-    """A hash of a model's structure: names of its layers and shapes of its weights.
+    """A hash of a model's structure: paths and classes of its layers and operations, and shapes of their weights.
 
     Args:
         model: a built model.
 
     Returns:
-        16 hexadecimal digits, equal for models of equal names and shapes, whatever their weights.
+        16 hexadecimal digits, equal for models of equal names and shapes, whatever their weights, so for a model and
+        what is loaded from its file.
 
     Example:
         >>> tfstruct.graph.fingerprint(model) == tfstruct.graph.fingerprint(keras.models.clone_model(model))
         True
     """
-    said = [(w.path, tuple(w.shape)) for w in model.weights]
-    names = [(op.name, type(op).__name__) for op in getattr(model, "operations", model.layers)]
-    return hashlib.sha256(json.dumps([said, names]).encode()).hexdigest()[:16]
+    # Not the paths of weights, nor the names of inputs: Keras gives others to a model that is loaded.
+    said = sorted(
+        (path, type(op).__name__, [tuple(w.shape) for w in own_weights(op)] if hasattr(op, "weights") else [])
+        for path, op in layer_paths(model).items()
+    )
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def trace(

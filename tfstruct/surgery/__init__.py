@@ -11,6 +11,7 @@
 - `pruning/batch_norm.py`: `recalibrate_batch_norm`
 - `lossless/shrinking.py`: `shrink`: removes what has no effect, folds constants, and says what it did
 - `lossless/constants.py`: constants carried forward: which channels of which tensors do not depend on the input
+- `lossless/products.py`: constants through products with weights of opened layers
 - `lossless/removable.py`: the largest set of units that no reader misses
 - `lossless/branches.py`: inputs of joins that add nothing
 - `layers/opening.py`: `open_layers`: `graph.opening` for users, with its report

@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
-from tfstruct.errors import TfstructError
+from tfstruct.errors import ModelError, TfstructError
 from tfstruct.graph import Graph
 from tfstruct.graph.differences import COARSEST, ROUNDING, largest_gap, largest_magnitude
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.keras_internals.graph_nodes import functional_inside
 from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.keras_internals.recorded_calls import one_seed
 
 _UNKNOWN_SIZE = 32
 _SAMPLES = 4
@@ -29,11 +31,13 @@ class Difference:
         relative: max |a - b| / max |a|, of the output where that is largest.
         allowed: the relative difference that rounding explains: 1e-5, or more where the model computes in half
             precision, or where it differs by more and answers to a rounding of its inputs by more.
+        is_random: tells whether the original differs from itself on the same inputs.
     """
 
     absolute: float
     relative: float
     allowed: float
+    is_random: Callable[[], bool] = dataclasses.field(default=lambda: False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.absolute:.2g} ({self.relative:.1e} of the output's largest magnitude)"
@@ -62,20 +66,28 @@ def difference(graph: Graph, other: keras.Model, seed: int = 0) -> Difference:
     # Where rounding alone moves an output by more than a little, equality cannot be judged; elsewhere it is.
     judged = [one for one in found if one.allowed <= COARSEST] or found
     explained = min(max(one.allowed for one in judged), COARSEST)
-    return Difference(max(one.absolute for one in judged), max(one.relative for one in judged), explained)
+    random = functools.partial(_is_random, graph.model, inputs)
+    return Difference(max(one.absolute for one in judged), max(one.relative for one in judged), explained, random)
 
 
 def certify(found: Difference | None, name: str) -> None:
-    """Raises TfstructError if a model that has to be equal is not."""
+    """Raises TfstructError if a model that has to be equal is not, and ModelError where that cannot be known."""
     if found is None:
         raise TfstructError(
             f"The outputs of the new `{name}` have other shapes. Please report this as a bug of tfstruct."
         )
-    if not found.relative <= found.allowed:
-        raise TfstructError(
-            f"The new `{name}` differs from the original by {found}, where rounding explains "
-            f"{found.allowed:.1e}. It is not handed out; please report this as a bug of tfstruct."
+    if found.relative <= found.allowed:
+        return
+    if found.is_random():
+        raise ModelError(
+            f"`{name}` computes something else each time, on the same inputs and in inference, so it cannot be checked "
+            f"that the new model is equal: they differ by {found}. Expected random numbers of `keras.random` only "
+            "(those can be drawn alike), or none in inference: make the layer draw `if training`."
         )
+    raise TfstructError(
+        f"The new `{name}` differs from the original by {found}, where rounding explains {found.allowed:.1e}. It is "
+        "not handed out; please report this as a bug of tfstruct."
+    )
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -84,9 +96,18 @@ def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def _run(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
+    return _outputs(model, flat)
+
+
+def _is_random(model: keras.Model, flat: list[np.ndarray]) -> bool:
+    first, second = _outputs(model, flat), _outputs(model, flat)
+    return any(_apart(a, b)[0] > 0 for a, b in zip(first, second, strict=True))
+
+
+def _outputs(model: keras.Model, flat: list[np.ndarray]) -> list[np.ndarray]:
     structure = (functional_inside(model) or model).input
     given = keras.tree.pack_sequence_as(structure, [keras.ops.convert_to_tensor(x) for x in flat])
-    with states_kept(model), _not_drawing(model):
+    with states_kept(model), _not_drawing(model), one_seed():
         for layer in all_layers(model):
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
                 layer.reset_states()  # both models from the same

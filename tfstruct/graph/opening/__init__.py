@@ -3,7 +3,8 @@
 `recording` notes what a layer's own `call` does with symbolic tensors, `comparison` tells recordings of several sizes
 apart, `assembly` makes a functional model of them, with the `parts` and `loops` that Keras lacks. `opening` does it for
 a model, of those layers that are `custom`; `by_itself` where nobody asked.
-`origin` keeps of which class an opened layer is; `closing` makes that class again, by `arguments` that fit.
+`attributes` takes back what a `call` notes in its layer; `origin` keeps of which class an opened layer is; `closing`
+makes that class again, by `arguments` that fit.
 """
 
 from tfstruct.graph.opening.by_itself import no_more_opening, open_and_trace, open_by_itself

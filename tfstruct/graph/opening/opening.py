@@ -8,13 +8,14 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model, subclassed
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.assembly import Assembly, DiffersError, called_by_several
+from tfstruct.graph.opening.attributes import attributes_kept
 from tfstruct.graph.opening.comparison import difference
 from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.opening.equality import unequal
 from tfstruct.graph.opening.known_sizes import KnownSizes
 from tfstruct.graph.opening.parts import Weight
 from tfstruct.graph.opening.recorder import Recorder
-from tfstruct.graph.opening.recording import Recording, reason_of
+from tfstruct.graph.opening.recording import Recording, reason_of, with_line
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import is_training_only
 from tfstruct.graph.rules.noise import note_training_only
@@ -58,7 +59,11 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
     """
     require_model(model)
     check_plain(model)
-    structure = _specs(model, inputs)
+    with attributes_kept(model):
+        return _open(model, _specs(model, inputs))
+
+
+def _open(model: keras.Model, structure) -> OpenedModel:
     several = sum(None in x.shape[1:] for x in keras.tree.flatten(structure)) > 1
     best: OpenedModel | None = None
     problem: ModelError | None = None
@@ -91,7 +96,7 @@ def _checked(model: keras.Model, sizes: KnownSizes) -> OpenedModel:
         made, layers = _opened(model, sizes, closed)
     paths = {id(op): path for path, op in layer_paths(model).items()}
     opened = tuple(paths.get(id(layer), layer.name) for layer in layers)
-    said = {paths.get(key, layer.name): reason for key, (layer, reason) in closed.items()}
+    said = {paths.get(key, layer.name): with_line(layer, reason) for key, (layer, reason) in closed.items()}
     return OpenedModel(made, opened, said)
 
 
@@ -140,7 +145,7 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
                         note_training_only(layer)
                         again = True
                     else:
-                        closed[key] = (layer, reason)
+                        closed[key] = (layer, f"in training {reason}" if training else reason)
         except Exception as error:  # whatever a user's code raises on symbolic tensors
             raise ModelError(
                 f"{model.name!r} cannot be opened: {reason_of(error)}. Expected a `call` of Keras layers and "
@@ -163,7 +168,7 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
                 made = Assembly().model((first, second), like, sizes.structure)
                 break
             except DiffersError as error:
-                layer, reason = error.layer, f"{error}{sizes.remedy()}"
+                layer, reason = error.layer, f"{with_line(error.layer, str(error))}{sizes.remedy()}"
         if layer is model:
             raise ModelError(f"{model.name!r} cannot be opened: {reason}.")
         closed[id(layer)] = (layer, reason)

@@ -86,7 +86,12 @@ class Recorder:
 
         def as_known(*args, **kwargs):
             with self._known(layer):
-                outputs = symbolic_call(*args, **kwargs)
+                try:
+                    outputs = symbolic_call(*args, **kwargs)
+                except Exception:
+                    if not self.training or not takes_training(layer):
+                        raise
+                    outputs = symbolic_call(*args, **{**kwargs, "training": False})  # one for inference only
                 if any(None in x.shape for x in tensors_in(outputs)):
                     # `compute_output_shape` may leave out sizes that are known here.
                     with contextlib.suppress(Exception):

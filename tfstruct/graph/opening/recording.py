@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import linecache
 import os
 import pathlib
+import re
 import traceback
 
 import keras
@@ -105,3 +107,12 @@ def reason_of(error: Exception) -> str:
         return said
     last = frames[-1]
     return f"{said} ({os.path.basename(last.filename)}:{last.lineno}: {(last.line or '').strip()[:80]})"
+
+
+def with_line(layer, reason: str) -> str:
+    """A reason that names no line of the user's code, with that where the layer's `call` begins."""
+    code = getattr(type(layer).call, "__code__", None)
+    if code is None or re.search(r"\(\S+:\d+: ", reason) or type(layer).__module__.partition(".")[0] == "keras":
+        return reason
+    line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
+    return f"{reason} ({os.path.basename(code.co_filename)}:{code.co_firstlineno}: {line[:80]})"

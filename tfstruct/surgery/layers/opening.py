@@ -1,6 +1,7 @@
 """`open_layers`: custom layers and subclassed models as functional models of known layers."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 
 import keras
@@ -10,6 +11,8 @@ from tfstruct.graph.trace import functional_of
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.reporting.opened import HOW_TO_OPEN
 from tfstruct.reporting.tables import counted
+
+_STEPS = ("fit", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,14 @@ class OpeningReport(Report):
         opened: paths of the layers that were opened.
         opaque: path of a custom layer that stays closed -> why, with the line of its code.
         subclassed: True if the model's own `call` was opened too.
+        own_steps: methods by which the original trains or predicts in its own way; the opened model has Keras's.
     """
 
     name: str
     opened: tuple[str, ...]
     opaque: Mapping[str, str]
     subclassed: bool = False
+    own_steps: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
         itself = "its own call and " if self.subclassed else ""
@@ -35,7 +40,15 @@ class OpeningReport(Report):
             ("layer", "what was done"),
             [(path, "opened") for path in self.opened],
             left_alone=tuple(self.opaque.items()),
-            notes=(HOW_TO_OPEN,) if self.opaque else (),
+            notes=(*((HOW_TO_OPEN,) if self.opaque else ()), *self._without_steps()),
+        )
+
+    def _without_steps(self) -> tuple[str, ...]:
+        if not self.own_steps:
+            return ()
+        return (
+            f"the original's own {', '.join(self.own_steps)} is not part of the opened model, which trains as any "
+            "functional one: to train by it, train the original, whose weights these are",
         )
 
 
@@ -78,12 +91,15 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
         A `Result`. Its model is functional and uncompiled, with the layers and variables of the original: training
         one trains the other. An opened layer is a nested model with its name. It saves as plain Keras and loads
         without the custom classes once `tfstruct.surgery` is imported. Its report says what was `opened`, and what is
-        `opaque` and why.
+        `opaque` and why. A `train_step` (or the like) of the model's own is left behind, which a warning and the report
+        say.
 
     Raises:
         ModelError: the model is not built, is subclassed and `inputs` is missing, or cannot be opened itself.
     """
     found = open_model(model, inputs)
-    return Result(
-        found.model, OpeningReport(found.model.name, found.opened, found.closed, functional_of(model) is None)
-    )
+    own = tuple(name for name in _STEPS if getattr(type(model), name) is not getattr(keras.Model, name))
+    report = OpeningReport(found.model.name, found.opened, found.closed, functional_of(model) is None, own)
+    for line in report._without_steps():
+        warnings.warn(f"{model.name}: {line}.", stacklevel=2)
+    return Result(found.model, report)

@@ -39,7 +39,7 @@ class _Handler:
 _HANDLERS: dict[type, _Handler] = {}
 
 
-def _handles(*types: type, local: bool = True):
+def handles(*types: type, local: bool = True):
     """Registers how values pass. `local`: what stays of the output depends on no channel that goes."""
 
     def register(function):
@@ -103,7 +103,7 @@ def spread(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
 # Layers that sum over channels, or make them.
 
 
-@_handles(*layers_with("dense", "conv", "transposed", "separable"), local=False)
+@handles(*layers_with("dense", "conv", "transposed", "separable"), local=False)
 def _contracted(call, arrived, read):
     if depthwise_by_groups(call):
         return _depthwise(call, arrived, read)
@@ -139,7 +139,7 @@ def _taps(kernel: np.ndarray, x: np.ndarray, padded: bool) -> np.ndarray:
     return np.where((kernel == 0).all(0), 0.0, made)
 
 
-@_handles(*DEPTHWISE)
+@handles(*DEPTHWISE)
 def _depthwise(call, arrived, read):
     if not plain(call, *DEPTHWISE) and not depthwise_by_groups(call):
         return None
@@ -154,7 +154,7 @@ def _depthwise(call, arrived, read):
     return _activated(layer.activation, spread(made, axis, rank))
 
 
-@_handles(layers.Embedding)
+@handles(layers.Embedding)
 def _embedding(call, arrived, read):
     if not plain(call, layers.Embedding):
         return None
@@ -182,7 +182,7 @@ def _activated(function, values):
 
 
 # Those below have a way of their own: it is known what their weights and functions are.
-@_handles(*classes_that(lambda traits: traits.elementwise and not traits.joins))
+@handles(*classes_that(lambda traits: traits.elementwise and not traits.joins))
 def _function(call, arrived, read):
     if len(arrived) != 1:
         return None
@@ -198,28 +198,28 @@ def _run(call, tensors):
     return call.op.call(*args, **kwargs)
 
 
-@_handles(layers.Activation)
+@handles(layers.Activation)
 def _activation(call, arrived, read):
     return _activated(call.op.activation, arrived[0])
 
 
-@_handles(*classes_that(lambda traits: traits.moves == "identity" and traits.views and not traits.training_only))
+@handles(*classes_that(lambda traits: traits.moves == "identity" and traits.views and not traits.training_only))
 def _same(call, arrived, read):
     return arrived[0]
 
 
-@_handles(layers.PReLU)
+@handles(layers.PReLU)
 def _prelu(call, arrived, read):
     x, alpha = arrived[0], read(call.op.alpha)[None]
     return np.where(x > 0, x, np.where(np.isnan(x), np.nan, alpha * x))
 
 
-@_handles(layers.Rescaling)
+@handles(layers.Rescaling)
 def _rescaling(call, arrived, read):
     return arrived[0] * np.asarray(call.op.scale) + np.asarray(call.op.offset)
 
 
-@_handles(layers.BatchNormalization)
+@handles(layers.BatchNormalization)
 def _batch_normalization(call, arrived, read):
     layer, rank = call.op, call.input.rank
     scale = np.ones(()) if layer.gamma is None else spread(read(layer.gamma), layer.axis, rank)
@@ -241,7 +241,7 @@ _JOINS = {
 _JOINING = classes_that(lambda traits: traits.joins in _JOINS)
 
 
-@_handles(*(kind for kind in _JOINING if issubclass(kind, layers.Layer)))
+@handles(*(kind for kind in _JOINING if issubclass(kind, layers.Layer)))
 def _merged(call, arrived, read):
     # Tensors of unequal rank are broadcast after the batch there.
     rank = max(x.ndim for x in arrived)
@@ -252,7 +252,7 @@ def _merged(call, arrived, read):
     return made / len(arrived) if traits_of(call.op).joins == "average" else made
 
 
-@_handles(*(kind for kind in _JOINING if not issubclass(kind, layers.Layer)))
+@handles(*(kind for kind in _JOINING if not issubclass(kind, layers.Layer)))
 def _operator(call, arrived, read):
     given, tensors = call.node.arguments, iter(arrived)
     parts = [*given.args, *given.kwargs.values()]
@@ -266,28 +266,28 @@ def _operator(call, arrived, read):
 # Movement.
 
 
-@_handles(*classes_that(lambda traits: traits.by_channel and traits.over != "positions" and not traits.pads))
+@handles(*classes_that(lambda traits: traits.by_channel and traits.over != "positions" and not traits.pads))
 def _spatial(call, arrived, read):
     rank = call.input.rank
     axis = channel_axis(call.op, rank) if hasattr(call.op, "data_format") else rank - 1
     return spread(along(arrived[0], axis, call.input.shape[axis]), axis, rank)
 
 
-@_handles(*classes_that(lambda traits: traits.by_channel and traits.pads))
+@handles(*classes_that(lambda traits: traits.by_channel and traits.pads))
 def _zero_padding(call, arrived, read):
     made = _spatial(call, arrived, read)
     grown = tuple(call.shapes[0]) != tuple(call.input.shape) or None in call.input.shape[1:]
     return np.where(made == 0, 0.0, np.nan) if grown else made
 
 
-@_handles(*classes_that(lambda traits: traits.over == "positions"))
+@handles(*classes_that(lambda traits: traits.over == "positions"))
 def _global_pooling(call, arrived, read):
     axis = channel_axis(call.op, call.input.rank)
     made = along(arrived[0], axis, call.input.shape[axis])
     return spread(made, axis if call.op.keepdims else 1, len(call.shapes[0]))
 
 
-@_handles(layers.Concatenate)
+@handles(layers.Concatenate)
 def _concatenated(call, arrived, read):
     rank = call.inputs[0].rank
     axis = call.op.axis % rank
@@ -302,17 +302,17 @@ def _in_a_row(arrived: Sequence[np.ndarray], sizes, axis: int):
     return np.concatenate(wide, axis)
 
 
-@_handles(layers.Permute)
+@handles(layers.Permute)
 def _permuted(call, arrived, read):
     return np.transpose(arrived[0], (0, *call.op.dims))
 
 
-@_handles(layers.RepeatVector)
+@handles(layers.RepeatVector)
 def _repeated(call, arrived, read):
     return arrived[0][:, None, :]
 
 
-@_handles(layers.Flatten, layers.Reshape)
+@handles(layers.Flatten, layers.Reshape)
 def _reshaped(call, arrived, read):
     values, shape, target = arrived[0], call.input.shape, call.shapes[0]
     if isinstance(call.op, layers.Flatten) and call.op.data_format == "channels_first" and len(shape) > 1:
@@ -329,7 +329,7 @@ def _reshaped(call, arrived, read):
 _MOVING = classes_that(lambda traits: traits.moves in ("view", "order", "selection"))
 
 
-@_handles(*(kind for kind in _MOVING if not issubclass(kind, layers.Layer)))
+@handles(*(kind for kind in _MOVING if not issubclass(kind, layers.Layer)))
 def _moved(call, arrived, read):
     """By moving the values as the operation moves the data; None where it mixes in axes of unknown size."""
     if all(np.isnan(x).all() for x in arrived):
@@ -353,12 +353,12 @@ def _moved(call, arrived, read):
     return made if fits else None
 
 
-@_handles(operation("Concatenate"))
+@handles(operation("Concatenate"))
 def _concatenate_operator(call, arrived, read):
     return _concatenated(call, arrived, read)
 
 
-@_handles(*classes_that(lambda traits: traits.over == "axes" and traits.stays_within))
+@handles(*classes_that(lambda traits: traits.over == "axes" and traits.stays_within))
 def _reduced(call, arrived, read):
     """The graph marks reductions over channels as statistics; over other axes a constant stays what it is."""
     rank = call.input.rank

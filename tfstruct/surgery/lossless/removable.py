@@ -13,6 +13,7 @@ from tfstruct.graph.contraction import Contraction, Weights, contraction, plain
 from tfstruct.graph.rules.contractions import subscripts
 from tfstruct.keras_internals.layer_parts import stored_weight
 from tfstruct.surgery.lossless.constants import along, constants, is_local, summed_over, unknown
+from tfstruct.surgery.lossless.products import kernel_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,8 @@ def removable(graph: Graph, values: dict[int, np.ndarray], read: Weights) -> np.
             readers.append(_contraction_reader(summed, read))
         elif all(is_local(call) or _reads_no_channels(call) for call in calls):
             continue
+        elif all(kernel_of(call, values) is not None for call in calls):
+            readers += [_product_reader(call, values) for call in calls if call.input.axes[-1] is not None]
         elif all(plain(call, layers.EinsumDense) for call in calls):
             readers += [reader for call in calls for reader in _einsum_readers(graph, call, values, read)]
         else:
@@ -174,6 +177,16 @@ def _contraction_reader(summed: Summed, read: Weights) -> _Reader:
         return np.any(reaches() if made is None else reaches()[:, stays(made)], axis=1)
 
     return _Reader(labels[missed], needed)
+
+
+def _product_reader(call: Call, values) -> _Reader:
+    """Of a product with a weight: it has no bias that could take constants up, so it does without zeros only."""
+    kernel, labels = kernel_of(call, values), call.input.axes[-1]
+    assert kernel is not None and labels is not None
+    x = along(values.get(call.input.key, unknown(call.input.rank)), call.input.rank - 1, len(labels))
+    missed = np.flatnonzero(x != 0)
+    reaches, made = kernel[missed] != 0, call.outputs[0].axes[-1]
+    return _Reader(labels[missed], lambda stays: np.any(reaches if made is None else reaches[:, stays(made)], axis=1))
 
 
 def _einsum_readers(graph: Graph, call: Call, values, read: Weights) -> list[_Reader]:
