@@ -1,10 +1,14 @@
 """Benchmarks. Each prints ratios of medians over interleaved rounds of one run, as single times mean little.
 
 python tools/bench.py convert [--rounds 5]
-python tools/bench.py surgery [--rounds 5]
+python tools/bench.py surgery [--rounds 5] [--quick] [--out FOLDER]
+python tools/bench.py scale [--rounds 1] [--quick] [--out FOLDER]
 python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
+
+`--quick` takes less than two minutes. `--out` keeps the rows as JSON and Markdown; a run that was stopped goes on with
+them.
 """
 
 import argparse
@@ -70,43 +74,6 @@ def _digits():
     return demo.train(x, y, epochs=1)
 
 
-def surgery(rounds: int) -> None:
-    """Trace, plan and apply against clone_model and a copy of the weights; and time a layer from 50 to 5,000 layers."""
-    import keras
-    from rich.console import Console
-    from rich.table import Table
-
-    from tfstruct.surgery import apply, plan_channels
-
-    def ours(model):
-        apply(model, plan_channels(model, {"macs": 0.5}))
-
-    def theirs(model):
-        keras.models.clone_model(model).set_weights(model.get_weights())
-
-    table = Table(title=f"half of the MACs removed, {rounds} interleaved rounds")
-    for column in ("model", "clone_model and weights", "trace, plan, apply", "ratio of medians"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for name in ("NASNetLarge", "EfficientNetB7"):
-        model = getattr(keras.applications, name)(weights=None)
-        times = [(_seconds(theirs, model), _seconds(ours, model)) for _ in range(rounds)]
-        a, b = (statistics.median(column) for column in zip(*times, strict=True))
-        table.add_row(name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}")
-        del model
-        keras.backend.clear_session()
-    Console().print(table)
-
-    table = Table(title="a chain of residual blocks")
-    for column in ("layers", "clone_model and weights", "trace, plan, apply", "ms a layer"):
-        table.add_column(column, justify="right")
-    sys.setrecursionlimit(100_000)  # Keras walks a model recursively when it makes one
-    for count in (50, 500, 5000):
-        model = _chain(keras, count)
-        a, b = _seconds(theirs, model), _seconds(ours, model)
-        table.add_row(f"{count:,}", f"{a:.2f} s", f"{b:.2f} s", f"{1000 * b / count:.2f}")
-    Console().print(table)
-
-
 def edits(rounds: int) -> None:
     """Each edit of layers against clone_model and a copy of the weights."""
     import keras
@@ -152,17 +119,6 @@ def _seconds(work, model) -> float:
     start = time.perf_counter()
     work(model)
     return time.perf_counter() - start
-
-
-def _chain(keras, count: int):
-    """`count` layers: residual blocks of two convolutions, batch norm, activation and addition, and a head."""
-    layers = keras.layers
-    x = inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 1)(x)
-    for _ in range((count - 3) // 5):
-        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 1)(x)))
-        x = layers.Add()([x, layers.Conv2D(8, 1)(y)])
-    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
 
 
 CRITERIA = (
@@ -246,12 +202,20 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["convert", "surgery", "edits", "training", "criteria"])
+    parser.add_argument("what", choices=["convert", "surgery", "scale", "edits", "training", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="surgery, scale: less of it, in under two minutes")
+    parser.add_argument("--out", help="surgery, scale: the folder of the rows as JSON and Markdown")
     options = parser.parse_args()
+    if options.what in ("surgery", "scale"):
+        from scale_slopes import scale
+        from surgery_times import surgery
+
+        {"surgery": surgery, "scale": scale}[options.what](options.rounds, options.quick, options.out)
+        return
     from training_steps import training
 
-    every = {"convert": convert, "surgery": surgery, "edits": edits, "training": training, "criteria": criteria}
+    every = {"convert": convert, "edits": edits, "training": training, "criteria": criteria}
     every[options.what](options.rounds)
 
 

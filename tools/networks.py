@@ -1,0 +1,45 @@
+"""Networks of the benchmarks, as large as those that they are named after, with random weights."""
+
+import keras
+
+layers = keras.layers
+
+
+def clone(model: keras.Model) -> keras.Model:
+    """What a user does without tfstruct to have a model once more."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def chain(count: int) -> keras.Model:
+    """`count` layers: residual blocks of two convolutions, batch norm, activation and addition, and a head."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 1)(x)
+    for _ in range((count - 3) // 5):
+        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 1)(x)))
+        x = layers.Add()([x, layers.Conv2D(8, 1)(y)])
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def _blocks(x, depth: int, width: int):
+    for _ in range(depth):
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(width // 64, 64)(y, y)])
+        y = layers.Dense(4 * width, activation="gelu")(layers.LayerNormalization(epsilon=1e-6)(x))
+        x = layers.Add()([x, layers.Dense(width)(y)])
+    return layers.GlobalAveragePooling1D()(layers.LayerNormalization(epsilon=1e-6)(x))
+
+
+def vit() -> keras.Model:
+    """Of the size of ViT-B/16: 86 million parameters."""
+    inputs = keras.Input((224, 224, 3))
+    x = layers.Reshape((196, 768))(layers.Conv2D(768, 16, 16)(inputs))
+    return keras.Model(inputs, layers.Dense(1000)(_blocks(x, 12, 768)))
+
+
+def encoder(depth: int = 12, width: int = 768, words: int = 30_522) -> keras.Model:
+    """A transformer encoder, by default of the size of BERT-base: 108 million parameters."""
+    inputs = keras.Input((128,), dtype="int32")
+    x = layers.LayerNormalization()(layers.Embedding(words, width)(inputs))
+    return keras.Model(inputs, layers.Dense(2)(_blocks(x, depth, width)))
