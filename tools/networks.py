@@ -43,3 +43,25 @@ def encoder(depth: int = 12, width: int = 768, words: int = 30_522) -> keras.Mod
     inputs = keras.Input((128,), dtype="int32")
     x = layers.LayerNormalization()(layers.Embedding(words, width)(inputs))
     return keras.Model(inputs, layers.Dense(2)(_blocks(x, depth, width)))
+
+
+def text_encoder() -> keras.Model:
+    """Four blocks of 256 on 64 words: small enough to convert in seconds."""
+    inputs = keras.Input((64,), dtype="int32")
+    x = layers.Embedding(1000, 256)(inputs)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(_blocks(x, 4, 256)))
+
+
+def resnet8() -> keras.Model:
+    """That of MLPerf Tiny, for images of 32 x 32."""
+    x = inputs = keras.Input((32, 32, 3))
+    for stage, width in enumerate((16, 16, 32, 64)):
+        stride = 2 if stage > 1 else 1
+        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(width, 3, stride, padding="same")(x)))
+        if stage:
+            y = layers.BatchNormalization()(layers.Conv2D(width, 3, padding="same")(y))
+            x = x if stride == 1 else layers.Conv2D(width, 1, stride, padding="same")(x)
+            y = layers.ReLU()(layers.Add()([x, y]))
+        x = y
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))

@@ -1,0 +1,173 @@
+"""What a conversion costs against TFLiteConverter, and litert-quantizer on its float file, in the same process.
+
+From the second conversion on, when the converter's process is warm, and with verification; the file is not timed.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from interleaved import Table
+from networks import encoder, resnet8, text_encoder
+
+import tfstruct
+from tfstruct.convert.runtime import Runtime, latency
+
+SAMPLES = 50
+PEER, OURS, QUANTIZER = "TFLiteConverter", "to_tflite", "litert-quantizer"
+COSTS = ("CPU s", "wall s", "peak MB")
+MODELS = {
+    "ResNet8": resnet8,
+    "encoder": text_encoder,
+    "MobileNetV2": lambda: keras.applications.MobileNetV2(weights=None),
+    "ResNet50": lambda: keras.applications.ResNet50(weights=None),
+}
+PRECISIONS = ("float32", "int8")
+LARGE = ("BERT-base", encoder, "dynamic")
+QUICK = ("ResNet8", "encoder")
+
+
+def convert(rounds: int, quick: bool = False, folder: str | None = None) -> None:
+    """CPU and wall seconds, memory beyond the start, bytes and latency of the file, and the ratios to the peer."""
+    rounds = 1 if quick else rounds
+    title = f"conversion with {SAMPLES} samples, medians of {rounds} interleaved rounds"
+    table = Table("convert", title, {"rounds": rounds}, folder)
+    for name in QUICK if quick else MODELS:
+        for precision in PRECISIONS:
+            _rows(table, name, MODELS[name], precision, rounds)
+        keras.backend.clear_session()
+    if not quick:
+        _rows(table, *LARGE, 1)
+    table.show()
+
+
+def _rows(table: Table, name: str, build: Callable[[], keras.Model], precision: str, rounds: int) -> None:
+    measured = functools.cache(lambda: _measured_in_turn(build(), precision, rounds))
+    for tool in (PEER, OURS, *([QUANTIZER] if precision == "int8" else [])):
+        table.row(f"{name}, {precision}: {tool}", lambda tool=tool: measured()[tool])
+
+
+def _measured_in_turn(model: keras.Model, precision: str, rounds: int) -> dict[str, dict]:
+    """The row of each tool."""
+    keras.utils.set_random_seed(0)
+    data = _samples(model.inputs[0])
+    recipe = tfstruct.Recipe(precision, calibration=data if precision == "int8" else None, measure_latency=False)
+    works = {
+        PEER: lambda: _converter(model, precision, data),
+        OURS: lambda: tfstruct.to_tflite(model, recipe).content,
+    }
+    if precision == "int8":
+        works[QUANTIZER] = lambda: _litert_quantizer(model, data)
+    costs: dict[str, list] = {tool: [] for tool in works}
+    files: dict[str, bytes] = {}
+    for round_ in range(rounds + 1):
+        for tool, work in works.items():
+            if tool == QUANTIZER and round_ > 1:
+                continue
+            with contextlib.redirect_stdout(io.StringIO()), _measured() as cost:
+                files[tool] = work()
+            if round_:  # the first warms up
+                costs[tool].append(cost)
+    found = {tool: {c: statistics.median(cost[c] for cost in costs[tool]) for c in COSTS} for tool in works}
+    first = {c: found[PEER][c] for c in COSTS}
+    for tool, row in found.items():
+        row |= {"bytes": len(files[tool]), **{f"{c} / {PEER}": row[c] / first[c] for c in COSTS}}
+        row[f"latency / {PEER}"] = _latency_ratio(files[tool], files[PEER], data[:1])
+    return found
+
+
+def _samples(x) -> np.ndarray:
+    rng, shape = np.random.default_rng(0), (SAMPLES, *x.shape[1:])
+    if x.dtype == "int32":
+        return rng.integers(0, 1000, shape).astype("int32")
+    return rng.uniform(-1, 1, shape).astype("float32")
+
+
+def _converter(model: keras.Model, precision: str, data: np.ndarray) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ([x[None]] for x in data)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def _litert_quantizer(model: keras.Model, data: np.ndarray) -> bytes:
+    from litert_quantizer import qtyping, quantizer
+
+    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    engine = quantizer.Quantizer(bytearray(content))
+    engine.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
+    port = Runtime(content).inputs[0].name
+    ranges = engine.calibrate({"serving_default": [{port: x[None]} for x in data]})
+    return bytes(engine.quantize(ranges).quantized_model)
+
+
+def _latency_ratio(ours: bytes, theirs: bytes, sample: np.ndarray) -> float:
+    ratios = []
+    for _ in range(5):
+        one, two = (latency(file, {Runtime(file).inputs[0].name: sample}).median_us for file in (ours, theirs))
+        ratios.append(one / two)
+    return statistics.median(ratios)
+
+
+@contextlib.contextmanager
+def _measured():
+    """Seconds and memory of this process and its children, in a dict that is filled at the end."""
+    cost: dict[str, float] = {}
+    peak, over = [_memory()], threading.Event()
+    start = peak[0]
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            peak[0] = max(peak[0], _memory())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    cpu, wall = _cpu(), time.perf_counter()
+    yield cost
+    cost |= {"CPU s": _cpu() - cpu, "wall s": time.perf_counter() - wall}
+    over.set()
+    thread.join()
+    cost["peak MB"] = max((peak[0] - start) / 2**20, 1.0)
+
+
+def _cpu() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tick = os.sysconf("SC_CLK_TCK")
+    alive = sum((int(fields[11]) + int(fields[12])) / tick for fields in _children())
+    return time.process_time() + ended.ru_utime + ended.ru_stime + alive
+
+
+def _memory() -> int:
+    pages = int(_read("/proc/self/statm").split()[1]) + sum(int(fields[21]) for fields in _children())
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _children() -> list[list[str]]:
+    """Linux's `stat` of every child, from the state on."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            fields = _read(f"/proc/{entry}/stat").rpartition(")")[2].split()
+            if fields and int(fields[1]) == os.getpid():
+                found.append(fields)
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:  # it has ended
+        return ""
