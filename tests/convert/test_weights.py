@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfstruct.convert import flatbuffer, weights
 from tfstruct.convert.flatbuffer import schema
 from tfstruct.convert.runtime import Runtime
+from tfstruct.errors import ConversionError
 from tfstruct.quantize import rounding
 
 
@@ -325,3 +326,9 @@ def test_channels_that_are_all_zero_stay_zero():
     (kernel,) = kernels(weights.round_weights(content, dict.fromkeys(outputs(content), 4), rows()))
     assert np.isfinite(kernel).all()
     np.testing.assert_array_equal(np.abs(kernel).max(axis=1) > 0, [True, False, True, True, False, True])
+
+
+def test_a_tensor_without_values_is_named(content, samples, monkeypatch):
+    monkeypatch.setattr(Runtime, "tensor", lambda runtime, name: None)
+    with pytest.raises(ConversionError, match=r'does not show the values of .*Recipe\(rounding="nearest"\)'):
+        weights.round_weights(content, dict.fromkeys(outputs(content), 4), samples)

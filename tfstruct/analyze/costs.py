@@ -63,6 +63,7 @@ class Costs:
             slot = self.graph.slot_of.get(id(variable))
             axes = [None] * len(variable.shape) if slot is None else [a and a.labels for a in slot.axes]
             factor, held = axis_sizes(variable.shape, axes)
+            assert factor is not None  # a weight has no open sizes
             factor /= 1 if slot is None else slot.groups
             self._terms["params"].add(row, factor, held)
             self._terms["weight_bytes"].add(row, factor * itemsize(variable.dtype), held)

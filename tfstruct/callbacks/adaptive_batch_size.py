@@ -189,10 +189,15 @@ class AdaptiveBatchSize(Portable):
         self._noise = None
         self._begun = False
 
+    @property
+    def _fit_data(self) -> ResizedData:
+        assert self._data is not None  # other data for `fit` are refused before
+        return self._data
+
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = 0
         self._asked = False
-        self._data.begin()
+        self._fit_data.begin()
         if _planned(self.policy):
             self._follow_plan(epoch)
 
@@ -207,12 +212,12 @@ class AdaptiveBatchSize(Portable):
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         logs["batch_size"] = self.batch_size
-        self._data.end()
+        self._fit_data.end()
         if self.model.stop_training is _END_OF_EPOCH:
             self.model.stop_training = False
         if self._batches < self._steps() and not self.model.stop_training:
             raise DataError(
-                f"Expected {self._data.samples} samples in each epoch. Received: at most "
+                f"Expected {self._fit_data.samples} samples in each epoch. Received: at most "
                 f"{self._batches * self.batch_size} in epoch {epoch + 1}."
             )
         if self.policy == "plateau":
@@ -221,7 +226,7 @@ class AdaptiveBatchSize(Portable):
             self._follow_noise(epoch, logs)
 
     def _stop(self):
-        self._data.end()
+        self._fit_data.end()
         if self.model.stop_training is _END_OF_EPOCH:
             self.model.stop_training = False
 
@@ -249,7 +254,7 @@ class AdaptiveBatchSize(Portable):
             self._resize(grown, epoch + 1, f"{self.monitor} has not fallen for {self.patience} epochs")
 
     def _follow_noise(self, epoch, logs):
-        x, y = self._data.some(self.noise_samples)
+        x, y = self._fit_data.some(self.noise_samples)
         found = gradient_noise_scale(self.model, x, y, batch_size=max(self.noise_samples // 64, 1), training=True)
         now = np.array([found.variance, found.squared_norm])
         self._noise = now if self._noise is None else (self._noise + now) / 2

@@ -193,6 +193,7 @@ class Cluster(Compressor):
         """Opened around each call of the model."""
         self._called = True
         values = [pair for one in self._codebooks for pair in zip(one.variables, one.read(), strict=True)]
+        assert self._call is not None  # `_begin` has opened it
         return replaced(self._call.model, values)
 
     def _advance(self, before: int, now: int) -> None:

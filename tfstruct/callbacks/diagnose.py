@@ -96,6 +96,7 @@ class Diagnose(Portable):
         if hasattr(data, "shape"):
             raise DataError(f"Diagnose needs labels. Give data=(x, y). Received: {type(data).__name__}.")
         self._is_read = False
+        self._steps = 0
         self._probe: Probe | None = None
         self._first_batch: FirstBatch | None = None
 

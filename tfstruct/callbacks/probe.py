@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -156,7 +157,7 @@ class Probe:
         by_samples = [_sample_norms(g) for g in of_outputs if g is not None]
         rows, self._names["layers"] = self._rows(paths, calls, weights, norms)
         self._names["calls"] = [path for path, _, _ in calls]
-        result = {"dead": {}, "saturated": {}}
+        result: dict[str, Any] = {"dead": {}, "saturated": {}}
         ends = {id(o) for o in flat}
         for path, op, value in calls:
             kind = activation_of(op)

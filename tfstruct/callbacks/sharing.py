@@ -35,9 +35,9 @@ class Sharing:
         for name, (value, names) in known.items():
             if value not in names:
                 raise ArgumentError(f"`{name}` must be one of {', '.join(names)}. Received: {value!r}.")
-        for name, value, least in (("n_clusters", self.n_clusters, 2), ("block", self.block, 1)):
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise ArgumentError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
+        for name, count, least in (("n_clusters", self.n_clusters, 2), ("block", self.block, 1)):
+            if count is not None and not (isinstance(count, int) and count >= least):
+                raise ArgumentError(f"`{name}` must be an integer of at least {least}. Received: {count!r}.")
         if (self.block is None) == (self.kind == "product"):
             raise ArgumentError(
                 f"`block` goes with share='product'. Received: block={self.block}, share={self.kind!r}."
@@ -103,13 +103,14 @@ class Sharing:
         return pairs
 
     def _by_hash(self, books):
-        pairs = []
+        pairs: list[tuple] = []
         for book in books:
             values = [kernel.variable.numpy() for kernel in book]
             pairs += zip(*codebooks.by_hash(values, self.n_clusters, self.keep_zeros, self.seed), strict=True)
         return pairs
 
     def _by_product(self, books):
+        assert self.block is not None  # products have one
         pairs = []
         for book in books:
             rows = [self._rows(kernel) for kernel in book]

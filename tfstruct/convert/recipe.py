@@ -168,8 +168,8 @@ class Recipe:
         object.__setattr__(self, "layers", dict(self.layers))
         object.__setattr__(self, "require", dict(self.require))
         object.__setattr__(self, "ranges", {k: tuple(map(float, _values(v))) for k, v in dict(self.ranges).items()})
-        limits = {k: tuple(map(float, _values(v))) for k, v in dict(self.weight_limits).items()}
-        object.__setattr__(self, "weight_limits", limits)
+        weight_limits = {k: tuple(map(float, _values(v))) for k, v in dict(self.weight_limits).items()}
+        object.__setattr__(self, "weight_limits", weight_limits)
         object.__setattr__(self, "input_shapes", {k: tuple(v) for k, v in dict(self.input_shapes).items()})
 
     @classmethod

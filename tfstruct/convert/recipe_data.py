@@ -50,6 +50,7 @@ def random_samples(
     def draw(spec):
         shape = tuple(8 if d is None else d for d in spec.shape)
         ends = (ranges or {}).get(spec.name)
+        values: np.ndarray
         if "float" in spec.dtype:
             values = rng.normal(size=shape) if ends is None else rng.uniform(*ends, shape)
         else:

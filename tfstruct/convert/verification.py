@@ -283,5 +283,5 @@ def _call_in_batches(call, inputs: Mapping[str, np.ndarray], size: int | None) -
         return call(dict(inputs))
     count = len(next(iter(inputs.values())))
     filled = {k: np.concatenate([v, np.repeat(v[-1:], -count % size, axis=0)]) for k, v in inputs.items()}
-    pieces = [call({k: v[i : i + size] for k, v in filled.items()}) for i in range(0, count, size)]
-    return {name: np.concatenate([np.asarray(p[name]) for p in pieces])[:count] for name in pieces[0]}
+    batches = [call({k: v[i : i + size] for k, v in filled.items()}) for i in range(0, count, size)]
+    return {name: np.concatenate([np.asarray(one[name]) for one in batches])[:count] for name in batches[0]}

@@ -50,8 +50,10 @@ class Worker:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"},
             text=True,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._requests_of_process, self._answers_of_process = self._process.stdin, self._process.stdout
         self._answers: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+        threading.Thread(target=_listen, args=(self._answers_of_process, self._answers), daemon=True).start()
 
     @property
     def number(self) -> int:
@@ -79,8 +81,8 @@ class Worker:
         self._log_start = os.fstat(self._log.fileno()).st_size
         self._requests += 1
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._requests_of_process.write(json.dumps(request) + "\n")
+            self._requests_of_process.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError from None
@@ -104,7 +106,7 @@ class Worker:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
+        for stream in (self._requests_of_process, self._answers_of_process, self._log):
             # A request that the process never read is still in the pipe's buffer.
             with contextlib.suppress(BrokenPipeError):
                 stream.close()

@@ -7,7 +7,7 @@ import itertools
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -113,7 +113,7 @@ class Distill(Compressor):
         self._optimizer: keras.optimizers.Optimizer | None = None
         self._means: dict[str, keras.metrics.Mean] = {}
         self._holding = contextlib.ExitStack()
-        self._seen: dict[int, dict[str, tf.Tensor]] = {}  # by thread: each replica has its own
+        self._seen: dict[int, dict[str | None, tf.Tensor]] = {}  # by thread: each replica has its own
         self._used = False
         self._history: list[tuple[int, dict[str, float]]] = []
         self._settings = saved_state.described({
@@ -138,7 +138,7 @@ class Distill(Compressor):
         inner = [pair.teacher for pairs in self._compared_layers for pair in pairs if pair.teacher]
         if inner and teacher_outputs is not None:
             raise ArgumentError(f"The teacher's outputs were given, but the losses look at {inner[0]}: leave them out.")
-        students = {**self._seen.pop(threading.get_ident(), {}), None: outputs}
+        students: dict[str | None, Any] = {**self._seen.pop(threading.get_ident(), {}), None: outputs}
         if teacher_outputs is None:
             teachers = self._teacher_outputs(inputs)
         else:
@@ -149,6 +149,7 @@ class Distill(Compressor):
         with tf.GradientTape() as tape:
             value = self._compared(teachers, students)
         variables = self._learned
+        assert self._optimizer is not None  # made with the projections
         self._optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
         return value
 

@@ -200,6 +200,7 @@ class _Rows:
         return (x, targets) if weights is None else (x, targets, weights)
 
     def _at(self, start, *x):
+        assert self._rows is not None and self._row is not None and self._row.names is not None  # `fill` was called
         hashes = _hashes(x)
         rows = self._rows[start : start + len(hashes)]
         self._check(rows["sample"], hashes, int(start))

@@ -116,7 +116,8 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
     def kernel(name, shape, order=None, sums=True):
         variable = stored_weight(layer, name)
         order = tuple(range(len(variable.shape))) if order is None else order
-        return Kernel(f"{path}/{name}", variable, order, tuple(int(n) for n in shape), sums, computed)
+        taps, inputs, outputs = (int(n) for n in shape)
+        return Kernel(f"{path}/{name}", variable, order, (taps, inputs, outputs), sums, computed)
 
     computed = bool(built_in_name(layer))
 

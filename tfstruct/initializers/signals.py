@@ -150,7 +150,8 @@ def describe(
 
 
 def _measured(graph: Graph, flat, target, training) -> list[tuple[str, float, float, float]]:
-    seen, values = [], {}
+    seen: list[tuple] = []
+    values = {}
 
     def visit(call, outputs):
         # Keras would take a loss past a softmax, from the logits that it finds on the tensor.

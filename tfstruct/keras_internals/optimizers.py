@@ -78,9 +78,9 @@ class StepHooks:
         """Called when the moving averages of `use_ema` have followed the weights."""
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)  # type: ignore[misc]  # see the class
         self.after_update(learning_rate)
 
     def _update_model_variables_moving_average(self, trainable_variables):
-        super()._update_model_variables_moving_average(trainable_variables)
+        super()._update_model_variables_moving_average(trainable_variables)  # type: ignore[misc]  # see the class
         self.after_averaging(list(trainable_variables), averages_of(self))

@@ -14,14 +14,14 @@ class Seeded:
     """
 
     def save_own_variables(self, store):
-        super().save_own_variables(store)
+        super().save_own_variables(store)  # type: ignore[misc]  # of the layer, behind it
         if hasattr(self, "seed_generator"):
             store[_KEY] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store):
         found = {key: store[key] for key in store.keys()}  # noqa: SIM118 (an entry of an HDF5 file is no mapping)
         state = found.pop(_KEY, None)
-        super().load_own_variables(found)
+        super().load_own_variables(found)  # type: ignore[misc]
         if state is not None and hasattr(self, "seed_generator"):
             self.seed_generator.state.assign(state)
 

@@ -8,7 +8,7 @@ from tfstruct.errors import ArgumentError
 def checked_rate(value):
     """A learning rate as Keras takes it: a number that is not negative as a float; a schedule or function as it is."""
     if isinstance(value, numbers.Real):
-        if not 0 <= value < float("inf"):
+        if not 0 <= float(value) < float("inf"):
             raise ArgumentError(f"`learning_rate` must be 0 or larger, and finite. Received: {value}.")
         return float(value)
     return value

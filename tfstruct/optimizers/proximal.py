@@ -11,7 +11,7 @@ from keras import ops
 from tfstruct.analyze.weight_criteria import is_kernel
 from tfstruct.errors import ArgumentError
 from tfstruct.optimizers.arguments import checked_count, checked_positive
-from tfstruct.optimizers.channel_units import units_of
+from tfstruct.optimizers.channel_units import BoundUnits, units_of
 
 
 class Penalty:
@@ -212,12 +212,13 @@ class ChannelGroups(Penalty):
     def __init__(self, model, strength=1e-4, groups=None):
         self.units = units_of(model, groups=groups)
         self.strength = checked_positive("strength", strength, zero=True)
-        self._bound = None
+        self._bound: BoundUnits | None = None
 
     def choose(self, variables) -> None:
         self._bound = self.units.bind(variables)
 
     def prox(self, values, step_size):
+        assert self._bound is not None  # `choose` comes first
         squares = self._bound.total(self._bound.by_channel(values))
         threshold = ops.cast(step_size, squares.dtype) * self.strength * np.sqrt(self._bound.sizes).astype("float32")
         return self._bound.scaled(values, _shrinkage(squares, threshold))

@@ -18,6 +18,8 @@ class ProximalStep(StepHooks):
     accumulation), before the exponential average and before constraints, which have the last word.
     """
 
+    built: bool
+
     def _set_penalty(self, penalty) -> None:
         penalties = list(penalty) if isinstance(penalty, Sequence) else [penalty]
         penalties = [keras.saving.deserialize_keras_object(p) if isinstance(p, dict) else p for p in penalties]
@@ -31,7 +33,7 @@ class ProximalStep(StepHooks):
     def build(self, variables):
         if self.built:
             return
-        super().build(variables)
+        super().build(variables)  # type: ignore[misc]  # of the optimizer, behind it
         self._bound_penalties = tuple(penalty.bind(variables) for penalty in self.penalties)
 
     def after_update(self, learning_rate):
@@ -59,4 +61,4 @@ class ProximalStep(StepHooks):
 
     def get_config(self):
         penalties = [keras.saving.serialize_keras_object(penalty) for penalty in self.penalties]
-        return {**super().get_config(), "penalty": penalties}
+        return {**super().get_config(), "penalty": penalties}  # type: ignore[misc]

@@ -59,7 +59,7 @@ class ConstantOperands:
             return False
         return not isinstance(op, keras.layers.Layer) and any(x.key in self._folding.constants for x in call.inputs)
 
-    def read(self, op, call: Callable, rounded: Callable | None, quantized: Callable) -> Callable:
+    def read(self, op, call: Callable, rounded: Callable, quantized: Callable) -> Callable:
         """The call of an operation with its constant operands as the file has them.
 
         Args:
@@ -114,8 +114,10 @@ class ConstantOperands:
         """(factor, sum): where a layer with a kernel w reads x c + b and its operator x, the operator's kernel is
         w times the factor, and to what it makes the sum is added; 1 and None where nothing is ahead of it."""
         linear = self._folding.linear.get(id(op))
-        factors = None if linear is None or linear.axis is None else self._folding.factors(linear)
-        return (1.0, None) if linear is None or factors is None else _of_kernel(w, linear.axis, *factors)
+        if linear is None or linear.axis is None:
+            return 1.0, None
+        factors = self._folding.factors(linear)
+        return (1.0, None) if factors is None else _of_kernel(w, linear.axis, *factors)
 
 
 def _of_kernel(w, axis: int, c, b) -> tuple:

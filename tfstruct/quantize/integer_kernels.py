@@ -26,8 +26,9 @@ from tfstruct.quantize.rounding import LARGEST_BIAS
 
 # What the file computes with integers of several values: how many the model gives.
 _OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "divide": 2, "silu": 1, "mean": 1, "sqrt": 1, "contract": 2}
-_SIGMOID = function_traits("sigmoid").in_file.output_range
-assert _SIGMOID is not None
+_range_of_sigmoid = function_traits("sigmoid").in_file.output_range
+assert _range_of_sigmoid is not None
+_SIGMOID: tuple[float, float] = _range_of_sigmoid
 
 
 def arithmetic_of(op) -> str:
@@ -152,15 +153,17 @@ class IntegerKernels:
             *scales, scale = (activation_scale(*self._ends(group)) for group in groups)
             if constants:
                 place = 0 if constants[0] is not None else 1
-                given = constants[place]()
+                operand = constants[place]
+                assert operand is not None
+                given = operand()
                 given = tf.cast((x, *more)[place], tf.float32) if given is None else given
                 value, step = rounded_constant(1.0 / given if kind == "divide" else given)
                 scales.insert(place, step)
                 x, more = (value, more) if place == 0 else (x, [value])
             if kind in ("add", "subtract"):
-                made = rounded_sum(x, *more, scales, scale, 1 if kind == "add" else -1)
+                made = rounded_sum(x, more[0], scales, scale, 1 if kind == "add" else -1)
             elif kind in ("multiply", "divide"):
-                made = rounded_product(x, *more, scales, scale)
+                made = rounded_product(x, more[0], scales, scale)
             elif kind == "silu":
                 gate = fake_activation(tf.sigmoid(tf.cast(x, tf.float32)), *_SIGMOID)
                 made = rounded_product(x, gate, (*scales, activation_scale(*_SIGMOID)), scale)
@@ -170,7 +173,7 @@ class IntegerKernels:
                 integers = [tf.round(tf.cast(v, tf.float32) / s) for v, s in zip((x, *more), scales, strict=True)]
                 made = rounded_away(call(*integers), scales[0] * scales[1], scale)
             else:
-                made = rounded_mean(x, call, *scales, scale)
+                made = rounded_mean(x, call, scales[0], scale)
             return tf.cast(made, dtype)
 
         return self._where_known(groups, exact, call)
@@ -199,7 +202,7 @@ class IntegerKernels:
 
         return self._where_known(groups, exact, call)
 
-    def _ends(self, group: str):
+    def _ends(self, group: str) -> tuple[tf.Tensor, tf.Tensor]:
         """The present (low, high) of a range."""
         fixed = self._groups[group].fixed
         return fixed if fixed is not None else self._bounds[group].now()

@@ -33,7 +33,8 @@ def moments(graph: Graph, data, ops: list, batch_size: int = 32) -> dict[int, tu
             outputs[0] = own[call.op](z)
 
     with contextlib.ExitStack() as stack:
-        own = {op: stack.enter_context(without_activation(op)) for op in ops if getattr(op, "activation", None)}
+        taken_out = {op: stack.enter_context(without_activation(op)) for op in ops if getattr(op, "activation", None)}
+        own = {op: activation for op, activation in taken_out.items() if activation is not None}
         for batch in samples_of(graph.model, data).batches(batch_size):
             run(graph, batch.inputs, visit, training=False)
     means = {key: (first / count, second / count) for key, (count, first, second) in sums.items()}

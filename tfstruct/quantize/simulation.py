@@ -257,6 +257,8 @@ class Simulation:
                 self._masks.constants(op),
             )
 
+        group = None if point is None else point.group
+
         def routed(*args, **kwargs):
             if before is not None and traits.kernel == "separable" and grids:
                 outputs = self._separable(op, before, args[0], training)
@@ -265,14 +267,15 @@ class Simulation:
                     z = exact(call, args, kwargs)
                 if before is not None:
                     z = self._quantized(before, z, training)
-                    activation = self.integers.arithmetic(name or "", [before.group], point and point.group, activation)
+                    activation = self.integers.arithmetic(name or "", [before.group], group, activation)
                 outputs = z if activation is None else activation(z)
             elif before is None:
                 outputs = self._with_weights(op, grids, training, call, args, kwargs)
             else:
                 with without_activation(op) as activation:
                     z = self._with_weights(op, grids, training, call, args, kwargs)
-                outputs = activation(self._quantized(before, z, training))
+                z = self._quantized(before, z, training)
+                outputs = z if activation is None else activation(z)
             if point is None:
                 return outputs
             if (averages or (traits.in_file.same_scale and traits.interpolates)) and not training:

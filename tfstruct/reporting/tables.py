@@ -5,6 +5,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from tfstruct.markup import Html, element, markdown, table, visible
 
@@ -94,7 +95,7 @@ class Sheet:
             title_justify="left", caption_justify="left", header_style="bold", show_footer=bool(total),
         )  # fmt: skip
         for i, name in enumerate(self.header):
-            justify = "right" if i in self.numbers else "left"
+            justify: Literal["left", "right"] = "right" if i in self.numbers else "left"
             footer = Text(total[i]) if total else ""
             found.add_column(_literal(visible(name)), footer, justify=justify, overflow="fold")
         for i, row in enumerate(self.rows):

@@ -51,7 +51,7 @@ class Preprocess:
 
     def __post_init__(self):
         resize, mean, std = (_entries(value) for value in (self.resize, self.mean, self.std))
-        sizes = [n for n in resize or () if isinstance(n, kinds.Integral) and n > 0]
+        sizes = [n for n in resize or () if isinstance(n, kinds.Integral) and int(n) > 0]
         if resize is not None and not len(resize) == len(sizes) == 2:
             raise DataError(f"`resize` must be two positive integers, (height, width). Received: {self.resize}.")
         if self.scale is not None and not (_is_real(self.scale) and self.scale != 0):

@@ -64,7 +64,7 @@ def close_model(model: keras.Model, class_of: Classes) -> ClosedModel:
                 found = _closed(step.model, class_of)
                 if not isinstance(found, str):
                     layer, closed[path] = found
-                    edits[id(step.model)] = _edit(layer, step.model)
+                    edits[id(step.model)] = _edit(layer, step.model.origin)
                     continue
                 kept[path] = found
             visit(step)
@@ -75,9 +75,7 @@ def close_model(model: keras.Model, class_of: Classes) -> ClosedModel:
     return ClosedModel(made.model, closed, kept)
 
 
-def _edit(layer: keras.layers.Layer, model: Opened):
-    origin = model.origin
-
+def _edit(layer: keras.layers.Layer, origin: Origin):
     def edit(step, run, *args, **kwargs):
         return called_again(layer, origin, in_order(args, kwargs))
 

@@ -52,11 +52,13 @@ class CP(Factors):
         if rank[0] not in self._known:
             *taps, p, q = canonical(self.kernel, rank[0])
             stages = self.stages(rank)
-            for axis, factor in enumerate(taps):
+            slides = []
+            for factor in taps:
                 if factor.shape[0] == 1 and len(taps) == 2:
                     p = p * factor  # an axis of one tap needs no layer
-                    taps[axis] = None
-            parts = [p, *(factor for factor in taps if factor is not None), q.T]
+                else:
+                    slides.append(factor)
+            parts = [p, *slides, q.T]
             self._known[rank[0]] = [part.reshape(stage.kernel) for part, stage in zip(parts, stages, strict=True)]
         return self._known[rank[0]]
 

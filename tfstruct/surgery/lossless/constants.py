@@ -234,7 +234,7 @@ def _product(a, b):
     return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 
-_JOINS = {
+_JOINS: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add, "subtract": np.subtract, "multiply": _product, "divide": np.divide, "maximum": np.maximum,
     "minimum": np.minimum, "average": np.add,
 }  # fmt: skip
