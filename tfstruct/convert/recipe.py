@@ -236,6 +236,15 @@ class Recipe:
             out[field] = None if value is None else os.fspath(value)
         return out
 
+    def described(self) -> dict:
+        """Plain data; of data in memory its type."""
+
+        def name(value):
+            return value if value is None or isinstance(value, str | os.PathLike) else f"<{type(value).__name__}>"
+
+        fields = ("calibration", "labels", "verification")
+        return self.replace(**{field: name(getattr(self, field)) for field in fields}).to_dict()
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1)
 

@@ -264,7 +264,7 @@ class Converter(contextlib.AbstractContextManager):
             model=self.model.name,
             precision=recipe.precision,
             engine=engine,
-            recipe=_describe(recipe),
+            recipe=recipe.described(),
             parameters=self.model.count_params(),
             size=len(content),
             gzip_size=len(gzip.compress(content, 9, mtime=0)),
@@ -392,13 +392,3 @@ def _first(samples: list[Sample] | Samples, kept: list[Sample], count: int) -> l
     if isinstance(samples, list):
         return samples[:count]
     return samples.take(count) if samples.reiterable else kept[:count]
-
-
-def _describe(recipe: Recipe) -> dict:
-    """The recipe as plain data; data in memory by its type."""
-
-    def name(value):
-        return value if value is None or isinstance(value, str | os.PathLike) else f"<{type(value).__name__}>"
-
-    fields = ("calibration", "labels", "verification")
-    return recipe.replace(**{f: name(getattr(recipe, f)) for f in fields}).to_dict()
