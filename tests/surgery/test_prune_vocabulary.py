@@ -204,7 +204,7 @@ def returned():
         (returned, {}, ModelError, "table: the model returns the ids"),
         (lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]), {"data": np.ones((2, 3))}, ModelError,
          "It has no table that ids pick from"),
-        (closed, {}, ModelError, "Positions .*open_layers opens it"),
+        (closed, {"open_layers": False}, ModelError, "Positions .*open_layers opens it"),
         (embedding, {"data": None}, DataError, "either `data`"),
         (embedding, {"ids": [1]}, DataError, "either `data`"),
         (embedding, {"data": None, "ids": [25]}, DataError, "0 to 19. Received: 25"),

@@ -68,13 +68,18 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
 
 
 def open_and_trace(
-    model: keras.Model, input_shape=None, open_layers: str | bool = "auto", *, resized: Sequence[str] = ()
+    model: keras.Model,
+    input_shape=None,
+    open_layers: str | bool = "auto",
+    *,
+    resized: Sequence[str] = (),
+    rows: bool = False,
 ) -> Graph:
     """Opens the custom layers of a model as far as they can be, and walks it; see `tfstruct.surgery.open_layers`.
 
     Args:
         model: Sequential or functional.
-        input_shape, resized: as in `trace`.
+        input_shape, resized, rows: as in `trace`.
         open_layers: `"auto"`, or False: `trace` of the model as it is.
 
     Returns:
@@ -90,7 +95,7 @@ def open_and_trace(
         (True, ())
     """
     found = open_by_itself(model, open_layers)
-    graph = trace(found.model, input_shape, resized=resized, opaque=found.closed)
+    graph = trace(found.model, input_shape, resized=resized, rows=rows, opaque=found.closed)
     return dataclasses.replace(graph, opened=found.opened)
 
 

@@ -9,9 +9,10 @@ import keras
 from keras import layers
 
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.graph import Call, Graph, in_order, rewire, trace
+from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.call import Kept
 from tfstruct.graph.cpu_kernels import unequal
+from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import layers_with, traits_of
 from tfstruct.graph.wiring import Wiring
 from tfstruct.keras_internals.graph_nodes import calls_of
@@ -23,7 +24,9 @@ from tfstruct.surgery.layers.redundant import POOLS
 _CONVOLUTIONS = layers_with("conv", "depthwise", "separable")
 
 
-def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None = None) -> Result:
+def downsample_early(
+    model: keras.Model, layer: str | keras.layers.Layer | None = None, *, open_layers: str | bool = "auto"
+) -> Result:
     """Moves the strides of later layers to an earlier convolution (early downsampling, Sec. 4 of arXiv:1606.02147).
 
     On every way from `layer` on, the first layer with strides s gets strides 1, and `layer` gets s; what is between
@@ -41,6 +44,7 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
         model: a Sequential or functional model, also nested; not changed.
         layer: the convolution (also depthwise or separable) that downsamples from now on, by name, path or object; by
             default the first one where it is possible.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`; `details`: `layer`, `strides`, and `moved_from`, the layers that had them.
@@ -56,7 +60,7 @@ def downsample_early(model: keras.Model, layer: str | keras.layers.Layer | None 
         >>> edited.model.get_layer("stem").strides
         (2, 2)
     """
-    wiring = Wiring(trace(model))
+    wiring = Wiring(open_and_trace(model, open_layers=open_layers))
     if layer is not None:
         return _made(_planned(wiring, Places(wiring.graph).find(layer).op), wiring.graph)
     first = None
@@ -130,7 +134,7 @@ class _Walk:
 
     def visit(self, call: Call, plan: _Plan) -> None:
         """Visits one call; calls are visited in order of execution."""
-        inputs = [x for x in call.inputs if x.key in self._low or x.key in self._padded]
+        inputs = [x for x in values_read(call) if x.key in self._low or x.key in self._padded]
         if not inputs or self._ends_in_one_place(call):
             return
         if _strided(call.op):

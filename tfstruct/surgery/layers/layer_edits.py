@@ -19,19 +19,21 @@ from tfstruct.surgery.layers.fitting import (
     kind_of,
     understood,
 )
-from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
+from tfstruct.surgery.layers.places import Place, Places, Visit, graph_with, replaced, shown
 
 # One layer by path or object, several of them, or a predicate.
 Which: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
 
 
-def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Result:
+def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer", *, open_layers: str | bool = "auto") -> Result:
     """Deletes a layer: its consumers read its input.
 
     Args:
         model: a Sequential or functional model, also nested; not changed.
         layer: its name, or path such as `block/conv` inside a nested model, or the layer object; also a nested model
             as a whole. A layer that is called several times goes from each place.
+        open_layers: `"auto"`: custom layers are opened (`tfstruct.surgery.open_layers`) where the layer is inside one;
+            False: none is.
 
     Returns:
         `Result`: `.model`, and the difference that it makes on random inputs.
@@ -45,10 +47,10 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer") -> Resul
         >>> "norm" in [layer.name for layer in edited.model.layers]
         False
     """
-    return delete_layers(model, [layer])
+    return delete_layers(model, [layer], open_layers=open_layers)
 
 
-def delete_layers(model: keras.Model, which: Which) -> Result:
+def delete_layers(model: keras.Model, which: Which, *, open_layers: str | bool = "auto") -> Result:
     """Deletes layers, all of them or none; see `delete_layer`.
 
     Of a join one input passes on if it alone has the shape of the output, such as the features that a squeeze-and-
@@ -56,6 +58,8 @@ def delete_layers(model: keras.Model, which: Which) -> Result:
 
     Args:
         which: names, paths or layer objects; or a predicate `layer -> bool`, asked about every layer and nested model.
+        open_layers: as for `delete_layer`; a predicate that picks a custom layer as it is means that one, another one
+            is asked about the layers inside.
 
     Returns:
         `Edited`: `.model`, and the difference that it makes on random inputs.
@@ -69,7 +73,7 @@ def delete_layers(model: keras.Model, which: Which) -> Result:
         >>> any(layer.name == "norm" for layer in edited.model.layers)
         False
     """
-    graph = trace(model)
+    graph = graph_with(model, which, open_layers)
     places = Places(graph)
     chosen = places.select(which)
     problems = [problem for place in chosen if (problem := _undeletable(place))]
@@ -87,6 +91,7 @@ def insert_layer(
     *,
     after: "str | keras.layers.Layer | None" = None,
     before: "str | keras.layers.Layer | None" = None,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Inserts a layer behind another one, or in front of it.
 
@@ -97,6 +102,7 @@ def insert_layer(
         model: a Sequential or functional model, also nested; not changed.
         new_layer: used in no model yet; its weights stay if it is built. It keeps the shape of what it gets.
         after, before: one of the two: a layer as in `delete_layer`; `after` also takes an input of the model.
+        open_layers: as for `delete_layer`.
 
     Returns:
         `Result`: `.model`, and the difference that it makes on random inputs.
@@ -113,6 +119,8 @@ def insert_layer(
     if (after is None) == (before is None):
         raise ModelError("Expected one of `after` and `before`. Received: " + ("none." if after is None else "both."))
     graph = trace(model)
+    if after is None or not _inputs_named(Places(graph), after):
+        graph = graph_with(model, [after if after is not None else before], open_layers)
     places = Places(graph)
     if after is not None and (taken := _inputs_named(places, after)):
         return _behind_input(graph, places, new_layer, taken)
@@ -144,6 +152,8 @@ def replace_layer(
     model: keras.Model,
     layer: Which,
     new_layer: "keras.layers.Layer | Callable[[keras.layers.Layer], keras.layers.Layer]",
+    *,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Replaces a layer by another one, which is called on the same inputs.
 
@@ -152,6 +162,7 @@ def replace_layer(
         layer: a layer as in `delete_layer`, several of them, or a predicate `layer -> bool`.
         new_layer: used in no model yet; its weights stay if it is built, and are new otherwise. For several layers: a
             function from the old layer to the new one. It may have the old one's name.
+        open_layers: as for `delete_layers`.
 
     Returns:
         `Result`: `.model`, and the difference that it makes on random inputs.
@@ -165,7 +176,7 @@ def replace_layer(
         >>> [layer.name for layer in edited.model.layers]
         ['hidden', 'fresh']
     """
-    graph = trace(model)
+    graph = graph_with(model, layer, open_layers)
     places = Places(graph)
     chosen = places.select(layer)
     single = isinstance(new_layer, keras.layers.Layer) or not callable(new_layer) or isinstance(new_layer, type)

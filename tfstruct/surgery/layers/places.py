@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import Call, Graph
+from tfstruct.graph import Call, Graph, open_and_trace, trace
+from tfstruct.graph.opening.custom import is_custom
 from tfstruct.graph.shuffle import Shuffle
 from tfstruct.graph.trace import Body
 from tfstruct.keras_internals.graph_nodes import Node, operation_of
+from tfstruct.patterns import check_open_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,34 @@ class Place:
         """Suffix for reports if a layer is called more than once."""
         count = len({id(visit.node) for visit in self.visits})
         return f" in each of its {count} calls" if count > 1 else ""
+
+
+def graph_with(model: keras.Model, which, open_layers: str | bool) -> Graph:
+    """The traced model, with custom layers opened where the layers that are meant may be inside of them.
+
+    Not so where they are found as it is: a custom layer is itself meant, or all names are of other layers.
+
+    Args:
+        which: as for `Places.select`.
+        open_layers: `"auto"`, or False: they stay closed.
+    """
+    check_open_layers(open_layers)
+    graph = trace(model)
+    try:
+        chosen = Places(graph).select(which)
+    except ModelError:
+        chosen = []
+    named = isinstance(which, (str, keras.Operation)) or not callable(which)
+    if open_layers is False or (chosen and (named or any(_is_custom(place.op) for place in chosen))):
+        return graph
+    opened = open_and_trace(model, open_layers=open_layers)
+    if chosen and {id(place.op) for place in Places(opened).select(which)} == {id(place.op) for place in chosen}:
+        return graph  # it picks nothing inside
+    return opened
+
+
+def _is_custom(op: keras.Operation) -> bool:
+    return isinstance(op, keras.layers.Layer) and is_custom(op)
 
 
 class Places:

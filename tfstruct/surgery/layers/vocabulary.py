@@ -9,16 +9,16 @@ import numpy as np
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import batches_for, in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
-from tfstruct.graph import Graph, rebuild, trace
+from tfstruct.graph import Graph, open_and_trace, rebuild
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.trace import OWN_OUTPUT
-from tfstruct.reporting import Report, Result, Sheet
+from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.samples.for_model import samples_of
 from tfstruct.surgery.layers.id_flow import IdFlow, Source, Table, id_flow
 
 
 @dataclasses.dataclass(frozen=True)
-class VocabularyReport(Report):
+class VocabularyReport(OpenedReport):
     """Which rows of a model's tables went, and the new numbers of the ids.
 
     Attributes:
@@ -88,6 +88,7 @@ def prune_vocabulary(
     unknown: int | Mapping[str, int] | None = None,
     outputs: Sequence[str] = (),
     batch_size: int = 256,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Drops the rows of embedding tables that data never uses, and numbers the ids anew.
 
@@ -100,13 +101,14 @@ def prune_vocabulary(
     stays whole unless that output is named in `outputs`.
 
     Args:
-        model: a Sequential or functional model; custom layers opened by `open_layers`. It is not changed.
+        model: a Sequential or functional model. It is not changed.
         data: samples from which the ids in use are read, in any form of `tfstruct.samples`.
         ids: instead of data: the ids in use; by name of an input where inputs have ids of different kinds, tables of
             those that are not named stay whole.
         keep: ids that stay besides, such as special tokens; or by name of an input.
         unknown: the id that stands for ids that went, which stays too; or by name of an input.
         outputs: names of outputs (`model.output_names`) that may lose the channels of ids that go.
+        open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
         `Result`; its report is a `VocabularyReport`: the ids that stay, `map`, and what was saved; `save` writes it as
@@ -127,7 +129,7 @@ def prune_vocabulary(
     """
     if (data is None) == (ids is None):
         raise DataError("Expected either `data`, from which the ids in use are read, or `ids`.")
-    graph = trace(model, resized=outputs, rows=True)
+    graph = open_and_trace(model, open_layers=open_layers, resized=outputs, rows=True)
     flow = id_flow(graph)
     left: dict[str, str] = {t.path: t.obstacle or "its ids come from no input" for t in flow.tables if not t.sources}
     families = []
@@ -290,4 +292,6 @@ def _report(graph, families, kept, unknown, left, smaller, pairs) -> VocabularyR
     stands = {
         name: int(np.searchsorted(ids, unknown[name][0])) if unknown[name].size else None for name, ids in kept.items()
     }
-    return VocabularyReport(graph.model.name, kept, stands, rows, saved, left, changed)
+    return VocabularyReport(
+        graph.model.name, kept, stands, rows, saved, left, changed, opened=graph.opened, opaque=graph.opaque
+    )

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.graph import Graph, rewire, trace
+from tfstruct.graph import Graph, open_and_trace, rewire, trace
 from tfstruct.graph.trace import functional_of
+from tfstruct.patterns import check_open_layers
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
 from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
@@ -20,6 +21,8 @@ def share_layers(
     groups: Sequence[Sequence[str]],
     how: str = "mean",
     weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    *,
+    open_layers: str | bool = "auto",
 ) -> Result:
     """Makes one layer of each group, with the name of its first: `w = sum_i a_i w_i`, and gradients sum over the uses.
 
@@ -34,6 +37,8 @@ def share_layers(
             load a file in which one layer is in several nested models.
         how: see above.
         weights: for `"weighted"`: a number for each member, the same for all groups, or a list for each group.
+        open_layers: `"auto"`: custom layers are opened (`tfstruct.surgery.open_layers`) where a named layer is inside
+            one; False: none is.
 
     Returns:
         `Result`. Where the weights of every group were equal, outputs are too, and that is checked. `details[first]`:
@@ -53,8 +58,13 @@ def share_layers(
     """
     if how not in _HOW:
         raise PlanError(f"`how` must be one of {', '.join(_HOW)}. Received: {how!r}.")
+    check_open_layers(open_layers)
     graph = trace(model)
-    found = _units(graph, groups)
+    try:
+        found = _units(graph, groups)
+    except PlanError:
+        graph = open_and_trace(model, open_layers=open_layers)
+        found = _units(graph, groups)
     shares = _shares(found, how, weights)
     edits: dict[int, Callable] = {}
     details: dict[str, dict] = {}
