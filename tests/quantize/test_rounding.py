@@ -250,3 +250,33 @@ def test_the_arguments_are_left_as_they_are():
     nearest(weights, scale, 4)
     for now, then in zip((weights, hessian, scale), (*before, kept), strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+def test_gptq_by_blocks_is_gptq():
+    rng = np.random.default_rng(6)
+    size = 300
+    weights, hessian = rng.normal(size=(5, size)), correlated(rng, size, rows=900)
+    scale = symmetric_scale(weights, hessian, 4, steps=10)
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(size)
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    work, expected = weights[:, order].copy(), np.empty_like(weights)
+    for i in range(size):
+        expected[:, order[i]] = np.clip(np.round(work[:, i] / scale), -7, 7)
+        rest = (work[:, i] - scale * expected[:, order[i]]) / upper[i, i]
+        work[:, i + 1 :] -= np.outer(rest, upper[i, i + 1 :])
+    found = gptq(weights, hessian, scale, 4)
+    assert np.mean(found == expected) > 0.99  # a half may fall to either side
+    errors = [output_error(weights, q * scale[:, None], hessian).sum() for q in (found, expected)]
+    np.testing.assert_allclose(*errors, rtol=0.01)
+
+
+def test_scale_of_many_inputs_is_nearly_the_best():
+    rng = np.random.default_rng(7)
+    weights, hessian = rng.normal(size=(6, 1100)), correlated(rng, 1100, rows=400)
+    fast = symmetric_scale(weights, hessian, 4)
+    losses = []
+    for scale in (fast, *(np.abs(weights).max(axis=1) / 7 * f for f in np.linspace(0.3, 7 / 6.501, 60))):
+        losses.append(output_error(weights, nearest(weights, scale, 4) * scale[:, None], hessian))
+    best = np.min(losses, axis=0)
+    assert np.mean(losses[0] / best) < 1.15 and np.all(losses[0] < np.max(losses, axis=0))

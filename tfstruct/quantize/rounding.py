@@ -4,6 +4,10 @@ import numpy as np
 
 # A bias is stored in 32 bits; the larger half of them is left to the sum that it is added to.
 LARGEST_BIAS = 2.0**30
+# Inputs that are rounded before the others hear of it: a pass over all weights for each input takes ten times as long.
+_BLOCK = 128
+# With more inputs than these, only the scales that the Hessian's diagonal prefers are judged by all of it.
+_MANY_INPUTS, _PREFERRED = 1024, 6
 
 
 def symmetric_scale(
@@ -13,7 +17,8 @@ def symmetric_scale(
 
     For channel o with weights w and q = clip(round(w/s), -Q, Q), Q = 2^(bits-1) - 1, it takes the s among
     `steps` candidates from `least` times max|w|/Q upwards that minimises (s q - w) H (s q - w)^T. No candidate
-    is so large that max|w| rounds below Q: the largest |q| is Q, and s can be read off the rounded weights.
+    is so large that max|w| rounds below Q: the largest |q| is Q, and s can be read off the rounded weights. With many
+    inputs only the candidates that the diagonal of H likes best are judged by all of H.
 
     Args:
         weights: (outputs, inputs).
@@ -28,20 +33,26 @@ def symmetric_scale(
     weights = weights.astype(np.float64)
     widest = np.abs(weights).max(axis=1) / top
     widest[widest == 0] = 1.0
-    best, scale = np.full(len(weights), np.inf), widest.copy()
     # The full range comes first: where nothing depends on a channel, it stays whole.
-    for factor in (1.0, *np.linspace(least, top / (top - 0.499), steps)):
-        candidate = widest * factor
-        error = np.clip(np.round(weights / candidate[:, None]), -top, top) * candidate[:, None] - weights
-        if hessian is None:
-            loss = np.square(error).sum(axis=1)
-        elif hessian.ndim == 1:
-            loss = np.square(error) @ hessian
-        else:
-            loss = np.einsum("oi,oi->o", error @ hessian, error)
+    factors = np.array([1.0, *np.linspace(least, top / (top - 0.499), steps)])
+    candidates = np.broadcast_to(factors[:, None], (len(factors), len(weights)))
+    if hessian is not None and hessian.ndim == 2 and len(hessian) > _MANY_INPUTS:
+        losses = np.stack([_loss(weights, widest * c, top, np.diag(hessian)) for c in candidates])
+        candidates = factors[np.argsort(losses, axis=0, kind="stable")[:_PREFERRED]]
+    best, scale = np.full(len(weights), np.inf), widest.copy()
+    for factor in candidates:
+        loss = _loss(weights, widest * factor, top, hessian)
         better = loss < best
-        best[better], scale[better] = loss[better], candidate[better]
+        best[better], scale[better] = loss[better], (widest * factor)[better]
     return scale
+
+
+def _loss(weights: np.ndarray, scale: np.ndarray, top: int, hessian: np.ndarray | None) -> np.ndarray:
+    """(outputs,): the squared error that rounding to nearest leaves, weighted by the Hessian."""
+    error = np.clip(np.round(weights / scale[:, None]), -top, top) * scale[:, None] - weights
+    if hessian is None:
+        return np.square(error).sum(axis=1)
+    return np.square(error) @ hessian if hessian.ndim == 1 else np.einsum("oi,oi->o", error @ hessian, error)
 
 
 def nearest(weights: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
@@ -54,7 +65,8 @@ def gptq(weights: np.ndarray, hessian: np.ndarray, scale: np.ndarray, bits: int,
     """Rounds one input after the other and lets the inputs still to come make up for the error.
 
     With H = mean(x x^T) + damping mean(diag H) I and U the upper Cholesky factor of H^-1, for inputs i in
-    order of falling H_ii: q_i = clip(round(w_i / s)), then w_j -= (w_i - s q_i) U_ij / U_ii for all j > i.
+    order of falling H_ii: q_i = clip(round(w_i / s)), then w_j -= (w_i - s q_i) U_ij / U_ii for all j > i; for those
+    outside of a block of inputs at its end, by one product.
 
     Source: Frantar et al. 2022, "GPTQ", Algorithm 1, arXiv:2210.17323, with its "act-order".
 
@@ -74,11 +86,14 @@ def gptq(weights: np.ndarray, hessian: np.ndarray, scale: np.ndarray, bits: int,
     order = np.argsort(-np.diag(hessian), kind="stable")
     work = weights.astype(np.float64)[:, order]
     upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
-    out = np.empty_like(work)
-    for i in range(size):
-        out[:, i] = np.clip(np.round(work[:, i] / scale), -top, top)
-        error = (work[:, i] - out[:, i] * scale) / upper[i, i]
-        work[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+    out, error = np.empty_like(work), np.empty_like(work)
+    for start in range(0, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        for i in range(start, end):
+            out[:, i] = np.clip(np.round(work[:, i] / scale), -top, top)
+            error[:, i] = (work[:, i] - out[:, i] * scale) / upper[i, i]
+            work[:, i + 1 : end] -= error[:, i, None] * upper[i, i + 1 : end]
+        work[:, end:] -= error[:, start:end] @ upper[start:end, end:]
     out = out[:, np.argsort(order)]
     short = np.abs(out).max(axis=1) < top
     out[short] = nearest(weights[short], scale[short], bits)
