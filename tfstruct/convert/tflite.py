@@ -96,9 +96,6 @@ def to_tflite(
 class Converter(contextlib.AbstractContextManager):
     """Converts one model by several recipes; process, export and float file are shared.
 
-        with Converter(model) as converter:
-            files = [converter.convert(Recipe(precision=p)) for p in ("float32", "float16")]
-
     Args:
         model: see `to_tflite`.
         timeout: seconds one step of TensorFlow's converter may take.
@@ -375,8 +372,7 @@ class Converter(contextlib.AbstractContextManager):
 
 @contextlib.contextmanager
 def _open_sizes_named(signature: Signature) -> Iterator[None]:
-    """Context manager: puts a note about open sizes in front of a conversion error; known sizes are unrolled and folded
-    away."""
+    """Context manager: names open sizes in front of a conversion error; known ones are unrolled and folded away."""
     try:
         yield
     except ConversionError as error:
