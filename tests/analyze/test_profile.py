@@ -175,6 +175,22 @@ def test_a_picture_is_written(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 5000
 
 
+def test_weights_that_no_call_reads_are_named():
+    class Spare(layers.Layer):
+        def build(self, shape):
+            self.used = self.add_weight(shape=shape[-1:], name="used")
+            self.spare = self.add_weight(shape=(5, 5), name="spare")
+
+        def call(self, x):
+            return x * self.used
+
+    model = keras.Sequential([keras.Input((4,)), Spare(name="own"), layers.Dense(2)])
+    found = profile(model)
+    assert found.unread == ("own/spare",) and found.params == model.count_params() - 25
+    assert "weights that no call reads: own/spare" in str(found)
+    assert not profile(model, open_layers=False).unread
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, giga", [("ResNet50", 3.87), ("MobileNetV2", 0.300), ("EfficientNetB0", 0.390), ("VGG16", 15.5)]

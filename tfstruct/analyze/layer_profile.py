@@ -4,16 +4,20 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import keras
 import numpy as np
 
 from tfstruct.analyze.costs import Costs, itemsize
 from tfstruct.analyze.counts import Counter
 from tfstruct.analyze.memory import Memory
 from tfstruct.errors import ModelError
-from tfstruct.graph import open_and_trace
+from tfstruct.graph import Graph, open_and_trace
+from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.sizes import BY_A_CALL, why_open
+from tfstruct.keras_internals.layer_parts import own_weights
 from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.reporting.figures import BLUE, GREEN, ORANGE
+from tfstruct.reporting.tables import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Profile(Plotted, OpenedReport):
         peak_at: path of the operation where that is.
         unknown: paths of operations whose MACs cannot be counted: the total leaves them out.
         inside: paths of operations that no rule knows: their MACs were counted on what their call traces to.
+        unread: paths of weights of opened layers that their call never reads: no total has them.
     """
 
     model: str
@@ -68,6 +73,7 @@ class Profile(Plotted, OpenedReport):
     peak_at: str
     unknown: tuple[str, ...]
     inside: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     _panels: ClassVar[int] = 3
 
@@ -86,6 +92,8 @@ class Profile(Plotted, OpenedReport):
             if paths:
                 more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
                 lines.append((what, f"{why} {', '.join(paths[:8])}{more}"))
+        if self.unread:
+            lines.append(("not counted", f"weights that no call reads: {named(self.unread)}"))
         return lines
 
     def sheet(self) -> Sheet:
@@ -209,6 +217,13 @@ def profile(model, input_shape=None, *, open_layers: str | bool = "auto") -> Pro
         peak_at=graph.calls[worst].path if graph.calls else "",
         unknown=tuple(r.path for r in rows if r.macs is None),
         inside=tuple(rows[i].path for i, work in costs.inside.items() if work.macs),
+        unread=_unread(model, graph) if graph.opened else (),
         opened=graph.opened,
         opaque=graph.opaque,
     )
+
+
+def _unread(model, graph: Graph) -> tuple[str, ...]:
+    read = {id(w) for w in graph.model.weights}
+    owners = [(path, op) for path, op in layer_paths(model).items() if isinstance(op, keras.layers.Layer)]
+    return tuple(f"{path}/{w.name}" for path, op in owners for w in own_weights(op) if id(w) not in read)
