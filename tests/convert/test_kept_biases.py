@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from tfstruct import Recipe
+from tfstruct.convert import kept_biases
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
 from tfstruct.quantize import calibrate
@@ -113,3 +115,20 @@ def test_float_files_compute_the_same(precision, process):
         file = converter.convert(precision)
     assert [op.name for op in file.report.operators if op.name == "MAXIMUM"] == []
     np.testing.assert_allclose(file.predict(x), model(x), atol=1e-5 if precision == "float32" else 1e-2)
+
+
+def test_ranks_that_are_open_and_numbers_that_are_complex_are_left_alone():
+    @tf.function(autograph=False)
+    def traced(x, y):
+        kernel = tf.eye(3)
+        biased = tf.matmul(tf.cast(x, tf.complex64), tf.eye(3, dtype=tf.complex64)) + tf.ones(3, tf.complex64)
+        products = (
+            tf.matmul(biased, tf.eye(3, dtype=tf.complex64)),
+            tf.matmul(tf.matmul(y, kernel) + tf.ones(3), kernel),
+        )
+        kept_biases.mark(tf.compat.v1.get_default_graph())
+        return products
+
+    function = traced.get_concrete_function(tf.TensorSpec((2, 3)), tf.TensorSpec(None))
+    assert sum(op.type == "Maximum" for op in function.graph.get_operations()) <= 1
+    np.testing.assert_allclose(np.real(traced(tf.ones((2, 3)), tf.ones((2, 3)))[0]), 2.0)

@@ -32,7 +32,7 @@ def mark(graph: tf.Graph) -> None:
         reader, before = product, product.inputs[place].op
         if _is_view_in(before, product):
             reader, place = before, 0
-        if marks.is_biased(reader.inputs[place]):
+        if reader.inputs[place].dtype.is_floating and marks.is_biased(reader.inputs[place]):
             marks.add(reader, place)
 
 
@@ -80,6 +80,8 @@ def _is_view_in(op: tf.Operation, product: tf.Operation) -> bool:
 
 def _by_channel(constant: tf.Tensor, x: tf.Tensor) -> bool:
     """Whether a constant has one value, one for each channel, or one for each channel of each head."""
+    if constant.shape.rank is None or x.shape.rank is None:
+        return False
     size, shape, made = constant.shape.num_elements(), constant.shape.as_list(), x.shape.as_list()
     return size == 1 or (bool(shape) and (size == shape[-1] == made[-1] or shape == made[-len(shape) :]))
 
