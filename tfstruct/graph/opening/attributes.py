@@ -41,7 +41,7 @@ def _attributes(layer: keras.layers.Layer) -> dict[str, Any]:
 @functools.cache
 def _names_of_keras() -> frozenset[str]:
     """Attributes by which Keras keeps its books of any layer and model."""
-    return frozenset(vars(keras.layers.Layer())) | frozenset(vars(keras.Model()))
+    return frozenset(vars(keras.layers.Layer(name="any"))) | frozenset(vars(keras.Model(name="any")))
 
 
 def _is_of_keras(layer: keras.layers.Layer) -> bool:
