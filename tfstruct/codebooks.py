@@ -4,126 +4,13 @@ Groups are numbers from 0 on, one for each weight. Group 0 is zero: its weights 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-INITS = ("kmeans++", "linear", "density", "quantile")
+from tfstruct.kmeans import INITS, initial, kmeans, kmeans_plus_plus, line_of, pieces, sample_of, searched
 
-
-def initial(values: np.ndarray, count: int, init: str, seed: int = 0) -> np.ndarray:
-    """`count` first centroids for `kmeans`, in order (Sec. 3.2, arXiv:1510.00149).
-
-    - `kmeans++`: each next one a value drawn with a chance that grows as its squared distance to those there are.
-    - `linear`: from the least to the largest value in equal steps.
-    - `density`: where the distribution function of the values crosses 0, 1/(count - 1), ..., 1.
-    - `quantile`: the same at 1/(2 count), 3/(2 count), ...: the middles of `count` equally full shares.
-
-    Args:
-        values: 1-D.
-    """
-    if init == "linear":
-        return np.linspace(values.min(), values.max(), count)
-    if init == "density":
-        return np.quantile(values, np.linspace(0, 1, count))
-    if init == "quantile":
-        return np.quantile(values, (np.arange(count) + 0.5) / count)
-    return np.sort(_kmeans_plus_plus(values[:, None], count, np.random.default_rng(seed))[:, 0])
-
-
-def _kmeans_plus_plus(vectors: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++: `count` rows of (n, length), the first by even chance."""
-    chosen = [vectors[random.integers(len(vectors))]]
-    distance = np.square(vectors - chosen[0]).sum(1)
-    while len(chosen) < count:
-        total = np.cumsum(distance)
-        # Where all rows have been chosen, any will do.
-        place = np.searchsorted(total, random.random() * total[-1], side="right") if total[-1] else 0
-        chosen.append(vectors[min(place, len(vectors) - 1)])
-        distance = np.minimum(distance, np.square(vectors - chosen[-1]).sum(1))
-    return np.array(chosen)
-
-
-def kmeans(
-    values: np.ndarray, count: int, init: str = "kmeans++", seed: int = 0, price: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's algorithm on numbers, to the end: each value goes to the nearest centroid, each centroid to their mean.
-
-    The values are sorted once; a round then costs a search and a difference of running sums for each centroid. A
-    centroid that is left without values goes to the value that is farthest from its own.
-
-    Args:
-        init: see `initial`. Of "kmeans++" the best of four draws is taken.
-        price: of a bit. Rounds with (v - c_k)^2 + price * -log2 p_k in place of the distance follow, p_k the share of
-            the values at c_k (entropy-constrained quantization, Algorithm 1, arXiv:1612.01543). Centroids may go.
-
-    Returns:
-        The centroids in order, at most `count`, float64, and the number of the one that each value went to, shaped like
-        `values`.
-    """
-    ordered = np.sort(values.ravel().astype(np.float64))
-    distinct = np.unique(ordered)
-    if len(distinct) <= count:
-        centroids = distinct
-    else:
-        sample = ordered[:: max(len(ordered) >> 16, 1)]  # enough to draw from
-        starts = range(seed, seed + 4) if init == "kmeans++" else [seed]
-        found = [_settled(ordered, initial(sample, count, init, start)) for start in starts]
-        _, centroids = min(found, key=lambda pair: pair[0])
-    borders = _middles(centroids)
-    if price:
-        centroids, borders = _priced(ordered, centroids, price)
-    return centroids, np.searchsorted(borders, values.astype(np.float64))
-
-
-def _middles(centroids: np.ndarray) -> np.ndarray:
-    return (centroids[1:] + centroids[:-1]) / 2
-
-
-def _cuts(ordered: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """Where the share of each centroid begins in the sorted values, and their number."""
-    return np.concatenate([[0], np.searchsorted(ordered, borders, side="right"), [len(ordered)]])
-
-
-def _settled(ordered: np.ndarray, centroids: np.ndarray) -> tuple[float, np.ndarray]:
-    """Lloyd's rounds until no value changes its centroid: the squared error, and the centroids."""
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    squares = np.square(ordered).sum()
-    before: np.ndarray | None = None
-    while True:
-        cuts = _cuts(ordered, _middles(centroids))
-        counts = np.diff(cuts)
-        if before is not None and np.array_equal(cuts, before):
-            if counts.all():
-                return squares - (counts * np.square(centroids)).sum(), centroids
-            own = np.repeat(centroids, counts)
-            centroids[np.argmin(counts)] = ordered[np.argmax(np.abs(ordered - own))]
-            centroids.sort()
-        else:
-            centroids = np.where(counts > 0, np.diff(sums[cuts]) / np.maximum(counts, 1), centroids)
-        before = cuts
-
-
-def _priced(ordered: np.ndarray, centroids: np.ndarray, price: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds in which a value also pays for its centroid's bits: the centroids that are left, and their borders."""
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    cuts = _cuts(ordered, _middles(centroids))
-    while True:
-        cuts = np.unique(cuts)  # a centroid without values goes
-        counts = np.diff(cuts)
-        centroids = np.diff(sums[cuts]) / counts
-        bits = -np.log2(counts / len(ordered))
-        while True:
-            borders = _middles(centroids) + price * np.diff(bits) / (2 * np.diff(centroids))
-            behind = np.flatnonzero(np.diff(borders) <= 0)
-            if not len(behind):
-                break
-            # Its neighbours are cheaper wherever it could be the best.
-            centroids, bits = np.delete(centroids, behind[0] + 1), np.delete(bits, behind[0] + 1)
-        now = _cuts(ordered, borders)
-        if np.array_equal(now, cuts):
-            return centroids, borders
-        cuts = now
+__all__ = ["INITS", "initial", "kmeans"]  # beside what follows
 
 
 def kmeans_of_vectors(vectors: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +20,7 @@ def kmeans_of_vectors(vectors: np.ndarray, count: int, seed: int = 0) -> tuple[n
         Centroids (count, length), float64, and the number of the nearest one for each row.
     """
     vectors = vectors.astype(np.float64)
-    centroids = _kmeans_plus_plus(vectors, count, np.random.default_rng(seed))
+    centroids = kmeans_plus_plus(vectors, count, np.random.default_rng(seed))
     nearest = np.zeros(0, int)  # unlike any round's
     for _ in range(100):
         before, (nearest, distance) = nearest, _nearest(vectors, centroids)
@@ -179,26 +66,33 @@ def by_value(
             fewer bits each, as an error that many share does as much harm as a larger one of few.
         energies: for each codebook; the sum of its squares by default.
     """
-    flat = [np.concatenate([part.ravel() for part in parts]) for parts in books]
-    energies = [float(np.square(values, dtype=np.float64).sum()) for values in flat] if energies is None else energies
+    flat = [
+        parts[0].ravel() if len(parts) == 1 else np.concatenate([part.ravel() for part in parts]) for parts in books
+    ]
+    if energies is None:
+        energies = [0.0 if bits is None else float(np.square(values, dtype=np.float64).sum()) for values in flat]
 
     def grouped(price: float, every: Sequence[np.ndarray]) -> list[np.ndarray]:
         found = []
         for values, energy in zip(every, energies, strict=True):
+            alive = values != 0 if keep_zeros else np.ones(1, bool)
+            held = not alive.all()
+            line = line_of(values, count, zeros=not held)
             groups = np.zeros(values.shape, np.int32)
-            free = values != 0 if keep_zeros else np.ones(values.shape, bool)
-            if free.any():
-                groups[free] = 1 + kmeans(values[free], count - (not free.all()), init, seed, price * energy)[1]
-            found.append(groups)
+            if line.points.size:
+                groups = searched(line.fitted(count - held, init, seed, price * energy)[1], values)
+                groups += 1
+            found.append(groups * alive if held else groups)
         return found
 
     def needed(found: list[np.ndarray]) -> float:
         sizes = [values.size for values in flat]
-        return float(np.average([entropy(groups) for groups in found], weights=sizes))
+        return float(np.average([entropy_of_counts(np.bincount(groups)) for groups in found], weights=sizes))
 
     groups = grouped(0.0, flat)
     if bits is not None and needed(groups) > bits:
-        thin = [np.sort(values)[:: max(len(values) >> 13, 1)] for values in flat]
+        samples = [np.sort(sample_of(values)) for values in flat]
+        thin = [values[:: max(len(values) >> 13, 1)] for values in samples]
         low, high = 1e-14, 1.0
         for _ in range(30):
             middle = math.sqrt(low * high)
@@ -282,19 +176,53 @@ def united(
         signs: -1 or 1.
         keep_zeros: weights at zero stay there and do not count.
     """
-    group = np.concatenate([one.ravel() for one in groups])
-    values = np.concatenate([(part * sign).ravel() for part, sign in zip(parts, signs, strict=True)])
-    alive = (group > 0) & ((values != 0) | (not keep_zeros))
-    counts = np.bincount(group, alive)
-    means = np.bincount(group, values.astype(np.float64) * alive) / np.maximum(counts, 1)
-    new = np.where(alive, means[group], 0.0).astype(values.dtype)
-    return [one * sign for one, sign in zip(_like(new, parts), signs, strict=True)]
+    size = max(int(group.max()) for group in groups) + 1
+    counts, totals = np.zeros(size, np.int64), np.zeros(size)
+    every = list(zip(parts, groups, signs, strict=True))
+    for part, group, sign in every:
+        for _, members, values in _members(part, group, sign, keep_zeros):
+            counts += np.bincount(members, minlength=size)
+            totals += np.bincount(members, values, minlength=size)
+    means = totals / np.maximum(counts, 1)
+    means[0] = 0.0
+    found = []
+    for part, group, sign in every:
+        new = np.empty(part.size, part.dtype)
+        for place, members, _ in _members(part, group, sign, keep_zeros):
+            new[place] = means.astype(part.dtype).take(members)
+        found.append(new.reshape(part.shape) * sign if np.ndim(sign) else new.reshape(part.shape))
+    return found
+
+
+def _members(part: np.ndarray, group: np.ndarray, sign: np.ndarray | int, keep_zeros: bool) -> Iterator[tuple]:
+    """Piece by piece: its place, the groups of its weights (0 for those that do not count), and s_i w_i as float64."""
+    weights, numbers = part.ravel(), group.ravel()
+    signs = np.broadcast_to(sign, part.shape).ravel() if np.ndim(sign) else None
+    for place in pieces(weights.size):
+        values = weights[place].astype(np.float64)
+        members = numbers[place] * (values != 0) if keep_zeros else numbers[place]
+        yield place, members, values if signs is None else values * signs[place]
+
+
+def distinct(values: np.ndarray, most: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in order, and how often each is there; not all are sorted if these are few."""
+    flat = values.ravel()
+    few = np.unique(sample_of(flat))
+    if len(few) <= most and flat.size > few.size:
+        places = searched(few, flat)
+        if np.array_equal(np.append(few, few[-1:]).take(places), flat):
+            return few, np.bincount(places, minlength=len(few))
+    return np.unique(flat, return_counts=True)
 
 
 def entropy(values: np.ndarray) -> float:
     """Bits that the best code needs for each value: -sum p log2 p over the distinct values."""
-    counts = np.unique(values, return_counts=True)[1]
-    shares = counts / counts.sum()
+    return entropy_of_counts(distinct(values)[1])
+
+
+def entropy_of_counts(counts: np.ndarray) -> float:
+    """The same of how often each value is there."""
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 

@@ -15,7 +15,7 @@ from tfstruct.callbacks.sharing import Sharing
 from tfstruct.callbacks.tied_weights import Codebook, Tied
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
-from tfstruct.graph.kernels import Kernel, Which, kernels
+from tfstruct.graph.kernels import Kernel, Which, kernels, lent
 
 
 class Cluster(Compressor):
@@ -109,7 +109,7 @@ class Cluster(Compressor):
     @property
     def centroids(self) -> dict[str, np.ndarray]:
         """The distinct values of each kernel, by its name (layer path and weight), in order."""
-        return {kernel.name: np.unique(kernel.variable.numpy()) for kernel in self._held()}
+        return {kernel.name: codebooks.distinct(lent(kernel.variable))[0] for kernel in self._held()}
 
     @property
     def weight_limits(self) -> dict[str, tuple[float, ...]]:
@@ -177,17 +177,12 @@ class Cluster(Compressor):
 
     def _share(self, groups: list[tuple]) -> None:
         """Takes groups and signs, one pair a kernel, and gives each weight the value of its group."""
-        before = [kernel.variable.numpy() for kernel in self._kernels]
-        pairs = iter(groups)
+        errors = []
         for codebook in self._codebooks:
             for tied in codebook.tied:
-                tied.set(*next(pairs))
-            codebook.unite()
-        if not self._errors:
-            after = [kernel.variable.numpy() for kernel in self._kernels]
-            self._errors = [
-                float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0)) for a, b in zip(after, before, strict=True)
-            ]
+                tied.set(*groups.pop(0))
+            errors += codebook.unite()
+        self._errors = self._errors or errors
 
     def _shared(self):
         """Opened around each call of the model."""
@@ -207,19 +202,20 @@ class Cluster(Compressor):
             )
 
     def _end(self, model: keras.Model) -> ClusterReport:
-        back = sum(not codebook.holds() for codebook in self._codebooks)
+        back = [codebook for codebook in self._codebooks if not codebook.holds()]
         if back:
             self._notes.append(
-                f"Weights of {back} codebooks were changed at the end of training (EarlyStopping, moving averages or "
-                "set_weights): each group was set to its mean."
+                f"Weights of {len(back)} codebooks were changed at the end of training (EarlyStopping, moving averages "
+                "or set_weights): each group was set to its mean."
             )
-        for codebook in self._codebooks:
+        for codebook in back:
             codebook.unite()
         rows = []
         for kernel, error in zip(self._kernels, self._errors, strict=True):
-            w = kernel.variable.numpy()
-            zeros, values = int((w == 0).sum()), len(np.unique(w))
-            rows.append(SharedWeight(kernel.name, tuple(w.shape), w.size, values, zeros, codebooks.entropy(w), error))
+            values, counts = codebooks.distinct(lent(kernel.variable))
+            size, zeros = int(counts.sum()), int(counts[values == 0].sum())
+            shape, bits = tuple(kernel.variable.shape), codebooks.entropy_of_counts(counts)
+            rows.append(SharedWeight(kernel.name, shape, size, len(values), zeros, bits, error))
         self._saved = {kernel.name: one.groups() for kernel, one in zip(self._kernels, self._tied, strict=True)}
         self._let_go()
         settings = (self.sharing.kind, self.sharing.per, self.sharing.n_clusters)

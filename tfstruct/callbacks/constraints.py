@@ -82,7 +82,7 @@ class Masked(Attached):
         self.called = False
 
     def _mask(self) -> keras.Variable:
-        return keras.Variable(np.ones(self.variable.shape, bool), trainable=False, dtype="bool", name="mask")
+        return keras.Variable("ones", self.variable.shape, "bool", trainable=False, name="mask")
 
     def __call__(self, w):
         self.called = True
@@ -121,7 +121,7 @@ class Scaled(Masked):
     """w <- mask * w: the mask has numbers of the weight's type, and weights decay where they are between 0 and 1."""
 
     def _mask(self) -> keras.Variable:
-        return keras.Variable(np.ones(self.variable.shape), trainable=False, dtype=self.variable.dtype, name="mask")
+        return keras.Variable("ones", self.variable.shape, self.variable.dtype, trainable=False, name="mask")
 
     def __call__(self, w):
         self.called = True

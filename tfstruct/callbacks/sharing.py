@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct import codebooks
 from tfstruct.errors import ArgumentError, ModelError
-from tfstruct.graph.kernels import Kernel
+from tfstruct.graph.kernels import Kernel, lent
 
 KINDS = ("kmeans", "hash", "product")
 SCOPES = ("layer", "channel", "model")
@@ -66,13 +66,14 @@ class Sharing:
 
     def misfit(self, kernel: Kernel) -> str | None:
         """Why the weights of this kernel do not share values; None if they can."""
-        values = kernel.variable.numpy()
-        if not np.isfinite(values).all():
+        values = lent(kernel.variable)
+        low, high = values.min(), values.max()  # not a number where a weight is none
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise ModelError(f"{kernel.name} has weights that are not finite: training has diverged.")
-        if self.keep_zeros and not values.any():
+        if self.keep_zeros and low == high == 0:
             return "all its weights are zero"
         count, what = values.size, "weights"
-        if self.kind == "product":
+        if self.block is not None:
             rows = self._rows(kernel)
             if rows.shape[1] % self.block:
                 return f"its vectors of {rows.shape[1]} do not divide into runs of {self.block}"
@@ -87,7 +88,7 @@ class Sharing:
         return {"kmeans": self._by_value, "hash": self._by_hash, "product": self._by_product}[self.kind](books)
 
     def _by_value(self, books):
-        values = [[kernel.variable.numpy() for kernel in book] for book in books]
+        values = [[lent(kernel.variable) for kernel in book] for book in books]
         settings = (self.n_clusters, self.init, self.keep_zeros, self.seed, self.entropy)
         if self.per != "channel":
             return [(group, None) for group in itertools.chain(*codebooks.by_value(values, *settings))]
@@ -105,7 +106,7 @@ class Sharing:
     def _by_hash(self, books):
         pairs: list[tuple] = []
         for book in books:
-            values = [kernel.variable.numpy() for kernel in book]
+            values = [lent(kernel.variable) for kernel in book]
             pairs += zip(*codebooks.by_hash(values, self.n_clusters, self.keep_zeros, self.seed), strict=True)
         return pairs
 
@@ -121,6 +122,6 @@ class Sharing:
 
     def _rows(self, kernel: Kernel) -> np.ndarray:
         """A kernel as the vectors of product quantization: what makes one output, or the rows of a table."""
-        view = kernel.view(kernel.variable.numpy())
+        view = kernel.view(lent(kernel.variable))
         matrix = view.reshape(-1, view.shape[-1])
         return matrix.T if kernel.sums else matrix

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfstruct import codebooks
 from tfstruct.callbacks.constraints import Attached
+from tfstruct.graph.kernels import lent
 from tfstruct.keras_internals.layer_parts import stored_precision
 
 
@@ -29,7 +30,7 @@ class Tied(Attached):
         super().__init__(variable, owner)
         self.size, self.keep_zeros = size, keep_zeros
         shape = tuple(variable.shape)
-        self.group = keras.Variable(np.zeros(shape, np.int32), trainable=False, dtype="int32", name="group")
+        self.group = keras.Variable("zeros", shape, "int32", trainable=False, name="group")
         self.sign = None
         if signed:
             self.sign = keras.Variable(np.ones(shape), trainable=False, dtype=variable.dtype, name="sign")
@@ -38,7 +39,7 @@ class Tied(Attached):
         return self._settle(w if self.before is None else self.before(w))
 
     def keeps_zero(self, w: np.ndarray) -> np.ndarray:
-        return np.full(w.shape, self.keep_zeros) | (self.group.numpy() == 0)
+        return np.full(w.shape, True) if self.keep_zeros else lent(self.group) == 0
 
     def _settle(self, w):
         w = tf.convert_to_tensor(w)
@@ -117,18 +118,23 @@ class Codebook:
 
         return same(*weights)
 
-    def unite(self) -> None:
-        """Sets all weights to the mean of their group at once."""
-        for one, value in zip(self.tied, self._united(), strict=True):
-            one.variable.assign(value)
+    def unite(self) -> list[float]:
+        """Sets all weights to the mean of their group at once; returns |w' - w| / |w| of each."""
+        errors, values = [], self._united()
+        for one in self.tied:
+            new, old = values.pop(0), lent(one.variable)
+            errors.append(float(np.linalg.norm(new - old) / (np.linalg.norm(old) or 1.0)))
+            one.variable.assign(new)
+        return errors
 
     def holds(self) -> bool:
         """Whether all entries of a group are equal."""
-        return all(np.array_equal(v.numpy(), new) for v, new in zip(self.variables, self._united(), strict=True))
+        return all(np.array_equal(lent(v), new) for v, new in zip(self.variables, self._united(), strict=True))
 
     def _united(self) -> list[np.ndarray]:
-        groups, signs = zip(*(one.groups() for one in self.tied), strict=True)
-        return codebooks.united([v.numpy() for v in self.variables], groups, signs, self.tied[0].keep_zeros)
+        groups = [lent(one.group) for one in self.tied]
+        signs = [1 if one.sign is None else lent(one.sign) for one in self.tied]
+        return codebooks.united([lent(v) for v in self.variables], groups, signs, self.tied[0].keep_zeros)
 
     def remove(self) -> None:
         """The weights have their own constraints and regularizers again."""
