@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfstruct import codebooks
+from tfstruct.kmeans import searched
 
 
 def best_error(values: np.ndarray, count: int) -> float:
@@ -103,3 +104,41 @@ def test_integer_limit():
     for top in (127, 7):
         steps = values / limit * top
         assert np.abs(steps - np.floor(steps) - 0.5).min() >= 1e-3 and round(steps[0]) == top
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
+def test_places_between_borders(count, dtype):
+    rng = np.random.default_rng(2)
+    borders, values = np.sort(rng.normal(size=count)), rng.normal(size=70_000).astype(dtype)
+    values[:count] = borders.astype(dtype)
+    np.testing.assert_array_equal(searched(borders, values), np.searchsorted(borders, values.astype(float)))
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("tails", ["light", "heavy"])
+def test_a_summary_of_many_values_gives_the_codebook_of_all(tails, zeros):
+    """Rounds of Lloyd's algorithm on all values, from the centroids that were found, gain next to nothing."""
+    rng = np.random.default_rng(3)
+    size = 600_000
+    values = (rng.normal(size=size) if tails == "light" else rng.standard_t(3, size)).astype("float32")
+    values[rng.random(size) < 0.3] = 0 if not zeros else values[0]
+    ((group,),) = codebooks.by_value([[values]], 16, keep_zeros=not zeros)
+    means = np.bincount(group, values) / np.maximum(np.bincount(group), 1)
+    found = np.square(values - means[group]).sum()
+    free = values if zeros else values[values != 0]
+    better = means[1:].copy()
+    for _ in range(10):
+        nearest = np.searchsorted((better[1:] + better[:-1]) / 2, free)
+        better = np.bincount(nearest, free) / np.bincount(nearest)
+    assert len(np.unique(group)) == 16 and (zeros or np.array_equal(group == 0, values == 0))
+    assert found < 1.005 * np.square(free - better[nearest]).sum()
+
+
+def test_distinct_values_are_counted_without_sorting_all():
+    rng = np.random.default_rng(5)
+    few = rng.normal(size=7).astype("float32")
+    values = rng.choice(few, (300, 1000))
+    values[0, 0] = 9.0  # one that a sample misses
+    for found, wanted in zip(codebooks.distinct(values), np.unique(values, return_counts=True), strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -182,7 +182,7 @@ def united(
     for part, group, sign in every:
         for _, members, values in _members(part, group, sign, keep_zeros):
             counts += np.bincount(members, minlength=size)
-            totals += np.bincount(members, values, minlength=size)
+            totals += np.bincount(members, values.astype(np.float64), minlength=size)
     means = totals / np.maximum(counts, 1)
     means[0] = 0.0
     found = []
@@ -195,13 +195,24 @@ def united(
 
 
 def _members(part: np.ndarray, group: np.ndarray, sign: np.ndarray | int, keep_zeros: bool) -> Iterator[tuple]:
-    """Piece by piece: its place, the groups of its weights (0 for those that do not count), and s_i w_i as float64."""
+    """Piece by piece: its place, the groups of its weights (0 for those that do not count), and s_i w_i."""
     weights, numbers = part.ravel(), group.ravel()
     signs = np.broadcast_to(sign, part.shape).ravel() if np.ndim(sign) else None
     for place in pieces(weights.size):
-        values = weights[place].astype(np.float64)
+        values = weights[place]
         members = numbers[place] * (values != 0) if keep_zeros else numbers[place]
         yield place, members, values if signs is None else values * signs[place]
+
+
+def distance(new: np.ndarray, old: np.ndarray) -> float:
+    """|new - old| / |old|; |new - old| where |old| is zero."""
+    away, whole = 0.0, 0.0
+    real = np.promote_types(old.dtype, np.float32)
+    for place in pieces(old.size):
+        before = old.ravel()[place].astype(real, copy=False)
+        away += float(np.square(new.ravel()[place] - before).sum())
+        whole += float(np.square(before).sum())
+    return math.sqrt(away / (whole or 1.0))
 
 
 def distinct(values: np.ndarray, most: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:

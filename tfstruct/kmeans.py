@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 INITS = ("kmeans++", "linear", "density", "quantile")
-_SAMPLE = 1 << 18  # of the values of a list that is more than twice as long, at least
+_SAMPLE = 1 << 17  # of the values of a list that is more than twice as long, at least
 
-_THIN = 1 << 12  # points on which the draws of k-means++ compete, at least
+_THIN = 1 << 11  # points on which the draws of k-means++ compete, at least
 
 
 def initial(values: np.ndarray, count: int, init: str, seed: int = 0) -> np.ndarray:
@@ -52,8 +52,8 @@ def kmeans(
     """Lloyd's algorithm on numbers, to the end: each value goes to the nearest centroid, each centroid to their mean.
 
     The values are sorted once; a round then costs a search and a difference of running sums for each centroid. A
-    centroid that is left without values goes to the value that is farthest from its own. Of more than half a million
-    values, those that lie far out and 2^18 or 2^12 * count drawn ones stand for the others.
+    centroid that is left without values goes to the value that is farthest from its own. In a long list, 2^17 drawn
+    ones (2^12 a centroid, if that is more) stand for all but those that lie far out.
 
     Args:
         init: see `initial`. Of "kmeans++" the best of four draws is taken, on a summary of the values in some thousand.
@@ -207,10 +207,9 @@ def searched(borders: np.ndarray, values: np.ndarray) -> np.ndarray:
     flat, found = values.ravel(), np.empty(values.size, np.int32)
     for place in pieces(flat.size):
         piece, step = flat[place].astype(real, copy=False), half
-        below = np.zeros(piece.size, np.int32)
-        while step:
-            below += np.multiply(piece > edges.take(below + (step - 1)), step, dtype=np.int32)
-            step //= 2
+        below = np.multiply(piece > edges[half - 1], half, dtype=np.int32)
+        while step := step // 2:
+            below += np.multiply(piece > edges[step - 1 :].take(below), step, dtype=np.int32)
         found[place] = below
     return found.reshape(values.shape)
 

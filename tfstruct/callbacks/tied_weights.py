@@ -123,7 +123,7 @@ class Codebook:
         errors, values = [], self._united()
         for one in self.tied:
             new, old = values.pop(0), lent(one.variable)
-            errors.append(float(np.linalg.norm(new - old) / (np.linalg.norm(old) or 1.0)))
+            errors.append(codebooks.distance(new, old))
             one.variable.assign(new)
         return errors
 
