@@ -32,7 +32,9 @@ def initial(values: np.ndarray, count: int, init: str, seed: int = 0) -> np.ndar
     return np.sort(kmeans_plus_plus(values[:, None], count, np.random.default_rng(seed))[:, 0])
 
 
-def kmeans_plus_plus(vectors: np.ndarray, count: int, random: np.random.Generator, mass: np.ndarray | float = 1.0) -> np.ndarray:
+def kmeans_plus_plus(
+    vectors: np.ndarray, count: int, random: np.random.Generator, mass: np.ndarray | float = 1.0
+) -> np.ndarray:
     """k-means++: `count` rows of (n, length), the first by even chance; row i counts as mass_i rows."""
     total = np.cumsum(np.broadcast_to(mass, len(vectors)))
     chosen = [vectors[np.searchsorted(total, random.random() * total[-1], side="right")]]
