@@ -1,5 +1,6 @@
 """How the cost of looking at a model, and of surgery, grows with its layers and with its parameters."""
 
+import gc
 import math
 import os
 import resource
@@ -69,6 +70,7 @@ def _by_name(works: dict, rounds: int) -> dict:
 
 
 def _once(work) -> float:
+    gc.collect()  # what the work before has left
     before = _cpu()
     work()
     return _cpu() - before

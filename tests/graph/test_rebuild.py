@@ -7,6 +7,7 @@ from keras import layers
 
 from tfstruct import graph as graphs
 from tfstruct import surgery
+from tfstruct.graph.copying import copied
 
 
 def _assert_same_whole(model, x):
@@ -73,6 +74,7 @@ def test_no_initializer_runs_for_weights_that_are_copied(monkeypatch):
     for made in (
         graphs.rebuild(graph, np.ones(graph.units.count, bool))[0],
         graphs.rewire(graph, {}).model,
+        copied(model),
         surgery.remove_redundant(model).model,
         surgery.fuse_activation(model).model,
     ):

@@ -4,10 +4,12 @@ import tempfile
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.new_shapes import any_initializer
 from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.rules.noise import is_training_only, note_training_only
 from tfstruct.keras_internals.graph_nodes import Functional, operation_of
@@ -27,8 +29,9 @@ def copied(model: keras.Model) -> keras.Model:
         options["input_tensors"] = keras.tree.map_structure(_input_again, model.input)
 
     def clone() -> keras.Model:
-        copy = keras.models.clone_model(model, **options)
-        copy.set_weights(model.get_weights())
+        with any_initializer() as building, building.every_weight_assigned_later():
+            copy = keras.models.clone_model(model, **options)
+        copy.set_weights([tf.convert_to_tensor(w.value) for w in model.weights])  # they share memory until one changes
         return copy
 
     return made_again(model, clone, "be copied")
