@@ -4,7 +4,8 @@ python tools/bench.py convert [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py surgery [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py scale [--rounds 1] [--quick] [--out FOLDER]
 python tools/bench.py edits [--rounds 5]
-python tools/bench.py training [--rounds 5]
+python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
+python tools/bench.py fit [--rounds 5]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 
 `--quick` takes less than two minutes. `--out` keeps the rows as JSON and Markdown; a run that was stopped goes on with
@@ -18,7 +19,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-KEPT = ("convert", "surgery", "scale")
+KEPT = ("convert", "surgery", "scale", "training")
 
 
 def edits(rounds: int) -> None:
@@ -149,22 +150,23 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*KEPT, "edits", "training", "criteria"])
+    parser.add_argument("what", choices=[*KEPT, "edits", "fit", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(KEPT)}: less of it, in under two minutes")
     parser.add_argument("--out", help=f"{', '.join(KEPT)}: the folder of the rows as JSON and Markdown")
     options = parser.parse_args()
     if options.what in KEPT:
+        from compressor_costs import training
         from conversion_times import convert
         from scale_slopes import scale
         from surgery_times import surgery
 
-        kept = dict(zip(KEPT, (convert, surgery, scale), strict=True))
+        kept = dict(zip(KEPT, (convert, surgery, scale, training), strict=True))
         kept[options.what](options.rounds, options.quick, options.out)
         return
-    from training_steps import training
+    from training_steps import fit
 
-    every = {"edits": edits, "training": training, "criteria": criteria}
+    every = {"edits": edits, "fit": fit, "criteria": criteria}
     every[options.what](options.rounds)
 
 

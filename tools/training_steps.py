@@ -1,4 +1,4 @@
-"""What a training step costs with ours, against a plain one: `python tools/bench.py training`."""
+"""What a step of `fit` costs with ours, against a plain one: `python tools/bench.py fit`."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ LEAD = 5  # steps before the clock starts: tracing, filling of pipelines
 BATCH = 64
 
 
-def training(rounds: int) -> None:
+def fit(rounds: int) -> None:
     """ResNet8 on arrays, batch 64: the time of a step with each callback and optimizer over that of plain `fit`.
 
     Medians over interleaved rounds in one process. TFMOT's wrappers run on tf_keras, against plain tf_keras.
