@@ -29,6 +29,7 @@ def build():
     return contracts.network(Mixes(name="mix"), optimizer=keras.optimizers.Adam(3e-3))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("way", contracts.WAYS)
 def test_ways_to_train(way, second_device):
     aware = QuantizeAware()

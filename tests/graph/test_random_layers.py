@@ -32,6 +32,7 @@ def check(seed: int) -> None:
     assert_pruned_equals_masked(opened, inputs=keras.ops.convert_to_tensor(x))
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("seed", FEW)
 def test_random_layers(seed):
     check(seed)
