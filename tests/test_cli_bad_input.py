@@ -584,6 +584,7 @@ CASES = {"model": MODELS, "output": OUTPUTS, "data": DATA, "option": OPTIONS}
 @pytest.mark.parametrize(
     ("build", "says"), [pytest.param(b, says, id=f"{kind}-{i}") for kind in CASES for i, b, says in CASES[kind]]
 )
+@pytest.mark.sweep(60)
 def test_bad_input(build: Callable[[Bench], Argv], says: str, bench, capsys):
     argv = build(bench)
     before = bench.snapshot()

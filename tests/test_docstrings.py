@@ -87,6 +87,7 @@ def _of_examples():
 
 
 @pytest.mark.parametrize("name", list(_of_examples()))
+@pytest.mark.sweep(60)
 def test_examples_are_true(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     test = doctest.DocTestParser().get_doctest(inspect.getdoc(PUBLIC[name]), _begun(), name, name, 0)

@@ -87,7 +87,7 @@ def test_prune_channels(capsys):
 
 
 def test_open_layers(capsys):
-    _load("open_layers").main(epochs=2)
+    _load("open_layers").main(epochs=1)
     said = capsys.readouterr().out
     assert "transformer: 3 layers opened, 0 closed" in said
     before, after = (int(n) for n in re.findall(r"channels that can go(?: before)?: (\d+)%", said))
@@ -249,7 +249,7 @@ def test_examples_are_short_and_tested(file):
 
 
 def test_compress_model(tmp_path, capsys):
-    _load("compress_model").main(str(tmp_path / "work"), epochs=2)
+    _load("compress_model").main(str(tmp_path / "work"), epochs=1)
     said = capsys.readouterr().out
     assert "does prune_channels: channels go while the model trains until macs" in said.replace("\n", " ")
     assert re.search(r"MACs +│ +997,104 │ +997,104 │ +(4\d\d,\d\d\d) ", said)

@@ -14,7 +14,7 @@ WAYS = {"pickle": lambda one: pickle.loads(pickle.dumps(one)), "deepcopy": copy.
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 def test_copies_of_a_used_compressor(name):
     model, one = relu_network(), COMPRESSORS[name]()
     fit(model, one)

@@ -26,7 +26,7 @@ def _marked(names, quick):
 
 
 @pytest.mark.parametrize("name", _marked(faulty_runs.FAULTS, QUICK))
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 def test_a_planted_fault_is_named_first(name):
     run, symptom = faulty_runs.FAULTS[name]
     keras.utils.set_random_seed(0)

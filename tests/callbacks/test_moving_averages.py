@@ -53,7 +53,7 @@ def agree(name, averaged, weights):
 @pytest.mark.parametrize("swapping", [True, False], ids=["swap", "end"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 def test_averages_are_held_as_weights_are(name, optimizer, swapping, tmp_path):
     model = relu_network(OPTIMIZERS[optimizer]())
     fit(model, epochs=2)  # averages of dense weights

@@ -16,7 +16,7 @@ SIXTEEN_BITS = ("MultiHeadAttention", "attention_mask", "computed")
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(3)
 def test_integers_are_those_of_what_is_not_masked(name, process):
     keras.utils.set_random_seed(0)
     model, data = CASES[name]()

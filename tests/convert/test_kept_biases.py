@@ -101,6 +101,7 @@ def steps(process):
 
 
 @pytest.mark.parametrize("case", [*ROWS, "residual"])
+@pytest.mark.sweep(5)
 def test_file_and_twin_agree(case, steps):
     found = steps[case if case == "residual" else f"case{list(ROWS).index(case)}"]
     assert np.mean(found > 0.5) <= (0.01 if case in ROUNDED else 0), found.max()

@@ -100,7 +100,7 @@ def test_in_files(name, process):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 def test_in_twins(name, process):
     model, x = dead_channels(name)
     wanted = np.asarray(model(x))

@@ -78,7 +78,7 @@ def agreements(process):
 
 
 @pytest.mark.parametrize("name", sweep(list(OPERATIONS), set(CORE)))
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 def test_twin_and_file_agree_with_the_model(agreements, name):
     wanted, ours, theirs, (step, read) = agreements(name)
     assert decibels(wanted, ours) > 30 and decibels(wanted, theirs) > 30
