@@ -9,9 +9,8 @@ import io
 import os
 import resource
 import statistics
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -24,7 +23,7 @@ from tfstruct.convert.runtime import Runtime, latency
 
 SAMPLES = 50
 PEER, OURS, QUANTIZER = "TFLiteConverter", "to_tflite", "litert-quantizer"
-COSTS = ("CPU s", "wall s", "peak MB")
+COSTS = ("CPU s", "wall s")
 MODELS = {
     "ResNet8": resnet8,
     "encoder": text_encoder,
@@ -37,7 +36,7 @@ QUICK = ("ResNet8", "encoder")
 
 
 def convert(rounds: int, quick: bool = False, folder: str | None = None) -> None:
-    """CPU and wall seconds, memory beyond the start, bytes and latency of the file, and the ratios to the peer."""
+    """CPU and wall seconds, bytes and latency of the file, and the ratios to the peer."""
     rounds = 1 if quick else rounds
     title = f"conversion with {SAMPLES} samples, medians of {rounds} interleaved rounds"
     table = Table("convert", title, {"rounds": rounds}, folder)
@@ -122,24 +121,12 @@ def _latency_ratio(ours: bytes, theirs: bytes, sample: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def _measured():
-    """Seconds and memory of this process and its children, in a dict that is filled at the end."""
+def _measured() -> Iterator[dict[str, float]]:
+    """Seconds of this process and its children, in a dict that is filled at the end."""
     cost: dict[str, float] = {}
-    peak, over = [_memory()], threading.Event()
-    start = peak[0]
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            peak[0] = max(peak[0], _memory())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     cpu, wall = _cpu(), time.perf_counter()
     yield cost
     cost |= {"CPU s": _cpu() - cpu, "wall s": time.perf_counter() - wall}
-    over.set()
-    thread.join()
-    cost["peak MB"] = max((peak[0] - start) / 2**20, 1.0)
 
 
 def _cpu() -> float:
@@ -147,11 +134,6 @@ def _cpu() -> float:
     tick = os.sysconf("SC_CLK_TCK")
     alive = sum((int(fields[11]) + int(fields[12])) / tick for fields in _children())
     return time.process_time() + ended.ru_utime + ended.ru_stime + alive
-
-
-def _memory() -> int:
-    pages = int(_read("/proc/self/statm").split()[1]) + sum(int(fields[21]) for fields in _children())
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _children() -> list[list[str]]:
