@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfstruct import masks
+from tfstruct.errors import ArgumentError
 from tfstruct.masks import Pattern, Scores, choose, highest, highest_in_runs, kept
 
 PATTERNS = [Pattern.parse("element"), Pattern.parse("block", (2, 3)), Pattern.parse("row"), Pattern.parse("filter")]
@@ -208,3 +209,11 @@ def test_masks_take_a_byte_a_weight_and_scores_no_copy(together):
     tracemalloc.stop()
     assert sum(int(mask.sum()) for mask in found) == 750_000
     assert peak < 2.5e6 + 1.5e6  # the masks, and a few pieces and the drawn ones beside them; a copy has 6e6
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_scores_that_are_no_numbers_are_refused(together):
+    scores = np.ones((1, 4, 100))
+    scores[0, 1:] = np.nan
+    with pytest.raises(ArgumentError, match="Scores must be numbers"):
+        choose([scores], 0.5, Pattern("element"), together)

@@ -216,6 +216,8 @@ def _edge(units: Sequence[_Units], count: int) -> tuple[np.floating, int]:
         found = np.concatenate(between)
         if above < count <= above + found.size:
             break
+        if low == -np.inf and high == np.inf:
+            raise ArgumentError("Scores must be numbers. Received: NaN among them.")
         low, high = -np.inf, np.inf  # it was not between them
     edge = np.partition(found, found.size - (count - above))[found.size - (count - above)]
     return edge, count - above - int(np.count_nonzero(found > edge))
