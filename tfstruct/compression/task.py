@@ -111,11 +111,10 @@ class Task(contextlib.AbstractContextManager):
         plain_file: that file's bytes.
 
     Example:
-        >>> from tfstruct.compression import Settings, Task, carry_out, steps
+        >>> from tfstruct.compression import Settings, Task
         >>> with Task(model, (x, y), (x, y), "macs=60%", settings=Settings(epochs=1), workdir="work") as task:
-        ...     made = carry_out(task, [steps.PruneChannels(budget={"macs": 0.6}), steps.Quantize()])
-        >>> made.candidate.macs <= 96  # of 160
-        True
+        ...     task.original.macs, task.limits.figures
+        (160, {'macs': 96.0})
     """
 
     def __init__(
