@@ -11,7 +11,7 @@ from tfstruct.graph.opening.comparison import equal, name_of, same
 from tfstruct.graph.opening.loops import opened_loop
 from tfstruct.graph.opening.origin import Opened, origin_of
 from tfstruct.graph.opening.parts import Constant, Masked, Sized, Weight
-from tfstruct.graph.opening.recording import Loop, Recording, Step, reason_of
+from tfstruct.graph.opening.recording import Loop, RecordedCall, Recording, reason_of
 from tfstruct.graph.trace import functional_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -68,18 +68,18 @@ class Assembly:
         """Those that are handed on to what a recording becomes, or to models within."""
         found: dict[int, Weight] = {}
         for one in recording.all_within():
-            for step in one.needed():
-                if isinstance(step.operation, Weight) and id(step.operation) in self._handed_on:
-                    found[id(step.operation)] = step.operation
+            for call in one.needed():
+                if isinstance(call.operation, Weight) and id(call.operation) in self._handed_on:
+                    found[id(call.operation)] = call.operation
         return list(found.values())
 
     def _replayed(self, pair, shapes, names=None) -> tuple[list, list, list, list[int]]:
         """(symbolic inputs, those of weights, results, which of the recorded inputs are read)."""
         first, second = pair
-        steps, others = first.needed(), second.needed()
-        if len(steps) != len(others):
+        calls, others = first.needed(), second.needed()
+        if len(calls) != len(others):
             raise DiffersError(first.layer, "it computes other operations for other sizes")
-        read = {id(x) for step in steps for x in step.inputs} | {id(x) for x in first.results}
+        read = {id(x) for call in calls for x in call.inputs} | {id(x) for x in first.results}
         live = [i for i, x in enumerate(first.inputs) if id(x) in read]
         if not live:
             raise DiffersError(first.layer, "what it returns does not depend on its inputs")
@@ -99,18 +99,18 @@ class Assembly:
             mask = mask_of(x)
             if i in inputs and id(mask) in by:
                 set_mask(by[id(x)], by[id(mask)])
-        for step, other in zip(steps, others, strict=True):
-            if id(step.operation) in given:
-                outputs = [given[id(step.operation)]]
-            elif isinstance(step.operation, Recording) and isinstance(other.operation, Recording):
-                outputs = self._called(first, step, other, by, given)
-            elif isinstance(step.operation, Loop) and isinstance(other.operation, Loop):
-                outputs = self._looped(first, step, (step.operation, other.operation), by)
+        for call, other in zip(calls, others, strict=True):
+            if id(call.operation) in given:
+                outputs = [given[id(call.operation)]]
+            elif isinstance(call.operation, Recording) and isinstance(other.operation, Recording):
+                outputs = self._called(first, call, other, by, given)
+            elif isinstance(call.operation, Loop) and isinstance(other.operation, Loop):
+                outputs = self._looped(first, call, (call.operation, other.operation), by)
             else:
-                outputs = keras.tree.flatten(self._step(pair, step, other, by, inputs))
-            for before, after, output in zip(step.outputs, other.outputs, outputs, strict=True):
+                outputs = keras.tree.flatten(self._repeated(pair, call, other, by, inputs))
+            for before, after, output in zip(call.outputs, other.outputs, outputs, strict=True):
                 _fill_in_sizes(output, before, after)
-            by.update(zip(map(id, step.outputs), outputs, strict=True))
+            by.update(zip(map(id, call.outputs), outputs, strict=True))
         results = []
         for x in first.results:
             result, mask = by[id(x)], first.masks.get(id(x))
@@ -121,21 +121,21 @@ class Assembly:
         _check_names(first.layer, [*inputs.values(), *weights], results)
         return list(inputs.values()), weights, results, live
 
-    def _step(self, pair, step: Step, other: Step, by, inputs):
+    def _repeated(self, pair, call: RecordedCall, other: RecordedCall, by, inputs):
         layer = pair[0].layer
-        operation: Any = step.operation
+        operation: Any = call.operation
         if isinstance(operation, Recording) or type(operation) is not type(other.operation):
-            raise DiffersError(layer, f"it computes {name_of(step)} for one size and {name_of(other)} for another")
-        args, kwargs = _filled(layer, step, by)
+            raise DiffersError(layer, f"it computes {name_of(call)} for one size and {name_of(other)} for another")
+        args, kwargs = _filled(layer, call, by)
         if isinstance(operation, (Weight, Constant)):
             its = other.operation
             if isinstance(operation, Constant) and isinstance(its, Constant) and not same(operation.array, its.array):
                 raise DiffersError(layer, "a constant in it depends on sizes")
             return _run(layer, operation, (next(iter(inputs.values())),), {})
-        if not same(step.args, other.args) or not same(step.kwargs, other.kwargs):
+        if not same(call.args, other.args) or not same(call.kwargs, other.kwargs):
             if type(operation).__name__ == "GetItem":
-                return self._cut(pair, step, other, args[0], inputs)
-            args, kwargs = _rows(layer, step, other, args, kwargs)
+                return self._cut(pair, call, other, args[0], inputs)
+            args, kwargs = _rows(layer, call, other, args, kwargs)
         if type(operation) is keras.layers.Identity:
             return args[0]
         if isinstance(operation, keras.layers.Layer):
@@ -145,11 +145,11 @@ class Assembly:
         if not differing:
             return _run(layer, operation, args, kwargs)
         attribute, kind = _SIZED.get(type(operation).__name__, ("", ""))
-        sizes = list(zip(step.outputs[0].shape, other.outputs[0].shape, strict=True))
-        if differing == ["repeats"] and _widens_ones(step):
+        sizes = list(zip(call.outputs[0].shape, other.outputs[0].shape, strict=True))
+        if differing == ["repeats"] and _widens_ones(call):
             return self._sized(pair, "broadcast_to", args[0], sizes, inputs)
         if differing != [attribute]:
-            raise DiffersError(layer, f"{name_of(step)} in it depends on sizes")
+            raise DiffersError(layer, f"{name_of(call)} in it depends on sizes")
         if kind == "reshape":
             if sum(a != b for a, b in sizes) == 1:
                 return keras.ops.reshape(args[0], [a if a == b else -1 for a, b in sizes])
@@ -159,14 +159,14 @@ class Assembly:
             raise DiffersError(layer, "it cuts a part that begins where sizes say")
         return self._sized(pair, kind, args[0], sizes, inputs)
 
-    def _cut(self, pair, step: Step, other: Step, x, inputs):
+    def _cut(self, pair, call: RecordedCall, other: RecordedCall, x, inputs):
         """`x[:n]`, where n is a size."""
-        key = step.args[1] if len(step.args) > 1 else step.kwargs["key"]
+        key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
         parts = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1) for part in parts):
             raise DiffersError(pair[0].layer, "it indexes with something that depends on sizes")
         return self._sized(
-            pair, "slice", x, list(zip(step.outputs[0].shape, other.outputs[0].shape, strict=True)), inputs
+            pair, "slice", x, list(zip(call.outputs[0].shape, other.outputs[0].shape, strict=True)), inputs
         )
 
     def _sized(self, pair, kind: str, x, sizes: list[tuple[int, int]], inputs):
@@ -193,18 +193,18 @@ class Assembly:
             likes.append(inputs[place[0]])
         return Sized(kind, found)(x, *likes)
 
-    def _called(self, outer: Recording, step: Step, other: Step, by, given):
+    def _called(self, outer: Recording, call: RecordedCall, other: RecordedCall, by, given):
         """A call of the nested model that a recording becomes."""
-        recording = step.operation
-        args, _ = _filled(outer.layer, step, by)
+        recording = call.operation
+        args, _ = _filled(outer.layer, call, by)
         model, live = self._nested_model(outer, recording, other.operation, [tuple(x.shape) for x in args])
         weights = [given[id(part)] for part in self._shared_weights(recording)]
         return keras.tree.flatten(model([*(args[i] for i in live), *weights]))
 
-    def _looped(self, outer: Recording, step: Step, loops: tuple[Loop, Loop], by):
+    def _looped(self, outer: Recording, call: RecordedCall, loops: tuple[Loop, Loop], by):
         """A call of the layer around the model that a cell becomes."""
         loop, recording = loops[0], loops[0].recording
-        args, kwargs = _filled(outer.layer, step, by)
+        args, kwargs = _filled(outer.layer, call, by)
         if self._shared_weights(recording):
             raise DiffersError(recording.layer, "it has a weight that other layers read too")
         shapes = [(None, *x.shape[1:]) for x in recording.inputs]
@@ -249,7 +249,7 @@ def called_by_several(recording: Recording) -> dict[int, tuple[keras.layers.Laye
 def _used_by_several(recording: Recording, asked: Callable[[Any], bool]) -> dict[int, tuple[Any, list[Recording]]]:
     found: dict[int, tuple[Any, list[Recording]]] = {}
     for one in _models(recording):
-        for operation in {id(step.operation): step.operation for step in one.needed()}.values():
+        for operation in {id(call.operation): call.operation for call in one.needed()}.values():
             if asked(operation):
                 found.setdefault(id(operation), (operation, []))[1].append(one)
     return {key: (operation, users) for key, (operation, users) in found.items() if len(users) > 1}
@@ -259,8 +259,8 @@ def _models(recording: Recording) -> list[Recording]:
     """One recording for each model that will be made: within one model, equal calls of a layer share one."""
     found = [recording]
     inner: list[Recording] = []
-    for step in recording.needed():
-        operation = step.operation.recording if isinstance(step.operation, Loop) else step.operation
+    for call in recording.needed():
+        operation = call.operation.recording if isinstance(call.operation, Loop) else call.operation
         if isinstance(operation, Recording) and not any(_one_model(known, operation) for known in inner):
             inner.append(operation)
             found += _models(operation)
@@ -279,19 +279,19 @@ def _run(layer, operation: Any, args, kwargs):
         raise DiffersError(layer, f"with open sizes {reason_of(error)}") from error
 
 
-def _widens_ones(step: Step) -> bool:
+def _widens_ones(call: RecordedCall) -> bool:
     """Whether `repeat` or `tile` changes axes of size 1 only, so that it is a broadcast."""
-    before, after = step.inputs[0].shape, step.outputs[0].shape
+    before, after = call.inputs[0].shape, call.outputs[0].shape
     return len(before) == len(after) and all(a in (1, b) for a, b in zip(before, after, strict=True))
 
 
-def _filled(layer, step: Step, by) -> tuple[tuple, dict]:
-    if any(id(x) not in by for x in step.inputs):
-        raise DiffersError(layer, f"{name_of(step)} reads a tensor that was not recorded")
-    return step.filled(by)
+def _filled(layer, call: RecordedCall, by) -> tuple[tuple, dict]:
+    if any(id(x) not in by for x in call.inputs):
+        raise DiffersError(layer, f"{name_of(call)} reads a tensor that was not recorded")
+    return call.filled(by)
 
 
-def _rows(layer, step: Step, other: Step, args, kwargs):
+def _rows(layer, call: RecordedCall, other: RecordedCall, args, kwargs):
     """Constants of one row for each sample, all rows alike, as one row; other arguments have to be equal."""
 
     def row(mine, its, given):
@@ -301,12 +301,12 @@ def _rows(layer, step: Step, other: Step, args, kwargs):
             a, b = keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(its)
             if (a == a[:1]).all() and same(a[:1], b[:1]):
                 return keras.ops.convert_to_tensor(a[:1])
-        raise DiffersError(layer, f"a constant of {name_of(step)} in it depends on sizes")
+        raise DiffersError(layer, f"a constant of {name_of(call)} in it depends on sizes")
 
-    if step.kwargs.keys() != other.kwargs.keys() or len(step.args) != len(other.args):
-        raise DiffersError(layer, f"{name_of(step)} in it depends on sizes")
-    rows = {name: row(mine, other.kwargs[name], kwargs[name]) for name, mine in step.kwargs.items()}
-    return tuple(row(*three) for three in zip(step.args, other.args, args, strict=True)), rows
+    if call.kwargs.keys() != other.kwargs.keys() or len(call.args) != len(other.args):
+        raise DiffersError(layer, f"{name_of(call)} in it depends on sizes")
+    rows = {name: row(mine, other.kwargs[name], kwargs[name]) for name, mine in call.kwargs.items()}
+    return tuple(row(*three) for three in zip(call.args, other.args, args, strict=True)), rows
 
 
 def _fill_in_sizes(output: keras.KerasTensor, first: keras.KerasTensor, second: keras.KerasTensor) -> None:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import Loop, Recording, Step
+from tfstruct.graph.opening.recording import Loop, RecordedCall, Recording
 from tfstruct.graph.rules import rule_of
 from tfstruct.keras_internals.recorded_calls import computed_by
 
@@ -36,14 +36,14 @@ def equal(a: Recording, b: Recording) -> bool:
 
 def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
     """The innermost recording in which two differ, and in what; None where they do not."""
-    steps, others = a.needed(), b.needed()
+    calls, others = a.needed(), b.needed()
     if len(a.inputs) != len(b.inputs):
         return a, "it gets other tensors"
-    # Where tensors come from: of which input, or of which output of which step.
+    # Where tensors come from: of which input, or of which output of which call.
     places: dict[int, tuple] = {id(x): ("input", i) for i, x in enumerate(a.inputs)}
     other_places: dict[int, tuple] = {id(x): ("input", i) for i, x in enumerate(b.inputs)}
-    for number, (step, other) in enumerate(zip(steps, others, strict=False)):
-        operation, its = step.operation, other.operation
+    for number, (call, other) in enumerate(zip(calls, others, strict=False)):
+        operation, its = call.operation, other.operation
         if isinstance(operation, Recording) and isinstance(its, Recording):
             if operation.layer is not its.layer:
                 return a, f"it calls {operation.layer.name} or {its.layer.name}"
@@ -55,22 +55,22 @@ def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
             if inner is not None:
                 return inner
         elif not _same_operation(operation, its):
-            return a, f"it computes {name_of(step)} or {name_of(other)}"
-        if not same((step.args, step.kwargs), (other.args, other.kwargs)):
-            return a, f"it gives {name_of(step)} other arguments"
-        if [places.get(id(x)) for x in step.inputs] != [other_places.get(id(x)) for x in other.inputs]:
-            return a, f"it gives {name_of(step)} other tensors"
-        places.update({id(x): (number, i) for i, x in enumerate(step.outputs)})
+            return a, f"it computes {name_of(call)} or {name_of(other)}"
+        if not same((call.args, call.kwargs), (other.args, other.kwargs)):
+            return a, f"it gives {name_of(call)} other arguments"
+        if [places.get(id(x)) for x in call.inputs] != [other_places.get(id(x)) for x in other.inputs]:
+            return a, f"it gives {name_of(call)} other tensors"
+        places.update({id(x): (number, i) for i, x in enumerate(call.outputs)})
         other_places.update({id(x): (number, i) for i, x in enumerate(other.outputs)})
-    if len(steps) != len(others):
-        return a, f"it computes {len(steps)} or {len(others)} operations"
+    if len(calls) != len(others):
+        return a, f"it computes {len(calls)} or {len(others)} operations"
     if [places.get(id(x)) for x in a.results] != [other_places.get(id(x)) for x in b.results]:
         return a, "it returns other tensors"
     return None
 
 
-def name_of(step: Step) -> str:
-    operation = step.operation
+def name_of(call: RecordedCall) -> str:
+    operation = call.operation
     if isinstance(operation, (Recording, Loop)):
         return operation.layer.name
     return operation.name if isinstance(operation, keras.layers.Layer) else type(operation).__name__

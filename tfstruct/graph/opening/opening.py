@@ -235,11 +235,11 @@ def _layers_of(recording: Recording) -> list[keras.layers.Layer]:
 
 def _tied(recording: Recording) -> set[int]:
     """Layers that are called as they are and own a variable that a `Weight` gives out too."""
-    steps = [step for one in recording.all_within() for step in one.needed()]
-    given = {id(step.operation.value) for step in steps if isinstance(step.operation, Weight)}
+    calls = [call for one in recording.all_within() for call in one.needed()]
+    given = {id(call.operation.value) for call in calls if isinstance(call.operation, Weight)}
     found = set()
-    for step in steps:
-        operation = step.operation
+    for call in calls:
+        operation = call.operation
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, Weight):
             continue
         for layer in all_layers(operation):

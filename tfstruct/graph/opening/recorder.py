@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct.graph.opening.custom import call_of, is_loop
 from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import ClosedError, Loop, Recording, Step, reason_of
+from tfstruct.graph.opening.recording import ClosedError, Loop, RecordedCall, Recording, reason_of
 from tfstruct.graph.trace import functional_of, tensors_in
 from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -58,7 +58,7 @@ class Recorder:
                 model(given, training=self.training)
             finally:
                 self._frames.clear()
-        (recording,) = [step.operation for step in root.steps if isinstance(step.operation, Recording)]
+        (recording,) = [one.operation for one in root.calls if isinstance(one.operation, Recording)]
         return recording
 
     # Hooks.
@@ -106,7 +106,7 @@ class Recorder:
             loop = is_loop(layer)
             if not self.opens(layer) or id(layer) in self.closed or (loop and id(layer.cell) in self.closed):
                 return as_known(*args, **kwargs)
-            frame, count = self._frames[-1], len(self._frames[-1].steps)
+            frame, count = self._frames[-1], len(self._frames[-1].calls)
             depth = len(self._frames)
             try:
                 if not loop:
@@ -115,7 +115,7 @@ class Recorder:
                 return as_known(*args, **kwargs)
             except Exception as error:  # whatever a user's code raises on symbolic tensors
                 del self._frames[depth:]
-                del frame.steps[count:]
+                del frame.calls[count:]
                 closed = layer.cell if loop else layer
                 self.closed[id(closed)] = (closed, reason_of(error))
                 return as_known(*args, **kwargs)
@@ -165,7 +165,7 @@ class Recorder:
         else:
             args, kwargs = _as_precise_as_tensors(args, kwargs, outputs)
         operation = self._loops.pop(id(operation), operation)
-        self._frames[-1].steps.append(Step(operation, tuple(args), dict(kwargs), keras.tree.flatten(outputs)))
+        self._frames[-1].calls.append(RecordedCall(operation, tuple(args), dict(kwargs), keras.tree.flatten(outputs)))
 
     def _constant(self, x) -> keras.KerasTensor:
         frame = self._frames[-1]
@@ -174,11 +174,11 @@ class Recorder:
         array = keras.ops.convert_to_numpy(x)
         layer = Constant(array, str(array.dtype))
         output = layer.compute_output_spec(frame.inputs[0])
-        frame.steps.append(Step(layer, (frame.inputs[0],), {}, [output]))
+        frame.calls.append(RecordedCall(layer, (frame.inputs[0],), {}, [output]))
         return output
 
     def _opened(self, layer: keras.layers.Layer, args: tuple, kwargs: dict):
-        """Runs the layer's own code; the frame around it gets one step, with the recording as its operation."""
+        """Runs the layer's own code; the frame around it gets one call, with the recording as its operation."""
         if getattr(layer, "activity_regularizer", None) is not None:
             raise ClosedError("it has an activity regularizer")
         recording = Recording(layer)
@@ -202,8 +202,8 @@ class Recorder:
         recording.arguments = args, kwargs
         recording.outputs = self._run(layer, recording, args, kwargs)
         left = self._leave(recording)
-        self._frames[-1].steps.append(
-            Step(recording, tuple(outer.values()), {}, [left[id(x)] for x in recording.results])
+        self._frames[-1].calls.append(
+            RecordedCall(recording, tuple(outer.values()), {}, [left[id(x)] for x in recording.results])
         )
         self._just_opened = layer
         return keras.tree.map_structure(
@@ -238,7 +238,7 @@ class Recorder:
         flat = [x for x in keras.tree.flatten(recording.outputs) if x is not None]
         if not flat or not all(isinstance(x, keras.KerasTensor) for x in flat):
             raise ClosedError("it returns something that is no tensor of its inputs")
-        made = {id(x): x for x in recording.inputs} | {id(x): x for step in recording.steps for x in step.outputs}
+        made = {id(x): x for x in recording.inputs} | {id(x): x for one in recording.calls for x in one.outputs}
         results = {id(x): x for x in flat}
         lost = [x for x in results.values() if id(x) not in made]
         if lost:
@@ -322,7 +322,7 @@ class Recorder:
         if not recording.inputs:
             raise ClosedError("it has no tensor as its input")
         output = part.compute_output_spec(recording.inputs[0])
-        recording.steps.append(Step(part, (recording.inputs[0],), {}, [output]))
+        recording.calls.append(RecordedCall(part, (recording.inputs[0],), {}, [output]))
         return output
 
 

@@ -20,7 +20,7 @@ class ClosedError(Exception):
 
 
 @dataclasses.dataclass(eq=False)
-class Step:
+class RecordedCall:
     """One operation called on symbolic tensors."""
 
     operation: "keras.Operation | Recording | Loop"
@@ -41,7 +41,7 @@ class Step:
 
 @dataclasses.dataclass(eq=False)
 class Recording:
-    """The steps of one call of a layer or model.
+    """What one call of a layer or model calls in its turn.
 
     Attributes:
         inputs: symbolic tensors in place of those among the arguments, masks too.
@@ -54,35 +54,35 @@ class Recording:
 
     layer: keras.layers.Layer
     inputs: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
-    steps: list[Step] = dataclasses.field(default_factory=list)
+    calls: list[RecordedCall] = dataclasses.field(default_factory=list)
     arguments: tuple[tuple, dict] = dataclasses.field(default_factory=lambda: ((), {}))
     given_masks: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     outputs: object = None
     results: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
     masks: dict[int, keras.KerasTensor] = dataclasses.field(default_factory=dict)
 
-    def needed(self) -> list[Step]:
-        """The steps that a result depends on, in their order."""
+    def needed(self) -> list[RecordedCall]:
+        """The calls that a result depends on, in their order."""
         wanted = {id(x) for x in self.results} | {id(mask) for mask in self.masks.values()}
         kept = []
-        for step in reversed(self.steps):
-            if any(id(x) in wanted for x in step.outputs):
-                kept.append(step)
-                wanted |= {id(x) for x in step.inputs}
+        for call in reversed(self.calls):
+            if any(id(x) in wanted for x in call.outputs):
+                kept.append(call)
+                wanted |= {id(x) for x in call.inputs}
         return kept[::-1]
 
     def all_within(self) -> list["Recording"]:
         """This one and those of the layers that it calls, of theirs, ..., call by call."""
         found = [self]
-        for step in self.needed():
-            if isinstance(step.operation, (Recording, Loop)):
-                found += step.operation.all_within()
+        for call in self.needed():
+            if isinstance(call.operation, (Recording, Loop)):
+                found += call.operation.all_within()
         return found
 
 
 @dataclasses.dataclass(eq=False)
 class Loop:
-    """An `RNN` layer, and the recording of one step of its cell: of `[input, *states]`."""
+    """An `RNN` layer, and the recording of its cell at one time step: of `[input, *states]`."""
 
     layer: keras.layers.RNN
     recording: Recording
