@@ -19,6 +19,8 @@ From the bottom up:
 - `task.py`: `Task`: model, data and budget, opened and measured once, for one or many strategies
 - `outcome.py`, `step_context.py`: what one step hands on, and what it works with
 - `execution.py`: `carry_out`: a strategy step by step, each stage resumable
+- `alternatives/alternative.py`: `Part`: what is decided on its own, `Alternative`: a way in which it may be
+- `alternatives/regions.py`: stretches of a model with one tensor in and one tensor out
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met
 - `outlook.py`, `strategy.py`: what steps look at before they propose; `decide`: their proposals as one strategy, with
   reasons

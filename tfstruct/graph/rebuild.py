@@ -16,6 +16,7 @@ from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.trace import Body, Graph, Walked, tensors_in
 from tfstruct.keras_internals.graph_nodes import (
     Functional,
+    Node,
     copied_operation,
     inputs_and_masks,
     is_made_like_functional,
@@ -124,6 +125,41 @@ def rewire(graph: Graph, edits: Mapping[int, Edit], assigned: Iterable[keras.lay
         model = work.model(graph.body)
     weights = work.copy_weights()
     return Rewired(model, weights, {key: new for key, (_, new) in work._made.items()})
+
+
+def excerpt(
+    graph: Graph,
+    body: Body,
+    steps: Sequence[tuple[Node, "Call | Body"]],
+    inputs: Sequence[keras.KerasTensor],
+    outputs: Sequence[keras.KerasTensor],
+) -> keras.Model:
+    """A new model of some steps of a (nested) model, from tensors to tensors; weights are copied. Its layers have the
+    paths that they have in the whole.
+
+    Args:
+        graph: from `trace`.
+        body: whose steps they are.
+        steps: in order; all that lie between `inputs` and `outputs`.
+        inputs, outputs: tensors of that body.
+    """
+    work = _Rebuild(graph, kept_by(graph, np.ones(graph.units.count, bool)))
+    with any_initializer() as work.building:
+        given = [keras.layers.InputLayer(batch_shape=x.shape, dtype=x.dtype).output for x in inputs]
+        tensors = {id(x): new for x, new in zip(inputs, given, strict=True)}
+        for node, step in steps:
+            work._step(node, step, tensors)
+        names = [graph.model.name, *body.path.split("/")[:-1]]
+        model = keras.Model(_untied(given), _untied([tensors[id(x)] for x in outputs]), name=names.pop())
+        for name in reversed(names):
+            given = [keras.layers.InputLayer(batch_shape=x.shape, dtype=x.dtype).output for x in inputs]
+            model = keras.Model(_untied(given), model(_untied(given)), name=name)
+    work.copy_weights()
+    return model
+
+
+def _untied(tensors: list):
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def in_order(args, kwargs) -> list[keras.KerasTensor]:
