@@ -12,6 +12,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, float islands; written compactly
 - `tensor_names.py`: tensors named after their Keras layers
 - `file_bounds.py`: how many objects a `.tflite` file becomes, counted before it is unpacked
+- `lookups.py`: tables of embeddings with a scale a row, in files whose weights alone are integers
 - `plumbing.py`: casts, one-hot codes and reversals of a float file, as quantizers take them; floats and integers at
   the inputs of theirs
 - `calibrate.py`: ranges of activations from samples run through a float file

@@ -37,7 +37,7 @@ class _Stored:
     Attributes:
         layer: path of the Keras layer that it is named after.
         values: integers times their scales, as (taps, inputs, outputs).
-        steps: the scales, (outputs,) or (1,).
+        steps: the scale of each value, shaped alike.
     """
 
     layer: str
@@ -48,11 +48,11 @@ class _Stored:
 def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     """The plain float model with the weights that a quantized file holds.
 
-    A kernel of the file is q s, with one scale s for each output channel. Where the converter folded the batch norm
-    behind the layer into it, w = q s / g with g = gamma / sqrt(var + eps), so that the layer and its batch norm compute
-    what the file computes; the scale of a Rescaling before it is divided out too. Channels with g = 0, biases and all
-    else are the model's own, and activations are not rounded. It is for looking at the weights, and for going on
-    training.
+    A kernel of the file is q s, with one scale s for each output channel, or row of a table. Where the converter folded
+    the batch norm behind the layer into it, w = q s / g with g = gamma / sqrt(var + eps), so that the layer and its batch
+    norm compute what the file computes; the scale of a Rescaling before it is divided out too. Channels with g = 0,
+    biases and all else are the model's own, and activations are not rounded. It is for looking at the weights, and for
+    going on training.
 
     Args:
         source: a `TFLiteModel` or the bytes of a `.tflite` file that tfstruct wrote, or a `quantize.Twin`, which knows
@@ -128,7 +128,8 @@ def _stored_kernels(content: bytes) -> Iterator[_Stored]:
                 scale = np.asarray(tensor.quantization.scale, np.float64)
                 shape = [1] * q.ndim
                 shape[tensor.quantization.quantizedDimension if scale.size > 1 else 0] = -1
-                yield _Stored(name[1], _view(kind, q * scale.reshape(shape)), scale)
+                steps = np.broadcast_to(scale.reshape(shape), q.shape)
+                yield _Stored(name[1], _view(kind, q * steps), _view(kind, steps))
 
 
 def _view(kind: str, values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from tfstruct.convert import (
     calibrate,
     engines,
     flatbuffer,
+    lookups,
     masks,
     missing_kernels,
     multipliers,
@@ -217,7 +218,9 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.precision == "float16":
             content, layers = self._converted(recipe, float16=True)
         elif recipe.precision != "float32" or recipe.layers:
-            content, engine, kept, finite = self._quantize(recipe, signature, exported, recast, layers, warnings)
+            content, layers, engine, kept, finite = self._quantize(
+                recipe, signature, exported, recast, layers, warnings
+            )
             recast = dataclasses.replace(recast, content=finite)
         return content, layers, recast, engine, kept
 
@@ -319,11 +322,13 @@ class Converter(contextlib.AbstractContextManager):
             rounded = trained.clipped(reference, limits)
         elif rounding_choice.rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
+        rounded, layers, changes = lookups.by_rows(rounded, layers, recipe)
+        self._changes += changes
         with self._stage("quantize"):
             content, engine = engines.quantize(
                 rounded, recipe, layers, ranges, lambda: self._process, limits, recast.exact
             )
-        return content, engine, kept, reference
+        return content, layers, engine, kept, reference
 
     def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):
         kept: list[Sample] = []
