@@ -21,7 +21,7 @@ def test_kernels_lie_on_the_grids_of_the_scheme(scheme, values):
     twin = Twin(model, scheme)
     plain = quantize.dequantize(twin)
     assert type(plain) is type(model) and plain is not model
-    rounded = twin.simulation.rounded_weights()
+    rounded = twin.simulation.quantized_weights()
     assert set(rounded) >= {"stem/kernel", "conv/kernel"}
     for name, (weight, value) in rounded.items():
         kernel = np.array(plain.get_layer(name.split("/")[0]).kernel)

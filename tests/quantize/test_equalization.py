@@ -204,7 +204,7 @@ def test_a_depthwise_channel_a_hundred_times_smaller_survives_one_scale_for_all(
         kernel.assign(kernel * np.moveaxis(np.where(np.arange(8) == 3, factor, 1.0).reshape(8, 1, 1, 1), 0, axis))
 
     def error(model, per="tensor"):
-        weight, rounded = Twin(model, Scheme("int8", per=per)).simulation.rounded_weights()["depthwise/kernel"]
+        weight, rounded = Twin(model, Scheme("int8", per=per)).simulation.quantized_weights()["depthwise/kernel"]
         wanted = weight.numpy()
         return np.linalg.norm((rounded - wanted)[:, :, 3]) / np.linalg.norm(wanted[:, :, 3])
 

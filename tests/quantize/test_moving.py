@@ -81,5 +81,5 @@ def test_an_operator_that_moves_has_one_scale(pair):
 def test_bilinear_upsampling_makes_new_values():
     i = keras.Input((4, 4, 2))
     model = keras.Model(i, layers.UpSampling2D(2, interpolation="bilinear", name="up")(layers.Conv2D(2, 1)(i)))
-    points = quantize.calibrate(model, np.ones((4, 4, 4, 2), "float32")).simulation.points
-    assert id(model.get_layer("up")) not in points.movers
+    rounding_points = quantize.calibrate(model, np.ones((4, 4, 4, 2), "float32")).simulation.rounding_points
+    assert id(model.get_layer("up")) not in rounding_points.movers

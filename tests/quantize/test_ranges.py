@@ -97,7 +97,7 @@ def test_ends_learn_where_values_are_rounded(ranges):
     def step(learning):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(found.rounded(x, 8, learning))
+            loss = tf.reduce_sum(found.quantized(x, 8, learning))
         tape.gradient(loss, x)
 
     step(0.0)
@@ -114,7 +114,7 @@ def test_pact_decays():
     found = followed([[0.0, 2.0]], ranges="pact", decay=0.1, learning_rate=0.01)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        loss = tf.reduce_sum(found.rounded(x, 8, 1.0))
+        loss = tf.reduce_sum(found.quantized(x, 8, 1.0))
     tape.gradient(loss, x)
-    found.rounded(x, 8, 1.0)  # makes the step
+    found.quantized(x, 8, 1.0)  # makes the step
     assert found.pair() == pytest.approx((0.0, 2.0 * np.exp(-0.01)))  # nothing is clipped, so only the decay speaks

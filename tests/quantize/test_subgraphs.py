@@ -9,7 +9,7 @@ from keras import layers
 from tfstruct.graph import trace
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize import blockwise
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.subgraphs import blocks, execute, operators
 
 
@@ -36,13 +36,13 @@ def paths(units):
 
 
 def test_operators_are_what_the_file_fuses():
-    found = paths(operators(Points(trace(residual()))))
+    found = paths(operators(RoundingPoints(trace(residual()))))
     assert ("stem", "stem_norm", "stem_relu") in found and ("a2", "a2_norm") in found
     assert ("a_join", "a_relu") in found and ("gap",) in found
 
 
 def test_blocks_lie_between_tensors_through_which_everything_passes():
-    found = [set(p) for p in paths(blocks(Points(trace(residual()))))]
+    found = [set(p) for p in paths(blocks(RoundingPoints(trace(residual()))))]
     assert found == [
         {"stem", "stem_norm", "stem_relu"},
         {"a1", "a1_norm", "a1_relu", "a2", "a2_norm", "a_join", "a_relu"},
@@ -57,7 +57,7 @@ def test_units_put_together_are_the_model(name):
     x = zoo.sample_inputs(model, 3)
     graph = trace(model)
     flat = [x[i.name] for i in model.inputs] if isinstance(x, dict) else keras.tree.flatten(x)
-    for found in (operators(Points(graph)), blocks(Points(graph))):
+    for found in (operators(RoundingPoints(graph)), blocks(RoundingPoints(graph))):
         values = {c.key: keras.ops.convert_to_tensor(v) for c, v in zip(graph.body.inputs, flat, strict=True)}
         for part in found:
             inside = {key: values[key] for key in part.inputs}
@@ -79,9 +79,9 @@ def test_a_weight_that_several_blocks_read_is_part_of_each():
     shared = Shared(name="shared")
     x = layers.Dense(3, name="mid")(shared(inputs))
     model = open_by_itself(keras.Model(inputs, shared(layers.Dense(5)(x), back=True))).model
-    points = Points(trace(model))
-    parts = blocks(points)
+    rounding_points = RoundingPoints(trace(model))
+    parts = blocks(rounding_points)
     assert len(parts) > 1
-    assert all(not {*part.inputs, *part.outputs} & points.folding.constants.keys() for part in parts)
+    assert all(not {*part.inputs, *part.outputs} & rounding_points.folding.constants.keys() for part in parts)
     twin = blockwise(model, np.ones((8, 4), "float32"), steps=1)
     assert np.isfinite(keras.ops.convert_to_numpy(twin(np.ones((2, 4), "float32")))).all()

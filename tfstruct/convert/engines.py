@@ -209,6 +209,6 @@ def _tensorflow(
 def _left_in_float(content: bytes) -> list[str]:
     """Names of what the operators in float make, and of the integers made of that: either has the name of before."""
     found = flatbuffer.operators(content)
-    rounded = {op.inputs[0]: op.outputs[0] for op in found if op.name == "QUANTIZE"}
+    integers_of = {op.inputs[0]: op.outputs[0] for op in found if op.name == "QUANTIZE"}
     made = [name for op in flatbuffer.float_operators(found) for name in op.outputs]
-    return [*made, *(rounded[name] for name in made if name in rounded)]
+    return [*made, *(integers_of[name] for name in made if name in integers_of)]

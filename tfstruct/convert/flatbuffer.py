@@ -266,7 +266,7 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
     found = []
     for number, graph in enumerate(model.subgraphs):
         # TensorFlow's quantizer gives a layer's name to the integers made of its floats, and the floats another.
-        rounded = {
+        integers_of = {
             graph.tensors[op.inputs[0]].name.decode(): graph.tensors[op.outputs[0]].name.decode()
             for op in graph.operators
             if operator_name(model, op) == "QUANTIZE"
@@ -280,7 +280,7 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
                 for i in operator.inputs
                 if i >= 0 and not is_constant(model, graph.tensors[i])
             )
-            copies = [rounded[name] for name in outputs if name in rounded]
+            copies = [integers_of[name] for name in outputs if name in integers_of]
             origin = next((layers[name] for name in (*outputs, *copies, *inputs) if layers.get(name)), ())
             dtype = _DTYPE_NAMES[graph.tensors[operator.outputs[0]].type] if len(operator.outputs) else ""
             found.append(

@@ -9,11 +9,11 @@ from tfstruct.errors import ConversionError
 from tfstruct.precisions import PRECISIONS, stored_within
 
 
-def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, rounded: str) -> list[str]:
+def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, at_ports: str) -> list[str]:
     """A warning about operators that stay in float, where the recipe allows them.
 
     Args:
-        rounded: see `rounded_beside_floats`.
+        at_ports: see `rounded_beside_floats`.
 
     Raises:
         ConversionError: there are some, and it does not.
@@ -29,7 +29,7 @@ def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, round
     raise ConversionError(
         f"{len(unwanted)} operators of the {recipe.precision} file would stay in float: {named}. Replace those "
         "layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
-        f"them (allow_float=True, --allow-float).{f' Either way {rounded} it in float.' if rounded else ''}",
+        f"them (allow_float=True, --allow-float).{f' Either way {at_ports} it in float.' if at_ports else ''}",
         tuple(dict.fromkeys(layer for op in unwanted for layer in op.layers)),
     )
 

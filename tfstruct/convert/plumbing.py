@@ -122,9 +122,9 @@ def read_floats(content: bytes) -> bytes:
     made = {int(i): op for op in graph.main.operators for i in op.outputs}
     plain: dict[int, int] = {}
     for op in graph.main.operators:
-        rounded = made.get(int(op.inputs[0])) if graph.name(op) == "DEQUANTIZE" else None
-        if rounded is not None and graph.name(rounded) == "QUANTIZE":
-            source = int(rounded.inputs[0])
+        quantize = made.get(int(op.inputs[0])) if graph.name(op) == "DEQUANTIZE" else None
+        if quantize is not None and graph.name(quantize) == "QUANTIZE":
+            source = int(quantize.inputs[0])
             if graph.main.tensors[source].type == _FLOAT and int(op.outputs[0]) not in graph.outputs:
                 plain[int(op.outputs[0])] = source
     if not plain:

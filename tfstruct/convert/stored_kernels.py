@@ -17,7 +17,7 @@ from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.quantize import dequantize as dequantize_twin
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import ChangeReport, carrying
 from tfstruct.reporting.tables import counted
@@ -148,14 +148,14 @@ def _factors(model: keras.Model) -> dict[str, list[np.ndarray | float]]:
     That is nothing, the g of a batch norm, and both with the scale of a Rescaling that comes before.
     """
     try:
-        points = Points(trace(model))
+        rounding_points = RoundingPoints(trace(model))
     except ModelError:
         return {}  # subclassed: what was folded does not fit, and is said
-    makers = {tensor.key: call.op for call in points.graph.calls for tensor in call.outputs}
+    makers = {tensor.key: call.op for call in rounding_points.graph.calls for tensor in call.outputs}
     found = {}
-    for call in points.graph.calls:
+    for call in rounding_points.graph.calls:
         factors: list[np.ndarray | float] = [1.0]
-        norm = points.folds.get(id(call.op))
+        norm = rounding_points.folds.get(id(call.op))
         if norm is not None:
             gamma = np.asarray(norm.gamma, np.float64) if norm.scale else 1.0
             factors.append(gamma / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon))

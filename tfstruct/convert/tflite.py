@@ -238,10 +238,10 @@ class Converter(contextlib.AbstractContextManager):
         exported = self._export(recipe)
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
-            rounded = missing_kernels.rounded_beside_floats(found, recipe)
+            at_ports = missing_kernels.rounded_beside_floats(found, recipe)
             unwanted = engines.unwanted_floats(found, recipe, recast.exact)
-            warnings += missing_kernels.refuse_floats(unwanted, recipe, rounded)
-            warnings += [f"{rounded} it in float"] if rounded else []
+            warnings += missing_kernels.refuse_floats(unwanted, recipe, at_ports)
+            warnings += [f"{at_ports} it in float"] if at_ports else []
             warnings += missing_kernels.wide_weights(found, recipe)
             warnings += biases.lost(content, layers)
             scales.check(content, layers)
@@ -301,14 +301,13 @@ class Converter(contextlib.AbstractContextManager):
             observed = {**ranges, **recast.ranges}
             ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, self._holders)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
-        rounded = reference
         if recipe.quantizes_activations:
-            rounded, ranges, self._changes, lost = masks.bounded(reference, ranges, layers, recipe)
-            reference = rounded
+            reference, ranges, self._changes, lost = masks.bounded(reference, ranges, layers, recipe)
             warnings += lost
             ranges = plumbing.chained_choices(reference, ranges)  # with masks that are finite
             ranges, widened = multipliers.bounded(reference, ranges, layers, recipe)
             self._changes += widened
+        to_quantize = reference
         limits, unused = trained.weight_limits(reference, layers, self._opened(recipe).model, recipe.weight_limits)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
@@ -317,16 +316,16 @@ class Converter(contextlib.AbstractContextManager):
             bits = rounding_choice.bits_of_weights(recipe, reference, layers)
             inputs = list(batched(kept, exported.batch))
             with self._stage("round weights") as step:
-                rounded = weights.round_weights(reference, bits, inputs, step)
+                to_quantize = weights.round_weights(reference, bits, inputs, step)
         elif limits:
-            rounded = trained.clipped(reference, limits)
+            to_quantize = trained.clipped(reference, limits)
         elif rounding_choice.rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         rounded, layers, changes = lookups.by_rows(rounded, layers, recipe)
         self._changes += changes
         with self._stage("quantize"):
             content, engine = engines.quantize(
-                rounded, recipe, layers, ranges, lambda: self._process, limits, recast.exact
+                to_quantize, recipe, layers, ranges, lambda: self._process, limits, recast.exact
             )
         return content, layers, engine, kept, reference
 

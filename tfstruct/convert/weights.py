@@ -66,8 +66,8 @@ def round_weights(
             tensor = graph.tensors[op.inputs[1]]
             kernel = flatbuffer.constant(model, tensor)
             width = bits[graph.tensors[op.outputs[0]].name.decode()]
-            rounded = _round(kernel.reshape(len(kernel), -1), *hessians[op.inputs[1]], width)
-            flatbuffer.set_constant(model, tensor, rounded.reshape(kernel.shape))
+            rounded_kernel = _round(kernel.reshape(len(kernel), -1), *hessians[op.inputs[1]], width)
+            flatbuffer.set_constant(model, tensor, rounded_kernel.reshape(kernel.shape))
         progress(min(start + chunk, len(todo)), len(todo))
     return flatbuffer.write(model)
 

@@ -9,7 +9,8 @@
 - `mask_places.py`, `masked_range.py`, `masked_ranges.py`: where values are masked before a softmax; the range of one
   such point; how those of a model depend on each other
 - `learning.py`: steps and ranges that learn by a rule of their own, between backward and forward pass
-- `points.py`: where integers are seen between layers: after fusion, one range for what only moves
+- `rounding_points.py`: the tensors that are integers in the file, where the twin rounds: after fusion, one range for
+  what only moves
 - `folding.py`: what the file computes ahead: constants, and what of them becomes part of a linear operator
 - `constant_operands.py`: the constants that a model's operations read, as the file rounds them
 - `rescaling.py`: how the file's kernels round what they make of integers

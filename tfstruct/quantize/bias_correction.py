@@ -76,7 +76,7 @@ def correct_bias(
     means = _Means(made.model, given.scheme)
     for simulation in (made.simulation, means):
         simulation.assign(given.simulation.values())
-    graph = means.points.graph
+    graph = means.rounding_points.graph
     wanted = moments(graph, (flat,), [means.last(op) for op in means.layers], batch_size)
     rows = []
     for done, op in enumerate(means.layers, 1):
@@ -85,7 +85,7 @@ def correct_bias(
         shift = mean - means.of(op, flat, batch_size)
         bias = last.beta if isinstance(last, layers.BatchNormalization) else last.bias
         bias.assign_add(shift.reshape(bias.shape).astype("float32"))
-        rows.append(CorrectedBias.of(means.points.paths[id(op)], shift, deviation))
+        rows.append(CorrectedBias.of(means.rounding_points.paths[id(op)], shift, deviation))
         if progress is not None:
             progress("correct biases", done, len(means.layers))
     done = BiasCorrection(
@@ -99,8 +99,8 @@ def correct_bias(
 def _with_biases(means: "_Means") -> keras.Model:
     """A copy of the model in which each layer to be corrected has a bias (zero at first), or a batch norm with a
     beta."""
-    remake = Remake(means.points.graph)
-    made = {id(call.op): call.outputs[0].shape for call in means.points.graph.calls}
+    remake = Remake(means.rounding_points.graph)
+    made = {id(call.op): call.outputs[0].shape for call in means.rounding_points.graph.calls}
     for last in map(means.last, means.layers):
         if isinstance(last, layers.BatchNormalization):
             if not last.center:
@@ -125,14 +125,16 @@ class _Means(Simulation):
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
-        ops = {id(call.op): call.op for call in self.points.graph.calls}
-        folded = Counter(id(norm) for norm in self.points.folds.values() if norm is not None)
+        ops = {id(call.op): call.op for call in self.rounding_points.graph.calls}
+        folded = Counter(id(norm) for norm in self.rounding_points.folds.values() if norm is not None)
         self.layers, self.left = [], []
         for key in (key for key in ops if key in self._grids):
             if not traits_of(ops[key]).contracts:
-                self.left.append((self.points.paths[key], f"a {type(ops[key]).__name__} has no one bias by channel"))
-            elif folded[id(self.points.folds[key])] > 1:
-                self.left.append((self.points.paths[key], "its batch norm is behind other layers too"))
+                self.left.append(
+                    (self.rounding_points.paths[key], f"a {type(ops[key]).__name__} has no one bias by channel")
+                )
+            elif folded[id(self.rounding_points.folds[key])] > 1:
+                self.left.append((self.rounding_points.paths[key], "its batch norm is behind other layers too"))
             else:
                 self.layers.append(ops[key])
         self._sums: dict[str, list] = {}
@@ -140,11 +142,11 @@ class _Means(Simulation):
 
     def last(self, op):
         """The layer, or the batch norm that the converter folds into it."""
-        return self.points.folds.get(id(op)) or op
+        return self.rounding_points.folds.get(id(op)) or op
 
     def of(self, op, flat: list[np.ndarray], batch_size: int) -> np.ndarray:
         """Means of a layer, shape (channels,), over samples, positions and calls."""
-        path, total, count = self.points.paths[id(op)], 0.0, 0.0
+        path, total, count = self.rounding_points.paths[id(op)], 0.0, 0.0
         for part in slices(len(flat[0]), batch_size):
             for rows, added in self._run([x[part] for x in flat])[path]:
                 total, count = total + added.numpy().astype(np.float64), count + float(rows)
@@ -152,14 +154,14 @@ class _Means(Simulation):
 
     def _summed(self, inputs):
         self._sums = {}
-        self(structured(self.points.graph, inputs), training=False)
+        self(structured(self.rounding_points.graph, inputs), training=False)
         return self._sums
 
     def _route(self, training, path, op, call):
         routed = super()._route(training, path, op, call)
         if not any(op is one for one in self.layers):
             return routed
-        before, norm = self.points.before.get(id(op)), self.points.folds.get(id(op))
+        before, norm = self.rounding_points.before.get(id(op)), self.rounding_points.folds.get(id(op))
 
         def summed(*args, **kwargs):
             with without_activation(op):

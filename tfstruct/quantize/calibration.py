@@ -12,8 +12,8 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize.observers import OBSERVERS, Observer, observer, usable
-from tfstruct.quantize.points import Point
 from tfstruct.quantize.quantization_report import quantization_report
+from tfstruct.quantize.rounding_points import RoundingPoint
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.quantize.twin import Twin
@@ -87,7 +87,7 @@ def _observed(
     values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None
 ) -> dict[str, tuple[float, float]]:
     """Group -> (low, high), where values were seen."""
-    samples = samples_of(values.points.graph.model, data)
+    samples = samples_of(values.rounding_points.graph.model, data)
     observers: dict[str, Observer] = {}
     done = 0
     for batch in samples.batches(batch_size):
@@ -111,7 +111,7 @@ def _observed(
 
 
 class Values(Simulation):
-    """The float values of a model at every quantization point."""
+    """The float values of a model at every rounding point."""
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
@@ -120,21 +120,21 @@ class Values(Simulation):
         self._run = tf.function(self._values, reduce_retracing=True)
 
     def of(self, inputs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-        """Group -> the values at each of its points, in order of execution."""
+        """Group -> the values at each of its rounding points, in order of execution."""
         return keras.tree.map_structure(lambda x: x.numpy(), self._run(inputs))
 
     def _values(self, inputs):
         self._seen = {}
-        self(structured(self.points.graph, inputs), training=False)
+        self(structured(self.rounding_points.graph, inputs), training=False)
         return self._seen
 
-    def _rounded(self, op, grid, training, ahead=1.0):
+    def _quantized_kernel(self, op, grid, training, ahead=1.0):
         return stored(grid) * ahead
 
-    def _of_constant(self, op, rounded, plain):
+    def _of_constant(self, op, quantized, plain):
         return plain
 
-    def _quantized(self, point: Point, x, training):
+    def _quantized(self, point: RoundingPoint, x, training):
         if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:
             seen = self.bounds[point.group].looked_at(tf.cast(x, tf.float32))
             self._seen.setdefault(point.group, []).append(seen)

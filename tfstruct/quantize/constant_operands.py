@@ -11,7 +11,7 @@ from tfstruct.graph.operation_traits import traits_of
 from tfstruct.quantize.folding import Folding, Linear, operands
 from tfstruct.quantize.grids import LargestGrid
 from tfstruct.quantize.integer_kernels import rounded_constant
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -24,19 +24,19 @@ class ConstantOperands:
         skipped: (layer, why its constants are not rounded as the scheme says).
     """
 
-    def __init__(self, points: Points, scheme: Scheme):
-        self._points, self._scheme = points, scheme
-        self._folding: Folding = points.folding
-        self._calls = {id(call.op): call for call in points.graph.calls}
+    def __init__(self, rounding_points: RoundingPoints, scheme: Scheme):
+        self._rounding_points, self._scheme = rounding_points, scheme
+        self._folding: Folding = rounding_points.folding
+        self._calls = {id(call.op): call for call in rounding_points.graph.calls}
         self.grids: dict[int, LargestGrid] = {}
         self.kernels: list[tuple[str, int]] = []
         self.skipped: list[tuple[str, str]] = []
         for key, linear in self._folding.linear.items():
-            if linear.place is not None and scheme.weight_bits(points.paths[key]) is not None:
+            if linear.place is not None and scheme.weight_bits(rounding_points.paths[key]) is not None:
                 self._add(key, linear, linear.place)
 
     def _add(self, key: int, linear: Linear, place: int) -> None:
-        path = self._points.paths[key]
+        path = self._rounding_points.paths[key]
         precision = self._scheme.precision_of(path)
         bits = 4 if precision == "int4" else 8
         if self._scheme.weight_bits(path) not in (bits, 16) or self._scheme.steps != "largest":
@@ -50,7 +50,9 @@ class ConstantOperands:
 
     def touches(self, op) -> bool:
         key = id(op)
-        return key in self.grids or key in self._folding.ahead or key in self._points.joined or self._others(op)
+        return (
+            key in self.grids or key in self._folding.ahead or key in self._rounding_points.joined or self._others(op)
+        )
 
     def _others(self, op) -> bool:
         """Whether an operation reads constants that nothing here knows how the file holds."""
@@ -59,19 +61,19 @@ class ConstantOperands:
             return False
         return not isinstance(op, keras.layers.Layer) and any(x.key in self._folding.constants for x in call.inputs)
 
-    def read(self, op, call: Callable, rounded: Callable, quantized: Callable) -> Callable:
+    def read(self, op, call: Callable, choose: Callable, quantized: Callable) -> Callable:
         """The call of an operation with its constant operands as the file has them.
 
         Args:
-            rounded: says whether values are rounded, as (rounded, plain) -> one of both.
+            choose: (quantized, plain) -> the one that counts at present.
             quantized: (point, x) -> x rounded with the range of a point.
         """
         key = id(op)
         if key in self._folding.ahead:
             return lambda *args, **kwargs: tf.identity(keras.tree.flatten((args, kwargs))[self._folding.ahead[key]])
         if key in self.grids:
-            return self._product(op, call, rounded)
-        point = self._points.joined.get(key)
+            return self._product(op, call, choose)
+        point = self._rounding_points.joined.get(key)
         places = self._places(op) if point is not None or self._others(op) else []
 
         def routed(*args, **kwargs):
@@ -83,7 +85,7 @@ class ConstantOperands:
                 elif x.dtype.is_floating:
                     value = tf.cast(x, tf.float32)
                     value = symmetric(value) if traits_of(op).multiplies else rounded_constant(value)[0]
-                    flat[place] = rounded(tf.cast(value, x.dtype), x)
+                    flat[place] = choose(tf.cast(value, x.dtype), x)
             args, kwargs = keras.tree.pack_sequence_as((args, kwargs), flat)
             return call(*args, **kwargs)
 
@@ -94,7 +96,7 @@ class ConstantOperands:
         fixed = self._folding.constants
         return [i for i, x in enumerate(given) if isinstance(x, Channels) and x.key in fixed]
 
-    def _product(self, op, call: Callable, rounded) -> Callable:
+    def _product(self, op, call: Callable, choose: Callable) -> Callable:
         grid = self.grids[id(op)]
         (place,) = self._places(op)
 
@@ -103,7 +105,7 @@ class ConstantOperands:
             w = flat[place]
             factor, shift = self.ahead_of(op, w)
             kernel = tf.cast(w, tf.float32) * factor
-            flat[place] = tf.cast(rounded(grid.fake(kernel), kernel), w.dtype)
+            flat[place] = tf.cast(choose(grid.fake(kernel), kernel), w.dtype)
             args, kwargs = keras.tree.pack_sequence_as((args, kwargs), flat)
             y = call(*args, **kwargs)
             return y if shift is None else y + tf.cast(shift, y.dtype)

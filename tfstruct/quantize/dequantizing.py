@@ -30,9 +30,9 @@ def dequantize(twin: Twin) -> keras.Model:
     """
     model = copied(twin.model)
     weights = {kernel.name: kernel.variable for kernel in kernels(model, depthwise=True)}
-    rounded = twin.simulation.rounded_weights()
-    for name, (_, value) in rounded.items():
+    quantized = twin.simulation.quantized_weights()
+    for name, (_, value) in quantized.items():
         weights[name].assign(value)
-    title = f"{model.name}: {counted(len(rounded), 'kernel')} with the values that the file holds"
-    left = tuple((name, "it is not rounded") for name in weights if name not in rounded)
-    return carrying(model, ChangeReport(title, tuple((name, "rounded") for name in rounded), left))
+    title = f"{model.name}: {counted(len(quantized), 'kernel')} with the values that the file holds"
+    left = tuple((name, "it is not rounded") for name in weights if name not in quantized)
+    return carrying(model, ChangeReport(title, tuple((name, "rounded") for name in quantized), left))

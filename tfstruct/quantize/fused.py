@@ -8,7 +8,7 @@ from tfstruct.graph import Call, is_training_only
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.precisions import PRECISIONS
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Fused:
         return traits.four_bits if precision == stored else traits.one_kernel
 
 
-def fused(points: Points) -> list[Fused]:
+def fused(rounding_points: RoundingPoints) -> list[Fused]:
     """The operators that change values, in order of execution; operations that only move data are left out."""
-    calls = points.graph.calls
+    calls = rounding_points.graph.calls
     readers = {tensor.key: call for call in reversed(calls) for tensor in values_read(call)}
     rows: dict[int, list[int]] = {}
     for row, call in enumerate(calls):
         rows.setdefault(id(call.op), []).append(row)
     found, seen = [], set()
     for call in calls:
-        if id(call.op) in seen or id(call.op) in points.movers or points.folding.computed_ahead(call):
+        if id(call.op) in seen or id(call.op) in rounding_points.movers or rounding_points.folding.computed_ahead(call):
             continue
         ops, paths = [], []
         part: Call | None = call
@@ -56,7 +56,7 @@ def fused(points: Points) -> list[Fused]:
             if not is_training_only(part.op):
                 ops.append(part.op)
                 paths.append(part.path)
-            if points.outputs[id(part.op)] is not None and id(part.op) not in points.movers:
+            if rounding_points.outputs[id(part.op)] is not None and id(part.op) not in rounding_points.movers:
                 break
             part = readers.get(part.outputs[0].key)
         found.append(Fused(tuple(ops), tuple(paths), tuple(row for op in ops for row in rows[id(op)])))

@@ -91,7 +91,7 @@ class Grid:
         """The magnitude of the largest integer by output channel, for `Recipe.weight_limits`."""
         return self.largest * np.asarray(self.integers(self.kernel.variable.value, g)[1])
 
-    def rounded(self, g=1.0) -> np.ndarray:
+    def quantized(self, g=1.0) -> np.ndarray:
         """s q of the present kernel, in its shape."""
         return np.asarray(self.fake(self.kernel.variable.value, g))
 
@@ -100,7 +100,7 @@ class Grid:
         return tf.reshape(tf.transpose(tf.cast(w, tf.float32), self.kernel.order), (-1, self.kernel.shape[-1]))
 
     def seen(self, w, g=1.0):
-        """The rounded kernel as (everything else, output channels), and the factor that is in it."""
+        """The kernel as (everything else, output channels), and the factor that is in it."""
         factor = tf.maximum(tf.abs(g), _TINY) if self.per == "tensor" else 1.0
         return self._moved(w) * factor, factor
 
@@ -134,11 +134,11 @@ class LargestGrid(Grid):
         moved, factor = self.seen(w, g)
         limit = tf.stop_gradient(self._limit(moved))
 
-        def rounded(m):  # in one pass over the kernel
+        def quantized(m):  # in one pass over the kernel
             quantize = tf.quantization.fake_quant_with_min_max_vars_per_channel
             return quantize(m, -limit, limit, num_bits=self.bits, narrow_range=True)
 
-        return self.back(tf.grad_pass_through(rounded)(moved) / factor)
+        return self.back(tf.grad_pass_through(quantized)(moved) / factor)
 
     def _folded(self, w, g):
         moved = self._moved(w)

@@ -8,7 +8,6 @@ import tensorflow as tf
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.quantize.fake import activation_scale, fake_activation
 from tfstruct.quantize.grids import Grid
-from tfstruct.quantize.points import Point, Points
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.rescaling import (
     once_rounded,
@@ -23,6 +22,7 @@ from tfstruct.quantize.rescaling import (
     twice_rounded,
 )
 from tfstruct.quantize.rounding import LARGEST_BIAS
+from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints
 
 # What the file computes with integers of several values: how many the model gives.
 _OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "divide": 2, "silu": 1, "mean": 1, "sqrt": 1, "contract": 2}
@@ -47,7 +47,7 @@ class IntegerKernels:
     """What the file's kernels compute from integers, seen in float; plain layers where ranges are not known yet.
 
     Args:
-        points, bounds: of the simulation.
+        rounding_points, bounds: of the simulation.
         bits_of: a point -> what its values have as integers; None where they are float.
         active: 1 where values are rounded.
 
@@ -57,16 +57,16 @@ class IntegerKernels:
 
     def __init__(
         self,
-        points: Points,
+        rounding_points: RoundingPoints,
         bounds: Mapping[str, Range],
-        bits_of: Callable[[Point], int | None],
+        bits_of: Callable[[RoundingPoint], int | None],
         active: keras.Variable,
     ):
-        self._points, self._bounds, self._bits_of, self._active = points, bounds, bits_of, active
-        self._groups = points.groups
+        self._rounding_points, self._bounds, self._bits_of, self._active = rounding_points, bounds, bits_of, active
+        self._groups = rounding_points.groups
         self.used = True
 
-    def input(self, point: Point, x):
+    def input(self, point: RoundingPoint, x):
         """Rounds an input as the file's inputs are rounded."""
         if self._bits_of(point) != 8 or not tf.as_dtype(x.dtype).is_floating:
             return x
@@ -84,20 +84,20 @@ class IntegerKernels:
         """
         if not (self.used and traits_of(op).contracts and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
-        (group,) = self._points.reads.get(id(op)) or (None,)
+        (group,) = self._rounding_points.reads.get(id(op)) or (None,)
         bits = None if group is None else self._bits_of(self._groups[group])
         if group is None or bits is None:
             return None
-        norm, grid = self._points.folds.get(id(op)), grids[0]
-        writes = self._points.writes[id(op)]
+        norm, grid = self._rounding_points.folds.get(id(op)), grids[0]
+        writes = self._rounding_points.writes[id(op)]
         made = None if writes is None else self._bounds.get(writes)
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
-        rounded = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
+        rescaled = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
 
         def exact(call, args, kwargs):
             step_in = activation_scale(*self._ends(group), bits)
             ahead, shift = ahead_of(op, grid.kernel.variable.value)
-            g = folded_factor(self._points, id(op))
+            g = folded_factor(self._rounding_points, id(op))
             bias, mapping = 0.0, []
             if op.use_bias:
                 bias = op.bias.value
@@ -112,9 +112,9 @@ class IntegerKernels:
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
             total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
-            if made is None or bits != 8 or id(op) in self._points.folding.followed:
+            if made is None or bits != 8 or id(op) in self._rounding_points.folding.followed:
                 return total * step
-            return rounded(total, step, activation_scale(*made.now()))
+            return rescaled(total, step, activation_scale(*made.now()))
 
         def as_it_is(call, args, kwargs):
             z = call(*args, **kwargs)
@@ -178,16 +178,16 @@ class IntegerKernels:
 
         return self._where_known(groups, exact, call)
 
-    def average(self, point: Point, x, interpolated: bool = False):
+    def average(self, point: RoundingPoint, x, interpolated: bool = False):
         """The result of average pooling, or of bilinear resizing, before it is rounded."""
         if self._groups[point.group].fixed is not None or self._bits_of(point) != 8:
             return x
-        rounded = rounded_interpolation if interpolated else rounded_average
-        return self._where_known([point.group], lambda v: rounded(v, *self._ends(point.group)), tf.identity)(x)
+        rounding = rounded_interpolation if interpolated else rounded_average
+        return self._where_known([point.group], lambda v: rounding(v, *self._ends(point.group)), tf.identity)(x)
 
-    def batch_norm(self, op, product: Point, call):
+    def batch_norm(self, op, product: RoundingPoint, call):
         """A batch norm that is not folded into a layer, with constants in 8 bits."""
-        (reads,), writes = self._points.reads.get(id(op)) or (None,), self._points.writes.get(id(op))
+        (reads,), writes = self._rounding_points.reads.get(id(op)) or (None,), self._rounding_points.writes.get(id(op))
         if reads is None or writes is None:
             return call
         groups = (reads, product.group, writes)
@@ -220,9 +220,9 @@ class IntegerKernels:
         return either
 
 
-def folded_factor(points: Points, key: int):
+def folded_factor(rounding_points: RoundingPoints, key: int):
     """The factor of each output channel by the batch norm behind a layer, once it is folded."""
-    norm = points.folds.get(key)
+    norm = rounding_points.folds.get(key)
     return 1.0 if norm is None else _factor(norm)
 
 

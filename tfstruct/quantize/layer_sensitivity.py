@@ -70,7 +70,7 @@ def sensitivity(
     for precision, simulation in alone.items():
         simulation.assign(twins[precision].simulation.values())
     first = next(iter(alone.values()))
-    name, score = (None, None) if y is None else scoring(first.points.graph, y, loss, metric)
+    name, score = (None, None) if y is None else scoring(first.rounding_points.graph, y, loss, metric)
     reference = first.outputs(None, flat, batch_size)
     baseline = None if score is None else score(y, reference)
     todo = [(layer, precision) for layer in first.layers for precision in schemes if layer.takes(precision)]
@@ -106,18 +106,18 @@ class _Alone(Simulation):
     def __init__(self, model: keras.Model, scheme: Scheme):
         super().__init__(model, scheme)
         self.integers.used = False  # what a layer reads are none
-        self.layers = fused(self.points)
+        self.layers = fused(self.rounding_points)
         self._number = {path: i for i, layer in enumerate(self.layers) for path in layer.paths}
         self._chosen = tf.Variable(-1, trainable=False)
         self._run = tf.function(self._whole, reduce_retracing=True)
 
     def _whole(self, batch):
-        return self(structured(self.points.graph, batch), training=False)
+        return self(structured(self.rounding_points.graph, batch), training=False)
 
     def outputs(self, path: str | None, flat: list[np.ndarray], batch_size: int):
         """The model's outputs with one layer quantized; with None, no layer."""
         self._chosen.assign(-1 if path is None else self._number[path])
-        with states_kept(self.points.graph.model):  # every run begins with the same
+        with states_kept(self.rounding_points.graph.model):  # every run begins with the same
             parts = [self._run([x[part] for x in flat]) for part in slices(len(flat[0]), batch_size)]
         return keras.tree.map_structure(lambda *p: np.concatenate([q.numpy() for q in p]), *parts)
 
@@ -131,18 +131,20 @@ class _Alone(Simulation):
         quantized = super()._quantized
         return self._alone(point.path, lambda: quantized(point, x, training), lambda: x)
 
-    def _rounded(self, op, grid, training, ahead=1.0):
-        rounded = super()._rounded
+    def _quantized_kernel(self, op, grid, training, ahead=1.0):
+        quantized = super()._quantized_kernel
         return self._alone(
-            self.points.paths[id(op)], lambda: rounded(op, grid, training, ahead), lambda: stored(grid) * ahead
+            self.rounding_points.paths[id(op)],
+            lambda: quantized(op, grid, training, ahead),
+            lambda: stored(grid) * ahead,
         )
 
-    def _of_constant(self, op, rounded, plain):
-        path = self.points.paths[id(op)]
-        return self._alone(path, lambda: rounded, lambda: plain) if path in self._number else plain
+    def _of_constant(self, op, quantized, plain):
+        path = self.rounding_points.paths[id(op)]
+        return self._alone(path, lambda: quantized, lambda: plain) if path in self._number else plain
 
     def _separable(self, op, before, x, training):
         halves = super()._separable
         return self._alone(
-            self.points.paths[id(op)], lambda: halves(op, before, x, training), lambda: type(op).call(op, x)
+            self.rounding_points.paths[id(op)], lambda: halves(op, before, x, training), lambda: type(op).call(op, x)
         )

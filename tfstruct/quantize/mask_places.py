@@ -11,7 +11,7 @@ from tfstruct.graph.endings import activation_of
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.quantize.folding import operands
 from tfstruct.quantize.masks import LEAST_ELSEWHERE
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 
 _KINDS = ("select", "add", "subtract", "multiply", "divide", "maximum")
 SUMS, JOINS = ("add", "subtract"), ("select", "add", "subtract")
@@ -51,8 +51,8 @@ class MaskPlaces:
         chosen: group that one choice alone reads -> this choice: a SELECT has one scale for all.
     """
 
-    def __init__(self, points: Points):
-        self._points, self._groups = points, points.groups
+    def __init__(self, rounding_points: RoundingPoints):
+        self._rounding_points, self._groups = rounding_points, rounding_points.groups
         self.nodes: dict[str, Node] = {}
         self.readers: dict[str, list[Node]] = {}
         self.softmax: dict[str, int] = {}
@@ -60,22 +60,22 @@ class MaskPlaces:
         self.chosen: dict[str, Node] = {}
         self._makers: dict[str, list[Call]] = {}
         self._count: dict[str, int] = {}  # group -> how many calls read it
-        self._handed_out = {tensor.key for tensor in points.graph.outputs}
-        for call in points.graph.calls:
+        self._handed_out = {tensor.key for tensor in rounding_points.graph.outputs}
+        for call in rounding_points.graph.calls:
             self._look_at(call)
 
     def _look_at(self, call: Call) -> None:
-        op, reads = call.op, self._points.reads.get(id(call.op))
-        point = self._points.outputs[id(op)]
+        op, reads = call.op, self._rounding_points.reads.get(id(call.op))
+        point = self._rounding_points.outputs[id(op)]
         if reads is None:
             return
-        silent = id(op) in self._points.movers or traits_of(op).reads_shape
+        silent = id(op) in self._rounding_points.movers or traits_of(op).reads_shape
         for group in () if silent else set(reads):
             self._count[group] = self._count.get(group, 0) + 1
         size = _exponentials(call)
         if size and reads:
             self.softmax[reads[0]] = max(size, self.softmax.get(reads[0], 0))
-        if point is None or id(op) in self._points.movers:
+        if point is None or id(op) in self._rounding_points.movers:
             return
         self._makers.setdefault(point.group, []).append(call)
         if any(tensor.key in self._handed_out for tensor in call.outputs):
@@ -92,7 +92,7 @@ class MaskPlaces:
         kind = traits_of(call.op).joins
         if kind not in _KINDS:
             return None
-        constants = self._points.folding.constants
+        constants = self._rounding_points.folding.constants
         tensors = [x for x in call.inputs if x.key not in constants]
         given = [x for x in operands(call) if x is not None]
         if kind == "select":
@@ -141,7 +141,7 @@ class MaskPlaces:
                 for mask in self._masks(node):
                     found.setdefault(mask, {"joins": False})["masks"] = True
                 self.chosen.update({one: node for one in self._read_once(node)})
-        masked = [self._points.reads[key] for key in self._points.masked_softmax]
+        masked = [self._rounding_points.reads[key] for key in self._rounding_points.masked_softmax]
         for group in (*self.chosen, *(reads[0] for reads in masked if reads and self.is_read_once(reads[0]))):
             found.setdefault(group, {"joins": False})
         for group, makers in self._makers.items():

@@ -15,8 +15,8 @@ import tensorflow as tf
 from tfstruct.quantize.mask_places import JOINS, MOST_STEPS, SUMS, MaskPlaces, Node, Operand
 from tfstruct.quantize.masked_range import LARGEST, BeforeSoftmax, MaskedRange
 from tfstruct.quantize.masks import LEAST_ELSEWHERE, added_mask, is_mask, limits, mask_depth, masked_low
-from tfstruct.quantize.points import Point, Points
 from tfstruct.quantize.ranges import Range
+from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints
 
 Depth = tuple[tf.Tensor | None, bool]
 
@@ -60,10 +60,10 @@ class MaskedRanges:
         before_softmax: range inside a softmax layer that masks its input -> how it follows from the input's.
     """
 
-    def __init__(self, points: Points, bits_of: Callable[[Point], int | None]):
-        self._points, self._bits_of = points, bits_of
-        self._groups = points.groups
-        self.places = MaskPlaces(points)
+    def __init__(self, rounding_points: RoundingPoints, bits_of: Callable[[RoundingPoint], int | None]):
+        self._rounding_points, self._bits_of = rounding_points, bits_of
+        self._groups = rounding_points.groups
+        self.places = MaskPlaces(rounding_points)
         self._bounds: Mapping[str, Range] = {}
         self.before_softmax: dict[str, BeforeSoftmax] = {}
         self._within: dict[str, Callable[[], tuple]] = {}  # what only a softmax reads that masks it
@@ -76,8 +76,8 @@ class MaskedRanges:
         for group, bound in bounds.items():
             if isinstance(bound, MaskedRange):
                 bound.ends_of = lambda group=group: self._used(group)
-        for key, point in self._points.masked_softmax.items():
-            (source, *_) = self._points.reads[key] or (None,)
+        for key, point in self._rounding_points.masked_softmax.items():
+            (source, *_) = self._rounding_points.reads[key] or (None,)
             if source in bounds:
                 depth = mask_depth(self.places.softmax[source], self._bits_of(point) or 8)
 
@@ -96,9 +96,9 @@ class MaskedRanges:
             for group, bound in self._bounds.items():
                 if isinstance(bound, MaskedRange):
                     self._used(group)
-            for key, (place, value) in self._points.constants.items():
+            for key, (place, value) in self._rounding_points.constants.items():
                 if value is not None:
-                    self._finite((self._points.writes.get(key), place), value)
+                    self._finite((self._rounding_points.writes.get(key), place), value)
             self._still, self._known = self._known, None
             yield
         finally:
@@ -106,10 +106,10 @@ class MaskedRanges:
 
     def constants(self, op) -> list[Callable | None]:
         """For each operand of a sum or product with a constant: None, or what returns the constant, with masks among
-        them made finite, or None where it is an argument of the call; see `Points.constants`."""
-        if id(op) not in self._points.constants:
+        them made finite, or None where it is an argument of the call; see `RoundingPoints.constants`."""
+        if id(op) not in self._rounding_points.constants:
             return []
-        (place, value), group = self._points.constants[id(op)], self._points.writes.get(id(op))
+        (place, value), group = self._rounding_points.constants[id(op)], self._rounding_points.writes.get(id(op))
         found: list[Callable | None] = [None, None]
         found[place] = (lambda: None) if value is None else functools.partial(self._finite, (group, place), value)
         return found

@@ -17,7 +17,7 @@ from tfstruct.precisions import OF_FILES, PRECISIONS, TO_CHOOSE
 from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
 from tfstruct.quantize.layer_sensitivity import sensitivity
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import QuantizationSensitivity
 from tfstruct.samples.for_model import samples_of
@@ -79,8 +79,8 @@ def mixed_precision(
     name, value = _named(budget, latency)
     default = _default(precisions)
     model = open_by_itself(model, open_layers).model
-    points = Points(trace(model))
-    layers = fused(points)
+    rounding_points = RoundingPoints(trace(model))
+    layers = fused(rounding_points)
     quantized = tuple(p for p in precisions if p != "float32")
     if known is None:
         inputs = samples_of(model, data).in_memory().inputs
@@ -95,7 +95,7 @@ def mixed_precision(
         )
     choices = [_choices(layer, precisions, known) for layer in layers]
     if name == "tflite_bytes":
-        int8, rest, costs = _bytes(points, layers, choices)
+        int8, rest, costs = _bytes(rounding_points, layers, choices)
         limit = budgets.absolute(name, value, int8)
         return _scheme(default, layers, _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs))
     assert latency is not None  # `_named` refuses a budget of the latency without it
@@ -153,15 +153,17 @@ def _choices(layer: Fused, precisions: Sequence[str], known: QuantizationSensiti
     return found
 
 
-def _bytes(points: Points, layers: Sequence[Fused], choices) -> tuple[float, float, list[dict[str, float]]]:
+def _bytes(
+    rounding_points: RoundingPoints, layers: Sequence[Fused], choices
+) -> tuple[float, float, list[dict[str, float]]]:
     """Upper bounds in bytes: of the int8 file, of its part that no choice changes, and of each layer by precision."""
-    by_call = Costs(points.graph, ("tflite_bytes",)).by_call()["tflite_bytes"]
+    by_call = Costs(rounding_points.graph, ("tflite_bytes",)).by_call()["tflite_bytes"]
     whole, costs, rest = float(by_call.sum()), [], float(by_call.sum())
     for layer, own in zip(layers, choices, strict=True):
         int8 = float(by_call[list(layer.rows)].sum())
         weights = [w for op in layer.ops for w in getattr(op, "weights", ())]
         kernels = [int(np.prod(w.shape)) for w in weights if len(w.shape) > 1]
-        inputs = sum(len(points.graph.calls[row].inputs) for row in layer.rows)
+        inputs = sum(len(rounding_points.graph.calls[row].inputs) for row in layer.rows)
         more = {}
         for precision in map(PRECISIONS.__getitem__, own):
             if precision.weight_bits is None:

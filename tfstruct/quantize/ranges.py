@@ -14,7 +14,7 @@ _MOST_VALUES = 4096
 
 
 class Range:
-    """[low, high], low <= 0 <= high, of all the points that share it.
+    """[low, high], low <= 0 <= high, of all the rounding points that share it.
 
     Attributes:
         seen: 1 once a batch has been seen.
@@ -89,7 +89,7 @@ class Range:
         at = [tf.cast(tf.round(last * s), tf.int32) for s in (1 - share, share)]
         return values[at[0]], values[at[1]]
 
-    def rounded(self, x, bits: int, learning=None):
+    def quantized(self, x, bits: int, learning=None):
         """`x` rounded to the integers of this range.
 
         Args:

@@ -16,9 +16,9 @@ from tfstruct.quantize import rounding
 from tfstruct.quantize.calibration import Progress, calibrate
 from tfstruct.quantize.grids import LearnedGrid
 from tfstruct.quantize.integer_kernels import folded_factor
-from tfstruct.quantize.points import Point
 from tfstruct.quantize.preactivations import channels_axis
 from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstruction
+from tfstruct.quantize.rounding_points import RoundingPoint
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.soft_rounding import SoftKernel
@@ -89,7 +89,7 @@ def adaround(
     """
     work = _Work(model, data, scheme, observer, batch_size, open_layers)
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
-    return work.done("adaround", operators(work.learned.points), progress, report, **options)
+    return work.done("adaround", operators(work.learned.rounding_points), progress, report, **options)
 
 
 @in_inference
@@ -132,8 +132,8 @@ def blockwise(
     """
     work = _Work(model, data, scheme, observer, batch_size, open_layers)
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
-    units = [part for block in blocks(work.learned.points) for part in work.split(block, largest)]
-    return work.done("blockwise", units, progress, report, **options)
+    parts = [part for block in blocks(work.learned.rounding_points) for part in work.split(block, largest)]
+    return work.done("blockwise", parts, progress, report, **options)
 
 
 class _Learning(Simulation):
@@ -151,20 +151,22 @@ class _Learning(Simulation):
     def factor_of(self, grid: LearnedGrid):
         """The factor of the batch norm behind a kernel."""
         key = next(key for key, grids in self._grids.items() if any(grid is one for one in grids))
-        return folded_factor(self.points, key)
+        return folded_factor(self.rounding_points, key)
 
     def inputs(self, values: Values) -> Values:
         """The model's inputs, rounded."""
-        points = self.points.input_points
-        return {key: self._quantized(p, x, False) for p, (key, x) in zip(points, values.items(), strict=True)}
+        return {
+            key: self._quantized(p, x, False)
+            for p, (key, x) in zip(self.rounding_points.input_points, values.items(), strict=True)
+        }
 
-    def _rounded(self, op, grid, training, ahead=1.0):
+    def _quantized_kernel(self, op, grid, training, ahead=1.0):
         given = self.kernels.get(id(grid.kernel.variable))
         if given is None:
-            return super()._rounded(op, grid, False, ahead)  # steps stay
+            return super()._quantized_kernel(op, grid, False, ahead)  # steps stay
         return tf.cast(given, grid.kernel.variable.dtype) * ahead
 
-    def _quantized(self, point: Point, x, training):
+    def _quantized(self, point: RoundingPoint, x, training):
         return super()._quantized(point, x, False)  # ranges stay
 
 
@@ -192,16 +194,16 @@ class _Work:
         if len(self._grids_of(block)) <= largest:
             return [block]
         inside = {id(call) for call in block.calls}
-        return [part for part in operators(self.learned.points) if id(part.calls[0]) in inside]
+        return [part for part in operators(self.learned.rounding_points) if id(part.calls[0]) in inside]
 
     def _grids_of(self, part: Subgraph) -> list[LearnedGrid]:
         ops = {id(call.op): call.op for call in part.calls}
         return [grid for op in ops.values() for grid in self.learned.of(op)]
 
-    def done(self, stage: str, units: Sequence[Subgraph], progress, report, *, steps: int, **options) -> Twin:
+    def done(self, stage: str, parts: Sequence[Subgraph], progress, report, *, steps: int, **options) -> Twin:
         seen: set[int] = set()
         todo = []
-        for part in units:
+        for part in parts:
             grids = [grid for grid in self._grids_of(part) if id(grid) not in seen]
             seen.update(map(id, grids))  # a shared layer is rounded where it is called first
             if grids:
@@ -302,7 +304,7 @@ class _Work:
 
     def _samples(self, part: Subgraph) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """A subgraph's inputs in the quantized model, and its outputs in float."""
-        ours, plain = self.learned.points.graph, self.graph
+        ours, plain = self.learned.rounding_points.graph, self.graph
         begin = next(i for i, call in enumerate(ours.calls) if call is part.calls[0])
         end = next(i for i, call in enumerate(ours.calls) if call is part.calls[-1]) + 1
         # The copy has the calls of the original, in the same order.

@@ -34,7 +34,7 @@ class Reconstruction(Plotted, OpenedReport):
     Attributes:
         method: "adaround" or "blockwise".
         precision: of the scheme.
-        units: in order of execution.
+        units: the layers or blocks that were learned as one, in order of execution.
         left: kernels that were rounded to nearest.
     """
 

@@ -22,8 +22,8 @@ from tfstruct.quantize.grids import Grid, LargestGrid, grid
 from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, folded_factor, norm_constants
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
-from tfstruct.quantize.points import Point, Points, integer_inputs, is_norm
 from tfstruct.quantize.ranges import Range, TableRange
+from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints, integer_inputs, is_norm
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -44,12 +44,13 @@ class Simulation:
 
     def __init__(self, model: keras.Model, scheme: Scheme):
         self.model, self.scheme = model, scheme
-        self.points = Points(trace(model))
-        self.groups = self.points.groups
+        self.rounding_points = RoundingPoints(trace(model))
+        self.groups = self.rounding_points.groups
         make = functools.partial(keras.Variable, trainable=False, dtype="float32", aggregation="mean", autocast=False)
-        self._masks = MaskedRanges(self.points, self.activation_bits)
+        self._masks = MaskedRanges(self.rounding_points, self.activation_bits)
         places = self._masks.places.ranges()
-        tables = {name: functools.partial(self.points.folding.table_of, c) for name, c in self.points.tables.items()}
+        folding = self.rounding_points.folding
+        tables = {name: functools.partial(folding.table_of, c) for name, c in self.rounding_points.tables.items()}
         self.bounds: dict[str, Range] = {}
         for name in (name for name, point in self.groups.items() if point.fixed is None):
             if name in places:
@@ -61,15 +62,15 @@ class Simulation:
         self.active = make(1.0, name="active")
         self.frozen = make(0.0, name="frozen")
         self.frozen_statistics = make(0.0, name="frozen_statistics")
-        self.integers = IntegerKernels(self.points, self.bounds, self._rounded_bits, self.active)
+        self.integers = IntegerKernels(self.rounding_points, self.bounds, self._bits_of, self.active)
         self.grids: dict[str, Grid] = {}
         self.skipped: list[tuple[str, str]] = []
-        ops = {id(call.op): call.op for call in self.points.graph.calls}
-        self._integer_inputs = integer_inputs(self.points.graph)
+        ops = {id(call.op): call.op for call in self.rounding_points.graph.calls}
+        self._integer_inputs = integer_inputs(self.rounding_points.graph)
         self._grids = self._grids_of(model, ops, make)
-        self.constants = ConstantOperands(self.points, scheme)
+        self.constants = ConstantOperands(self.rounding_points, scheme)
         self.skipped += self.constants.skipped
-        self._ops = {self.points.paths[key]: op for key, op in ops.items() if self._touches(op)}
+        self._ops = {self.rounding_points.paths[key]: op for key, op in ops.items() if self._touches(op)}
 
     def _grids_of(self, model, ops, make) -> dict[int, list[Grid]]:
         found: dict[int, list[Grid]] = {}
@@ -82,14 +83,14 @@ class Simulation:
             key = homes.get(id(kernel.variable))
             if key is None:
                 continue
-            op, path = ops[key], self.points.paths[key]
+            op, path = ops[key], self.rounding_points.paths[key]
             if self.scheme.weight_bits(path) is None or isinstance(op, keras.layers.Embedding):
                 continue  # a table is rounded with what is looked up in it
             made = self._grid(kernel, op, path, make)
             self.grids[kernel.name] = made
             found.setdefault(key, []).append(made)
         for key, op in ops.items():
-            path = self.points.paths[key]
+            path = self.rounding_points.paths[key]
             if self.scheme.weight_bits(path) is None:
                 self.skipped.append((path, "left in float, as the scheme says"))
             elif _has_unseen(op) and self.scheme.activation_bits(path) is not None:
@@ -106,7 +107,7 @@ class Simulation:
             stored = 4 if few and self.scheme.file_of(precision) == "int4" else 8
             if precision == "int4" and not few:
                 precision = "int8"
-            return grid(kernel, self.scheme, precision, stored, make, folded_factor(self.points, id(op)))
+            return grid(kernel, self.scheme, precision, stored, make, folded_factor(self.rounding_points, id(op)))
         bits = self.scheme.weight_bits(path)
         if (bits is not None and bits < 4) or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
             self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
@@ -115,7 +116,7 @@ class Simulation:
     def _touches(self, op) -> bool:
         key = id(op)
         inner = is_norm(op) or arithmetic_of(op)
-        return bool(self.points.outputs.get(key) or key in self._grids or inner or self.constants.touches(op))
+        return bool(self.rounding_points.outputs.get(key) or key in self._grids or inner or self.constants.touches(op))
 
     # Ranges
 
@@ -129,8 +130,8 @@ class Simulation:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) by layer path, input name and `path/pre_activation`: what `Recipe.ranges` takes."""
         found = {}
-        for point in (*self.points.input_points, *self.points.outputs.values(), *self.points.inner):
-            if point is not None and self.activation_bits(point) is not None:
+        for point in self.rounding_points:
+            if self.activation_bits(point) is not None:
                 found[f"{point.path}/pre_activation" if point.before else point.path] = self.range_of(point.group)
         return {path: pair for path, pair in found.items() if pair is not None}
 
@@ -140,40 +141,40 @@ class Simulation:
         said = "values below -1,000, which a softmax reads, are taken for masks: the operations inside are not seen"
         return [(group, said) for group in found]
 
-    def activation_bits(self, point: Point) -> int | None:
+    def activation_bits(self, point: RoundingPoint) -> int | None:
         """What a value has as an integer; None where it stays float: its layer does, and all that read it."""
-        readers = () if point.before else sorted(self.points.read_by.get(point.path, ()))
+        readers = () if point.before else sorted(self.rounding_points.read_by.get(point.path, ()))
         widths = [self.scheme.activation_bits(path) for path in (point.path, *readers)]
         return next((bits for bits in widths if bits is not None), None)
 
-    def _rounded_bits(self, point: Point) -> int | None:
+    def _bits_of(self, point: RoundingPoint) -> int | None:
         """The same, None also where integers are made of the value, which the file leaves as it is."""
-        return None if point.group in self.points.exact and not point.before else self.activation_bits(point)
+        return None if point.group in self.rounding_points.exact and not point.before else self.activation_bits(point)
 
     def weight_limits(self) -> dict[str, np.ndarray]:
         """What the largest integer of a kernel stands for, by output channel, where the file would take another."""
         found: dict[str, np.ndarray] = {}
         for key, grids in self._grids.items():
-            found |= {g.kernel.name: g.limits(folded_factor(self.points, key)) for g in grids if not g.plain}
+            found |= {g.kernel.name: g.limits(folded_factor(self.rounding_points, key)) for g in grids if not g.plain}
         return found
 
-    def rounded_weights(self, nearest: bool = True) -> dict[str, tuple[keras.Variable, np.ndarray]]:
+    def quantized_weights(self, nearest: bool = True) -> dict[str, tuple[keras.Variable, np.ndarray]]:
         """Kernels on their grids, by name: (weight, the value). Without those that a file rounds by itself, given their
         steps, if not `nearest`."""
         return {
-            g.kernel.name: (g.kernel.variable, g.rounded(folded_factor(self.points, key)))
+            g.kernel.name: (g.kernel.variable, g.quantized(folded_factor(self.rounding_points, key)))
             for key, grids in self._grids.items()
             for g in grids
             if nearest or not g.nearest
         }
 
-    def _quantized(self, point: Point, x, training: bool):
+    def _quantized(self, point: RoundingPoint, x, training: bool):
         bits = self.activation_bits(point)
         if not hasattr(x, "dtype") or not tf.as_dtype(x.dtype).is_floating or bits is None:
             return x
         group = self.groups[point.group]
         if group.fixed is not None:
-            bits = self._rounded_bits(point)
+            bits = self._bits_of(point)
             return x if bits is None else _like(x, self._where_active(fake_activation(x, *group.fixed, bits), x))
         bounds = self.bounds[point.group]
         learning = None
@@ -182,9 +183,9 @@ class Simulation:
             # Ends that learn follow the batches until values are rounded.
             still = self.frozen.value if learning is None else tf.maximum(self.frozen.value, self.active.value)
             bounds.follow(tf.stop_gradient(x), still, point.positive)
-        if self._rounded_bits(point) is None:
+        if self._bits_of(point) is None:
             return x
-        y = self._where_active(bounds.rounded(x, bits, learning), x)
+        y = self._where_active(bounds.quantized(x, bits, learning), x)
         if not training:
             y = tf.where(bounds.seen.value > 0, y, x)  # nothing is known yet: float
         return _like(x, y)
@@ -202,7 +203,7 @@ class Simulation:
     def __call__(self, inputs, training=None, mask=None):
         """What `model.call` returns, quantized on the way."""
         training = bool(training) if training is None or isinstance(training, (bool, int)) else training
-        names = {point.path: point for point in self.points.input_points}
+        names = {point.path: point for point in self.rounding_points.input_points}
         inputs = self._inputs(inputs, names, training)
         with self.routed(training):
             return type(self.model).call(self.model, inputs, training=training, mask=mask)
@@ -215,23 +216,22 @@ class Simulation:
         with still, intercepted(self._ops, functools.partial(self._route, training)):
             yield
 
-    def _inputs(self, inputs, names: dict[str, Point], training):
+    def _inputs(self, inputs, names: dict[str, RoundingPoint], training):
         if isinstance(inputs, dict):
             return {k: self._input(names[k], x, training) if k in names else x for k, x in inputs.items()}
         flat = keras.tree.flatten(inputs)
-        points = self.points.input_points
-        flat = [self._input(p, x, training) for p, x in zip(points, flat, strict=True)]
+        flat = [self._input(p, x, training) for p, x in zip(self.rounding_points.input_points, flat, strict=True)]
         return keras.tree.pack_sequence_as(inputs, flat)
 
-    def _input(self, point: Point, x, training):
+    def _input(self, point: RoundingPoint, x, training):
         if point.path in self._integer_inputs:
             return tf.cast(tf.round(self._quantized(point, tf.cast(x, tf.float32), training)), x.dtype)
         x = x if training else self.integers.input(point, x)
         return self._quantized(point, x, training)
 
     def _route(self, training, path, op, call):
-        point = self.points.outputs.get(id(op))
-        before = self.points.before.get(id(op))
+        point = self.rounding_points.outputs.get(id(op))
+        before = self.rounding_points.before.get(id(op))
         grids = self._grids.get(id(op), [])
         call = self.constants.read(
             op, call, functools.partial(self._of_constant, op), lambda point, x: self._quantized(point, x, training)
@@ -240,10 +240,10 @@ class Simulation:
             call = self._batch_norm(op, call)
         traits = traits_of(op)
         averages = traits.reduces == "mean" and traits.over == "window"
-        if id(op) in self.points.movers and not averages:
+        if id(op) in self.rounding_points.movers and not averages:
             point = None
 
-        name, norm = activation_of(op), self.points.folds.get(id(op))
+        name, norm = activation_of(op), self.rounding_points.folds.get(id(op))
         exact = None
         if not training:
             exact = self.integers.contraction(op, grids, self.constants.ahead_of)
@@ -251,8 +251,8 @@ class Simulation:
                 self._folded.add(id(norm))
             call = self.integers.arithmetic(
                 arithmetic_of(op),
-                self.points.reads.get(id(op)) or (),
-                self.points.writes.get(id(op)),
+                self.rounding_points.reads.get(id(op)) or (),
+                self.rounding_points.writes.get(id(op)),
                 call,
                 self._masks.constants(op),
             )
@@ -284,10 +284,10 @@ class Simulation:
 
         return routed
 
-    def _rounded(self, op, grid: Grid, training, ahead=1.0):
+    def _quantized_kernel(self, op, grid: Grid, training, ahead=1.0):
         """The kernel times `ahead`, a factor by input channel, rounded."""
         value = stored(grid)
-        factor = folded_factor(self.points, id(op)) if grid.per == "tensor" else 1.0
+        factor = folded_factor(self.rounding_points, id(op)) if grid.per == "tensor" else 1.0
         learning = self._learning if training else None
         if isinstance(grid, LargestGrid):
             fake = grid.fake(value * ahead, factor, learning)
@@ -295,15 +295,15 @@ class Simulation:
             fake = grid.fake(value, factor, learning) * ahead
         return self._where_active(tf.cast(fake, value.dtype), value * ahead)
 
-    def _of_constant(self, op, rounded, plain):
-        """A constant that an operation reads: rounded, or as it is."""
-        return self._where_active(rounded, plain)
+    def _of_constant(self, op, quantized, plain):
+        """A constant that an operation reads: quantized, or as it is."""
+        return self._where_active(quantized, plain)
 
     def _with_weights(self, op, grids: list[Grid], training, call, args, kwargs):
         if not grids:
             return call(*args, **kwargs)
         ahead, shift = self.constants.ahead_of(op, stored(grids[0]))
-        mapping = [(grid.kernel.variable, self._rounded(op, grid, training, ahead)) for grid in grids]
+        mapping = [(grid.kernel.variable, self._quantized_kernel(op, grid, training, ahead)) for grid in grids]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = call(*args, **kwargs)
         give_losses(scope, op)
@@ -314,10 +314,10 @@ class Simulation:
                 variable.assign(value)
         return outputs if shift is None else outputs + tf.cast(shift, outputs.dtype)
 
-    def _separable(self, op, before: Point, x, training):
+    def _separable(self, op, before: RoundingPoint, x, training):
         """The two halves of a separable convolution, with the integers between them."""
         depthwise, pointwise = (
-            self._rounded(op, grid, training)
+            self._quantized_kernel(op, grid, training)
             for grid in sorted(self._grids[id(op)], key=lambda g: g.kernel.name.endswith("pointwise_kernel"))
         )
         options = {"data_format": op.data_format}
@@ -328,7 +328,7 @@ class Simulation:
         return x if op.activation is None else op.activation(x)
 
     def _batch_norm(self, op, call):
-        product = self.points.products.get(id(op))
+        product = self.rounding_points.products.get(id(op))
         inference = call if product is None else self.integers.batch_norm(op, product, call)
 
         def routed(x, **kwargs):

@@ -28,10 +28,10 @@ class SoftKernel:
         self.grid = grid
         moved, self.factor = grid.seen(grid.kernel.variable.value, g)
         self.step = tf.constant(grid.learned.variable.value)
-        units = np.clip(moved / self.step, grid.low, grid.high)
-        self.down = np.minimum(np.floor(units), grid.high - 1)
-        fraction = np.clip(units - self.down, 1e-4, 1 - 1e-4)
-        self.nearest = np.clip(np.round(units), grid.low, grid.high)
+        steps = np.clip(moved / self.step, grid.low, grid.high)
+        self.down = np.minimum(np.floor(steps), grid.high - 1)
+        fraction = np.clip(steps - self.down, 1e-4, 1 - 1e-4)
+        self.nearest = np.clip(np.round(steps), grid.low, grid.high)
         self.v = keras.Variable(-np.log((_HIGH - _LOW) / (fraction - _LOW) - 1), dtype="float32")
 
     def _up(self):

@@ -7,7 +7,7 @@ import keras
 
 from tfstruct.graph import Call
 from tfstruct.graph.opening.parts import Constant, Weight, values_read
-from tfstruct.quantize.points import Points
+from tfstruct.quantize.rounding_points import RoundingPoints
 
 # A value by the key of its tensor.
 Values = dict[int, object]
@@ -45,10 +45,10 @@ def execute(calls: Iterable[Call], values: Values) -> None:
         values.update({channels.key: y for channels, y in zip(call.outputs, made, strict=True)})
 
 
-def subgraph(points: Points, calls: Sequence[Call]) -> Subgraph:
+def subgraph(rounding_points: RoundingPoints, calls: Sequence[Call]) -> Subgraph:
     """These calls as one; what makes the constants that they read is part of it, whoever else reads them."""
-    graph, constants = points.graph, points.folding.constants
-    calls = [*points.folding.makers_of(calls), *calls]
+    graph, constants = rounding_points.graph, rounding_points.folding.constants
+    calls = [*rounding_points.folding.makers_of(calls), *calls]
     made = {x.key for call in calls for x in call.outputs}
     read = {x.key: None for call in calls for x in values_read(call)}
     inside = set(map(id, calls))
@@ -58,35 +58,35 @@ def subgraph(points: Points, calls: Sequence[Call]) -> Subgraph:
     return Subgraph(tuple(calls), tuple(key for key in read if key not in made), tuple(outputs))
 
 
-def operators(points: Points) -> list[Subgraph]:
+def operators(rounding_points: RoundingPoints) -> list[Subgraph]:
     """Splits the graph by operators of the file: the calls that are fused into one operator form a subgraph."""
     found: list[list[Call]] = []
     open_ends: dict[int, list[Call]] = {}  # tensor key (inside a fused operator) -> calls fused so far
-    for call in points.graph.calls:
+    for call in rounding_points.graph.calls:
         chain = next((open_ends.pop(x.key) for x in values_read(call) if x.key in open_ends), None)
         if chain is None:
             found.append(chain := [])
         else:
-            chain += points.folding.constants_for(call, chain[0])
+            chain += rounding_points.folding.constants_for(call, chain[0])
         chain.append(call)
-        if points.outputs[id(call.op)] is None and not points.folding.computed_ahead(call):
+        if rounding_points.outputs[id(call.op)] is None and not rounding_points.folding.computed_ahead(call):
             open_ends[call.outputs[0].key] = chain
-    return [subgraph(points, chain) for chain in found]
+    return [subgraph(rounding_points, chain) for chain in found]
 
 
-def blocks(points: Points) -> list[Subgraph]:
+def blocks(rounding_points: RoundingPoints) -> list[Subgraph]:
     """Splits the graph wherever all data passes through one tensor: a residual block is one subgraph."""
-    graph, found = points.graph, []
+    graph, found = rounding_points.graph, []
     current: list[Call] = []
     left: dict[int, int] = {}
-    constants = points.folding.constants
+    constants = rounding_points.folding.constants
     for call in graph.calls:
         for x in values_read(call):
             left[x.key] = left.get(x.key, 0) + 1
     for x in graph.outputs:
         left[x.key] = left.get(x.key, 0) + 1
     alive = {x.key for x in graph.body.inputs}
-    for part in operators(points):
+    for part in operators(rounding_points):
         current += part.calls
         for call in part.calls:
             alive.update(x.key for x in call.outputs if left.get(x.key) and x.key not in constants)
@@ -95,6 +95,6 @@ def blocks(points: Points) -> list[Subgraph]:
                 if left[x.key] <= 0:
                     alive.discard(x.key)
         if len(alive) == 1 and alive <= set(part.outputs):
-            found.append(subgraph(points, current))
+            found.append(subgraph(rounding_points, current))
             current = []
-    return [*found, subgraph(points, current)] if current else found
+    return [*found, subgraph(rounding_points, current)] if current else found

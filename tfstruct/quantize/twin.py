@@ -53,7 +53,7 @@ class Twin(keras.Model):
     @contextlib.contextmanager
     def on_grid(self) -> Iterator[keras.Model]:
         """The plain model, with every kernel that is rounded to few values at these values while it is open."""
-        moved = list(self.simulation.rounded_weights(nearest=False).values())
+        moved = list(self.simulation.quantized_weights(nearest=False).values())
         before = [weight.numpy() for weight, _ in moved]
         try:
             for weight, value in moved:

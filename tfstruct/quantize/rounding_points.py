@@ -1,4 +1,5 @@
-"""Where the integers of a quantized file are seen between layers: after fusion, one range for what only moves."""
+"""Rounding points: the tensors that are integers in the file. Fused operations share one; what only moves values has
+the range of its input."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ _ARITHMETIC = ("add", "subtract", "multiply", "divide")
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-    """A place where values are integers in the file.
+class RoundingPoint:
+    """A tensor that is integers in the file, which the twin rounds.
 
     Attributes:
         path: the layer or operation that makes them; an input of the model by its name.
-        group: points of one group have one range; the path of its first point.
+        group: rounding points of one group have one range; the path of the first of them.
         fixed: the range, where the specification sets it.
         observes: whether the values are looked at for the range; not so where they were only moved.
         positive: whether the values are zero or more.
@@ -100,12 +101,12 @@ def _exact(graph: Graph) -> set[int]:
     return found
 
 
-class Points:
-    """The points of a traced model.
+class RoundingPoints:
+    """The rounding points of a traced model.
 
     Attributes:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
-        before: id of an operation -> the point inside it; see `Point.before`.
+        before: id of an operation -> the point inside it; see `RoundingPoint.before`.
         products: likewise, of a batch norm that is no part of another layer: the file has a product and a sum.
         masked_softmax: likewise, of a `Softmax` layer that gets a mask: what it is taken of.
         input_points: one for each input of the model, in their order.
@@ -166,8 +167,8 @@ class Points:
             if after is not None and traits.in_file.fuses and _is_relu(after.op):
                 tied.add(id(after.op))
                 self._tie(after.path, call.path)
-        self.outputs: dict[int, Point | None] = {}
-        self.before: dict[int, Point] = {}
+        self.outputs: dict[int, RoundingPoint | None] = {}
+        self.before: dict[int, RoundingPoint] = {}
         for call in graph.calls:
             key, name = id(call.op), activation_of(call.op)
             if fused[key] or key in folding.ahead or self._ends_here(call, readers):
@@ -175,24 +176,24 @@ class Points:
                 continue
             group = self._find(call.path)
             fixed = function_traits(name).in_file.output_range
-            self.outputs[key] = Point(call.path, group, fixed, key not in tied, name in ("relu", "relu6"))
+            self.outputs[key] = RoundingPoint(call.path, group, fixed, key not in tied, name in ("relu", "relu6"))
             traits = traits_of(call.op)
             own = traits.contracts or traits.kernel == "einsum"
             separable = traits.kernel == "separable" and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
-                self.before[key] = Point(call.path, f"{call.path}/pre_activation", before=True)
+                self.before[key] = RoundingPoint(call.path, f"{call.path}/pre_activation", before=True)
         folded = {id(norm) for norm in self.folds.values() if norm is not None}
         self.products = {
-            id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
+            id(call.op): RoundingPoint(call.path, f"{call.path}/pre_activation", before=True)
             for call in graph.calls
             if is_norm(call.op) and id(call.op) not in folded
         }
         self.masked_softmax = {
-            id(call.op): Point(call.path, f"{call.path}/pre_activation", before=True)
+            id(call.op): RoundingPoint(call.path, f"{call.path}/pre_activation", before=True)
             for call in graph.calls
             if isinstance(call.op, keras.layers.Softmax) and _is_masked(call)
         }
-        self.input_points = [Point(name, self._find(name)) for name in names]
+        self.input_points = [RoundingPoint(name, self._find(name)) for name in names]
         self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
         self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
@@ -210,7 +211,7 @@ class Points:
                 self.writes[key] = None
 
         self.constants: dict[int, tuple[int, np.ndarray | None]] = {}
-        self.joined: dict[int, Point] = {}
+        self.joined: dict[int, RoundingPoint] = {}
         called: set[int] = set()
         for call in graph.calls:
             key = id(call.op)
@@ -227,13 +228,9 @@ class Points:
             if joins and key not in self.constants:
                 self.reads[key] = None  # more operands than the ranges say
             if key in self.movers and beside_constants:
-                self.joined[key] = Point(call.path, self._find(call.path))
+                self.joined[key] = RoundingPoint(call.path, self._find(call.path))
 
-        seen = [
-            point.group
-            for point in (*self.input_points, *self.outputs.values(), *self.inner)
-            if point is not None and point.observes
-        ]
+        seen = [point.group for point in self if point.observes]
         self.tables = {
             self._find(call.path): call
             for call in graph.calls
@@ -275,16 +272,19 @@ class Points:
         if a != b:
             self._ties[a] = b
 
+    def __iter__(self) -> Iterator[RoundingPoint]:
+        yield from (*self.input_points, *filter(None, self.outputs.values()), *self.inner)
+
     @property
-    def inner(self) -> tuple[Point, ...]:
-        """The points inside operations."""
+    def inner(self) -> tuple[RoundingPoint, ...]:
+        """The rounding points inside operations."""
         return *self.before.values(), *self.products.values(), *self.masked_softmax.values()
 
     @property
-    def groups(self) -> dict[str, Point]:
+    def groups(self) -> dict[str, RoundingPoint]:
         """Every range by its name, with a point that has it."""
-        found: dict[str, Point] = {}
-        for point in (*self.input_points, *filter(None, self.outputs.values()), *self.inner):
+        found: dict[str, RoundingPoint] = {}
+        for point in self:
             known = found.get(point.group)
             if known is None or (point.fixed is not None and known.fixed is None):
                 found[point.group] = point
