@@ -49,10 +49,10 @@ def dequantize(source, model: keras.Model | None = None) -> keras.Model:
     """The plain float model with the weights that a quantized file holds.
 
     A kernel of the file is q s, with one scale s for each output channel, or row of a table. Where the converter folded
-    the batch norm behind the layer into it, w = q s / g with g = gamma / sqrt(var + eps), so that the layer and its batch
-    norm compute what the file computes; the scale of a Rescaling before it is divided out too. Channels with g = 0,
-    biases and all else are the model's own, and activations are not rounded. It is for looking at the weights, and for
-    going on training.
+    the batch norm behind the layer into it, w = q s / g with g = gamma / sqrt(var + eps), so that the layer and its
+    batch norm compute what the file computes; the scale of a Rescaling before it is divided out too. Channels with
+    g = 0, biases and all else are the model's own, and activations are not rounded. It is for looking at the weights,
+    and for going on training.
 
     Args:
         source: a `TFLiteModel` or the bytes of a `.tflite` file that tfstruct wrote, or a `quantize.Twin`, which knows
