@@ -4,8 +4,10 @@ import types
 
 import keras
 import numpy as np
+import pytest
 
 from tfstruct.compression.steps import PruneChannels
+from tfstruct.errors import RecipeError
 
 L = keras.layers
 
@@ -41,3 +43,16 @@ def test_at_once():
     }  # fmt: skip
     asked = PruneChannels(budget=0.5, epochs=0, frozen=True).run(work(original))
     assert asked.model.get_layer("frozen").units == 6 and not asked.skipped
+
+
+def test_widths_of_frozen_layers_stay():
+    done = PruneChannels(widths={"one": 5, "two": 4}, epochs=0).run(work(model()))
+    assert {name: done.model.get_layer(name).units for name in ("one", "two", "last")} == {
+        "one": 5, "two": 12, "last": 12,
+    }  # fmt: skip
+    assert dict(done.changes)["one"] == "12 -> 5 channels"
+    assert dict(done.skipped) == {"two": "frozen (trainable=False): frozen"}
+    asked = PruneChannels(widths={"two": 4}, epochs=0, frozen=True).run(work(model()))
+    assert asked.model.get_layer("two").units == 4 and not asked.skipped
+    with pytest.raises(RecipeError, match="takes `budget` or `widths`"):
+        PruneChannels(budget=0.5, widths={"one": 5})

@@ -5,6 +5,7 @@
 - `pruning/plan.py`: `Plan`: which channels stay, as plain data; checked against a graph
 - `pruning/removals.py`: how much has to go: removals of a few channels each in one order, and the first point that
   meets a budget
+- `pruning/exact_widths.py`: which channels go so that layers get exactly the widths that are asked for
 - `pruning/planner.py`: `Planner`: a budget met on one graph, asked again as weights change
 - `pruning/channels.py`: `plan_channels` (by budget or threshold), `apply`
 - `pruning/compiled.py`: loss, metrics and optimizer on the smaller model, slots cut

@@ -89,6 +89,8 @@ class PruneChannels(Step):
 
     Attributes:
         budget: as in `surgery.plan_channels`; up to 1 the share of the model as it is before this step.
+        widths: instead of a budget: path of a layer -> the number of its channels that stay, the most important ones.
+            They go at once, and what is coupled with them goes too; the other options on what goes do not count.
         gradual: see above.
         criterion, scope, round_to, min_channels, max_ratio, exclude: of `surgery.plan_channels`.
         regularize, frozen: of `callbacks.PruneChannels`.
@@ -102,6 +104,7 @@ class PruneChannels(Step):
     choices = ChannelShare
 
     budget: float | Mapping[str, float] | None = None
+    widths: Mapping[str, int] | None = None
     gradual: bool = True
     criterion: str = "l2"
     scope: str = "global"
@@ -114,6 +117,13 @@ class PruneChannels(Step):
     ramp: float = 0.3
     rate: float | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.budget is not None and self.widths is not None:
+            raise RecipeError(
+                "prune_channels takes `budget` or `widths`: what goes is either found or given. Received: both."
+            )
+
     @classmethod
     def propose(cls, outlook: Outlook) -> Proposal:
         sizing = outlook.sizing
@@ -121,13 +131,13 @@ class PruneChannels(Step):
         return Proposal(steps, (Decision(cls.kind, bool(steps), sizing.reason),))
 
     def completed(self, sizing) -> "Step":
-        return self.replace(budget=sizing().wanted) if self.budget is None else self
+        return self.replace(budget=sizing().wanted) if self.budget is None and self.widths is None else self
 
     def run(self, context: StepContext) -> Outcome:
-        if not self.budget:
+        if not self.budget and not self.widths:
             return Outcome(context.model, skipped=[(context.model.name, "the budget asks for no channels")])
         epochs = self.epochs or 0
-        gradually = self.gradual and epochs
+        gradually = self.gradual and epochs and not self.widths
         model, done = context.once("pruned", lambda: (self._while_training if gradually else self._at_once)(context))
         left = epochs - self._ramp if gradually else epochs
         history = context.train(model, left, rate=self.rate) if left else []
@@ -167,11 +177,16 @@ class PruneChannels(Step):
         }  # fmt: skip
 
     def _at_once(self, context: StepContext) -> tuple[keras.Model, dict]:
-        options = self._options(context)
         left = {} if self.frozen else frozen_makers(trace(context.model))
-        options["exclude"] = (*options["exclude"], *left)
+        options = self._options(context)
+        if self.widths:
+            free = {path: width for path, width in self.widths.items() if path not in left}
+            left = {path: why for path, why in left.items() if path in self.widths}
+            options |= {"widths": free, "exclude": ()}
+        else:
+            options |= {"budget": self.budget, "exclude": (*self.exclude, *left)}
         try:
-            plan = plan_channels(context.model, self.budget, **options)
+            plan = plan_channels(context.model, **options)
         except EmptyPlanError as error:
             left[context.model.name] = str(error)
             return context.copy(), {"changes": [], "skipped": [*left.items()], "details": {}, "history": []}

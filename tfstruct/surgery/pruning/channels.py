@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import unit_scores
-from tfstruct.errors import BudgetError, PlanError
+from tfstruct.errors import BudgetError, EmptyPlanError, PlanError
 from tfstruct.graph import Graph, fingerprint, groups, open_and_trace, rebuild, trace
 from tfstruct.reporting import carrying
 from tfstruct.surgery.pruning.compiled import carry_compiled
+from tfstruct.surgery.pruning.exact_widths import keep_for_widths
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of, widths_of_outputs
 from tfstruct.surgery.pruning.planner import Options, Planner
 
@@ -23,6 +24,7 @@ def plan_channels(
     scope: str = "global",
     *,
     threshold: float | None = None,
+    widths: Mapping[str, int] | None = None,
     round_to: int | Mapping[str, int] | None = None,
     min_channels: int | Mapping[str, int] = 1,
     max_ratio: float | Mapping[str, float] = 1.0,
@@ -37,7 +39,7 @@ def plan_channels(
     outputs: Sequence[str] = (),
     open_layers: str | bool = "auto",
 ) -> Plan:
-    """Decides which channels of a model go so that it meets a budget, or by a threshold; builds nothing.
+    """Decides which channels of a model go so that it meets a budget, by a threshold or by widths; builds nothing.
 
     The channels of every coupled group are ranked by importance. Steps, each one allowed width less in one group, are
     put in one order (`scope="global"`: by importance across groups; `"local"`: all groups lose the same share), and the
@@ -53,6 +55,8 @@ def plan_channels(
             The same as a text: `"macs=50%,params=400000"`.
         threshold: instead of a budget: importance in the units of `criterion`, `reduction` and `normalization`, for
             example from `tfstruct.analyze.choose_threshold` with the same three.
+        widths: instead of both: path of a layer -> the number of its channels that stay, the most important ones;
+            coupled layers follow, all others stay whole. The options from `scope` to `exclude` do not count then.
         criterion, data, loss, reduction, normalization, seed: of `tfstruct.analyze.importance`.
         scope: `"global"` or `"local"`.
         round_to: kept widths are multiples of it, for example 8; a dict by type of layer, `{"Conv2D": 8, "Dense": 4}`.
@@ -70,9 +74,9 @@ def plan_channels(
 
     Raises:
         ModelError: the model has no graph, such as a subclassed one.
-        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Neither a
-            budget nor a threshold, or both; or it names a figure that cannot be counted.
-        PlanError: an option that is out of range or names no layer.
+        BudgetError: the budget cannot be read, or not be met; the message says the least that is reachable. Not one of
+            budget, threshold and widths; or it names a figure that cannot be counted.
+        PlanError: an option that is out of range or names no layer; a width that a layer cannot have.
         EmptyPlanError: nothing can go, or the model meets the budget as it is; none below a threshold is a warning.
 
     Example:
@@ -80,7 +84,7 @@ def plan_channels(
         >>> len(plan.keep["hidden"])
         8
     """
-    _check_threshold(budget, threshold)
+    _check_threshold(budget, threshold, widths)
     options = Options(budget, scope, round_to, min_channels, max_ratio, exclude, latency)
     graph = open_and_trace(model, input_shape, open_layers, resized=outputs)
     scores = unit_scores(
@@ -88,18 +92,25 @@ def plan_channels(
         seed=seed,
     )  # fmt: skip
     planner = Planner(graph, groups(graph), options)
-    keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
-    planner.require_some(keep)
+    if widths is not None:
+        keep = keep_for_widths(graph, planner.groups, scores, widths)
+        after = planner.figures(keep)
+        if keep.all():
+            raise EmptyPlanError(f"The plan removes nothing: `{graph.model.name}` has these widths as it is: {widths}.")
+    else:
+        keep, after = planner.choose(scores) if threshold is None else planner.below(scores, threshold)
+        planner.require_some(keep)
     settings = {
         "budget": options.budget,
         "threshold": None if threshold is None else float(threshold),
+        "widths": None if widths is None else {path: int(width) for path, width in widths.items()},
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion)),
         "scope": scope, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
         "exclude": list(options.exclude), "reduction": reduction, "normalization": normalization, "seed": seed,
     }  # fmt: skip
-    widths = {path: len(labels) for path, labels in graph.makes.items()}
+    whole = {path: len(labels) for path, labels in graph.makes.items()}
     return Plan(
-        fingerprint(graph.model), keep_of(graph, keep), widths, planner.before, after, settings, planner.whole,
+        fingerprint(graph.model), keep_of(graph, keep), whole, planner.before, after, settings, planner.whole,
         outputs=widths_of_outputs(graph, keep, outputs), opened=graph.opened, opaque=graph.opaque,
     )  # fmt: skip
 
@@ -150,9 +161,12 @@ def _graph_for(plan: Plan, model: keras.Model, open_layers: str | bool) -> Graph
     return open_and_trace(model, open_layers=open_layers, resized=resized)
 
 
-def _check_threshold(budget, threshold) -> None:
-    if (budget is None) == (threshold is None):
-        raise BudgetError(f"Give either `budget` or `threshold`. Received: budget={budget!r}, threshold={threshold!r}.")
+def _check_threshold(budget, threshold, widths) -> None:
+    if [budget, threshold, widths].count(None) != 2:
+        raise BudgetError(
+            f"Give either `budget` or `threshold` (or `widths`). Received: budget={budget!r}, threshold={threshold!r}, "
+            f"widths={widths!r}."
+        )
     number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
     if threshold is not None and not (number and math.isfinite(threshold)):
         raise BudgetError(f"`threshold` must be a finite number. Received: {threshold!r}.")
