@@ -321,7 +321,7 @@ class Converter(contextlib.AbstractContextManager):
             to_quantize = trained.clipped(reference, limits)
         elif rounding_choice.rounds(recipe) and not recipe.ranges:  # training has rounded to nearest
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
-        rounded, layers, changes = lookups.by_rows(rounded, layers, recipe)
+        to_quantize, layers, changes = lookups.by_rows(to_quantize, layers, recipe)
         self._changes += changes
         with self._stage("quantize"):
             content, engine = engines.quantize(
