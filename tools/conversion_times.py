@@ -6,16 +6,13 @@ From the second conversion on, when the converter's process is warm, and with ve
 import contextlib
 import functools
 import io
-import os
-import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
-from interleaved import Table
+from interleaved import Table, costs
 from networks import encoder, resnet8, text_encoder
 
 import tfstruct
@@ -23,7 +20,6 @@ from tfstruct.convert.runtime import Runtime, latency
 
 SAMPLES = 50
 PEER, OURS, QUANTIZER = "TFLiteConverter", "to_tflite", "litert-quantizer"
-COSTS = ("CPU s", "wall s")
 MODELS = {
     "ResNet8": resnet8,
     "encoder": text_encoder,
@@ -66,20 +62,17 @@ def _measured_in_turn(model: keras.Model, precision: str, rounds: int) -> dict[s
     }
     if precision == "int8":
         works[QUANTIZER] = lambda: _litert_quantizer(model, data)
-    costs: dict[str, list] = {tool: [] for tool in works}
     files: dict[str, bytes] = {}
-    for round_ in range(rounds + 1):
-        for tool, work in works.items():
-            if tool == QUANTIZER and round_ > 1:
-                continue
-            with contextlib.redirect_stdout(io.StringIO()), _measured() as cost:
-                files[tool] = work()
-            if round_:  # the first warms up
-                costs[tool].append(cost)
-    found = {tool: {c: statistics.median(cost[c] for cost in costs[tool]) for c in COSTS} for tool in works}
-    first = {c: found[PEER][c] for c in COSTS}
+
+    def kept(tool: str, work: Callable[[], bytes]) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            files[tool] = work()
+
+    timed = {tool: functools.partial(kept, tool, work) for tool, work in works.items()}
+    found: dict[str, dict] = dict(costs(timed, rounds, once={QUANTIZER}))
+    first = dict(found[PEER])
     for tool, row in found.items():
-        row |= {"bytes": len(files[tool]), **{f"{c} / {PEER}": row[c] / first[c] for c in COSTS}}
+        row |= {"bytes": len(files[tool]), **{f"{cost} / {PEER}": row[cost] / first[cost] for cost in first}}
         row[f"latency / {PEER}"] = _latency_ratio(files[tool], files[PEER], data[:1])
     return found
 
@@ -118,38 +111,3 @@ def _latency_ratio(ours: bytes, theirs: bytes, sample: np.ndarray) -> float:
         one, two = (latency(file, {Runtime(file).inputs[0].name: sample}).median_us for file in (ours, theirs))
         ratios.append(one / two)
     return statistics.median(ratios)
-
-
-@contextlib.contextmanager
-def _measured() -> Iterator[dict[str, float]]:
-    """Seconds of this process and its children, in a dict that is filled at the end."""
-    cost: dict[str, float] = {}
-    cpu, wall = _cpu(), time.perf_counter()
-    yield cost
-    cost |= {"CPU s": _cpu() - cpu, "wall s": time.perf_counter() - wall}
-
-
-def _cpu() -> float:
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tick = os.sysconf("SC_CLK_TCK")
-    alive = sum((int(fields[11]) + int(fields[12])) / tick for fields in _children())
-    return time.process_time() + ended.ru_utime + ended.ru_stime + alive
-
-
-def _children() -> list[list[str]]:
-    """Linux's `stat` of every child, from the state on."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            fields = _read(f"/proc/{entry}/stat").rpartition(")")[2].split()
-            if fields and int(fields[1]) == os.getpid():
-                found.append(fields)
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:  # it has ended
-        return ""

@@ -7,24 +7,66 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 Work = Callable[[], object]
+CPU, WALL = "CPU s", "wall s"
 
 
 def medians(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Median CPU seconds by name: each round runs every work once, in turn; one round more, the first, warms up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
+    """Median CPU seconds by name, see `costs`."""
+    return {name: cost[CPU] for name, cost in costs(works, rounds).items()}
+
+
+def costs(works: Mapping[str, Work], rounds: int, once: Container[str] = ()) -> dict[str, dict[str, float]]:
+    """Median CPU and wall seconds by name, those of child processes too.
+
+    Each round runs every work once, in turn; one round more, the first, warms up. Works in `once` are timed in one.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for round_ in range(rounds + 1):
         for name, work in works.items():
+            if name in once and round_ > 1:
+                continue
             gc.collect()
-            start = time.process_time()
+            cpu, wall = _cpu(), time.perf_counter()
             work()
             if round_:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+                times[name].append((_cpu() - cpu, time.perf_counter() - wall))
+    return {
+        name: dict(zip((CPU, WALL), map(statistics.median, zip(*found, strict=True)), strict=True))
+        for name, found in times.items()
+    }
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of its children, ended or not."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tick = os.sysconf("SC_CLK_TCK")
+    alive = sum((int(fields[11]) + int(fields[12])) / tick for fields in _children())
+    return time.process_time() + ended.ru_utime + ended.ru_stime + alive
+
+
+def _children() -> list[list[str]]:
+    """Linux's `stat` of every child, from the state on; none on other systems."""
+    found = []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if entry.isdigit():
+            fields = _read(f"/proc/{entry}/stat").rpartition(")")[2].split()
+            if fields and int(fields[1]) == os.getpid():
+                found.append(fields)
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:  # it has ended
+        return ""
 
 
 class Table:
