@@ -21,6 +21,8 @@ From the bottom up:
 - `execution.py`: `carry_out`: a strategy step by step, each stage resumable
 - `alternatives/alternative.py`: `Part`: what is decided on its own, `Alternative`: a way in which it may be
 - `alternatives/regions.py`: stretches of a model with one tensor in and one tensor out
+- `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
+  alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met
 - `outlook.py`, `strategy.py`: what steps look at before they propose; `decide`: their proposals as one strategy, with
   reasons
