@@ -13,7 +13,7 @@ from tfstruct.keras_internals.layer_parts import all_layers, takes_mask
 
 
 def is_custom(layer: keras.layers.Layer) -> bool:
-    """Whether no rule knows the layer, and it is none of Keras's own; or it holds such a layer."""
+    """Whether no rule knows the layer, and it is none of Keras's own or a `Lambda`; or it holds such a layer."""
     if isinstance(layer, keras.Model):
         functional = functional_of(layer)
         if functional is None:
@@ -25,6 +25,8 @@ def is_custom(layer: keras.layers.Layer) -> bool:
         return is_custom(layer.forward_layer) or is_custom(layer.backward_layer)
     if is_loop(layer):
         return not knows_cell(layer.cell)
+    if type(layer) is layers.Lambda:  # its function is the user's
+        return rule_of(layer) is None
     return rule_of(layer) is None and not knows_cell(layer) and type(layer).__module__.partition(".")[0] != "keras"
 
 

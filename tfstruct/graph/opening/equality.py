@@ -17,9 +17,9 @@ from tfstruct.keras_internals.recorded_calls import one_seed
 from tfstruct.keras_internals.replacing import replaced_attributes
 
 _GRADIENTS = 10 * ROUNDING
-# Numbers in a weight up to which its gradient is compared: larger ones would take the memory of the weights twice. What
-# their gradients are made of, what comes in and what comes back, is compared by those of the other weights.
-_ASKED = 1 << 20
+# Numbers in a weight up to which its whole gradient is compared. Of larger ones, which would take the memory of the
+# weights twice, what a fixed random direction along all axes but the last makes of it: gone with its layer's backward.
+_WHOLE = 1 << 20
 
 
 def unequal(
@@ -40,7 +40,7 @@ def unequal(
         trained: whether they are compared in training too.
     """
     inputs = _random_inputs(structure)
-    weights = [w for w in original.trainable_variables if math.prod(w.shape) <= _ASKED]
+    weights = list(original.trainable_variables)
     others = [twin(w) for w in weights]
     exact = not {layer.compute_dtype for layer in all_layers(original)} & {"float16", "bfloat16"}
     for derived, what in ((False, "outputs"), (True, "outputs in training"))[: 1 + trained]:
@@ -83,27 +83,47 @@ def _random_inputs(structure):
 
 
 def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variable]):
-    """Outputs, and the gradients of a fixed sum of them by these variables."""
+    """Outputs, and the gradients of a fixed sum of them by these variables; of large ones see `_projected`."""
     # As tensors: a variable that a strategy mirrors has no gradient outside of its replicas.
     values = [tf.convert_to_tensor(w.value) for w in weights]
-    tensors, tape = keras.StatelessScope(list(zip(weights, values, strict=True))), tf.GradientTape()
+    large = [math.prod(w.shape) > _WHOLE for w in weights]
+    sources = [tf.zeros(v.shape[-1:], v.dtype) if big else v for v, big in zip(values, large, strict=True)]
+    tape = tf.GradientTape()
     with contextlib.ExitStack() as stack:
-        for scope in (states_kept(model), _without_dropout(model), one_seed(), tensors):
+        for scope in (states_kept(model), _without_dropout(model), one_seed()):
             stack.enter_context(scope)
         if weights:  # it keeps every activation
             stack.enter_context(tape)
-            tape.watch(values)
+            tape.watch(sources)
+        values = [_projected(v, x) if big else v for v, x, big in zip(values, sources, large, strict=True)]
+        stack.enter_context(keras.StatelessScope(list(zip(weights, values, strict=True))))
         outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
         loss = 0.0
         for output in outputs:
             factors = np.random.default_rng(1).normal(size=output.shape)
             loss += tf.reduce_sum(tf.cast(output, "float32") * tf.constant(factors, "float32"))
-    found = tape.gradient(loss, values) if values and outputs else []
+    found = tape.gradient(loss, sources) if sources and outputs else []
     gradients = [
-        np.zeros(w.shape) if g is None else tf.convert_to_tensor(g).numpy()
-        for g, w in zip(found, weights, strict=False)
+        np.zeros(x.shape) if g is None else tf.convert_to_tensor(g).numpy()
+        for g, x in zip(found, sources, strict=False)
     ]
     return [np.asarray(keras.ops.cast(x, "float32"), np.float64) for x in outputs], gradients
+
+
+@tf.custom_gradient
+def _projected(value, source):
+    """`value`, so that the gradient by `source` is d @ g: g is that by the value as a matrix of its last axis, d a row
+    of random numbers, the same each time."""
+
+    def gradient(g):
+        rows = math.prod(value.shape[:-1])
+        d = tf.constant(np.random.default_rng(2).normal(size=rows) / math.sqrt(rows), source.dtype)
+        if isinstance(g, tf.IndexedSlices) and len(value.shape) == 2:  # of rows that were looked up
+            return None, tf.linalg.matvec(g.values, tf.gather(d, g.indices), transpose_a=True)
+        g = tf.reshape(tf.convert_to_tensor(g), (rows, value.shape[-1]))
+        return None, tf.linalg.matvec(g, d, transpose_a=True)
+
+    return tf.identity(value), gradient
 
 
 @contextlib.contextmanager

@@ -114,6 +114,8 @@ def origin_of(recording, model: Opened, live: list[int], shared: set[int]) -> Or
     layer = recording.layer
     kind = type(layer)
     unmade = Origin(kind.__name__, keras.saving.get_registered_name(kind), kind=kind)
+    if isinstance(layer, keras.layers.Lambda):
+        return dataclasses.replace(unmade, unknown="its configuration is code")
     try:
         config = json.dumps(keras.saving.serialize_keras_object(layer)["config"])
     except Exception as error:  # a user's code may raise anything

@@ -158,6 +158,9 @@ class Recorder:
             self._just_opened = None  # Keras notes a layer once more after its call
             return
         given = kwargs.get("training")
+        strange = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.Variable)]
+        if strange:  # a file would not hold it
+            raise ClosedError(f"it computes with the variable {strange[0].path}, which no layer of the model has")
         if isinstance(operation, keras.layers.Layer):
             if given is not None and bool(given) != self.training:
                 raise ClosedError(f"it calls {operation.name} with a `training` of its own")

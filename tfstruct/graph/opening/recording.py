@@ -110,9 +110,10 @@ def reason_of(error: Exception) -> str:
 
 
 def with_line(layer, reason: str) -> str:
-    """A reason that names no line of the user's code, with that where the layer's `call` begins."""
-    code = getattr(type(layer).call, "__code__", None)
-    if code is None or re.search(r"\(\S+:\d+: ", reason) or type(layer).__module__.partition(".")[0] == "keras":
+    """A reason that names no line of the user's code, with that where the layer's `call`, or function, begins."""
+    own = layer.function if isinstance(layer, keras.layers.Lambda) else type(layer).call
+    code, module = getattr(own, "__code__", None), getattr(own, "__module__", None) or ""
+    if code is None or re.search(r"\(\S+:\d+: ", reason) or module.partition(".")[0] == "keras":
         return reason
     line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
     return f"{reason} ({os.path.basename(code.co_filename)}:{code.co_firstlineno}: {line[:80]})"

@@ -96,7 +96,8 @@ def apply_rule(call: Call, closed: str = "") -> list[Axes]:
     name = type(call.op).__name__
     if found is None:
         what = "layer" if isinstance(call.op, keras.layers.Layer) else "operation"
-        custom = what == "layer" and type(call.op).__module__.partition(".")[0] != "keras"
+        own = isinstance(call.op, keras.layers.Lambda) or type(call.op).__module__.partition(".")[0] != "keras"
+        custom = what == "layer" and own
         opens = "tfstruct.surgery.open_layers opens it, or " if custom and not closed else ""
         stays = f", which cannot be opened: {closed}" if closed else ""
         call.freeze_inputs(f"no rule knows the {what} {name} ({call.path}){stays}; {opens}tfstruct.graph.rule adds one")
