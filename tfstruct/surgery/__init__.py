@@ -38,6 +38,7 @@
 - `factor/singular_values.py`, `factor/tucker.py`, `factor/canonical.py`, `factor/methods.py`: the ways (SVD, spatial
   and depthwise; Tucker; CP), and those by name
 - `factor/factor_layers.py`: the layers that stand for a factorized one, and their MACs
+- `factor/targets.py`: the layers that can be factorized, and the forms that they may have
 - `factor/rank_budget.py`: ranks that meet a budget with the least error for each MAC saved
 - `factor/low_rank.py`: `factorize`
 - `share/shareable.py`: layers and nested models of a graph that could be one: equal type, configuration and shapes

@@ -1,6 +1,5 @@
 """`factorize`: kernels of dense layers and convolutions as products of smaller ones."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,28 +10,15 @@ from keras import layers as keras_layers
 from tfstruct.analyze.costs import Costs
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, open_and_trace, rewire
-from tfstruct.graph.contraction import plain
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.patterns import matches
 from tfstruct.reporting import Result
 from tfstruct.surgery.edit_report import edited
-from tfstruct.surgery.factor.factor_layers import build, macs_of, misplaced
-from tfstruct.surgery.factor.factors import Factors, Rank
+from tfstruct.surgery.factor.factor_layers import build, misplaced
+from tfstruct.surgery.factor.factors import Rank
 from tfstruct.surgery.factor.methods import METHODS, factors_of
 from tfstruct.surgery.factor.rank_budget import Option, choose
-
-
-@dataclasses.dataclass
-class _Target:
-    """A layer to factorize, with all its calls."""
-
-    path: str
-    calls: list[Call]
-    factors: Factors
-
-    @property
-    def layer(self):
-        return self.calls[0].op
+from tfstruct.surgery.factor.targets import Target, by_path, kernel_of, unusable
 
 
 def factorize(
@@ -97,15 +83,15 @@ def factorize(
         layers = list(rank) if layers is None else layers
         rank = _ranks(graph, rank)
     chosen, skipped = _chosen(graph, layers)
-    targets: list[_Target] = []
+    targets: list[Target] = []
     for path, calls in chosen.items():
-        factors = factors_of(_kernel(calls[0].op), method)
+        factors = factors_of(kernel_of(calls[0].op), method)
         if isinstance(factors, str):
             skipped[path] = factors
         elif why := misplaced(calls, factors.stages(factors.full)):
             skipped[path] = why
         else:
-            targets.append(_Target(path, calls, factors))
+            targets.append(Target(path, calls, factors))
     if macs is not None:
         ranks = _by_budget(graph, targets, macs, skipped)
     elif energy is not None:
@@ -137,14 +123,6 @@ def _check(rank, energy, macs, method) -> None:
             raise PlanError(f"`rank` must be an integer above 0. Received: {value!r}.")
 
 
-def _by_path(graph: Graph) -> dict[str, list[Call]]:
-    """Calls of each layer, by the path of its first call."""
-    calls: dict[int, list[Call]] = {}
-    for call in graph.calls:
-        calls.setdefault(id(call.op), []).append(call)
-    return {own[0].path: own for own in calls.values()}
-
-
 def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern) -> list[str]:
     """Paths that a name or pattern matches; the name of a nested model matches everything inside it."""
     if not isinstance(pattern, str):
@@ -161,7 +139,7 @@ def _named(graph: Graph, everything: dict[str, list[Call]], option: str, pattern
 
 def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]]:
     """The selected layers that can be factorized, with their calls; and the others with the reason."""
-    everything = _by_path(graph)
+    everything = by_path(graph)
     if layers is None:
         kernels = layers_with("dense", "conv", "einsum")
         meant = [path for path, own in everything.items() if isinstance(own[0].op, kernels)]
@@ -174,7 +152,7 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
         meant = [path for pattern in patterns for path in _named(graph, everything, "layers", pattern)]
     usable, skipped = {}, {}
     for path in dict.fromkeys(meant):
-        why = _unusable(everything[path][0])
+        why = unusable(everything[path][0])
         if why:
             skipped[path] = why
         else:
@@ -182,47 +160,9 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
     return usable, skipped
 
 
-def _unusable(call: Call) -> str | None:
-    if not isinstance(call.op, layers_with("dense", "conv")):
-        return f"{type(call.op).__name__} is no dense layer and no convolution"
-    if not plain(call, *layers_with("dense", "conv")):
-        return "it is quantized, has LoRA weights, or a call of its own"
-    if getattr(call.op, "groups", 1) > 1:
-        return f"its kernel is in {call.op.groups} groups"
-    return None
-
-
-def _kernel(layer) -> np.ndarray:
-    value = keras.ops.convert_to_numpy(layer.kernel)
-    return value if value.dtype == np.float64 else value.astype(np.float32)
-
-
-def _size(target: _Target, rank: Rank | None = None) -> int:
-    bias = 0 if target.layer.bias is None else math.prod(target.layer.bias.shape)
-    stages = None if rank is None else target.factors.stages(rank)
-    return bias + (target.factors.kernel.size if stages is None else sum(stage.size for stage in stages))
-
-
-def _macs(target: _Target, rank: Rank | None = None) -> float:
-    """Multiply-accumulates of all calls; NaN if sizes are open."""
-    if rank is not None:
-        return sum(macs_of(call, target.factors.stages(rank)) for call in target.calls)
-    layer, size = target.layer, target.factors.kernel.size
-    total = 0.0
-    for call in target.calls:
-        positions = [n for i, n in enumerate(call.shapes[0]) if i not in (0, _channels(layer, call))]
-        total += math.nan if None in positions else math.prod(positions) * size
-    return total
-
-
-def _channels(layer, call: Call) -> int:
-    last = len(call.shapes[0]) - 1
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else last
-
-
-def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
+def _fewer(target: Target, rank: Rank, skipped: dict[str, str]) -> bool:
     """Whether the factors have fewer parameters; if not, records it as skipped."""
-    before, after = _size(target), _size(target, rank)
+    before, after = target.size(), target.size(rank)
     if after >= before:
         shown = rank[0] if len(rank) == 1 else rank
         skipped[target.path] = f"rank {shown} would not save parameters: {before:,} -> {after:,}"
@@ -231,7 +171,7 @@ def _fewer(target: _Target, rank: Rank, skipped: dict[str, str]) -> bool:
 
 def _ranks(graph: Graph, rank: Mapping) -> dict:
     """Ranks by path: an exact name before a pattern, and patterns in their order."""
-    everything = _by_path(graph)
+    everything = by_path(graph)
     found: dict = {}
     for pattern in sorted(rank, key=lambda name: name not in everything):
         for path in _named(graph, everything, "rank", pattern):
@@ -239,7 +179,7 @@ def _ranks(graph: Graph, rank: Mapping) -> dict:
     return found
 
 
-def _by_rank(target: _Target, rank, skipped) -> Rank | None:
+def _by_rank(target: Target, rank, skipped) -> Rank | None:
     if isinstance(rank, Mapping) and target.path not in rank:
         raise PlanError(f"`rank` has no entry for `{target.path}`, which `layers` names.")
     given, full = rank[target.path] if isinstance(rank, Mapping) else rank, target.factors.full
@@ -250,7 +190,7 @@ def _by_rank(target: _Target, rank, skipped) -> Rank | None:
     return found if _fewer(target, found, skipped) else None
 
 
-def _by_energy(target: _Target, energy: float, skipped) -> Rank | None:
+def _by_energy(target: Target, energy: float, skipped) -> Rank | None:
     allowed = _allowed(target, energy)
     found = target.factors.smallest(allowed)
     if found is None:
@@ -266,32 +206,32 @@ def _by_energy(target: _Target, energy: float, skipped) -> Rank | None:
     return None
 
 
-def _allowed(target: _Target, energy: float) -> float:
+def _allowed(target: Target, energy: float) -> float:
     steps = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-40}
     step = steps.get(keras.backend.standardize_dtype(target.layer.kernel.dtype), 2.0**-23)
     return (max(1.0 - energy, 0.0) + (8 * step) ** 2) * target.factors.norm2
 
 
-def _stored(target: _Target, rank: Rank) -> list[np.ndarray]:
+def _stored(target: Target, rank: Rank) -> list[np.ndarray]:
     """The factors in the precision in which the layers store them."""
     dtype = target.layer.kernel.dtype
     return [keras.ops.convert_to_numpy(keras.ops.cast(kernel, dtype)) for kernel in target.factors.kernels(rank)]
 
 
-def _measured(target: _Target, rank: Rank) -> float:
+def _measured(target: Target, rank: Rank) -> float:
     wide = [k if k.dtype in (np.float32, np.float64) else k.astype(np.float32) for k in _stored(target, rank)]
     return target.factors.relative_error(wide)
 
 
-def _by_budget(graph: Graph, targets: list[_Target], share: float, skipped) -> dict[str, Rank]:
+def _by_budget(graph: Graph, targets: list[Target], share: float, skipped) -> dict[str, Rank]:
     total = Costs(graph, ("macs",))()["macs"]
     options = []
     for target in targets:
-        before, size, norm2 = _macs(target), _size(target), target.factors.norm2 or 1.0
+        before, size, norm2 = target.macs(), target.size(), target.factors.norm2 or 1.0
         own = [Option(None, before, 0.0)]
         for rank in target.factors.ranks():
-            after = _macs(target, rank)
-            if after < before and _size(target, rank) < size:
+            after = target.macs(rank)
+            if after < before and target.size(rank) < size:
                 own.append(Option(rank, after, target.factors.error2(rank) / norm2))
         options.append(own)
         if len(own) == 1:
@@ -304,7 +244,7 @@ def _by_budget(graph: Graph, targets: list[_Target], share: float, skipped) -> d
     return {t.path: option.rank for t, option in zip(targets, chosen, strict=True) if option.rank is not None}
 
 
-def _made(graph: Graph, targets: dict[str, _Target], ranks: dict[str, Rank], skipped) -> Result:
+def _made(graph: Graph, targets: dict[str, Target], ranks: dict[str, Rank], skipped) -> Result:
     taken: dict[str, set[str]] = {}  # by the path of the nested model
     for call in graph.calls:
         taken.setdefault(call.path.rpartition("/")[0], set()).add(call.op.name)
@@ -328,8 +268,8 @@ def _made(graph: Graph, targets: dict[str, _Target], ranks: dict[str, Rank], ski
         run = build(target.layer, stages, kernels, namer(path))
         edits[id(target.layer)] = lambda step, _, *args, run=run, **kwargs: run(args[0] if args else kwargs["inputs"])
         kind = type(target.factors).__name__.lower()
-        before, after, error = _size(target), _size(target, rank), _measured(target, rank)
-        counts = (_macs(target), _macs(target, rank))
+        before, after, error = target.size(), target.size(rank), _measured(target, rank)
+        counts = (target.macs(), target.macs(rank))
         details[path] = {
             "method": kind,
             "rank": list(rank),
