@@ -20,6 +20,7 @@ From the bottom up:
 - `outcome.py`, `step_context.py`: what one step hands on, and what it works with
 - `execution.py`: `carry_out`: a strategy step by step, each stage resumable
 - `alternatives/alternative.py`: `Part`: what is decided on its own, `Alternative`: a way in which it may be
+- `alternatives/offered.py`: the parts of a task, as the kinds of steps offer them; a choice as a strategy of steps
 - `alternatives/regions.py`: stretches of a model with one tensor in and one tensor out
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together

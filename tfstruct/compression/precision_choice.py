@@ -9,6 +9,8 @@ from tfstruct.compression.task import Task
 from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 
+SLOW = 1.1  # times the latency of the plain int8 file: more than that, and weights of 4 bits are not taken
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightBits:
@@ -46,9 +48,7 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float,
     sizes = size.sizes(keep)
     if not device(target).four_bit_weights or not sizes:
         return int8(f"{target} has no 4-bit weights" if sizes else "no layer has a kernel for 4-bit weights")
-    content, _ = draft(task.model, "int4", process=task.process)
-    slow = task.measure.latency(content) / task.measure.reference_us
-    if latency is not None and slow > 1.1:
+    if latency is not None and (slow := four_bits_slower(task)) > SLOW:
         return int8(f"4-bit weights would make the file {slow:.1f} times as slow")
     chosen = four_bit_layers(sizes, wanted)
     saved = size(keep) - size(keep, chosen)
@@ -57,3 +57,9 @@ def choose_precision(task: Task, size: FileSize, keep: np.ndarray, limit: float,
         f"that have kernels for them save {saved:,.0f} and cost no channel"
     )
     return WeightBits(chosen, why, limit)
+
+
+def four_bits_slower(task: Task) -> float:
+    """The latency of the model with all weights in 4 bits, over that of its plain int8 file."""
+    content, _ = draft(task.model, "int4", process=task.process)
+    return task.measure.latency(content) / task.measure.reference_us

@@ -21,6 +21,12 @@ class Alternative:
     name: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        object.__setattr__(self, "settings", frozen(self.settings))
+
+    def __hash__(self):
+        return hash(self.name)
+
     def to_dict(self) -> dict:
         """Plain data for JSON."""
         return {"name": self.name, "settings": dict(self.settings)}
@@ -57,6 +63,9 @@ class Part:
             raise RecipeError(f"The first alternative of {self.name} must be the part as it is, without settings.")
         if len({*names}) < len(names):
             raise RecipeError(f"The alternatives of {self.name} must have different names. Received: {names}.")
+
+    def __hash__(self):
+        return hash(self.name)
 
     @classmethod
     def of(cls, name: str, kind: str, others: Iterable[Alternative], layers: Iterable[str]) -> "Part":
@@ -101,3 +110,10 @@ class Conflict:
     def excludes(self, picked: Mapping[str, int]) -> bool:
         """Whether a choice, by name of a part, has both."""
         return all(picked.get(part) == place for part, place in (self.one, self.other))
+
+
+def frozen(value: Any) -> Any:
+    """Settings with tuples for lists, which JSON gives back."""
+    if isinstance(value, Mapping):
+        return {name: frozen(one) for name, one in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
@@ -78,6 +79,23 @@ class DownsampleEarly(Step):
         layer, whence = made.details["layer"], ", ".join(made.details["moved_from"])
         why = f"channels alone do not meet the budget; with the strides of {whence} in {layer} they do"
         return Proposal((cls(layer=layer, reason=why),), (Decision(cls.kind, True, why),), sizing)
+
+    @classmethod
+    def parts(cls, task) -> tuple[Part, ...]:
+        try:
+            details = downsample_early(task.model).details
+        except PlanError:
+            return ()
+        layer, ends = details["layer"], details["moved_from"]
+        fewer = Alternative(f"strides of {', '.join(ends)} in {layer}", {"layer": layer})
+        return (Part.of(f"positions from {layer}", cls.kind, [fewer], [layer, *ends]),)
+
+    @classmethod
+    def assembled(cls, chosen) -> tuple[Step, ...]:
+        return tuple(cls(**one.settings) for one in chosen.values())
+
+    def edit(self, model):
+        return downsample_early(model, self.layer).model
 
     def run(self, context: StepContext) -> Outcome:
         return trained_after(context, self, downsample_early(context.model, self.layer))

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tfstruct.analyze import Costs
+from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
@@ -104,6 +105,23 @@ class DropBlocks(Step):
             why = f"channels alone do not meet the budget; these change least for what they cost (1 - cosine): {named}"
         step = cls(blocks=tuple(gone), reason=why, optional=gone == idle)
         return Proposal((step,), (Decision(cls.kind, True, why),), sizing)
+
+    @classmethod
+    def parts(cls, task) -> tuple[Part, ...]:
+        return tuple(
+            Part.of(
+                f"block {block.join}", cls.kind, [Alternative("dropped", {"block": block.join})],
+                [*block.branch, block.join],
+            )
+            for block in residual_blocks(task.model) if not block.obstacle
+        )  # fmt: skip
+
+    @classmethod
+    def assembled(cls, chosen) -> tuple[Step, ...]:
+        return (cls(blocks=tuple(one.settings["block"] for one in chosen.values())),) if chosen else ()
+
+    def edit(self, model):
+        return drop_blocks(model, blocks=self.blocks).model
 
     def run(self, context: StepContext) -> Outcome:
         count = 1 if self.count is None and self.blocks is None else self.count

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import keras
+import numpy as np
 
+from tfstruct.analyze import Costs
+from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
@@ -14,10 +17,15 @@ from tfstruct.compression.steps.step import Choices, Proposal, Step, require_cho
 from tfstruct.errors import ModelError
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.surgery import factorize
+from tfstruct.surgery.factor.targets import Form, by_path, forms_of
 
 _LARGE = 0.15  # of all parameters: a layer worth a factorization
 _ENERGY = 0.99
 _WORTH = 0.6  # the share of its parameters that a factorized layer may have
+# Of what may be chosen:
+_NOTED = 0.025  # of all parameters or multiply-accumulates: a layer worth a look
+_METHODS = ("svd", "tucker", "spatial", "depthwise")
+_SHARES = (0.7, 0.5, 0.35, 0.25, 0.15)  # of the parameters of a layer that its factors have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +125,51 @@ class Factorize(Step):
         step = cls(layers=tuple(low), energy=_ENERGY, reason=why, optional=True)
         return Proposal((step,), (Decision(cls.kind, True, why),))
 
+    @classmethod
+    def parts(cls, task) -> tuple[Part, ...]:
+        costs = Costs(task.graph).by_call()
+        params, macs = costs["params"], costs["macs"]
+        row = {call.path: i for i, call in enumerate(task.graph.calls)}
+        found = []
+        for path, calls in by_path(task.graph).items():
+            shares = (params[row[path]] / max(params.sum(), 1), macs[row[path]] / max(np.nansum(macs), 1))
+            if max(shares) < _NOTED:
+                continue
+            forms = forms_of(path, calls, _METHODS, _SHARES)
+            others = [Alternative(_named(form), {"layer": path, "method": form.method, "rank": _rank(form)})
+                      for form in sorted(forms, key=lambda form: -form.params)]  # fmt: skip
+            if others:
+                found.append(Part.of(f"form of {path}", cls.kind, others, [path]))
+        return tuple(found)
+
+    @classmethod
+    def assembled(cls, chosen) -> tuple[Step, ...]:
+        ranks: dict[str, dict] = {}
+        for one in chosen.values():
+            ranks.setdefault(one.settings["method"], {})[one.settings["layer"]] = one.settings["rank"]
+        return tuple(cls(layers=tuple(own), rank=own, method=method) for method, own in ranks.items())
+
+    def edit(self, model):
+        return factorize(
+            model, self.layers, rank=self.rank, energy=self.energy, macs=self.macs, method=self.method
+        ).model
+
     def run(self, context: StepContext) -> Outcome:
+        return trained_after(context, self, factorize(context.model, self.layers, **self._options()))
+
+    def _options(self) -> dict:
         given = (self.rank, self.energy, self.macs)
         energy = 0.95 if all(one is None for one in given) else self.energy
-        return trained_after(context, self, factorize(
-            context.model, self.layers, rank=self.rank, energy=energy, macs=self.macs, method=self.method
-        ))  # fmt: skip
+        return {"rank": self.rank, "energy": energy, "macs": self.macs, "method": self.method}
+
+
+def _rank(form: Form) -> int | tuple[int, ...]:
+    """As `factorize` takes it."""
+    return form.rank[0] if len(form.rank) == 1 else form.rank
+
+
+def _named(form: Form) -> str:
+    return f"{form.method}, rank {' and '.join(map(str, form.rank))}"
 
 
 def _has_two_axes(layer: keras.layers.Layer) -> bool:

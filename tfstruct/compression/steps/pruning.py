@@ -1,23 +1,28 @@
 """`PruneChannels`: removes channels."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import keras
 
+from tfstruct.analyze import unit_scores
+from tfstruct.analyze.names import by_name
 from tfstruct.callbacks import PruneChannels as Pruner
 from tfstruct.callbacks.channel_masks import lossless_groups
+from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.errors import EmptyPlanError, RecipeError
-from tfstruct.graph import groups, trace
-from tfstruct.graph.frozen import frozen_makers
+from tfstruct.graph import Graph, Group, groups, trace
+from tfstruct.graph.frozen import frozen_makers, groups_without_frozen
 from tfstruct.schedules import PolynomialRatio
-from tfstruct.surgery import apply, plan_channels, shrink
+from tfstruct.surgery import apply, plan_channels, residual_blocks, shrink
+from tfstruct.surgery.pruning.exact_widths import reachable_widths
 
+_SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # of the channels of a group, that may be chosen
 _LEAST, _ALL = 0.15, 0.97  # shares of the multiply-accumulates: the least that stays, and what counts as all
 
 
@@ -130,6 +135,33 @@ class PruneChannels(Step):
         steps = tuple(cls(reason=sizing.reason, **settings) for settings in sizing.channels)
         return Proposal(steps, (Decision(cls.kind, bool(steps), sizing.reason),))
 
+    @classmethod
+    def parts(cls, task) -> tuple[Part, ...]:
+        graph = task.graph
+        scores = unit_scores(graph, "l2", reduction="mean", normalization="mean", missing="keep")
+        droppable = {path for block in residual_blocks(task.model) if not block.obstacle for path in block.branch}
+        found = []
+        for name, group in groups_without_frozen(graph, by_name(graph)).items():
+            path = _width_of(graph, group, droppable)
+            if path is None:
+                continue
+            others = [
+                Alternative(f"{width} {_called(path)}", {"layer": path, "width": width})
+                for width in _widths(len(graph.makes[path]), reachable_widths(graph, group, path, scores))
+            ]
+            if others:
+                layers = dict.fromkeys([*group.makers, *(member.path for member in group.members)])
+                found.append(Part.of(f"width of {name}", cls.kind, others, layers))
+        return tuple(found)
+
+    @classmethod
+    def assembled(cls, chosen) -> tuple[Step, ...]:
+        widths = {one.settings["layer"]: one.settings["width"] for one in chosen.values()}
+        return (cls(widths=widths),) if widths else ()
+
+    def edit(self, model):
+        return apply(model, plan_channels(model, self.budget, widths=self.widths, criterion=self.criterion))
+
     def completed(self, sizing) -> "Step":
         return self.replace(budget=sizing().wanted) if self.budget is None and self.widths is None else self
 
@@ -195,3 +227,29 @@ class PruneChannels(Step):
         widths = plan.widths
         rows = [(path, f"{widths[path]} -> {widths[path] - gone} channels") for path, gone in plan.removed.items()]
         return model, {"changes": rows, "skipped": [*left.items()], "details": plan.to_dict(), "history": []}
+
+
+def _width_of(graph: Graph, group: Group, droppable: Collection[str]) -> str | None:
+    """What the width of a group is counted by: the first layer that makes its channels and no others, if possible one
+    that is in no branch that may be dropped; None where no channel of it can go, or no layer tells."""
+    own = set(group.units.tolist())
+    makers = [maker for maker in group.makers if set(graph.units.of(graph.makes[maker]).tolist()) <= own]
+    makers.sort(key=lambda maker: maker in droppable)
+    return makers[0] if makers and group.prunable else None
+
+
+def _widths(whole: int, reachable: Collection[int]) -> list[int]:
+    """The widths to choose from: some shares of the whole, in multiples that kernels are fast with."""
+    multiple = 8 if whole >= 32 else 4 if whole >= 16 else 1
+    found = []
+    for share in _SHARES:
+        wanted = max(multiple * round(share * whole / multiple), min(multiple, whole))
+        width = min(reachable, key=lambda one: (one % multiple > 0, abs(one - wanted)))
+        if width < whole and width not in found:
+            found.append(width)
+    return sorted(found, reverse=True)
+
+
+def _called(path: str) -> str:
+    """What is counted: `attention.heads` makes heads."""
+    return path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "channels"

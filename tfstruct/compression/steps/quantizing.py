@@ -3,19 +3,26 @@
 import dataclasses
 from collections.abc import Mapping
 
+import keras
+
 from tfstruct.callbacks import QuantizeAware
+from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.four_bits import FileSize, four_bit_layers
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
+from tfstruct.compression.precision_choice import SLOW, four_bits_slower
 from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
 from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.graph import trace
-from tfstruct.precisions import TO_CHOOSE
+from tfstruct.graph.copying import copied
+from tfstruct.graph.kernels import kernels
+from tfstruct.precisions import PRECISIONS, TO_CHOOSE
 from tfstruct.quantize import Scheme
+from tfstruct.quantize.grids import grid
 
 _FREEZE = 0.7  # the share of the steps after which ranges and the statistics of batch norm stay
 
@@ -77,6 +84,34 @@ class Quantize(Step):
         bits = outlook.sizing.bits
         step = cls(tflite_bytes=bits.tflite_bytes, reason=bits.reason)
         return Proposal((step,), (Decision(cls.kind, True, bits.reason),))
+
+    @classmethod
+    def parts(cls, task) -> tuple[Part, ...]:
+        """Weights of 4 bits, where the device has kernels for them, the budget asks for bytes, and they are not too
+        slow for it."""
+        limits = task.limits.figures
+        if not {"tflite_bytes", "gzip_bytes"} & limits.keys() or not device(task.settings.target).four_bit_weights:
+            return ()
+        if "latency_us" in limits and four_bits_slower(task) > SLOW:
+            return ()
+        return tuple(
+            Part.of(f"bits of {path}", cls.kind, [Alternative("4 bits", {"layer": path, "precision": "int4"})], [path])
+            for path in FileSize(task.graph).sizes()
+        )
+
+    @classmethod
+    def assembled(cls, chosen) -> tuple[Step, ...]:
+        layers = {one.settings["layer"]: one.settings["precision"] for one in chosen.values()}
+        return (cls(precision="int8", layers=layers),)
+
+    def edit(self, model):
+        """A copy whose kernels have the values that they have in so many bits."""
+        made = copied(model)
+        for path, precision in self.layers.items():
+            for kernel in kernels(made, [path], depthwise=True):
+                stored = PRECISIONS[PRECISIONS[precision].stored_as].weight_bits or 8
+                kernel.variable.assign(grid(kernel, Scheme(precision), precision, stored, keras.Variable).quantized())
+        return made
 
     def completed(self, sizing) -> "Step":
         if self.precision is not None or self.tflite_bytes is not None:

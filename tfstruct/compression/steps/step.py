@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from tfstruct.compression.alternatives.alternative import Alternative, Part, frozen
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
 from tfstruct.errors import RecipeError
@@ -104,7 +105,7 @@ class Step:
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
             raise RecipeError(f"`epochs` of {self.kind} must be a whole number, 0 or more. Received: {self.epochs!r}.")
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+            object.__setattr__(self, field.name, frozen(getattr(self, field.name)))
 
     def run(self, context: Any) -> Outcome:
         """Applies the step to `context.model`, which is not changed.
@@ -118,6 +119,25 @@ class Step:
     def propose(cls, outlook: Any) -> Proposal:
         """What this kind would do, decided from the task and from how it gets small enough (an `Outlook`)."""
         return Proposal()
+
+    @classmethod
+    def parts(cls, task: Any) -> tuple[Part, ...]:
+        """What this kind can decide on its own for a task (a `Task`), each with its alternatives."""
+        return ()
+
+    @classmethod
+    def assembled(cls, chosen: Mapping[Part, Alternative]) -> tuple["Step", ...]:
+        """The alternatives that were chosen of this kind's parts, none of them as it is, as steps."""
+        raise NotImplementedError
+
+    def edit(self, model: Any) -> Any:
+        """A new model after the change alone, untrained and without a look at data: what is measured before anything is
+        chosen. Of kinds that offer `parts`.
+
+        Args:
+            model: a Keras model, or a region of it under the same paths.
+        """
+        raise NotImplementedError
 
     def completed(self, sizing: Callable[[], Any]) -> "Step":
         """The step with what its user left open filled in; `sizing()` is a `Sizing`."""
@@ -204,13 +224,6 @@ def _short(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
     return repr(value)
-
-
-def _frozen(value):
-    """Lists, which JSON gives back, as tuples."""
-    if isinstance(value, Mapping):
-        return {name: _frozen(one) for name, one in value.items()}
-    return tuple(_frozen(one) for one in value) if isinstance(value, (list, tuple)) else value
 
 
 def _plain(value):

@@ -60,15 +60,14 @@ class Form:
     macs: float
     error: float
 
-    def beaten_by(self, other: "Form") -> bool:
-        """Whether another form is as good in everything, and better in something."""
-        ours, theirs = ((one.params, one.macs, one.error) for one in (self, other))
-        return ours != theirs and all(b <= a for a, b in zip(ours, theirs, strict=True))
+    def as_good_as(self, other: "Form") -> bool:
+        """Whether it costs no more than another form, and its error is no larger but for rounding."""
+        return self.params <= other.params and self.macs <= other.macs and self.error <= other.error + 1e-6
 
 
 def forms_of(path: str, calls: list[Call], methods: Sequence[str], shares: Sequence[float]) -> list[Form]:
     """The forms of a layer that save parameters and multiply-accumulates: of each method ranks that make about
-    some shares of its parameters; without those that another one beats.
+    some shares of its parameters; without those that another one is as good as.
 
     Args:
         path, calls: of the layer.
@@ -85,13 +84,16 @@ def forms_of(path: str, calls: list[Call], methods: Sequence[str], shares: Seque
         before, work, norm2 = target.size(), target.macs(), factors.norm2 or 1.0
         sizes = {rank: target.size(rank) for rank in factors.ranks()}
         for share in shares:
-            nearest = min(sizes, key=lambda rank, share=share: (abs(sizes[rank] - share * before), rank))
+            _, nearest = min((abs(size - share * before), rank) for rank, size in sizes.items())
             rank = tuple(_rounded(r, most) for r, most in zip(nearest, factors.full, strict=True))
             if target.size(rank) < before and not target.macs(rank) >= work:
                 error = math.sqrt(max(factors.error2(rank), 0.0) / norm2)
                 found[method, rank] = Form(method, rank, target.size(rank), target.macs(rank), error)
-    forms = list(found.values())
-    return [one for one in forms if not any(one.beaten_by(other) for other in forms)]
+    best: list[Form] = []
+    for form in found.values():
+        if not any(other.as_good_as(form) for other in best):
+            best = [other for other in best if not form.as_good_as(other)] + [form]
+    return best
 
 
 def _rounded(rank: int, most: int) -> int:

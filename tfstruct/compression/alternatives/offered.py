@@ -1,0 +1,36 @@
+"""The parts of a task, as the kinds of steps offer them, and which of their alternatives do not go together."""
+
+from collections.abc import Mapping, Sequence
+
+from tfstruct.compression.alternatives.alternative import Alternative, Conflict, Part
+from tfstruct.compression.steps.step import Step, kinds
+from tfstruct.compression.task import Task
+
+
+def parts_of(task: Task) -> tuple[Part, ...]:
+    """Everything that can be decided on its own, in the order of the kinds' places."""
+    return tuple(part for kind in kinds() for part in kind.parts(task))
+
+
+def steps_of(picked: Mapping[Part, Alternative]) -> tuple[Step, ...]:
+    """A choice as a strategy: the steps of each kind that has something to do, in the order of their places.
+
+    Args:
+        picked: parts and what was chosen; those that stay as they are may be left out.
+    """
+    found: list[Step] = []
+    for kind in kinds():
+        own = {part: one for part, one in picked.items() if part.kind == kind.kind and part.alternatives[0] != one}
+        found += kind.assembled(own) if own else ()
+    return tuple(found)
+
+
+def conflicts_of(parts: Sequence[Part]) -> tuple[Conflict, ...]:
+    """Alternatives that do not go together: where a block is dropped, nothing else can be done to its layers."""
+    return tuple(
+        Conflict((block.name, 1), (other.name, place), f"{layer} goes with the block")
+        for block in parts if block.kind == "drop_blocks"
+        for other in parts if other is not block
+        for place, one in enumerate(other.alternatives)
+        if (layer := str(one.settings.get("layer", "")).partition(".")[0]) in block.layers
+    )  # fmt: skip
