@@ -91,6 +91,7 @@ ALLOWED = {
         "convert",
         "augment",
         "distill",
+        "untrusted",
     },
     "demo": set(),
     "terminal": set(),

@@ -22,6 +22,7 @@ From the bottom up:
 - `alternatives/alternative.py`: `Part`: what is decided on its own, `Alternative`: a way in which it may be
 - `alternatives/offered.py`: the parts of a task, as the kinds of steps offer them; a choice as a strategy of steps
 - `alternatives/regions.py`: stretches of a model with one tensor in and one tensor out
+- `alternatives/operator_times.py`: times of operators at any width, kept per machine, or by a device's table
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met

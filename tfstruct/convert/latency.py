@@ -194,23 +194,31 @@ class LatencyTable(Report):
         model = flatbuffer.read(content)
         found = []
         for op in flatbuffer.operators(model, layers):
-            shapes, macs = shapes_of(model, op), macs_of(model, op)
-            time, how = self._time(op, shapes, macs)
+            shapes = shapes_of(model, op)
+            time, how = self.time(op.name, op.dtype, shapes)
             found.append(Estimated(op.name, op.layers, shapes, time, how))
         total = sum(one.microseconds or 0.0 for one in found)
         whole = tuple(row for row in self.rows if row.operator == WHOLE)
         return Estimate(total, tuple(found), self.processors, whole)
 
-    def _time(self, op: flatbuffer.Operator, shapes: Shapes, macs: int) -> tuple[float | None, str]:
-        alike = [row for row in self.rows if row.operator == op.name and row.dtype in (op.dtype, "")]
+    def time(self, name: str, dtype: str, shapes: Shapes) -> tuple[float | None, str]:
+        """The microseconds of an operator, and how they were found, as in `estimate`; None where it has no such row.
+
+        Args:
+            name: TensorFlow Lite's.
+            dtype: of its first output.
+            shapes: of its inputs, in order, and of its first output.
+        """
+        alike = [row for row in self.rows if row.operator == name and row.dtype in (dtype, "")]
         same = [row.microseconds for row in alike if row.shapes == shapes]
         if same:
             return statistics.median(same), "measured"
+        work = _work(name, shapes)
         sized = [row for row in alike if row.macs > 0]
-        if not sized or macs <= 0:
+        if not sized or work <= 0:
             return None, "not in the table"
-        near = min(sized, key=lambda row: abs(math.log(row.macs / macs)))
-        return near.microseconds * macs / near.macs, f"scaled from {near.macs:,} to {macs:,} MACs"
+        near = min(sized, key=lambda row: abs(math.log(row.macs / work)))
+        return near.microseconds * work / near.macs, f"scaled from {near.macs:,} to {work:,} MACs"
 
 
 def profile_operators(
@@ -258,10 +266,13 @@ def shapes_of(model, op: flatbuffer.Operator) -> Shapes:
 
 def macs_of(model, op: flatbuffer.Operator) -> int:
     """Multiply-accumulates of an operator; for one that has none, the elements it reads or writes."""
-    shapes = shapes_of(model, op)
+    return _work(op.name, shapes_of(model, op))
+
+
+def _work(name: str, shapes: Shapes) -> int:
     if len(shapes) < 2:
         return math.prod(shapes[0]) if shapes else 0
-    return macs(op.name, shapes)
+    return macs(name, shapes)
 
 
 def macs(name: str, shapes: Shapes) -> int:
