@@ -318,14 +318,3 @@ def test_what_has_no_graph_and_settings_out_of_range(model, data):
     inputs = keras.Input((None, None, 3))
     with pytest.raises(ModelError, match="open shape"):
         tfstruct.compress(keras.Model(inputs, keras.layers.GlobalMaxPooling2D()(inputs)), *data, "macs=50%")
-    for wrong, said in (
-        ({"epochs": -1}, "`epochs`"),
-        ({"distillation": 2}, "`distillation`"),
-        ({"target": "moon"}, "moon"),
-    ):
-        with pytest.raises(RecipeError, match=said):
-            tfstruct.compress(model, *data, "macs=50%", **wrong)
-    with pytest.raises(RecipeError, match="'auto', 'search', or a list"):
-        tfstruct.compress(model, *data, "macs=50%", strategy="best")
-    with pytest.raises(RecipeError, match="at least one step"):
-        tfstruct.compress(model, *data, "macs=50%", strategy=[])

@@ -121,7 +121,7 @@ def compress(
         greater_is_better=greater_is_better, labels=labels, preprocess=preprocess, augment=augment, workdir=workdir,
         progress=progress, strategy="search" if isinstance(steps, Search) else steps, open_layers=open_layers,
     ) as task:  # fmt: skip
-        tested = None if test is None else task.open_data(test)
+        tested = None if test is None else task.open_test(test)
         if isinstance(steps, Search):
             made, decisions, tried = _searched(task, steps)
         elif steps == "auto":
@@ -151,6 +151,8 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
         if strategy != "auto":
             raise RecipeError(f"`strategy` must be 'auto', 'search', or a list of steps. Received: {strategy!r}.")
         return strategy
+    if not isinstance(strategy, Sequence):
+        raise RecipeError(f"`strategy` must be 'auto', 'search', or a list of steps. Received: {strategy!r}.")
     steps = tuple(Step.of(step) for step in strategy)
     if not steps:
         raise RecipeError("`strategy` must be 'auto', or a list of at least one step. Received: an empty list.")

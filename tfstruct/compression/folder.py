@@ -41,7 +41,7 @@ class WorkingFolder:
         if path is None:
             folder: WorkingFolder = _Temporary(pathlib.Path(tempfile.mkdtemp(prefix="tfstruct-compress-")))
         else:
-            folder = cls(pathlib.Path(path))
+            folder = cls._made(path)
         wanted = {"format": _FORMAT, **json.loads(json.dumps(description))}
         found = folder.read(_MANIFEST)
         if found is None:
@@ -55,6 +55,15 @@ class WorkingFolder:
                 "folder, or call it as before."
             )
         return folder
+
+    @classmethod
+    def _made(cls, path: str | os.PathLike) -> "WorkingFolder":
+        try:
+            return cls(pathlib.Path(path))
+        except (OSError, TypeError) as error:
+            raise RecipeError(
+                f"`workdir` must be a folder that can be written to, or its name. Received: {path!r} ({error})."
+            ) from error
 
     def close(self) -> None:
         """Ends the run; the folder stays, unless it is a temporary one."""

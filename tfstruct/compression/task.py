@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -31,13 +32,14 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import CALIBRATORS, Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
+from tfstruct.errors import ArgumentTypeError, BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import no_more_opening
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.samples import Preprocess
 from tfstruct.samples.ports import Ports
+from tfstruct.schedules.arguments import is_number
 
 _SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
 
@@ -76,9 +78,10 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise RecipeError(f"`{name}` must be a whole number, {least} or more. Received: {value!r}.")
         for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"`{name}` must be above 0. Received: {getattr(self, name)!r}.")
-        if not 0 <= self.distillation <= 1:
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value < math.inf:
+                raise RecipeError(f"`{name}` must be a number above 0. Received: {value!r}.")
+        if not is_number(self.distillation) or not 0 <= self.distillation <= 1:
             raise RecipeError(f"`distillation` must be in [0, 1]. Received: {self.distillation!r}.")
         if self.calibrator not in CALIBRATORS:
             raise RecipeError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {self.calibrator!r}.")
@@ -138,6 +141,7 @@ class Task(contextlib.AbstractContextManager):
         open_layers: str | bool = "auto",
     ):
         self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
+        _require_types(augment, progress)
         self.options = {
             "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
             "strategy": strategy, "open_layers": open_layers,
@@ -156,6 +160,8 @@ class Task(contextlib.AbstractContextManager):
         self.validation = _whole(opened(validation))
         self.some = self.train.take(_SOME)
         self.aim = objective(self.graph, self.some.labels, loss)
+        for data in (self.train if isinstance(self.train, Examples) else self.some, self.validation):
+            self.aim.require_classes(data.labels, data.source)
         self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()
@@ -218,11 +224,21 @@ class Task(contextlib.AbstractContextManager):
         content, layers = draft(model, process=self.process)
         return self.measure.latency(content, layers)
 
+    def open_test(self, data: Any) -> Examples | Stream:
+        """The test data, checked as far as that can be done before the end."""
+        found = self.open_data(data)
+        self._require_alike(found if isinstance(found, Examples) else found.take(1))
+        return found
+
+    def _require_alike(self, data: Examples) -> None:
+        if (data.labels is None) != (self.validation.labels is None):
+            raise DataError(f"{data.source}: expected labels in the test data as in the validation data.")
+        self.aim.require_classes(data.labels, data.source)
+
     def tested(self, data: Examples | Stream, model: keras.Model, file: TFLiteModel) -> dict[str, float]:
         """The metric of the original, the plain int8 file and a model's file on other data."""
         data = _whole(data)
-        if (data.labels is None) != (self.validation.labels is None):
-            raise DataError(f"{data.source}: expected labels in the test data as in the validation data.")
+        self._require_alike(data)
         original = self.model.predict(data.x, batch_size=self.settings.batch_size, verbose=0)
         truth = original if data.labels is None else data.labels
         outputs = {
@@ -254,6 +270,13 @@ class Task(contextlib.AbstractContextManager):
     def versions() -> dict[str, str]:
         names = ("keras", "tensorflow", "ai-edge-litert")
         return {"tfstruct": tfstruct.__version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _require_types(augment, progress) -> None:
+    if augment is not None and not isinstance(augment, Pipeline):
+        raise ArgumentTypeError(f"`augment` must be a tfstruct.augment.Pipeline or None. Received: {augment!r}.")
+    if progress is not None and not callable(progress):
+        raise ArgumentTypeError(f"`progress` must be a function of a Progress, or None. Received: {progress!r}.")
 
 
 @contextlib.contextmanager

@@ -186,6 +186,8 @@ class Step:
         """A step from its kind, or from a dict."""
         if isinstance(step, Step):
             return step
+        if not isinstance(step, str | Mapping):
+            raise RecipeError(f"A step must be a Step, the name of one, or a dict with its `kind`. Received: {step!r}.")
         return cls.from_dict({"kind": step} if isinstance(step, str) else step)
 
 
