@@ -113,3 +113,13 @@ def test_labels_are_no_samples(kind):
     if kind == "steps":
         with pytest.raises(DataError, match="without end"):
             recalibrate_batch_norm(model, data)
+
+
+def test_statistics_that_are_no_numbers_are_left_behind():
+    model, x = _net(), _data()
+    norm = model.get_layer("bn")
+    norm.moving_mean.assign(np.full(5, np.nan))
+    norm.moving_variance.assign(np.full(5, np.inf))
+    recalibrate_batch_norm(model, x)
+    np.testing.assert_allclose(norm.moving_mean, x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, x.var(axis=0), rtol=1e-4)

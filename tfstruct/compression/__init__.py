@@ -12,6 +12,7 @@ From the bottom up:
   how it is done; `step.py`: what they have in common; found by being in the folder
 - `dataset.py`: a user's data in memory or streamed; epochs in orders of their own
 - `objective.py`, `quality.py`: the loss to train for; the figure to choose by
+- `held_out.py`: samples that are neither trained on nor chosen by; `batch_norms.py`: statistics that lag, measured anew
 - `distillation.py`, `training.py`: `Distill` for every kind of output; training that is on disk after every epoch
 - `folder.py`: `WorkingFolder`: models and JSON, whole or not at all, of one run alone
 - `progress.py`: stage, steps, time left, the best up to now

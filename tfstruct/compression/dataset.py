@@ -25,11 +25,12 @@ class Examples:
         inputs: an array an input, the samples along the first axis.
         labels: None, or arrays in the structure of the model's outputs.
         weights: None, or how much each sample counts in training.
+        rows: None, or the rows of these arrays that are the samples: others are held out.
     """
 
-    def __init__(self, ports: Ports, inputs: Sequence[np.ndarray], labels, source: str, weights=None):
+    def __init__(self, ports: Ports, inputs: Sequence[np.ndarray], labels, source: str, weights=None, rows=None):
         self.ports, self.inputs, self.labels, self.source = ports, list(inputs), _untied(labels), source
-        self.weights = weights
+        self.weights, self.rows = weights, rows
 
     @classmethod
     def of(cls, ports: Ports, samples: Samples) -> "Examples":
@@ -38,7 +39,7 @@ class Examples:
         return cls(ports, batch.inputs, batch.labels, samples.source, batch.weights)
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(self.inputs[0]) if self.rows is None else len(self.rows)
 
     def __str__(self) -> str:
         return f"{len(self):,} samples ({self.source})"
@@ -54,16 +55,29 @@ class Examples:
 
     def take(self, count: int) -> "Examples":
         """The first ones."""
+        return self._taken(slice(count) if self.rows is None else self.rows[:count])
+
+    def select(self, rows: np.ndarray) -> "Examples":
+        """The samples of these rows of the arrays."""
+        return self._taken(rows)
+
+    def without(self, rows: np.ndarray) -> "Examples":
+        """All but the samples of these rows, on the same arrays."""
+        left = np.setdiff1d(np.arange(len(self.inputs[0])), rows)
+        return Examples(self.ports, self.inputs, self.labels, self.source, self.weights, left)
+
+    def _taken(self, rows) -> "Examples":
         labels, weights = (
-            None if one is None else keras.tree.map_structure(lambda a: a[:count], one)
+            None if one is None else keras.tree.map_structure(lambda a: a[rows], one)
             for one in (self.labels, self.weights)
         )
-        return Examples(self.ports, [a[:count] for a in self.inputs], labels, self.source, weights)
+        return Examples(self.ports, [a[rows] for a in self.inputs], labels, self.source, weights)
 
     def fingerprint(self) -> str:
         """A hash of the number of samples, some of them, and all labels and weights."""
         digest = hashlib.sha256(repr([a.shape for a in self.inputs]).encode())
-        rows = np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(int)
+        count = len(self.inputs[0])
+        rows = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int)
         for array in self.inputs:
             digest.update(np.ascontiguousarray(array[rows]).tobytes())
         for array in _flat([self.labels, self.weights]):
@@ -81,10 +95,11 @@ class Examples:
         targets = () if self.labels is None else (self.labels,) if self.weights is None else (self.labels, self.weights)
         arrays = keras.tree.map_structure(tf.convert_to_tensor, (self.x, *targets))
         count = len(self)
+        every = tf.range(count, dtype=tf.int64) if self.rows is None else tf.constant(self.rows, tf.int64)
 
         def order(epoch):
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-            rows = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seeds)
+            rows = tf.random.experimental.stateless_shuffle(every, seeds)
             return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size, drop_remainder=count >= batch_size)
 
         def gather(rows):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import keras
 
+from tfstruct.compression.batch_norms import with_fresh_statistics
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.outcome import Outcome
@@ -142,6 +143,8 @@ def _carried_out(
     if outcome.model is before.outcome.model and outcome.scheme == before.outcome.scheme:
         candidate, file = before.candidate.replace(name=step.kind, strategy=strategy), before.file
     else:
+        if outcome.model is task.model or outcome.model is not before.outcome.model:
+            outcome = with_fresh_statistics(task, outcome)
         candidate, file = task.measure(step.kind, *_to_convert(task, outcome), strategy=strategy)
     stage = Stage(
         step, tuple(outcome.changes), tuple(outcome.skipped), candidate, tuple(outcome.history), outcome.details,

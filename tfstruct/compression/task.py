@@ -21,6 +21,7 @@ from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.dataset import Examples, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.held_out import HeldOut, split
 from tfstruct.compression.measuring import Measuring, run_file
 from tfstruct.compression.objective import objective
 from tfstruct.compression.progress import Progress, ProgressReporter
@@ -102,6 +103,8 @@ class Task(contextlib.AbstractContextManager):
         model: the original, its custom layers opened, which nothing changes.
         graph: of it.
         train, validation: the data.
+        held_out: samples that are neither trained on nor in `validation`, which decisions within a strategy are judged
+            on; None where the training data is less than some 200 samples.
         aim: what is trained for.
         budget, limits: as asked, and in absolute figures.
         settings: how the work is done.
@@ -156,12 +159,14 @@ class Task(contextlib.AbstractContextManager):
         ports = Ports(model)
         opened = functools.partial(open_data, ports=ports, labels=labels, preprocess=preprocess)
         self.open_data = opened
-        self.train: Examples | Stream = opened(train)
+        given: Examples | Stream = opened(train)
+        self.train, held_out, seen = split(given, settings.seed)
         self.validation = _whole(opened(validation))
         self.some = self.train.take(_SOME)
         self.aim = objective(self.graph, self.some.labels, loss)
         for data in (self.train if isinstance(self.train, Examples) else self.some, self.validation):
             self.aim.require_classes(data.labels, data.source)
+        self.held_out = None if held_out is None else HeldOut(held_out, self.aim, model, seen)
         self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
         self.folder = WorkingFolder.open(workdir, self._description(strategy))
         self._exits = contextlib.ExitStack()

@@ -92,6 +92,8 @@ def _in_training(norms, totals):
         with contextlib.ExitStack() as stack:
             for norm, total in zip(norms, totals, strict=True):
                 norm.momentum, norm.trainable = 0.0, True
+                norm.moving_mean.assign(keras.ops.zeros_like(norm.moving_mean))  # 0 times what is no number is none
+                norm.moving_variance.assign(keras.ops.zeros_like(norm.moving_variance))
                 stack.enter_context(replaced_attributes(norm, call=_summing(norm, total)))
             yield
     finally:
