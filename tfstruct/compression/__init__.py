@@ -26,6 +26,8 @@ From the bottom up:
 - `alternatives/operator_times.py`: times of operators at any width, kept per machine, or by a device's table
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
+- `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,
+  alone in its region, taught by the original
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met
 - `outlook.py`, `strategy.py`: what steps look at before they propose; `decide`: their proposals as one strategy, with
   reasons
