@@ -7,9 +7,11 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -196,6 +198,30 @@ def test_as_a_user_runs_it(folder, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert again.returncode == 2 and again.stdout == ""
     assert again.stderr.startswith("tfstruct-convert: ") and again.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_told_to_end_it_leaves_nothing(folder, tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "from tfstruct.cli import run; run()",
+        "digits.keras",
+        "-o",
+        str(tmp_path / "o.tflite"),
+    ]
+    place = tmp_path / "temporary"
+    place.mkdir()
+    running = subprocess.Popen(
+        [*command, *INT8], cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(place)}
+    )
+    while not os.listdir(place):
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate()
+    assert (running.returncode, said) == (143, "tfstruct-convert: stopped by SIGTERM\n")
+    assert os.listdir(place) == [] and not (tmp_path / "o.tflite").exists()
 
 
 def test_progress_bar_on_a_terminal(run, monkeypatch):

@@ -32,7 +32,7 @@ ALLOWED = {
         "patterns",
     },
     "samples": {"errors"},
-    "graph": {"errors", "patterns", "tflite_operators"},
+    "graph": {"errors", "files", "patterns", "tflite_operators"},
     "analyze": {"reporting", "errors", "files", "graph", "samples", "tflite_operators"},
     "convert": {
         "reporting",

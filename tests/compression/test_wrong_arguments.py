@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfstruct
+from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.objective import objective
 from tfstruct.errors import ArgumentError, ArgumentTypeError, BudgetError, DataError, RecipeError
 from tfstruct.graph import trace
@@ -84,3 +85,22 @@ def test_a_loss_may_leave_labels_out(model):
     for loss in (None, "sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy):
         with pytest.raises(DataError, match=r"data: labels must be in \[0, 3\)"):
             objective(graph, labels, loss).require_classes(labels, "data")
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    described = {"model": "a"}
+    first = WorkingFolder.open(tmp_path, described)
+    (tmp_path / "model.part.keras").write_bytes(b"of a killed run")
+    with pytest.raises(RecipeError, match="Another run works in"):
+        WorkingFolder.open(tmp_path, described)
+    WorkingFolder.open(tmp_path, described, alone=False).close()  # a worker of the first
+    first.close()
+    WorkingFolder.open(tmp_path, described).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_files_of_others_are_not_touched(tmp_path):
+    (tmp_path / "mine.part").write_text("mine")
+    with pytest.raises(RecipeError, match="holds other files"):
+        WorkingFolder.open(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.part"]

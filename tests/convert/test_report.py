@@ -4,11 +4,9 @@ import dataclasses
 import html.parser
 import json
 import math
-import os
 
 import pytest
 
-from tfstruct import files
 from tfstruct.convert.agreement import Agreement, Scores
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.layer_errors import LayerError
@@ -16,7 +14,6 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.report import Report, comparison, comparison_rows, html_page, render
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import Verification
-from tfstruct.files import write_atomic
 
 CONV = Operator(0, 0, "CONV_2D", ("conv", "relu"), ("x",), ("relu",), "int8", "int8", False)
 ELU = Operator(1, 0, "ELU", ("elu",), ("relu",), ("elu",), "float32", "", True)
@@ -321,46 +318,3 @@ def test_bars_are_as_long_as_the_sqnr(sqnr, width):
     page = make(verification=verified(layers=(LayerError(("conv",), "relu", sqnr, 1.0),))).to_html()
     bars = [attrs["style"] for _, attrs in Page(page).tags if attrs.get("class") == "bar"]
     assert bars == [f"width:{width}%"]
-
-
-# Files.
-
-
-def test_write_a_new_file(tmp_path):
-    write_atomic(tmp_path / "a.tflite", b"new")
-    assert (tmp_path / "a.tflite").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.tflite"]
-
-
-def test_write_over_an_old_file(tmp_path):
-    (tmp_path / "a.tflite").write_bytes(b"the old and longer one")
-    write_atomic(str(tmp_path / "a.tflite"), b"new")
-    assert (tmp_path / "a.tflite").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.tflite"]
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize("old", [b"old", None])
-def test_a_failed_write_leaves_the_old_file(monkeypatch, tmp_path, step, error, old):
-    path = tmp_path / "a.tflite"
-    if old:
-        path.write_bytes(old)
-
-    def fail(*args):
-        # The new content lies beside the target, not in it.
-        assert len([f for f in os.listdir(tmp_path) if f.endswith(".part")]) == 1
-        raise error
-
-    monkeypatch.setattr(files.os, step, fail)
-    with pytest.raises(type(error)):
-        write_atomic(path, b"new")
-    monkeypatch.undo()
-    assert os.listdir(tmp_path) == (["a.tflite"] if old else [])
-    assert not old or path.read_bytes() == old
-
-
-def test_write_into_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_atomic(tmp_path / "missing" / "a.tflite", b"new")
-    assert os.listdir(tmp_path) == []

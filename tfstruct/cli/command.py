@@ -1,5 +1,6 @@
 """What `tfstruct-convert` does with its arguments, and how it ends."""
 
+import signal
 import sys
 
 from tfstruct.cli.arguments import parser
@@ -27,14 +28,25 @@ def main(argv: list[str] | None = None) -> int:
         return fail(str(error))
     except KeyboardInterrupt:
         return fail("interrupted")
+    except _Terminated:
+        return fail("stopped by SIGTERM", 128 + signal.SIGTERM)
     except MemoryError:
         return fail("out of memory")
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
+class _Terminated(BaseException):
+    """Raised where the process is told to end, so that it removes what it has made halfway."""
+
+
+def _end(number, frame) -> None:
+    raise _Terminated
+
+
 def run() -> None:
     """The console entry: what TensorFlow's libraries print to stderr themselves is dropped."""
+    signal.signal(signal.SIGTERM, _end)
     with without_native_chatter():
         status = main()
     sys.exit(status)

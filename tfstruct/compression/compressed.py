@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import pathlib
-import shutil
 
 import keras
 
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.convert.tflite_model import TFLiteModel
+from tfstruct.files import folder_atomic
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import Result
 
@@ -39,16 +39,11 @@ class Compressed(Result):
         folder = pathlib.Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{folder} exists already. Expected a new or an empty folder.")
-        beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        beside.mkdir(parents=True)
-        try:
+        with folder_atomic(folder) as path:
+            beside = pathlib.Path(path)
             self.file.save(beside / "model.tflite")
             self.model.save(beside / "model.keras")
             if self.twin is not None:
                 self.twin.save(beside / "twin.keras")
             for name in ("report.json", "report.html", "README.md"):
                 self.report.save(beside / name)
-            os.replace(beside, folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise

@@ -3,14 +3,12 @@
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 
 import keras
 
 from tfstruct.errors import ModelError, RecipeError
-from tfstruct.files import write_atomic
+from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, write_atomic
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -26,35 +24,54 @@ class WorkingFolder:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self.path.mkdir(parents=True, exist_ok=True)
+        self._held: FolderLock | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike | None, description: Mapping) -> "WorkingFolder":
+    def open(cls, path: str | os.PathLike | None, description: Mapping, *, alone: bool = True) -> "WorkingFolder":
         """Opens the folder of a run: a new one, or the one of an earlier call with the same description.
 
         Args:
             path: None: a temporary folder, which `close` removes.
             description: plain data that makes runs equal: model, data, budget, settings.
+            alone: whether the run has the folder for itself; False for the workers of one that has.
 
         Raises:
-            RecipeError: the folder belongs to a run with another description, or to nothing of ours.
+            RecipeError: the folder belongs to a run with another description, to one that is still running, or to
+                nothing of ours.
         """
-        if path is None:
-            folder: WorkingFolder = _Temporary(pathlib.Path(tempfile.mkdtemp(prefix="tfstruct-compress-")))
-        else:
-            folder = cls._made(path)
+        folder = _Temporary() if path is None else cls._made(path)
+        if alone and path is not None:
+            folder._take()
+        try:
+            folder._describe(description)
+            if folder._held is not None:
+                clear_parts(folder.path)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _take(self) -> None:
+        try:
+            self._held = FolderLock(self.path)
+        except BlockingIOError:
+            raise RecipeError(
+                f"Another run works in {self.path}. Wait until it has ended, or give a working folder of its own."
+            ) from None
+
+    def _describe(self, description: Mapping) -> None:
         wanted = {"format": _FORMAT, **json.loads(json.dumps(description))}
-        found = folder.read(_MANIFEST)
+        found = self.read(_MANIFEST)
         if found is None:
-            if any(folder.path.iterdir()):
-                raise RecipeError(f"The working folder {folder.path} holds other files. Give a new or an empty one.")
-            folder.write(_MANIFEST, wanted)
+            if {file.name for file in self.path.iterdir()} - {FolderLock.NAME}:
+                raise RecipeError(f"The working folder {self.path} holds other files. Give a new or an empty one.")
+            self.write(_MANIFEST, wanted)
         elif found != wanted:
             other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             raise RecipeError(
-                f"The working folder {folder.path} belongs to another run: its {', '.join(other)} differ. Give a new "
+                f"The working folder {self.path} belongs to another run: its {', '.join(other)} differ. Give a new "
                 "folder, or call it as before."
             )
-        return folder
 
     @classmethod
     def _made(cls, path: str | os.PathLike) -> "WorkingFolder":
@@ -67,6 +84,8 @@ class WorkingFolder:
 
     def close(self) -> None:
         """Ends the run; the folder stays, unless it is a temporary one."""
+        if self._held is not None:
+            self._held.release()
 
     def inner(self, name: str) -> "WorkingFolder":
         """A subfolder."""
@@ -108,5 +127,9 @@ class WorkingFolder:
 
 
 class _Temporary(WorkingFolder):
+    def __init__(self):
+        self._folder = TemporaryFolder("compress")
+        super().__init__(pathlib.Path(self._folder.path))
+
     def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._folder.remove()

@@ -98,6 +98,7 @@ class Task(contextlib.AbstractContextManager):
     Args: as in `compress`, and
         strategy: which the working folder is for.
         process: a converter process that is running already.
+        alone: whether it has the working folder for itself; False for the workers of a search, whose parent has it.
 
     Attributes:
         model: the original, its custom layers opened, which nothing changes.
@@ -142,6 +143,7 @@ class Task(contextlib.AbstractContextManager):
         strategy: Any = "auto",
         process: ConverterProcess | None = None,
         open_layers: str | bool = "auto",
+        alone: bool = True,
     ):
         self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
         _require_types(augment, progress)
@@ -168,7 +170,7 @@ class Task(contextlib.AbstractContextManager):
             self.aim.require_classes(data.labels, data.source)
         self.held_out = None if held_out is None else HeldOut(held_out, self.aim, model, seen)
         self.quality = quality(self.graph, self.validation, self.aim, metric, greater_is_better)
-        self.folder = WorkingFolder.open(workdir, self._description(strategy))
+        self.folder = WorkingFolder.open(workdir, self._description(strategy), alone=alone)
         self._exits = contextlib.ExitStack()
         self._exits.callback(self.folder.close)
         self._exits.enter_context(states_kept(model))

@@ -2,11 +2,11 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 
 from tfstruct.convert import worker
 from tfstruct.errors import ConversionError
+from tfstruct.files import TemporaryFolder
 from tfstruct.precisions import PRECISIONS
 
 _WHO = {"convert": "TensorFlow's converter", "quantize": "TensorFlow's quantizer", "load": "The interpreter"}
@@ -28,19 +28,19 @@ class ConverterProcess:
 
     def __init__(self, timeout: float = 600.0):
         self.timeout = timeout
-        self._folder = tempfile.TemporaryDirectory(prefix="tfstruct-")
+        self._folder = TemporaryFolder("convert")
 
     def __enter__(self) -> "ConverterProcess":
         worker.start_ahead()
         return self
 
     def __exit__(self, *exc) -> None:
-        self._folder.cleanup()
+        self._folder.remove()
 
     @property
     def folder(self) -> str:
         """A temporary folder that lives as long as the context."""
-        return self._folder.name
+        return self._folder.path
 
     def convert(
         self,

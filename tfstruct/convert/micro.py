@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.runtime import Runtime, arrange
 from tfstruct.errors import ConversionError
-from tfstruct.files import write_atomic
+from tfstruct.files import TemporaryFolder, write_atomic
 
 _CHILD = os.path.join(os.path.dirname(__file__), "micro_child.py")
 # The operators that tflite-micro 0.dev20261023182759 registers in its Python interpreter: found by asking it for
@@ -203,7 +202,7 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
     count = len(next(iter(given.values())))
     if not count or count % batch:
         raise ConversionError(f"Expected a multiple of the file's batch of {batch} samples. Received {count}.")
-    with tempfile.TemporaryDirectory(prefix="tfstruct-micro-") as folder:
+    with TemporaryFolder("micro") as folder:
         with open(os.path.join(folder, "model.tflite"), "wb") as file:
             file.write(content)
         for port in ports.inputs:
@@ -244,7 +243,7 @@ def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:
     model = flatbuffer.read(content)
     found = flatbuffer.operators(model)
     answers: list[str | None] = [None] * len(found)
-    with tempfile.TemporaryDirectory(prefix="tfstruct-micro-") as folder:
+    with TemporaryFolder("micro") as folder:
         places: list[int] = []
         inputs = []
         for number, op in enumerate(found):

@@ -1,12 +1,12 @@
 """A model once more."""
 
-import tempfile
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
+from tfstruct.files import TemporaryFolder
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.new_shapes import any_initializer
@@ -74,7 +74,7 @@ def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:
     if isinstance(old, keras.layers.Layer) and is_training_only(old) and not is_training_only(new):
         note_training_only(new)
     if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryFolder("layer") as folder:
             old.save_assets(folder)
             new.load_assets(folder)
     elif isinstance(new, keras.layers.Normalization):

@@ -71,7 +71,9 @@ class StoredTask:
             ) from error
         ports = Ports(model)
         train, validation = (_read(ports, folder / _DATA.format(name)) for name in ("train", "validation"))
-        return Task(model, train, validation, self.budget, settings=self.settings, workdir=folder, **self.options)
+        return Task(
+            model, train, validation, self.budget, settings=self.settings, workdir=folder, alone=False, **self.options
+        )
 
 
 def _read(ports: Ports, file: pathlib.Path) -> Examples:

@@ -10,13 +10,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
+from tfstruct.files import TemporaryFolder
 
 ACCELERATORS = (
     *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
@@ -88,7 +88,7 @@ def compile_file(content: bytes, accelerator: str = "ethos-u55-128", timeout: fl
             "ethos-u-vela is not installed, which compiles for Ethos-U. Install it: pip install 'tfstruct[micro]'."
         )
     found = flatbuffer.operators(content)
-    with tempfile.TemporaryDirectory(prefix="tfstruct-vela-") as folder:
+    with TemporaryFolder("vela") as folder:
         source = os.path.join(folder, "model.tflite")
         with open(source, "wb") as file:
             file.write(content)

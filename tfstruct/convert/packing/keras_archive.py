@@ -3,7 +3,6 @@
 import io
 import json
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from tfstruct.convert.packing.arrays import bit_patterns
 from tfstruct.errors import ModelError
+from tfstruct.files import TemporaryFolder
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.layer_parts import own_weights
 from tfstruct.untrusted import keras_archive as untrusted
@@ -25,7 +25,7 @@ _OPTIMIZER = "optimizer"
 
 def saved(model: keras.Model) -> bytes:
     """The bytes that `model.save` writes."""
-    with tempfile.TemporaryDirectory(prefix="tfstruct-pack-") as folder:
+    with TemporaryFolder("pack") as folder:
         path = pathlib.Path(folder, "model.keras")
         try:
             keras.saving.save_model(model, path)
@@ -39,7 +39,7 @@ def loaded(archive: bytes, name: str, trust: bool) -> keras.Model:
     if not trust:
         config, _ = untrusted.description(archive, name)
         refuse_code(config, name)
-    with tempfile.TemporaryDirectory(prefix="tfstruct-pack-") as folder:
+    with TemporaryFolder("pack") as folder:
         path = pathlib.Path(folder, "model.keras")
         path.write_bytes(archive)
         try:

@@ -1,11 +1,11 @@
 """`merge_lora`: adds low-rank adapters into the kernels that they adapt."""
 
 import os
-import tempfile
 
 import keras
 
 from tfstruct.errors import ModelError
+from tfstruct.files import TemporaryFolder
 from tfstruct.graph.copying import made_again
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import lora_layers, quantized_layers
@@ -53,7 +53,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
         plain = type(model).from_config(_without_lora(model.get_config()))
         if not plain.built:
             plain.build_from_config(model.get_build_config())
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryFolder("layer") as folder:
             path = os.path.join(folder, "merged.weights.h5")
             model.save_weights(path)  # kernels with the product in them
             plain.load_weights(path)

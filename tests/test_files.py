@@ -1,0 +1,141 @@
+"""Files and folders: written whole or not at all, and nothing is left of a process that was killed."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from tfstruct import files
+from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, folder_atomic, write_atomic
+
+
+def killed(script: str, folder: pathlib.Path) -> None:
+    """Runs a script until it says that it is ready, and kills it then."""
+    script = f"import time\nfrom tfstruct import files\n{script}\nprint('ready', flush=True)\ntime.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_write_a_new_file(tmp_path):
+    write_atomic(tmp_path / "a.tflite", b"new")
+    assert (tmp_path / "a.tflite").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.tflite"]
+
+
+def test_write_over_an_old_file(tmp_path):
+    (tmp_path / "a.tflite").write_bytes(b"the old and longer one")
+    write_atomic(str(tmp_path / "a.tflite"), b"new")
+    assert (tmp_path / "a.tflite").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.tflite"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_failed_write_leaves_the_old_file(monkeypatch, tmp_path, step, error, old):
+    path = tmp_path / "a.tflite"
+    if old:
+        path.write_bytes(old)
+
+    def fail(*args):
+        # The new content lies beside the target, not in it.
+        assert len([f for f in os.listdir(tmp_path) if f.endswith(".part")]) == 1
+        raise error
+
+    monkeypatch.setattr(files.os, step, fail)
+    with pytest.raises(type(error)):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == (["a.tflite"] if old else [])
+    assert not old or path.read_bytes() == old
+
+
+def test_write_into_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "missing" / "a.tflite", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+HALF_WRITTEN = """
+files.os.replace = lambda *paths: print('ready', flush=True) or time.sleep(60)
+files.write_atomic('a.tflite', b'half')
+"""
+
+
+def test_what_a_killed_process_left_beside_a_file_goes(tmp_path):
+    killed(HALF_WRITTEN, tmp_path)
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith("a.tflite.") and left.endswith(".part")
+    write_atomic(tmp_path / "a.tflite", b"new")
+    assert os.listdir(tmp_path) == ["a.tflite"]
+
+
+def test_what_another_process_writes_stays(tmp_path):
+    other = tmp_path / "a.tflite.1-1.part"
+    with open(other, "wb") as file:
+        files._lock(file.fileno())
+        write_atomic(tmp_path / "a.tflite", b"new")
+        assert sorted(os.listdir(tmp_path)) == ["a.tflite", other.name]
+
+
+def test_half_written_files_of_a_folder_go(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("a.json.1-1.part", "inner/model.part.keras", "inner/model.keras", "party"):
+        (tmp_path / name).write_bytes(b"x")
+    clear_parts(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["inner", "model.keras", "party"]
+
+
+def test_a_folder_is_of_one_run_at_a_time(tmp_path):
+    first = FolderLock(tmp_path)
+    with pytest.raises(BlockingIOError, match="in use"):
+        FolderLock(tmp_path)
+    first.release()
+    assert os.listdir(tmp_path) == []
+    FolderLock(tmp_path).release()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    killed("held = files.FolderLock('.')", tmp_path)
+    FolderLock(tmp_path).release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_temporary_folder_of_a_killed_process_goes(temporary):
+    killed("held = files.TemporaryFolder('convert'); open(held.path + '/big', 'w').close()", temporary)
+    (left,) = os.listdir(temporary)
+    assert left.startswith("tfstruct-convert-")
+    (temporary / "tfstruct-not-ours").mkdir()
+    with TemporaryFolder() as path:
+        assert {os.path.basename(path), "tfstruct-not-ours"} == set(os.listdir(temporary))
+        with TemporaryFolder() as another:  # those of processes that live stay
+            assert os.path.isdir(path) and another != path
+    assert os.listdir(temporary) == ["tfstruct-not-ours"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "made"
+    with pytest.raises(KeyboardInterrupt), folder_atomic(target) as beside:
+        pathlib.Path(beside, "a").write_text("half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    killed("with files.folder_atomic('made') as beside: print('ready', flush=True); time.sleep(60)", tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    with folder_atomic(target) as beside:
+        pathlib.Path(beside, "a").write_text("whole")
+    assert os.listdir(tmp_path) == ["made"] and os.listdir(target) == ["a"]
