@@ -29,3 +29,20 @@ def settling_steps(model) -> float:
     """Steps after which 1 % is left of what batch norm's moving statistics began with."""
     norms = [one for one in layer_paths(model).values() if isinstance(one, keras.layers.BatchNormalization)]
     return max((math.log(0.01) / math.log(one.momentum) for one in norms if 0 < one.momentum < 1), default=0.0)
+
+
+def lagging_statistics(model, steps: int, since: str) -> list[str]:
+    """In a sentence, that moving statistics of batch norms lag behind the weights; none if they do not.
+
+    Args:
+        steps: of training since what they should follow.
+        since: what that was, in words, such as "training began".
+    """
+    settled = settling_steps(model)
+    if not 0 < steps < settled:
+        return []
+    left = 0.01 ** (steps / settled)
+    return [
+        f"Statistics of batch norms lag behind: {left:.0%} of them are from before {since}, {steps} steps ago. "
+        "surgery.recalibrate_batch_norm(model, x) measures them anew."
+    ]

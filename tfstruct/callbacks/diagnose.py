@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.callbacks import symptoms
-from tfstruct.callbacks.baselines import constant_answer, settling_steps
+from tfstruct.callbacks.baselines import constant_answer, lagging_statistics, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.first_batch import FirstBatch, evenly, first_samples
@@ -381,5 +381,6 @@ class Diagnose(Portable):
             losses=tuple(record.losses),
             epochs=tuple(record.epochs),
             notes=tuple(self._notes),
+            lagging=tuple(lagging_statistics(self.model, self._steps, "training began")),
         )
         return report

@@ -48,6 +48,7 @@ class Diagnosis(Plotted, Report):
         losses: (step, mean training loss since the entry before).
         epochs: (step, training loss, validation loss or None) at the end of each.
         notes: what could not be looked at, and why.
+        lagging: how far statistics of batch norms lag behind, and what to do; empty where they do not.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Diagnosis(Plotted, Report):
     losses: tuple[tuple[int, float], ...]
     epochs: tuple[tuple[int, float, float | None], ...]
     notes: tuple[str, ...] = ()
+    lagging: tuple[str, ...] = ()
 
     _panels: ClassVar[int] = 3
 
@@ -71,7 +73,10 @@ class Diagnosis(Plotted, Report):
 
     def __str__(self) -> str:
         lines = [line for finding in self.findings for line in str(finding).splitlines()]
-        return Sheet(self._title(), notes=[*lines, *(f"not looked at: {note}" for note in self.notes)]).text()
+        return Sheet(self._title(), notes=[*lines, *self._below()]).text()
+
+    def _below(self) -> list[str]:
+        return [*self.lagging, *(f"not looked at: {note}" for note in self.notes)]
 
     def sheet(self) -> Sheet:
         columns = ("symptom", "layer", ("step", ",d"), "seen", "try")
@@ -79,7 +84,7 @@ class Diagnosis(Plotted, Report):
             (one.symptom, one.layer or "", "" if one.step is None else one.step, one.message, "; ".join(one.advice))
             for one in self.findings
         ] or [("none", "", "", "nothing found", "")]
-        return Sheet(self._title(), columns, rows, notes=[f"not looked at: {note}" for note in self.notes])
+        return Sheet(self._title(), columns, rows, notes=self._below())
 
     def _size(self) -> tuple[float, float]:
         return 13, 4

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, criteria, unit_scores
 from tfstruct.callbacks import saved_state
+from tfstruct.callbacks.baselines import lagging_statistics
 from tfstruct.callbacks.channel_factors import ChannelFactors
 from tfstruct.callbacks.channel_masks import ChannelMasks, lossless_groups
 from tfstruct.callbacks.channel_report import ChannelReport, Widths
@@ -305,6 +306,7 @@ class PruneChannels(Compressor):
                 "budget. A second fit with this callback goes on from here."
             )
         zero = factors.zero
+        self._notes += lagging_statistics(model, self.steps - self._last_gone(), "the last channels went")
         after = planner.figures(~zero)
         if np.isfinite(self._latency):
             after["latency_us"] = self._latency
@@ -323,6 +325,12 @@ class PruneChannels(Compressor):
             tuple(self._alone.items()), planner.before, after, tuple(self._history), self._complete,
             tuple(self._notes), opened=planner.graph.opened, opaque=planner.graph.opaque,
         )  # fmt: skip
+
+    def _last_gone(self) -> int:
+        """The step at which the last channels went to zero."""
+        shares = [0.0, *(share for _, _, share in self._history)]
+        pairs = zip(self._history, shares, strict=False)
+        return max((step for (step, _, now), before in pairs if now > before), default=self.steps)
 
     def _let_go(self) -> None:
         if self._home is None:
