@@ -28,6 +28,7 @@ From the bottom up:
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,
   alone in its region, taught by the original
+- `alternatives/choosing.py`: the choices of least damage as strategies, drafted, tried, with reasons
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met
 - `outlook.py`, `strategy.py`: what steps look at before they propose; `decide`: their proposals as one strategy, with
   reasons

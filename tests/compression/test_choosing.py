@@ -1,0 +1,146 @@
+"""From measured alternatives to strategies: the choice of least damage, drafted and tried, with its reasons."""
+
+import types
+
+import numpy as np
+import pytest
+
+from tfstruct.compression import steps
+from tfstruct.compression.alternatives import choosing
+from tfstruct.compression.alternatives.alternative import Alternative, Part
+from tfstruct.compression.alternatives.choosing import best_of, choose_strategies, planned_limits, strategy_of
+from tfstruct.compression.alternatives.cost_table import CostTable
+from tfstruct.compression.alternatives.damage import Damages
+from tfstruct.compression.alternatives.solver import Choice
+from tfstruct.compression.budget import Limits
+from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.execution import StrategyResult
+from tfstruct.errors import BudgetError
+
+WIDTH = Part.of(
+    "width of conv", "prune_channels",
+    [Alternative(f"{n} channels", {"layer": "conv", "width": n}) for n in (12, 8)], ["conv", "head"],
+)  # fmt: skip
+FORM = Part.of(
+    "form of big", "factorize", [Alternative("svd, rank 4", {"layer": "big", "method": "svd", "rank": 4})], ["big"]
+)
+BITS = Part.of("bits of big", "quantize", [Alternative("4 bits", {"layer": "big", "precision": "int4"})], ["big"])
+PARTS = [WIDTH, FORM, BITS]
+TABLES = [
+    CostTable("conv", ("width of conv",), {"macs": [160, 120, 80], "tflite_bytes": [400, 300, 200]}),
+    CostTable("big", ("form of big", "bits of big"), {"macs": [[100, 100], [40, 40]],
+                                                      "tflite_bytes": [[600, 300], [240, 120]]}),
+]  # fmt: skip
+DAMAGES = Damages(
+    {"width of conv": np.array([0, 0.02, 0.2]), "form of big": np.array([0, 0.1]), "bits of big": np.array([0, 0.05])},
+    {}, {}, 100, 50,
+)  # fmt: skip
+
+
+def candidate(**figures):
+    known = {"params": 100, "tflite_bytes": 1000, "gzip_bytes": 800, "macs": 260, "peak_memory": 50, **figures}
+    return Candidate("one", "accuracy", known.pop("quality", 0.9), **known)
+
+
+def task_of(tmp_path=None, **limits):
+    from tfstruct.compression.folder import WorkingFolder
+
+    return types.SimpleNamespace(
+        original=candidate(), plain=candidate(), limits=Limits(limits, None, "accuracy"),
+        settings=types.SimpleNamespace(epochs=20, seed=0), measure=types.SimpleNamespace(reference_us=100.0),
+        progress=types.SimpleNamespace(stage=lambda name: None),
+        folder=None if tmp_path is None else WorkingFolder(tmp_path),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def within(monkeypatch):
+    """Drafts are within all limits."""
+    monkeypatch.setattr(choosing, "_drafted", lambda task, parts, choice: {})
+
+
+def test_the_least_damage_within_all_limits_first():
+    found = choose_strategies(task_of(macs=230, tflite_bytes=700), PARTS, TABLES, DAMAGES)
+    assert found[0].choice.picked == {"width of conv": 1, "form of big": 0, "bits of big": 1}
+    assert found[0].choice.damage == pytest.approx(0.07)
+    losses = [one.choice.damage for one in found]
+    assert len(found) == 3 and losses == sorted(losses)
+    kinds = [step.kind for step in found[0].steps]
+    assert kinds == ["optimize", "prune_channels", "quantize"]
+    optimize, prune, quantize = found[0].steps
+    assert prune.widths == {"conv": 12} and quantize.layers == {"big": "int4"}
+    assert (optimize.epochs, prune.epochs, quantize.epochs) == (0, 17, 3)
+    assert prune.reason == "width of conv: 12 channels (loses 0.02)"
+    said = {(one.kind, one.taken): one.reason for one in found[0].decisions}
+    assert "least predicted loss, 0.07, measured on 50 held-out samples after 100 steps" in said["auto", True]
+    assert "macs 220 of 230" in said["auto", True] and "1 kB more of tflite_bytes" in said["auto", True]
+    assert said["factorize", False] == "all that it offers loses more for what it saves"
+
+
+def test_what_is_given_excluded_or_could_not_be_made():
+    task = task_of(macs=230, tflite_bytes=700)
+    (one,) = choose_strategies(task, PARTS, TABLES, DAMAGES, fixed={"form of big": 1}, count=1)
+    assert one.choice.picked["form of big"] == 1
+    (one,) = choose_strategies(task, PARTS, TABLES, DAMAGES, excluded=[("bits of big", 1)], count=1)
+    assert one.choice.picked == {"width of conv": 0, "form of big": 1, "bits of big": 0}
+    failed = Damages(DAMAGES.parts, {}, {("bits of big", 1): "no kernel"}, 100, 50)
+    (one,) = choose_strategies(task, PARTS, TABLES, failed, count=1)
+    assert one.choice.picked["bits of big"] == 0
+    with pytest.raises(BudgetError, match="least that each limit can be alone: macs 120"):
+        choose_strategies(task_of(macs=100), PARTS, TABLES, DAMAGES)
+
+
+def test_where_a_draft_exceeds_a_limit_another_is_chosen(monkeypatch):
+    asked = []
+
+    def drafted(task, parts, choice):
+        asked.append(choice.picked)
+        return {"tflite_bytes": 1.2 if len(asked) == 1 else 0.99}
+
+    monkeypatch.setattr(choosing, "_drafted", drafted)
+    (one,) = choose_strategies(task_of(tflite_bytes=700), PARTS, TABLES, DAMAGES, count=1)
+    assert len(asked) == 2 and asked[0] != asked[1]
+    assert one.choice.figures["tflite_bytes"] <= 0.98 / 1.2 * 700
+
+
+def test_a_figure_that_no_table_has_is_said():
+    (one,) = choose_strategies(task_of(macs=230, params=50), PARTS, TABLES, DAMAGES, count=1)
+    assert one.decisions[-1].reason == "params cannot be predicted: what is chosen may miss it"
+
+
+def test_limits_of_gzip_are_those_of_bytes():
+    assert planned_limits(task_of(gzip_bytes=400)) == {"tflite_bytes": 500}
+
+
+@pytest.mark.parametrize("epochs, counts", [(20, (0, 0, 17, 3)), (2, (0, 0, 1, 1)), (1, (0, 0, 0, 1)), (0, (0,) * 4)])
+def test_epochs_go_to_the_last_edit_and_to_the_rounding(epochs, counts):
+    choice = Choice({"width of conv": 1, "form of big": 1, "bits of big": 0}, 0.1)
+    made = strategy_of(PARTS, choice, epochs)
+    assert [step.kind for step in made] == ["optimize", "factorize", "prune_channels", "quantize"]
+    assert tuple(step.epochs for step in made) == counts
+    nothing = strategy_of(PARTS, Choice(dict.fromkeys(choice.picked, 0), 0.0), epochs)
+    assert [step.epochs for step in nothing] == [0, epochs] and nothing[-1] == steps.Quantize(
+        precision="int8", epochs=epochs
+    )
+
+
+@pytest.mark.parametrize(
+    "results, best",
+    [([(900, 0.8), (900, 0.85)], 1), ([(900, 0.85), (900, 0.8)], 0), ([(990, 0.7), (1100, 0.95)], 0)],
+)
+def test_the_choice_that_leaves_most_after_a_short_training_goes_on(monkeypatch, tmp_path, results, best):
+    carried = []
+
+    def carry_out(task, strategy, folder):
+        carried.append((strategy, folder.path.name))
+        size, quality = results[len(carried) - 1]
+        return StrategyResult(None, None, None, candidate(tflite_bytes=size, quality=quality), ())
+
+    monkeypatch.setattr(choosing, "carry_out", carry_out)
+    task = task_of(tmp_path, tflite_bytes=1000)
+    chosen = choose_strategies(task, PARTS, TABLES, DAMAGES, count=2)
+    found, tried = best_of(task, chosen)
+    assert found.steps == chosen[best].steps and len(tried) == 2
+    assert f"choice {best + 1} is best after 1 epoch" in found.decisions[0].reason
+    assert [name for _, name in carried] == ["tried-0", "tried-1"]
+    assert all(sum(step.epochs for step in strategy) == 1 for strategy, _ in carried)

@@ -1,0 +1,195 @@
+"""A strategy chosen from alternatives that were measured: the choice of least damage, drafted, tried, with reasons."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from tfstruct.compression.alternatives.alternative import Alternative, Part
+from tfstruct.compression.alternatives.cost_table import CostTable
+from tfstruct.compression.alternatives.damage import At, Damages
+from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
+from tfstruct.compression.alternatives.solver import Choice, choose, unit_of
+from tfstruct.compression.decision import Decision
+from tfstruct.compression.execution import StrategyResult, carry_out
+from tfstruct.compression.sizing import graph_limits, size_limit
+from tfstruct.compression.steps.optimizing import Optimize
+from tfstruct.compression.steps.quantizing import Quantize
+from tfstruct.compression.steps.step import Step
+from tfstruct.compression.task import Task
+from tfstruct.convert.draft import draft
+from tfstruct.convert.recipe import Recipe
+
+_ROUNDING = 0.15  # of all epochs: for the rounding of the file, one at least
+_DRAFTS = 4  # choices whose file is drafted until one is within the limits
+_MARGIN = 0.98  # of a limit that is planned for where a draft has exceeded it
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A strategy, and why.
+
+    Attributes:
+        choice: the alternatives, by part, with their predicted damage and figures.
+        steps: the same as a strategy.
+        decisions: the reasons, in words and figures.
+    """
+
+    choice: Choice
+    steps: tuple[Step, ...]
+    decisions: tuple[Decision, ...]
+
+
+def planned_limits(task: Task) -> dict[str, float]:
+    """The limits of a task in figures of cost tables: gzip and arena by what the plain file says of them."""
+    found = graph_limits(task)
+    if {"tflite_bytes", "gzip_bytes"} & task.limits.figures.keys():
+        found["tflite_bytes"] = size_limit(task)
+    return found
+
+
+def choose_strategies(
+    task: Task,
+    parts: Sequence[Part],
+    tables: Iterable[CostTable],
+    damages: Damages,
+    *,
+    fixed: Mapping[str, int] | None = None,
+    excluded: Collection[At] = (),
+    count: int = 3,
+) -> tuple[Chosen, ...]:
+    """The best choices within the limits of a task, as strategies, the best first.
+
+    The file of the best one is drafted: where it exceeds a limit of the file, that limit is lowered by as much, and
+    chosen again.
+
+    Args:
+        task: what has to be done.
+        parts, tables, damages: what may be, what that costs, what it loses.
+        fixed: part -> the alternative that is given.
+        excluded: alternatives that may not be picked.
+        count: at most so many.
+
+    Raises:
+        BudgetError: no choice meets the limits.
+    """
+    tables, limits = tuple(tables), planned_limits(task)
+    known = {name for table in tables for name in table.figures} | {"peak_memory"}
+    unknown = tuple(name for name in limits if name not in known)
+    limits = {name: value for name, value in limits.items() if name in known}
+    out = {*excluded, *damages.failed}
+    for _ in range(_DRAFTS):
+        best = choose(
+            parts, tables, damages.parts, limits, pairs=damages.pairs, conflicts=conflicts_of(parts), fixed=fixed,
+            excluded=out, runners_up=count - 1,
+        )  # fmt: skip
+        factors = {name: factor for name, factor in _drafted(task, parts, best).items() if factor > 1}
+        if not factors:
+            break
+        limits = {name: limits[name] * min(_MARGIN / factors.get(name, _MARGIN), 1.0) for name in limits}
+    made = [_chosen(task, parts, damages, one, limits) for one in (best, *best.runners_up)]
+    if unknown:
+        why = f"{', '.join(unknown)} cannot be predicted: what is chosen may miss it"
+        made = [dataclasses.replace(one, decisions=(*one.decisions, Decision("auto", False, why))) for one in made]
+    return tuple(made)
+
+
+def picked_of(parts: Sequence[Part], choice: Choice) -> dict[Part, Alternative]:
+    """The alternatives of a choice, those as they are left out."""
+    return {part: part.alternatives[choice.picked[part.name]] for part in parts if choice.picked[part.name]}
+
+
+def strategy_of(
+    parts: Sequence[Part], choice: Choice, epochs: int, reasons: Mapping[str, str] | None = None
+) -> tuple[Step, ...]:
+    """A choice as a strategy: all edits at once, trained together after the last of them, the rounding last.
+
+    Args:
+        epochs: in all.
+        reasons: kind of a step -> why.
+    """
+    made = steps_of(picked_of(parts, choice))
+    edits: list[Step] = [step for step in made if not isinstance(step, Quantize)]
+    (rounding,) = [step for step in made if isinstance(step, Quantize)] or [Quantize(precision="int8")]
+    quantized = min(max(1, round(_ROUNDING * epochs)), epochs) if edits else epochs
+    steps = [Optimize(), *edits, rounding]
+    counts = [0] * (len(steps) - 2) + [epochs - quantized, quantized]
+    reasons = reasons or {}
+    return tuple(
+        step.replace(epochs=count, reason=reasons.get(step.kind, "")) for step, count in zip(steps, counts, strict=True)
+    )
+
+
+def best_of(task: Task, chosen: Sequence[Chosen], epochs: int = 1) -> tuple[Chosen, tuple[StrategyResult, ...]]:
+    """The choice that leaves most after a short training, and what was made of each; resumable."""
+    if len(chosen) == 1:
+        return chosen[0], ()
+    tried = []
+    for number, one in enumerate(chosen):
+        task.progress.stage(f"try choice {number + 1} of {len(chosen)}")
+        short = _with_total(one.steps, epochs)
+        tried.append(carry_out(task, short, task.folder.inner(f"tried-{number}")))
+
+    def rank(number: int) -> tuple:
+        candidate = tried[number].candidate
+        sign = -1 if candidate.greater_is_better else 1
+        return task.limits.excess(candidate), sign * candidate.quality, number
+
+    place = min(range(len(chosen)), key=rank)
+    said = "; ".join(f"{number + 1}: {one.candidate}" for number, one in enumerate(tried))
+    why = f"choice {place + 1} is best after {epochs} epoch{'s' if epochs > 1 else ''} ({said})"
+    best = chosen[place]
+    return dataclasses.replace(best, decisions=(Decision("auto", True, why), *best.decisions)), tuple(tried)
+
+
+def _with_total(steps: Sequence[Step], epochs: int) -> list[Step]:
+    """The same steps with all epochs in the last edit that trains, none for the rounding."""
+    trains = max((i for i, step in enumerate(steps[:-1]) if step.epochs), default=len(steps) - 1)
+    return [step.replace(epochs=epochs if i == trains else 0) for i, step in enumerate(steps)]
+
+
+def _drafted(task: Task, parts: Sequence[Part], choice: Choice) -> dict[str, float]:
+    """Figure of the file -> by what factor a choice exceeds its limit, measured on an untrained draft."""
+    limits = planned_limits(task)
+    if not {"tflite_bytes", "latency_us"} & limits.keys():
+        return {}
+    model, layers = task.model, {}
+    for step in strategy_of(parts, choice, 0):
+        if isinstance(step, Quantize):
+            layers = dict(step.layers)
+        elif not isinstance(step, Optimize):
+            model = step.edit(model)
+    content, named = draft(model, recipe=Recipe(precision="int8", layers=layers), process=task.process)
+    found = {"tflite_bytes": len(content) / limits["tflite_bytes"]} if "tflite_bytes" in limits else {}
+    if "latency_us" in limits:
+        found["latency_us"] = task.measure.latency(content, named) / task.limits.figures["latency_us"]
+    return found
+
+
+def _chosen(task: Task, parts: Sequence[Part], damages: Damages, choice: Choice, limits: Mapping[str, float]) -> Chosen:
+    reasons: dict[str, list[str]] = {}
+    for part, one in picked_of(parts, choice).items():
+        loss = damages.parts[part.name][choice.picked[part.name]]
+        reasons.setdefault(part.kind, []).append(f"{part.name}: {one.name} (loses {loss:.3g})")
+    said = {kind: "; ".join(own) for kind, own in reasons.items()}
+    steps = strategy_of(parts, choice, task.settings.epochs, said)
+    decisions = [Decision(step.kind, True, step.reason or "always") for step in steps]
+    kinds = dict.fromkeys(part.kind for part in parts)
+    decisions += [
+        Decision(kind, False, "all that it offers loses more for what it saves") for kind in kinds if kind not in said
+    ]
+    return Chosen(choice, steps, (Decision("auto", True, _summary(damages, choice, limits)), *decisions))
+
+
+def _summary(damages: Damages, choice: Choice, limits: Mapping[str, float]) -> str:
+    figures = ", ".join(f"{name} {choice.figures[name]:,.0f} of {limit:,.0f}" for name, limit in limits.items())
+    prices = "; ".join(
+        f"{'1 kB' if unit_of(name, limits[name]) == 1000 else '1 %'} more of {name} would save {price:.3g}"
+        for name, price in choice.prices.items()
+    )
+    others = ", ".join(f"{one.damage:.3g}" for one in choice.runners_up)
+    parts = [
+        f"of the choices within the budget ({figures}) the one of least predicted loss, {choice.damage:.3g}, measured "
+        f"on {damages.samples} held-out samples after {damages.steps} steps of training of each alternative",
+        f"the next ones lose {others}" if others else "",
+        prices,
+    ]
+    return "; ".join(part for part in parts if part)
