@@ -11,11 +11,11 @@ from keras import layers
 import tfstruct
 from tfstruct import analyze, callbacks, convert, distill, initializers, quantize, surgery
 from tfstruct.analyze.evaluation import predictor
-from tfstruct.convert.runtime import arrange
 from tfstruct.errors import DataError, ModelError, TfstructError
 from tfstruct.graph import trace
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.layers import MonteCarloDropout, predict_distribution
+from tfstruct.samples.arrays_by_name import arrays_by_name
 
 BATCH = 4
 rng = np.random.default_rng(0)
@@ -175,9 +175,9 @@ def test_a_pair_is_samples_and_labels_everywhere():
     np.testing.assert_allclose(other, one, rtol=1e-6)
     one, other = twice(model, lambda m, data: quantize.calibrate(m, data).ranges())
     assert one == other
-    one, other = twice(model, lambda m, data: arrange(data, ["steps"])["steps"])
+    one, other = twice(model, lambda m, data: arrays_by_name(data, ["steps"])["steps"])
     np.testing.assert_array_equal(one, other)
     with pytest.raises(DataError, match="several inputs are a list or a dict"):
         predict_distribution(model, (X,) * 4)
     with pytest.raises(DataError, match="dict or a list of 2 arrays"):
-        arrange((X, X), ["left", "right"])
+        arrays_by_name((X, X), ["left", "right"])

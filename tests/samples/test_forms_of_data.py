@@ -343,7 +343,7 @@ def test_models_that_do_not_know_their_inputs_take_batches():
 
 ROOM = pathlib.Path(__file__).parents[2] / "tfstruct"
 # They read batches of training as Keras gives them, or what a pipeline of tf.data is made of.
-_OTHERS = {"callbacks/resized_data.py", "callbacks/diagnose.py", "distill/teacher_cache.py", "augment/pipeline.py"}
+_OTHERS = {"callbacks/diagnose.py", "distill/teacher_cache.py", "augment/pipeline.py"}
 
 
 def test_no_second_reader_of_data():

@@ -20,8 +20,7 @@
 - `tied_weights.py`: groups of weights held together: gradients summed, values united by a constraint
 - `model_call.py`: what stands in for `model.call` while compressors are attached
 - `learning_rate_finder.py`, `range_test.py`: the range test inside `fit`; what it found
-- `adaptive_batch_size.py`, `resized_data.py`: when the batch changes; data in batches whose size is asked for when an
-  epoch begins
+- `adaptive_batch_size.py`: when the batch changes
 - `diagnose.py`, `probe.py`, `first_batch.py`: when to look at a run; a kept batch run forward and backward; the batch
   that is kept
 - `baselines.py`, `symptoms.py`, `root_causes.py`, `diagnosis.py`: what figures are compared with; figures of a run to

@@ -10,9 +10,9 @@ import numpy as np
 from tfstruct.analyze import gradient_noise_scale
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
-from tfstruct.callbacks.resized_data import ResizedData, resized
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.graph.keras_model import require_model
+from tfstruct.samples.resized import ResizedData, resized
 
 # Ends an epoch as `stop_training` does, but is known as ours: where another callback asks to stop, it puts True.
 _END_OF_EPOCH = object()

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfstruct.convert import cutout, flatbuffer
-from tfstruct.convert.runtime import Runtime, arrange
+from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import ConversionError
 from tfstruct.files import TemporaryFolder, write_atomic
+from tfstruct.samples.arrays_by_name import arrays_by_name
 
 _CHILD = os.path.join(os.path.dirname(__file__), "micro_child.py")
 # The operators that tflite-micro 0.dev20261023182759 registers in its Python interpreter: found by asking it for
@@ -194,7 +195,7 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
             "The microcontroller runtime needs fixed shapes. The file leaves dimensions of its inputs open: "
             "convert it with batch_size=1 (--batch-size 1)."
         )
-    given = arrange(inputs, [port.name for port in ports.inputs])
+    given = arrays_by_name(inputs, [port.name for port in ports.inputs])
     graph = model.subgraphs[0]
     order = {int(index): place for place, index in enumerate(graph.inputs)}
     outs = {int(index): place for place, index in enumerate(graph.outputs)}

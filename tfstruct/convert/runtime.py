@@ -6,11 +6,11 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tfstruct.errors import ConversionError, DataError
+from tfstruct.errors import ConversionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,26 +177,6 @@ def _port(name: str, detail: Mapping) -> Port:
         float(scales[0]) if per_tensor else 0.0,
         int(detail["quantization_parameters"]["zero_points"][0]) if per_tensor else 0,
     )
-
-
-def arrange(inputs, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Inputs as a user gives them (an array, a list, a dict by name, a pair with labels) as a dict by name, checked."""
-    if isinstance(inputs, tuple) and 1 <= len(inputs) <= 3:  # (x, y), as everywhere
-        inputs = inputs[0]
-    if isinstance(inputs, Mapping):
-        if set(inputs) != set(names):
-            raise DataError(f"Expected the inputs {list(names)}. Received {sorted(map(str, inputs))}.")
-        by_name = {name: np.asarray(inputs[name]) for name in names}
-    elif len(names) == 1:
-        by_name = {names[0]: np.asarray(inputs)}
-    elif isinstance(inputs, list) and len(inputs) == len(names):
-        by_name = {name: np.asarray(value) for name, value in zip(names, inputs, strict=True)}
-    else:
-        raise DataError(f"Expected a dict or a list of {len(names)} arrays for the inputs {list(names)}.")
-    if len({len(v) if v.ndim else -1 for v in by_name.values()}) != 1:
-        shapes = {k: v.shape for k, v in by_name.items()}
-        raise DataError(f"The inputs must have the same number of samples. Received shapes {shapes}.")
-    return by_name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.report import Report
-from tfstruct.convert.runtime import Runtime, arrange
+from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
 from tfstruct.files import write_atomic
 from tfstruct.samples import Sample
+from tfstruct.samples.arrays_by_name import arrays_by_name
 
 
 class TFLiteModel:
@@ -48,7 +49,7 @@ class TFLiteModel:
         """
         self._runtime = self._runtime or Runtime(self.content)
         names = [port.name for port in self._runtime.inputs]
-        inputs = arrange(x, names)
+        inputs = arrays_by_name(x, names)
         for port in self._runtime.inputs:
             got, want = inputs[port.name].shape[1:], port.shape[1:]
             if len(got) != len(want) or any(w is not None and w != g for g, w in zip(got, want, strict=True)):

@@ -25,6 +25,7 @@ memory, up to 4 GiB. A dataset that repeats without end is refused where its end
 Errors are `DataError`s of one line: what was expected, what came at which sample, what to do. TensorFlow loads on use
 only.
 
+- `arrays_by_name.py`: whole arrays for inputs that are known by name, such as those of a file
 - `csv_files.py`: reads tables of numbers from text: samples in a .csv file, labels in a .csv or .txt file
 - `files.py`: opens a file, a folder, a pattern or a list of files by the reader of its kind
 - `for_model.py`: `samples_of`: what a user gives as data, as samples of a model
@@ -34,6 +35,7 @@ only.
 - `ports.py`: how a model takes its inputs and gives its outputs: names, shapes and structure
 - `preprocess.py`: what is done to each sample before the model sees it
 - `records.py`: reads TFRecord files of tf.train.Example
+- `resized.py`: what `fit` takes, as batches whose size is asked for when an epoch begins
 - `rows.py`: what all readers share: the rows they give, which of a source's names feeds which input, and their errors
 - `spec.py`: what goes into a model and what comes out: names, shapes and dtypes, the batch axis left out
 - `stream.py`: turns what a user has (files, arrays, a tf.data.Dataset, a generator) into a stream of checked samples
