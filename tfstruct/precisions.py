@@ -44,6 +44,8 @@ PRECISIONS = {
 OF_FILES = tuple(name for name, precision in PRECISIONS.items() if precision.engines)
 OF_TRAINING = tuple(name for name, precision in PRECISIONS.items() if precision.trains)
 TO_CHOOSE = ("int8", "int4")  # by default, where the precision of a layer is searched for
+# How ranges of activations are found on data, see `tfstruct.quantize.calibrators`.
+CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 ACTIVATIONS_OF_INT4 = ("int8", "float32")
 
 

@@ -124,7 +124,7 @@ def test_a_drop_of_just_the_tolerance_is_within_it(model, data):
         return 0.98 if np.allclose(outputs, whole[rows], rtol=1e-3) else 0.97
 
     for folds in (3, 4, 7):
-        asked = {"folds": folds, "metric": metric, "mode": "max", "relative": False}
+        asked = {"folds": folds, "metric": metric, "greater_is_better": True, "relative": False}
         assert choose_threshold(model, data[0], np.arange(43), tolerance=0.01, **asked).index == 6
         assert choose_threshold(model, data[0], np.arange(43), tolerance=0.009, **asked).index == 3
 
@@ -136,7 +136,7 @@ def test_folds_are_disjoint_and_cover_the_data(model, data):
         seen.append(tuple(labels.tolist()))
         return len(outputs)
 
-    choice = choose_threshold(model, data[0], np.arange(43), folds=5, metric=count, mode="min")
+    choice = choose_threshold(model, data[0], np.arange(43), folds=5, metric=count, greater_is_better=False)
     folds = set(seen)
     assert sorted(len(fold) for fold in folds) == [8, 8, 9, 9, 9]
     assert sorted(i for fold in folds for i in fold) == list(range(43))
@@ -179,13 +179,13 @@ def test_a_metric_that_is_to_be_large():
     x = zoo.sample_inputs(model, 40)
     y = model.predict(x, verbose=0).argmax(-1)
     made = choose_threshold(model, (x, y), metric="accuracy", folds=4, tolerance=0.25)
-    assert (made.metric, made.mode, made.mean[0], made.limit) == ("accuracy", "max", 1.0, 0.25)
+    assert (made.metric, made.greater_is_better, made.mean[0], made.limit) == ("accuracy", True, 1.0, 0.25)
     assert made.index == np.flatnonzero(np.array(made.mean) >= 0.75)[-1]
 
     def right(labels, outputs):
         return np.mean(outputs.argmax(-1) == labels)
 
-    own = choose_threshold(model, (x, y), metric=right, mode="max", folds=4, tolerance=0.25)
+    own = choose_threshold(model, (x, y), metric=right, greater_is_better=True, folds=4, tolerance=0.25)
     assert (own.metric, own.threshold, own.mean) == ("right", made.threshold, made.mean)
 
 
@@ -243,7 +243,7 @@ def test_weights_come_back_also_after_an_error(model, data):
         return 0.0
 
     with pytest.raises(KeyboardInterrupt):
-        choose_threshold(model, data, metric=failing, mode="min")
+        choose_threshold(model, data, metric=failing, greater_is_better=False)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -293,12 +293,13 @@ def test_a_plan_takes_the_options_of_a_plan(model):
         ({"thresholds": ()}, ValueError, "`thresholds` must be"),
         ({"thresholds": (0.1, math.inf)}, ValueError, "`thresholds` must be"),
         ({"metric": "auc"}, ValueError, "`metric` must be"),
-        ({"metric": len}, ValueError, "needs mode='min' or mode='max'"),
+        ({"metric": len}, ValueError, "needs greater_is_better=True or greater_is_better=False"),
+        ({"greater_is_better": "up"}, ValueError, "`greater_is_better` must be"),
         ({"mode": "up"}, ValueError, "`mode` must be"),
         ({"adapt": "norms"}, ValueError, "`adapt` must be a function"),
         ({"criterion": "taste"}, ValueError, "`criterion` must be"),
         ({"criterion": "bn_scale"}, ModelError, "No channel of `planted` can go by the criterion bn_scale"),
-        ({"metric": lambda y, out: math.nan, "mode": "min"}, DataError, "of the unmasked model is nan"),
+        ({"metric": lambda y, out: math.nan, "greater_is_better": False}, DataError, "of the unmasked model is nan"),
     ],
 )
 def test_bad_options(model, data, options, error, message):

@@ -8,12 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tfstruct.convert import calibrate
-from tfstruct.convert.recipe import CALIBRATORS
-from tfstruct.quantize.observers import OBSERVERS, Histogram, MinMax, observer
-
-
-def test_a_recipe_takes_every_observer():
-    assert CALIBRATORS == OBSERVERS
+from tfstruct.precisions import CALIBRATORS
+from tfstruct.quantize.calibrators import Histogram, MinMax, calibrator_of
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def test_activations_of_a_file(content):
 
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_ranges_of_a_file(name, content, inputs, values):
-    make = observer(name, percentile=95.0)
+    make = calibrator_of(name, percentile=95.0)
     done = []
     got = calibrate.ranges(content, ({"x": x} for x in inputs), make, done.append)
     assert list(got) == calibrate.activation_names(content)
@@ -81,7 +77,7 @@ def test_minmax_ranges_of_a_file_are_the_keras_models(content, inputs, values):
 def test_every_range_includes_zero(name, sign, content):
     rng = np.random.default_rng(1)
     samples = [{"x": sign * rng.uniform(2, 3, (1, 6)).astype(np.float32)} for _ in range(10)]
-    got = calibrate.ranges(content, samples, observer(name))
+    got = calibrate.ranges(content, samples, calibrator_of(name))
     low, high = got[calibrate.activation_names(content)[0]]
     assert (low == 0.0 and 2 < high <= 3) if sign > 0 else (high == 0.0 and -3 <= low < -2)
     assert all(low <= 0.0 <= high for low, high in got.values())
@@ -89,4 +85,4 @@ def test_every_range_includes_zero(name, sign, content):
 
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_tensors_that_were_never_seen_have_no_range(name, content):
-    assert calibrate.ranges(content, [], observer(name)) == {}
+    assert calibrate.ranges(content, [], calibrator_of(name)) == {}

@@ -10,9 +10,10 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import DataError, ModelError
+from tfstruct.precisions import CALIBRATORS
 from tfstruct.quantize import Scheme, Twin, calibrate
 from tfstruct.quantize.calibration import Values
-from tfstruct.quantize.observers import OBSERVERS, observer, usable
+from tfstruct.quantize.calibrators import calibrator_of, usable
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,13 @@ def x(model):
     return zoo.sample_inputs(model, 70)
 
 
-@pytest.mark.parametrize("name", OBSERVERS)
+@pytest.mark.parametrize("name", CALIBRATORS)
 def test_ranges_are_those_of_the_models_values(name, model, x):
-    made = calibrate(model, x, observer=name, percentile=99.0).ranges()
+    made = calibrate(model, x, calibrator=name, percentile=99.0).ranges()
     inner = {"stem_relu": "stem_relu", "conv": "conv", "gap": "gap"}
     values = keras.Model(model.inputs, [model.get_layer(n).output for n in inner])([x])
     for layer, value in zip(["image", *inner], [x, *values], strict=True):
-        seen = observer(name, 99.0)()
+        seen = calibrator_of(name, 99.0)()
         for sample in np.asarray(value):
             seen.update(sample)
         np.testing.assert_allclose(made[layer], usable(*seen.range()), rtol=1e-3, atol=1e-6)
@@ -60,7 +61,7 @@ def test_a_shared_layer_sees_all_its_calls():
 
 
 def test_the_file_has_these_ranges_and_computes_what_the_twin_does(model, x, process):
-    made = calibrate(model, x, observer="percentile")
+    made = calibrate(model, x, calibrator="percentile")
     with Converter(model, process=process) as converter:
         file = converter.convert(Recipe("int8", ranges=made.ranges()))
     steps = {float(np.float32((high - low) / 255)) for low, high in made.ranges().values()}
@@ -94,8 +95,10 @@ def test_data_of_other_kinds_and_progress(model, x):
 
 
 def test_wrong_arguments(model, x):
-    with pytest.raises(ValueError, match="`observer` must be one of minmax"):
-        calibrate(model, x, observer="guess")
+    with pytest.raises(ValueError, match="`calibrator` must be one of minmax"):
+        calibrate(model, x, calibrator="guess")
+    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="`observer` must be one of minmax"):
+        calibrate(model, x, observer="guess")  # its former name
     with pytest.raises(DataError, match="not finite for the samples 64 to 70"):
         calibrate(model, np.concatenate([x[:69], x[:1] * np.nan]))
     with pytest.raises(DataError, match="shape"):

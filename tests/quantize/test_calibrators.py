@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tfstruct.precisions import CALIBRATORS
 from tfstruct.quantize.calibrators import (
-    CALIBRATORS,
     Entropy,
     Histogram,
     MeanSquaredError,

@@ -52,6 +52,14 @@ def test_the_file_keeps_the_budget_and_has_the_bits(budget, model, x, known, pro
     if budget < 1:
         budget *= Costs(trace(model), ("tflite_bytes",))()["tflite_bytes"]
     assert len(file.content) <= budget
+    report = scheme.report
+    assert len(file.content) <= report.reached <= report.limit < report.whole
+    assert report.limit == pytest.approx(budget)
+    assert {row.layer: row.precision for row in report.rows if row.precision != "int8"} == scheme.layers
+    assert {(row.layer, row.precision, row.noise) for row in known.rows} >= {
+        (row.layer, row.precision, row.error) for row in report.rows
+    }
+    assert f"{len(scheme.layers)} layer" in str(report).splitlines()[0]
     stored = {op.layers[0]: op.weights for op in operators(file.content, file.layers) if op.weights}
     assert {path for path, bits in stored.items() if bits == "int4"} == set(scheme.layers)
 

@@ -47,7 +47,7 @@ def test_nearly_the_best_of_all_ways_to_round():
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(256, 2)) @ rng.normal(size=(2, 8)) + 0.1 * rng.normal(size=(256, 8))).astype("float32")
     model = zoo.randomise(keras.Sequential([keras.Input((8,), name="x"), layers.Dense(1, name="fc")]))
-    made = adaround(model, x, "int4", steps=300, observer="minmax")
+    made = adaround(model, x, "int4", steps=300, calibrator="minmax")
     w = model.get_layer("fc").kernel.numpy()
     grid = made.simulation.grids["fc/kernel"]
     s = np.asarray(grid.learned.variable)
@@ -123,7 +123,7 @@ def test_with_what_came_before_and_behind(net, x):
     first = calibrate(net, x, Scheme("int4", layers={"head": "int8"}), "minmax")
     made = adaround(first, x, steps=5)
     assert made.ranges() == first.ranges() and made.scheme == first.scheme.replace(steps="learned")
-    for after in (calibrate(made, x, observer="percentile"), correct_bias(made, x)):
+    for after in (calibrate(made, x, calibrator="percentile"), correct_bias(made, x)):
         assert after.weight_limits() == made.weight_limits()
         np.testing.assert_array_equal(codes(after, "a1/kernel")[0], codes(made, "a1/kernel")[0])
     again = adaround(made, x, steps=5)

@@ -25,11 +25,12 @@ from tfstruct.convert.target_report import Row as Judged
 from tfstruct.distill.distillation_report import Compared
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
 from tfstruct.quantize.equalization_report import Equalization, Evened
+from tfstruct.quantize.precision_report import ChosenPrecision, PrecisionReport
 from tfstruct.quantize.quantization_report import QuantizedActivation
 from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstruction
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
-from tfstruct.reporting import ChangeReport
+from tfstruct.reporting import ChangeReport, InPlaceReport
 from tfstruct.surgery.certificate import Difference
 from tfstruct.surgery.grow.bottlenecks import Finding
 from tfstruct.surgery.lossless.branches import Branch
@@ -39,7 +40,7 @@ from tfstruct.surgery.lossless.shrinking import Fold
 def threshold_choice(name):
     three = (1.0, 0.9, 0.5)
     return analyze.ThresholdChoice(
-        name, name, "mean", "mean", "loss", "min", 5, 0.01, 0.1, 0.2, (0.1, 0.2, 0.3), (0.5, 0.6, math.nan),
+        name, name, "mean", "mean", "loss", False, 5, 0.01, 0.1, 0.2, (0.1, 0.2, 0.3), (0.5, 0.6, math.nan),
         (0.01, 0.02, 0.03), three, three,
     )  # fmt: skip
 
@@ -164,6 +165,10 @@ TIMED = (((1, 8, 8, 3), (1, 8)),)
 
 EXAMPLES = {
     "ChangeReport": lambda name: ChangeReport(name, ((name, "8 bits"),), ((name, "in float"),)),
+    "InPlaceReport": lambda name: InPlaceReport(name, ((name, "penalized"),), ((name, "frozen"),), {name: 1.5}),
+    "PrecisionReport": lambda name: PrecisionReport(
+        name, "int8", "tflite_bytes", 900.0, 800.0, 750.0, (ChosenPrecision(name, "int4", 0.01, 250.0),)
+    ),
     "BiasCorrection": lambda name: BiasCorrection(
         "int8", (CorrectedBias(name, 0.1, 0.2, 1.5),), ((name, "it has none"),)
     ),

@@ -1,11 +1,14 @@
 """Every call from model to model hands back the new model with a report of what was done."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from tfstruct import convert, quantize, surgery
+from tfstruct import convert, initializers, quantize, regularizers, surgery
 from tfstruct.layers import DropConnect, finalize
 from tfstruct.reporting import Report
 
@@ -78,6 +81,44 @@ def test_a_result_reads_like_its_report():
     assert result._repr_html_() == result.report._repr_html_()
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = result.nonsense
+
+
+def regularized() -> keras.Model:
+    model = network()
+    regularizers.apply(model, "l2")
+    return model
+
+
+IN_PLACE = {
+    "recalibrate_batch_norm": (lambda: surgery.recalibrate_batch_norm(network(), X), ["norm"], 1),
+    "regularizers.apply": (lambda: regularizers.apply(network(), "l1", layers="n*"), ["next/kernel"], ("next/kernel",)),
+    "regularizers.remove": (lambda: regularizers.remove(regularized(), "head"), ["head/kernel"], ("head/kernel",)),
+    "LSUV": (lambda: initializers.LSUV(network(), X), ["conv", "next", "head"], None),
+    "inherit": (lambda: initializers.inherit(network(), network()), ["conv", "next", "head"], None),
+}
+
+
+@pytest.mark.parametrize("call, names, value", IN_PLACE.values(), ids=IN_PLACE)
+def test_a_call_in_place_says_what_it_changed(call, names, value, tmp_path):
+    report = call()
+    assert isinstance(report, Report) and [name for name, _ in report.changes][: len(names)] == names
+    assert all(name in str(report) for name in names) and "<table>" in report._repr_html_()
+    report.save(tmp_path / "report.json")
+    assert report.to_dict()["value"] is not None and (tmp_path / "report.json").exists()
+    assert (value is None or report == value) and report == report.value and report != "another" and report
+    assert copy.copy(report) == report == pickle.loads(pickle.dumps(report))
+
+
+def test_a_report_of_a_call_in_place_is_used_like_its_value():
+    paths = regularizers.apply(network(), "l2")
+    assert len(paths) == 3 and "head/kernel" in paths and paths[0] == "conv/kernel" and paths.index("next/kernel") == 1
+    again = regularizers.apply(regularized(), "l1", layers="head")
+    assert again.changes == (("head/kernel", "penalized, in place of L2"),)
+    variances = initializers.LSUV(network(), X)
+    assert dict(variances.items()) == {path: variances[path] for path in variances}
+    assert ("norm", "it is no dense layer or convolution") in variances.skipped
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = paths.nonsense
 
 
 def test_a_plan_that_is_edited_later_leaves_the_report_as_it_was():

@@ -15,6 +15,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.scores import DATA_CRITERIA, unit_scores
 from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.former_names import formerly
 from tfstruct.graph import Graph, groups, open_and_trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.graph.groups import last_units
@@ -36,7 +37,7 @@ class ThresholdChoice(Plotted, OpenedReport):
         model: its name.
         criterion, reduction, normalization: what importance is, see `importance`.
         metric: what was measured on the fold held out: `"loss"`, `"accuracy"` or the name of the user's function.
-        mode: `"min"` where a smaller metric is better, else `"max"`.
+        greater_is_better: whether more of the metric is better.
         folds: how many.
         tolerance: as it was asked for.
         limit: how much worse than unmasked the mean may be, in units of the metric.
@@ -52,7 +53,7 @@ class ThresholdChoice(Plotted, OpenedReport):
     reduction: str
     normalization: str
     metric: str
-    mode: str
+    greater_is_better: bool
     folds: int
     tolerance: float | str
     limit: float
@@ -95,7 +96,7 @@ class ThresholdChoice(Plotted, OpenedReport):
 
     def _draw(self, axis) -> None:
         axis.errorbar(self.thresholds, self.mean, self.standard_error, marker="o", markersize=3, capsize=2)
-        sign = 1 if self.mode == "min" else -1
+        sign = -1 if self.greater_is_better else 1
         axis.axhline(self.mean[0] + sign * self.limit, linestyle=":", color=GREY, label="limit")
         axis.axvline(self.threshold, linestyle="--", color="black", label="chosen")
         axis.set_xlabel(f"threshold of importance ({self.criterion})")
@@ -112,6 +113,13 @@ class ThresholdChoice(Plotted, OpenedReport):
         axis.set_title(f"{self.model}: {self.metric} by threshold")
 
 
+def _from_mode(mode) -> dict:
+    if mode not in ("auto", "min", "max"):
+        raise ArgumentError(f"`mode` must be 'auto', 'min' or 'max'. Received: {mode!r}.")
+    return {} if mode == "auto" else {"greater_is_better": mode == "max"}
+
+
+@formerly(mode=_from_mode)
 @in_inference
 def choose_threshold(
     model,
@@ -127,7 +135,7 @@ def choose_threshold(
     normalization: str = "mean",
     loss=None,
     metric: str | Callable = "loss",
-    mode: str = "auto",
+    greater_is_better: bool | None = None,
     adapt: Callable | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -170,8 +178,7 @@ def choose_threshold(
         loss: for `metric="loss"` and criteria that need one; by default the one the model is compiled with.
         metric: `"loss"`, `"accuracy"` (share of samples whose largest output, or output beyond 0.5, is right), or a
             function (labels, outputs) -> float over the samples of a fold.
-        mode: `"min"` or `"max"`: whether the metric is to be small or large; needed for a function, by itself `"min"`
-            for the loss and `"max"` for accuracy.
+        greater_is_better: of a function as metric, which needs it; known of the loss and of accuracy.
         adapt: a function (model, samples) called on every masked model, with the samples of the other folds, before it
             is measured, such as `tfstruct.surgery.recalibrate_batch_norm`: masking shifts what batch norms see, and
             few channels of a network with batch norm can go without it. What it changes is put back.
@@ -193,7 +200,7 @@ def choose_threshold(
         >>> len(plan.keep["hidden"]) < 16
         True
     """
-    _check(folds, tolerance, thresholds, metric, mode)
+    _check(folds, tolerance, thresholds, metric, greater_is_better)
     if adapt is not None and not callable(adapt):
         raise ArgumentError(f"`adapt` must be a function (model, samples). Received: {adapt!r}.")
     graph = open_and_trace(model, open_layers=open_layers)
@@ -206,7 +213,8 @@ def choose_threshold(
         raise DataError(f"Expected at least one sample for each of {folds} folds. Received: {count} samples.")
     name, score = scoring(graph, y, loss, metric)
     outputs = predictor(graph, x, batch_size)
-    mode = ("max" if name == "accuracy" else "min") if mode == "auto" else mode
+    if greater_is_better is None:
+        greater_is_better = name == "accuracy"
     splits = [np.sort(s) for s in np.array_split(np.random.default_rng(seed).permutation(count), folds)]
     others = [np.sort(np.concatenate(splits[:i] + splits[i + 1 :])) for i in range(folds)]
 
@@ -238,7 +246,7 @@ def choose_threshold(
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(folds)
     if not math.isfinite(mean[0]):
         raise DataError(f"The {name} of the unmasked model is {mean[0]} on these data. Check them and the model.")
-    worse = (mean - mean[0]) * (1 if mode == "min" else -1)
+    worse = (mean - mean[0]) * (-1 if greater_is_better else 1)
     limit = _limit(tolerance, relative, worse, mean, error)
     chosen = int(np.flatnonzero(worse <= limit + _ROUNDING * abs(mean[0]))[-1])
     stays = [_keep(graph, whole, t) for t in candidates]
@@ -249,7 +257,7 @@ def choose_threshold(
         reduction=reduction,
         normalization=normalization,
         metric=name,
-        mode=mode,
+        greater_is_better=greater_is_better,
         folds=folds,
         tolerance=tolerance if tolerance == ONE_STANDARD_ERROR else float(tolerance),
         limit=limit,
@@ -264,7 +272,7 @@ def choose_threshold(
     )
 
 
-def _check(folds, tolerance, thresholds, metric, mode) -> None:
+def _check(folds, tolerance, thresholds, metric, greater_is_better) -> None:
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise ArgumentError(f"`folds` must be an integer of at least 2. Received: {folds!r}.")
     number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
@@ -279,10 +287,10 @@ def _check(folds, tolerance, thresholds, metric, mode) -> None:
         fits = fits and all(isinstance(t, Real) and math.isfinite(t) for t in thresholds)
     if not fits:
         raise ArgumentError(f"`thresholds` must be a positive integer, or finite numbers. Received: {thresholds!r}.")
-    if mode not in ("auto", "min", "max"):
-        raise ArgumentError(f"`mode` must be 'auto', 'min' or 'max'. Received: {mode!r}.")
-    if callable(metric) and mode == "auto":
-        raise ArgumentError("A function as `metric` needs mode='min' or mode='max'. Received: mode='auto'.")
+    if not isinstance(greater_is_better, bool | None):
+        raise ArgumentError(f"`greater_is_better` must be True, False or None. Received: {greater_is_better!r}.")
+    if callable(metric) and greater_is_better is None:
+        raise ArgumentError("A function as `metric` needs greater_is_better=True or greater_is_better=False.")
     if not callable(metric) and metric not in ("loss", "accuracy"):
         raise ArgumentError(f"`metric` must be 'loss', 'accuracy' or a function. Received: {metric!r}.")
 

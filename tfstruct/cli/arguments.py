@@ -3,9 +3,9 @@
 import argparse
 
 import tfstruct
-from tfstruct.convert.recipe import CALIBRATORS, ENGINES, ROUNDINGS
+from tfstruct.convert.recipe import ENGINES, ROUNDINGS
 from tfstruct.errors import RecipeError
-from tfstruct.precisions import ACTIVATIONS_OF_INT4, OF_FILES
+from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
 
 _EXAMPLES = """\
 examples:

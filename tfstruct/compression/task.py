@@ -31,13 +31,14 @@ from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.devices import device
 from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
-from tfstruct.convert.recipe import CALIBRATORS, Recipe
+from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ArgumentTypeError, BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import no_more_opening
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
+from tfstruct.precisions import CALIBRATORS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.ports import Ports
 from tfstruct.schedules.arguments import is_number

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.runtime import Runtime
-from tfstruct.quantize.observers import Observer, usable
+from tfstruct.quantize.calibrators import Calibrator, usable
 
 
 def activation_names(content: bytes) -> list[str]:
@@ -25,14 +25,14 @@ def activation_names(content: bytes) -> list[str]:
 def ranges(
     content: bytes,
     samples: Iterable[dict[str, np.ndarray]],
-    make: Callable[[], Observer],
+    make: Callable[[], Calibrator],
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, tuple[float, float]]:
     """Runs a float `.tflite` on samples and returns (low, high) by tensor name; every range includes 0 and is wider.
 
     Args:
         samples: dicts by input name, each with a batch axis of the file's own size.
-        make: makes the observer of one tensor.
+        make: makes the calibrator of one tensor.
         progress: called with the number of samples done.
     """
     runtime = Runtime(content, intermediates=True)

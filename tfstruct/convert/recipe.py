@@ -13,12 +13,11 @@ import numpy as np
 
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import check_open_layers, matches
-from tfstruct.precisions import ACTIVATIONS_OF_INT4, OF_FILES, PRECISIONS
+from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES, PRECISIONS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import FunctionOfFile
 from tfstruct.untrusted import json_text
 
-CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 ENGINES = ("auto", "litert", "tensorflow")
 ROUNDINGS = ("auto", "nearest", "gptq")
 # What a user can ask of the verification, and on which side of the figure the file has to be.
@@ -46,7 +45,7 @@ class Recipe:
             `tfstruct.samples.open_samples`. Needed where activations are integers, and for
             `rounding="gptq"`.
         calibrator: how ranges are found: `"minmax"`, `"moving_average"`, `"percentile"`, `"mse"` or
-            `"entropy"`, see `tfstruct.quantize.observers`.
+            `"entropy"`, see `tfstruct.quantize.calibrators`.
         percentile: share of the values, in percent, that `calibrator="percentile"` keeps on either side.
         samples: the largest number of calibration samples used.
         labels: the key, column or file of the labels in `calibration` and `verification`.

@@ -45,7 +45,7 @@ from tfstruct.errors import ConversionError, DataError, VerificationError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
-from tfstruct.quantize.observers import observer
+from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, require_numbers
 
@@ -347,7 +347,7 @@ class Converter(contextlib.AbstractContextManager):
             raise DataError(f"The calibration data {data.source} holds no samples. Expected 100 or more.")
         if recipe.check_range:
             check_scale(self.model, signature, first)
-        make = observer(recipe.calibrator, recipe.percentile, recipe.activation_bits)
+        make = calibrator_of(recipe.calibrator, recipe.percentile, recipe.activation_bits)
         batches = batched(itertools.chain(first, source), exported.batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:

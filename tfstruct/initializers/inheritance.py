@@ -9,6 +9,8 @@ import numpy as np
 from tfstruct.analyze import unit_scores
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, groups, rebuild, trace
+from tfstruct.reporting import InPlaceReport
+from tfstruct.reporting.tables import counted
 
 # Where a unit's channels are found: axes of weights and tensors, rows of blocks; the same in both models.
 Signature = frozenset[tuple]
@@ -16,7 +18,7 @@ Signature = frozenset[tuple]
 
 def inherit(
     student: keras.Model, teacher: keras.Model, criterion: str | Callable = "l2", *, data=None, loss=None, seed: int = 0
-) -> dict[str, list[int]]:
+) -> InPlaceReport:
     """Copies the teacher's most important channels into a narrower student of the same architecture.
 
     Both models are traced and their calls matched in order, whatever the layers are called. Of the teacher's coupled
@@ -30,7 +32,8 @@ def inherit(
         criterion, data, loss, seed: of `tfstruct.analyze.importance`.
 
     Returns:
-        By path of the teacher's layer, the indices of its output channels that the student has now.
+        `InPlaceReport`: by layer, how many channels were copied. Its value is the indices of the output channels that
+        the student has now, a dict by path of the teacher's layer.
 
     Raises:
         ModelError: the models differ in more than widths, the student is wider somewhere, or a layer is narrower whose
@@ -63,7 +66,10 @@ def inherit(
     for variable, value in copies.values():
         variable.assign(value)
     stays = teaching.units.kept(keep)
-    return {path: np.flatnonzero(stays[labels]).tolist() for path, labels in teaching.makes.items()}
+    taken = {path: np.flatnonzero(stays[labels]).tolist() for path, labels in teaching.makes.items()}
+    widths = {path: counted(len(labels), "channel") for path, labels in teaching.makes.items()}
+    changes = tuple((path, f"{len(indices)} of {widths[path]}") for path, indices in taken.items())
+    return InPlaceReport(f"{student.name}: weights of {teacher.name}", changes, value=taken)
 
 
 def _weights(call: Call) -> list[keras.Variable]:

@@ -10,6 +10,8 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.operation_traits import layers_with
+from tfstruct.reporting import InPlaceReport
+from tfstruct.reporting.tables import counted
 from tfstruct.samples.for_model import samples_of
 
 _KINDS = layers_with("dense", "einsum", "conv", "transposed", "depthwise", "separable")
@@ -18,7 +20,7 @@ _KINDS = layers_with("dense", "einsum", "conv", "transposed", "depthwise", "sepa
 @in_inference
 def LSUV(
     model: keras.Model, data, *, tolerance: float = 0.1, iterations: int = 10, samples: int = 256, seed: int = 0
-) -> dict[str, float]:
+) -> InPlaceReport:
     """Gives a model layer-sequential unit variance: weights such that each layer's output has variance 1 on data.
 
     Every kernel of a dense layer or convolution becomes orthonormal, as (rows, filters), and its bias zero. Then, from
@@ -40,7 +42,8 @@ def LSUV(
         seed: of the orthonormal matrices.
 
     Returns:
-        The variance of each layer's z afterwards, by its path.
+        `InPlaceReport`: the variance of each layer's z before and after, and the layers that kept their weights. Its
+        value is the variances afterwards, a dict by path.
 
     Raises:
         ModelError: the model has no graph, or no such layer.
@@ -68,15 +71,25 @@ def LSUV(
     try:
         for i, layer in enumerate(layers.values()):
             _orthonormal(layer, seed + i)
+        first: dict[str, float] = {}
         for _ in range(iterations + 1):
             found, scaled = _scaled(graph, flat, layers, tolerance)
+            first = first or found
             if not scaled:
                 break
     except Exception:
         for variable, value in before:
             variable.assign(value)
         raise
-    return found
+    title = f"{model.name}: {counted(len(found), 'layer')} scaled on {counted(len(inputs[0]), 'sample')}"
+    changes = tuple((path, f"variance {first[path]:.3g}, now {found[path]:.3g}") for path in found)
+    others = {call.path: call.op for call in graph.calls if getattr(call.op, "weights", None)}
+    skipped = tuple(
+        (path, "it is frozen" if isinstance(op, _KINDS) else "it is no dense layer or convolution")
+        for path, op in others.items()
+        if id(op) not in layers
+    )
+    return InPlaceReport(title, changes, skipped, value=found)
 
 
 def _trained(layer) -> bool:

@@ -18,7 +18,7 @@
 - `simulation.py`: the forward pass: a model's own layers routed through that
 - `twin.py`: `Twin`: it as a Keras model, which is saved and converted
 - `dequantizing.py`: `dequantize`: the plain model with a twin's kernels
-- `observers.py`: ranges from the values that are seen: five observers
+- `calibrators.py`: ranges of activations from their values on data, in five ways
 - `calibration.py`, `quantization_report.py`: `calibrate`: a twin of a trained model, its ranges from data; what is
   rounded, also of `QuantizeAware`
 - `preactivations.py`: what layers make before their activation, on data
@@ -27,7 +27,8 @@
 - `fused.py`: which layers become one operator of the file
 - `layer_sensitivity.py`, `sensitivity_report.py`: `sensitivity`: one layer quantized at a time; SQNR and metric by
   layer
-- `precision_search.py`: `mixed_precision`: a precision for each layer under a budget
+- `precision_search.py`, `precision_report.py`: `mixed_precision`: a precision for each layer under a budget; what each
+  adds and costs
 - `subgraphs.py`: parts of a graph as one: the layers of an operator, or a block of them; run alone
 - `soft_rounding.py`: a kernel between rounding down and up
 - `reconstruction.py`, `reconstruction_report.py`: `adaround`, `blockwise`: rounding learned by layer or block; the

@@ -11,6 +11,7 @@ from keras import layers
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.former_names import formerly
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
 from tfstruct.graph.linear_layers import norm_arrays
@@ -27,13 +28,14 @@ from tfstruct.reporting import carrying
 from tfstruct.samples.for_model import samples_of
 
 
+@formerly(observer="calibrator")
 @in_inference
 def correct_bias(
     model: keras.Model,
     data,
     scheme: Scheme | str | None = None,
     *,
-    observer: str = "minmax",
+    calibrator: str = "minmax",
     batch_size: int = 32,
     progress: Progress | None = None,
     report: Callable[[BiasCorrection], None] | None = None,
@@ -50,7 +52,7 @@ def correct_bias(
         model: a model that can be traced, or a `Twin`; not changed.
         data: see `calibrate`; a few hundred samples, without labels.
         scheme: what the biases shall make up for: a precision, or a `Scheme`; by default that of the twin, or int8.
-        observer: for the ranges of a model that is no twin.
+        calibrator: for the ranges of a model that is no twin.
         progress: called with (stage, layers done, layers in all).
         report: called with the shifts, and with the kernels whose bias was left alone, and why: `report=print`.
         open_layers: `"auto"` opens custom layers, so that biases inside are corrected too: they are opened in the new
@@ -71,7 +73,7 @@ def correct_bias(
     opened = open_by_itself(model, False if is_twin else open_layers)
     flat = samples_of(model, data).in_memory().inputs
     options = {"batch_size": batch_size, "open_layers": False}
-    given = model if is_twin else calibrate(opened.model, (flat,), scheme, observer, **options)
+    given = model if is_twin else calibrate(opened.model, (flat,), scheme, calibrator, **options)
     made = Twin(_with_biases(_Means(given.model, given.scheme)), given.scheme)
     means = _Means(made.model, given.scheme)
     for simulation in (made.simulation, means):

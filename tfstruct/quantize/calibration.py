@@ -10,8 +10,10 @@ import tensorflow as tf
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.errors import ArgumentError, DataError
+from tfstruct.former_names import formerly
 from tfstruct.graph.opening import open_by_itself
-from tfstruct.quantize.observers import OBSERVERS, Observer, observer, usable
+from tfstruct.precisions import CALIBRATORS
+from tfstruct.quantize.calibrators import Calibrator, calibrator_of, usable
 from tfstruct.quantize.quantization_report import quantization_report
 from tfstruct.quantize.rounding_points import RoundingPoint
 from tfstruct.quantize.scheme import Scheme
@@ -23,12 +25,13 @@ from tfstruct.samples.for_model import samples_of
 Progress = Callable[[str, int, int | None], None]
 
 
+@formerly(observer="calibrator")
 @in_inference
 def calibrate(
     model: keras.Model,
     data,
     scheme: Scheme | str | None = None,
-    observer: str = "minmax",
+    calibrator: str = "minmax",
     *,
     percentile: float = 99.99,
     batch_size: int = 32,
@@ -37,16 +40,16 @@ def calibrate(
 ) -> Twin:
     """Builds a twin of a trained model whose activation ranges are measured on data; no weight changes.
 
-    The data runs through the model once, in float and inference; at every place where the file has integers an observer
-    of `tfstruct.quantize.observers` follows the values. `to_tflite(calibrate(model, data))` writes a file with exactly
-    these ranges.
+    The data runs through the model once, in float and inference; at every place where the file has integers a
+    calibrator of `tfstruct.quantize.calibrators` follows the values. `to_tflite(calibrate(model, data))` writes a file
+    with exactly these ranges.
 
     Args:
         model: any model that can be traced, or a `Twin`, whose model gets a new twin with its scheme and steps.
         data: a few hundred samples as in training, see `tfstruct.samples`; they are streamed. Labels are left aside.
         scheme: a precision, or a `Scheme`; by default that of the twin, or int8.
-        observer: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
-        percentile: share of the values, in percent, that `observer="percentile"` keeps on either side.
+        calibrator: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
+        percentile: share of the values, in percent, that `calibrator="percentile"` keeps on either side.
         progress: called with (stage, samples done, samples in all or None where only reading tells).
         open_layers: `"auto"` opens custom layers, so that the values inside are rounded as in the file
             (`tfstruct.surgery.open_layers`); the report says which, and why others stay closed. False: none.
@@ -63,8 +66,8 @@ def calibrate(
         >>> float(np.abs(twin(x) - model(x)).max()) < 0.1
         True
     """
-    if observer not in OBSERVERS:
-        raise ArgumentError(f"`observer` must be one of {', '.join(OBSERVERS)}. Received: {observer!r}.")
+    if calibrator not in CALIBRATORS:
+        raise ArgumentError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {calibrator!r}.")
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
         model, scheme = twin.model, scheme or twin.scheme
@@ -74,7 +77,7 @@ def calibrate(
     if twin is not None and made.scheme == twin.scheme:
         made.simulation.assign(twin.simulation.values())  # steps of its kernels
     values = Values(model, made.scheme)
-    found = _observed(values, data, observer, percentile, batch_size, progress)
+    found = _observed(values, data, calibrator, percentile, batch_size, progress)
     for group, ends in found.items():
         made.simulation.bounds[group].set(ends[0], ends[1], like=values.bounds[group])
     report = quantization_report(made.simulation, opened)
@@ -88,13 +91,13 @@ def _observed(
 ) -> dict[str, tuple[float, float]]:
     """Group -> (low, high), where values were seen."""
     samples = samples_of(values.rounding_points.graph.model, data)
-    observers: dict[str, Observer] = {}
+    calibrators: dict[str, Calibrator] = {}
     done = 0
     for batch in samples.batches(batch_size):
         for group, seen in values.of(batch.inputs).items():
             point = values.groups[group]
-            make = observer(name, percentile, values.activation_bits(point) or 8)
-            one = observers.setdefault(group, make())
+            make = calibrator_of(name, percentile, values.activation_bits(point) or 8)
+            one = calibrators.setdefault(group, make())
             for value in seen:
                 if not np.isfinite(value).all():
                     raise DataError(
@@ -106,7 +109,7 @@ def _observed(
         done += batch.size
         if progress is not None:
             progress("calibrate", done, samples.count)
-    found = {group: usable(*one.range()) for group, one in observers.items()}
+    found = {group: usable(*one.range()) for group, one in calibrators.items()}
     return {group: ends for group, ends in found.items() if ends is not None}
 
 

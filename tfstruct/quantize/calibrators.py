@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 
-CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 # Beyond this many values of a tensor in one sample, histograms take every n-th: tails stay well covered.
 _MOST_VALUES = 1 << 16
 
@@ -198,7 +197,7 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def calibrator_of(name: str, percentile: float = 99.99, bits: int = 8) -> Callable[[], Calibrator]:
-    """Returns a factory of calibrators by name, one of `CALIBRATORS`; `bits` is the width of the activations."""
+    """Returns a factory of calibrators by name, one of `precisions.CALIBRATORS`; `bits`: width of the activations."""
     made: dict[str, Callable[[], Calibrator]] = {
         "minmax": MinMax,
         "moving_average": MovingAverage,

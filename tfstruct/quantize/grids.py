@@ -202,11 +202,13 @@ class LearnedGrid(Grid):
     Args:
         low, high: the integers; (-1, 1) without 0 where `signs`.
         make: makes a variable.
-        rate: see `Learned`.
+        learning_rate: see `Learned`.
         g: the factor of the batch norm at the start.
     """
 
-    def __init__(self, kernel, low: int, high: int, stored_bits: int, per: str, signs: bool, make, rate: float, g=1.0):
+    def __init__(
+        self, kernel, low: int, high: int, stored_bits: int, per: str, signs: bool, make, learning_rate: float, g=1.0
+    ):
         super().__init__(kernel, 1 if signs else high.bit_length() + 1, stored_bits, per)
         self.low, self.high, self.signs = low, high, signs
         self.nearest = not signs and high == self.largest
@@ -217,7 +219,7 @@ class LearnedGrid(Grid):
             start = np.maximum(np.broadcast_to(best, moved.shape[-1]), _TINY)
         else:
             start = self._tied(tf.reduce_mean(tf.abs(moved), axis=0), tf.reduce_mean) * 2 / np.sqrt(high)
-        self.learned = Learned(make(start, name="step"), rate, make)
+        self.learned = Learned(make(start, name="step"), learning_rate, make)
         self.variables = self.learned.variables
 
     def fake(self, w, g=1.0, learning=None):

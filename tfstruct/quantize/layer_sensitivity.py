@@ -10,6 +10,7 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.former_names import formerly
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import TO_CHOOSE
@@ -21,6 +22,7 @@ from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.samples.for_model import samples_of
 
 
+@formerly(observer="calibrator")
 @in_inference
 def sensitivity(
     model: keras.Model,
@@ -30,7 +32,7 @@ def sensitivity(
     labels=None,
     metric: str | Callable | None = None,
     loss=None,
-    observer: str = "minmax",
+    calibrator: str = "minmax",
     batch_size: int = 32,
     progress: Progress | None = None,
     open_layers: str | bool = "auto",
@@ -49,7 +51,7 @@ def sensitivity(
         metric: `"accuracy"`, `"loss"`, or a function (labels, outputs) -> float over all samples; by default accuracy
             where labels are classes, and loss otherwise.
         loss: for `metric="loss"`; by default the one the model is compiled with.
-        observer: see `calibrate`.
+        calibrator: see `calibrate`.
         progress: called with (stage, measurements done, measurements in all).
         open_layers: `"auto"` opens custom layers, so that layers inside are seen too; False: none. See `calibrate`.
 
@@ -65,7 +67,7 @@ def sensitivity(
     model = opened.model
     found = samples_of(model, data, labels, use_labels=True).in_memory()
     flat, y = found.inputs, found.labels
-    twins = {p: calibrate(model, (flat,), p, observer, batch_size=batch_size, open_layers=False) for p in schemes}
+    twins = {p: calibrate(model, (flat,), p, calibrator, batch_size=batch_size, open_layers=False) for p in schemes}
     alone = {precision: _Alone(model, twin.scheme) for precision, twin in twins.items()}
     for precision, simulation in alone.items():
         simulation.assign(twins[precision].simulation.values())

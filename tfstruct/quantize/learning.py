@@ -11,13 +11,13 @@ class Learned:
 
     So no optimizer, loop or file has to know of it. The backward pass notes the gradient dL/dp; the next forward pass
     of training makes a step with it: with g = p dL/dp, the gradient of log|p|, v <- 0.99 v + 0.01 g^2 (v = g^2 at
-    first) and log|p| <- log|p| - rate g / sqrt(v), element by element. That is RMSprop, for which the scale of the loss
-    does not matter. p keeps its sign, and zero stays zero. Of several replicas each makes its own step, and p is their
-    mean.
+    first) and log|p| <- log|p| - learning_rate g / sqrt(v), element by element. That is RMSprop, for which the scale
+    of the loss does not matter. p keeps its sign, and zero stays zero. Of several replicas each makes its own step, and
+    p is their mean.
     """
 
-    def __init__(self, variable: keras.Variable, rate: float, make: Callable[..., keras.Variable]):
-        self.variable, self.rate = variable, rate
+    def __init__(self, variable: keras.Variable, learning_rate: float, make: Callable[..., keras.Variable]):
+        self.variable, self.learning_rate = variable, learning_rate
         zeros = tf.zeros(variable.shape)
         self.square = make(zeros, name=f"{variable.name}_square")
         # Replicas run their backward passes in orders of their own, so nothing may wait for another one there.
@@ -38,5 +38,5 @@ class Learned:
         square = tf.square(g)
         v = tf.where(v > 0, tf.where(square > 0, 0.99 * v + 0.01 * square, v), square)
         self.square.assign(v)
-        self.variable.assign(p * tf.exp(-self.rate * tf.math.divide_no_nan(g, tf.sqrt(v))))
+        self.variable.assign(p * tf.exp(-self.learning_rate * tf.math.divide_no_nan(g, tf.sqrt(v))))
         self.gradient.assign(tf.zeros_like(g))

@@ -11,12 +11,14 @@ from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
 from tfstruct.errors import ArgumentError, BudgetError
+from tfstruct.former_names import formerly
 from tfstruct.graph import trace
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import OF_FILES, PRECISIONS, TO_CHOOSE
 from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
 from tfstruct.quantize.layer_sensitivity import sensitivity
+from tfstruct.quantize.precision_report import ChosenPrecision, PrecisionReport
 from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import QuantizationSensitivity
@@ -28,6 +30,7 @@ _STEPS = 20_000
 Latency = Callable[[keras.Model, Scheme], float]
 
 
+@formerly(observer="calibrator")
 @in_inference
 def mixed_precision(
     model: keras.Model,
@@ -37,7 +40,7 @@ def mixed_precision(
     *,
     latency: Latency | None = None,
     known: QuantizationSensitivity | None = None,
-    observer: str = "minmax",
+    calibrator: str = "minmax",
     batch_size: int = 32,
     progress: Progress | None = None,
     open_layers: str | bool = "auto",
@@ -60,12 +63,12 @@ def mixed_precision(
             `lambda m, s: measured_latency(m, recipe=Recipe(s.precision, layers=s.layers))`. It is asked once for each
             layer and precision, and once or a few times for the result.
         known: what `sensitivity` measured for these precisions, if it has been.
-        observer, batch_size, progress: of `sensitivity`.
+        calibrator, batch_size, progress: of `sensitivity`.
         open_layers: `"auto"` opens custom layers, so that layers inside have a precision of their own; `latency` gets
             the opened model. False: none.
 
     Returns:
-        `Scheme`: for `calibrate`, `QuantizeAware` and `to_tflite`.
+        `Scheme`: for `calibrate`, `QuantizeAware` and `to_tflite`. Its `report` says what each layer adds and costs.
 
     Raises:
         BudgetError: a budget that cannot be read or not be met; the message says the least that is reachable.
@@ -78,7 +81,8 @@ def mixed_precision(
     """
     name, value = _named(budget, latency)
     default = _default(precisions)
-    model = open_by_itself(model, open_layers).model
+    opened = open_by_itself(model, open_layers)
+    model = opened.model
     rounding_points = RoundingPoints(trace(model))
     layers = fused(rounding_points)
     quantized = tuple(p for p in precisions if p != "float32")
@@ -88,16 +92,30 @@ def mixed_precision(
             model,
             (inputs,),
             quantized,
-            observer=observer,
+            calibrator=calibrator,
             batch_size=batch_size,
             progress=progress,
             open_layers=False,
         )
     choices = [_choices(layer, precisions, known) for layer in layers]
+
+    def reported(scheme: Scheme, chosen: Sequence[str], whole: float, limit: float, reached: float) -> Scheme:
+        rows = tuple(
+            ChosenPrecision(layer.path, p, own[p], cost[p])
+            for layer, p, own, cost in zip(layers, chosen, choices, costs, strict=True)
+        )
+        report = PrecisionReport(
+            model.name, default, name, whole, limit, reached, rows, opened=opened.opened, opaque=opened.closed
+        )
+        object.__setattr__(scheme, "report", report)
+        return scheme
+
     if name == "tflite_bytes":
         int8, rest, costs = _bytes(rounding_points, layers, choices)
         limit = budgets.absolute(name, value, int8)
-        return _scheme(default, layers, _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs))
+        chosen = _chosen(limit, rest, choices, costs) or _refuse(name, limit, rest, costs)
+        reached = rest + sum(cost[p] for cost, p in zip(costs, chosen, strict=True))
+        return reported(_scheme(default, layers, chosen), chosen, int8, limit, reached)
     assert latency is not None  # `_named` refuses a budget of the latency without it
     base = Scheme(default)
     whole = latency(model, base)
@@ -113,7 +131,7 @@ def mixed_precision(
         found = _scheme(default, layers, chosen)
         measured = latency(model, found)
         if measured <= limit:
-            return found
+            return reported(found, chosen, whole, limit, measured)
         aim -= 1.1 * (measured - limit)  # layers alone promised more than they keep together
     return _refuse(name, limit, whole, costs)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
 from tfstruct.errors import ModelError
+from tfstruct.former_names import formerly
 from tfstruct.graph import rewire, trace
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize import rounding
@@ -33,6 +34,7 @@ _WARM_UP = 0.2  # the share of the steps without a pull towards up or down
 _BETA = (20.0, 2.0)
 
 
+@formerly(observer="calibrator")
 @in_inference
 def adaround(
     model: keras.Model,
@@ -43,7 +45,7 @@ def adaround(
     batch_size: int = 32,
     learning_rate: float = 0.1,
     pull: float = 50.0,
-    observer: str = "percentile",
+    calibrator: str = "percentile",
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
@@ -67,7 +69,7 @@ def adaround(
         steps: for each layer.
         batch_size: samples a step.
         pull: see above.
-        observer: for the ranges of a model that is no twin.
+        calibrator: for the ranges of a model that is no twin.
         seed: of the batches.
         progress: called with (stage, steps done, steps in all).
         report: called with the error of each layer before and after: `report=print`.
@@ -87,11 +89,12 @@ def adaround(
         >>> twin(x).shape
         TensorShape([64, 2])
     """
-    work = _Work(model, data, scheme, observer, batch_size, open_layers)
+    work = _Work(model, data, scheme, calibrator, batch_size, open_layers)
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     return work.done("adaround", operators(work.learned.rounding_points), progress, report, **options)
 
 
+@formerly(observer="calibrator")
 @in_inference
 def blockwise(
     model: keras.Model,
@@ -103,7 +106,7 @@ def blockwise(
     batch_size: int = 32,
     learning_rate: float = 0.1,
     pull: float = 50.0,
-    observer: str = "percentile",
+    calibrator: str = "percentile",
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Reconstruction], None] | None = None,
@@ -130,7 +133,7 @@ def blockwise(
         >>> twin(x).shape
         TensorShape([64, 2])
     """
-    work = _Work(model, data, scheme, observer, batch_size, open_layers)
+    work = _Work(model, data, scheme, calibrator, batch_size, open_layers)
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "pull": pull, "seed": seed}
     parts = [part for block in blocks(work.learned.rounding_points) for part in work.split(block, largest)]
     return work.done("blockwise", parts, progress, report, **options)
@@ -173,12 +176,12 @@ class _Learning(Simulation):
 class _Work:
     """A float model, and its copy that is quantized step by step."""
 
-    def __init__(self, model, data, scheme: Scheme | str | None, observer: str, batch_size: int, open_layers):
+    def __init__(self, model, data, scheme: Scheme | str | None, calibrator: str, batch_size: int, open_layers):
         is_twin = isinstance(model, Twin)
         opened = open_by_itself(model, False if is_twin else open_layers)
         self.flat = samples_of(model, data).in_memory().inputs
         self.opened, self.opaque = opened.opened, opened.closed
-        twin = model if is_twin else calibrate(opened.model, (self.flat,), scheme, observer, open_layers=False)
+        twin = model if is_twin else calibrate(opened.model, (self.flat,), scheme, calibrator, open_layers=False)
         self.graph, self.batch_size = trace(twin.model), batch_size
         self.has_steps = twin.scheme.steps == "learned"
         learned = twin.scheme.replace(steps="learned")

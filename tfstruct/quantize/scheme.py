@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from tfstruct.errors import ArgumentError, RecipeError
 from tfstruct.patterns import matches
@@ -40,6 +41,8 @@ class Scheme:
         >>> scheme = tfstruct.quantize.Scheme("int8", layers={"hidden": "int4"})
         >>> aware = tfstruct.callbacks.QuantizeAware(scheme)
     """
+
+    report: ClassVar[Any] = None  # of `mixed_precision`; no part of the data
 
     precision: str = "int8"
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -14,12 +14,14 @@ from tfstruct.regularizers.channel_groups import channel_norms
 from tfstruct.regularizers.orthogonality import Orthogonal
 from tfstruct.regularizers.sparsity import BatchNormScale, GroupLasso, HoyerSquare
 from tfstruct.regularizers.weights import ATTENTION, Weight, chosen, stored, weights
+from tfstruct.reporting import InPlaceReport
+from tfstruct.reporting.tables import counted
 
 _TRANSPOSED, _DEPTHWISE = layers_with("transposed"), layers_with("depthwise")
 Layers: TypeAlias = str | keras.layers.Layer | Callable[[keras.layers.Layer], bool] | Sequence | None
 
 
-def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, ...]:
+def apply(model: keras.Model, regularizer, layers: Layers = None) -> InPlaceReport:
     """Puts a regularizer on weights of a model that is already built; the model itself is changed.
 
     Kernels get it: all weights of two or more axes that are multiplied with what comes in, so those of dense,
@@ -44,14 +46,15 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
             `layer -> bool`, or a list of these; None for all. A nested model or a wrapper stands for all inside.
 
     Returns:
-        The paths of the weights that have it now.
+        `InPlaceReport`: which weights have it now, and what it took the place of. Its value is their paths, a tuple.
 
     Raises:
         ModelError: nothing matches, the model is not built, or its channels cannot be followed (by="channel").
 
     Example:
-        >>> tfstruct.regularizers.apply(model, "l2", layers="hidden")
-        ('hidden/kernel',)
+        >>> report = tfstruct.regularizers.apply(model, "l2", layers="hidden")
+        >>> report.changes
+        (('hidden/kernel', 'penalized'),)
         >>> len(model.losses)
         1
     """
@@ -72,6 +75,7 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
         picked = [w for w in everything if id(w.variable) in given]
     else:
         given = {id(w.variable): _suited(regularizer, w) for w in picked}
+    changes = tuple((w.path, _replacing(w.variable.regularizer)) for w in picked)
     for weight in picked:
         _set(weight, given[id(weight.variable)])
     forget_steps(model)
@@ -85,10 +89,12 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> tuple[str, 
             "tfstruct.regularizers.apply again there.",
             stacklevel=2,
         )
-    return tuple(w.path for w in picked)
+    title = f"{model.name}: {_name(regularizer)} on {counted(len(picked), 'weight')}"
+    left = tuple((path, "no configuration holds it: a loaded file lacks it") for path in lost)
+    return InPlaceReport(title, changes, left, value=tuple(w.path for w in picked))
 
 
-def remove(model: keras.Model, layers: Layers = None) -> tuple[str, ...]:
+def remove(model: keras.Model, layers: Layers = None) -> InPlaceReport:
     """Takes off all regularizers of weights, those that the layers were made with too; `fit` traces its step again.
 
     Activity regularizers stay.
@@ -98,24 +104,35 @@ def remove(model: keras.Model, layers: Layers = None) -> tuple[str, ...]:
         layers: as in `apply`.
 
     Returns:
-        The paths of the weights that had one.
+        `InPlaceReport`: which weights had one. Its value is their paths, a tuple.
 
     Raises:
         ModelError: nothing matches.
 
     Example:
         >>> _ = tfstruct.regularizers.apply(model, "l2")
-        >>> tfstruct.regularizers.remove(model)
+        >>> tfstruct.regularizers.remove(model).value
         ('hidden/kernel', 'scores/kernel')
     """
     everything = weights(model)
     picked = chosen(model, everything, layers, lambda w: True, "a weight")
-    had = tuple(w.path for w in picked if w.variable.regularizer is not None)
+    changes = tuple(
+        (w.path, f"{_name(w.variable.regularizer)} taken off") for w in picked if w.variable.regularizer is not None
+    )
     for weight in picked:
         _set(weight, None)
     _attention(everything)
     forget_steps(model)
-    return had
+    title = f"{model.name}: regularizers taken off {counted(len(changes), 'weight')}"
+    return InPlaceReport(title, changes, value=tuple(path for path, _ in changes))
+
+
+def _name(regularizer) -> str:
+    return getattr(regularizer, "__name__", type(regularizer).__name__)
+
+
+def _replacing(former) -> str:
+    return "penalized" if former is None else f"penalized, in place of {_name(former)}"
 
 
 def _is_gamma(weight: Weight) -> bool:

@@ -3,7 +3,7 @@
 - `figures.py`: pictures: the one place that knows matplotlib. It is imported when something is drawn
 - `report.py`: the base of all reports
 - `opened.py`: the base of those on models whose custom layers are opened first
-- `result.py`: what every call from model to model hands back
+- `result.py`: what every call from model to model hands back, and every one that changes a model in place
 - `tables.py`: what a report shows, as rows under columns; and these as text, rich table, HTML, Markdown and CSV
 """
 
@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "plain": "report",
         "Result": "result",
         "ChangeReport": "result",
+        "InPlaceReport": "result",
         "carrying": "result",
         "Sheet": "tables",
         "Plotted": "figures",

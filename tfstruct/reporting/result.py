@@ -1,4 +1,4 @@
-"""What every call from model to model hands back."""
+"""What every call from model to model hands back, and every call that changes a model in place."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -53,6 +53,51 @@ class ChangeReport(Report):
 
     def sheet(self) -> Sheet:
         return Sheet(self.title, ("layer", "what was done"), self.changes, left_alone=self.skipped)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InPlaceReport(Report):
+    """What was done to a model in place. It can be used like its `value`: `len`, `in`, `[]`, iteration, `==`, methods.
+
+    Attributes:
+        title, changes, skipped: as of `ChangeReport`.
+        value: the plain data that sums it up, such as the names of the weights.
+    """
+
+    title: str
+    changes: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    value: Any = None
+
+    def sheet(self) -> Sheet:
+        return ChangeReport(self.title, self.changes, self.skipped).sheet()
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for names that are not found here; the value is not there yet while a copy is being made.
+        if name.startswith("_") or name == "value":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.value, name)
+
+    def __eq__(self, other) -> bool:
+        return self.value == (other.value if isinstance(other, InPlaceReport) else other)
+
+    def __hash__(self) -> int:
+        return hash((self.title, self.changes))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __iter__(self):
+        return iter(self.value)
+
+    def __contains__(self, item) -> bool:
+        return item in self.value
+
+    def __getitem__(self, key):
+        return self.value[key]
 
 
 def carrying(model: Model, report: Report) -> Model:

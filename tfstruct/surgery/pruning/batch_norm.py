@@ -10,14 +10,18 @@ import numpy as np
 
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
-from tfstruct.graph.layer_tree import states_kept
+from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.replacing import replaced_attributes
+from tfstruct.reporting import InPlaceReport
+from tfstruct.reporting.tables import counted
 from tfstruct.samples.for_model import samples_of
 
 
-def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None) -> int:
+def recalibrate_batch_norm(
+    model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None
+) -> InPlaceReport:
     """Sets the moving mean and variance of every batch normalization to those of the data, in place.
 
     The data runs through once; batch normalizations use the statistics of the batch, as in training, everything else
@@ -31,15 +35,16 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
         steps: at most so many batches.
 
     Returns:
-        The number of batch normalizations.
+        `InPlaceReport`: by batch normalization, how far its mean and variance moved. Its value is their number.
 
     Raises:
         ModelError: the model has no batch normalization.
         DataError: there is no batch.
 
     Example:
-        >>> tfstruct.recalibrate_batch_norm(convnet, images)
-        1
+        >>> report = tfstruct.recalibrate_batch_norm(convnet, images)
+        >>> [layer for layer, moved in report.changes]
+        ['norm']
         >>> bool(abs(convnet.get_layer("norm").moving_variance.numpy() - 1).max() > 0)
         True
     """
@@ -49,7 +54,7 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
     totals = [_Total() for _ in norms]
     samples = samples_of(model, data, endless=steps is not None)
-    batches, left_out, size = 0, 0, fixed_batch(model)
+    batches, seen, left_out, size = 0, 0, 0, fixed_batch(model)
     with states_kept(model), _in_training(norms, totals):
         for batch in itertools.islice(samples.batches(size or batch_size, own=True), steps):
             if size is not None and batch.size != size:
@@ -57,6 +62,7 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
                 continue
             model(samples.ports.arranged(batch.inputs), training=False)
             batches += 1
+            seen += batch.size
     if left_out:
         warnings.warn(
             f"The inputs of `{model.name}` fix the batch at {size}: {left_out} samples in batches of another size are "
@@ -65,12 +71,30 @@ def recalibrate_batch_norm(model: keras.Model, data, *, batch_size: int = 32, st
         )
     if not batches:
         raise DataError("`data` holds no batch. Give at least one.")
+    paths = {id(layer): path for path, layer in layer_paths(model).items()}
+    changes, skipped = [], []
     for norm, total in zip(norms, totals, strict=True):
-        if total.count:
-            mean = total.first / total.count
-            norm.moving_mean.assign(mean)
-            norm.moving_variance.assign(np.maximum(total.second / total.count - mean**2, 0.0))
-    return len(norms)
+        path = paths.get(id(norm), norm.name)
+        if not total.count:
+            skipped.append((path, "it was not called"))
+            continue
+        mean = total.first / total.count
+        variance = np.maximum(total.second / total.count - mean**2, 0.0)
+        changes.append((path, _moved(norm, mean, variance)))
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(variance)
+    if left_out:
+        skipped.append((counted(left_out, "sample"), f"in batches of another size than {size}"))
+    title = f"{model.name}: {counted(len(changes), 'batch norm')} recalibrated on {counted(seen, 'sample')}"
+    return InPlaceReport(title, tuple(changes), tuple(skipped), value=len(norms))
+
+
+def _moved(norm: keras.layers.BatchNormalization, mean, variance) -> str:
+    """How far the statistics are from those that the layer has."""
+    old = norm.moving_variance.numpy().astype("float64") + norm.epsilon
+    by = float(np.sqrt(np.mean(np.square(mean - norm.moving_mean.numpy()) / old)))
+    times = float(np.exp(np.mean(np.log((variance + norm.epsilon) / old))))
+    return f"mean moved by {by:.3g} standard deviations, variance times {times:.3g}"
 
 
 @dataclasses.dataclass
