@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfstruct import analyze, callbacks, quantize
+from tfstruct import analyze, callbacks, quantize, surgery
 from tfstruct.analyze.weight_criteria import BY_KERNEL
 from tfstruct.convert import to_tflite
+from tfstruct.graph.operation_traits import _ROWS, traits_of
+from tfstruct.graph.rules.registry import _RULES, rule_of
+from tfstruct.graph.traits import Traits
 from tfstruct.precisions import PRECISIONS, Precision
 
 
@@ -23,6 +26,29 @@ def network() -> keras.Model:
 
 
 X = np.random.default_rng(0).normal(size=(32, 6, 6, 2)).astype("float32")
+
+
+class Mirror(layers.Layer):
+    """y[:, :, i] = x[:, :, -i]"""
+
+    def call(self, inputs):
+        return keras.ops.flip(inputs, axis=2)
+
+
+def test_a_layer_type_is_its_rule_and_its_row():
+    """A file of `graph/rules/` and `graph/operation_traits.py`: channels pass through, and the file has one scale."""
+    inputs = keras.Input((6, 6, 2))
+    x = Mirror(name="mirror")(layers.Conv2D(8, 3, activation="relu", name="conv")(inputs))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(x)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_RULES, Mirror, lambda call: call.input.axes)
+        patch.setitem(_ROWS, Mirror, (Traits(moves="order", operator="REVERSE_V2"), None))
+        smaller = surgery.apply(model, surgery.plan_channels(model, {"params": 0.5}))
+        assert not smaller.report.opened and type(smaller.get_layer("mirror")) is Mirror
+        assert smaller.get_layer("conv").filters < 8
+        ranges = quantize.calibrate(model, X).ranges()
+        assert "mirror" in ranges and ranges["mirror"] == ranges["conv"]
+    assert rule_of(model.get_layer("mirror")) is None and traits_of(model.get_layer("mirror")) == Traits()
 
 
 def test_a_channel_criterion_is_a_row_in_one_file():
