@@ -64,7 +64,7 @@ def _dropping():
 def test_a_run_is_the_same_with_and_without(given):
     plain, losses = contracts.trained(_dropping)
     x, y = contracts.data(128, seed=3)
-    callback = Diagnose((x, y) if given else None, frequency=2, verbose=0)
+    callback = Diagnose(*([(x, y)] if given else []), frequency=2, verbose=0)
     watched, seen = contracts.trained(_dropping, callbacks=[callback])
     assert losses == seen
     for a, b in zip(plain.variables, watched.variables, strict=True):
@@ -233,6 +233,7 @@ def test_a_second_fit_is_a_new_report():
         ({"frequency": 0}, ValueError, "frequency.*Received: 0"),
         ({"samples": 1.5}, ValueError, "samples.*1.5"),
         ({"verbose": 3}, ValueError, "verbose.*3"),
+        ({"data": None}, DataError, "Received: None"),
         ({"data": np.zeros((4, 2))}, DataError, "ndarray"),
         ({"data": (np.zeros((4, 2)),)}, DataError, "1 parts"),
         ({"data": (np.zeros((4, 2)), np.zeros(3))}, DataError, r"\[3, 4\]"),

@@ -78,7 +78,7 @@ class ChannelReport(Plotted, OpenedReport):
         columns = ("group", ("channels before", ",d"), ("after", ",d"), "layers")
         rows = [(row.name, row.before, row.after, ", ".join(row.makers)) for row in self.groups]
         facts = [
-            (name, f"{self.before[name]:,.0f} -> {value:,.0f} ({value / self.before[name]:.1%} stays)")
+            (name, f"{self.before[name]:,.0f} -> {value:,.0f} ({value / self.before[name]:.1%} left)")
             for name, value in self.after.items()
         ]
         return Sheet(self._title(), columns, rows, left_alone=self.left_alone, facts=facts, notes=self.notes)

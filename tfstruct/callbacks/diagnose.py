@@ -48,9 +48,9 @@ class Diagnose(Portable):
     `finish()`.
 
     Args:
-        data: samples with labels, see `tfstruct.samples`; of it, `samples` are kept. By default the first batch that
-            `fit` trains on (not possible in a loop or with several replicas, where without data only losses are
-            watched).
+        data: samples with labels, see `tfstruct.samples`; of it, `samples` are kept. By default, `"fit"`, the first
+            batch that `fit` trains on (not possible in a loop or with several replicas, where without data only losses
+            are watched).
         frequency: steps from probe to probe; None for 2 % of the time.
         samples: how many samples a probe looks at: of arrays evenly taken, of anything else the first ones.
         loss: (y, outputs) -> loss; by default what the model is compiled with.
@@ -76,7 +76,7 @@ class Diagnose(Portable):
 
     def __init__(
         self,
-        data=None,
+        data="fit",
         *,
         frequency: int | None = None,
         samples: int = 32,
@@ -92,7 +92,10 @@ class Diagnose(Portable):
         self.frequency, self.samples, self.verbose = frequency, samples, verbose
         self.loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         self.report: Diagnosis | None = None
-        self._data = evenly(data, samples) if isinstance(data, tuple) else data
+        if data is None:
+            raise DataError("Diagnose needs data=(x, y), or none given: the first batch of `fit`. Received: None.")
+        from_fit = isinstance(data, str) and data == "fit"
+        self._data = None if from_fit else evenly(data, samples) if isinstance(data, tuple) else data
         if hasattr(data, "shape"):
             raise DataError(f"Diagnose needs labels. Give data=(x, y). Received: {type(data).__name__}.")
         self._is_read = False
