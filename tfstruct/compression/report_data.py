@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _COLUMNS = ("figure", ("original", ">"), ("plain int8", ">"), ("result", ">"), ("of plain int8", ">"))
-_SCORES = {"top1_agreement": "top-1 as the original", "sqnr_db": "SQNR to the original, dB"}
+_SCORES = {"top1_agreement": "top-1 equal to the original", "sqnr_db": "SQNR to the original, dB"}
 _ROWS = (
     ("params", "parameters"), ("macs", "MACs"), ("tflite_bytes", "file, bytes"), ("gzip_bytes", "file, gzipped"),
     ("peak_memory", "peak activations, bytes"), ("arena_bytes", "arena, bytes"), ("latency_us", "latency, µs"),
@@ -112,7 +112,8 @@ class ReportData(OpenedReport):
     def __str__(self) -> str:
         done = [f"{'does' if one.taken else 'does not'} {one.kind}: {one.reason}" for one in self.decisions]
         done += [line for stage in self.stages for line in str(stage).splitlines()]
-        return dataclasses.replace(self.sheet(), notes=[*done, *self.warnings, *self.layer_notes]).text()
+        warnings = [f"warning: {one}" for one in self.warnings]
+        return dataclasses.replace(self.sheet(), notes=[*done, *warnings, *self.layer_notes]).text()
 
     def to_dict(self) -> dict:
         return {"format": _FORMAT, **super().to_dict()}

@@ -65,8 +65,14 @@ def _worst_layers(layers: Sequence[LayerError]) -> str:
     worst = [one for one in lossy if not one.in_float]  # those lose by what they read
     if not worst:
         return ""
-    named = ", ".join(f"{', '.join(one.layers) or one.tensor} ({one.sqnr_db:.1f} dB)" for one in worst)
-    return f". Most is lost at {named}: keep those in float (Recipe(layers={{pattern: 'float32'}})) or train with them"
+    lost: dict[str, float] = {}
+    for one in worst:
+        lost.setdefault(", ".join(one.layers) or one.tensor, one.sqnr_db)  # the worst of a layer's operators
+    named = ", ".join(f"{name} ({sqnr:.1f} dB)" for name, sqnr in lost.items())
+    return (
+        f". Most is lost at {named}: keep those in float (Recipe(layers={{pattern: 'float32'}})) or train them "
+        "quantized (QuantizeAware)"
+    )
 
 
 def _of_values(output: Agreement, best: float | None, is_low: bool, shows_classes: bool) -> Iterator[str]:

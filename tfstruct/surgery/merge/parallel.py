@@ -143,7 +143,7 @@ def _join(wiring: Wiring, remake: Remake, joins: Sequence[Call], branches: list[
         return run([merged, *(x for i, x in enumerate(tensors) if i not in places)]) if rest else merged
 
     remake.edit(joins[0].op, joined)
-    what = ", ".join(f"`{b.call.path}`" if b.call is not None else "the tensor itself" for b in branches)
+    what = ", ".join(f"`{b.call.path}`" if b.call is not None else "the identity" for b in branches)
     return joins[0].path, f"{len(branches)} branches are one layer `{name}`: {what}"
 
 

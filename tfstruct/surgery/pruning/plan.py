@@ -116,13 +116,13 @@ class Plan(OpenedReport):
             (name, self.widths[name], self.widths[name] - gone, 1 - gone / self.widths[name])
             for name, gone in removed.items()
         ]
-        columns = ("layer", ("channels before", ",d"), ("after", ",d"), ("stay", ".0%"))
+        columns = ("layer", ("channels before", ",d"), ("after", ",d"), ("kept", ".0%"))
         title = (
-            f"Plan: {sum(removed.values()):,} of {counted(sum(self.widths.values()), 'channel')} go, from "
+            f"Plan: removes {sum(removed.values()):,} of {counted(sum(self.widths.values()), 'channel')}, from "
             f"{counted(len(removed), 'layer')}"
         )
         facts = [
-            (name, f"{before:,.0f} -> {self.after[name]:,.0f} ({self.after[name] / before:.1%} stays)")
+            (name, f"{before:,.0f} -> {self.after[name]:,.0f} ({self.after[name] / before:.1%} left)")
             for name, before in self.before.items()
             if before and self.after.get(name) is not None
         ]
