@@ -10,8 +10,9 @@ from sweeps import sweep
 
 from tfstruct import Recipe
 from tfstruct.convert import Converter, dequantize, flatbuffer
-from tfstruct.convert.runtime import Runtime, arrange
+from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import ModelError
+from tfstruct.samples.arrays_by_name import arrays_by_name
 
 
 def converted(model, process, precision="int8", **recipe):
@@ -23,7 +24,7 @@ def converted(model, process, precision="int8", **recipe):
 
 def outputs(content, x):
     runtime = Runtime(content)
-    return list(runtime.run_all(arrange(x, [port.name for port in runtime.inputs])).values())
+    return list(runtime.run_all(arrays_by_name(x, [port.name for port in runtime.inputs])).values())
 
 
 def signal_to_noise(ours, theirs):

@@ -91,8 +91,11 @@ def recalibrate_batch_norm(
 
 def _moved(norm: keras.layers.BatchNormalization, mean, variance) -> str:
     """How far the statistics are from those that the layer has."""
-    old = norm.moving_variance.numpy().astype("float64") + norm.epsilon
-    by = float(np.sqrt(np.mean(np.square(mean - norm.moving_mean.numpy()) / old)))
+    before, old = (v.numpy().astype("float64") for v in (norm.moving_mean, norm.moving_variance))
+    old = old + norm.epsilon
+    if not (np.isfinite(before).all() and np.isfinite(old).all() and (old > 0).all()):
+        return "mean and variance in place of values that were not usable"
+    by = float(np.sqrt(np.mean(np.square(mean - before) / old)))
     times = float(np.exp(np.mean(np.log((variance + norm.epsilon) / old))))
     return f"mean moved by {by:.3g} standard deviations, variance times {times:.3g}"
 
