@@ -164,7 +164,7 @@ def _graph_for(plan: Plan, model: keras.Model, open_layers: str | bool) -> Graph
 def _check_threshold(budget, threshold, widths) -> None:
     if [budget, threshold, widths].count(None) != 2:
         raise BudgetError(
-            f"Give either `budget` or `threshold` (or `widths`). Received: budget={budget!r}, threshold={threshold!r}, "
+            f"Give `widths`, or either `budget` or `threshold`. Received: budget={budget!r}, threshold={threshold!r}, "
             f"widths={widths!r}."
         )
     number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
