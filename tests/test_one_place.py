@@ -48,7 +48,7 @@ def _is_table_of_precisions(node) -> bool:
     [
         (_imports("fnmatch", "wcmatch"), {"patterns.py"}),
         # Files by pattern, which are no layers.
-        (_imports("glob"), {"samples/files.py", "cli/options.py", "convert/devices/ethos_u.py"}),
+        (_imports("glob"), {"files.py", "samples/files.py", "cli/options.py", "convert/devices/ethos_u.py"}),
         (_parses_percentages, {"budgets.py"}),
         # The other says as what the kernels of operators store weights.
         (_is_table_of_precisions, {"precisions.py", "tflite_operators.py"}),
