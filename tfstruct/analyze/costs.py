@@ -1,7 +1,7 @@
 """What a model costs with any choice of its units, counted on the graph: nothing is rebuilt."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from tfstruct.graph import Graph
 from tfstruct.graph.sizes import BY_A_CALL, why_open
 
 COSTS = ("macs", "params", "tflite_bytes", "peak_memory")
+# What is counted by call; `tflite_bytes` is the sum of the two last.
+_COUNTED = ("macs", "params", "weight_bytes", "kernels", "tflite_constants", "tflite_tables")
 
 
 class Costs:
@@ -37,7 +39,7 @@ class Costs:
         self.graph, self.names = graph, _checked(names)
         self._counter = Counter(graph.units)
         rows = max(len(graph.calls), 1)
-        self._terms = {name: Terms(self._counter, rows) for name in ("macs", "params", "weight_bytes", "tflite_bytes")}
+        self._terms = {name: Terms(self._counter, rows) for name in _COUNTED}
         self.inside = works(graph)
         for row, call in enumerate(graph.calls):
             if row in self.inside:
@@ -47,10 +49,11 @@ class Costs:
             for times, labels in call.costs:
                 self._terms["macs"].add(row, times, labels)
         self._add_weights()
-        widths = add_tflite_bytes(self._terms["tflite_bytes"], graph)
+        widths = add_tflite_bytes(self._terms["tflite_constants"], self._terms["tflite_tables"], graph)
         self._widths = Terms(self._counter, len(widths))
-        for number, (factor, held) in enumerate(widths):
+        for number, (_, factor, held) in enumerate(widths):
             self._widths.add(number, factor, held)
+        self._with_width = [row for row, _, _ in widths]
         self._memory = Memory(graph, self._counter, lambda call, i: 1)
 
     def _add_weights(self) -> None:
@@ -67,6 +70,8 @@ class Costs:
             factor /= 1 if slot is None else slot.groups
             self._terms["params"].add(row, factor, held)
             self._terms["weight_bytes"].add(row, factor * itemsize(variable.dtype), held)
+            if len(variable.shape) > 1:
+                self._terms["kernels"].add(row, factor, held)
 
         for row, call in enumerate(self.graph.calls):
             for variable in getattr(call.op, "weights", ()):
@@ -127,12 +132,28 @@ class Costs:
     def by_call(self, keep: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """`macs`, `params`, `weight_bytes` (in their dtype) and `tflite_bytes` of each call; NaN where unknown."""
         counts = self._counter.counts(keep)
-        return {name: self._by_call(name, counts)[: len(self.graph.calls)] for name in self._terms}
+        names = ("macs", "params", "weight_bytes", "tflite_bytes")
+        return {name: self._by_call(name, counts)[: len(self.graph.calls)] for name in names}
+
+    def monomials(self, name: str) -> Iterator[tuple[int, float, list[np.ndarray]]]:
+        """(number of a call, factor, label arrays) whose products, factor times the counts of what stays of these, add
+        up to a figure: `macs`, `params`, `kernels` (entries of weights of two axes or more), `tflite_constants`,
+        `tflite_tables` (what describes the tensors of the file, an upper bound); `widths`: of each kernel in the file,
+        its output channels, which have a zero point of `ZERO_POINT` bytes for each width that there is."""
+        if name != "widths":
+            return self._terms[name].monomials()
+        return ((self._with_width[number], factor, labels) for number, factor, labels in self._widths.monomials())
+
+    @property
+    def memory(self) -> Memory:
+        """When which tensor lives."""
+        return self._memory
 
     def _by_call(self, name: str, counts: np.ndarray) -> np.ndarray:
-        values = self._terms[name].values(counts)
-        if name == "tflite_bytes":  # of the file, so with the first call
-            values[0] += ZERO_POINT * np.unique(self._widths.values(counts)).sum()
+        if name != "tflite_bytes":
+            return self._terms[name].values(counts)
+        values = self._terms["tflite_constants"].values(counts) + self._terms["tflite_tables"].values(counts)
+        values[0] += ZERO_POINT * np.unique(self._widths.values(counts)).sum()  # of the file, so with the first call
         return values
 
     def timeline(self, keep: np.ndarray | None = None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Sums of products of channel counts, evaluated at once for any choice of units."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -24,6 +24,10 @@ class Counter:
             self._arrays.append(labels)
             self._flat = None
         return found
+
+    def labels(self, place: int) -> np.ndarray:
+        """The array whose count has this place, above 0."""
+        return self._arrays[place - 1]
 
     def counts(self, keep: np.ndarray | None = None) -> np.ndarray:
         """1, then the count of each array; `keep` is boolean, by unit."""
@@ -58,6 +62,11 @@ class Terms:
         self._factor.append(float("nan") if factor is None else float(factor))
         self._places.append([self._counter.index(x) for x in labels if x is not None])
         self._made = None
+
+    def monomials(self) -> Iterator[tuple[int, float, list[np.ndarray]]]:
+        """(row, factor, the label arrays whose counts it is multiplied by) of what was added."""
+        for row, factor, places in zip(self._row, self._factor, self._places, strict=True):
+            yield row, factor, [self._counter.labels(place) for place in places]
 
     def values(self, counts: np.ndarray) -> np.ndarray:
         """The sum of each row."""

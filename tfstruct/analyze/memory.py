@@ -1,6 +1,6 @@
 """Activation memory of a model whose operations run one after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -73,6 +73,16 @@ class Memory:
         self._sizes = Terms(counter, len(sizes))
         for i, (factor, held) in enumerate(sizes):
             self._sizes.add(i, factor, held)
+
+    def storages(self) -> Iterator[tuple[int, int, float, list[np.ndarray]]]:
+        """(first call, last call, factor, label arrays) of each: its size is the factor times the counts of these."""
+        for number, factor, labels in self._sizes.monomials():
+            yield self._birth[number], self._death[number], factor, labels
+
+    @property
+    def inside(self) -> np.ndarray:
+        """By call, the bytes that the operations inside of it need besides; NaN where unknown."""
+        return self._inside
 
     def timeline(self, counts: np.ndarray, unknown: float = np.nan) -> np.ndarray:
         """Live bytes during each call; `unknown` stands for what operations inside of a call need, where it is."""

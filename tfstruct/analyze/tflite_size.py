@@ -18,8 +18,8 @@ from tfstruct.graph import Call, Each, Graph, Out
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import Traits
 
-# Channels as a product: what is known of it, and the axes that may lose some.
-Width = tuple[float | None, list[np.ndarray]]
+# Output channels of a call's kernel as a product: the call, what is known of it, and the axes that may lose some.
+Width = tuple[int, float | None, list[np.ndarray]]
 
 FILE = 450  # header, metadata, operator codes, signature
 TENSOR = 145  # a tensor with its buffer, quantization and share of an operator
@@ -32,14 +32,18 @@ _SEQUENCE = 20  # tensors of a recurrent layer besides those of its steps
 _FUSED = ("relu", "relu6")
 
 
-def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
+def add_tflite_bytes(terms: Terms, tables: Terms, graph: Graph) -> list[Width]:
     """Adds the bytes of each call to its row, those of the file to row 0, without zero points.
+
+    Args:
+        terms: get constants and what each channel takes.
+        tables: get what describes the tensors, an upper bound.
 
     Returns:
         The output channels of each kernel, which has zero points.
     """
     widths: list[Width] = []
-    terms.add(0, FILE + TENSOR * len(graph.body.inputs))
+    tables.add(0, FILE + TENSOR * len(graph.body.inputs))
     made_by = {tensor.key: call for call in graph.calls for tensor in call.outputs}
     uses: dict[int, int] = {}
     unfolded = Counter(id(call.op) for call in graph.calls)
@@ -52,7 +56,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
         traits = traits_of(call.op)
         results = inside[row].results if row in inside else None
         if results is not None:
-            terms.add(row, INSIDE * TENSOR * results)
+            tables.add(row, INSIDE * TENSOR * results)
             for variable in getattr(call.op, "weights", ()):
                 if id(variable) not in seen:
                     seen.add(id(variable))
@@ -66,7 +70,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
                 # MUL and ADD, an int8 constant each.
                 factor, held = axis_sizes([call.input.shape[call.op.axis]], [call.input.axes[call.op.axis]])
                 terms.add(row, None if factor is None else 2 * factor, held)
-                terms.add(row, 4 * TENSOR)
+                tables.add(row, 4 * TENSOR)
                 continue
             # Folded, each call of a shared layer has a kernel of its own; the last one has the kernel already counted.
             unfolded[id(before.op)] -= 1
@@ -76,7 +80,7 @@ def add_tflite_bytes(terms: Terms, graph: Graph) -> list[Width]:
             continue
         fused = before is not None and traits.function in _FUSED and traits_of(before.op).in_file.fuses
         if not fused:
-            terms.add(row, TENSOR * _tensors(call, traits))
+            tables.add(row, TENSOR * _tensors(call, traits))
         for variable in getattr(call.op, "weights", ()):
             if id(variable) not in seen:
                 seen.add(id(variable))
@@ -132,4 +136,4 @@ def _weight(terms: Terms, row: int, traits: Traits, variable, slot) -> list[Widt
         outs += [i for i, a in enumerate(axes) if isinstance(a, Each) and i not in outs]
     factor, held = axis_sizes([shape[i] for i in outs], [labels[i] for i in outs])
     terms.add(row, CHANNEL * np.float64(factor), held)
-    return [(factor, held)]
+    return [(row, factor, held)]

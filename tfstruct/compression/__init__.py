@@ -24,6 +24,9 @@ From the bottom up:
 - `alternatives/offered.py`: the parts of a task, as the kinds of steps offer them; a choice as a strategy of steps
 - `alternatives/regions.py`: stretches of a model with one tensor in and one tensor out
 - `alternatives/operator_times.py`: times of operators at any width, kept per machine, or by a device's table
+- `alternatives/sums.py`, `alternatives/label_counts.py`: figures as sums over alternatives; channels that stay
+- `alternatives/variants.py`, `alternatives/by_path.py`, `alternatives/cost_tables.py`: a model and what its parts make
+  of its calls; figures by path; bytes, work and memory as tables by the alternatives that they depend on
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,

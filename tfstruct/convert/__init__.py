@@ -35,6 +35,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
   in Keras instead
 - `micro.py`, `micro_child.py`: C arrays, resolver calls; tflite-micro in a process of its own
 - `cutout.py`: one operator of a file as a file
+- `table_bytes.py`: what the tables of a file take by operator, besides weights and scales
 - `kernel_operator.py`: an operator with a kernel by its shapes alone, at any width, as a file
 - `draft.py`: the file of a model with random calibration: for questions about operators and latency
 - `latency.py`: time by operator: measured here, or from a device's table

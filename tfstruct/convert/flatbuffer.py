@@ -125,7 +125,7 @@ def _check(numbers: Iterable[int], least: int, end: int, what: str) -> None:
             raise ValueError(f"it names the {what} {number}, of {end}")
 
 
-class _SharingBuilder(flatbuffers.Builder):
+class SharingBuilder(flatbuffers.Builder):
     """Writes equal vectors of numbers once: zero points alone are 16 bytes of each channel of a kernel. Constants are
     aligned as the schema asks, for processors that cannot read an integer elsewhere."""
 
@@ -148,7 +148,7 @@ def write(model: schema.ModelT) -> bytes:
     # Room for all from the start: a builder that grows copies what it has at each doubling.
     constants = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     tables = sum(len(graph.tensors) + len(graph.operators) for graph in model.subgraphs)
-    builder = _SharingBuilder(constants + tables * _TABLE + (1 << 16))
+    builder = SharingBuilder(constants + tables * _TABLE + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
 

@@ -1,0 +1,136 @@
+"""Sums over cost tables against models that are really assembled, and against their files."""
+
+import dataclasses
+import types
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from compression.test_offered_parts import nested, recurrent, resnet, transformer
+
+from tfstruct import graph as graphs
+from tfstruct.analyze import Costs
+from tfstruct.compression.alternatives.cost_table import CostTable, totals
+from tfstruct.compression.alternatives.cost_tables import cost_tables
+from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.draft import draft
+from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.table_bytes import bytes_by_operator
+from tfstruct.errors import ArgumentError
+
+BUILDERS = {
+    one.__name__: one for one in (resnet, transformer, recurrent, nested, zoo.depthwise, zoo.residual, zoo.concat)
+}
+
+
+class Offered:
+    """A model with its parts, and choices of them drawn at random that are without conflict."""
+
+    def __init__(self, name, process=None):
+        keras.utils.set_random_seed(0)
+        self.model = zoo.randomise(BUILDERS[name]())
+        self.graph = graphs.trace(self.model)
+        limits = types.SimpleNamespace(figures={"tflite_bytes": 5_000})
+        settings = types.SimpleNamespace(target="mobile")
+        every = parts_of(
+            types.SimpleNamespace(
+                model=self.model, graph=self.graph, limits=limits, settings=settings, process=process,
+                original=types.SimpleNamespace(params=self.model.count_params()),
+            )
+        )  # fmt: skip
+        # Of many forms of a layer only some: each method has to be among them.
+        self.parts = [dataclasses.replace(p, alternatives=(*p.alternatives[:3], *p.alternatives[3::4])) for p in every]
+        self.conflicts = conflicts_of(self.parts)
+
+    def drawn(self, rng, most=0.5):
+        while True:
+            picked = {
+                part.name: int(rng.integers(len(part.alternatives))) if rng.random() < most else 0
+                for part in self.parts
+            }
+            if not any(one.excludes(picked) for one in self.conflicts):
+                return picked
+
+    def assembled(self, picked):
+        """The model of a choice, and the precisions of its layers."""
+        model, layers = self.model, {}
+        for step in steps_of({part: part.alternatives[picked[part.name]] for part in self.parts}):
+            if step.kind == "quantize":
+                layers = dict(step.layers)
+            else:
+                model = step.edit(model)
+        return model, layers
+
+
+@pytest.fixture(scope="module")
+def offered():
+    made = {}
+
+    def get(name):
+        if name not in made:
+            one = Offered(name)
+            made[name] = one, cost_tables(one.graph, one.parts)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_model_as_it_is(offered, name):
+    one, tables = offered(name)
+    found = totals(tables, dict.fromkeys((part.name for part in one.parts), 0))
+    assert {figure: found[figure] for figure in found} == pytest.approx(Costs(one.graph)())
+    assert all(len(table.parts) <= 5 for table in tables)
+
+
+@pytest.mark.sweep(14)
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("name", BUILDERS)
+def test_any_choice_costs_what_its_model_costs(offered, name, seed):
+    one, tables = offered(name)
+    picked = one.drawn(np.random.default_rng(seed))
+    want = Costs(graphs.trace(one.assembled(picked)[0]))()
+    found = totals(tables, picked)
+    assert found["macs"] == pytest.approx(want["macs"], abs=0.5), picked
+    assert found["params"] == pytest.approx(want["params"], abs=0.5), picked
+    assert found["peak_memory"] == pytest.approx(want["peak_memory"], rel=0.01), picked
+    eight = {**picked, **{part.name: 0 for part in one.parts if part.kind == "quantize"}}
+    assert totals(tables, eight)["tflite_bytes"] == pytest.approx(want["tflite_bytes"], rel=0.02), picked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "transformer"])
+def test_bytes_are_those_of_the_file(name, process):
+    one = Offered(name, process)
+    plain = draft(one.model, process=process)
+    tables = cost_tables(one.graph, one.parts, plain)
+    assert totals(tables, dict.fromkeys((part.name for part in one.parts), 0))["tflite_bytes"] == pytest.approx(
+        len(plain[0])
+    )
+    rng, errors = np.random.default_rng(3), []
+    for _ in range(6):
+        picked = one.drawn(rng)
+        model, layers = one.assembled(picked)
+        size = len(draft(model, recipe=Recipe(precision="int8", layers=layers), process=process)[0])
+        errors.append(totals(tables, picked)["tflite_bytes"] / size - 1)
+    # Files of some 10 kB: all that is not weights is a large share of them.
+    assert np.median(np.abs(errors)) < 0.02 and np.max(np.abs(errors)) < 0.05, errors
+
+
+def test_the_tables_of_a_file_are_nearly_all_that_is_not_constants(process):
+    content, layers = draft(zoo.randomise(zoo.conv_bn()), process=process)
+    found = bytes_by_operator(content, layers)
+    model = flatbuffer.read(content)
+    assert [op for op, _ in found] == flatbuffer.operators(model, layers)
+    assert all(40 < size < 600 for _, size in found)
+    data = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    assert 0.5 * (len(content) - data) < sum(size for _, size in found) < len(content) - data
+
+
+def test_tables_that_do_not_fit_themselves():
+    with pytest.raises(ArgumentError, match="must have an axis for each of its 1 parts"):
+        CostTable("dense", ("a",), {"macs": np.zeros((2, 2))})
+    with pytest.raises(ArgumentError, match="must name each part once"):
+        CostTable("dense", ("a", "a"), {"macs": np.zeros((2, 2))})

@@ -1,0 +1,245 @@
+"""`cost_tables`: what each call of a model costs, by the alternatives that it depends on; no model per choice is made.
+
+Multiply-accumulates and parameters are those of the assembled model; bytes those of its int8 file, but for what the
+tables of a file take, which is estimated and brought into line with the plain int8 file; memory is that of a runtime
+that runs one operation after another.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from tfstruct.analyze.counts import axis_sizes
+from tfstruct.analyze.tflite_size import FILE, TENSOR, ZERO_POINT
+from tfstruct.compression.alternatives.alternative import Part
+from tfstruct.compression.alternatives.by_path import ByPath, alone
+from tfstruct.compression.alternatives.cost_table import MEMORY, CostTable
+from tfstruct.compression.alternatives.sums import Sum, total
+from tfstruct.compression.alternatives.variants import COUNTED, Change, Counted, Variant, sorted_out, variants_of
+from tfstruct.convert.table_bytes import bytes_by_operator
+from tfstruct.graph import Call, Channels, Graph
+from tfstruct.precisions import PRECISIONS
+
+_LEAST, _MOST = 0.2, 1.5  # of the estimate of a file's tables, that the plain file says
+_INT8 = 8  # bits of a kernel's weights in the plain file
+_JOINT = 2  # parts that a width may depend on to be compared with another
+_SMALL = 0.005  # share of the file below which zero points need not be exact
+
+
+def cost_tables(
+    graph: Graph,
+    parts: Sequence[Part],
+    plain: tuple[bytes, Mapping[str, tuple[str, ...]]] | None = None,
+    variants: Sequence[Variant] | None = None,
+) -> tuple[CostTable, ...]:
+    """Tables of `macs`, `params`, `tflite_bytes` and `memory@...` of a model, by the alternatives of its parts.
+
+    Args:
+        graph: of the model.
+        parts: what may be decided, see `offered.parts_of`.
+        plain: its int8 file, and tensor -> Keras layers, as `convert.draft` gives them, which say what the tables of
+            the file take; without it the bytes are an upper bound.
+        variants: from `variants_of`, where they are known.
+
+    Returns:
+        The tables; `cost_table.totals` of them are the figures of a choice.
+
+    Example:
+        >>> from tfstruct.compression.alternatives.cost_table import totals
+        >>> from tfstruct.compression.alternatives.cost_tables import cost_tables
+        >>> totals(cost_tables(tfstruct.graph.trace(model), []), {})["params"] == model.count_params()
+        True
+    """
+    found = list(variants_of(graph, parts)) if variants is None else list(variants)
+    plans = [ByPath(variant, parts) for variant in found]
+    by_path = {name: _over_variants(found, [plan.all(name) for plan in plans]) for name in COUNTED}
+    bytes_of = _added(
+        by_path["tflite_constants"],
+        _described(plans[0], by_path["tflite_tables"], plain),
+        _saved_by_bits(found, plans, parts),
+        {"zero points": _zero_points(plans[0], None if plain is None else len(plain[0]))},
+    )
+    known = sum(one.base for one in bytes_of.values())
+    whole = FILE + TENSOR * len(graph.body.inputs)
+    bytes_of["file"] = Sum.of(whole if plain is None else len(plain[0]) - known)
+    figures = {"macs": by_path["macs"], "params": by_path["params"], "tflite_bytes": bytes_of}
+    return (*_tables(figures), *_memory_tables(found, plans))
+
+
+def _described(plan: ByPath, estimated: Mapping[str, Sum], plain) -> dict[str, Sum]:
+    """What the tables of the file take by path: as in the plain file; of what is not in that, by the estimate and what
+    such layers take there."""
+    if plain is None:
+        return dict(estimated)
+    counted = plan.counted
+    measured: dict[str, float] = dict.fromkeys(counted.calls, 0.0)
+    for op, size in bytes_by_operator(*plain):
+        path = next((path for layer in op.layers if (path := _call_of(layer, counted))), "")
+        if path:
+            measured[path] += size
+    base = {path: alone(counted, "tflite_tables", path).base for path in counted.calls}
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for path in measured:
+        for kind in (type(counted.calls[path][0].op).__name__, ""):
+            sums[kind][0] += measured[path]
+            sums[kind][1] += base[path]
+    found = {}
+    for path, value in estimated.items():
+        change = next((change for _, change in plan.changed(path) if path in change.counted.calls), None)
+        op = (counted if change is None else change.counted).calls[path][0].op
+        ours, theirs = next((one for one in (sums.get(type(op).__name__), sums[""]) if one and all(one)), (1.0, 1.0))
+        share = float(np.clip(ours / theirs, _LEAST, _MOST))
+        known = plan.gate(path) * (measured.get(path, 0.0) - share * base.get(path, 0.0))
+        found[path] = value * share + known
+    return found
+
+
+def _call_of(layer: str, counted: Counted) -> str:
+    """The path of the call that a layer of the file belongs to, or none."""
+    while layer and layer not in counted.calls:
+        layer = layer.rpartition("/")[0]
+    return layer
+
+
+def _over_variants(variants: Sequence[Variant], values: Sequence[Mapping[str, Sum]]) -> dict[str, Sum]:
+    """By path, over all positions: the value at the first, and what others differ from it."""
+    found = {}
+    for path in dict.fromkeys(itertools.chain(*values)):
+        first = values[0].get(path, Sum.of(0))
+        terms = [first]
+        for variant, own in zip(variants[1:], values[1:], strict=True):
+            difference = (own.get(path, Sum.of(0)) - first).reduced()
+            if difference.terms:
+                terms.append(variant.where * difference)
+        found[path] = total(terms)
+    return found
+
+
+def _added(*several: Mapping[str, Sum]) -> dict[str, Sum]:
+    paths = dict.fromkeys(itertools.chain(*several))
+    return {path: total(one[path] for one in several if path in one) for path in paths}
+
+
+def _saved_by_bits(variants: Sequence[Variant], plans: Sequence[ByPath], parts: Sequence[Part]) -> dict[str, Sum]:
+    """By path, what fewer bits of its kernels change; negative."""
+    found = {}
+    for part in sorted_out(parts)[1]:
+        shares = [0.0]
+        for one in part.alternatives[1:]:
+            bits = PRECISIONS[PRECISIONS[one.settings["precision"]].stored_as].weight_bits or _INT8
+            shares.append((bits - _INT8) / 8)
+        for path in part.layers:
+            kernels = _over_variants(variants, [{path: plan.figure("kernels", path)} for plan in plans])[path]
+            found[path] = Sum.by(part.name, shares) * kernels
+    return found
+
+
+def _zero_points(plan: ByPath, plain_bytes: int | None) -> Sum:
+    """Kernels of as many channels share a vector of them. Of those that are as wide at first, each is compared with the
+    one before it, where they are a noticeable share of the file; new ones with the first widths only."""
+    counted = plan.counted
+    every: dict[str, tuple[Sum, Sum]] = {}  # a width, and 1 where no kernel has it
+    for path in counted.calls:
+        for one in counted.widths(path):
+            reduced = one.reduced()
+            what = str([(parts, values.tolist()) for parts, values in sorted(reduced.terms.items())])
+            gone = every[what][1] if what in every else Sum.of(1)
+            if gone.terms and len(gone.parts) < _JOINT:
+                gone = (gone * (Sum.of(1) - plan.gate(path))).reduced()
+            every[what] = reduced, gone
+    alike: dict[float, list[Sum]] = defaultdict(list)
+    for one, gone in every.values():
+        alike[one.base].append((one * (Sum.of(1) - gone)).reduced())
+    exact = plain_bytes is None or ZERO_POINT * sum(alike) > _SMALL * plain_bytes
+    found = []
+    for sums in alike.values():
+        if not exact or any(len(one.parts) > _JOINT for one in sums):
+            found.append(total(sums) * (1 / len(sums)) if len(sums) > 1 else sums[0])
+            continue
+        found += sums
+        for one, other in itertools.pairwise(sums):
+            found.append(_where_equal(one, other) * -1.0)
+    for path in plan.paths:
+        for where, change in plan.changed(path) if path not in counted.calls else ():
+            new = [one for one in change.counted.widths(path) if one.base not in alike]
+            found.append(where * total(new) * plan.gate(path))
+    return total(found).reduced() * float(ZERO_POINT)
+
+
+def _where_equal(one: Sum, other: Sum) -> Sum:
+    """The value of both where they are equal, else 0."""
+    parts = tuple(sorted({*one.parts, *other.parts}))
+    spread = Sum.joint(parts, np.zeros([_size(part, one, other) for part in parts]))
+    a, b = (np.broadcast_to((own + spread).together(), spread.together().shape) for own in (one, other))
+    return Sum.joint(parts, np.where(a == b, a, 0.0))
+
+
+def _size(part: str, *sums: Sum) -> int:
+    for one in sums:
+        for parts, values in one.terms.items():
+            if part in parts:
+                return values.shape[parts.index(part)]
+    return 1
+
+
+def _tables(figures: Mapping[str, Mapping[str, Sum]]) -> Iterable[CostTable]:
+    """Of each path a table for each set of parts that it depends on."""
+    for path in dict.fromkeys(itertools.chain(*figures.values())):
+        by_parts: dict[tuple[str, ...], dict[str, np.ndarray]] = defaultdict(dict)
+        for name, values in figures.items():
+            if path in values:
+                for parts, array in values[path].reduced().terms.items():
+                    by_parts[parts][name] = array
+        for parts, own in by_parts.items():
+            yield CostTable(path, parts, own)
+
+
+def _memory_tables(variants: Sequence[Variant], plans: Sequence[ByPath]) -> Iterable[CostTable]:
+    by_parts: dict[tuple[str, ...], dict[str, np.ndarray]] = defaultdict(dict)
+    for number, (variant, plan) in enumerate(zip(variants, plans, strict=True)):
+        for t, live in enumerate(_moments(variant.counted, plan)):
+            for parts, array in (variant.where * live).reduced().terms.items():
+                by_parts[parts][f"{MEMORY}{number}.{t}"] = array
+    for parts, own in by_parts.items():
+        yield CostTable("activations", parts, own)
+
+
+def _moments(counted: Counted, plan: ByPath) -> list[Sum]:
+    """Live bytes during each call, one byte an element."""
+    calls, memory = counted.graph.calls, counted.costs.memory
+    live: list[list[Sum]] = [[Sum.of(value)] for value in memory.inside]
+    for born, dies, factor, labels in memory.storages():
+        # What a dropped block makes is not there, but for its result, which its shortcut is from then on.
+        size = counted.counts.product(factor, labels) * plan.gate(calls[born].path, calls[dies].path)
+        for t in range(born, dies + 1):
+            live[t].append(size * plan.gate(calls[born].path, calls[t].path))
+    for t, call in enumerate(calls):
+        live[t] += [where * _within(counted, call, change) for where, change in plan.changed(call.path)]
+    return [total(own).reduced() for own in live]
+
+
+def _within(counted: Counted, call: Call, change: Change) -> Sum:
+    """What the steps that a layer was replaced by need at their worst moment beyond its input and output."""
+    steps = [path for path in change.made if change.home.get(path, path) == call.path]
+    if len(steps) < 2:
+        return Sum.of(0)
+    own = change.counted
+    between = [_elements(own, own.calls[path][0].outputs[0]) for path in steps[:-1]]
+    read, made = (_elements(counted, tensor) for tensor in (call.input, call.outputs[0]))
+    later = any(
+        tensor.key == call.input.key for other in counted.graph.calls if other is not call for tensor in other.inputs
+    )
+    stays = read if later else Sum.of(0)
+    moments = [read + between[0], *(stays + a + b for a, b in itertools.pairwise(between)), stays + between[-1] + made]
+    parts = tuple(sorted({part for one in (*moments, read, made) for part in one.parts}))
+    shape = [_size(part, *moments, read, made) for part in parts]
+    zero = Sum.joint(parts, np.zeros(shape))
+    most = np.max([np.broadcast_to((one + zero).together(), shape) for one in moments], axis=0)
+    return Sum.joint(parts, most) - read - made
+
+
+def _elements(counted: Counted, tensor: Channels) -> Sum:
+    factor, held = axis_sizes(tensor.shape[1:], tensor.axes[1:])
+    return counted.counts.product(np.nan if factor is None else factor * tensor.per_sample, held)
