@@ -144,3 +144,43 @@ def test_the_choice_that_leaves_most_after_a_short_training_goes_on(monkeypatch,
     assert f"choice {best + 1} is best after 1 epoch" in found.decisions[0].reason
     assert [name for _, name in carried] == ["tried-0", "tried-1"]
     assert all(sum(step.epochs for step in strategy) == 1 for strategy, _ in carried)
+
+
+@pytest.mark.slow
+def test_from_a_task_to_a_model_within_its_budget(process, tmp_path, monkeypatch):
+    import keras
+
+    from tfstruct.compression import Settings, Task, carry_out
+    from tfstruct.compression.alternatives.choosing import measured_strategy
+
+    monkeypatch.undo()  # drafts are measured
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Conv2D(32, 3, padding="same", activation="relu", name="two")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="gap")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax", name="head")(x))
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    images = (rng.normal(size=(400, 8, 8, 3)) + y[:, None, None, None]).astype("float32")
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(images, y, epochs=5, verbose=0)
+    data = (images[:300], y[:300]), (images[300:], y[300:])
+
+    def chosen():
+        task = Task(
+            model, *data, "macs=50%,tflite_bytes=80%", settings=Settings(epochs=2), workdir=tmp_path, process=process
+        )
+        with task:
+            found = measured_strategy(task, steps=4, tried=2)
+            return found, carry_out(task, found.steps, task.folder.inner("made")), task.limits
+
+    found, made, limits = chosen()
+    assert not limits.misses(made.candidate)
+    assert found.choice.figures["macs"] == pytest.approx(made.candidate.macs, rel=0.01)
+    assert found.choice.figures["tflite_bytes"] == pytest.approx(made.candidate.tflite_bytes, rel=0.1)
+    again, same, _ = chosen()  # all of it is read from the folder
+    assert again.steps == found.steps
+    for one, other in zip(made.model.get_weights(), same.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

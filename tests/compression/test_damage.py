@@ -117,6 +117,17 @@ def test_training_on_what_the_original_makes_loses_less(task, parts, untaught, t
     np.testing.assert_array_equal(again, image_model().get_layer("inner").kernel.numpy())  # the original stays
 
 
+def test_kernels_are_rounded_after_the_training_where_both_are_tried(task, parts, tmp_path):
+    form, bits = (next(part for part in parts if part.name == name) for name in ("form of inner", "bits of outer"))
+    on_the_same = Part.of("bits of inner", "quantize", [Alternative("4 bits", {"layer": "inner", "precision": "int4"})],
+                          ["inner"])  # fmt: skip
+    found = measure_damages(task, [form, bits, on_the_same], steps=60, pairs=1, folder=WorkingFolder(tmp_path))
+    ((ends, beyond),) = found.pairs.items()
+    assert ends == (("form of inner", 1), ("bits of inner", 1))
+    together = beyond + found.parts["form of inner"][1] + found.parts["bits of inner"][1]
+    assert together < 3 * (found.parts["form of inner"][1] + found.parts["bits of inner"][1])
+
+
 class Killed(Exception):
     pass
 

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.alternatives.cost_table import CostTable
-from tfstruct.compression.alternatives.damage import At, Damages
-from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
+from tfstruct.compression.alternatives.cost_tables import cost_tables
+from tfstruct.compression.alternatives.damage import At, Damages, measure_damages
+from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
 from tfstruct.compression.alternatives.solver import Choice, choose, unit_of
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
@@ -75,6 +76,7 @@ def choose_strategies(
     known = {name for table in tables for name in table.figures} | {"peak_memory"}
     unknown = tuple(name for name in limits if name not in known)
     limits = {name: value for name, value in limits.items() if name in known}
+    missing = [Decision("auto", False, f"{', '.join(unknown)} cannot be predicted: what is chosen may miss it")]
     out = {*excluded, *damages.failed}
     for _ in range(_DRAFTS):
         best = choose(
@@ -86,10 +88,43 @@ def choose_strategies(
             break
         limits = {name: limits[name] * min(_MARGIN / factors.get(name, _MARGIN), 1.0) for name in limits}
     made = [_chosen(task, parts, damages, one, limits) for one in (best, *best.runners_up)]
-    if unknown:
-        why = f"{', '.join(unknown)} cannot be predicted: what is chosen may miss it"
-        made = [dataclasses.replace(one, decisions=(*one.decisions, Decision("auto", False, why))) for one in made]
+    notes = missing if unknown else []
+    if factors:
+        said = ", ".join(f"{name} by {factor - 1:.1%}" for name, factor in factors.items())
+        notes.append(Decision("auto", False, f"the file of an untrained draft exceeds its limits: {said}"))
+    made = [dataclasses.replace(one, decisions=(*one.decisions, *notes)) for one in made]
     return tuple(made)
+
+
+def measured_strategy(
+    task: Task,
+    *,
+    steps: int = 100,
+    tried: int = 3,
+    fixed: Mapping[str, int] | None = None,
+    excluded: Collection[At] = (),
+) -> Chosen:
+    """A strategy from measurements: what each alternative of each part costs and loses, chosen within all limits
+    together by an integer program, the best few trained for an epoch. What has been measured is in the working folder.
+
+    Args:
+        task: what has to be done.
+        steps: of training of each alternative; 0: none.
+        tried: choices that are trained for an epoch, of which the best is taken; 1: none is.
+        fixed: part -> the alternative that is given.
+        excluded: alternatives that may not be picked.
+
+    Raises:
+        BudgetError: no choice meets the limits.
+        ModelError: too few samples to hold some out.
+    """
+    parts = parts_of(task)
+    task.progress.stage("count what alternatives cost")
+    tables = cost_tables(task.graph, parts, draft(task.model, process=task.process))
+    damages = measure_damages(task, parts, steps=steps)
+    task.progress.stage("choose")
+    chosen = choose_strategies(task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried)
+    return best_of(task, chosen)[0]
 
 
 def picked_of(parts: Sequence[Part], choice: Choice) -> dict[Part, Alternative]:

@@ -19,6 +19,7 @@ from tfstruct.compression.alternatives.distances import Distance, distance_of, s
 from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
 from tfstruct.compression.alternatives.regions import Region, region_model, region_of, whole_model
 from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -31,7 +32,7 @@ _STORED = 4 << 30  # bytes of recorded values: of large models fewer samples are
 _FEWEST = 32
 _JUDGED = 256  # samples at a time
 _RATE = 1e-3
-_UNTAUGHT = ("quantize",)  # rounded kernels would leave their grid
+_UNTAUGHT = ("quantize",)  # kinds whose edit comes after the training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,25 +174,31 @@ class _Work:
         region = self._regions[job]
         keras.utils.set_random_seed(self._task.settings.seed + seed)
         try:
-            made = self._edited(job, region)
+            *edits, rounding = self._edits(job)
+            made = edited(region_model(self._graph, region), edits)
             if not region.whole and _shapes(made.outputs) != _shapes(region.outputs):
                 region = self._whole  # what it changes is seen outside
-                made = self._edited(job, region)
+                made = edited(region_model(self._graph, region), edits)
+            self._recalibrate(made, region)
+            if self._steps and edits:
+                self._teach(made, region, seed)
+            if rounding is not None:
+                made = rounding.edit(made)
+                self._recalibrate(made, region)
         except (ModelError, PlanError) as refused:
             return region, None, None, str(refused).splitlines()[0]
-        self._recalibrate(made, region)
-        if self._steps and not any(self._parts[name].kind in _UNTAUGHT for name, _ in job):
-            self._teach(made, region, seed)
         loss, error = self._judged(made, region)
         if not math.isfinite(loss):
             return region, None, None, "what it makes are no finite numbers"
         return region, loss, error, ""
 
-    def _edited(self, job, region: Region) -> keras.Model:
-        model = region_model(self._graph, region)
-        for step in steps_of({self._parts[name]: self._parts[name].alternatives[place] for name, place in job}):
-            model = step.edit(model)
-        return model
+    def _edits(self, job) -> list[Step | None]:
+        """The steps of some alternatives, and last the one that rounds kernels, or None: rounded kernels would leave
+        their grid in training."""
+        steps = steps_of({self._parts[name]: self._parts[name].alternatives[place] for name, place in job})
+        edits: list[Step | None] = [step for step in steps if step.kind not in _UNTAUGHT]
+        rounding: list[Step | None] = [step for step in steps if step.kind in _UNTAUGHT]
+        return [*edits, *(rounding or [None])]
 
     @functools.cached_property
     def _train(self) -> Activations:
@@ -273,6 +280,14 @@ class _Work:
                 totals[i] += float(tf.reduce_sum(summed(distances, [found[id(x)] for x in tensors], ours)))
         loss, error = totals / len(held)
         return max(float(loss), 0.0), float(error)
+
+
+def edited(model: keras.Model, steps: Sequence[Step | None]) -> keras.Model:
+    """A model after the edits of some steps, untrained."""
+    for step in steps:
+        if step is not None:
+            model = step.edit(model)
+    return model
 
 
 def _shapes(tensors) -> list[tuple]:
