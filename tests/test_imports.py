@@ -93,6 +93,7 @@ ALLOWED = {
         "convert",
         "augment",
         "distill",
+        "tflite_operators",
         "untrusted",
     },
     "demo": set(),

@@ -27,6 +27,7 @@ From the bottom up:
 - `alternatives/sums.py`, `alternatives/label_counts.py`: figures as sums over alternatives; channels that stay
 - `alternatives/variants.py`, `alternatives/by_path.py`, `alternatives/cost_tables.py`: a model and what its parts make
   of its calls; figures by path; bytes, work and memory as tables by the alternatives that they depend on
+- `alternatives/kernel_calls.py`, `alternatives/latency_tables.py`: the operator that a layer becomes; latency likewise
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,

@@ -160,8 +160,6 @@ class KernelOperator:
             if self.dtype != "float32":
                 graph.tensors[bias].quantization = _quantized([_SCALE * _KERNEL_SCALE] * self.scales, 0)
             places.append(bias)
-        elif self.name != "TRANSPOSE_CONV":
-            places.append(-1)
         kind, options = _options(self.name)
         for field, value in self.options:
             setattr(options, field, value)

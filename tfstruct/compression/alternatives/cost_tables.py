@@ -76,7 +76,7 @@ def _described(plan: ByPath, estimated: Mapping[str, Sum], plain) -> dict[str, S
     counted = plan.counted
     measured: dict[str, float] = dict.fromkeys(counted.calls, 0.0)
     for op, size in bytes_by_operator(*plain):
-        path = next((path for layer in op.layers if (path := _call_of(layer, counted))), "")
+        path = next((path for layer in op.layers if (path := counted.path_of(layer))), "")
         if path:
             measured[path] += size
     base = {path: alone(counted, "tflite_tables", path).base for path in counted.calls}
@@ -94,13 +94,6 @@ def _described(plan: ByPath, estimated: Mapping[str, Sum], plain) -> dict[str, S
         known = plan.gate(path) * (measured.get(path, 0.0) - share * base.get(path, 0.0))
         found[path] = value * share + known
     return found
-
-
-def _call_of(layer: str, counted: Counted) -> str:
-    """The path of the call that a layer of the file belongs to, or none."""
-    while layer and layer not in counted.calls:
-        layer = layer.rpartition("/")[0]
-    return layer
 
 
 def _over_variants(variants: Sequence[Variant], values: Sequence[Mapping[str, Sum]]) -> dict[str, Sum]:

@@ -62,6 +62,12 @@ class Counted:
         """All that are counted."""
         return {name: self.figure(name, path) for name in COUNTED}
 
+    def path_of(self, layer: str) -> str:
+        """The path of the call that a layer belongs to, which may be one inside of another; empty if there is none."""
+        while layer and layer not in self.calls:
+            layer = layer.rpartition("/")[0]
+        return layer
+
     def widths(self, path: str) -> list[Sum]:
         """The output channels of each kernel of a path."""
         return [self.counts.product(factor, labels) for factor, labels in self._monomials["widths"][path]]
