@@ -153,6 +153,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(task, parts, tmp_path, monkeyp
         for name, losses in whole.parts.items():
             np.testing.assert_allclose(again.parts[name], losses, rtol=1e-5)
         assert again.pairs.keys() == whole.pairs.keys()
+    assert {path.suffix for path in folder.path.iterdir()} == {".json"}  # recorded values are gone
     calls = []
     monkeypatch.setattr(damage._Work, "_measured", lambda *args: calls.append(args))
     measure_damages(task, some, steps=2, pairs=1, folder=folder)

@@ -54,5 +54,9 @@ def test_widths_of_frozen_layers_stay():
     assert dict(done.skipped) == {"two": "frozen (trainable=False): frozen"}
     asked = PruneChannels(widths={"two": 4}, epochs=0, frozen=True).run(work(model()))
     assert asked.model.get_layer("two").units == 4 and not asked.skipped
+    # An earlier step may have left fewer.
+    done = PruneChannels(widths={"one": 20, "last": 6}, epochs=0).run(work(model()))
+    assert done.skipped == [("one", "it has 12 channels; 20 may stay")]
+    assert done.model.get_layer("one").units == 12 and done.model.get_layer("last").units == 6
     with pytest.raises(RecipeError, match="takes `budget` or `widths`"):
         PruneChannels(budget=0.5, widths={"one": 5})

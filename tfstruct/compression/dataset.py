@@ -42,7 +42,8 @@ class Examples:
         return len(self.inputs[0]) if self.rows is None else len(self.rows)
 
     def __str__(self) -> str:
-        return f"{len(self):,} samples ({self.source})"
+        held = "" if self.rows is None else f", {len(self.inputs[0]) - len(self):,} more held out to judge by"
+        return f"{len(self):,} samples ({self.source}){held}"
 
     @property
     def x(self):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -31,6 +32,7 @@ _SAMPLES = 1024  # of the training data, that alternatives are taught on
 _STORED = 4 << 30  # bytes of recorded values: of large models fewer samples are taken
 _FEWEST = 32
 _JUDGED = 256  # samples at a time
+_RECORDED = ("taught on", "judged on")  # folders of recorded values that do not fit into memory
 _RATE = 1e-3
 _UNTAUGHT = ("quantize",)  # kinds whose edit comes after the training
 
@@ -98,9 +100,12 @@ def measure_damages(
     task.progress.stage("measure alternatives")
     task.progress.expect(len(jobs))
     found: dict[tuple[At, ...], dict] = {}
-    for job in jobs:
-        found[job] = work.result(job)
-        task.progress.step()
+    try:
+        for job in jobs:
+            found[job] = work.result(job)
+            task.progress.step()
+    finally:
+        work.close()
     return _summary(parts, found, steps, len(task.held_out))
 
 
@@ -149,6 +154,13 @@ class _Work:
             self._regions[job] = regions.setdefault(frozenset(id(call) for call in region.calls), region)
         self._variances: dict[int, float] = {}
         self._tails = {id(region): Tail(task.graph, region) for region in regions.values() if not region.whole}
+
+    def close(self) -> None:
+        """Removes the recorded values, which may be gigabytes; results stay."""
+        for name in ("_train", "_held_out"):
+            vars(self).pop(name, None)
+        for name in _RECORDED:
+            shutil.rmtree(self._folder.path / name, ignore_errors=True)
 
     def result(self, job: tuple[At, ...]) -> dict:
         """What was measured of some alternatives together, now or by an earlier call."""
@@ -203,14 +215,14 @@ class _Work:
     @functools.cached_property
     def _train(self) -> Activations:
         ends = [x for region in [self._whole, *self._regions.values()] for x in (*region.inputs, *region.outputs)]
-        return self._recorded(self._task.train, self._samples, ends, "taught on")
+        return self._recorded(self._task.train, self._samples, ends, _RECORDED[0])
 
     @functools.cached_property
     def _held_out(self) -> Activations:
         read = [x for region in [self._whole, *self._regions.values()] for x in (*region.inputs, *region.outputs)]
         read += [x for tail in self._tails.values() for x in tail.side]
         examples = self._task.held_out.examples
-        return self._recorded(examples, len(examples), read, "judged on")
+        return self._recorded(examples, len(examples), read, _RECORDED[1])
 
     def _recorded(self, data, samples: int, tensors, name: str) -> Activations:
         entries = sum(math.prod(n or 1 for n in x.shape[1:]) for x in {id(x): x for x in tensors}.values())

@@ -32,5 +32,10 @@ def conflicts_of(parts: Sequence[Part]) -> tuple[Conflict, ...]:
         for block in parts if block.kind == "drop_blocks"
         for other in parts if other is not block
         for place, one in enumerate(other.alternatives)
-        if (layer := str(one.settings.get("layer", "")).partition(".")[0]) in block.layers
+        if (layer := _layer_of(one)) in block.layers or layer.rpartition(".")[0] in block.layers
     )  # fmt: skip
+
+
+def _layer_of(alternative: Alternative) -> str:
+    """The layer that it changes, or what of a layer (`attention.heads`); empty where it says none."""
+    return str(alternative.settings.get("layer", ""))

@@ -146,7 +146,7 @@ class PruneChannels(Step):
             if path is None:
                 continue
             others = [
-                Alternative(f"{width} {_called(path)}", {"layer": path, "width": width})
+                Alternative(f"{width} {_called(path, graph)}", {"layer": path, "width": width})
                 for width in _widths(len(graph.makes[path]), reachable_widths(graph, group, path, scores))
             ]
             if others:
@@ -212,8 +212,11 @@ class PruneChannels(Step):
         left = {} if self.frozen else frozen_makers(trace(context.model))
         options = self._options(context)
         if self.widths:
+            makes = trace(context.model).makes
             free = {path: width for path, width in self.widths.items() if path not in left}
             left = {path: why for path, why in left.items() if path in self.widths}
+            for path in [path for path, width in free.items() if path in makes and len(makes[path]) <= width]:
+                left[path] = f"it has {len(makes[path])} channels; {free.pop(path)} may stay"
             options |= {"widths": free, "exclude": ()}
         else:
             options |= {"budget": self.budget, "exclude": (*self.exclude, *left)}
@@ -250,6 +253,7 @@ def _widths(whole: int, reachable: Collection[int]) -> list[int]:
     return sorted(found, reverse=True)
 
 
-def _called(path: str) -> str:
+def _called(path: str, graph: Graph) -> str:
     """What is counted: `attention.heads` makes heads."""
-    return path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "channels"
+    layer, _, what = path.rpartition(".")
+    return what if any(call.path == layer for call in graph.calls) else "channels"
