@@ -15,6 +15,7 @@ from tfstruct.callbacks.cluster_report import SharedWeight
 from tfstruct.callbacks.probe import Figures, LayerFigures
 from tfstruct.callbacks.sparsity_report import SparseWeight
 from tfstruct.compression import SearchReport, Trial
+from tfstruct.compression.alternatives.front import Front, FrontPoint
 from tfstruct.convert.agreement import Agreement
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, Estimated, OperatorLatency
@@ -231,6 +232,16 @@ EXAMPLES = {
         12.5,
         (Estimated("CONV_2D", (name,), *TIMED, 12.5, "measured"), Estimated("ELU", (name,), *TIMED, None, "no")),
         (name,),
+    ),
+    "Front": lambda name: Front(
+        "tflite_bytes",
+        "loss",
+        2000.0,
+        (
+            FrontPoint(1000.0, {"tflite_bytes": 990.0}, 0.2, 0.1, {f"width of {name}": "3 channels"}),
+            FrontPoint(2000.0, {"tflite_bytes": 2000.0}, 0.0, 0.0, {}),
+        ),
+        {"latency_us": 20.0},
     ),
     "GradientNoise": lambda name: analyze.GradientNoise(math.inf, 1.0, -0.5, math.nan, 64, 8),
     "GroupReport": groups,

@@ -30,6 +30,7 @@ From the bottom up:
 - `alternatives/kernel_calls.py`, `alternatives/latency_tables.py`: the operator that a layer becomes; latency likewise
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
+- `alternatives/front.py`: the choices of least damage over all values of one limit, as a report
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,
   alone in its region, taught by the original
 - `alternatives/choosing.py`: the choices of least damage as strategies, drafted, tried, with reasons

@@ -109,6 +109,32 @@ def choose(
     return dataclasses.replace(best, runners_up=tuple(others), prices=known)
 
 
+def least_of(
+    parts: Sequence[Part],
+    tables: Iterable[CostTable],
+    name: str,
+    *,
+    conflicts: Iterable[Conflict] = (),
+    fixed: Mapping[str, int] | None = None,
+    excluded: Collection[At] = (),
+    seconds: float = _SECONDS,
+) -> float:
+    """The least that a figure of the tables can be, whatever is lost; arguments as in `choose`.
+
+    Raises:
+        ArgumentError: as `choose`; or what is fixed, excluded and in conflict leaves nothing.
+        BudgetError: time ran out before a choice was found.
+    """
+    nothing = {part.name: np.zeros(len(part.alternatives)) for part in parts}
+    apart = [(one.one, one.other) for one in conflicts]
+    tables, limits = tuple(tables), {name: 1.0}
+    problem = _Problem(parts, tables, nothing, {}, apart, fixed or {}, excluded, limits, seconds)
+    found = problem.program.least(limits, seconds)
+    if found.picked is None:
+        raise problem.out_of_reach(limits)
+    return totals(tables, found.picked).get(name, 0.0)
+
+
 class _Problem:
     def __init__(self, parts, tables, damages, pairs, conflicts, fixed, excluded, limits, seconds):
         counts = {part.name: len(part.alternatives) for part in parts}
