@@ -1,5 +1,6 @@
 """From measured alternatives to strategies: the choice of least damage, drafted and tried, with its reasons."""
 
+import json
 import types
 
 import numpy as np
@@ -71,6 +72,7 @@ def test_the_least_damage_within_all_limits_first():
     assert prune.widths == {"conv": 12} and quantize.layers == {"big": "int4"}
     assert (optimize.epochs, prune.epochs, quantize.epochs) == (0, 17, 3)
     assert prune.reason == "width of conv: 12 channels (loses 0.02)"
+    assert choosing.Chosen.from_dict(json.loads(json.dumps(found[0].to_dict()))) == found[0]
     said = {(one.kind, one.taken): one.reason for one in found[0].decisions}
     assert "least predicted loss, 0.07, measured on 50 held-out samples after 100 steps" in said["auto", True]
     assert "macs 220 of 230" in said["auto", True] and "1 kB more of tflite_bytes" in said["auto", True]

@@ -7,8 +7,11 @@ from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.alternatives.cost_table import CostTable
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.damage import At, Damages, measure_damages
+from tfstruct.compression.alternatives.latency_tables import latency_tables
 from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
+from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes
 from tfstruct.compression.alternatives.solver import Choice, choose, unit_of
+from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.sizing import graph_limits, size_limit
@@ -21,6 +24,7 @@ from tfstruct.convert.recipe import Recipe
 
 _ROUNDING = 0.15  # of all epochs: for the rounding of the file, one at least
 _DRAFTS = 4  # choices whose file is drafted until one is within the limits
+_CHOICES = "choices.json"
 _MARGIN = 0.98  # of a limit that is planned for where a draft has exceeded it
 
 
@@ -37,6 +41,30 @@ class Chosen:
     choice: Choice
     steps: tuple[Step, ...]
     decisions: tuple[Decision, ...]
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        steps = [step.to_dict() for step in self.steps]
+        return {**dataclasses.asdict(self), "steps": steps}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Chosen":
+        choice = Choice(**{**data["choice"], "runners_up": [Choice(**one) for one in data["choice"]["runners_up"]]})
+        steps = tuple(Step.from_dict(step) for step in data["steps"])
+        return cls(choice, steps, tuple(Decision(**one) for one in data["decisions"]))
+
+
+def tables_of(task: Task, parts: Sequence[Part]) -> tuple[CostTable, ...]:
+    """What every choice costs in the figures that a task limits: the latency by a device's table where it has one, else
+    by times of operators on this machine."""
+    plain = draft(task.model, process=task.process)
+    variants = list(variants_of(task.graph, parts))
+    tables = cost_tables(task.graph, parts, plain, variants)
+    if "latency_us" not in task.limits.figures:
+        return tables
+    table = task.measure.table
+    times = OperatorTimes() if table is None else TableTimes(table)
+    return (*tables, *latency_tables(variants, parts, plain, times, task.measure.reference_us))
 
 
 def planned_limits(task: Task) -> dict[str, float]:
@@ -118,13 +146,18 @@ def measured_strategy(
         BudgetError: no choice meets the limits.
         ModelError: too few samples to hold some out.
     """
-    parts = parts_of(task)
-    task.progress.stage("count what alternatives cost")
-    tables = cost_tables(task.graph, parts, draft(task.model, process=task.process))
-    damages = measure_damages(task, parts, steps=steps)
-    task.progress.stage("choose")
-    chosen = choose_strategies(task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried)
-    return best_of(task, chosen)[0]
+    folder = task.folder.inner("alternatives")
+    stored = folder.read(_CHOICES)
+    if stored is None:  # measured latencies would choose otherwise the second time
+        parts = parts_of(task)
+        task.progress.stage("measure what alternatives cost")
+        tables = tables_of(task, parts)
+        damages = measure_damages(task, parts, steps=steps, folder=folder.inner("damages"))
+        task.progress.stage("choose")
+        found = choose_strategies(task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried)
+        stored = [one.to_dict() for one in found]
+        folder.write(_CHOICES, stored)
+    return best_of(task, [Chosen.from_dict(one) for one in stored])[0]
 
 
 def picked_of(parts: Sequence[Part], choice: Choice) -> dict[Part, Alternative]:
