@@ -4,7 +4,7 @@
 #
 #     tools/keras_versions.sh                     the tests of what is private of Keras, and of graph and callbacks
 #     tools/keras_versions.sh tests               the whole suite; any arguments of pytest
-#     KERAS=keras==3.13.0 tools/keras_versions.sh   another version alone; `oldest` and `newest` stand for those two
+#     KERAS=keras==3.14.1 tools/keras_versions.sh   another version alone; `oldest` and `newest` stand for those two
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- tests/test_keras_internals.py tests/graph tests/callbacks

@@ -47,7 +47,7 @@ class Mistakes:
         weight: what `WorstSample.weight` is: `"confidence"`, or `"mean error"` (of several outputs in their standard
             deviations).
         classes: how many there are; 0 where the model does not classify, or has several outputs.
-        original, result: of the original model and of the file (class, class said, how often), as far as it occurs.
+        original, result: of the original model and of the file (class, predicted class, how often), where it occurs.
         worst: the samples of the greatest weight, those first.
     """
 
@@ -63,7 +63,7 @@ class Mistakes:
         """Class -> the share of its samples that are recognized, of `original` or `result`."""
         found = {}
         for one in sorted({true for true, _, _ in pairs}):
-            row = {said: count for true, said, count in pairs if true == one}
+            row = {predicted: count for true, predicted, count in pairs if true == one}
             found[one] = row.get(one, 0) / sum(row.values())
         return found
 

@@ -147,9 +147,9 @@ def _draw_confusion(figure, report) -> None:
     place = {one: i for i, one in enumerate(chosen)}
     tables = [np.zeros((len(chosen), len(chosen)), int) for _ in range(2)]
     for counts, pairs in zip(tables, (known.original, known.result), strict=True):
-        for true, said, count in pairs:
-            if true in place and said in place:
-                counts[place[true], place[said]] = count
+        for true, predicted, count in pairs:
+            if true in place and predicted in place:
+                counts[place[true], place[predicted]] = count
     for axis, counts, name in zip(figure.subplots(2, 1), tables, ("original", "result"), strict=True):
         shares = np.ma.masked_equal(counts / np.maximum(counts.sum(1, keepdims=True), 1), 0.0)
         axis.pcolormesh(shares, cmap="Blues", vmin=-0.2, vmax=1.0)
@@ -163,16 +163,16 @@ def _draw_confusion(figure, report) -> None:
         axis.invert_yaxis()
         axis.set_aspect("equal")
         axis.set_title(name, fontsize=9)
-        axis.set(xlabel="class said", ylabel=f"class by {known.truth}")
+        axis.set(xlabel="predicted class", ylabel=f"class by {known.truth}")
 
 
 def _most_confused(known) -> list[int]:
     """All classes, or those with the most mistakes where there are many."""
     wrong = dict.fromkeys(range(known.classes), 0)
-    for true, said, count in (*known.original, *known.result):
-        if true != said:
+    for true, predicted, count in (*known.original, *known.result):
+        if true != predicted:
             wrong[true] += count
-            wrong[said] += count
+            wrong[predicted] += count
     return sorted(sorted(wrong, key=lambda one: (-wrong[one], one))[:_MOST_CLASSES])
 
 

@@ -82,7 +82,7 @@ class InPlaceReport(Report):
         return self.value == (other.value if isinstance(other, InPlaceReport) else other)
 
     def __hash__(self) -> int:
-        return hash((self.title, self.changes))
+        return hash(self.value)
 
     def __len__(self) -> int:
         return len(self.value)
