@@ -29,7 +29,7 @@ from tfstruct.surgery import recalibrate_batch_norm
 At = tuple[str, int]  # name of a part, place of one of its alternatives
 
 _SAMPLES = 1024  # of the training data, that alternatives are taught on
-_STORED = 4 << 30  # bytes of recorded values: of large models fewer samples are taken
+_STORED = 2 << 30  # bytes of recorded values: of large models fewer samples are taken
 _FEWEST = 32
 _JUDGED = 256  # samples at a time
 _RECORDED = ("taught on", "judged on")  # folders of recorded values that do not fit into memory
@@ -49,7 +49,7 @@ class Damages:
         pairs: two alternatives of different parts -> what they lose together beyond the sum of each alone.
         failed: part and alternative -> why it could not be made; its loss is that of the worst of all.
         steps: of training of each alternative.
-        samples: held-out samples that they were judged on.
+        samples: held-out samples that they were judged on; of large models fewer than are held out.
     """
 
     parts: Mapping[str, np.ndarray]
@@ -106,10 +106,10 @@ def measure_damages(
             task.progress.step()
     finally:
         work.close()
-    return _summary(parts, found, steps, len(task.held_out))
+    return _summary(parts, found, steps)
 
 
-def _summary(parts: Sequence[Part], found: Mapping[tuple[At, ...], dict], steps: int, samples: int) -> Damages:
+def _summary(parts: Sequence[Part], found: Mapping[tuple[At, ...], dict], steps: int) -> Damages:
     failed = {job[0]: result["why"] for job, result in found.items() if len(job) == 1 and result["why"]}
     worst = max((result["loss"] for result in found.values() if not result["why"]), default=0.0)
     losses = {part.name: np.zeros(len(part.alternatives)) for part in parts}
@@ -122,7 +122,8 @@ def _summary(parts: Sequence[Part], found: Mapping[tuple[At, ...], dict], steps:
         for job, result in found.items()
         if len(job) == 2 and not result["why"] and not failed.keys() & set(job)
     }
-    return Damages(losses, beyond, failed, steps, samples)
+    judged = max((result["samples"] for result in found.values()), default=0)
+    return Damages(losses, beyond, failed, steps, judged)
 
 
 def _pairs_to_try(parts: Sequence[Part], conflicts: Sequence[Conflict], count: int, seed: int) -> list[tuple[At, At]]:
@@ -170,6 +171,7 @@ class _Work:
             region, loss, error, why = self._measured(job, int(name[:7], 16))
             picked = {name: self._parts[name].alternatives[place].name for name, place in job}
             known = {"picked": picked, "region": region.name, "loss": loss, "error": error, "why": why}
+            known["samples"] = 0 if why else len(self._held_out)
             self._folder.write(name, known)
         return known
 
