@@ -239,10 +239,10 @@ def test_int4_of_an_operator_without_integer_kernel_is_an_error(process):
 
 
 def test_weights_without_a_kernel_in_the_precision_are_named(process):
-    model = zoo.build("embedding")
+    model = keras.Sequential([keras.Input((4, 4, 4, 2)), keras.layers.Conv3D(3, 3, name="volume")])
     with Converter(model, process=process) as converter:
         file = converter.convert(Recipe(precision="dynamic"))
-    assert any("GATHER (embed) in float32" in warning for warning in file.report.warnings)
+    assert any("CONV_3D (volume) in float32" in warning for warning in file.report.warnings)
 
 
 def test_models_of_every_training_setting(process, digits):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from keras import layers
 from sweeps import sweep
 
 import tfstruct
@@ -40,6 +41,37 @@ def test_activations_against_numpy():
     assert float(activation_scale(low, high)) == pytest.approx(float(scale))
     wide = fake_activation(x, low, high, bits=16)
     np.testing.assert_allclose(wide, np.clip(np.round(x / (3 / 32767)), -32767, 32767) * (3 / 32767), atol=1e-6)
+
+
+KERNELS = {
+    "conv": lambda: layers.Conv2D(8, 3, padding="same", name="conv"),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
+    "separable": lambda: layers.SeparableConv2D(8, 3, padding="same", name="separable"),
+    "transposed": lambda: layers.Conv2DTranspose(8, 3, padding="same", name="transposed"),
+    "dense": lambda: layers.Dense(8, name="dense"),
+}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_batch_norms_that_become_part_of_every_kind_of_kernel(fresh, process):
+    """Those that were never trained add zero, and leave no trace in the file."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
+    joined = [
+        layers.Add(name=f"{name}_sum")([x, layers.BatchNormalization()(kind()(x))]) for name, kind in KERNELS.items()
+    ]
+    model = keras.Model(inputs, joined, name="net")
+    if not fresh:
+        zoo.randomise(model)
+    images = zoo.sample_inputs(model, 16)
+    twin = tfstruct.quantize.calibrate(model, images)
+    assert "separable/pre_activation" in twin.ranges()
+    with Converter(twin, process=process) as converter:
+        made = converter.convert(Recipe()).predict(images)
+    for name, y in zip(model.output_names, twin.predict(images, verbose=0), strict=True):
+        low, high = twin.ranges()[name]
+        assert np.abs(made[name] - y).max() < 1.1 * (high - low) / 255, name
 
 
 @pytest.mark.parametrize("name", sweep(PLAIN, {"conv_bn", "depthwise", "concat", "nested", "shared"}))

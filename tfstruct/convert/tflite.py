@@ -297,9 +297,10 @@ class Converter(contextlib.AbstractContextManager):
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
                 kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
-            calls = trained.calls_by_path(self._opened(recipe).model)
+            opened_model = self._opened(recipe).model
+            calls, norms = trained.calls_by_path(opened_model), trained.folded_norms(opened_model)
             observed = {**ranges, **recast.ranges}
-            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, self._holders)
+            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, norms, self._holders)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         if recipe.quantizes_activations:
             reference, ranges, self._changes, lost = masks.bounded(reference, ranges, layers, recipe)

@@ -14,6 +14,7 @@ from tfstruct.graph import trace
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.graph_nodes import calls_of
+from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.twin import Twin
 from tfstruct.tflite_operators import traits_of
 
@@ -55,6 +56,7 @@ def by_tensor(
     observed: Mapping[str, Range],
     recipe: Recipe,
     calls: Callable[[str], int] = lambda path: 1,
+    norms: Mapping[str, str] = types.MappingProxyType({}),
     holders: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> dict[str, Range]:
     """(low, high) by tensor of a float file.
@@ -69,6 +71,8 @@ def by_tensor(
         given: layer path or input name -> (low, high); see `Recipe.ranges`.
         observed: tensor -> (low, high) from calibration.
         calls: how often the model calls the layer at a path; a shared layer's range goes to what each call makes.
+        norms: path of a layer -> that of the batch norm which becomes part of it. One that adds nothing leaves no
+            tensor of its name: what the layer makes is then its result.
         holders: of layers whose last tensor may be another one than their result, which became part of a later
             operator: the tensors that are their results.
 
@@ -83,6 +87,8 @@ def by_tensor(
     for name in made:
         if layers.get(name):
             by_layer.setdefault(layers[name][-1], []).append(name)
+    alone = {path: norm for path, norm in norms.items() if path in by_layer and norm not in by_layer}
+    given = {**{path: given[norm] for path, norm in alone.items() if norm in given}, **given}
     made_inside = {
         path: name
         for path, name in _made_inside(made, layers, given, calls).items()
@@ -137,6 +143,15 @@ def calls_by_path(model: keras.Model) -> Callable[[str], int]:
         return found.get(path, 1)
 
     return count
+
+
+def folded_norms(model: keras.Model) -> dict[str, str]:
+    """Path of a layer -> path of the batch norm that becomes part of it."""
+    try:
+        points = RoundingPoints(trace(model))
+    except ModelError:  # its `call` is its own
+        return {}
+    return {points.paths[key]: points.paths[id(norm)] for key, norm in points.folds.items() if norm is not None}
 
 
 def _made_inside(made, layers, given: Mapping[str, Range], calls) -> dict[str, str]:

@@ -171,17 +171,18 @@ class RoundingPoints:
         self.before: dict[int, RoundingPoint] = {}
         for call in graph.calls:
             key, name = id(call.op), activation_of(call.op)
-            if fused[key] or key in folding.ahead or self._ends_here(call, readers):
-                self.outputs[key] = None
+            self.outputs[key] = None
+            if key in folding.ahead or self._ends_here(call, readers):
                 continue
-            group = self._find(call.path)
-            fixed = function_traits(name).in_file.output_range
-            self.outputs[key] = RoundingPoint(call.path, group, fixed, key not in tied, name in ("relu", "relu6"))
             traits = traits_of(call.op)
-            own = traits.contracts or traits.kernel == "einsum"
+            own = (traits.contracts or traits.kernel == "einsum") and not fused[key]
             separable = traits.kernel == "separable" and name in (None, "relu", "relu6")
             if separable or (own and name not in (None, "relu", "relu6")):
                 self.before[key] = RoundingPoint(call.path, f"{call.path}/pre_activation", before=True)
+            if not fused[key]:
+                group = self._find(call.path)
+                fixed = function_traits(name).in_file.output_range
+                self.outputs[key] = RoundingPoint(call.path, group, fixed, key not in tied, name in ("relu", "relu6"))
         folded = {id(norm) for norm in self.folds.values() if norm is not None}
         self.products = {
             id(call.op): RoundingPoint(call.path, f"{call.path}/pre_activation", before=True)
