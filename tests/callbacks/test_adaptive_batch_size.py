@@ -286,8 +286,8 @@ def test_one_sample_for_each_replica(second_device):
     [
         ("Expected minimum <= initial <= maximum. Received: 8, 8 and 4", {"maximum": 4}),
         ("Expected minimum <= initial <= maximum. Received: 9, 8 and 16", {"minimum": 9}),
-        ("`minimum` must be an integer of at least 1. Received: 0", {"minimum": 0}),
-        ("`patience` must be an integer of at least 1. Received: 0", {"patience": 0}),
+        ("`minimum` must be a whole number, 1 or larger. Received: 0", {"minimum": 0}),
+        ("`patience` must be a whole number, 1 or larger. Received: 0", {"patience": 0}),
         ("`factor` must be above 1. Received: 1", {"factor": 1}),
         ("`learning_rate_rule` must be", {"learning_rate_rule": "square"}),
         ("`policy` must be 'plateau'", {"policy": "loss"}),

@@ -210,7 +210,7 @@ def test_report(tmp_path):
     [
         ("Expected 0 < `lowest` < `highest`. Received: -1 and 10.0", {"lowest": -1}),
         ("Expected 0 < `lowest` < `highest`. Received: 1e-07 and 1e-08", {"highest": 1e-8}),
-        ("`steps` must be an integer of at least 10. Received: 5", {"steps": 5}),
+        ("`steps` must be a whole number, 10 or larger. Received: 5", {"steps": 5}),
         ("`smoothing` must be in (0, 0.5). Received: 0", {"smoothing": 0}),
         ("`divergence` must be above 1. Received: 1", {"divergence": 1}),
         ("`suggest` must be 'steepest' or 'decade'. Received: 'valley'", {"suggest": "valley"}),

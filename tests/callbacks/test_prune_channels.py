@@ -370,7 +370,7 @@ def test_groups_that_shrink_would_keep_are_left_alone():
         ({"criterion": "size"}, ValueError, "`criterion` must be one of"),
         ({"criterion": "gradient"}, DataError, "looks at data"),
         ({"regularize": "l2"}, ValueError, "projection, group_lasso"),
-        ({"frequency": 0}, ValueError, "`frequency` must be a positive integer"),
+        ({"frequency": 0}, ValueError, "`frequency` must be a whole number, 1 or larger"),
         ({"strength": 0.0}, ValueError, "`strength` must be in"),
         ({"max_ratio": 2.0}, PlanError, "`max_ratio` must be in"),
         ({"scope": "layer"}, PlanError, "`scope` must be"),

@@ -110,7 +110,7 @@ def test_an_automatic_schedule_wants_validation():
         (lambda: Prune(0.5, regrow=0.1, data=data()), ValueError, "`regrow` needs a schedule with an end"),
         (lambda: Prune(0.5, regrow=1.0), ValueError, r"`regrow` must be in \[0, 1\). Received: 1.0"),
         (lambda: Prune(pattern="2:4", regrow=0.1), ValueError, "not with N:M"),
-        (lambda: Prune(0.5, frequency=0), ValueError, "`frequency` must be a positive integer. Received: 0"),
+        (lambda: Prune(0.5, frequency=0), ValueError, "`frequency` must be a whole number, 1 or larger. Received: 0"),
         (lambda: PolynomialRatio(0, 0.5, 10, 5), ValueError, "ends before it begins"),
     ],
 )

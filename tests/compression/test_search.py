@@ -241,7 +241,7 @@ def test_figures_of_the_report(found):
 
 
 def test_what_cannot_be_searched_is_said(tmp_path):
-    with pytest.raises(RecipeError, match=r"`trials` must be a whole number, 1 or more\. Received: 0"):
+    with pytest.raises(RecipeError, match=r"`trials` must be a whole number, 1 or larger\. Received: 0"):
         Search(trials=0)
     with pytest.raises(RecipeError, match="say how many workers"):
         Search(address="auto")

@@ -102,7 +102,7 @@ def test_bad_input():
     model = deep(1.0, depth=1)
     with pytest.raises(DataError, match="needs labels"):
         describe(model, X, loss="mse")
-    with pytest.raises(ValueError, match="`samples` must be a whole number above 0"):
+    with pytest.raises(ValueError, match="`samples` must be a whole number, 1 or larger"):
         describe(model, X, samples=0)
     with pytest.raises(DataError, match=r"expected shape \(32,\)"):
         describe(model, X[:, :3])

@@ -100,9 +100,9 @@ def test_bad_input():
         np.testing.assert_array_equal(a, b)  # an error leaves the model as it was
     with pytest.raises(DataError, match=r"expected shape \(8, 8, 2\)"):
         LSUV(model, np.zeros((4, 8, 8, 3)))
-    with pytest.raises(ValueError, match=r"`tolerance` must be in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"`tolerance` must be a number in \(0, 1\)"):
         LSUV(model, data(), tolerance=0)
-    with pytest.raises(ValueError, match="`samples` must be a whole number above 0"):
+    with pytest.raises(ValueError, match="`samples` must be a whole number, 1 or larger"):
         LSUV(model, data(), samples=0)
     model.trainable = False
     with pytest.raises(ModelError, match="`many` has no dense layer or convolution that can be trained"):

@@ -257,7 +257,7 @@ def dense():
         (lambda: TargetedDropout(dense(), 0.5, mode="row"), '"weight" or "unit"'),
         (lambda: TargetedDropout(kl.LSTM(2), 0.5), "Received: LSTM"),
         (lambda: ConcreteDropout(dense(), 0.0), "`rate` must be above 0"),
-        (lambda: ConcreteDropout(dense(), temperature=0), "`temperature` must be a finite number, above 0"),
+        (lambda: ConcreteDropout(dense(), temperature=0), "`temperature` must be a finite number above 0"),
         (lambda: ConcreteDropout(dense(), weight_regularizer=-1), "`weight_regularizer` must be .*0 or larger"),
         (lambda: VariationalDropout(dense(), -1.0), "`kl_weight` must be"),
         (lambda: VariationalDropout(kl.LSTM(2), 1.0), "Received: LSTM"),
@@ -275,7 +275,7 @@ def dense():
         (lambda: HardConcrete(0.1, axis=4).build((None, 2)), "no fixed number of channels"),
         (lambda: HardConcrete(0.1).inference_layer(), "no gates yet"),
         (lambda: MonteCarloDropout(1.2), "`rate` must be"),
-        (lambda: predict_distribution(None, None, passes=1), "`passes` must be 2 or larger"),
+        (lambda: predict_distribution(None, None, passes=1), "`passes` must be a whole number, 2 or larger"),
     ],
 )
 def test_bad_input(make, message):

@@ -305,11 +305,11 @@ def test_kerass_own_are_here():
 
 
 BAD = [
-    (lambda o, s: o.Momentum(-0.1), r"`learning_rate` must be 0 or larger.*-0.1"),
+    (lambda o, s: o.Momentum(-0.1), r"`learning_rate` must be a finite number, 0 or larger.*-0.1"),
     (lambda o, s: o.Momentum(beta=1), r"`beta` must be a number in \[0, 1\). Received: 1"),
     (lambda o, s: o.Adam(beta_1=1.0), r"`beta_1`.*1.0"),
     (lambda o, s: o.Adam(beta_2=1.0), r"`beta_2`.*1.0"),
-    (lambda o, s: o.Adam(epsilon=0.0), r"`epsilon` must be a finite number, above 0"),
+    (lambda o, s: o.Adam(epsilon=0.0), r"`epsilon` must be a finite number above 0"),
     (lambda o, s: o.Adam(float("nan")), r"`learning_rate`.*nan"),
     (lambda o, s: o.ProximalSGD("l1"), r"`penalty` must be an object of tfstruct.optimizers.proximal"),
     (lambda o, s: o.ProximalSGD([]), r"`penalty` must be an object"),
@@ -318,12 +318,12 @@ BAD = [
     (lambda o, s: o.proximal.L1(-1.0), r"`strength` must be a finite number, 0 or larger. Received: -1.0"),
     (lambda o, s: o.proximal.L1(variables="kernel"), r"must be a list"),
     (lambda o, s: o.proximal.NM(4, 4), r"`n` must be below `m`"),
-    (lambda o, s: o.Lookahead(s, sync_period=0), r"`sync_period` must be an integer, 1 or larger"),
+    (lambda o, s: o.Lookahead(s, sync_period=0), r"`sync_period` must be a whole number, 1 or larger"),
     (lambda o, s: o.Lookahead(s, slow_step=1.5), r"`slow_step` must be in \(0, 1\]"),
     (lambda o, s: o.Lookahead(s, weight_decay=0.1), r"weight_decay. Give it to the inner optimizer"),
     (lambda o, s: o.Lookahead(keras.optimizers.LossScaleOptimizer(s)), r"goes around the others"),
     (lambda o, s: o.Lookahead("nonsense"), r"nonsense"),
-    (lambda o, s: o.SharpnessAware(s, rho=0), r"`rho` must be a finite number, above 0"),
+    (lambda o, s: o.SharpnessAware(s, rho=0), r"`rho` must be a finite number above 0"),
     (lambda o, s: o.GradientCentralization(s, exclude="norm"), r"must be a list"),
     (lambda o, s: o.StructuredSparse(s, "model"), r"Expected a keras.Model. Received: the path"),
 ]

@@ -158,5 +158,5 @@ def test_targets_out_of_reach(target):
 def test_phases_without_steps():
     with pytest.raises(ValueError, match=r"`pruning_steps` must be at least `periods`. Received: 5 and 10."):
         optimizers.StructuredSparse(SGD(0.1), network(), pruning_steps=5)
-    with pytest.raises(ValueError, match=r"`warmup_steps` must be an integer, 0 or larger. Received: -1."):
+    with pytest.raises(ValueError, match=r"`warmup_steps` must be a whole number, 0 or larger. Received: -1."):
         optimizers.StructuredSparse(SGD(0.1), network(), warmup_steps=-1)

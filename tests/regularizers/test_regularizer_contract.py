@@ -258,7 +258,7 @@ def test_no_retracing():
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf"), "much", True, None])
 @pytest.mark.parametrize("name", ["GroupLasso", "BatchNormScale", "Orthogonal", "HoyerSquare", "Entropy"])
 def test_bad_strength(name, strength):
-    with pytest.raises(ValueError, match=r"`strength` must be a finite number of at least 0\. Received: "):
+    with pytest.raises(ValueError, match=r"`strength` must be a finite number, 0 or larger\. Received: "):
         getattr(regularizers, name)(strength)
 
 

@@ -228,22 +228,24 @@ def test_plot_has_the_arguments_of_all_pictures(tmp_path):
 
 
 BAD = {
-    "`initial_learning_rate` must be a positive number. Received: -0.1": lambda: schedules.StepDecay(-0.1, 10),
-    "`steps` must be an integer of at least 1. Received: 0": lambda: schedules.StepDecay(0.1, 0),
+    "`initial_learning_rate` must be a finite number above 0. Received: -0.1": lambda: schedules.StepDecay(-0.1, 10),
+    "`steps` must be a whole number, 1 or larger. Received: 0": lambda: schedules.StepDecay(0.1, 0),
     "`steps` must be steps in rising order. Received: [5, 5]": lambda: schedules.StepDecay(0.1, [5, 5]),
     "`factor` must be in (0, 1]. Received: 1.5": lambda: schedules.StepDecay(0.1, 10, 1.5),
-    "`decay_steps` must be an integer of at least 1. Received: 2.5": lambda: schedules.LinearDecay(0.1, 2.5),
-    "`end_learning_rate` must be a number of at least 0. Received: -1": lambda: schedules.LinearDecay(0.1, 3, -1),
+    "`decay_steps` must be a whole number, 1 or larger. Received: 2.5": lambda: schedules.LinearDecay(0.1, 2.5),
+    "`end_learning_rate` must be a finite number, 0 or larger. Received: -1": lambda: schedules.LinearDecay(0.1, 3, -1),
     "`schedule` must be a LearningRateSchedule or a number. Received: 'cosine'": lambda: schedules.Warmup("cosine", 3),
-    "`schedule` must be a number of at least 0. Received: nan": lambda: schedules.Warmup(float("nan"), 3),
-    "`max_learning_rate` must be a positive number. Received: inf": lambda: schedules.OneCycle(float("inf"), 9),
+    "`schedule` must be a finite number, 0 or larger. Received: nan": lambda: schedules.Warmup(float("nan"), 3),
+    "`max_learning_rate` must be a finite number above 0. Received: inf": lambda: schedules.OneCycle(float("inf"), 9),
     "`warmup` must be in (0, 0.5) with 3 phases. Received: 0.5": lambda: schedules.OneCycle(1.0, 9, 0.5, phases=3),
     "`steps` must leave each phase a step. Received: 1": lambda: schedules.OneCycle(1.0, 1),
-    "`shape` must be one of 'cosine', 'linear'. Received: 'sqrt'": lambda: schedules.OneCycle(1.0, 9, shape="sqrt"),
+    "`shape` must be one of cosine, linear. Received: 'sqrt'": lambda: schedules.OneCycle(1.0, 9, shape="sqrt"),
     "`low` must be below `high`. Received: 1.0 and 0.5": lambda: schedules.Cyclical(1.0, 0.5, 3),
     "`gamma` must be in (0, 1]. Received: 0": lambda: schedules.Cyclical(0.1, 0.5, 3, gamma=0),
     "`mode` must be one of": lambda: schedules.Cyclical(0.1, 0.5, 3, "saw"),
-    "`warmup_steps` must be an integer of at least 0. Received: -1": lambda: schedules.WarmupStableDecay(0.1, -1, 2, 2),
+    "`warmup_steps` must be a whole number, 0 or larger. Received: -1": lambda: schedules.WarmupStableDecay(
+        0.1, -1, 2, 2
+    ),
     "`schedules` must hold at least one": lambda: schedules.Sequence([], []),
     "Received: [3, 9]: from step 9 on there is no schedule": lambda: schedules.Sequence([0.1, 0.2], [3, 9]),
     "schedule 2 has no step to begin at": lambda: schedules.Sequence([0.1, 0.2], []),

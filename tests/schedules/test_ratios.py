@@ -87,9 +87,9 @@ def test_plot():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: ConstantRatio(1.2), r"`ratio` must be in \[0, 1\). Received: 1.2."),
+        (lambda: ConstantRatio(1.2), r"`ratio` must be a number in \[0, 1\). Received: 1.2."),
         (lambda: OneShot(1.0), "Received: 1.0"),
-        (lambda: PolynomialRatio(0.2, -0.1, 0, 10), "`final` must be in"),
+        (lambda: PolynomialRatio(0.2, -0.1, 0, 10), "`final` must be a number in"),
         (lambda: PolynomialRatio(0.5, 0.2, 0, 10), "at least `initial`"),
         (lambda: PolynomialRatio(0, 0.5, 100, 50), "ends before it begins"),
         (lambda: CosineRatio(0, 0.5, 10, 10), "ends before it begins"),

@@ -14,6 +14,7 @@ from tfstruct.analyze.evaluation import predictor, scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.scores import DATA_CRITERIA, unit_scores
+from tfstruct.arguments import is_count, is_number, require_count
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.former_names import formerly
 from tfstruct.graph import Graph, groups, open_and_trace
@@ -273,14 +274,12 @@ def choose_threshold(
 
 
 def _check(folds, tolerance, thresholds, metric, greater_is_better) -> None:
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise ArgumentError(f"`folds` must be an integer of at least 2. Received: {folds!r}.")
-    number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
-    if tolerance != ONE_STANDARD_ERROR and not (number and 0 <= tolerance < math.inf):
+    require_count("folds", folds, least=2)
+    if tolerance != ONE_STANDARD_ERROR and not (is_number(tolerance) and 0 <= tolerance < math.inf):
         raise ArgumentError(
             f"`tolerance` must be a finite number of at least 0, or {ONE_STANDARD_ERROR!r}. Received: {tolerance!r}."
         )
-    if isinstance(thresholds, int) and not isinstance(thresholds, bool):
+    if is_count(thresholds, 0):
         fits = thresholds > 0
     else:
         fits = isinstance(thresholds, Sequence | np.ndarray) and len(thresholds) > 0

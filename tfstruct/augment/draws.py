@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 import keras
 import tensorflow as tf
 
-from tfstruct.errors import ArgumentError
+from tfstruct.arguments import require_one_of
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.replacing import replaced_attributes
 
@@ -54,6 +54,4 @@ def changed(change: Change, x, draws: Draws):
 
 
 def settings(presets: Mapping[str, Preset], strength: str) -> Preset:
-    if strength not in presets:
-        raise ArgumentError(f"`strength` must be one of {', '.join(presets)}. Received: {strength!r}.")
-    return presets[strength]
+    return presets[require_one_of("strength", strength, presets)]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfstruct.arguments import require_range
 from tfstruct.augment.draws import Change, Draws, changed, settings
 from tfstruct.augment.mixing import Mix
 from tfstruct.augment.pipeline import Pipeline
@@ -63,6 +64,7 @@ def images(
         TensorShape([8, 12, 12, 3])
     """
     chosen = settings(_STRENGTHS, strength)
+    require_range("value_range", value_range)
     layers, options = keras.layers, {"dtype": "float32"}
     changes: list[Change] = []
     if flip is not None:

@@ -6,9 +6,10 @@ import itertools
 import keras
 import tensorflow as tf
 
+from tfstruct.arguments import require_one_of, require_range
 from tfstruct.augment.draws import Change, Draws, changed
 from tfstruct.augment.mixing import Mix
-from tfstruct.errors import ArgumentError, DataError
+from tfstruct.errors import DataError
 from tfstruct.reporting import draw
 
 
@@ -48,10 +49,9 @@ class Pipeline:
 
     def __post_init__(self):
         object.__setattr__(self, "changes", tuple(self.changes))
-        if self.kind not in RANKS:
-            raise ArgumentError(f"`kind` must be one of {', '.join(RANKS)}. Received: {self.kind!r}.")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ArgumentError(f"`value_range` must be (low, high). Received: {self.value_range}.")
+        require_one_of("kind", self.kind, RANKS)
+        if self.value_range is not None:
+            require_range("value_range", self.value_range)
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The dataset with changed batches.

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze import gradient_noise_scale
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.errors import ArgumentError, DataError
@@ -100,16 +101,13 @@ class AdaptiveBatchSize(Portable):
         super().__init__()
         minimum = initial if minimum is None else minimum
         for name, value in (("minimum", minimum), ("initial", initial), ("maximum", maximum), ("patience", patience)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(f"`{name}` must be an integer of at least 1. Received: {value}.")
+            require_count(name, value)
         if not minimum <= initial <= maximum:
             raise ArgumentError(
                 f"Expected minimum <= initial <= maximum. Received: {minimum}, {initial} and {maximum}."
             )
-        if not factor > 1:
-            raise ArgumentError(f"`factor` must be above 1. Received: {factor}.")
-        if learning_rate_rule not in RULES:
-            raise ArgumentError(f"`learning_rate_rule` must be one of {list(RULES)}. Received: {learning_rate_rule!r}.")
+        require_number("factor", factor, above=1)
+        require_one_of("learning_rate_rule", learning_rate_rule, RULES)
         if learning_rate_rule and _replaces(policy):
             raise ArgumentError("A schedule as `policy` sets the learning rate itself: give learning_rate_rule=None.")
         if not (policy in ("plateau", "noise_scale") if isinstance(policy, str) else _planned(policy)):
@@ -117,8 +115,7 @@ class AdaptiveBatchSize(Portable):
                 f"`policy` must be 'plateau', 'noise_scale', {{epoch: size}}, a function epoch -> size or a "
                 f"LearningRateSchedule in epochs. Received: {policy!r}."
             )
-        if noise_samples < 64:
-            raise ArgumentError(f"`noise_samples` must be at least 64. Received: {noise_samples}.")
+        require_count("noise_samples", noise_samples, least=64)
         self.minimum, self.batch_size, self.maximum = minimum, initial, maximum
         self.initial = initial
         self.policy = policy

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct import codebooks
+from tfstruct.arguments import require_count
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.cluster_report import ClusterReport, SharedWeight
 from tfstruct.callbacks.compressor import Compressor
@@ -89,8 +90,8 @@ class Cluster(Compressor):
         super().__init__()
         if (n_clusters is None) == (bits is None):
             raise ArgumentError(f"Give either `n_clusters` or `bits`. Received: n_clusters={n_clusters}, bits={bits}.")
-        if bits is not None and not (isinstance(bits, int) and bits >= 1):
-            raise ArgumentError(f"`bits` must be a positive integer. Received: {bits!r}.")
+        if bits is not None:
+            require_count("bits", bits)
         count = n_clusters if bits is None else 2**bits
         assert count is not None  # one of both is given
         self.sharing = Sharing(count, share, per, init, entropy, keep_zeros, block, seed)

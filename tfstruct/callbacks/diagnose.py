@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.arguments import require_count
 from tfstruct.callbacks import symptoms
 from tfstruct.callbacks.baselines import constant_answer, lagging_statistics, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
@@ -18,7 +19,7 @@ from tfstruct.callbacks.first_batch import FirstBatch, evenly, first_samples
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.probe import Figures, Probe, all_finite
 from tfstruct.callbacks.root_causes import findings
-from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 
 _SHARE = 0.02  # of the training time, for probes
@@ -85,10 +86,9 @@ class Diagnose(Portable):
     ):
         super().__init__()
         for name, value in (("frequency", frequency), ("samples", samples)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError(f"`{name}` must be a positive integer. Received: {value!r}.")
-        if verbose not in (0, 1, 2):
-            raise ArgumentError(f"`verbose` must be 0, 1 or 2. Received: {verbose!r}.")
+            if value is not None:
+                require_count(name, value)
+        require_count("verbose", verbose, least=0, most=2)
         self.frequency, self.samples, self.verbose = frequency, samples, verbose
         self.loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         self.report: Diagnosis | None = None

@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.range_test import RangeTest, read
@@ -62,16 +63,15 @@ class LearningRateFinder(Portable):
 
     def __init__(self, lowest=1e-7, highest=10.0, steps=100, smoothing=0.02, divergence=4.0, suggest="steepest"):
         super().__init__()
-        if not 0 < lowest < highest < math.inf:
+        require_number("lowest", lowest, above=0)
+        require_number("highest", highest, above=0)
+        if not lowest < highest:
             raise ArgumentError(f"Expected 0 < `lowest` < `highest`. Received: {lowest} and {highest}.")
-        if not isinstance(steps, int) or steps < 10:
-            raise ArgumentError(f"`steps` must be an integer of at least 10. Received: {steps}.")
-        if not 0 < smoothing < 0.5:
-            raise ArgumentError(f"`smoothing` must be in (0, 0.5). Received: {smoothing}.")
-        if not divergence > 1:
-            raise ArgumentError(f"`divergence` must be above 1. Received: {divergence}.")
-        if suggest not in ("steepest", "decade"):
-            raise ArgumentError(f"`suggest` must be 'steepest' or 'decade'. Received: {suggest!r}.")
+        require_count("steps", steps, least=10)
+        require_number("smoothing", smoothing, above=0, below=0.5)
+        if divergence != math.inf:  # that never stops it
+            require_number("divergence", divergence, above=1)
+        require_one_of("suggest", suggest, ("steepest", "decade"))
         self.lowest = lowest
         self.highest = highest
         self.steps = steps

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfstruct import masks
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving, require_held
@@ -108,18 +109,15 @@ class Prune(Compressor):
         super().__init__()
         self.pattern = masks.Pattern.parse(pattern, block)
         self.schedule = _schedule(schedule, self.pattern)
-        if scope not in ("layer", "global"):
-            raise ArgumentError(f'`scope` must be "layer" or "global". Received: {scope!r}.')
+        require_one_of("scope", scope, ("layer", "global"))
         if scope == "global" and self.pattern.kind == "n:m":
             raise ArgumentError("N:M holds in every run of M weights: it goes with scope='layer' only.")
         if not callable(criterion) and criterion not in CRITERIA:
             raise ArgumentError(
                 f"`criterion` must be one of {', '.join(CRITERIA)}, or a function. Received: {criterion!r}."
             )
-        if not isinstance(frequency, int) or frequency < 1:
-            raise ArgumentError(f"`frequency` must be a positive integer. Received: {frequency}.")
-        if not 0 <= regrow < 1:
-            raise ArgumentError(f"`regrow` must be in [0, 1). Received: {regrow}.")
+        require_count("frequency", frequency)
+        require_number("regrow", regrow, least=0, below=1)
         if regrow and self.pattern.kind == "n:m":
             raise ArgumentError("`regrow` works with free patterns, not with N:M.")
         if regrow and self.schedule.end <= self.schedule.begin:

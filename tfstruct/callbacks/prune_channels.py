@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, criteria, unit_scores
+from tfstruct.arguments import require_count, require_number
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.baselines import lagging_statistics
 from tfstruct.callbacks.channel_factors import ChannelFactors
@@ -136,10 +137,8 @@ class PruneChannels(Compressor):
                 raise ArgumentError(f"`{name}` must be one of {', '.join(known[name])}. Received: {value!r}.")
         if criterion in _WITH_DATA and data is None:
             raise DataError(f"The criterion {criterion} looks at data: give data=(x, y), some hundred samples.")
-        if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
-            raise ArgumentError(f"`frequency` must be a positive integer. Received: {frequency}.")
-        if not 0 < strength <= 1:
-            raise ArgumentError(f"`strength` must be in (0, 1]. Received: {strength}.")
+        require_count("frequency", frequency)
+        require_number("strength", strength, above=0, most=1)
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
         self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
         self.input_shape, self.open_layers = input_shape, open_layers

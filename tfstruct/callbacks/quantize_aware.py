@@ -5,6 +5,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from tfstruct.arguments import require_count
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
@@ -60,8 +61,8 @@ class QuantizeAware(Compressor):
         self.scheme = Scheme.of(scheme)
         marks = {"start": start, "freeze_ranges": freeze_ranges, "freeze_batch_norm": freeze_batch_norm}
         for name, value in marks.items():
-            if value is not None and value < 0:
-                raise ArgumentError(f"`{name}` must be at least 0. Received: {value}.")
+            if value is not None:
+                require_count(name, value, least=0)
         if freeze_ranges is not None and freeze_ranges <= start:
             raise ArgumentError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
         self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm

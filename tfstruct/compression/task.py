@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 import tfstruct
 from tfstruct.analyze import Costs
+from tfstruct.arguments import require_count, require_number
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
@@ -41,7 +41,6 @@ from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
 from tfstruct.precisions import CALIBRATORS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.ports import Ports
-from tfstruct.schedules.arguments import is_number
 
 _SOME = 512  # samples for what looks at data besides training: importance, batch norm, calibration
 
@@ -76,15 +75,10 @@ class Settings:
 
     def __post_init__(self):
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(f"`{name}` must be a whole number, {least} or more. Received: {value!r}.")
+            require_count(name, getattr(self, name), least, error=RecipeError)
         for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            if not is_number(value) or not 0 < value < math.inf:
-                raise RecipeError(f"`{name}` must be a number above 0. Received: {value!r}.")
-        if not is_number(self.distillation) or not 0 <= self.distillation <= 1:
-            raise RecipeError(f"`distillation` must be in [0, 1]. Received: {self.distillation!r}.")
+            require_number(name, getattr(self, name), above=0, error=RecipeError)
+        require_number("distillation", self.distillation, least=0, most=1, error=RecipeError)
         if self.calibrator not in CALIBRATORS:
             raise RecipeError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {self.calibrator!r}.")
         device(self.target)

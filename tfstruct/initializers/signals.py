@@ -11,7 +11,8 @@ import tensorflow as tf
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import loss_function
-from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.arguments import require_count
+from tfstruct.errors import ModelError
 from tfstruct.graph import Graph, trace
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import logarithmic
@@ -119,8 +120,7 @@ def describe(
         >>> list(signals.layers)
         ['hidden', 'scores']
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ArgumentError(f"`samples` must be a whole number above 0. Received: {samples!r}.")
+    require_count("samples", samples)
     graph = trace(model)
     need = None if loss is None else "The gradient of a loss needs labels"
     found = samples_of(model, data, labels, use_labels=True, need=need, limit=samples).in_memory()

@@ -7,7 +7,8 @@ import numpy as np
 
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.arguments import require_count, require_number
+from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.reporting import InPlaceReport
@@ -57,10 +58,8 @@ def LSUV(
         True
     """
     for name, value in (("iterations", iterations), ("samples", samples)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"`{name}` must be a whole number above 0. Received: {value!r}.")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
-        raise ArgumentError(f"`tolerance` must be in (0, 1). Received: {tolerance!r}.")
+        require_count(name, value)
+    require_number("tolerance", tolerance, above=0, below=1)
     graph = trace(model)
     layers = {id(call.op): call.op for call in graph.calls if isinstance(call.op, _KINDS) and _trained(call.op)}
     if not layers:

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, kernels
-from tfstruct.layers.rates import checked, positive
 from tfstruct.layers.seeded import uniform
 
 _CONVS = layers_with("conv", "transposed", "depthwise", "separable")
@@ -57,12 +57,12 @@ class ConcreteDropout(InnerLayer):
         **kwargs,
     ):
         super().__init__(layer, seed, **kwargs)
-        self.rate = checked(rate)
+        self.rate = require_number("rate", rate, least=0, below=1)
         if not rate:
             raise ArgumentError("`rate` must be above 0, where the learned rate can start from. Received: 0.")
-        self.weight_regularizer = positive(weight_regularizer, "weight_regularizer", zero=True)
-        self.dropout_regularizer = positive(dropout_regularizer, "dropout_regularizer", zero=True)
-        self.temperature = positive(temperature, "temperature")
+        self.weight_regularizer = require_number("weight_regularizer", weight_regularizer, least=0)
+        self.dropout_regularizer = require_number("dropout_regularizer", dropout_regularizer, least=0)
+        self.temperature = require_number("temperature", temperature, above=0)
 
     def build(self, input_shape=None):
         super().build(input_shape)

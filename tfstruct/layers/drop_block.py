@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_count, require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
-from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
 
 
@@ -14,7 +14,10 @@ class _DropBlock(Seeded, keras.layers.Layer):
 
     def __init__(self, rate: float, block_size: int = 7, data_format=None, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.rate, self.block_size = checked(rate), whole(block_size, "block_size")
+        self.rate, self.block_size = (
+            require_number("rate", rate, least=0, below=1),
+            require_count("block_size", block_size),
+        )
         if data_format not in (None, "channels_last", "channels_first"):
             raise ArgumentError(
                 f'`data_format` must be "channels_last" or "channels_first". Received: {data_format!r}.'

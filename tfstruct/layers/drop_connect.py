@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.layers.inner_layer import InnerLayer, call_with, kernels
-from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import uniform
 
 
@@ -37,7 +37,7 @@ class DropConnect(InnerLayer):
 
     def __init__(self, layer: keras.layers.Layer, rate: float, seed: int | None = None, **kwargs):
         super().__init__(layer, seed, **kwargs)
-        self.rate = checked(rate)
+        self.rate = require_number("rate", rate, least=0, below=1)
 
     def build(self, input_shape=None):
         super().build(input_shape)

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Each, rule
-from tfstruct.layers.rates import checked, positive
 from tfstruct.layers.seeded import Seeded, uniform
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
@@ -51,7 +51,8 @@ class HardConcrete(Seeded, keras.layers.Layer):
 
     def __init__(self, penalty: float, rate: float = 0.5, axis: int = -1, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.penalty, self.rate = positive(penalty, "penalty", zero=True), checked(rate)
+        self.penalty = require_number("penalty", penalty, least=0)
+        self.rate = require_number("rate", rate, least=0, below=1)
         if not rate:
             raise ArgumentError("`rate` must be above 0: a gate that cannot close learns nothing. Received: 0.")
         if not isinstance(axis, int) or axis == 0:

@@ -5,14 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfstruct.errors import ArgumentError, DataError, ModelError
+from tfstruct.arguments import require_count, require_number
+from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import rule
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
-from tfstruct.layers.rates import checked, whole
 from tfstruct.layers.seeded import Seeded
 from tfstruct.samples import Samples
 from tfstruct.samples.for_model import samples_of
@@ -47,7 +47,7 @@ class MonteCarloDropout(Seeded, keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, noise_shape=None, seed: int | None = None, **kwargs):
-        super().__init__(checked(rate), noise_shape, seed, **kwargs)
+        super().__init__(require_number("rate", rate, least=0, below=1), noise_shape, seed, **kwargs)
         self.active_in_inference = True
 
     def call(self, inputs, training=False):
@@ -104,8 +104,7 @@ def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: in
         >>> found.mean.shape, bool((found.variance >= 0).all())
         ((64, 8), True)
     """
-    if whole(passes, "passes") < 2:
-        raise ArgumentError("`passes` must be 2 or larger: one has no variance. Received: 1.")
+    require_count("passes", passes, least=2)  # one has no variance
     require_model(model)
     found = [layer for layer in all_layers(model) if isinstance(layer, MonteCarloDropout)]
     if not any(layer.active_in_inference and layer.rate for layer in found):

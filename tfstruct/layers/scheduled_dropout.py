@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
-from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import Seeded
 
 
@@ -43,7 +43,7 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
     def __init__(self, rate: Callable | float, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if not callable(rate):
-            rate = checked(rate, one=True)
+            rate = require_number("rate", rate, least=0, most=1)
         else:
             first = np.asarray(ops.convert_to_numpy(rate(ops.convert_to_tensor(0.0, "float32"))))
             if first.shape != () or not 0 <= first <= 1:

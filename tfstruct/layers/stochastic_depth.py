@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.graph import training_only
-from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import Seeded
 
 
@@ -37,7 +37,7 @@ class StochasticDepth(Seeded, keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs):
-        super().__init__(checked(rate), seed=seed, **kwargs)
+        super().__init__(require_number("rate", rate, least=0, below=1), seed=seed, **kwargs)
 
     def call(self, inputs, training=False):
         if not training or not self.rate:

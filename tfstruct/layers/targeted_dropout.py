@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, call_with
-from tfstruct.layers.rates import checked
 from tfstruct.layers.seeded import uniform
 
 # By the axis of the kernel that numbers their units.
@@ -54,7 +54,8 @@ class TargetedDropout(InnerLayer):
             raise ArgumentError(
                 f"TargetedDropout knows the units of Dense and convolution layers. Received: {type(layer).__name__}."
             )
-        self.rate, self.target = checked(rate, one=not rescale), checked(target, "target", one=True)
+        self.rate = require_number("rate", rate, least=0, most=None if rescale else 1, below=1 if rescale else None)
+        self.target = require_number("target", target, least=0, most=1)
         self.mode, self.rescale = mode, bool(rescale)
 
     def in_training(self, inputs):

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, call_with
-from tfstruct.layers.rates import positive
 
 _LAYERS = layers_with("dense", "conv")
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # the fit of Eq. 14
@@ -62,7 +62,7 @@ class VariationalDropout(InnerLayer):
             raise ArgumentError(f"Expected Dense, Conv1D, Conv2D or Conv3D. Received: {type(layer).__name__}.")
         if not -8 < threshold < 8:
             raise ArgumentError(f"`threshold` must be between -8 and 8, as log alpha is. Received: {threshold!r}.")
-        self.initial_kl_weight = positive(kl_weight, "kl_weight", zero=True)
+        self.initial_kl_weight = require_number("kl_weight", kl_weight, least=0)
         self.threshold, self.initial_log_variance = float(threshold), float(initial_log_variance)
 
     def build(self, input_shape=None):

@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.keras_internals.optimizers import moments_of
-from tfstruct.optimizers.arguments import checked_beta, checked_positive, checked_rate
+from tfstruct.optimizers.arguments import checked_rate
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -49,9 +50,9 @@ class Adam(keras.optimizers.Adam):
     ):
         super().__init__(
             learning_rate=checked_rate(learning_rate),
-            beta_1=checked_beta("beta_1", beta_1),
-            beta_2=checked_beta("beta_2", beta_2),
-            epsilon=checked_positive("epsilon", epsilon),
+            beta_1=require_number("beta_1", beta_1, least=0, below=1),
+            beta_2=require_number("beta_2", beta_2, least=0, below=1),
+            epsilon=require_number("epsilon", epsilon, above=0),
             amsgrad=amsgrad,
             **kwargs,
         )

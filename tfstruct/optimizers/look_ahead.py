@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.optimizers import place_of
-from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
@@ -40,7 +40,7 @@ class Lookahead(Wrapper):
 
     def __init__(self, optimizer, sync_period=6, slow_step=0.5, name=None, **kwargs):
         super().__init__(optimizer, name=name, **kwargs)
-        self.sync_period = checked_count("sync_period", sync_period)
+        self.sync_period = require_count("sync_period", sync_period)
         if not 0 < slow_step <= 1:
             raise ArgumentError(f"`slow_step` must be in (0, 1]. Received: {slow_step}.")
         self.slow_step = float(slow_step)

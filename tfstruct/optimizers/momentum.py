@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.keras_internals.optimizers import place_of
-from tfstruct.optimizers.arguments import checked_beta, checked_rate
+from tfstruct.optimizers.arguments import checked_rate
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -41,7 +42,7 @@ class Momentum(keras.optimizers.Optimizer):
 
     def __init__(self, learning_rate=0.01, beta=0.9, **kwargs):
         super().__init__(learning_rate=checked_rate(learning_rate), **kwargs)
-        self.beta = checked_beta("beta", beta)
+        self.beta = require_number("beta", beta, least=0, below=1)
 
     def build(self, variables):
         if self.built:

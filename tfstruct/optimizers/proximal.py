@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfstruct.analyze.weight_criteria import is_kernel
+from tfstruct.arguments import require_count, require_number
 from tfstruct.errors import ArgumentError
-from tfstruct.optimizers.arguments import checked_count, checked_positive
 from tfstruct.optimizers.channel_units import BoundUnits, units_of
 
 
@@ -96,7 +96,7 @@ class L1(OnKernels):
 
     def __init__(self, strength=1e-4, variables=None):
         super().__init__(variables)
-        self.strength = checked_positive("strength", strength, zero=True)
+        self.strength = require_number("strength", strength, least=0)
 
     def prox_one(self, value, step_size):
         return ops.sign(value) * ops.maximum(ops.abs(value) - step_size * self.strength, 0)
@@ -126,7 +126,7 @@ class Filters(OnKernels):
 
     def __init__(self, strength=1e-4, variables=None, axis=-1):
         super().__init__(variables)
-        self.strength = checked_positive("strength", strength, zero=True)
+        self.strength = require_number("strength", strength, least=0)
         self.axis = int(axis)
 
     def prox_one(self, value, step_size):
@@ -160,7 +160,7 @@ class NM(OnKernels):
 
     def __init__(self, n=2, m=4, variables=None):
         super().__init__(variables)
-        self.n, self.m = checked_count("n", n), checked_count("m", m, least=2)
+        self.n, self.m = require_count("n", n), require_count("m", m, least=2)
         if self.n >= self.m:
             raise ArgumentError(f"`n` must be below `m`: n of each m weights stay. Received: n={n}, m={m}.")
 
@@ -211,7 +211,7 @@ class ChannelGroups(Penalty):
 
     def __init__(self, model, strength=1e-4, groups=None):
         self.units = units_of(model, groups=groups)
-        self.strength = checked_positive("strength", strength, zero=True)
+        self.strength = require_number("strength", strength, least=0)
         self._bound: BoundUnits | None = None
 
     def choose(self, variables) -> None:

@@ -2,8 +2,9 @@
 
 import keras
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
-from tfstruct.optimizers.arguments import checked_beta, checked_rate
+from tfstruct.optimizers.arguments import checked_rate
 from tfstruct.optimizers.proximal_step import ProximalStep
 from tfstruct.optimizers.replicas import assign, read
 
@@ -48,7 +49,9 @@ class ProximalSGD(ProximalStep, keras.optimizers.SGD):
         if "nesterov" in kwargs:
             raise ArgumentError("ProximalSGD has no `nesterov`: its momentum is of the weights behind the prox.")
         super().__init__(
-            learning_rate=checked_rate(learning_rate), momentum=checked_beta("momentum", momentum), **kwargs
+            learning_rate=checked_rate(learning_rate),
+            momentum=require_number("momentum", momentum, least=0, below=1),
+            **kwargs,
         )
         self._set_penalty(penalty)
 

@@ -7,10 +7,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.replacing import remove_untracked, set_untracked
 from tfstruct.keras_internals.training import forget_steps, loss_trackers
-from tfstruct.optimizers.arguments import checked_positive
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
@@ -56,7 +56,7 @@ class SharpnessAware(Wrapper):
 
     def __init__(self, optimizer, rho=0.05, name=None, **kwargs):
         super().__init__(optimizer, name=name, **kwargs)
-        self.rho = checked_positive("rho", rho)
+        self.rho = require_number("rho", rho, above=0)
         self._descending = 0
 
     def attach(self, model: keras.Model) -> None:

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfstruct.arguments import require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.optimizers import averages_of, trained_by
-from tfstruct.optimizers.arguments import checked_count
 from tfstruct.optimizers.channel_units import units_of
 from tfstruct.optimizers.replicas import assign, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -79,9 +79,9 @@ class StructuredSparse(Wrapper):
         **kwargs,
     ):
         super().__init__(optimizer, name=name, **kwargs)
-        self.warmup_steps = checked_count("warmup_steps", warmup_steps, least=0)
-        self.pruning_steps = checked_count("pruning_steps", pruning_steps)
-        self.periods = checked_count("periods", periods)
+        self.warmup_steps = require_count("warmup_steps", warmup_steps, least=0)
+        self.pruning_steps = require_count("pruning_steps", pruning_steps)
+        self.periods = require_count("periods", periods)
         if self.periods > self.pruning_steps:
             raise ArgumentError(f"`pruning_steps` must be at least `periods`. Received: {pruning_steps} and {periods}.")
         self.units = units_of(model, groups=groups, removable=True)

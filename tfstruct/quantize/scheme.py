@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tfstruct.errors import ArgumentError, RecipeError
+from tfstruct.arguments import require_number
+from tfstruct.errors import ArgumentError, ArgumentTypeError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.precisions import OF_TRAINING, PRECISIONS
 from tfstruct.untrusted import json_text
@@ -76,18 +77,16 @@ class Scheme:
             )
         if self.precision == "float16" and (self.per, self.steps) != ("channel", "largest"):
             raise ArgumentError("'float16' has no steps. Leave `per` and `steps` as they are.")
-        if not 0 <= self.momentum < 1:
-            raise ArgumentError(f"`momentum` must be in [0, 1). Received: {self.momentum}.")
-        if not 50 < self.percentile <= 100:
-            raise ArgumentError(f"`percentile` must be in (50, 100]. Received: {self.percentile}.")
-        if not 0 < self.learning_rate < 1:
-            raise ArgumentError(f"`learning_rate` must be in (0, 1). Received: {self.learning_rate}.")
-        if self.decay < 0:
-            raise ArgumentError(f"`decay` must be at least 0. Received: {self.decay}.")
+        require_number("momentum", self.momentum, least=0, below=1)
+        require_number("percentile", self.percentile, above=50, most=100)
+        require_number("learning_rate", self.learning_rate, above=0, below=1)
+        require_number("decay", self.decay, least=0)
 
     @classmethod
     def of(cls, scheme: "Scheme | str") -> "Scheme":
         """A scheme from a precision's name."""
+        if not isinstance(scheme, Scheme | str):
+            raise ArgumentTypeError(f"Expected a Scheme, or the name of a precision. Received: {scheme!r}.")
         return scheme if isinstance(scheme, Scheme) else cls(scheme)
 
     def precision_of(self, path: str) -> str:

@@ -1,20 +1,16 @@
 """What all penalties have in common: a strength, and a value of one weight."""
 
-import math
-
 import keras
 from keras import ops
 
-from tfstruct.errors import ArgumentError
+from tfstruct.arguments import require_number
 
 
 class Penalty(keras.Regularizer):
     """strength * value(w), computed in float32 at least and returned in the dtype of w."""
 
     def __init__(self, strength: float):
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < math.inf:
-            raise ArgumentError(f"`strength` must be a finite number of at least 0. Received: {strength!r}.")
-        self.strength = float(strength)
+        self.strength = require_number("strength", strength, least=0)
 
     def value(self, w):
         """The penalty of a tensor, without the strength."""

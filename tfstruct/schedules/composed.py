@@ -4,8 +4,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tfstruct.arguments import require_count
 from tfstruct.errors import ArgumentError
-from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule, check_steps
+from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule
 from tfstruct.schedules.interpolation import as_float, last_begun, line
 from tfstruct.schedules.plotting import PlottableSchedule, end, registered
 
@@ -34,7 +35,7 @@ class Warmup(PlottableSchedule, LearningRateSchedule):
 
     def __init__(self, schedule, steps, start=0.0, name="Warmup"):
         check_schedule("schedule", schedule, numbers=True)
-        check_steps("steps", steps)
+        require_count("steps", steps)
         check_rate("start", start, zero=True)
         self.schedule = schedule
         self.steps = steps

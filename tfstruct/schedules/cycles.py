@@ -6,8 +6,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tfstruct.arguments import require_count, require_one_of
 from tfstruct.errors import ArgumentError
-from tfstruct.schedules.arguments import check_one_of, check_rate, check_steps
+from tfstruct.schedules.arguments import check_rate
 from tfstruct.schedules.interpolation import SHAPES, as_float, last_begun, share, whole_cycles
 from tfstruct.schedules.plotting import PlottableSchedule, registered
 
@@ -52,9 +53,9 @@ class OneCycle(PlottableSchedule, LearningRateSchedule):
         name="OneCycle",
     ):
         check_rate("max_learning_rate", max_learning_rate)
-        check_steps("steps", steps)
-        check_one_of("shape", shape, ("cosine", "linear"))
-        check_one_of("phases", phases, (2, 3))
+        require_count("steps", steps)
+        require_one_of("shape", shape, ("cosine", "linear"))
+        require_one_of("phases", phases, (2, 3))
         most = 1 if phases == 2 else 0.5
         if not 0 < warmup < most:
             raise ArgumentError(f"`warmup` must be in (0, {most}) with {phases} phases. Received: {warmup}.")
@@ -132,8 +133,8 @@ class Cyclical(PlottableSchedule, LearningRateSchedule):
         check_rate("high", high)
         if not low < high:
             raise ArgumentError(f"`low` must be below `high`. Received: {low} and {high}.")
-        check_steps("half_cycle", half_cycle)
-        check_one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
+        require_count("half_cycle", half_cycle)
+        require_one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
         if not 0 < gamma <= 1:
             raise ArgumentError(f"`gamma` must be in (0, 1]. Received: {gamma}.")
         self.low = low

@@ -6,8 +6,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
+from tfstruct.arguments import require_count, require_one_of
 from tfstruct.errors import ArgumentError
-from tfstruct.schedules.arguments import check_one_of, check_rate, check_rising, check_steps
+from tfstruct.schedules.arguments import check_rate, check_rising
 from tfstruct.schedules.interpolation import SHAPES, as_float, line, share, whole_cycles
 from tfstruct.schedules.plotting import PlottableSchedule, registered
 
@@ -46,7 +47,7 @@ class StepDecay(PlottableSchedule, LearningRateSchedule):
             steps = list(steps)
             check_rising("steps", steps)
         else:
-            check_steps("steps", steps)
+            require_count("steps", steps)
         if not 0 < factor <= 1:
             raise ArgumentError(f"`factor` must be in (0, 1]. Received: {factor}.")
         self.initial_learning_rate = initial_learning_rate
@@ -97,7 +98,7 @@ class LinearDecay(PlottableSchedule, PolynomialDecay):
     def __init__(self, initial_learning_rate, decay_steps, end_learning_rate=0.0, name="LinearDecay"):
         check_rate("initial_learning_rate", initial_learning_rate, zero=True)
         check_rate("end_learning_rate", end_learning_rate, zero=True)
-        check_steps("decay_steps", decay_steps)
+        require_count("decay_steps", decay_steps)
         super().__init__(float(initial_learning_rate), decay_steps, float(end_learning_rate), power=1.0, name=name)
 
     def get_config(self):
@@ -146,10 +147,10 @@ class WarmupStableDecay(PlottableSchedule, LearningRateSchedule):
         check_rate("learning_rate", learning_rate)
         check_rate("start", start, zero=True)
         check_rate("end", end, zero=True)
-        check_steps("warmup_steps", warmup_steps, least=0)
-        check_steps("stable_steps", stable_steps, least=0)
-        check_steps("decay_steps", decay_steps)
-        check_one_of("shape", shape, tuple(SHAPES))
+        require_count("warmup_steps", warmup_steps, least=0)
+        require_count("stable_steps", stable_steps, least=0)
+        require_count("decay_steps", decay_steps)
+        require_one_of("shape", shape, tuple(SHAPES))
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.stable_steps = stable_steps

@@ -6,9 +6,10 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import CosineDecay, PiecewiseConstantDecay, PolynomialDecay
 
+from tfstruct.arguments import require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.reporting import draw
-from tfstruct.schedules.arguments import check_schedule, check_steps
+from tfstruct.schedules.arguments import check_schedule
 
 registered = keras.saving.register_keras_serializable(package="tfstruct")
 _SIZE = 6.0, 3.2  # inches
@@ -63,7 +64,7 @@ def plot(schedule, steps: int | None = None, path: Path = None, ax=None):
     if steps is None:
         name = type(schedule).__name__
         raise ArgumentError(f"Expected `steps`, how many to draw, as {name} goes on forever. Received: steps=None.")
-    check_steps("steps", steps)
+    require_count("steps", steps)
     points = sorted({round(i * steps / 500) for i in range(501)})
     # One graph, as each step alone takes a millisecond; one step after the other, as some of Keras's take no vector.
     rates = tf.function(lambda: tf.map_fn(schedule, tf.constant(points), fn_output_signature=keras.config.floatx()))()

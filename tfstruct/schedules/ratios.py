@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from tfstruct.arguments import require_count, require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.reporting import draw
-from tfstruct.schedules.arguments import check_steps
 from tfstruct.schedules.plotting import path_and_steps
 
 
@@ -67,7 +67,7 @@ class RatioSchedule:
         """
         path, steps = path_and_steps(path, steps)
         steps = max(1, round(1.1 * self.end)) if steps is None else steps
-        check_steps("steps", steps)
+        require_count("steps", steps)
 
         def drawing(axes) -> None:
             at = [round(i * steps / 400) for i in range(401)]
@@ -79,14 +79,12 @@ class RatioSchedule:
 
 
 def _ratio(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ArgumentError(f"`{name}` must be in [0, 1). Received: {value}.")
-    return float(value)
+    return require_number(name, value, least=0, below=1)
 
 
 def _span(begin: int, end: int) -> tuple[int, int]:
-    if begin < 0:
-        raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
+    require_count("begin", begin, least=0)
+    require_count("end", end, least=0)
     if end <= begin:
         raise ArgumentError(
             f"The schedule ends before it begins: `end` must be after `begin`. Received: {begin}, {end}."

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfstruct.arguments import require_count
 from tfstruct.compression.budget import FIGURES
 from tfstruct.compression.search.evaluation import Evaluate, evaluate
 from tfstruct.compression.search.proposals import first_points, next_points
@@ -65,9 +66,7 @@ class Search:
 
     def __post_init__(self):
         for name, least in (("trials", 1), ("generation", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(f"`{name}` must be a whole number, {least} or more. Received: {value!r}.")
+            require_count(name, getattr(self, name), least, error=RecipeError)
         if self.address is not None and not self.workers:
             raise RecipeError("`address` is of a Ray cluster: say how many workers. Received: workers=0.")
         if self.objectives is not None:

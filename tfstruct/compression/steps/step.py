@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from tfstruct.arguments import is_count
 from tfstruct.compression.alternatives.alternative import Alternative, Part, frozen
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.outcome import Outcome
@@ -101,8 +102,7 @@ class Step:
             _KINDS[cls.kind] = cls
 
     def __post_init__(self):
-        count = self.epochs
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+        if self.epochs is not None and not is_count(self.epochs, 0):
             raise RecipeError(f"`epochs` of {self.kind} must be a whole number, 0 or more. Received: {self.epochs!r}.")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, frozen(getattr(self, field.name)))

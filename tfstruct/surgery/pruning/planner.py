@@ -12,6 +12,7 @@ import numpy as np
 
 from tfstruct import budgets
 from tfstruct.analyze.costs import Costs
+from tfstruct.arguments import require_texts
 from tfstruct.errors import BudgetError, EmptyPlanError, ModelError, PlanError
 from tfstruct.graph import Graph, Group, groups, rebuild, stay_whole
 from tfstruct.surgery.pruning.removals import COSTS, excluded, first_that_meets, local_share, ordered, removals_of
@@ -38,7 +39,7 @@ class Options:
     latency: Callable | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "exclude", (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude))
+        object.__setattr__(self, "exclude", require_texts("exclude", self.exclude, error=PlanError))
         _check_options(self.scope, self.round_to, self.min_channels, self.max_ratio)
         if self.budget is not None:
             object.__setattr__(self, "budget", _read(self.budget))
