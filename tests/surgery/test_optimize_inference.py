@@ -13,8 +13,14 @@ from tfstruct.surgery import fold_batch_norm, optimize_inference
 
 # The smallest resolution that each class takes; 32 elsewhere.
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+# Larger than others of their family by depth and width alone: minutes and gigabytes each, in float64.
+LARGER = (
+    "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge", "EfficientNetB7", "EfficientNetV2L", "NASNetLarge",
+)  # fmt: skip
 APPLICATIONS = sorted(
-    name for name in dir(keras.applications) if name[0].isupper() and callable(getattr(keras.applications, name))
+    name
+    for name in dir(keras.applications)
+    if name[0].isupper() and callable(getattr(keras.applications, name)) and name not in LARGER
 )
 # Those in which every batch normalization stands behind a convolution without an activation.
 ALL_FOLDED = ("MobileNet", "MobileNetV2", "ResNet50", "ResNet101", "ResNet152", "InceptionV3", "InceptionResNetV2")
