@@ -283,8 +283,8 @@ def test_a_plan_takes_the_options_of_a_plan(model):
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"folds": 1}, ValueError, "`folds` must be an integer of at least 2. Received: 1."),
-        ({"folds": 2.5}, ValueError, "`folds` must be an integer"),
+        ({"folds": 1}, ValueError, "`folds` must be a whole number, 2 or larger. Received: 1."),
+        ({"folds": 2.5}, ValueError, "`folds` must be a whole number"),
         ({"folds": 44}, DataError, "each of 44 folds. Received: 43 samples"),
         ({"tolerance": -0.1}, ValueError, "`tolerance` must be a finite number of at least 0.* Received: -0.1."),
         ({"tolerance": math.nan}, ValueError, "`tolerance` must be"),

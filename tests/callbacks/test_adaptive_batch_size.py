@@ -288,11 +288,11 @@ def test_one_sample_for_each_replica(second_device):
         ("Expected minimum <= initial <= maximum. Received: 9, 8 and 16", {"minimum": 9}),
         ("`minimum` must be a whole number, 1 or larger. Received: 0", {"minimum": 0}),
         ("`patience` must be a whole number, 1 or larger. Received: 0", {"patience": 0}),
-        ("`factor` must be above 1. Received: 1", {"factor": 1}),
+        ("`factor` must be a finite number above 1. Received: 1", {"factor": 1}),
         ("`learning_rate_rule` must be", {"learning_rate_rule": "square"}),
         ("`policy` must be 'plateau'", {"policy": "loss"}),
         ("`policy` must give sizes from 8 to 16. Received: 32, epoch 3", {"policy": {3: 32}}),
-        ("`noise_samples` must be at least 64. Received: 8", {"noise_samples": 8}),
+        ("`noise_samples` must be a whole number, 64 or larger. Received: 8", {"noise_samples": 8}),
         (
             "A schedule as `policy` sets the learning rate itself",
             {"policy": keras.optimizers.schedules.CosineDecay(0.1, 9), "learning_rate_rule": "sqrt"},

@@ -208,12 +208,12 @@ def test_report(tmp_path):
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("Expected 0 < `lowest` < `highest`. Received: -1 and 10.0", {"lowest": -1}),
+        ("`lowest` must be a finite number above 0. Received: -1", {"lowest": -1}),
         ("Expected 0 < `lowest` < `highest`. Received: 1e-07 and 1e-08", {"highest": 1e-8}),
         ("`steps` must be a whole number, 10 or larger. Received: 5", {"steps": 5}),
-        ("`smoothing` must be in (0, 0.5). Received: 0", {"smoothing": 0}),
-        ("`divergence` must be above 1. Received: 1", {"divergence": 1}),
-        ("`suggest` must be 'steepest' or 'decade'. Received: 'valley'", {"suggest": "valley"}),
+        ("`smoothing` must be a number in (0, 0.5). Received: 0", {"smoothing": 0}),
+        ("`divergence` must be a finite number above 1. Received: 1", {"divergence": 1}),
+        ("`suggest` must be one of steepest, decade. Received: 'valley'", {"suggest": "valley"}),
     ],
 )
 def test_bad_arguments(message, arguments):

@@ -371,7 +371,7 @@ def test_groups_that_shrink_would_keep_are_left_alone():
         ({"criterion": "gradient"}, DataError, "looks at data"),
         ({"regularize": "l2"}, ValueError, "projection, group_lasso"),
         ({"frequency": 0}, ValueError, "`frequency` must be a whole number, 1 or larger"),
-        ({"strength": 0.0}, ValueError, "`strength` must be in"),
+        ({"strength": 0.0}, ValueError, "`strength` must be a number in"),
         ({"max_ratio": 2.0}, PlanError, "`max_ratio` must be in"),
         ({"scope": "layer"}, PlanError, "`scope` must be"),
     ],

@@ -249,7 +249,7 @@ def test_report():
 def test_bad_input():
     with pytest.raises(ValueError, match="before quantization starts"):
         QuantizeAware(start=10, freeze_ranges=5)
-    with pytest.raises(ValueError, match="`start` must be at least 0"):
+    with pytest.raises(ValueError, match="`start` must be a whole number, 0 or larger"):
         QuantizeAware(start=-1)
     with pytest.raises(ModelError, match="no ranges yet"):
         _ = QuantizeAware().ranges

@@ -446,7 +446,7 @@ def test_bad_arguments():
         Distill(wide(), keras.distillation.LogitsDistillation())
     with pytest.raises(ValueError, match="`weights` must be 1 numbers"):
         Distill(wide(), weights=[1, 2])
-    with pytest.raises(ValueError, match=r"`student_loss_weight` must be in \[0, 1\]. Received: 1.5"):
+    with pytest.raises(ValueError, match=r"`student_loss_weight` must be a number in \[0, 1\]. Received: 1.5"):
         Distill(wide(), student_loss_weight=1.5)
     model = student()
     Distill(wide()).attach(model)

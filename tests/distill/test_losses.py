@@ -173,11 +173,11 @@ def test_gradients_are_finite_where_student_and_teacher_are_equal(loss):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"`temperature` must be larger than 0\. Received: 0"):
+    with pytest.raises(ValueError, match=r"`temperature` must be a finite number above 0\. Received: 0"):
         Logits(0)
     with pytest.raises(ValueError, match=r"must be of logits, softmax, sigmoid, binary_logits\. Received: 'scores'"):
         Logits(teacher_outputs="scores")
-    with pytest.raises(ValueError, match="`power` must be larger than 0"):
+    with pytest.raises(ValueError, match="`power` must be a finite number above 0"):
         Attention("conv", power=0)
     with pytest.raises(ValueError, match="`distance` and `angle`"):
         Relational(distance=0, angle=0)

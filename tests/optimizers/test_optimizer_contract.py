@@ -319,7 +319,7 @@ BAD = [
     (lambda o, s: o.proximal.L1(variables="kernel"), r"must be a list"),
     (lambda o, s: o.proximal.NM(4, 4), r"`n` must be below `m`"),
     (lambda o, s: o.Lookahead(s, sync_period=0), r"`sync_period` must be a whole number, 1 or larger"),
-    (lambda o, s: o.Lookahead(s, slow_step=1.5), r"`slow_step` must be in \(0, 1\]"),
+    (lambda o, s: o.Lookahead(s, slow_step=1.5), r"`slow_step` must be a number in \(0, 1\]"),
     (lambda o, s: o.Lookahead(s, weight_decay=0.1), r"weight_decay. Give it to the inner optimizer"),
     (lambda o, s: o.Lookahead(keras.optimizers.LossScaleOptimizer(s)), r"goes around the others"),
     (lambda o, s: o.Lookahead("nonsense"), r"nonsense"),

@@ -177,7 +177,7 @@ def test_scheme_as_json():
         (lambda: Scheme("float32"), "quantizes nothing"),
         (lambda: Scheme("int8", layers={"a": "int16x8"}), "activations of one width"),
         (lambda: Scheme(ranges="guess"), "`ranges` must be one of"),
-        (lambda: Scheme(momentum=1.0), r"`momentum` must be in \[0, 1\)"),
+        (lambda: Scheme(momentum=1.0), r"`momentum` must be a number in \[0, 1\)"),
     ],
 )
 def test_bad_schemes(make, message):

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.arguments import require_number
 from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
 from tfstruct.distill.layer_pairs import ChannelMatcher, Kept, Pair, pairs_of
@@ -102,8 +103,7 @@ class Distill(Compressor):
             _check(loss)
         if not losses or len(weights) != len(losses) or min(weights) < 0:
             raise ArgumentError(f"`weights` must be {len(losses)} numbers, none below 0. Received: {weights}.")
-        if not 0 <= student_loss_weight <= 1:
-            raise ArgumentError(f"`student_loss_weight` must be in [0, 1]. Received: {student_loss_weight}.")
+        require_number("student_loss_weight", student_loss_weight, least=0, most=1)
         self.teacher, self._own_teacher = teacher, teacher is None
         self.losses = _by_name([copy.copy(loss) for loss in losses])  # a loss notes what its models put out
         self.weights, self.student_loss_weight = weights, float(student_loss_weight)

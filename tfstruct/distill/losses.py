@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from tfstruct.arguments import require_number
 from tfstruct.distill.class_scores import KINDS, as_logits, kinds_of, named
 from tfstruct.errors import ArgumentError
 
@@ -55,8 +56,7 @@ class Logits(keras.distillation.DistillationLoss):
         teacher_outputs: str | Sequence[str] | None = None,
         student_outputs: str | Sequence[str] | None = None,
     ):
-        if not temperature > 0:
-            raise ArgumentError(f"`temperature` must be larger than 0. Received: {temperature}.")
+        require_number("temperature", temperature, above=0)
         for given in (teacher_outputs, student_outputs):
             for kind in [given] if isinstance(given, str) else given or ():
                 if kind not in KINDS:
@@ -130,8 +130,7 @@ class Attention(keras.distillation.DistillationLoss):
     """
 
     def __init__(self, layers: Layers, power: float = 2.0, axis: int = -1):
-        if not power > 0:
-            raise ArgumentError(f"`power` must be larger than 0. Received: {power}.")
+        require_number("power", power, above=0)
         self.layers, self.power, self.axis = layers, power, axis
 
     def validate_outputs(self, teacher_outputs, student_outputs) -> None:

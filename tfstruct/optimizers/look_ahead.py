@@ -3,8 +3,7 @@
 import keras
 from keras import ops
 
-from tfstruct.arguments import require_count
-from tfstruct.errors import ArgumentError
+from tfstruct.arguments import require_count, require_number
 from tfstruct.keras_internals.optimizers import place_of
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
@@ -41,8 +40,7 @@ class Lookahead(Wrapper):
     def __init__(self, optimizer, sync_period=6, slow_step=0.5, name=None, **kwargs):
         super().__init__(optimizer, name=name, **kwargs)
         self.sync_period = require_count("sync_period", sync_period)
-        if not 0 < slow_step <= 1:
-            raise ArgumentError(f"`slow_step` must be in (0, 1]. Received: {slow_step}.")
+        require_number("slow_step", slow_step, above=0, most=1)
         self.slow_step = float(slow_step)
 
     def build(self, variables):

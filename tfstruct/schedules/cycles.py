@@ -6,7 +6,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tfstruct.arguments import require_count, require_one_of
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate
 from tfstruct.schedules.interpolation import SHAPES, as_float, last_begun, share, whole_cycles
@@ -135,8 +135,7 @@ class Cyclical(PlottableSchedule, LearningRateSchedule):
             raise ArgumentError(f"`low` must be below `high`. Received: {low} and {high}.")
         require_count("half_cycle", half_cycle)
         require_one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
-        if not 0 < gamma <= 1:
-            raise ArgumentError(f"`gamma` must be in (0, 1]. Received: {gamma}.")
+        require_number("gamma", gamma, above=0, most=1)
         self.low = low
         self.high = high
         self.half_cycle = half_cycle

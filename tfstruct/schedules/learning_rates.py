@@ -6,8 +6,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
-from tfstruct.arguments import require_count, require_one_of
-from tfstruct.errors import ArgumentError
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.schedules.arguments import check_rate, check_rising
 from tfstruct.schedules.interpolation import SHAPES, as_float, line, share, whole_cycles
 from tfstruct.schedules.plotting import PlottableSchedule, registered
@@ -48,8 +47,7 @@ class StepDecay(PlottableSchedule, LearningRateSchedule):
             check_rising("steps", steps)
         else:
             require_count("steps", steps)
-        if not 0 < factor <= 1:
-            raise ArgumentError(f"`factor` must be in (0, 1]. Received: {factor}.")
+        require_number("factor", factor, above=0, most=1)
         self.initial_learning_rate = initial_learning_rate
         self.steps = steps
         self.factor = factor

@@ -121,8 +121,7 @@ class ConstantRatio(RatioSchedule):
         self.final = _ratio("ratio", ratio)
         self.begin, self.end = (int(begin), int(begin)) if end is None else _span(begin, end)
         self._given_end = end
-        if begin < 0:
-            raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
+        require_count("begin", begin, least=0)
 
     def __call__(self, step: int) -> float:
         return self.final if step >= self.begin else 0.0
@@ -150,8 +149,7 @@ class OneShot(RatioSchedule):
 
     def __init__(self, ratio: float, at: int = 0):
         self.final = _ratio("ratio", ratio)
-        if at < 0:
-            raise ArgumentError(f"`at` must be at least 0. Received: {at}.")
+        require_count("at", at, least=0)
         self.begin = self.end = int(at)
 
     def __call__(self, step: int) -> float:
@@ -184,8 +182,7 @@ class PolynomialRatio(RatioSchedule):
     def __init__(self, initial: float, final: float, begin: int, end: int, power: float = 3.0):
         self.initial, self.final = _rising(initial, final)
         self.begin, self.end = _span(begin, end)
-        if not power > 0:
-            raise ArgumentError(f"`power` must be positive. Received: {power}.")
+        require_number("power", power, above=0)
         self.power = float(power)
 
     def __call__(self, step: int) -> float:
@@ -255,10 +252,8 @@ class Iterative(RatioSchedule):
     def __init__(self, final: float, rounds: int, recover: int, begin: int = 0):
         self.final = _ratio("final", final)
         for name, value in (("rounds", rounds), ("recover", recover)):
-            if value < 1:
-                raise ArgumentError(f"`{name}` must be at least 1. Received: {value}.")
-        if begin < 0:
-            raise ArgumentError(f"`begin` must be at least 0. Received: {begin}.")
+            require_count(name, value)
+        require_count("begin", begin, least=0)
         self.rounds, self.recover, self.begin = int(rounds), int(recover), int(begin)
         self.end = self.begin + (self.rounds - 1) * self.recover
 
@@ -304,10 +299,8 @@ class AutomaticRatio(RatioSchedule):
     def __init__(self, final: float, begin: int, end: int, tolerance: float = 0.05, slowest: float = 1 / 16):
         self.final = _ratio("final", final)
         self.begin, self._fastest_end = _span(begin, end)
-        if tolerance < 0:
-            raise ArgumentError(f"`tolerance` must be at least 0. Received: {tolerance}.")
-        if not 0 < slowest <= 1:
-            raise ArgumentError(f"`slowest` must be in (0, 1]. Received: {slowest}.")
+        require_number("tolerance", tolerance, least=0)
+        require_number("slowest", slowest, above=0, most=1)
         self.tolerance, self.slowest = float(tolerance), float(slowest)
         self._speed, self._from, self._done, self._best = 1.0, self.begin, 0.0, math.inf
         self.end = self._complete_at()
