@@ -149,11 +149,10 @@ def test_the_choice_that_leaves_most_after_a_short_training_goes_on(monkeypatch,
 
 
 @pytest.mark.slow
-def test_from_a_task_to_a_model_within_its_budget(process, tmp_path, monkeypatch):
+def test_from_a_task_to_a_model_within_its_budget(tmp_path, monkeypatch):
     import keras
 
-    from tfstruct.compression import Settings, Task, carry_out
-    from tfstruct.compression.alternatives.choosing import measured_strategy
+    from tfstruct import compress
 
     monkeypatch.undo()  # drafts are measured
     keras.utils.set_random_seed(0)
@@ -170,19 +169,29 @@ def test_from_a_task_to_a_model_within_its_budget(process, tmp_path, monkeypatch
     model.fit(images, y, epochs=5, verbose=0)
     data = (images[:300], y[:300]), (images[300:], y[300:])
 
-    def chosen():
-        task = Task(
-            model, *data, "macs=50%,tflite_bytes=80%", settings=Settings(epochs=2), workdir=tmp_path, process=process
+    def made():
+        return compress(
+            model,
+            *data,
+            "macs=50%,tflite_bytes=80%,latency_us=1000000",
+            strategy="measured",
+            epochs=12,
+            workdir=tmp_path,
         )
-        with task:
-            found = measured_strategy(task, steps=4, tried=2)
-            return found, carry_out(task, found.steps, task.folder.inner("made")), task.limits
 
-    found, made, limits = chosen()
-    assert not limits.misses(made.candidate)
-    assert found.choice.figures["macs"] == pytest.approx(made.candidate.macs, rel=0.01)
-    assert found.choice.figures["tflite_bytes"] == pytest.approx(made.candidate.tflite_bytes, rel=0.1)
-    again, same, _ = chosen()  # all of it is read from the folder
-    assert again.steps == found.steps
-    for one, other in zip(made.model.get_weights(), same.model.get_weights(), strict=True):
+    once = made()
+    report = once.report
+    assert report.met and report.result.macs <= report.limits.figures["macs"]
+    (why,) = [one.reason for one in report.decisions if "least predicted loss" in one.reason]
+    predicted = float(why.split("macs ")[1].split(" of")[0].replace(",", ""))
+    assert predicted == pytest.approx(report.result.macs, rel=0.01)
+    assert any("is best after 1 epoch" in one.reason for one in report.decisions) or len(report.stages) == 2
+    assert sum(stage.step.epochs for stage in report.stages) <= 12
+    again = made()  # all of it is read from the folder
+    for one, other in zip(once.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_budget_without_a_figure_is_refused():
+    with pytest.raises(BudgetError, match="the budget has none but the quality"):
+        choosing.measured_strategy(task_of())

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfstruct.augment import Pipeline
+from tfstruct.compression.alternatives.choosing import measured_strategy
 from tfstruct.compression.budget import Budget
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.compressed import Compressed
@@ -26,6 +27,8 @@ from tfstruct.convert.runtime import processor
 from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.graph import trace
 from tfstruct.samples import Preprocess
+
+_STRATEGIES = "`strategy` must be 'auto', 'measured', 'search', or a list of steps. Received: {}."
 
 
 def compress(
@@ -73,7 +76,10 @@ def compress(
         budget: see `Budget`. Without a figure (an `accuracy_drop` alone) channels go as long as the drop allows.
         strategy: `"auto"`, or the steps in order: names or objects of `tfstruct.compression.steps`. What a step leaves
             open (its epochs, the budget of its channels) is decided as for `"auto"`. `"search"`, or a `Search`: the
-            best of many that are tried, see `search_strategies`; each trains for `epochs`.
+            best of many that are tried, see `search_strategies`; each trains for `epochs`. `"measured"`: what each
+            alternative of each part of the model costs and loses is measured, and the best choice within all limits
+            together is taken (`alternatives.choosing.measured_strategy`); it needs a limit on a figure, and deciding
+            takes longer than with `"auto"`.
         test: what the result is judged on, once, where it meets the budget.
         epochs: of training in all; 0: nothing is trained, which costs accuracy. Where the strategy that is decided on
             has weights of 4 bits and misses the budget, a second one without them is trained for as many.
@@ -124,6 +130,9 @@ def compress(
         tested = None if test is None else task.open_test(test)
         if isinstance(steps, Search):
             made, decisions, tried = _searched(task, steps)
+        elif steps == "measured":
+            chosen = measured_strategy(task)
+            made, decisions, tried = carry_out(task, chosen.steps), chosen.decisions, ()
         elif steps == "auto":
             made, decisions, tried = _best_of_two(task)
         else:
@@ -148,11 +157,11 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
     if isinstance(strategy, Search):
         return strategy
     if isinstance(strategy, str):
-        if strategy != "auto":
-            raise RecipeError(f"`strategy` must be 'auto', 'search', or a list of steps. Received: {strategy!r}.")
+        if strategy not in ("auto", "measured"):
+            raise RecipeError(_STRATEGIES.format(repr(strategy)))
         return strategy
     if not isinstance(strategy, Sequence):
-        raise RecipeError(f"`strategy` must be 'auto', 'search', or a list of steps. Received: {strategy!r}.")
+        raise RecipeError(_STRATEGIES.format(repr(strategy)))
     steps = tuple(Step.of(step) for step in strategy)
     if not steps:
         raise RecipeError("`strategy` must be 'auto', or a list of at least one step. Received: an empty list.")

@@ -21,6 +21,7 @@ from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
+from tfstruct.errors import BudgetError
 
 _ROUNDING = 0.15  # of all epochs: for the rounding of the file, one at least
 _DRAFTS = 4  # choices whose file is drafted until one is within the limits
@@ -84,6 +85,7 @@ def choose_strategies(
     fixed: Mapping[str, int] | None = None,
     excluded: Collection[At] = (),
     count: int = 3,
+    epochs: int | None = None,
 ) -> tuple[Chosen, ...]:
     """The best choices within the limits of a task, as strategies, the best first.
 
@@ -96,6 +98,7 @@ def choose_strategies(
         fixed: part -> the alternative that is given.
         excluded: alternatives that may not be picked.
         count: at most so many.
+        epochs: of training of each; by default those of the settings.
 
     Raises:
         BudgetError: no choice meets the limits.
@@ -115,7 +118,8 @@ def choose_strategies(
         if not factors:
             break
         limits = {name: limits[name] * min(_MARGIN / factors.get(name, _MARGIN), 1.0) for name in limits}
-    made = [_chosen(task, parts, damages, one, limits) for one in (best, *best.runners_up)]
+    epochs = task.settings.epochs if epochs is None else epochs
+    made = [_chosen(epochs, parts, damages, one, limits) for one in (best, *best.runners_up)]
     notes = missing if unknown else []
     if factors:
         said = ", ".join(f"{name} by {factor - 1:.1%}" for name, factor in factors.items())
@@ -138,14 +142,22 @@ def measured_strategy(
     Args:
         task: what has to be done.
         steps: of training of each alternative; 0: none.
-        tried: choices that are trained for an epoch, of which the best is taken; 1: none is.
+        tried: choices that are trained for an epoch, of which the best is taken; 1: none is, as where that would take
+            more than a quarter of the epochs.
         fixed: part -> the alternative that is given.
         excluded: alternatives that may not be picked.
 
     Raises:
-        BudgetError: no choice meets the limits.
+        BudgetError: no choice meets the limits, or the budget limits no figure.
         ModelError: too few samples to hold some out.
     """
+    if not task.limits.figures:
+        raise BudgetError(
+            "Measured alternatives are chosen within limits, and the budget has none but the quality. Give a figure "
+            "too, such as macs=50% or tflite_bytes=50%, or take strategy='auto'."
+        )
+    epochs = task.settings.epochs
+    tried = tried if 4 * tried <= epochs else 1
     folder = task.folder.inner("alternatives")
     stored = folder.read(_CHOICES)
     if stored is None:  # measured latencies would choose otherwise the second time
@@ -154,7 +166,10 @@ def measured_strategy(
         tables = tables_of(task, parts)
         damages = measure_damages(task, parts, steps=steps, folder=folder.inner("damages"))
         task.progress.stage("choose")
-        found = choose_strategies(task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried)
+        found = choose_strategies(
+            task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried,
+            epochs=epochs - (tried if tried > 1 else 0),
+        )  # fmt: skip
         stored = [one.to_dict() for one in found]
         folder.write(_CHOICES, stored)
     return best_of(task, [Chosen.from_dict(one) for one in stored])[0]
@@ -232,13 +247,15 @@ def _drafted(task: Task, parts: Sequence[Part], choice: Choice) -> dict[str, flo
     return found
 
 
-def _chosen(task: Task, parts: Sequence[Part], damages: Damages, choice: Choice, limits: Mapping[str, float]) -> Chosen:
+def _chosen(
+    epochs: int, parts: Sequence[Part], damages: Damages, choice: Choice, limits: Mapping[str, float]
+) -> Chosen:
     reasons: dict[str, list[str]] = {}
     for part, one in picked_of(parts, choice).items():
         loss = damages.parts[part.name][choice.picked[part.name]]
         reasons.setdefault(part.kind, []).append(f"{part.name}: {one.name} (loses {loss:.3g})")
     said = {kind: "; ".join(own) for kind, own in reasons.items()}
-    steps = strategy_of(parts, choice, task.settings.epochs, said)
+    steps = strategy_of(parts, choice, epochs, said)
     decisions = [Decision(step.kind, True, step.reason or "always") for step in steps]
     kinds = dict.fromkeys(part.kind for part in parts)
     decisions += [
