@@ -3,6 +3,7 @@
 python tools/bench.py convert [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py surgery [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py scale [--rounds 1] [--quick] [--out FOLDER]
+python tools/bench.py opening [--quick] [--out FOLDER]
 python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
@@ -19,7 +20,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-KEPT = ("convert", "surgery", "scale", "training")
+KEPT = ("convert", "surgery", "scale", "training", "opening")
 
 
 def edits(rounds: int) -> None:
@@ -158,10 +159,11 @@ def main() -> None:
     if options.what in KEPT:
         from compressor_costs import training
         from conversion_times import convert
+        from opening_costs import opening
         from scale_slopes import scale
         from surgery_times import surgery
 
-        kept = dict(zip(KEPT, (convert, surgery, scale, training), strict=True))
+        kept = dict(zip(KEPT, (convert, surgery, scale, training, opening), strict=True))
         kept[options.what](options.rounds, options.quick, options.out)
         return
     from training_steps import fit

@@ -45,6 +45,37 @@ def encoder(depth: int = 12, width: int = 768, words: int = 30_522) -> keras.Mod
     return keras.Model(inputs, layers.Dense(2)(_blocks(x, depth, width)))
 
 
+class Block(layers.Layer):
+    """One of a transformer, as a user writes it, with a product of its own."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = (layers.LayerNormalization(epsilon=1e-6) for _ in range(2))
+        self.attention = layers.MultiHeadAttention(width // 32, 32)
+        self.narrow = layers.Dense(width)
+
+    def build(self, shape):
+        self.wide = self.add_weight(shape=(shape[-1], 4 * shape[-1]), name="wide")
+        self.first.build(shape)
+        self.second.build(shape)
+        self.attention.build(shape, shape)
+        self.narrow.build((*shape[:-1], 4 * shape[-1]))
+
+    def call(self, x):
+        y = self.first(x)
+        x = x + self.attention(y, y)
+        return x + self.narrow(keras.ops.gelu(keras.ops.matmul(self.second(x), self.wide)))
+
+
+def custom_encoder(depth: int, width: int, words: int = 1000) -> keras.Model:
+    """A transformer encoder of custom layers on 64 words."""
+    inputs = keras.Input((64,), dtype="int32")
+    x = layers.Embedding(words, width)(inputs)
+    for _ in range(depth):
+        x = Block(width)(x)
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
 def text_encoder() -> keras.Model:
     """Four blocks of 256 on 64 words: small enough to convert in seconds."""
     inputs = keras.Input((64,), dtype="int32")

@@ -1,24 +1,32 @@
 """Backbones of KerasHub, small and with random weights: opened, equal, pruned as masked. Skipped where it is absent.
 
-`pip install --no-deps keras-hub regex tokenizers` is enough for it.
+`pip install --no-deps keras-hub regex tokenizers` is enough for it. With TFSTRUCT_RESULTS=tools/results the table of
+`pytest -m slow tests/graph/test_keras_hub.py` is kept there.
 """
+
+import os
+import pathlib
+import sys
 
 import custom_layers
 import keras
 import numpy as np
 import pytest
-from oracle import assert_pruned_equals_masked
+from oracle import assert_equal, assert_pruned_equals_masked, masked_outputs
 from sweeps import sweep
 
+from tfstruct import profile, surgery
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
-from tfstruct.errors import ConversionError
+from tfstruct.errors import BudgetError, ConversionError
 from tfstruct.graph import groups, trace
 from tfstruct.graph.opening import open_model
 from tfstruct.quantize import calibrate
 from tfstruct.quantize.layer_sensitivity import sqnr
+from tfstruct.surgery.pruning.plan import units_of
 
-models = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)").models
+keras_hub = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)")
+models = keras_hub.models
 
 TEXT = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
 LONG = {**TEXT, "max_sequence_length": 16}
@@ -104,16 +112,65 @@ def test_opened(name):
     assert_pruned_equals_masked(found.model, inputs=inputs)
 
 
-# What the converter has no integer kernels for, by name.
-FLOAT = {}
+# What the converter has no operators for, by name.
+FLOAT = {"FNet": "tf.FFT2D"}
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows of what was measured, printed at the end; kept in the folder that TFSTRUCT_RESULTS names, if any."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
+    from interleaved import Table
+
+    title = "backbones of KerasHub, small, random weights"
+    made = Table("keras_hub", title, {"keras_hub": keras_hub.__version__}, os.environ.get("TFSTRUCT_RESULTS"))
+    yield made
+    made.show()
+
+
+def share(model: keras.Model) -> float:
+    """Of all channels, those that can go."""
+    found = groups(trace(model))
+    return sum(len(group.free) for group in found) / max(1, sum(group.width for group in found))
+
+
+def planned(opened: keras.Model, known, folder) -> dict:
+    """To 60 % of the MACs, or as far as the outputs allow: equal to the masked one, saved, loaded, trained a step."""
+    try:
+        plan = surgery.plan_channels(opened, "macs=60%")
+    except BudgetError as error:
+        least = error.least["macs"] / profile(opened).macs
+        plan = surgery.plan_channels(opened, {"macs": least + 0.3 * (1 - least)})
+    graph, smaller = trace(opened), surgery.apply(opened, plan)
+    inputs = keras.tree.pack_sequence_as(known, [keras.ops.convert_to_tensor(x) for x in drawn(opened, 3)])
+    expected = [np.asarray(y) for y in masked_outputs(graph, units_of(graph, plan), inputs)]
+    assert_equal(expected, arrays(smaller(inputs, training=False)))
+    smaller.save(folder / "smaller.keras")
+    loaded = keras.models.load_model(folder / "smaller.keras")
+    assert_equal(expected, arrays(loaded(inputs, training=False)))
+    before = [w.numpy() for w in loaded.trainable_variables]
+    loaded.compile("adam", "mse")
+    loaded.fit(inputs, keras.tree.map_structure(lambda y: np.ones(y.shape), loaded(inputs)), verbose=0)
+    assert any(np.abs(a - w.numpy()).max() > 0 for a, w in zip(before, loaded.trainable_variables, strict=True))
+    return {"MACs": plan.before["macs"], "share that stays": plan.after["macs"] / plan.before["macs"]}
+
+
+def arrays(outputs) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.convert_to_numpy(y), np.float64) for y in keras.tree.flatten(outputs)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_int8(name, process, capsys):
-    """The int8 file of the opened backbone against its twin, in dB and in steps of the output."""
+def test_planned_and_int8(name, process, table, tmp_path):
+    """Planned, saved, loaded, trained a step; the int8 file of the opened backbone against its twin, in dB and in steps
+    of the output."""
     model, known = backbone(name)
-    opened = open_model(model, known).model
+    found = open_model(model, known)
+    opened = found.model
+    row = {"layers opened": len(found.opened), "can go, closed": share(model), "can go, opened": share(opened)}
+    table.rows.pop(name, None)
+    table.row(name, lambda: row)
+    row |= planned(opened, known, tmp_path)
     x = {port.name: value for port, value in zip(opened.inputs, drawn(opened, 120), strict=True)}
     data = x if len(x) > 1 else next(iter(x.values()))
     twin = calibrate(opened, data)
@@ -121,20 +178,23 @@ def test_int8(name, process, capsys):
         try:
             file = converter.convert("int8", calibration=data)
         except ConversionError as error:
-            with capsys.disabled():
-                print(f"\n{name:16} no int8 file: {str(error)[:100]}")
-            assert name in FLOAT and FLOAT[name] in str(error)
+            row["int8"] = f"no: {FLOAT[name]}"
+            table.rows.pop(name)
+            table.row(name, lambda: row)
+            assert FLOAT[name] in str(error)
             return
     assert name not in FLOAT
     given = keras.tree.pack_sequence_as(known, [keras.ops.convert_to_tensor(value[:16]) for value in x.values()])
-    plain, ours = ([np.asarray(y, np.float64) for y in keras.tree.flatten(m(given))] for m in (opened, twin))
+    plain, ours = (arrays(m(given)) for m in (opened, twin))
     theirs = keras.tree.flatten(file.predict({port: value[:16] for port, value in x.items()}))
-    for i, port in enumerate(Runtime(file.content).outputs):
-        own, apart = sqnr(plain[i], theirs[i]), sqnr(ours[i], theirs[i])
-        steps = np.abs(ours[i] - theirs[i]).max() / port.scale
-        unseen = len(twin.report.skipped)
-        with capsys.disabled():
-            print(f"\n{name:16} file {own:5.1f} dB, twin {sqnr(plain[i], ours[i]):5.1f} dB", end="")
-            print(f", apart {apart:5.1f} dB, {steps:4.1f} steps, {unseen} layers not seen inside", end="")
-        assert apart > own - 4
-        assert steps <= 2 or unseen
+    ports = Runtime(file.content).outputs
+    of_file = [sqnr(a, b) for a, b in zip(plain, theirs, strict=True)]
+    steps = [np.abs(a - b).max() / port.scale for a, b, port in zip(ours, theirs, ports, strict=True)]
+    row |= {
+        "file dB": min(of_file), "twin dB": min(map(sqnr, plain, ours)), "twin and file, steps": float(max(steps)),
+        "not seen inside": len(twin.report.skipped),
+    }  # fmt: skip
+    table.rows.pop(name)
+    table.row(name, lambda: row)
+    assert all(sqnr(a, b) > own - 4 for a, b, own in zip(ours, theirs, of_file, strict=True))
+    assert max(steps) <= 2 or twin.report.skipped

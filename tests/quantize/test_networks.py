@@ -126,4 +126,4 @@ def _agree(name, twin, x, process):
         step = port.scale or (max(ours.max(), 0) - min(ours.min(), 0)) / 255
         steps = np.abs(ours - theirs).max() / step
         print(f"{name}: {steps:.0f} steps", "with unseen values" if unseen else "")
-        assert steps <= (12 if unseen else 2)
+        assert steps - 1e-3 <= (12 if unseen else 2)  # whole steps, but for the last bits

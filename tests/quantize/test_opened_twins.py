@@ -51,6 +51,29 @@ class Inner(Computes):
     rng = np.random.default_rng(1)
 
 
+_DRAWN: dict = {"gamma_initializer": keras.initializers.RandomUniform(0.5, 1.5), "beta_initializer": "normal"}
+
+
+def _twice(layer, x, after, before=ops.tanh):
+    """Two calls of a layer, one with `after` behind it; a sum adds what it gets to itself, halved."""
+    y = before(x)
+    first, second = (layer([v, v * 0.5]) if isinstance(layer, layers.Add) else layer(v) for v in (x, y))
+    return ops.concatenate([after(first), second], axis=-1)
+
+
+def _by_heads(x):
+    q, k, v = (ops.reshape(_dense(8)(x), (-1, 5, 2, 4)) for _ in range(3))
+    return ops.dot_product_attention(q, k, v)
+
+
+def _block(x):
+    """One of a transformer, normalized before attention and feed-forward."""
+    y = layers.LayerNormalization(**_DRAWN)(x)
+    x = x + layers.MultiHeadAttention(2, 4)(y, y)
+    y = layers.LayerNormalization(**_DRAWN)(x)
+    return x + _dense(8)(_dense(16, activation="gelu")(y))
+
+
 def _kernel():
     return Inner(lambda s, x: ops.matmul(x, s.w), w=(8, 8))
 
@@ -97,6 +120,29 @@ CASES = {
     "kernel and bias twice": (lambda: Computes(lambda s, x: s.inner(s.inner(x)), _affine()), _dense),
     "both summed": (lambda: Computes(lambda s, x: s.inner(x) + s.inner(ops.sigmoid(x)), _kernel()), None),
     "bias, dense": (lambda: _affine(6), _dense),
+    "sum of another rank": (lambda: Computes(lambda s, x: x * s.g + s.h, g=(1, 8), h=(1, 1, 8)), _dense),
+    # Called twice, and fused with what follows in one call only.
+    "relu behind one": (lambda: lambda x: _twice(_dense(8), x, ops.relu), None),
+    "relu behind one convolution": (lambda: lambda x: _twice(layers.Conv1D(8, 3, padding="same"), x, ops.relu), None),
+    "relu behind one sum": (lambda: lambda x: _twice(layers.Add(), x, layers.ReLU(), ops.negative), None),
+    # Keras's own of several operators.
+    "LayerNormalization": (lambda: layers.LayerNormalization(**_DRAWN), None),
+    "LayerNormalization, dense": (lambda: layers.LayerNormalization(**_DRAWN), _dense),
+    "LayerNormalization, two axes": (lambda: layers.LayerNormalization(axis=(1, 2)), _dense),
+    "RMSNormalization": (lambda: layers.RMSNormalization(), _dense),
+    "UnitNormalization": (lambda: layers.UnitNormalization(), _dense),
+    "GroupNormalization": (lambda: layers.GroupNormalization(2, **_DRAWN), None),
+    "MultiHeadAttention": (lambda: lambda x: layers.MultiHeadAttention(2, 4)(x, x), None),
+    "MultiHeadAttention, dense, dropout": (
+        lambda: lambda x: layers.MultiHeadAttention(2, 4, dropout=0.1)(_dense(8)(x), x), _dense,
+    ),
+    "MultiHeadAttention, causal": (
+        lambda: lambda x: layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True), None,
+    ),
+    "GroupQueryAttention": (lambda: lambda x: layers.GroupQueryAttention(4, 4, 2)(x, x), None),
+    "Attention": (lambda: lambda x: layers.Attention()([x, _dense(8)(x)]), None),
+    "dot_product_attention": (lambda: lambda x: _by_heads(x), None),
+    "a block": (lambda: lambda x: _block(x), None),
 }  # fmt: skip
 # A bias of 32 bits is rounded once more in the file.
 ROUNDED_BIASES = {"scale, bias, relu", "normalized, dense", "kernel and bias twice", "bias, dense"}
@@ -126,5 +172,7 @@ def steps(process):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.sweep(6)
 def test_the_integers_of_the_file(case, steps):
-    assert np.mean(steps[case] > 0.5) <= (0.005 if case in ROUNDED_BIASES else 0), steps[case].max()
+    # What is called twice in two ways is computed in float, and rounded as in the file.
+    share = 0.005 if case in ROUNDED_BIASES else 0.03 if "behind one" in case else 0
+    assert np.mean(steps[case] > 0.5) <= share, steps[case].max()
     assert steps[case].max() < 1.5

@@ -98,7 +98,7 @@ class QuantizeAware(Compressor):
     def _begin(self, model: keras.Model) -> None:
         if self.twin is None or self._opened is None:
             with ModelCall.lifted(model):
-                self._opened = open_by_itself(model, self.open_layers)
+                self._opened = open_by_itself(model, self.open_layers, composites=True)
             self.twin = Twin(self._opened.model, self.scheme, name=f"{model.name}_twin")
         twin = self.twin
         call = self._call = ModelCall.of(model)

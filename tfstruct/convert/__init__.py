@@ -7,6 +7,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `export.py`: Keras model to SavedModel; which graph name came from which layer
 - `rewrites.py`: layers without integer kernels in a form that has them, for the length of a trace
 - `kept_biases.py`: biases that stay with their own layer, which the converter moves on
+- `zero_biases.py`: biases of zeros, which the converter drops and a twin may train
 - `converter.py`, `worker.py`, `child.py`: TensorFlow's converter in a process of its own: requests and errors; the
   processes, kept for the next conversion; the script
 - `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, float islands; written compactly

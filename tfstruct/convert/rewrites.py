@@ -17,6 +17,7 @@ from keras import ops
 from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.layer_tree import layer_paths
+from tfstruct.graph.opening import composites
 from tfstruct.keras_internals.operation_types import BACKEND_FUNCTIONS
 from tfstruct.keras_internals.replacing import replaced_attributes, set_untracked
 
@@ -51,54 +52,30 @@ def _in_place_of_its_base(own: type) -> type:
 
 @_in_place_of_its_base
 class LayerNormalization(keras.layers.LayerNormalization):
-    """y = d * rsqrt(mean(d^2) + eps) * gamma + beta with d = x - mean(x): Keras's own has NEG, which has no kernel."""
+    """See `composites`."""
 
-    def call(self, x):
-        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
-        shape = [1] * len(x.shape)
-        for axis in axes:
-            shape[axis] = x.shape[axis]
-        if not getattr(self, "rms_scaling", False):
-            x = x - ops.mean(x, axis=axes, keepdims=True)
-        y = x * ops.rsqrt(ops.mean(x * x, axis=axes, keepdims=True) + self.epsilon)
-        return _scaled(y, self.gamma, self.beta, shape)
+    call = composites.layer_normalization
 
 
 @_in_place_of_its_base
 class RMSNormalization(keras.layers.RMSNormalization):
-    """y = x * rsqrt(mean(x^2) + eps) * scale, the square as a product: SQUARE has no integer kernel."""
+    """See `composites`."""
 
-    def call(self, x):
-        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
-        shape = [1] * len(x.shape)
-        for axis in axes:
-            shape[axis] = x.shape[axis]
-        return x * ops.rsqrt(ops.mean(x * x, axis=axes, keepdims=True) + self.epsilon) * ops.reshape(self.scale, shape)
+    call = composites.rms_normalization
 
 
 @_in_place_of_its_base
 class UnitNormalization(keras.layers.UnitNormalization):
-    """y = x * rsqrt(max(sum(x^2), 1e-12)), the square as a product."""
+    """See `composites`."""
 
-    def call(self, inputs):
-        total = ops.sum(inputs * inputs, axis=self.axis, keepdims=True)
-        return inputs * ops.rsqrt(ops.maximum(total, 1e-12))
+    call = composites.unit_normalization
 
 
 @_in_place_of_its_base
 class GroupNormalization(keras.layers.GroupNormalization):
-    """Layer normalization of each group of channels, the square as a product."""
+    """See `composites`."""
 
-    def call(self, x):
-        axis = self.axis % len(x.shape)
-        channels = x.shape[axis]
-        grouped = ops.reshape(x, (-1, *x.shape[1:axis], self.groups, channels // self.groups, *x.shape[axis + 1 :]))
-        axes = [i for i in range(1, len(grouped.shape)) if i != axis]
-        d = grouped - ops.mean(grouped, axis=axes, keepdims=True)
-        y = d * ops.rsqrt(ops.mean(d * d, axis=axes, keepdims=True) + self.epsilon)
-        shape = [1] * len(x.shape)
-        shape[axis] = channels
-        return _scaled(ops.reshape(y, (-1, *x.shape[1:])), self.gamma, self.beta, shape)
+    call = composites.group_normalization
 
 
 @_in_place_of_its_base
@@ -246,11 +223,6 @@ def _repeated(images, rows: int, columns: int):
     """Each pixel of (batch, height, width, channels) repeated along height and width."""
     height, width = images.shape[1:3]
     return ops.image.resize(images, (height * rows, width * columns), interpolation="nearest")
-
-
-def _scaled(y, gamma, beta, shape):
-    y = y if gamma is None else y * ops.reshape(gamma, shape)
-    return y if beta is None else y + ops.reshape(beta, shape)
 
 
 def _steps(layer) -> int | None:

@@ -29,6 +29,7 @@ from tfstruct.convert import (
     tensor_names,
     trained,
     weights,
+    zero_biases,
 )
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
@@ -120,7 +121,7 @@ class Converter(contextlib.AbstractContextManager):
         self.twin = model if isinstance(model, Twin) else None
         self.model = model if self.twin is None else self.twin.model
         self.progress = progress or (lambda stage, done, total: None)
-        self._seen_through: OpenedModel | None = None
+        self._seen_through: dict[bool, OpenedModel] = {}  # whether composites are opened too
         self._exported: tuple[tuple, Exported] | None = None
         self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
         self._holders: dict[str, set[str]] = {}
@@ -154,15 +155,16 @@ class Converter(contextlib.AbstractContextManager):
         """The model that is exported. That of a twin was opened when the twin was made."""
         if self.twin is not None or not recipe.quantizes_activations or not recipe.open_layers:
             return OpenedModel(self.model, (), {})
-        if self._seen_through is None:
+        inside = trained.names_inside(recipe.ranges, self.model)
+        if inside not in self._seen_through:
             with self._stage("open"):
-                self._seen_through = open_by_itself(self.model, recipe.open_layers)
-        return self._seen_through
+                self._seen_through[inside] = open_by_itself(self.model, recipe.open_layers, composites=inside)
+        return self._seen_through[inside]
 
     def _export(self, recipe: Recipe) -> Exported:
         seen = self._opened(recipe)
         rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
-        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened)
+        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened, seen.composites)
         if self._exported is None or self._exported[0] != key:
             with self._stage("export"):
                 directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
@@ -189,12 +191,13 @@ class Converter(contextlib.AbstractContextManager):
     def _trained(self, recipe: Recipe) -> Iterator[Recipe]:
         """Context manager: yields the recipe completed from the twin, with the model's weights temporarily replaced by
         the rounded ones."""
-        if self.twin is None:
+        with contextlib.ExitStack() as stack:
+            if self.twin is not None:
+                recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
+                stack.enter_context(self.twin.on_grid())
+            if recipe.ranges and recipe.quantizes_activations:
+                stack.enter_context(zero_biases.kept(self._opened(recipe).model))
             yield recipe
-        else:
-            recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
-            with self.twin.on_grid():
-                yield recipe
 
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """Only the file, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""

@@ -49,6 +49,14 @@ def recipe_of(twin: Twin, recipe: Recipe) -> Recipe:
     )
 
 
+def names_inside(ranges: Mapping[str, Range], model: keras.Model) -> bool:
+    """Whether ranges name what no layer or input of a model is: operations that a twin has opened its layers into."""
+    if not ranges:
+        return False
+    known = {*layer_paths(model), *(x.name for x in getattr(model, "inputs", None) or ())}
+    return not all(name.removesuffix(BEFORE) in known for name in ranges)
+
+
 def by_tensor(
     content: bytes,
     layers: Mapping[str, tuple[str, ...]],

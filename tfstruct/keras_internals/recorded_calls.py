@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -72,6 +72,27 @@ def watched_calls(
         if keras.config.is_traceback_filtering_enabled():  # it wraps errors in others
             keras.config.disable_traceback_filtering()
             stack.callback(keras.config.enable_traceback_filtering)
+        yield
+
+
+@contextlib.contextmanager
+def operations_as(forms: Mapping[type[keras.Operation], Callable], is_watched: Callable[[], bool]) -> Iterator[None]:
+    """While it is open, operations of these classes compute on symbolic tensors in this thread as functions of
+    (operation, their arguments) do, which are other operations."""
+    thread = threading.get_ident()
+
+    def as_form(kind: type[keras.Operation], form: Callable):
+        own = kind.symbolic_call
+
+        def symbolic_call(operation, *args, **kwargs):
+            seen = threading.get_ident() == thread and is_watched()
+            return (form if seen else own)(operation, *args, **kwargs)
+
+        return symbolic_call
+
+    with _LOCK, contextlib.ExitStack() as stack:
+        for kind, form in forms.items():
+            stack.enter_context(replaced_attributes(kind, symbolic_call=as_form(kind, form)))
         yield
 
 

@@ -71,7 +71,7 @@ def calibrate(
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
         model, scheme = twin.model, scheme or twin.scheme
-    opened = open_by_itself(model, False if twin is not None else open_layers)
+    opened = open_by_itself(model, False if twin is not None else open_layers, composites=True)
     model = opened.model
     made = Twin(model, scheme or "int8")
     if twin is not None and made.scheme == twin.scheme:

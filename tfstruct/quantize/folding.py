@@ -310,7 +310,9 @@ class Folding:
         if (kind == "divide" and place != 1) or call.outputs[0].shape != x.shape:
             return
         scalar = kind in _PRODUCTS and value.ndim == 0
-        if not scalar and value.shape != (x.shape[-1],):
+        # Products have one axis; sums may have others of size 1 before it.
+        by_channel = value.ndim > 0 and value.size == value.shape[-1] == x.shape[-1]
+        if not scalar and not (by_channel and (kind == "add" or value.ndim == 1)):
             return
         written = scalar and kind == "multiply" and not isinstance(operands(call)[place], Channels)
         behind = self._all_readers(call)
@@ -339,6 +341,7 @@ class Folding:
         while call is not None and id(call.op) in self.ahead:
             found, place = True, self.ahead[id(call.op)]
             value = keras.ops.cast(self.now(call, 1 - place), "float32")
+            value = keras.ops.reshape(value, (-1,)) if len(value.shape) > 1 else value
             kind = traits_of(call.op).joins
             if kind == "add":
                 b = b + c * value

@@ -1,5 +1,6 @@
 """Emulates the file's integer kernels, for the inference of a twin."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -82,7 +83,8 @@ class IntegerKernels:
         Args:
             ahead_of: (op, kernel) -> what of the operations in front is part of it, see `ConstantOperands`.
         """
-        if not (self.used and traits_of(op).contracts and len(grids) == 1 and op.compute_dtype == "float32"):
+        known = traits_of(op).contracts or self._is_fully_connected(op)
+        if not (self.used and known and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
         (group,) = self._rounding_points.reads.get(id(op)) or (None,)
         bits = None if group is None else self._bits_of(self._groups[group])
@@ -92,26 +94,30 @@ class IntegerKernels:
         writes = self._rounding_points.writes[id(op)]
         made = None if writes is None else self._bounds.get(writes)
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
-        rescaled = twice_rounded if grid.stored_bits == 4 and not isinstance(op, keras.layers.Dense) else once_rounded
+        fully = isinstance(op, (keras.layers.Dense, keras.layers.EinsumDense))
+        rescaled = twice_rounded if grid.stored_bits == 4 and not fully else once_rounded
 
         def exact(call, args, kwargs):
             step_in = activation_scale(*self._ends(group), bits)
             ahead, shift = ahead_of(op, grid.kernel.variable.value)
             g = folded_factor(self._rounding_points, id(op))
             bias, mapping = 0.0, []
-            if op.use_bias:
-                bias = op.bias.value
-                mapping.append((op.bias, tf.zeros_like(bias)))
+            if op.bias is not None:
+                bias = tf.reshape(op.bias.value, [-1])
+                mapping.append((op.bias, tf.zeros_like(op.bias.value)))
             if norm is not None:
                 # In the converter's order, as rounding of large ones shows it.
                 bias = bias * g + ((norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g)
-            bias = bias if shift is None else bias + shift * g
+            bias = bias if shift is None else bias + tf.reshape(shift, [-1]) * g
             w, s_w = grid.folded(grid.kernel.variable.value * ahead, g, tf.abs(bias) / (step_in * LARGEST_BIAS))
             mapping.append((grid.kernel.variable, w))
             step = step_in * s_w
             with keras.StatelessScope(mapping):
                 acc = call(tf.round(args[0] / step_in), *args[1:], **kwargs)
-            total = (acc if norm is None else acc * tf.sign(g)) + tf.round(bias / step)
+            integers = tf.round(bias / step)
+            if fully:  # the channels that it makes may be several axes
+                step, integers = (_as_last_axes(v, acc) for v in (step, integers))
+            total = (acc if norm is None else acc * tf.sign(g)) + integers
             if made is None or bits != 8 or id(op) in self._rounding_points.folding.followed:
                 return total * step
             return rescaled(total, step, activation_scale(*made.now()))
@@ -121,6 +127,13 @@ class IntegerKernels:
             return z if norm is None else type(norm).call(norm, z, training=False)
 
         return self._where_known([group], exact, as_it_is)
+
+    def _is_fully_connected(self, op) -> bool:
+        """Whether an `EinsumDense` is one FULLY_CONNECTED, with a bias for each of its channels or none."""
+        linear = self._rounding_points.folding.linear.get(id(op))
+        if linear is None or traits_of(op).kernel != "einsum" or self._rounding_points.folds.get(id(op)) is not None:
+            return False
+        return op.bias is None or math.prod(op.bias.shape) == linear.shape[2]
 
     def arithmetic(
         self,
@@ -218,6 +231,15 @@ class IntegerKernels:
             return tf.cond(known, lambda: exact(*args, **kwargs), lambda: plain(*args, **kwargs))
 
         return either
+
+
+def _as_last_axes(x, like):
+    """A value for each channel, in the shape of the last axes of `like` that hold the channels."""
+    sizes: list[int] = []
+    count = x.shape.num_elements()
+    while math.prod(sizes) < count:
+        sizes.insert(0, like.shape[-1 - len(sizes)])
+    return tf.reshape(x, sizes) if len(sizes) > 1 else x
 
 
 def folded_factor(rounding_points: RoundingPoints, key: int):

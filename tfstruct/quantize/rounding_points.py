@@ -106,6 +106,7 @@ class RoundingPoints:
 
     Attributes:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
+        absorbed: id of an operation -> of each of its calls, in order, whether it is fused with a ReLU behind it.
         before: id of an operation -> the point inside it; see `RoundingPoint.before`.
         products: likewise, of a batch norm that is no part of another layer: the file has a product and a sum.
         masked_softmax: likewise, of a `Softmax` layer that gets a mask: what it is taken of.
@@ -135,12 +136,14 @@ class RoundingPoints:
         self.folds: dict[int, keras.layers.BatchNormalization | None] = {}
         self.paths = {id(call.op): call.path for call in graph.calls}
         fused: dict[int, bool] = {}
+        self.absorbed: dict[int, list[bool]] = {}
         for call in graph.calls:
             after = self._reader(call, readers)
             direct = after is not None and (_fuses(call, after) or (folding.fuses(call) and _is_relu(after.op)))
             joined = id(call.op) in folding.followed or direct
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
+            self.absorbed.setdefault(id(call.op), []).append(direct and after is not None and _is_relu(after.op))
             norm = after.op if joined and after is not None and is_norm(after.op) else None
             if self.folds.setdefault(id(call.op), norm) is not norm:
                 self.folds[id(call.op)] = None

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import keras
@@ -258,6 +259,8 @@ class Simulation:
             )
 
         group = None if point is None else point.group
+        # Of a shared layer some calls may be fused with what follows.
+        calls, absorbed = itertools.count(), self.rounding_points.absorbed.get(id(op), [False])
 
         def routed(*args, **kwargs):
             if before is not None and traits.kernel == "separable" and grids:
@@ -276,7 +279,7 @@ class Simulation:
                     z = self._with_weights(op, grids, training, call, args, kwargs)
                 z = self._quantized(before, z, training)
                 outputs = z if activation is None else activation(z)
-            if point is None:
+            if point is None or absorbed[next(calls) % len(absorbed)]:
                 return outputs
             if (averages or (traits.in_file.same_scale and traits.interpolates)) and not training:
                 outputs = self.integers.average(point, outputs, bool(traits.interpolates))

@@ -10,7 +10,7 @@ import keras
 
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
-from tfstruct.graph.opening.custom import is_custom
+from tfstruct.graph.opening.custom import Wanted, is_custom
 from tfstruct.graph.opening.opening import OpenedModel, open_model
 from tfstruct.graph.opening.recording import reason_of
 from tfstruct.graph.trace import Graph, functional_of, trace
@@ -31,7 +31,7 @@ def no_more_opening() -> Iterator[None]:
         _opens.reset(token)
 
 
-def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> OpenedModel:
+def open_by_itself(model: keras.Model, open_layers: str | bool = "auto", *, composites: bool = False) -> OpenedModel:
     """The model with its custom layers opened as far as they can be, or as it is.
 
     Nothing is recorded where there is nothing to open: without custom layers (one with a `tfstruct.graph.rule`, or that
@@ -40,7 +40,9 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
 
     Args:
         model: a Keras model.
-        open_layers: `"auto"`, or False: every custom layer stays closed.
+        open_layers: `"auto"`, or False: every layer stays closed.
+        composites: whether layers of Keras's own that a file computes in several operators are opened too, as far as
+            they can be.
 
     Returns:
         `OpenedModel`. Where something was opened, its model has the layers, variables, `trainable` flags, loss, metrics
@@ -52,16 +54,19 @@ def open_by_itself(model: keras.Model, open_layers: str | bool = "auto") -> Open
     """
     require_model(model)
     check_open_layers(open_layers)
-    if not open_layers or not _opens.get() or functional_of(model) is None or not is_custom(model):
+    wanted = Wanted(_opens.get(), composites)
+    if not open_layers or functional_of(model) is None or not wanted(model):
         return OpenedModel(model, (), {})
     # A compressor that is attached may stand in for the call; what is opened is the model's own.
     own = {"call": functools.partial(type(model).call, model)} if "call" in vars(model) else {}
     try:
         with replaced_attributes(model, **own):
-            found = open_model(model)
+            found = open_model(model, wanted=wanted) if composites else open_model(model)
     except Exception as error:  # whatever a user's code raises on symbolic tensors; nobody asked for it to be opened
+        if composites:
+            return open_by_itself(model, open_layers)
         return OpenedModel(model, (), dict.fromkeys(_custom_paths(model), reason_of(error)))
-    if not found.opened:
+    if not found.opened and not found.composites:
         return OpenedModel(model, (), found.closed)
     compile_alike(found.model, model)
     return found

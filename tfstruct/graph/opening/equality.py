@@ -19,7 +19,7 @@ from tfstruct.keras_internals.replacing import replaced_attributes
 _GRADIENTS = 10 * ROUNDING
 # Numbers in a weight up to which its whole gradient is compared. Of larger ones, which would take the memory of the
 # weights twice, what a fixed random direction along all axes but the last makes of it: gone with its layer's backward.
-_WHOLE = 1 << 20
+_WHOLE = 1 << 16
 
 
 def unequal(

@@ -10,7 +10,8 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening.assembly import Assembly, DiffersError, called_by_several
 from tfstruct.graph.opening.attributes import attributes_kept
 from tfstruct.graph.opening.comparison import difference
-from tfstruct.graph.opening.custom import is_custom
+from tfstruct.graph.opening.composites import is_composite
+from tfstruct.graph.opening.custom import EVERY_CUSTOM, Wanted, is_custom
 from tfstruct.graph.opening.equality import unequal
 from tfstruct.graph.opening.known_sizes import KnownSizes
 from tfstruct.graph.opening.parts import Weight
@@ -34,14 +35,16 @@ class OpenedModel:
         model: functional, uncompiled; layers and variables are those of the original.
         opened: paths of the layers that are nested models now.
         closed: path of a custom layer that is not -> the reason.
+        composites: paths of layers of Keras's own that are nested models now.
     """
 
     model: keras.Model
     opened: tuple[str, ...]
     closed: dict[str, str]
+    composites: tuple[str, ...] = ()
 
 
-def open_model(model: keras.Model, inputs=None) -> OpenedModel:
+def open_model(model: keras.Model, inputs=None, wanted: Wanted = EVERY_CUSTOM) -> OpenedModel:
     """Opens every custom layer of a model that can be.
 
     Each is recorded three times on symbolic tensors of known sizes: with two sizes of everything that is open, and in
@@ -53,6 +56,7 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
         model: built; Sequential, functional, or subclassed with `inputs`.
         inputs: shapes (with the batch axis, None where open), `keras.KerasTensor`s or samples, in the structure that
             the model is called with; needed for a subclassed model, and where open sizes do not fit its layers.
+        wanted: which layers are opened.
 
     Raises:
         ModelError: the model itself cannot be recorded.
@@ -60,17 +64,17 @@ def open_model(model: keras.Model, inputs=None) -> OpenedModel:
     require_model(model)
     check_plain(model)
     with attributes_kept(model):
-        return _open(model, _specs(model, inputs))
+        return _open(model, _specs(model, inputs), wanted)
 
 
-def _open(model: keras.Model, structure) -> OpenedModel:
+def _open(model: keras.Model, structure, wanted: Wanted) -> OpenedModel:
     several = sum(None in x.shape[1:] for x in keras.tree.flatten(structure)) > 1
     best: OpenedModel | None = None
     problem: ModelError | None = None
     # Ids and their mask have one length; if not, what follows which of two sizes is known with different ones only.
     for alike in (True, False) if several else (False,):
         try:
-            found = _checked(model, KnownSizes(structure, alike))
+            found = _checked(model, KnownSizes(structure, alike), wanted)
         except ModelError as error:
             problem = problem or error
             continue
@@ -84,20 +88,28 @@ def _open(model: keras.Model, structure) -> OpenedModel:
     return best
 
 
-def _checked(model: keras.Model, sizes: KnownSizes) -> OpenedModel:
+def _checked(model: keras.Model, sizes: KnownSizes, wanted: Wanted) -> OpenedModel:
     closed: Closed = {}
-    made, layers = _opened(model, sizes, closed)
+    made, layers = _opened(model, sizes, wanted, closed)
     # Without an opened layer there is nothing to compare; a layer that only ends for the right inputs need not run.
     while (layers or functional_of(model) is None) and (why := _unequal(model, made, sizes)):
         if not layers:
             raise ModelError(f"{model.name!r} cannot be opened: {why}.")
-        layer = _culprit(model, sizes, layers, closed)
+        layer = _culprit(model, sizes, wanted, layers, closed)
         closed[id(layer)] = (layer, why)
-        made, layers = _opened(model, sizes, closed)
+        made, layers = _opened(model, sizes, wanted, closed)
     paths = {id(op): path for path, op in layer_paths(model).items()}
-    opened = tuple(paths.get(id(layer), layer.name) for layer in layers)
-    said = {paths.get(key, layer.name): with_line(layer, reason) for key, (layer, reason) in closed.items()}
-    return OpenedModel(made, opened, said)
+    of_keras = {id(layer) for layer, _ in closed.values() if is_composite(layer)}
+    if wanted.composites:
+        of_keras |= {id(layer) for layer in layers if is_composite(layer) or not is_custom(layer)}
+    opened = {id(layer): paths.get(id(layer), layer.name) for layer in layers}
+    said = {
+        paths.get(key, layer.name): with_line(layer, reason)
+        for key, (layer, reason) in closed.items()
+        if key not in of_keras
+    }
+    own = tuple(path for key, path in opened.items() if key not in of_keras)
+    return OpenedModel(made, own, said, tuple(path for key, path in opened.items() if key in of_keras))
 
 
 def _unequal(model: keras.Model, made: keras.Model, sizes: KnownSizes) -> str:
@@ -110,24 +122,28 @@ def _unequal(model: keras.Model, made: keras.Model, sizes: KnownSizes) -> str:
         ) from error
 
 
-def _culprit(model, sizes: KnownSizes, layers: list[keras.layers.Layer], closed: Closed) -> keras.layers.Layer:
+def _culprit(
+    model, sizes: KnownSizes, wanted: Wanted, layers: list[keras.layers.Layer], closed: Closed
+) -> keras.layers.Layer:
     """One layer that makes the opened model differ: by halves, a half being opened while the others are not."""
     while len(layers) > 1:
         half = layers[: len(layers) // 2]
         others = {id(layer): (layer, "") for layer in layers if layer not in half}
-        made, opened = _opened(model, sizes, {**closed, **others})
+        made, opened = _opened(model, sizes, wanted, {**closed, **others})
         layers = half if opened and _unequal(model, made, sizes) else layers[len(half) :]
     return layers[0]
 
 
-def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[keras.Model, list[keras.layers.Layer]]:
-    """The model with all custom layers opened but those of `closed`, which gets those that cannot be, and a list of
-    those that are."""
+def _opened(
+    model: keras.Model, sizes: KnownSizes, wanted: Wanted, closed: Closed
+) -> tuple[keras.Model, list[keras.layers.Layer]]:
+    """The model with all layers opened that are wanted but those of `closed`, which gets those that cannot be, and a
+    list of those that are."""
     like = keras.tree.flatten(sizes.structure)
     tied: set[int] = set()  # layers of Keras whose weights are read by others too: they are opened as well
 
     def opens(layer) -> bool:
-        return id(layer) not in closed and (id(layer) in tied or is_custom(layer)) and not is_training_only(layer)
+        return id(layer) not in closed and (id(layer) in tied or wanted(layer)) and not is_training_only(layer)
 
     while True:
         known, shared, again = len(closed), len(tied), False
@@ -135,7 +151,7 @@ def _opened(model: keras.Model, sizes: KnownSizes, closed: Closed) -> tuple[kera
         recordings = []
         try:
             for which, training in ((0, False), (1, False), (0, True)):
-                recorder = Recorder(opens, training, weights)
+                recorder = Recorder(opens, training, weights, wanted.composites)
                 recorder.closed = dict(closed)
                 recordings.append(recorder.record(model, sizes.known(which)))
                 for key, (layer, reason) in recorder.closed.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tfstruct.graph.opening.composites import OPERATIONS
 from tfstruct.graph.opening.custom import call_of, is_loop
 from tfstruct.graph.opening.parts import Constant, Weight
 from tfstruct.graph.opening.recording import ClosedError, Loop, RecordedCall, Recording, reason_of
@@ -15,6 +16,7 @@ from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.keras_internals.recorded_calls import (
     NO_ATTRIBUTES_OF_CALLS,
     computed_spec,
+    operations_as,
     set_masks_as_layer,
     set_spec,
     watched_calls,
@@ -29,13 +31,20 @@ class Recorder:
         opens: whether a layer is to be opened.
         training: how the model is called.
         weights: by id of a variable the layer that owns it as a tensor, over all recordings of one opening.
+        composites: whether composites are recorded in their form.
 
     Attributes:
         closed: layers that could not be opened, by id: (layer, reason).
     """
 
-    def __init__(self, opens: Callable[[keras.layers.Layer], bool], training: bool, weights: dict[int, Weight]):
-        self.opens, self.training, self.weights = opens, training, weights
+    def __init__(
+        self,
+        opens: Callable[[keras.layers.Layer], bool],
+        training: bool,
+        weights: dict[int, Weight],
+        composites: bool = False,
+    ):
+        self.opens, self.training, self.weights, self.composites = opens, training, weights, composites
         self.closed: dict[int, tuple[keras.layers.Layer, str]] = {}
         self._frames: list[Recording] = []
         self._inside_known = 0
@@ -75,6 +84,9 @@ class Recorder:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, refuse_read, refuse_draw))
+            if self.composites:
+                seen = lambda: bool(self._frames) and not self._inside_known  # noqa: E731
+                stack.enter_context(operations_as(OPERATIONS, seen))
             for layer in all_layers(model):
                 stack.enter_context(replaced_attributes(layer, **self._stand_ins(layer, layer is model)))
             yield
@@ -261,7 +273,7 @@ class Recorder:
             if functional is not None:
                 return self._walked(functional, args[0] if args else next(iter(kwargs.values())))
             with self._variables_as_tensors(layer, recording):
-                outputs = call_of(layer)(layer, *args, **kwargs)
+                outputs = call_of(layer, self.composites)(layer, *args, **kwargs)
                 outputs = keras.tree.map_structure(
                     lambda x: self._constant(x) if keras.ops.is_tensor(x) else x, outputs
                 )
