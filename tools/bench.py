@@ -7,6 +7,7 @@ python tools/bench.py opening [--quick] [--out FOLDER]
 python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
+python tools/bench.py decide [--rounds 10] [--quick]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 
 `--quick` takes less than two minutes. `--out` keeps the rows as JSON and Markdown; a run that was stopped goes on with
@@ -151,7 +152,7 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*KEPT, "edits", "fit", "criteria"])
+    parser.add_argument("what", choices=[*KEPT, "edits", "fit", "decide", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(KEPT)}: less of it, in under two minutes")
     parser.add_argument("--out", help=f"{', '.join(KEPT)}: the folder of the rows as JSON and Markdown")
@@ -165,6 +166,11 @@ def main() -> None:
 
         kept = dict(zip(KEPT, (convert, surgery, scale, training, opening), strict=True))
         kept[options.what](options.rounds, options.quick, options.out)
+        return
+    if options.what == "decide":
+        from decision_times import decide
+
+        decide(options.rounds, options.quick, options.out)
         return
     from training_steps import fit
 

@@ -12,6 +12,7 @@ from keras import layers
 
 from tfstruct import graph as graphs
 from tfstruct.analyze import Costs
+from tfstruct.compression.alternatives.choosing import tables_of
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.latency_tables import latency_tables
@@ -20,6 +21,7 @@ from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.draft import draft
 from tfstruct.convert.kernel_operator import kernel_operator
+from tfstruct.convert.latency import LatencyTable, OperatorLatency, macs_of, shapes_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.table_bytes import bytes_by_operator
 from tfstruct.errors import ArgumentError
@@ -195,3 +197,23 @@ def test_tables_that_do_not_fit_themselves():
         CostTable("dense", ("a",), {"macs": np.zeros((2, 2))})
     with pytest.raises(ArgumentError, match="must name each part once"):
         CostTable("dense", ("a", "a"), {"macs": np.zeros((2, 2))})
+
+
+def test_latency_is_counted_where_the_budget_limits_it(process):
+    """By the table of the device that the budget names, brought into line with what that says of the plain file."""
+    one = Offered("nested", process)
+    content, named = draft(one.model, process=process)
+    rows = [OperatorLatency(op.name, shapes_of(model, op), op.dtype, 5.0, "a board", (), macs_of(model, op))
+            for model in [flatbuffer.read(content)] for op in flatbuffer.operators(model)]  # fmt: skip
+    table = LatencyTable(tuple(rows))
+    measure = types.SimpleNamespace(table=table, reference_us=table.estimate(content, named).total())
+    task = types.SimpleNamespace(model=one.model, graph=one.graph, process=process, measure=measure)
+    whole = dict.fromkeys((part.name for part in one.parts), 0)
+    task.limits = types.SimpleNamespace(figures={"macs": 1e5})
+    assert "latency_us" not in totals(tables_of(task, one.parts), whole)
+    task.limits = types.SimpleNamespace(figures={"latency_us": 10})
+    tables = tables_of(task, one.parts)
+    assert totals(tables, whole)["latency_us"] == pytest.approx(5.0 * len(rows))
+    part = next(part for part in one.parts if part.name == "width of base/conv1")
+    narrow = {**whole, part.name: len(part.alternatives) - 1}
+    assert totals(tables, narrow)["latency_us"] < totals(tables, whole)["latency_us"]

@@ -144,7 +144,8 @@ def _zero_points(plan: ByPath, plain_bytes: int | None) -> Sum:
             every[what] = reduced, gone
     alike: dict[float, list[Sum]] = defaultdict(list)
     for one, gone in every.values():
-        alike[one.base].append((one * (Sum.of(1) - gone)).reduced())
+        there = (one * (Sum.of(1) - gone)).reduced()
+        alike[one.base].append(there if len(there.parts) <= _JOINT else one)
     exact = plain_bytes is None or ZERO_POINT * sum(alike) > _SMALL * plain_bytes
     found = []
     for sums in alike.values():

@@ -42,6 +42,9 @@ def latency_tables(
 ) -> tuple[CostTable, ...]:
     """Tables of `latency_us`.
 
+    Forms whose operators a device's table lacks count as taking as long as the whole plain file, so that no limit below
+    that allows them.
+
     Args:
         variants: from `variants_of`.
         parts: what may be decided.
@@ -71,11 +74,14 @@ class _Timed:
             stored = PRECISIONS[part.alternatives[-1].settings["precision"]].stored_as
             here = Sum.where(part.name, len(part.alternatives), range(1, len(part.alternatives)))
             self.bits |= dict.fromkeys(part.layers, (here, stored))
+        self.whole = Sum.of(0)  # what the plain file takes by a device's table
         self.operators: dict[str, int] = defaultdict(int)  # path -> how many of the plain file's are its
 
     def of_file(self, content: bytes, layers: Mapping[str, tuple[str, ...]]) -> dict[str, Sum]:
         """Microseconds by path."""
         model, first = flatbuffer.read(content), self.variants[0].counted
+        if isinstance(self.times, TableTimes):
+            self.whole = Sum.of(self.times.table.estimate(content, layers).microseconds)
         found: dict[str, list[Sum]] = defaultdict(list)
         for op in flatbuffer.operators(model, layers):
             path = _path_of(op, first)
@@ -120,11 +126,19 @@ class _Timed:
             for where, change in plan.changed(path):
                 own = change.counted.calls[path]
                 other = operator_of_call(own[0])
-                if other is not None:
+                if other is not None and self._known(other):
                     changed.append(where * (self._kernel(other, own[0], change.counted, path) - base))
+                elif other is not None:
+                    changed.append(where * self.whole)
             value = total(changed) * plan.gate(path)
             terms.append(variant.where * (value - terms[0]) if terms else value)
         return total(terms)
+
+    def _known(self, operator: KernelOperator) -> bool:
+        """Whether the table has such operators; what is measured here is always known."""
+        if not isinstance(self.times, TableTimes):
+            return True
+        return self.times.table.time(operator.name, operator.dtype, operator.shapes)[0] is not None
 
     def _kernel(self, operator: KernelOperator, call: Call, counted: Counted, path: str) -> Sum:
         found = self._at_widths(operator, call, counted)

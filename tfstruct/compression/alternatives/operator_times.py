@@ -20,7 +20,7 @@ from tfstruct.errors import DataError
 from tfstruct.files import write_atomic
 from tfstruct.untrusted import json_text
 
-_SCHEMA = "tfstruct-operator-times-1"
+_SCHEMA = "tfstruct-operator-times-1"  # microseconds of the processor, see `time_file`
 _POINTS = 4  # along each axis of a grid that are measured
 _BURSTS, _SECONDS = 2, 0.01  # the least median counts: what else the machine does makes times longer, never shorter
 _MOST = 50_000  # times that are kept, the newest
@@ -31,9 +31,10 @@ Timer = Callable[[bytes], float]
 
 
 def time_file(content: bytes) -> float:
-    """Microseconds of one run of a file on zeros, one thread."""
+    """Microseconds that the processor spends on one run of a file on zeros, in one thread: time in which other programs
+    run does not count."""
     inputs = zeros(content)
-    return min(latency(content, inputs, 1, _SECONDS).median_us for _ in range(_BURSTS))
+    return min(latency(content, inputs, 1, _SECONDS, time.thread_time_ns).median_us for _ in range(_BURSTS))
 
 
 class OperatorTimes:
