@@ -72,6 +72,13 @@ def test_what_is_kept_is_not_measured_again_and_belongs_to_one_machine(tmp_path)
     assert other.of(CONV) == 1.0 and other.path != first.path
 
 
+def test_a_clock_that_did_not_move_spoils_nothing(tmp_path):
+    first = OperatorTimes(tmp_path, lambda content: 0.0, "a machine")
+    assert first.of(CONV) > 0
+    first.save()
+    assert OperatorTimes(tmp_path, None, "a machine").of(CONV) > 0
+
+
 def test_two_at_once_keep_both(tmp_path):
     one, two = (OperatorTimes(tmp_path, Formula(), "a machine") for _ in range(2))
     one.of(CONV)

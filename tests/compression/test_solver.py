@@ -163,6 +163,10 @@ def test_what_is_fixed_can_leave_nothing():
         ({"tables": [CostTable("t", ("a",), {"macs": [1, 2, 3]})]}, r"must have the shape \(2,\)"),
         ({"tables": [CostTable("t", ("b",), {"macs": [1, 2]})]}, "not all of which are parts"),
         ({"tables": [CostTable("t", ("a",), {"macs": [1, np.nan]})]}, "is unknown"),
+        (
+            {"tables": [CostTable("t", ("a",), {"memory@0": [1, np.nan]})], "limits": {"peak_memory": 3}},
+            "`peak_memory` of the table 't' is unknown",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(change, match):

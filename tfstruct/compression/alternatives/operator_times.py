@@ -23,6 +23,7 @@ from tfstruct.untrusted import json_text
 _SCHEMA = "tfstruct-operator-times-1"  # microseconds of the processor, see `time_file`
 _POINTS = 4  # along each axis of a grid that are measured
 _BURSTS, _SECONDS = 2, 0.01  # the least median counts: what else the machine does makes times longer, never shorter
+_LEAST_TIME = 1e-3  # microseconds: a clock may not have moved
 _MOST = 50_000  # times that are kept, the newest
 _SAVED_EVERY = 5.0  # seconds
 _LEAST = KernelOperator("FULLY_CONNECTED", (1, 1), (1, 1), (1, 1))  # nearly all that takes is being called
@@ -96,7 +97,7 @@ class OperatorTimes:
 
     def _of(self, key: str, content: Callable[[], bytes]) -> float:
         if key not in self._times:
-            self._times[key] = float(self._timer(content()))
+            self._times[key] = max(float(self._timer(content())), _LEAST_TIME)
             self.measured += 1
             self._new = True
             if time.monotonic() - self._saved > _SAVED_EVERY:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from tfstruct.compression.alternatives.alternative import Conflict, Part
-from tfstruct.compression.alternatives.cost_table import CostTable, totals
+from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, CostTable, totals
 from tfstruct.compression.alternatives.program import DAMAGE, At, Program, Solved
 from tfstruct.errors import ArgumentError, BudgetError
 
@@ -52,7 +52,7 @@ class Choice:
 
 def unit_of(limit: str, value: float) -> float:
     """What a price is for: 1,000 of a limit in bytes, else 1 % of it."""
-    return 1000.0 if limit.endswith("_bytes") or limit == "peak_memory" else value / 100
+    return 1000.0 if limit.endswith("_bytes") or limit == PEAK else value / 100
 
 
 def choose(
@@ -232,7 +232,7 @@ def _check(counts, number, tables, damages, places, pairs, limits) -> None:
     for name, count in counts.items():
         if np.shape(damages.get(name)) != (count,) or not np.all(np.isfinite(damages[name])):
             raise ArgumentError(f"Expected {count} damages of the part {name!r}. Received: {damages.get(name)}.")
-    known = {"peak_memory"}
+    known = {PEAK}
     for table in tables:
         for name, values in table.figures.items():
             known.add(name)
@@ -243,8 +243,9 @@ def _check(counts, number, tables, damages, places, pairs, limits) -> None:
                 raise ArgumentError(
                     f"`{name}` of the table {table.name!r} must have the shape {wanted}. Received: {values.shape}."
                 )
-            if name in limits and not np.all(np.isfinite(values)):
-                raise ArgumentError(f"`{name}` of the table {table.name!r} is unknown, so it cannot be limited.")
+            limited = PEAK if name.startswith(MEMORY) else name
+            if limited in limits and not np.all(np.isfinite(values)):
+                raise ArgumentError(f"`{limited}` of the table {table.name!r} is unknown, so it cannot be limited.")
     for name in limits:
         if name not in known:
             raise ArgumentError(f"No table has the figure {name!r}, so it cannot be limited.")
