@@ -55,6 +55,19 @@ def test_without_training_the_budget_is_missed_and_the_best_is_written(run, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["measured", "optimize,prune_channels,quantize"])
+def test_a_strategy_by_name_or_by_steps(run, tmp_path, strategy):
+    status, said, error, out = run(
+        *DATA, "--budget", "accuracy_drop=20%,macs=60%", "--epochs", "2", "--learning-rate", "0.003", "--json",
+        "--strategy", strategy, "--workdir", str(tmp_path / "work"),
+    )  # fmt: skip
+    report = json.loads(said)
+    assert (status, error) == (0, "") and out.exists()
+    assert report["result"]["macs"] <= 0.6 * report["original"]["macs"]
+    assert any("predicted loss" in one["reason"] for one in report["decisions"]) is (strategy == "measured")
+
+
+@pytest.mark.slow
 def test_within_the_budget(run, tmp_path):
     arguments = (
         *DATA, "--test", "test.npz", "--budget", "accuracy_drop=3%,macs=60%", "--epochs", "8", "--learning-rate",

@@ -96,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
     small.add_argument("--epochs", type=int, default=10, metavar="N", help="of training in all")
     small.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="the highest")
     small.add_argument(
-        "--strategy", metavar="STEP,...", help="optimize, prune_channels, quantize, ...; default: decided"
+        "--strategy",
+        metavar="NAME|STEP,...",
+        default="auto",
+        help="auto, measured (every alternative is tried alone), search, or steps: optimize, prune_channels, ...",
     )
     small.add_argument("--metric", metavar="NAME", help="what accuracy is; default: by the labels")
     small.add_argument("--workdir", metavar="DIR", help="keeps every stage, so that a killed run goes on")

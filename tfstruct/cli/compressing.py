@@ -41,7 +41,7 @@ def compress(options) -> int:
         try:
             made = compress(
                 model, options.train, options.validation, budget,
-                strategy=options.strategy.split(",") if options.strategy else "auto",
+                strategy=_strategy(options.strategy),
                 test=options.test, epochs=options.epochs, learning_rate=options.learning_rate,
                 target=options.target or "mobile", metric=options.metric, labels=options.labels,
                 preprocess=preprocess_of(options), workdir=options.workdir, seed=options.seed, progress=progress,
@@ -60,6 +60,13 @@ def compress(options) -> int:
     if status == BELOW:
         return fail(f"The budget is missed: {'; '.join(made.report.limits.misses(made.report.result))}.", BELOW)
     return status
+
+
+def _strategy(said: str) -> str | list[str]:
+    """One of those that `compress` knows by a name, or steps."""
+    from tfstruct.compression.compressing import BY_NAME
+
+    return said if said in BY_NAME else said.split(",")
 
 
 def refuse_without_budget(options) -> None:

@@ -28,6 +28,7 @@ from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.graph import trace
 from tfstruct.samples import Preprocess
 
+BY_NAME = ("auto", "measured", "search")
 _STRATEGIES = "`strategy` must be 'auto', 'measured', 'search', or a list of steps. Received: {}."
 
 
@@ -157,7 +158,7 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
     if isinstance(strategy, Search):
         return strategy
     if isinstance(strategy, str):
-        if strategy not in ("auto", "measured"):
+        if strategy not in BY_NAME:
             raise RecipeError(_STRATEGIES.format(repr(strategy)))
         return strategy
     if not isinstance(strategy, Sequence):
