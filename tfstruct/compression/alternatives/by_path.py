@@ -37,7 +37,7 @@ class ByPath:
             with_it: only by parts that take away this path too.
         """
         found = Sum.of(1)
-        for name, stays in self._stays.get(self.home[path], {}).items():
+        for name, stays in self._stays.get(self.home.get(path, path), {}).items():
             if with_it is None or name in self._stays.get(with_it, {}):
                 found *= stays
         return found

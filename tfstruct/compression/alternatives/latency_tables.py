@@ -118,7 +118,7 @@ class _Timed:
         terms: list[Sum] = []
         for variant, plan in zip(self.variants, self.plans, strict=True):
             base = Sum.of(0)
-            if operator is not None:
+            if operator is not None and path in variant.counted.calls:
                 call = variant.counted.calls[path][0]
                 here = operator if not terms else moved(operator, self.variants[0].counted.calls[path][0], call)
                 base = self._kernel(here, call, variant.counted, path)
@@ -191,7 +191,7 @@ class _Timed:
         for variant, plan in zip(self.variants, self.plans, strict=True):
             counted = variant.counted
             size = counted.figure("macs", path) if traits_of(op.name).contracts else Sum.of(0)
-            if not size.base > 0:
+            if not size.base > 0 and path in counted.calls:
                 size = _elements(counted, counted.calls[path][0])
             if not terms:
                 unit = size.base

@@ -46,9 +46,9 @@ class Counted:
     def __init__(self, graph: Graph, widths: Sequence[Part]):
         self.graph, self.costs = graph, Costs(graph)
         self.counts = LabelCounts(graph, widths)
-        self.calls: dict[str, list[Call]] = defaultdict(list)
+        self.calls: dict[str, list[Call]] = {}
         for call in graph.calls:
-            self.calls[call.path].append(call)
+            self.calls.setdefault(call.path, []).append(call)
         self._monomials: dict[str, dict[str, list]] = {name: defaultdict(list) for name in (*COUNTED, "widths")}
         for name, found in self._monomials.items():
             for row, factor, labels in self.costs.monomials(name):
