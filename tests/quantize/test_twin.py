@@ -52,6 +52,24 @@ KERNELS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["separable", "separable_1d"])
+def test_the_pointwise_half_of_a_separable_convolution_in_4_bits(kind, process):
+    """In the file it is a convolution of its own, which has 4 bits; the depthwise half has 8."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3) if kind == "separable" else (12, 3), name="values")
+    make = KERNELS["separable"] if kind == "separable" else lambda: layers.SeparableConv1D(8, 3, padding="same")
+    model = zoo.randomise(keras.Model(inputs, layers.ReLU(name="end")(make()(inputs)), name="net"))
+    samples = zoo.sample_inputs(model, 16)
+    twin = tfstruct.quantize.calibrate(model, samples, Scheme("int4"))
+    with Converter(twin, process=process) as converter:
+        file = converter.convert(Recipe())
+    tensors = flatbuffer.read(file.content).subgraphs[0].tensors
+    assert "int4" in {flatbuffer.dtype_name(tensor) for tensor in tensors}
+    low, high = twin.ranges()["end"]
+    made = file.predict(samples)
+    assert np.abs(made - twin.predict(samples, verbose=0)).max() < 1.1 * (high - low) / 255
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_batch_norms_that_become_part_of_every_kind_of_kernel(fresh, process):
     """Those that were never trained add zero, and leave no trace in the file."""

@@ -42,6 +42,11 @@ class Kernel:
     sums: bool = True
     plain: bool = True
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is the half of a separable convolution that mixes channels."""
+        return self.name.endswith("/pointwise_kernel")
+
     def view(self, values: np.ndarray) -> np.ndarray:
         """An array shaped like the weight as (taps, inputs, outputs)."""
         return np.transpose(values, self.order).reshape(self.shape)

@@ -110,9 +110,11 @@ class Simulation:
                 precision = "int8"
             return grid(kernel, self.scheme, precision, stored, make, folded_factor(self.rounding_points, id(op)))
         bits = self.scheme.weight_bits(path)
+        stored = 4 if kernel.pointwise and self.scheme.file_of(precision) == "int4" else 8
         if (bits is not None and bits < 4) or (self.scheme.per, self.scheme.steps) != ("channel", "largest"):
-            self.skipped.append((kernel.name, "in 8 bits, a step by channel: files take no others for this layer"))
-        return LargestGrid(kernel, 8, 8)
+            why = f"in {stored} bits, a step by channel: files take no others for this layer"
+            self.skipped.append((kernel.name, why))
+        return LargestGrid(kernel, stored, stored)
 
     def _touches(self, op) -> bool:
         key = id(op)
@@ -321,7 +323,7 @@ class Simulation:
         """The two halves of a separable convolution, with the integers between them."""
         depthwise, pointwise = (
             self._quantized_kernel(op, grid, training)
-            for grid in sorted(self._grids[id(op)], key=lambda g: g.kernel.name.endswith("pointwise_kernel"))
+            for grid in sorted(self._grids[id(op)], key=lambda g: g.kernel.pointwise)
         )
         options = {"data_format": op.data_format}
         x = keras.ops.depthwise_conv(x, depthwise, op.strides, op.padding, dilation_rate=op.dilation_rate, **options)
