@@ -69,10 +69,10 @@ def _excluded(model, pattern):
 
 
 def _factorized(model, pattern):
-    from tfstruct.surgery.factor import low_rank
+    from tfstruct.surgery.factor import low_rank, targets
 
     graph = trace(model)
-    return set(low_rank._named(graph, low_rank._by_path(graph), "layers", pattern))
+    return set(low_rank._named(graph, targets.by_path(graph), "layers", pattern))
 
 
 ASKED = {
