@@ -26,7 +26,7 @@ BOUND = {
         proximal.ChannelGroups(model, 0.05), RATE, momentum=0.5, **o
     ),
     "StructuredSparse": lambda model, **o: optimizers.StructuredSparse(
-        SGD(RATE, momentum=0.5, **o), model, target=3, warmup_steps=1, pruning_steps=5, periods=2
+        SGD(RATE, momentum=0.5, **o), model, channels=3, warmup_steps=1, pruning_steps=5, periods=2
     ),
 }
 ALL = {**ROWS, **BOUND}

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfstruct import optimizers
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph import trace
 from tfstruct.surgery import shrink
 
@@ -83,7 +83,7 @@ def test_reaches_the_number_and_shrink_removes_them(inner):
 
 def test_decays_by_hand():
     model = keras.Sequential([keras.Input((1,)), layers.Dense(3, activation="relu", name="h"), layers.Dense(1)])
-    optimizer = optimizers.StructuredSparse(SGD(0.1), model, target=1, warmup_steps=1, pruning_steps=4, periods=1)
+    optimizer = optimizers.StructuredSparse(SGD(0.1), model, channels=1, warmup_steps=1, pruning_steps=4, periods=1)
     model.set_weights([np.array([[3.0, 1.0, 2.0]]), np.array([0.6, 0.2, 0.4]), np.ones((3, 1)), np.zeros(1)])
     none = [tf.zeros(v.shape) for v in model.trainable_variables]
     for left in (1, 3 / 4, 2 / 4, 1 / 4, 0, 0):
@@ -99,7 +99,7 @@ def test_decays_by_hand():
 def test_ties_and_equal_weights_reach_the_number_too():
     model = network()
     model.set_weights([np.ones(w.shape) for w in model.get_weights()])
-    optimizer = optimizers.StructuredSparse(SGD(0.0), model, target=17, pruning_steps=2, periods=2)
+    optimizer = optimizers.StructuredSparse(SGD(0.0), model, channels=17, pruning_steps=2, periods=2)
     none = [tf.zeros(v.shape) for v in model.trainable_variables]
     for _ in range(2):
         optimizer.apply(none, model.trainable_variables)
@@ -110,7 +110,7 @@ def test_ties_and_equal_weights_reach_the_number_too():
 
 def test_accumulated_batches_are_one_step():
     whole, parts = network(), network()
-    options = {"target": 6, "warmup_steps": 1, "pruning_steps": 4, "periods": 2}
+    options = {"channels": 6, "warmup_steps": 1, "pruning_steps": 4, "periods": 2}
     a = optimizers.StructuredSparse(SGD(0.1), whole, **options)
     b = optimizers.StructuredSparse(SGD(0.1, gradient_accumulation_steps=2), parts, **options)
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_accumulated_batches_are_one_step():
 def test_moving_averages_have_the_zeros():
     model = network()
     inner = SGD(0.05, use_ema=True, ema_momentum=0.9)
-    optimizer = optimizers.StructuredSparse(inner, model, target=8, pruning_steps=4, periods=2)
+    optimizer = optimizers.StructuredSparse(inner, model, channels=8, pruning_steps=4, periods=2)
     none = [tf.zeros(v.shape) for v in model.trainable_variables]
     for _ in range(6):
         optimizer.apply(none, model.trainable_variables)
@@ -149,10 +149,28 @@ def test_what_cannot_go_is_left_alone():
         optimizers.StructuredSparse(SGD(0.1), model, groups=["half"])
 
 
-@pytest.mark.parametrize("target", [0, 1.0, -0.1, 18, 0.99, True, "half"])
+@pytest.mark.parametrize("target", [0, 1.0, -0.1, 2, 18, 0.99, 0.01, True, "half", float("nan")])
 def test_targets_out_of_reach(target):
-    with pytest.raises(ValueError, match=r"`target` must be a share of the 20 channels.* from 1 to 17.*Received"):
+    said = r"`target` must be a share in \(0, 1\) of the 20 channels.* from 1 to 17.*Received"
+    with pytest.raises(ArgumentError, match=said):
         optimizers.StructuredSparse(SGD(0.1), network(), target)
+
+
+@pytest.mark.parametrize("channels", [0, 18, 2.0, True, "two"])
+def test_numbers_of_channels_out_of_reach(channels):
+    with pytest.raises(ArgumentError, match=r"`channels` must be a whole number from 1 to 17\. Received"):
+        optimizers.StructuredSparse(SGD(0.1), network(), channels=channels)
+    with pytest.raises(ArgumentError, match="Give either `target` or `channels`"):
+        optimizers.StructuredSparse(SGD(0.1), network(), 0.5, channels=channels)
+
+
+def test_a_file_of_an_earlier_version():
+    """It has the number of channels as `target`."""
+    optimizer = optimizers.StructuredSparse(SGD(0.1), network(), channels=4)
+    config = optimizer.get_config()
+    assert config["channels"] == 4 and "target" not in config
+    for one in (config, {**{k: v for k, v in config.items() if k != "channels"}, "target": 4}):
+        assert optimizers.StructuredSparse.from_config(one).zero_channels == 4
 
 
 def test_phases_without_steps():

@@ -1,13 +1,12 @@
 """`StructuredSparse`: an optimizer that ends with a given number of channels at exactly zero."""
 
-import numbers
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfstruct.arguments import require_count
+from tfstruct.arguments import is_number, require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.optimizers import averages_of, trained_by
 from tfstruct.optimizers.channel_units import units_of
@@ -40,7 +39,8 @@ class StructuredSparse(Wrapper):
     Args:
         optimizer: a Keras optimizer, which keeps its weight decay, clipping, EMA, accumulation and loss scale.
         model: the model that will be trained, Sequential or functional. Read now: layers frozen later do not fit.
-        target: how many channels shall be zero: a share in (0, 1) of those that can be, or an integer.
+        target: the share in (0, 1) of the channels that can be zero, which shall be; by default a half.
+        channels: instead of it: how many.
         warmup_steps, pruning_steps, periods: the phases, in updates. T is `pruning_steps // periods`.
         groups: names of channel groups, as `tfstruct.explain` has them; by default all that can be.
 
@@ -48,7 +48,7 @@ class StructuredSparse(Wrapper):
         ArgumentError: a target that cannot be reached, or phases without steps. ModelError: unknown groups, or none.
 
     Attributes:
-        zero_channels: how many shall be zero in the end, `target` as a number.
+        zero_channels: how many shall be zero in the end.
 
     Where EMA is on, the averages of channels at zero are zero too. Wrap other wrappers, and not the other way round:
     slow weights of a `Lookahead` around it would not be zero. In a file the channels are plain data: variables by path
@@ -70,34 +70,41 @@ class StructuredSparse(Wrapper):
         self,
         optimizer,
         model,
-        target=0.5,
+        target: float | None = None,
         warmup_steps=0,
         pruning_steps=1000,
         periods=10,
         groups: Sequence[str] | None = None,
         name=None,
+        channels: int | None = None,
         **kwargs,
     ):
         super().__init__(optimizer, name=name, **kwargs)
+        if target is not None and channels is not None:
+            raise ArgumentError(f"Give either `target` or `channels`. Received: {target!r} and {channels!r}.")
         self.warmup_steps = require_count("warmup_steps", warmup_steps, least=0)
         self.pruning_steps = require_count("pruning_steps", pruning_steps)
         self.periods = require_count("periods", periods)
         if self.periods > self.pruning_steps:
             raise ArgumentError(f"`pruning_steps` must be at least `periods`. Received: {pruning_steps} and {periods}.")
         self.units = units_of(model, groups=groups, removable=True)
-        self.zero_channels = self._number(target)
+        self.zero_channels = self._share(0.5 if target is None else target) if channels is None else channels
+        require_count("channels", self.zero_channels, 1, self._most)
 
-    def _number(self, target) -> int:
-        most = self.units.count - len(self.units.groups)
-        number = target
-        if isinstance(target, numbers.Real) and not isinstance(target, numbers.Integral) and 0 < float(target) < 1:
-            number = round(float(target) * self.units.count)
-        if not isinstance(number, numbers.Integral) or isinstance(number, bool) or not 1 <= int(number) <= most:
+    @property
+    def _most(self) -> int:
+        return self.units.count - len(self.units.groups)
+
+    def _share(self, target) -> int:
+        """A share of the channels as a number of them."""
+        number = round(target * self.units.count) if is_number(target) and 0 < target < 1 else 0
+        if not 1 <= number <= self._most:
             raise ArgumentError(
-                f"`target` must be a share of the {self.units.count} channels that can be zero, or a number of them, "
-                f"from 1 to {most}, as each of the {len(self.units.groups)} groups keeps one. Received: {target!r}."
+                f"`target` must be a share in (0, 1) of the {self.units.count} channels that can be zero, which makes "
+                f"a number from 1 to {self._most}, as each of the {len(self.units.groups)} groups keeps one; "
+                f"`channels` takes a number. Received: {target!r}."
             )
-        return int(number)
+        return number
 
     def build(self, variables):
         if self.built:
@@ -177,11 +184,18 @@ class StructuredSparse(Wrapper):
         parts = np.split(chosen, ends[:-1])
         return {name: int(part.sum()) for (name, _), part in zip(self.units.groups, parts, strict=True)}
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if "channels" not in config:  # a file of an earlier version
+            config["channels"] = config.pop("target")
+        return super().from_config(config, custom_objects)
+
     def get_config(self):
         return {
             **super().get_config(),
             "model": self.units.to_config(),
-            "target": self.zero_channels,
+            "channels": self.zero_channels,
             "warmup_steps": self.warmup_steps,
             "pruning_steps": self.pruning_steps,
             "periods": self.periods,
