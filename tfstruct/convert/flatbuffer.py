@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import flatbuffers
 import numpy as np
@@ -328,15 +328,21 @@ def float_operators(found: Iterable[Operator]) -> list[Operator]:
     return [op for op in found if op.is_float and op.name not in BORDER_OPERATORS]
 
 
+def add_tensor(graph, shape: Sequence[int], name: bytes, kind: int) -> int:
+    """A new tensor of the type `kind` in a graph, whose values are computed; its index."""
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), kind, 0
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
 def add_constant(model, graph, value: np.ndarray, name: bytes, kind: int) -> int:
     """A new constant of the type `kind` in a graph; its index."""
-    tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.type = name, list(value.shape), kind
+    index = add_tensor(graph, value.shape, name, kind)
     model.buffers.append(schema.BufferT())
-    tensor.buffer = len(model.buffers) - 1
-    graph.tensors.append(tensor)
-    set_constant(model, tensor, value)
-    return len(graph.tensors) - 1
+    graph.tensors[index].buffer = len(model.buffers) - 1
+    set_constant(model, graph.tensors[index], value)
+    return index
 
 
 def new_operator(model, name: str, inputs: list[int], outputs: list[int], kind: int, options) -> schema.OperatorT:

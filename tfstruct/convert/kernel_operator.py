@@ -169,12 +169,10 @@ class KernelOperator:
         return flatbuffer.write(model)
 
     def _live(self, graph, name: bytes, shape: tuple[int, ...]) -> int:
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type = name, list(shape), _type(self.dtype)
+        index = flatbuffer.add_tensor(graph, shape, name, _type(self.dtype))
         if self.dtype != "float32":
-            tensor.quantization = _quantized([_SCALE], 0)
-        graph.tensors.append(tensor)
-        return len(graph.tensors) - 1
+            graph.tensors[index].quantization = _quantized([_SCALE], 0)
+        return index
 
     @staticmethod
     def _number(dtype: str):

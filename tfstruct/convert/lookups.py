@@ -68,8 +68,9 @@ def _lookup(model, graph, op) -> list[schema.OperatorT]:
     """Indices as a list, their rows, and these in the shape of the indices."""
     table, indices = map(int, op.inputs)
     result = graph.tensors[op.outputs[0]]
-    flat = _tensor(graph, result.name + b"/indices", schema.TensorType.INT32, [int(np.prod(result.shape[:-1]))])
-    rows = _tensor(graph, result.name + b"/rows", result.type, [*graph.tensors[flat].shape, int(result.shape[-1])])
+    count, width = int(np.prod(result.shape[:-1])), int(result.shape[-1])
+    flat = flatbuffer.add_tensor(graph, [count], result.name + b"/indices", schema.TensorType.INT32)
+    rows = flatbuffer.add_tensor(graph, [count, width], result.name + b"/rows", result.type)
     return [
         _reshape(model, graph, indices, flat, [-1]),
         flatbuffer.new_operator(
@@ -77,13 +78,6 @@ def _lookup(model, graph, op) -> list[schema.OperatorT]:
         ),
         _reshape(model, graph, rows, int(op.outputs[0]), flatbuffer.shape_signature(result)),
     ]  # fmt: skip
-
-
-def _tensor(graph, name: bytes, kind: int, shape: list[int]) -> int:
-    tensor = schema.TensorT()
-    tensor.name, tensor.type, tensor.shape, tensor.buffer = name, kind, shape, 0
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
 
 
 def _reshape(model, graph, source: int, result: int, shape: list[int]) -> schema.OperatorT:

@@ -384,9 +384,7 @@ class _Graph:
         ]  # fmt: skip
 
     def _add_tensor(self, shape: list[int], kind: int, like: schema.TensorT) -> int:
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.buffer = self._unique(like.name), shape, kind, 0
+        index = flatbuffer.add_tensor(self.main, shape, self._unique(like.name), kind)
         if like.shapeSignature is not None:
-            tensor.shapeSignature = [*list(like.shapeSignature)[:-1], shape[-1]]
-        self.main.tensors.append(tensor)
-        return len(self.main.tensors) - 1
+            self.main.tensors[index].shapeSignature = [*list(like.shapeSignature)[:-1], shape[-1]]
+        return index
