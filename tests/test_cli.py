@@ -182,16 +182,14 @@ def test_bad_device_options(run, arguments, match):
     assert (status, said) == (2, "") and match in error and not out.exists() and len(error.splitlines()) == 1
 
 
+def as_a_user(out: pathlib.Path) -> list[str]:
+    """The command as a process of its own."""
+    return [sys.executable, "-c", "from tfstruct.cli import run; run()", "digits.keras", "-o", str(out)]
+
+
 def test_as_a_user_runs_it(folder, tmp_path):
     """A process of its own, in a pipe: no progress bar, no TensorFlow chatter."""
-    command = [
-        sys.executable,
-        "-c",
-        "from tfstruct.cli import run; run()",
-        "digits.keras",
-        "-o",
-        str(tmp_path / "o.tflite"),
-    ]
+    command = as_a_user(tmp_path / "o.tflite")
     done = subprocess.run([*command, *INT8], capture_output=True, text=True, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "wrote" in done.stdout
@@ -202,14 +200,7 @@ def test_as_a_user_runs_it(folder, tmp_path):
 
 @pytest.mark.slow
 def test_told_to_end_it_leaves_nothing(folder, tmp_path):
-    command = [
-        sys.executable,
-        "-c",
-        "from tfstruct.cli import run; run()",
-        "digits.keras",
-        "-o",
-        str(tmp_path / "o.tflite"),
-    ]
+    command = as_a_user(tmp_path / "o.tflite")
     place = tmp_path / "temporary"
     place.mkdir()
     running = subprocess.Popen(
