@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from compression.test_offered_parts import nested, recurrent, resnet, transformer
+from compression.test_offered_parts import nested, recurrent, resnet, transformer, transformer_block
 from keras import layers
 
 from tfstruct import graph as graphs
@@ -16,7 +16,8 @@ from tfstruct.compression.alternatives.choosing import tables_of
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.latency_tables import latency_tables
-from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
+from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of
+from tfstruct.compression.alternatives.operator_times import Times
 from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.draft import draft
@@ -29,11 +30,8 @@ from tfstruct.errors import ArgumentError
 
 def encoder():
     """A transformer's block whose weights are most of its file."""
-    x = inputs = keras.Input((6, 64), name="tokens")
-    y = layers.MultiHeadAttention(num_heads=4, key_dim=16, name="attention")(x, x)
-    x = layers.LayerNormalization(name="norm")(layers.Add(name="add1")([x, y]))
-    y = layers.Dense(192, activation="relu", name="ff1")(x)
-    x = layers.Add(name="add2")([x, layers.Dense(64, name="ff2")(y)])
+    inputs = keras.Input((6, 64), name="tokens")
+    x = transformer_block(inputs, hidden=192, activation="relu")
     return keras.Model(inputs, layers.Dense(3, name="head")(x), name="encoder")
 
 
@@ -71,13 +69,7 @@ class Offered:
 
     def assembled(self, picked):
         """The model of a choice, and the precisions of its layers."""
-        model, precisions = self.model, {}
-        for step in steps_of({part: part.alternatives[picked[part.name]] for part in self.parts}):
-            if step.kind == "quantize":
-                precisions = dict(step.layers)
-            else:
-                model = step.edit(model)
-        return model, precisions
+        return edited(self.model, {part: part.alternatives[picked[part.name]] for part in self.parts})
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +126,7 @@ def test_bytes_are_those_of_the_file(name, process):
     assert np.median(np.abs(errors)) < 0.02 and np.max(np.abs(errors)) < 0.04, errors
 
 
-class ByWork:
+class ByWork(Times):
     """Times that are the multiply-accumulates of an operator; twice as much with weights of 4 bits."""
 
     overhead = 0.0
@@ -144,10 +136,6 @@ class ByWork:
 
     def of_other(self, content, name="", dtype="", shapes=()):
         return 1e-9
-
-    def grid(self, operator, inputs, outputs, positions=None):
-        sized = [[operator.resized(inputs=i, outputs=o, positions=positions) for o in outputs] for i in inputs]
-        return np.array([[self.of(one) for one in row] for row in sized])
 
     def save(self):
         pass

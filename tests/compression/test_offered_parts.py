@@ -30,12 +30,17 @@ def resnet():
     return keras.Model(inputs, layers.Dense(4, activation="softmax", name="head")(x), name="resnet")
 
 
-def transformer():
-    x = inputs = keras.Input((6, 16), name="tokens")
-    y = layers.MultiHeadAttention(num_heads=4, key_dim=4, name="attention")(x, x)
+def transformer_block(x, hidden, activation):
+    width = x.shape[-1]
+    y = layers.MultiHeadAttention(num_heads=4, key_dim=width // 4, name="attention")(x, x)
     x = layers.LayerNormalization(name="norm")(layers.Add(name="add1")([x, y]))
-    y = layers.Dense(32, activation="gelu", name="ff1")(x)
-    x = layers.Add(name="add2")([x, layers.Dense(16, name="ff2")(y)])
+    y = layers.Dense(hidden, activation=activation, name="ff1")(x)
+    return layers.Add(name="add2")([x, layers.Dense(width, name="ff2")(y)])
+
+
+def transformer():
+    inputs = keras.Input((6, 16), name="tokens")
+    x = transformer_block(inputs, hidden=32, activation="gelu")
     x = layers.GlobalAveragePooling1D(name="gap")(x)
     return keras.Model(inputs, layers.Dense(3, name="head")(x), name="transformer")
 

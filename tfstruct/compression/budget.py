@@ -151,6 +151,11 @@ class Limits:
         values = ((getattr(candidate, name), limit) for name, limit in self.figures.items())
         return max([0.0, *(math.inf if value is None else value / limit - 1 for value, limit in values)])
 
+    def prefers(self, one: Candidate, other: Candidate) -> bool:
+        """Whether a candidate is nearer to the figures than another; where both are as near, of better quality."""
+        excess = self.excess(one), self.excess(other)
+        return one.better_than(other) if excess[0] == excess[1] else excess[0] < excess[1]
+
     def good_enough(self, candidate: Candidate) -> bool:
         """Whether the quality is within the allowed drop."""
         if self.quality is None:

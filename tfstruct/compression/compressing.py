@@ -179,17 +179,11 @@ def _best_of_two(task: Task) -> tuple[StrategyResult, tuple[Decision, ...], tupl
     folder = task.folder.inner("8-bits")
     decided, others = _decided(task, "auto", folder, four_bits=False)
     second = carry_out(task, decided, folder)
-    if task.limits.misses(second.candidate) and not _better(task, second.candidate, first.candidate):
+    if task.limits.misses(second.candidate) and not task.limits.prefers(second.candidate, first.candidate):
         why = f"a strategy without weights of 4 bits is no better: {second.candidate}"
         return first, (*decisions, Decision("auto", False, why)), _figures(second)
     why = f"a first strategy, with weights of 4 bits, missed the budget: {'; '.join(missed)}"
     return second, (Decision("auto", True, why), *others), _figures(first)
-
-
-def _better(task: Task, one: Candidate, other: Candidate) -> bool:
-    """Nearer to the figures of the budget; where both are as near, of better quality."""
-    excess = task.limits.excess(one), task.limits.excess(other)
-    return one.better_than(other) if excess[0] == excess[1] else excess[0] < excess[1]
 
 
 def _figures(made: StrategyResult) -> tuple[Candidate, ...]:

@@ -1,6 +1,7 @@
 """Samples that nothing trains on and no candidate is chosen by: what is decided within a strategy is judged on them."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -49,13 +50,10 @@ class HeldOut:
             return float(np.mean([np.square(t - s).sum() / max(np.square(t).sum(), 1e-30) for t, s in pairs]))
         return float(loss_function(self.teacher, self.aim.loss, "", self.aim.weights)(self.examples.labels, outputs))
 
-    @property
+    @functools.cached_property
     def expected(self):
         """What the original says of the samples."""
-        known = vars(self)
-        if "_expected" not in known:
-            known["_expected"] = outputs_of(self.teacher, self.examples)
-        return known["_expected"]
+        return outputs_of(self.teacher, self.examples)
 
 
 def split(data: Examples | Stream, seed: int) -> tuple[Examples | Stream, Examples | None, bool]:

@@ -7,6 +7,7 @@ from typing import Any
 from tfstruct.errors import RecipeError
 
 AS_IT_IS = "as it is"
+At = tuple[str, int]  # the name of a part, and the place of one of its alternatives
 
 
 @dataclasses.dataclass(frozen=True)

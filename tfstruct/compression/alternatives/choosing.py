@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tfstruct.compression.alternatives.alternative import Alternative, Part
+from tfstruct.compression.alternatives.alternative import At, Part
 from tfstruct.compression.alternatives.cost_table import CostTable
 from tfstruct.compression.alternatives.cost_tables import cost_tables
-from tfstruct.compression.alternatives.damage import At, Damages, measure_damages
+from tfstruct.compression.alternatives.damage import Damages, measure_damages
 from tfstruct.compression.alternatives.latency_tables import latency_tables
-from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
+from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of, steps_of
 from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes
 from tfstruct.compression.alternatives.solver import Choice, choose, unit_of
 from tfstruct.compression.alternatives.variants import variants_of
@@ -175,11 +175,6 @@ def measured_strategy(
     return best_of(task, [Chosen.from_dict(one) for one in stored])[0]
 
 
-def picked_of(parts: Sequence[Part], choice: Choice) -> dict[Part, Alternative]:
-    """The alternatives of a choice, those as they are left out."""
-    return {part: part.alternatives[choice.picked[part.name]] for part in parts if choice.picked[part.name]}
-
-
 def strategy_of(
     parts: Sequence[Part], choice: Choice, epochs: int, reasons: Mapping[str, str] | None = None
 ) -> tuple[Step, ...]:
@@ -189,7 +184,7 @@ def strategy_of(
         epochs: in all.
         reasons: kind of a step -> why.
     """
-    made = steps_of(picked_of(parts, choice))
+    made = steps_of(choice.changes(parts))
     edits: list[Step] = [step for step in made if not isinstance(step, Quantize)]
     (rounding,) = [step for step in made if isinstance(step, Quantize)] or [Quantize(precision="int8")]
     quantized = min(max(1, round(_ROUNDING * epochs)), epochs) if edits else epochs
@@ -211,12 +206,10 @@ def best_of(task: Task, chosen: Sequence[Chosen], epochs: int = 1) -> tuple[Chos
         short = _with_total(one.steps, epochs)
         tried.append(carry_out(task, short, task.folder.inner(f"tried-{number}")))
 
-    def rank(number: int) -> tuple:
-        candidate = tried[number].candidate
-        sign = -1 if candidate.greater_is_better else 1
-        return task.limits.excess(candidate), sign * candidate.quality, number
-
-    place = min(range(len(chosen)), key=rank)
+    place = 0
+    for number, made in enumerate(tried):
+        if task.limits.prefers(made.candidate, tried[place].candidate):
+            place = number
     said = "; ".join(f"{number + 1}: {one.candidate}" for number, one in enumerate(tried))
     why = f"choice {place + 1} is best after {epochs} epoch{'s' if epochs > 1 else ''} ({said})"
     best = chosen[place]
@@ -234,12 +227,7 @@ def _drafted(task: Task, parts: Sequence[Part], choice: Choice) -> dict[str, flo
     limits = planned_limits(task)
     if not {"tflite_bytes", "latency_us"} & limits.keys():
         return {}
-    model, layers = task.model, {}
-    for step in strategy_of(parts, choice, 0):
-        if isinstance(step, Quantize):
-            layers = dict(step.layers)
-        elif not isinstance(step, Optimize):
-            model = step.edit(model)
+    model, layers = edited(task.model, choice.changes(parts))
     content, named = draft(model, recipe=Recipe(precision="int8", layers=layers), process=task.process)
     found = {"tflite_bytes": len(content) / limits["tflite_bytes"]} if "tflite_bytes" in limits else {}
     if "latency_us" in limits:
@@ -251,7 +239,7 @@ def _chosen(
     epochs: int, parts: Sequence[Part], damages: Damages, choice: Choice, limits: Mapping[str, float]
 ) -> Chosen:
     reasons: dict[str, list[str]] = {}
-    for part, one in picked_of(parts, choice).items():
+    for part, one in choice.changes(parts).items():
         loss = damages.parts[part.name][choice.picked[part.name]]
         reasons.setdefault(part.kind, []).append(f"{part.name}: {one.name} (loses {loss:.3g})")
     said = {kind: "; ".join(own) for kind, own in reasons.items()}

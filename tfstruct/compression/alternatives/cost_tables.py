@@ -11,15 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tfstruct.analyze.counts import axis_sizes
 from tfstruct.analyze.tflite_size import FILE, TENSOR, ZERO_POINT
 from tfstruct.compression.alternatives.alternative import Part
 from tfstruct.compression.alternatives.by_path import ByPath, alone
 from tfstruct.compression.alternatives.cost_table import MEMORY, CostTable
 from tfstruct.compression.alternatives.sums import Sum, total
-from tfstruct.compression.alternatives.variants import COUNTED, Change, Counted, Variant, sorted_out, variants_of
+from tfstruct.compression.alternatives.variants import (
+    COUNTED,
+    Change,
+    Counted,
+    Variant,
+    over_variants,
+    sorted_out,
+    variants_of,
+)
 from tfstruct.convert.table_bytes import bytes_by_operator
-from tfstruct.graph import Call, Channels, Graph
+from tfstruct.graph import Call, Graph
 from tfstruct.precisions import PRECISIONS
 
 _LEAST, _MOST = 0.2, 1.5  # of the estimate of a file's tables, that the plain file says
@@ -54,7 +61,7 @@ def cost_tables(
     """
     found = list(variants_of(graph, parts)) if variants is None else list(variants)
     plans = [ByPath(variant, parts) for variant in found]
-    by_path = {name: _over_variants(found, [plan.all(name) for plan in plans]) for name in COUNTED}
+    by_path = {name: _by_path(found, [plan.all(name) for plan in plans]) for name in COUNTED}
     bytes_of = _added(
         by_path["tflite_constants"],
         _described(plans[0], by_path["tflite_tables"], plain),
@@ -96,18 +103,10 @@ def _described(plan: ByPath, estimated: Mapping[str, Sum], plain) -> dict[str, S
     return found
 
 
-def _over_variants(variants: Sequence[Variant], values: Sequence[Mapping[str, Sum]]) -> dict[str, Sum]:
-    """By path, over all positions: the value at the first, and what others differ from it."""
-    found = {}
-    for path in dict.fromkeys(itertools.chain(*values)):
-        first = values[0].get(path, Sum.of(0))
-        terms = [first]
-        for variant, own in zip(variants[1:], values[1:], strict=True):
-            difference = (own.get(path, Sum.of(0)) - first).reduced()
-            if difference.terms:
-                terms.append(variant.where * difference)
-        found[path] = total(terms)
-    return found
+def _by_path(variants: Sequence[Variant], values: Sequence[Mapping[str, Sum]]) -> dict[str, Sum]:
+    """By path, over all positions."""
+    paths = dict.fromkeys(itertools.chain(*values))
+    return {path: over_variants(variants, [own.get(path, Sum.of(0)) for own in values]) for path in paths}
 
 
 def _added(*several: Mapping[str, Sum]) -> dict[str, Sum]:
@@ -124,7 +123,7 @@ def _saved_by_bits(variants: Sequence[Variant], plans: Sequence[ByPath], parts: 
             bits = PRECISIONS[PRECISIONS[one.settings["precision"]].stored_as].weight_bits or _INT8
             shares.append((bits - _INT8) / 8)
         for path in part.layers:
-            kernels = _over_variants(variants, [{path: plan.figure("kernels", path)} for plan in plans])[path]
+            kernels = over_variants(variants, [plan.figure("kernels", path) for plan in plans])
             found[path] = Sum.by(part.name, shares) * kernels
     return found
 
@@ -220,8 +219,8 @@ def _within(counted: Counted, call: Call, change: Change) -> Sum:
     if len(steps) < 2:
         return Sum.of(0)
     own = change.counted
-    between = [_elements(own, own.calls[path][0].outputs[0]) for path in steps[:-1]]
-    read, made = (_elements(counted, tensor) for tensor in (call.input, call.outputs[0]))
+    between = [own.elements(own.calls[path][0].outputs[0]) for path in steps[:-1]]
+    read, made = (counted.elements(tensor) for tensor in (call.input, call.outputs[0]))
     later = any(
         tensor.key == call.input.key for other in counted.graph.calls if other is not call for tensor in other.inputs
     )
@@ -232,8 +231,3 @@ def _within(counted: Counted, call: Call, change: Change) -> Sum:
     zero = Sum.joint(parts, np.zeros(shape))
     most = np.max([np.broadcast_to((one + zero).together(), shape) for one in moments], axis=0)
     return Sum.joint(parts, most) - read - made
-
-
-def _elements(counted: Counted, tensor: Channels) -> Sum:
-    factor, held = axis_sizes(tensor.shape[1:], tensor.axes[1:])
-    return counted.counts.product(np.nan if factor is None else factor * tensor.per_sample, held)

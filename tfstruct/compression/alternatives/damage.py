@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.losses import slices
 from tfstruct.compression.alternatives.activations import Activations, Tail
-from tfstruct.compression.alternatives.alternative import Conflict, Part
+from tfstruct.compression.alternatives.alternative import At, Conflict, Part
 from tfstruct.compression.alternatives.distances import Distance, distance_of, summed
 from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
 from tfstruct.compression.alternatives.regions import Region, region_model, region_of, whole_model
@@ -25,8 +25,6 @@ from tfstruct.compression.task import Task
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.surgery import recalibrate_batch_norm
-
-At = tuple[str, int]  # name of a part, place of one of its alternatives
 
 _SAMPLES = 1024  # of the training data, that alternatives are taught on
 _STORED = 2 << 30  # bytes of recorded values: of large models fewer samples are taken

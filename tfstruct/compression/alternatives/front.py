@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tfstruct.compression.alternatives.alternative import Conflict, Part
+from tfstruct.compression.alternatives.alternative import At, Conflict, Part
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
-from tfstruct.compression.alternatives.program import At
 from tfstruct.compression.alternatives.solver import Choice, choose, least_of, unit_of
 from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.reporting import Plotted, Report, Sheet
@@ -154,14 +153,10 @@ def front(
         for (value, one), (more, other) in itertools.pairwise(found)
     ]
     points = [
-        FrontPoint(value, dict(one.figures), one.damage, price, _changes(parts, one))
+        FrontPoint(value, dict(one.figures), one.damage, price, {p.name: a.name for p, a in one.changes(parts).items()})
         for (value, one), price in zip(found, [*prices, 0.0], strict=True)
     ]
     return Front(limit, damage, whole, tuple(points), limits)
-
-
-def _changes(parts: Sequence[Part], choice: Choice) -> dict[str, str]:
-    return {part.name: part.alternatives[place].name for part in parts if (place := choice.picked[part.name])}
 
 
 def _said(changes: Mapping[str, str]) -> str:

@@ -10,24 +10,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfstruct.analyze.counts import axis_sizes
 from tfstruct.compression.alternatives.alternative import Part
 from tfstruct.compression.alternatives.by_path import ByPath
 from tfstruct.compression.alternatives.cost_table import CostTable
 from tfstruct.compression.alternatives.kernel_calls import moved, operator_of_call
-from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes
+from tfstruct.compression.alternatives.operator_times import Times, lacking
 from tfstruct.compression.alternatives.sums import Sum, total
-from tfstruct.compression.alternatives.variants import Counted, Variant, sorted_out
+from tfstruct.compression.alternatives.variants import Counted, Variant, over_variants, sorted_out
 from tfstruct.convert import cutout, flatbuffer
 from tfstruct.convert.kernel_operator import KernelOperator, kernel_operator
 from tfstruct.convert.latency import shapes_of
-from tfstruct.errors import DataError
 from tfstruct.graph import Call
 from tfstruct.graph.operation_traits import traits_of as layer_traits
 from tfstruct.precisions import PRECISIONS
 from tfstruct.tflite_operators import traits_of
 
-Times = OperatorTimes | TableTimes
 NAME = "latency_us"
 _LEAST = 0.05  # microseconds that any operator takes
 _OTHERS = "the rest of the file"
@@ -80,8 +77,7 @@ class _Timed:
     def of_file(self, content: bytes, layers: Mapping[str, tuple[str, ...]]) -> dict[str, Sum]:
         """Microseconds by path."""
         model, first = flatbuffer.read(content), self.variants[0].counted
-        if isinstance(self.times, TableTimes):
-            self.whole = Sum.of(self.times.table.estimate(content, layers).microseconds)
+        self.whole = Sum.of(self.times.of_file(content, layers))
         found: dict[str, list[Sum]] = defaultdict(list)
         for op in flatbuffer.operators(model, layers):
             path = _path_of(op, first)
@@ -115,30 +111,23 @@ class _Timed:
 
     def _over_variants(self, path: str, operator: KernelOperator | None) -> Sum:
         """An operator of a kernel, or of a path that only alternatives bring in."""
-        terms: list[Sum] = []
+        values: list[Sum] = []
         for variant, plan in zip(self.variants, self.plans, strict=True):
             base = Sum.of(0)
             if operator is not None and path in variant.counted.calls:
                 call = variant.counted.calls[path][0]
-                here = operator if not terms else moved(operator, self.variants[0].counted.calls[path][0], call)
+                here = operator if not values else moved(operator, self.variants[0].counted.calls[path][0], call)
                 base = self._kernel(here, call, variant.counted, path)
             changed = [base]
             for where, change in plan.changed(path):
                 own = change.counted.calls[path]
                 other = operator_of_call(own[0])
-                if other is not None and self._known(other):
+                if other is not None and self.times.knows(other):
                     changed.append(where * (self._kernel(other, own[0], change.counted, path) - base))
                 elif other is not None:
                     changed.append(where * self.whole)
-            value = total(changed) * plan.gate(path)
-            terms.append(variant.where * (value - terms[0]) if terms else value)
-        return total(terms)
-
-    def _known(self, operator: KernelOperator) -> bool:
-        """Whether the table has such operators; what is measured here is always known."""
-        if not isinstance(self.times, TableTimes):
-            return True
-        return self.times.table.time(operator.name, operator.dtype, operator.shapes)[0] is not None
+            values.append(total(changed) * plan.gate(path))
+        return over_variants(self.variants, values)
 
     def _kernel(self, operator: KernelOperator, call: Call, counted: Counted, path: str) -> Sum:
         found = self._at_widths(operator, call, counted)
@@ -177,27 +166,27 @@ class _Timed:
     def _alone(self, model, op: flatbuffer.Operator, operator: KernelOperator | None) -> float:
         """Microseconds of an operator as it is in the file."""
         if operator is not None:
-            taken: float | None = self.times.of(operator)
+            taken = self.times.of(operator)
         else:
             alone = cutout.cut(model, op.subgraph, op.index)
-            taken = None if alone is None else self.times.of_other(alone, op.name, op.dtype, shapes_of(model, op))
-            if taken is None and isinstance(self.times, TableTimes):
-                raise DataError(f"The latency table lacks {op.name}. Measure it on the device too.")
-        return _LEAST if taken is None else max(taken - self.times.overhead, _LEAST)
+            known = self.times.of_other(alone, op.name, op.dtype, shapes_of(model, op))
+            if known is None:
+                raise lacking(op.name)
+            taken = known
+        return max(taken - self.times.overhead, _LEAST)
 
     def _in_proportion(self, path: str, op: flatbuffer.Operator, alone: float) -> Sum:
         """As the elements that its layer makes, or as its work where that is what the operator has a share in."""
-        terms: list[Sum] = []
+        values: list[Sum] = []
         for variant, plan in zip(self.variants, self.plans, strict=True):
             counted = variant.counted
             size = counted.figure("macs", path) if traits_of(op.name).contracts else Sum.of(0)
             if not size.base > 0 and path in counted.calls:
-                size = _elements(counted, counted.calls[path][0])
-            if not terms:
+                size = counted.elements(counted.calls[path][0].outputs[0], unknown=1.0)
+            if not values:
                 unit = size.base
-            value = size * (alone / unit) * plan.gate(path) if unit > 0 else plan.gate(path) * alone
-            terms.append(variant.where * (value - terms[0]) if terms else value)
-        return total(terms)
+            values.append(size * (alone / unit) * plan.gate(path) if unit > 0 else plan.gate(path) * alone)
+        return over_variants(self.variants, values)
 
 
 def _path_of(op: flatbuffer.Operator, counted: Counted) -> str:
@@ -220,8 +209,3 @@ def _width(counted: Counted, tensor) -> Sum:
     """Channels of a tensor."""
     labels = tensor.axes[-1]
     return Sum.of(tensor.shape[-1] or 0) if labels is None else counted.counts.of(labels)
-
-
-def _elements(counted: Counted, call: Call) -> Sum:
-    factor, held = axis_sizes(call.outputs[0].shape[1:], call.outputs[0].axes[1:])
-    return counted.counts.product(1.0 if factor is None else factor, held)

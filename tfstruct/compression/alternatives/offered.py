@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import keras
+
 from tfstruct.compression.alternatives.alternative import Alternative, Conflict, Part
+from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.step import Step, kinds
 from tfstruct.compression.task import Task
 
@@ -23,6 +26,17 @@ def steps_of(picked: Mapping[Part, Alternative]) -> tuple[Step, ...]:
         own = {part: one for part, one in picked.items() if part.kind == kind.kind and part.alternatives[0] != one}
         found += kind.assembled(own) if own else ()
     return tuple(found)
+
+
+def edited(model: keras.Model, picked: Mapping[Part, Alternative]) -> tuple[keras.Model, dict[str, str]]:
+    """A model after the edits of a choice, nothing trained, and the precisions that its file has by layer."""
+    precisions: dict[str, str] = {}
+    for step in steps_of(picked):
+        if isinstance(step, Quantize):
+            precisions = dict(step.layers)
+        else:
+            model = step.edit(model)
+    return model, precisions
 
 
 def conflicts_of(parts: Sequence[Part]) -> tuple[Conflict, ...]:

@@ -1,5 +1,6 @@
 """What operators take at widths that no file has yet: measured once per machine and kept, or by a device's table."""
 
+import abc
 import hashlib
 import importlib.metadata
 import itertools
@@ -38,7 +39,62 @@ def time_file(content: bytes) -> float:
     return min(latency(content, inputs, 1, _SECONDS, time.thread_time_ns).median_us for _ in range(_BURSTS))
 
 
-class OperatorTimes:
+class Times(abc.ABC):
+    """Microseconds of operators at any width.
+
+    Attributes:
+        place: where they were measured.
+    """
+
+    place: str
+
+    @property
+    @abc.abstractmethod
+    def overhead(self) -> float:
+        """Microseconds of calling an operator alone, which is part of every time."""
+
+    @abc.abstractmethod
+    def of(self, operator: KernelOperator) -> float:
+        """Microseconds of an operator with a kernel.
+
+        Raises:
+            DataError: nothing is known of one of that name.
+        """
+
+    @abc.abstractmethod
+    def of_other(self, content: bytes | None, name: str = "", dtype: str = "", shapes: Shapes = ()) -> float | None:
+        """Microseconds of another operator; None where nothing is known of one of that name.
+
+        Args:
+            content: a file of it alone; None of one that does not stand alone.
+            name, dtype, shapes: as in `LatencyTable.time`.
+        """
+
+    @abc.abstractmethod
+    def save(self) -> None:
+        """Keeps what was measured, if anything is."""
+
+    def knows(self, operator: KernelOperator) -> bool:
+        """Whether `of` has an answer."""
+        return True
+
+    def of_file(self, content: bytes, layers: Mapping[str, tuple[str, ...]]) -> float:
+        """Microseconds of all operators of a file, as far as they are known without measuring."""
+        return 0.0
+
+    def grid(
+        self,
+        operator: KernelOperator,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        positions: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        """Microseconds at all pairs of widths."""
+        sized = [[operator.resized(inputs=i, outputs=o, positions=positions) for o in outputs] for i in inputs]
+        return np.array([[self.of(one) for one in row] for row in sized])
+
+
+class OperatorTimes(Times):
     """Times of operators on this machine. What was measured once is read from a folder the next time.
 
     Args:
@@ -69,30 +125,23 @@ class OperatorTimes:
         self.measured = 0
 
     def of(self, operator: KernelOperator) -> float:
-        """Microseconds of an operator with a kernel."""
         return self._of(operator.key, operator.file)
 
-    def of_other(self, content: bytes, name: str = "", dtype: str = "", shapes: Shapes = ()) -> float | None:
-        """Microseconds of an operator that was cut out of a file, by what that file holds."""
+    def of_other(self, content: bytes | None, name: str = "", dtype: str = "", shapes: Shapes = ()) -> float | None:
+        """By what the file holds; 0 where there is none."""
+        if content is None:
+            return 0.0
         return self._of(f"{name} {hashlib.sha256(content).hexdigest()[:32]}", lambda: content)
 
     @property
     def overhead(self) -> float:
-        """Microseconds of calling an operator alone, which is part of every time."""
         return self.of(_LEAST)
 
-    def grid(
-        self,
-        operator: KernelOperator,
-        inputs: Sequence[int],
-        outputs: Sequence[int],
-        positions: tuple[int, int] | None = None,
-    ) -> np.ndarray:
-        """Microseconds at all pairs of widths. At most four of each are measured, the least and the largest among them;
-        the others lie between, linearly in both."""
+    def grid(self, operator, inputs, outputs, positions=None) -> np.ndarray:
+        """At most four of each width are measured, the least and the largest among them; the others lie between,
+        linearly in both."""
         ins, outs = _some(inputs), _some(outputs)
-        known = [[self.of(operator.resized(inputs=i, outputs=o, positions=positions)) for o in outs] for i in ins]
-        rows = [np.interp(outputs, outs, row) for row in known]
+        rows = [np.interp(outputs, outs, row) for row in super().grid(operator, ins, outs, positions)]
         return np.stack([np.interp(inputs, ins, column) for column in np.transpose(rows)], axis=1)
 
     def _of(self, key: str, content: Callable[[], bytes]) -> float:
@@ -134,47 +183,46 @@ class OperatorTimes:
         return times
 
 
-class TableTimes:
+class TableTimes(Times):
     """The same by a table that was measured on a device, as `LatencyTable.estimate` reads it.
 
     Args:
         table: the table.
     """
 
-    overhead = 0.0
-
     def __init__(self, table: LatencyTable):
         self.table = table
         self.place = "; ".join(table.processors)
 
-    def of(self, operator: KernelOperator) -> float:
-        """Microseconds of an operator with a kernel.
+    @property
+    def overhead(self) -> float:
+        return 0.0
 
-        Raises:
-            DataError: the table has none of that name.
-        """
-        found = self.table.time(operator.name, operator.dtype, operator.shapes)[0]
+    def of(self, operator: KernelOperator) -> float:
+        found = self._known(operator)
         if found is None:
-            raise DataError(f"The latency table lacks {operator.name}. Measure it on the device too.")
+            raise lacking(operator.name)
         return found
 
-    def of_other(self, content: bytes, name: str = "", dtype: str = "", shapes: Shapes = ()) -> float | None:
-        """Microseconds of another operator; None where the table has none of that name."""
+    def of_other(self, content: bytes | None, name: str = "", dtype: str = "", shapes: Shapes = ()) -> float | None:
         return self.table.time(name, dtype, shapes)[0]
 
-    def grid(
-        self,
-        operator: KernelOperator,
-        inputs: Sequence[int],
-        outputs: Sequence[int],
-        positions: tuple[int, int] | None = None,
-    ) -> np.ndarray:
-        """Microseconds at all pairs of widths."""
-        sized = [[operator.resized(inputs=i, outputs=o, positions=positions) for o in outputs] for i in inputs]
-        return np.array([[self.of(one) for one in row] for row in sized])
+    def knows(self, operator: KernelOperator) -> bool:
+        return self._known(operator) is not None
+
+    def _known(self, operator: KernelOperator) -> float | None:
+        return self.of_other(None, operator.name, operator.dtype, operator.shapes)
+
+    def of_file(self, content: bytes, layers: Mapping[str, tuple[str, ...]]) -> float:
+        return self.table.estimate(content, layers).microseconds
 
     def save(self) -> None:
         """Nothing is kept."""
+
+
+def lacking(name: str) -> DataError:
+    """The error about an operator that a table has no time of."""
+    return DataError(f"The latency table lacks {name}. Measure it on the device too.")
 
 
 def default_folder() -> pathlib.Path:

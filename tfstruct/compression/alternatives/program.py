@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from tfstruct.compression.alternatives.alternative import At
 from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, CostTable
+from tfstruct.compression.alternatives.sums import along
 
 DAMAGE = "damage"
 _SCALE = 100.0  # of the objective: HiGHS stops at a gap of 1e-6
 _SLACK = 1e-9  # share of a limit that a sum of floats may exceed it by
 _OUT_OF_TIME = 1  # status of `milp`
-
-At = tuple[str, int]  # a part and the number of one of its alternatives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Program:
             homes = [other for other in sums if len(other) > len(parts) > 1 and set(parts) < set(other)]
             if homes:
                 for name, values in sums.pop(parts).items():
-                    _add(sums[homes[0]], name, values.reshape(_spread(parts, homes[0], values.shape)))
+                    _add(sums[homes[0]], name, along(parts, values, homes[0]))
         for parts, figures in sums.items():
             self._add_sum(parts, figures)
 
@@ -117,7 +117,8 @@ class Program:
             self._most[name] = self._most.get(name, 0.0) + float(np.max(values))
             first = float(values[(0,) * values.ndim])
             effects = [np.moveaxis(values, axis, 0).reshape(n, -1)[:, 0] for axis, n in enumerate(values.shape)]
-            whole = sum((_along(e - first, axis, values.ndim) for axis, e in enumerate(effects)), np.full((), first))
+            axes = range(values.ndim)
+            whole = sum((along([axis], effects[axis] - first, axes) for axis in axes), np.full((), first))
             if np.allclose(whole, values, rtol=1e-12, atol=1e-12 * float(np.max(np.abs(values), initial=1e-300))):
                 self._constant[name] = self._constant.get(name, 0.0) + first
                 for part, effect in zip(parts, effects, strict=True):
@@ -234,13 +235,3 @@ class Program:
 
 def _add(figures: dict[str, np.ndarray], name: str, values: np.ndarray) -> None:
     figures[name] = figures[name] + values if name in figures else values
-
-
-def _spread(parts: Sequence[str], within: Sequence[str], shape: Sequence[int]) -> list[int]:
-    """The shape by which values of some parts are added to those of more."""
-    sizes = dict(zip(parts, shape, strict=True))
-    return [sizes.get(part, 1) for part in within]
-
-
-def _along(values: np.ndarray, axis: int, count: int) -> np.ndarray:
-    return values.reshape([-1 if i == axis else 1 for i in range(count)])

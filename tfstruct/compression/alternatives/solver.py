@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tfstruct.compression.alternatives.alternative import Conflict, Part
+from tfstruct.compression.alternatives.alternative import Alternative, At, Conflict, Part
 from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, CostTable, totals
-from tfstruct.compression.alternatives.program import DAMAGE, At, Program, Solved
+from tfstruct.compression.alternatives.program import DAMAGE, Program, Solved
 from tfstruct.errors import ArgumentError, BudgetError
 
 _MORE = 0.05  # of a limit: how much larger it is made to find its price
@@ -48,6 +48,10 @@ class Choice:
 
     def __post_init__(self):
         object.__setattr__(self, "runners_up", tuple(self.runners_up))
+
+    def changes(self, parts: Sequence[Part]) -> dict[Part, Alternative]:
+        """What is picked of the parts that do not stay as they are."""
+        return {part: part.alternatives[place] for part in parts if (place := self.picked[part.name])}
 
 
 def unit_of(limit: str, value: float) -> float:

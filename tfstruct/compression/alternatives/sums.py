@@ -52,7 +52,7 @@ class Sum:
         for mine, a in self.terms.items():
             for theirs, b in other.terms.items():
                 parts = tuple(sorted({*mine, *theirs}))
-                found += Sum({parts: _along(mine, a, parts) * _along(theirs, b, parts)})
+                found += Sum({parts: along(mine, a, parts) * along(theirs, b, parts)})
         return found
 
     def __sub__(self, other: "Sum") -> "Sum":
@@ -76,7 +76,7 @@ class Sum:
         """All of it as one array with an axis for each of `parts`."""
         parts, whole = self.parts, np.zeros(())
         for own, values in self.terms.items():
-            whole = whole + _along(own, values, parts)
+            whole = whole + along(own, values, parts)
         return whole
 
     def reduced(self) -> "Sum":
@@ -101,6 +101,8 @@ def total(sums: Iterable[Sum]) -> Sum:
     return Sum(found)
 
 
-def _along(mine: Sequence[str], values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
+def along(mine: Sequence, values: np.ndarray, parts: Sequence) -> np.ndarray:
+    """An array with an axis for each of `mine`, as one with an axis for each of `parts`, in which they come in the same
+    order; it has size 1 along the others."""
     sizes = dict(zip(mine, values.shape, strict=True))
     return values.reshape([sizes.get(part, 1) for part in parts])

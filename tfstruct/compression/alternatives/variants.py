@@ -11,16 +11,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
+import numpy as np
 
 from tfstruct.analyze import Costs
+from tfstruct.analyze.counts import axis_sizes
 from tfstruct.compression.alternatives.alternative import Part
 from tfstruct.compression.alternatives.label_counts import LabelCounts
-from tfstruct.compression.alternatives.offered import steps_of
+from tfstruct.compression.alternatives.offered import edited
 from tfstruct.compression.alternatives.sums import Sum, total
 from tfstruct.compression.steps.downsampling import DownsampleEarly
 from tfstruct.compression.steps.pruning import PruneChannels
 from tfstruct.compression.steps.quantizing import Quantize
-from tfstruct.graph import Call, Graph, trace
+from tfstruct.graph import Call, Channels, Graph, trace
 
 Figures = Mapping[str, Mapping[str, Sum]]  # path -> figure -> its value
 COUNTED = ("macs", "params", "kernels", "tflite_constants", "tflite_tables")
@@ -68,6 +70,11 @@ class Counted:
             layer = layer.rpartition("/")[0]
         return layer
 
+    def elements(self, tensor: Channels, unknown: float = np.nan) -> Sum:
+        """The entries of a tensor a sample; where sizes are open, `unknown` times the channels that may go."""
+        factor, held = axis_sizes(tensor.shape[1:], tensor.axes[1:])
+        return self.counts.product(unknown if factor is None else factor * tensor.per_sample, held)
+
     def widths(self, path: str) -> list[Sum]:
         """The output channels of each kernel of a path."""
         return [self.counts.product(factor, labels) for factor, labels in self._monomials["widths"][path]]
@@ -107,6 +114,16 @@ class Variant:
     changes: Mapping[tuple[str, int], Change]
 
 
+def over_variants(variants: Sequence[Variant], values: Sequence[Sum]) -> Sum:
+    """A figure over all positions: its value at the first variant, and by how much others differ from it."""
+    first, terms = values[0], [values[0]]
+    for variant, value in zip(variants[1:], values[1:], strict=True):
+        difference = (value - first).reduced()
+        if difference.terms:
+            terms.append(variant.where * difference)
+    return total(terms)
+
+
 def variants_of(graph: Graph, parts: Sequence[Part]) -> Iterator[Variant]:
     """The model at all positions that it may have, the original first."""
     widths, _, positions, others = sorted_out(parts)
@@ -121,9 +138,7 @@ def variants_of(graph: Graph, parts: Sequence[Part]) -> Iterator[Variant]:
 
 
 def _edited(model: keras.Model, picked: Mapping[Part, int]) -> keras.Model:
-    for step in steps_of({part: part.alternatives[place] for part, place in picked.items()}):
-        model = step.edit(model)
-    return model
+    return edited(model, {part: part.alternatives[place] for part, place in picked.items()})[0]
 
 
 def _changes(base: Counted, parts: Sequence[Part], widths: Sequence[Part]) -> dict[tuple[str, int], Change]:

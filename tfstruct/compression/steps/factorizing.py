@@ -150,9 +150,7 @@ class Factorize(Step):
         return tuple(cls(layers=tuple(own), rank=own, method=method) for method, own in ranks.items())
 
     def edit(self, model):
-        return factorize(
-            model, self.layers, rank=self.rank, energy=self.energy, macs=self.macs, method=self.method
-        ).model
+        return factorize(model, self.layers, **self._options()).model
 
     def run(self, context: StepContext) -> Outcome:
         return trained_after(context, self, factorize(context.model, self.layers, **self._options()))
