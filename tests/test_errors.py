@@ -1,6 +1,8 @@
 """Wrong arguments raise an error of tfstruct, and the built-in one that Keras users catch."""
 
 import ast
+import dataclasses
+import json
 import pathlib
 import re
 
@@ -8,7 +10,18 @@ import numpy as np
 import pytest
 
 import tfstruct
-from tfstruct import arguments, augment, callbacks, layers, masks, optimizers, quantize, regularizers, schedules
+from tfstruct import (
+    arguments,
+    augment,
+    callbacks,
+    compression,
+    layers,
+    masks,
+    optimizers,
+    quantize,
+    regularizers,
+    schedules,
+)
 
 ROOT = pathlib.Path(__file__).parents[1] / "tfstruct"
 # They read files; whoever calls them makes a DataError or ModelError of it, with the name of the file.
@@ -81,6 +94,16 @@ OTHERS = {
 def test_what_is_of_no_such_type(call, value):
     with pytest.raises(tfstruct.TfstructError, match=r"must be|Expected"):
         call(value)
+
+
+def test_numbers_of_numpy_are_plain_ones_in_files():
+    settings = compression.Settings(epochs=np.int64(3), learning_rate=np.float32(0.5))
+    step = compression.steps.Quantize(epochs=np.int64(3))
+    scheme = quantize.Scheme("int8", momentum=np.float32(0.5))
+    assert json.loads(json.dumps(dataclasses.asdict(settings)))["epochs"] == 3
+    assert compression.Step.from_dict(json.loads(json.dumps(step.to_dict()))) == step and step.epochs == 3
+    assert quantize.Scheme.from_json(scheme.to_json()) == scheme
+    assert type(compression.Search(trials=np.int64(2)).trials) is int
 
 
 def test_bounds_in_words():

@@ -116,8 +116,8 @@ class Prune(Compressor):
             raise ArgumentError(
                 f"`criterion` must be one of {', '.join(CRITERIA)}, or a function. Received: {criterion!r}."
             )
-        require_count("frequency", frequency)
-        require_number("regrow", regrow, least=0, below=1)
+        frequency = require_count("frequency", frequency)
+        regrow = require_number("regrow", regrow, least=0, below=1)
         if regrow and self.pattern.kind == "n:m":
             raise ArgumentError("`regrow` works with free patterns, not with N:M.")
         if regrow and self.schedule.end <= self.schedule.begin:

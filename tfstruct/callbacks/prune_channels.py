@@ -137,8 +137,8 @@ class PruneChannels(Compressor):
                 raise ArgumentError(f"`{name}` must be one of {', '.join(known[name])}. Received: {value!r}.")
         if criterion in _WITH_DATA and data is None:
             raise DataError(f"The criterion {criterion} looks at data: give data=(x, y), some hundred samples.")
-        require_count("frequency", frequency)
-        require_number("strength", strength, above=0, most=1)
+        frequency = require_count("frequency", frequency)
+        strength = require_number("strength", strength, above=0, most=1)
         self.schedule, self.criterion, self.regularize = schedule, criterion, regularize
         self.frequency, self.strength, self.frozen = frequency, float(strength), frozen
         self.input_shape, self.open_layers = input_shape, open_layers

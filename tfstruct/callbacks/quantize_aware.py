@@ -59,10 +59,8 @@ class QuantizeAware(Compressor):
     ):
         super().__init__()
         self.scheme = Scheme.of(scheme)
-        marks = {"start": start, "freeze_ranges": freeze_ranges, "freeze_batch_norm": freeze_batch_norm}
-        for name, value in marks.items():
-            if value is not None:
-                require_count(name, value, least=0)
+        given = {"start": start, "freeze_ranges": freeze_ranges, "freeze_batch_norm": freeze_batch_norm}
+        marks = {name: None if at is None else require_count(name, at, least=0) for name, at in given.items()}
         if freeze_ranges is not None and freeze_ranges <= start:
             raise ArgumentError(f"Ranges freeze before quantization starts: {freeze_ranges}, {start}.")
         self.start, self.freeze_ranges, self.freeze_batch_norm = start, freeze_ranges, freeze_batch_norm

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tfstruct import codebooks
+from tfstruct.arguments import require_one_of
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.kernels import Kernel, lent
 
@@ -33,8 +34,7 @@ class Sharing:
     def __post_init__(self):
         known = {"share": (self.kind, KINDS), "per": (self.per, SCOPES), "init": (self.init, codebooks.INITS)}
         for name, (value, names) in known.items():
-            if value not in names:
-                raise ArgumentError(f"`{name}` must be one of {', '.join(names)}. Received: {value!r}.")
+            require_one_of(name, value, names)
         for name, count, least in (("n_clusters", self.n_clusters, 2), ("block", self.block, 1)):
             if count is not None and not (isinstance(count, int) and count >= least):
                 raise ArgumentError(f"`{name}` must be an integer of at least {least}. Received: {count!r}.")

@@ -3,13 +3,11 @@
 import dataclasses
 import math
 
-import keras
-
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.task import Task
 from tfstruct.graph.copying import copied
-from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.surgery import recalibrate_batch_norm
+from tfstruct.surgery.pruning.batch_norm import batch_norms_of
 
 _MARGIN = 1e-3  # of the loss: what it falls by at least, so that rounding decides nothing
 
@@ -22,7 +20,7 @@ def with_fresh_statistics(task: Task, outcome: Outcome) -> Outcome:
     where channels went, and where a dropout comes before a batch norm. Those of frozen layers stay.
     """
     model = outcome.model if outcome.model is not task.model else copied(outcome.model)
-    layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = batch_norms_of(model)
     norms = [layer for layer in layers if layer.trainable]
     if not norms:
         return outcome

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import tfstruct
 from tfstruct.analyze import Costs
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
@@ -75,12 +75,12 @@ class Settings:
 
     def __post_init__(self):
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0)):
-            require_count(name, getattr(self, name), least, error=RecipeError)
+            object.__setattr__(self, name, require_count(name, getattr(self, name), least, error=RecipeError))
         for name in ("learning_rate", "temperature"):
-            require_number(name, getattr(self, name), above=0, error=RecipeError)
-        require_number("distillation", self.distillation, least=0, most=1, error=RecipeError)
-        if self.calibrator not in CALIBRATORS:
-            raise RecipeError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {self.calibrator!r}.")
+            object.__setattr__(self, name, require_number(name, getattr(self, name), above=0, error=RecipeError))
+        share = require_number("distillation", self.distillation, least=0, most=1, error=RecipeError)
+        object.__setattr__(self, "distillation", share)
+        require_one_of("calibrator", self.calibrator, CALIBRATORS, error=RecipeError)
         device(self.target)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfstruct.arguments import require_one_of
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import Shapes, macs
 from tfstruct.errors import ArgumentError
@@ -52,8 +53,7 @@ class KernelOperator:
     version: int = 1
 
     def __post_init__(self):
-        if self.name not in NAMES:
-            raise ArgumentError(f"`name` must be one of {', '.join(NAMES)}. Received: {self.name!r}.")
+        require_one_of("name", self.name, NAMES)
 
     @property
     def key(self) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfstruct.arguments import require_one_of
 from tfstruct.errors import RecipeError
 from tfstruct.patterns import check_open_layers, matches
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES, PRECISIONS
@@ -109,11 +111,12 @@ class Recipe:
     timeout: float = 600.0
 
     def __post_init__(self):
-        _one_of("precision", self.precision, OF_FILES)
-        _one_of("calibrator", self.calibrator, CALIBRATORS)
-        _one_of("activations", self.activations, ACTIVATIONS_OF_INT4)
-        _one_of("rounding", self.rounding, ROUNDINGS)
-        _one_of("engine", self.engine, ENGINES)
+        one_of = functools.partial(require_one_of, error=RecipeError)
+        one_of("precision", self.precision, OF_FILES)
+        one_of("calibrator", self.calibrator, CALIBRATORS)
+        one_of("activations", self.activations, ACTIVATIONS_OF_INT4)
+        one_of("rounding", self.rounding, ROUNDINGS)
+        one_of("engine", self.engine, ENGINES)
         if not (_is_number(self.percentile) and 50.0 < self.percentile <= 100.0):
             raise RecipeError(f"`percentile` must be in (50, 100]. Received: {self.percentile!r}.")
         if not _is_count(self.samples):
@@ -132,14 +135,14 @@ class Recipe:
             if not isinstance(getattr(self, field), Mapping):
                 raise RecipeError(f"`{field}` must be a dict. Received: {getattr(self, field)!r}.")
         for pattern, precision in dict(self.layers).items():
-            _one_of(f"layers[{pattern!r}]", precision, OF_FILES)
+            one_of(f"layers[{pattern!r}]", precision, OF_FILES)
         if self.layers and self.precision == "float16":
             raise RecipeError(
                 "`layers` cannot be combined with precision 'float16', which is all or nothing. "
                 "Use precision='float32' with layers={pattern: 'float16'}."
             )
         for name, threshold in dict(self.require).items():
-            _one_of("require", name, tuple(REQUIREMENTS))
+            one_of("require", name, tuple(REQUIREMENTS))
             if not _is_number(threshold):
                 raise RecipeError(f"`require[{name!r}]` must be a number. Received: {threshold!r}.")
             if name in ("accuracy", "top1_agreement") and not 0 <= threshold <= 1:
@@ -279,11 +282,6 @@ class Recipe:
             return recipe
         steps = dataclasses.replace(recipe.preprocess, function=FunctionOfFile(name))
         return dataclasses.replace(recipe, preprocess=steps)
-
-
-def _one_of(field: str, value, allowed: tuple[str, ...]):
-    if value not in allowed:
-        raise RecipeError(f"`{field}` must be one of {', '.join(allowed)}. Received: {value!r}.")
 
 
 def _is_count(value) -> bool:

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
-from tfstruct.errors import ArgumentError, DataError
+from tfstruct.arguments import require_one_of
+from tfstruct.errors import DataError
 from tfstruct.former_names import formerly
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import CALIBRATORS
@@ -66,8 +67,7 @@ def calibrate(
         >>> float(np.abs(twin(x) - model(x)).max()) < 0.1
         True
     """
-    if calibrator not in CALIBRATORS:
-        raise ArgumentError(f"`calibrator` must be one of {', '.join(CALIBRATORS)}. Received: {calibrator!r}.")
+    require_one_of("calibrator", calibrator, CALIBRATORS)
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
         model, scheme = twin.model, scheme or twin.scheme

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import require_number, require_one_of
 from tfstruct.errors import ArgumentError, ArgumentTypeError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.precisions import OF_TRAINING, PRECISIONS
@@ -68,19 +68,21 @@ class Scheme:
         if len({PRECISIONS[p].activation_bits for p in every if p != "float32"}) > 1:
             raise ArgumentError("All quantized layers have activations of one width: int16x8 goes with int16x8 alone.")
         for field, allowed in (("per", PER), ("steps", STEPS), ("ranges", RANGES)):
-            if getattr(self, field) not in allowed:
-                received = getattr(self, field)
-                raise ArgumentError(f"`{field}` must be one of {', '.join(allowed)}. Received: {received!r}.")
+            require_one_of(field, getattr(self, field), allowed)
         if PRECISIONS[self.precision].activation_bits == 16 and self.ranges in ("learned", "pact"):
             raise ArgumentError(
                 f"Ranges of 16 bits do not learn. Use ranges='moving_average'. Received: {self.ranges!r}."
             )
         if self.precision == "float16" and (self.per, self.steps) != ("channel", "largest"):
             raise ArgumentError("'float16' has no steps. Leave `per` and `steps` as they are.")
-        require_number("momentum", self.momentum, least=0, below=1)
-        require_number("percentile", self.percentile, above=50, most=100)
-        require_number("learning_rate", self.learning_rate, above=0, below=1)
-        require_number("decay", self.decay, least=0)
+        numbers = {
+            "momentum": require_number("momentum", self.momentum, least=0, below=1),
+            "percentile": require_number("percentile", self.percentile, above=50, most=100),
+            "learning_rate": require_number("learning_rate", self.learning_rate, above=0, below=1),
+            "decay": require_number("decay", self.decay, least=0),
+        }
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, scheme: "Scheme | str") -> "Scheme":

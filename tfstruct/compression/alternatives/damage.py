@@ -23,8 +23,8 @@ from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
 from tfstruct.errors import ModelError, PlanError
-from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.surgery import recalibrate_batch_norm
+from tfstruct.surgery.pruning.batch_norm import batch_norms_of
 
 _SAMPLES = 1024  # of the training data, that alternatives are taught on
 _STORED = 2 << 30  # bytes of recorded values: of large models fewer samples are taken
@@ -240,8 +240,7 @@ class _Work:
         return self._variances[id(x)]
 
     def _recalibrate(self, model: keras.Model, region: Region) -> None:
-        norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
-        if norms:
+        if batch_norms_of(model):
             inputs = [self._train.of(x)[:_JUDGED] for x in region.inputs]
             recalibrate_batch_norm(model, (self._given(inputs, region),))
 

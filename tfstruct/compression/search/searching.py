@@ -66,7 +66,7 @@ class Search:
 
     def __post_init__(self):
         for name, least in (("trials", 1), ("generation", 1), ("workers", 0)):
-            require_count(name, getattr(self, name), least, error=RecipeError)
+            object.__setattr__(self, name, require_count(name, getattr(self, name), least, error=RecipeError))
         if self.address is not None and not self.workers:
             raise RecipeError("`address` is of a Ray cluster: say how many workers. Received: workers=0.")
         if self.objectives is not None:

@@ -104,6 +104,8 @@ class Step:
     def __post_init__(self):
         if self.epochs is not None and not is_count(self.epochs, 0):
             raise RecipeError(f"`epochs` of {self.kind} must be a whole number, 0 or more. Received: {self.epochs!r}.")
+        if self.epochs is not None:
+            object.__setattr__(self, "epochs", int(self.epochs))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, frozen(getattr(self, field.name)))
 

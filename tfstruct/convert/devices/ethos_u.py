@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from tfstruct.arguments import require_one_of
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.flatbuffer import Operator
@@ -81,8 +82,7 @@ def compile_file(content: bytes, accelerator: str = "ethos-u55-128", timeout: fl
     Raises:
         ConversionError: the compiler is not installed, failed, or took longer than `timeout` seconds.
     """
-    if accelerator not in ACCELERATORS:
-        raise ConversionError(f"`accelerator` must be one of {', '.join(ACCELERATORS)}. Received: {accelerator!r}.")
+    require_one_of("accelerator", accelerator, ACCELERATORS, error=ConversionError)
     if version() is None:
         raise ConversionError(
             "ethos-u-vela is not installed, which compiles for Ethos-U. Install it: pip install 'tfstruct[micro]'."

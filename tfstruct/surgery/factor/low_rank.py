@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers as keras_layers
 
 from tfstruct.analyze.costs import Costs
+from tfstruct.arguments import require_one_of
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, open_and_trace, rewire
 from tfstruct.graph.operation_traits import layers_with
@@ -102,8 +103,7 @@ def factorize(
 
 
 def _check(rank, energy, macs, method) -> None:
-    if method not in METHODS:
-        raise PlanError(f"`method` must be one of {', '.join(METHODS)}. Received: {method!r}.")
+    require_one_of("method", method, METHODS, error=PlanError)
     given = {"rank": rank, "energy": energy, "macs": macs}
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:

@@ -49,7 +49,7 @@ def recalibrate_batch_norm(
         True
     """
     require_model(model)
-    norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = batch_norms_of(model)
     if not norms:
         raise ModelError(f"`{model.name}` has no BatchNormalization: there is nothing to recalibrate.")
     totals = [_Total() for _ in norms]
@@ -87,6 +87,11 @@ def recalibrate_batch_norm(
         skipped.append((counted(left_out, "sample"), f"in batches of another size than {size}"))
     title = f"{model.name}: {counted(len(changes), 'batch norm')} recalibrated on {counted(seen, 'sample')}"
     return InPlaceReport(title, tuple(changes), tuple(skipped), value=len(norms))
+
+
+def batch_norms_of(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The batch normalizations of a model, those inside other layers too."""
+    return [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _moved(norm: keras.layers.BatchNormalization, mean, variance) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
+from tfstruct.arguments import require_one_of
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, open_and_trace, rewire, trace
 from tfstruct.graph.trace import functional_of
@@ -56,8 +57,7 @@ def share_layers(
         >>> twice.count_params(), shared.count_params()
         (144, 72)
     """
-    if how not in _HOW:
-        raise PlanError(f"`how` must be one of {', '.join(_HOW)}. Received: {how!r}.")
+    require_one_of("how", how, _HOW, error=PlanError)
     check_open_layers(open_layers)
     graph = trace(model)
     try:
