@@ -88,6 +88,9 @@ def test_what_is_given_excluded_or_could_not_be_made():
     failed = Damages(DAMAGES.parts, {}, {("bits of big", 1): "no kernel"}, 100, 50)
     (one,) = choose_strategies(task, PARTS, TABLES, failed, count=1)
     assert one.choice.picked["bits of big"] == 0
+    assert one.decisions[-1].reason == "could not be made: bits of big: 4 bits: no kernel"
+    (one,) = choose_strategies(task, PARTS, TABLES, DAMAGES, count=1, lacking=("CONV_2D",))
+    assert one.decisions[-1].reason == "the latency table lacks CONV_2D: forms that need it are not taken"
     with pytest.raises(BudgetError, match="least that each limit can be alone: macs 120"):
         choose_strategies(task_of(macs=100), PARTS, TABLES, DAMAGES)
 

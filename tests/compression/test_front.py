@@ -8,7 +8,7 @@ import pytest
 from tfstruct.compression.alternatives.alternative import Alternative, Conflict, Part
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
 from tfstruct.compression.alternatives.front import front
-from tfstruct.compression.alternatives.solver import least_of
+from tfstruct.compression.alternatives.solver import least_of, more_in_words, unit_of
 from tfstruct.errors import ArgumentError, BudgetError
 
 WIDTHS = np.array([64.0, 48, 32, 16])
@@ -51,6 +51,8 @@ def test_prices_are_slopes_in_words():
     for point, following in itertools.pairwise(found.points):
         slope = (point.damage - following.damage) / (following.limit - point.limit)
         assert point.price == pytest.approx(1000 * slope)
+    assert more_in_words("peak_memory") == more_in_words("gzip_bytes") == "1 kB more"
+    assert unit_of("macs", 100_000) == 1000 and more_in_words("macs") == "1 % more"  # a thousand of no bytes
     first, last = found.points[0], found.points[-1]
     assert found.price_in_words(first) == f"1 kB more would save {first.price:.2g} of the loss"
     assert found.price_in_words(last) == "more would save nothing"

@@ -141,5 +141,7 @@ def test_a_devices_table_says_what_its_estimate_says(tmp_path):
     np.testing.assert_allclose(times.grid(CONV, [8, 4], [16, 8]), [[50, 25], [25, 12.5]])
     assert times.table.estimate(half.file()).microseconds == 25
     assert times.of_other(b"", "ADD", "int8", ((1, 4), (1, 4))) is None
+    assert times.knows(CONV) and times.lacks == ()
+    assert not times.knows(DEPTHWISE) and not times.knows(DEPTHWISE) and times.lacks == ("DEPTHWISE_CONV_2D",)
     with pytest.raises(DataError, match="lacks DEPTHWISE_CONV_2D"):
         times.of(DEPTHWISE)

@@ -9,8 +9,8 @@ from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.damage import Damages, measure_damages
 from tfstruct.compression.alternatives.latency_tables import latency_tables
 from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of, steps_of
-from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes
-from tfstruct.compression.alternatives.solver import Choice, choose, unit_of
+from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes, Times
+from tfstruct.compression.alternatives.solver import Choice, choose, more_in_words
 from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
@@ -22,6 +22,7 @@ from tfstruct.compression.task import Task
 from tfstruct.convert.draft import draft
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError
+from tfstruct.reporting.tables import by_reason
 
 _ROUNDING = 0.15  # of all epochs: for the rounding of the file, one at least
 _DRAFTS = 4  # choices whose file is drafted until one is within the limits
@@ -55,16 +56,25 @@ class Chosen:
         return cls(choice, steps, tuple(Decision(**one) for one in data["decisions"]))
 
 
-def tables_of(task: Task, parts: Sequence[Part]) -> tuple[CostTable, ...]:
-    """What every choice costs in the figures that a task limits: the latency by a device's table where it has one, else
-    by times of operators on this machine."""
+def times_of(task: Task) -> Times:
+    """The times of operators that a task's latency is judged by: of a device's table where it has one, else of this
+    machine."""
+    table = task.measure.table
+    return OperatorTimes() if table is None else TableTimes(table)
+
+
+def tables_of(task: Task, parts: Sequence[Part], times: Times | None = None) -> tuple[CostTable, ...]:
+    """What every choice costs in the figures that a task limits.
+
+    Args:
+        times: where the latency comes from; by default `times_of` the task.
+    """
     plain = draft(task.model, process=task.process)
     variants = list(variants_of(task.graph, parts))
     tables = cost_tables(task.graph, parts, plain, variants)
     if "latency_us" not in task.limits.figures:
         return tables
-    table = task.measure.table
-    times = OperatorTimes() if table is None else TableTimes(table)
+    times = times_of(task) if times is None else times
     return (*tables, *latency_tables(variants, parts, plain, times, task.measure.reference_us))
 
 
@@ -86,6 +96,7 @@ def choose_strategies(
     excluded: Collection[At] = (),
     count: int = 3,
     epochs: int | None = None,
+    lacking: Collection[str] = (),
 ) -> tuple[Chosen, ...]:
     """The best choices within the limits of a task, as strategies, the best first.
 
@@ -99,6 +110,7 @@ def choose_strategies(
         excluded: alternatives that may not be picked.
         count: at most so many.
         epochs: of training of each; by default those of the settings.
+        lacking: operators that the device's table lacks, see `Times.lacks`.
 
     Raises:
         BudgetError: no choice meets the limits.
@@ -107,11 +119,11 @@ def choose_strategies(
     known = {name for table in tables for name in table.figures} | {"peak_memory"}
     unknown = tuple(name for name in limits if name not in known)
     limits = {name: value for name, value in limits.items() if name in known}
-    missing = [Decision("auto", False, f"{', '.join(unknown)} cannot be predicted: what is chosen may miss it")]
     out = {*excluded, *damages.failed}
     for _ in range(_DRAFTS):
+        within = limits
         best = choose(
-            parts, tables, damages.parts, limits, pairs=damages.pairs, conflicts=conflicts_of(parts), fixed=fixed,
+            parts, tables, damages.parts, within, pairs=damages.pairs, conflicts=conflicts_of(parts), fixed=fixed,
             excluded=out, runners_up=count - 1,
         )  # fmt: skip
         factors = {name: factor for name, factor in _drafted(task, parts, best).items() if factor > 1}
@@ -119,13 +131,24 @@ def choose_strategies(
             break
         limits = {name: limits[name] * min(_MARGIN / factors.get(name, _MARGIN), 1.0) for name in limits}
     epochs = task.settings.epochs if epochs is None else epochs
-    made = [_chosen(epochs, parts, damages, one, limits) for one in (best, *best.runners_up)]
-    notes = missing if unknown else []
+    made = [_chosen(epochs, parts, damages, one, within) for one in (best, *best.runners_up)]
+    notes = tuple(Decision("auto", False, note) for note in _notes(parts, damages, lacking, unknown, factors))
+    return tuple(dataclasses.replace(one, decisions=(*one.decisions, *notes)) for one in made)
+
+
+def _notes(parts: Sequence[Part], damages: Damages, lacking, unknown, factors: Mapping[str, float]) -> list[str]:
+    """What was left out or may not hold."""
+    names = {part.name: part for part in parts}
+    failed = {f"{name}: {names[name].alternatives[i].name}": why for (name, i), why in damages.failed.items()}
+    found = by_reason("could not be made", failed)
+    if lacking:
+        found.append(f"the latency table lacks {', '.join(lacking)}: forms that need it are not taken")
     if factors:
         said = ", ".join(f"{name} by {factor - 1:.1%}" for name, factor in factors.items())
-        notes.append(Decision("auto", False, f"the file of an untrained draft exceeds its limits: {said}"))
-    made = [dataclasses.replace(one, decisions=(*one.decisions, *notes)) for one in made]
-    return tuple(made)
+        found.append(f"the file of an untrained draft exceeds its limits: {said}")
+    if unknown:
+        found.append(f"{', '.join(unknown)} cannot be predicted: what is chosen may miss it")
+    return found
 
 
 def measured_strategy(
@@ -163,12 +186,13 @@ def measured_strategy(
     if stored is None:  # measured latencies would choose otherwise the second time
         parts = parts_of(task)
         task.progress.stage("measure what alternatives cost")
-        tables = tables_of(task, parts)
+        times = times_of(task)
+        tables = tables_of(task, parts, times)
         damages = measure_damages(task, parts, steps=steps, folder=folder.inner("damages"))
         task.progress.stage("choose")
         found = choose_strategies(
             task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried,
-            epochs=epochs - (tried if tried > 1 else 0),
+            epochs=epochs - (tried if tried > 1 else 0), lacking=times.lacks,
         )  # fmt: skip
         stored = [one.to_dict() for one in found]
         folder.write(_CHOICES, stored)
@@ -255,7 +279,7 @@ def _chosen(
 def _summary(damages: Damages, choice: Choice, limits: Mapping[str, float]) -> str:
     figures = ", ".join(f"{name} {choice.figures[name]:,.0f} of {limit:,.0f}" for name, limit in limits.items())
     prices = "; ".join(
-        f"{'1 kB' if unit_of(name, limits[name]) == 1000 else '1 %'} more of {name} would save {price:.3g}"
+        f"{more_in_words(name)} of {name} would save {f'{price:.3g}' if price > 0 else 'nothing'}"
         for name, price in choice.prices.items()
     )
     others = ", ".join(f"{one.damage:.3g}" for one in choice.runners_up)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfstruct.compression.alternatives.alternative import At, Conflict, Part
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
-from tfstruct.compression.alternatives.solver import Choice, choose, least_of, unit_of
+from tfstruct.compression.alternatives.solver import Choice, choose, least_of, more_in_words, unit_of
 from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import GREY
@@ -67,8 +67,7 @@ class Front(Plotted, Report):
         """What a little more of the limit would save at a point: "1 kB more would save 0.02 of the loss"."""
         if not point.price > 0:
             return "more would save nothing"
-        unit = "1 kB" if unit_of(self.limit, point.limit) == 1000 else "1 %"
-        return f"{unit} more would save {point.price:.2g} of the {self.damage}"
+        return f"{more_in_words(self.limit)} would save {point.price:.2g} of the {self.damage}"
 
     def sheet(self) -> Sheet:
         columns = (

@@ -44,9 +44,11 @@ class Times(abc.ABC):
 
     Attributes:
         place: where they were measured.
+        lacks: names of the operators that `knows` was asked for in vain.
     """
 
     place: str
+    lacks: tuple[str, ...] = ()
 
     @property
     @abc.abstractmethod
@@ -208,7 +210,10 @@ class TableTimes(Times):
         return self.table.time(name, dtype, shapes)[0]
 
     def knows(self, operator: KernelOperator) -> bool:
-        return self._known(operator) is not None
+        known = self._known(operator) is not None
+        if not known and operator.name not in self.lacks:
+            self.lacks = (*self.lacks, operator.name)
+        return known
 
     def _known(self, operator: KernelOperator) -> float | None:
         return self.of_other(None, operator.name, operator.dtype, operator.shapes)

@@ -56,7 +56,16 @@ class Choice:
 
 def unit_of(limit: str, value: float) -> float:
     """What a price is for: 1,000 of a limit in bytes, else 1 % of it."""
-    return 1000.0 if limit.endswith("_bytes") or limit == PEAK else value / 100
+    return 1000.0 if _in_bytes(limit) else value / 100
+
+
+def more_in_words(limit: str) -> str:
+    """The unit of a price in words: "1 kB more" of a limit in bytes, else "1 % more"."""
+    return "1 kB more" if _in_bytes(limit) else "1 % more"
+
+
+def _in_bytes(limit: str) -> bool:
+    return limit.endswith("_bytes") or limit == PEAK
 
 
 def choose(
