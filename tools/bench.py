@@ -7,7 +7,7 @@ python tools/bench.py opening [--quick] [--out FOLDER]
 python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
-python tools/bench.py decide [--rounds 10] [--quick]
+python tools/bench.py decide [--rounds 10] [--quick] [--out FOLDER]
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 
 `--quick` takes less than two minutes. `--out` keeps the rows as JSON and Markdown; a run that was stopped goes on with
@@ -21,7 +21,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-KEPT = ("convert", "surgery", "scale", "training", "opening")
+KEPT = ("convert", "surgery", "scale", "training", "opening", "decide")
 
 
 def edits(rounds: int) -> None:
@@ -152,7 +152,7 @@ def _cifar(path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*KEPT, "edits", "fit", "decide", "criteria"])
+    parser.add_argument("what", choices=[*KEPT, "edits", "fit", "criteria"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(KEPT)}: less of it, in under two minutes")
     parser.add_argument("--out", help=f"{', '.join(KEPT)}: the folder of the rows as JSON and Markdown")
@@ -160,17 +160,13 @@ def main() -> None:
     if options.what in KEPT:
         from compressor_costs import training
         from conversion_times import convert
+        from decision_times import decide
         from opening_costs import opening
         from scale_slopes import scale
         from surgery_times import surgery
 
-        kept = dict(zip(KEPT, (convert, surgery, scale, training, opening), strict=True))
+        kept = dict(zip(KEPT, (convert, surgery, scale, training, opening, decide), strict=True))
         kept[options.what](options.rounds, options.quick, options.out)
-        return
-    if options.what == "decide":
-        from decision_times import decide
-
-        decide(options.rounds, options.quick, options.out)
         return
     from training_steps import fit
 

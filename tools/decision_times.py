@@ -5,23 +5,20 @@ is measured by training. Latencies are of the processor's time in one thread, of
 turn, so that other programs count less.
 """
 
-import resource
 import statistics
 import tempfile
-import time
 import types
 
 import keras
 import numpy as np
+from interleaved import Table, cpu_seconds
 from keras import layers
-from rich.console import Console
-from rich.table import Table
 
 from tfstruct import graph as graphs
 from tfstruct.compression.alternatives.cost_table import totals
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.latency_tables import latency_tables
-from tfstruct.compression.alternatives.offered import conflicts_of, parts_of, steps_of
+from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of
 from tfstruct.compression.alternatives.operator_times import OperatorTimes, time_file
 from tfstruct.compression.alternatives.solver import choose
 from tfstruct.compression.alternatives.variants import variants_of
@@ -46,16 +43,12 @@ def encoder(depth: int = 6, width: int = 128):
     return keras.Model(inputs, layers.Dense(10, name="head")(x), name="encoder")
 
 
-def decide(rounds: int, quick: bool, out: str | None) -> None:
+def decide(rounds: int, quick: bool = False, folder: str | None = None) -> None:
     """`rounds` choices are assembled of each model; ten are what the figures of the project are of."""
-    table = Table(title=f"{rounds} assembled choices of each model")
-    for column in ("model", "parts", "to the tables", "to the choice", "bytes off by", "latency off by"):
-        table.add_column(column, justify="right")
+    table = Table("decide", f"a decision without training, {rounds} assembled choices", {"rounds": rounds}, folder)
     for build in (encoder,) if quick else (encoder, mobilenet):
-        table.add_row(*_row(_with_biases(build()), rounds))
-        Console().print(table)
-    if out is not None:
-        raise SystemExit("decide keeps no rows: leave --out away")
+        table.row(build.__name__, lambda build=build: _row(_with_biases(build()), rounds))
+    table.show()
 
 
 def _with_biases(model):
@@ -69,51 +62,40 @@ def _with_biases(model):
     return model
 
 
-def _row(model, rounds: int) -> list[str]:
+def _row(model, rounds: int) -> dict:
     limits = types.SimpleNamespace(figures={"tflite_bytes": 1.0})
     graph, settings = graphs.trace(model), types.SimpleNamespace(target="mobile")
     with ConverterProcess(timeout=300) as process, tempfile.TemporaryDirectory() as folder:
-        start = _seconds()
+        start = cpu_seconds()
         task = types.SimpleNamespace(model=model, graph=graph, limits=limits, settings=settings, process=process)
         task.original = types.SimpleNamespace(params=model.count_params())
         parts = parts_of(task)
         plain, variants, times = draft(model, process=process), list(variants_of(graph, parts)), OperatorTimes(folder)
         whole = time_file(plain[0])
         made = [*cost_tables(graph, parts, plain, variants), *latency_tables(variants, parts, plain, times, whole)]
-        ready = _seconds()
+        ready = cpu_seconds()
         rng, sizes, latencies, solved = np.random.default_rng(0), [], [], []
         base = totals(made, dict.fromkeys((part.name for part in parts), 0))
         for number in range(rounds):
             damages = {p.name: np.r_[0, np.sort(rng.exponential(1, len(p.alternatives) - 1))] for p in parts}
             within = {name: rng.uniform(0.4, 0.8) * base[name] for name in ("tflite_bytes", "latency_us")}
-            before = _seconds()
+            before = cpu_seconds()
             found = choose(
                 parts, made, damages, within, conflicts=conflicts_of(parts), runners_up=3 * (number == 0),
                 prices=number == 0,
             )  # fmt: skip
-            solved.append(_seconds() - before)
-            content = _assembled(model, parts, found.picked, process)
+            solved.append(cpu_seconds() - before)
+            content = _assembled(model, parts, found, process)
             taken = whole * time_file(content) / time_file(plain[0])
             sizes.append(abs(found.figures["tflite_bytes"] / len(content) - 1))
             latencies.append(abs(found.figures["latency_us"] / taken - 1))
-    return [
-        model.name, f"{len(parts)}", f"{ready - start:.0f} s", f"{ready - start + solved[0]:.0f} s",
-        f"{statistics.median(sizes):.2%} (most {max(sizes):.2%})",
-        f"{statistics.median(latencies):.1%} (most {max(latencies):.1%})",
-    ]  # fmt: skip
+    return {
+        "parts": len(parts), "CPU s to the tables": ready - start, "to the choice": ready - start + solved[0],
+        "bytes off by, %": 100 * statistics.median(sizes), "at most": 100 * max(sizes),
+        "latency off by, %": 100 * statistics.median(latencies), "at the most": 100 * max(latencies),
+    }  # fmt: skip
 
 
-def _assembled(model, parts, picked, process) -> bytes:
-    precisions: dict[str, str] = {}
-    for step in steps_of({part: part.alternatives[picked[part.name]] for part in parts}):
-        if step.kind == "quantize":
-            precisions = dict(step.layers)
-        else:
-            model = step.edit(model)
+def _assembled(model, parts, found, process) -> bytes:
+    model, precisions = edited(model, found.changes(parts))
     return draft(model, recipe=Recipe(precision="int8", layers=precisions), process=process)[0]
-
-
-def _seconds() -> float:
-    """CPU seconds of this process and of those that have ended; the converter's are not among them."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime

@@ -32,17 +32,17 @@ def costs(works: Mapping[str, Work], rounds: int, once: Container[str] = ()) -> 
             if name in once and round_ > 1:
                 continue
             gc.collect()
-            cpu, wall = _cpu(), time.perf_counter()
+            cpu, wall = cpu_seconds(), time.perf_counter()
             work()
             if round_:
-                times[name].append((_cpu() - cpu, time.perf_counter() - wall))
+                times[name].append((cpu_seconds() - cpu, time.perf_counter() - wall))
     return {
         name: dict(zip((CPU, WALL), map(statistics.median, zip(*found, strict=True)), strict=True))
         for name, found in times.items()
     }
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
     """CPU seconds of this process and of its children, ended or not."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     tick = os.sysconf("SC_CLK_TCK")
