@@ -99,8 +99,11 @@ ALLOWED = {
     },
     "demo": set(),
     "terminal": set(),
+    "__main__": {"cli"},
     "cli": {
         "precisions",
+        "analyze",
+        "budgets",
         "errors",
         "files",
         "samples",

@@ -45,6 +45,18 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
+def save_model(model, path: str | os.PathLike) -> None:
+    """Writes a Keras model as a `.keras` file, whole or not at all."""
+    beside = f"{os.fspath(path).removesuffix('.keras')}.part.keras"
+    try:
+        model.save(beside)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(beside)
+        raise
+
+
 @contextlib.contextmanager
 def folder_atomic(path: str | os.PathLike) -> Iterator[str]:
     """Context manager: a folder beside the target to be filled, which is renamed at the end; an error removes it."""

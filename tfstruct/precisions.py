@@ -48,6 +48,19 @@ TO_CHOOSE = ("int8", "int4")  # by default, where the precision of a layer is se
 CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 ACTIVATIONS_OF_INT4 = ("int8", "float32")
 
+# Other names that people write for them.
+_SPELLINGS = {
+    "float": "float32", "fp32": "float32", "f32": "float32", "half": "float16", "fp16": "float16", "f16": "float16",
+    "i8": "int8", "w8a8": "int8", "int16": "int16x8", "16x8": "int16x8", "w8a16": "int16x8", "i4": "int4",
+}  # fmt: skip
+
+
+def named(text: str) -> str | None:
+    """The name of the precision that is meant; None where there is none."""
+    plain = text.strip().lower().replace("_", "").replace("-", "")
+    name = _SPELLINGS.get(plain, plain)
+    return name if name in PRECISIONS else None
+
 
 def stored_within(bits: int) -> set[str]:
     """What weights of at most so many bits are stored as."""

@@ -17,11 +17,12 @@ from tfstruct.callbacks.sparsity_report import SparseWeight
 from tfstruct.compression import SearchReport, Trial
 from tfstruct.compression.alternatives.front import Front, FrontPoint
 from tfstruct.convert.agreement import Agreement
+from tfstruct.convert.file_report import FileOperator
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, Estimated, OperatorLatency
 from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.packing.report import PackedTensor
-from tfstruct.convert.runtime import Latency
+from tfstruct.convert.runtime import Latency, Port
 from tfstruct.convert.target_report import Row as Judged
 from tfstruct.distill.distillation_report import Compared
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
@@ -164,6 +165,14 @@ def search_report(name):
 TIMED = (((1, 8, 8, 3), (1, 8)),)
 
 
+def file_report(name):
+    image = Port(name, 0, (None, 8), np.dtype("int8"), 0.5, -3)
+    scores = Port("scores", 1, (None, 2), np.dtype("float32"), 0.0, 0)
+    kernel = FileOperator("FULLY_CONNECTED", (name,), "int8", "int8", 24, 0.25, 7, 16)
+    bare = FileOperator("DEQUANTIZE", (), "float32", "", 0, None, None, 2)
+    return convert.FileReport(name, 512, (image,), (scores,), (kernel, bare))
+
+
 EXAMPLES = {
     "ChangeReport": lambda name: ChangeReport(name, ((name, "8 bits"),), ((name, "in float"),)),
     "InPlaceReport": lambda name: InPlaceReport(name, ((name, "penalized"),), ((name, "frozen"),), {name: 1.5}),
@@ -219,6 +228,7 @@ EXAMPLES = {
     "EditReport": lambda name: surgery.EditReport(
         name, ((name, "deleted"),), ((name, "no kernel"),), (9, 8), None, {}, True, lambda: SMALL
     ),
+    "FileReport": file_report,
     "LatencyTable": lambda name: convert.LatencyTable(
         (OperatorLatency("CONV_2D", *TIMED, "int8", 12.5, "a board", (name,), 100),)
     ),

@@ -33,6 +33,7 @@ class Row:
         weight_bytes: in the dtype they are held in.
         activation_bytes: of its outputs, in the dtype the layer computes in.
         intensity: operations a byte moved, `2 macs / (weight + input + output bytes)`.
+        zeros: share of the entries of its kernels and tables that are zero; None where it has none.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Row:
     weight_bytes: int
     activation_bytes: int
     intensity: float
+    zeros: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +99,22 @@ class Profile(Plotted, OpenedReport):
         return lines
 
     def sheet(self) -> Sheet:
-        columns = (
+        columns: tuple = (
             "layer", "type", "output", ("parameters", ",d"), ("MACs", ",d"), ("weight bytes", ",d"),
             ("activation bytes", ",d"), ("flop/byte", ".1f"),
         )  # fmt: skip
-        rows = [
+        rows: list[tuple] = [
             (
                 row.path, row.type, row.shape, row.params, "?" if row.macs is None else row.macs,
                 row.weight_bytes, row.activation_bytes, row.intensity,
             )
             for row in self.rows
         ]  # fmt: skip
-        total = ("total", "", "", self.params, self.macs, self.weight_bytes, "", "")
+        total: tuple = ("total", "", "", self.params, self.macs, self.weight_bytes, "", "")
+        if any(row.zeros for row in self.rows):
+            columns = (*columns, ("zeros", ".1%"))
+            rows = [(*cells, row.zeros) for cells, row in zip(rows, self.rows, strict=True)]
+            total = (*total, "")
         return Sheet(f"{self.model}: costs for one sample", columns, rows, total, facts=self.summary())
 
     def _shown(self) -> list[Row]:
@@ -203,6 +209,7 @@ def profile(model, input_shape=None, *, open_layers: str | bool = "auto") -> Pro
                 weight_bytes=int(weights),
                 activation_bytes=int(out),
                 intensity=round(2 * macs / total, 3) if total and not math.isnan(total + macs) else 0.0,
+                zeros=_zeros(call.op) if by_call["params"][i] else None,
             )
         )
     timeline = Memory(graph, counter, width).timeline(counter.counts(), unknown=0.0)
@@ -221,6 +228,12 @@ def profile(model, input_shape=None, *, open_layers: str | bool = "auto") -> Pro
         opened=graph.opened,
         opaque=graph.opaque,
     )
+
+
+def _zeros(op) -> float | None:
+    kernels = [keras.ops.convert_to_numpy(w) for w in getattr(op, "weights", ()) if len(w.shape) > 1]
+    entries = sum(kernel.size for kernel in kernels)
+    return 1 - sum(map(np.count_nonzero, kernels)) / entries if entries else None
 
 
 def _unread(model, graph: Graph) -> tuple[str, ...]:

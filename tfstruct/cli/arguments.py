@@ -1,10 +1,11 @@
-"""The arguments of `tfstruct-convert`."""
+"""Arguments in groups, which commands share; and those of `tfstruct-convert`, which has them all."""
 
-import argparse
+from collections.abc import Sequence
 
 import tfstruct
+from tfstruct.cli.parsing import Parser, Repeated
+from tfstruct.cli.spelled import number, precision, share
 from tfstruct.convert.recipe import ENGINES, ROUNDINGS
-from tfstruct.errors import RecipeError
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
 
 _EXAMPLES = """\
@@ -24,42 +25,43 @@ exit status: 0 fine, 1 converted but below what was asked, 2 bad input
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise RecipeError(f"{message} (see {self.prog} --help)")
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that shows the default of every argument that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        said = action.help or ""
-        if action.default in (None, False, [], argparse.SUPPRESS) or "default:" in said:
-            return said
-        return f"{said}; default: %(default)s" if said else "default: %(default)s"
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> Parser:
+    parser = Parser(
         prog="tfstruct-convert",
         description="Converts a trained Keras model to a .tflite file and verifies the file against the model.",
         epilog=_EXAMPLES,
-        formatter_class=_Help,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
     parser.add_argument("--demo", action="store_true", help="train and convert a small network on shipped data")
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
 
-    how = parser.add_argument_group("precision")
-    how.add_argument("--precision", choices=OF_FILES, help="default: float32; int8 with --calibration")
+    add_precision(parser.add_argument_group("precision"))
+    data = parser.add_argument_group("data")
+    add_calibration(data)
+    add_preprocessing(data)
+    add_compression(parser.add_argument_group("compression (a smaller network, trained within a budget)"))
+    add_thresholds(parser.add_argument_group("thresholds (exit status 1 below them)"))
+    out = parser.add_argument_group("output")
+    add_output(out)
+    add_conversion(out)
+    device = parser.add_argument_group("device")
+    add_device(device)
+    add_timing(device)
+    add_model_file(parser.add_argument_group("the model's file"))
+    return parser
+
+
+def add_precision(how) -> None:
+    """What the file's numbers are."""
+    how.add_argument("--precision", type=precision, choices=OF_FILES, help="default: float32; int8 with --calibration")
     how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
     how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
     how.add_argument("--activations", choices=ACTIVATIONS_OF_INT4, default=ACTIVATIONS_OF_INT4[0], help="of int4")
     how.add_argument("--rounding", choices=ROUNDINGS, default="auto", help="of the weights")
-    how.add_argument("--keep-float", metavar="PATTERN", action="append", default=[], help="layers kept in float32")
+    how.add_argument("--keep-float", metavar="PATTERN", action=Repeated, default=[], help="layers kept in float32")
     how.add_argument(
-        "--layer", metavar="PATTERN=PRECISION", action="append", default=[], help="layers in another precision"
+        "--layer", metavar="PATTERN=PRECISION", action=Repeated, default=[], help="layers in another precision"
     )
     how.add_argument("--allow-float", action="store_true", help="operators left in float are no error")
     how.add_argument("--no-rewrite", action="store_true", help="leave layers without integer kernels as they are")
@@ -69,24 +71,32 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--engine", choices=ENGINES, default="auto", help="the quantizer")
     how.add_argument("--batch-size", metavar="N", default="1", help="fixed batch, or 'dynamic'")
     how.add_argument(
-        "--input-shape", metavar="[NAME=]D,D,...", action="append", default=[], help="of one sample, where open"
+        "--input-shape", metavar="[NAME=]D,D,...", action=Repeated, default=[], help="of one sample, where open"
     )
 
-    data = parser.add_argument_group("data")
+
+def add_calibration(data) -> None:
+    """Samples for the ranges, and for the comparison of both models."""
     data.add_argument("--calibration", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
     data.add_argument("--calibrator", choices=CALIBRATORS, default="minmax", help="how ranges are found")
     data.add_argument("--percentile", type=float, default=99.99, metavar="P", help="kept by that calibrator")
     data.add_argument("--samples", type=int, default=500, metavar="N", help="calibration samples at most")
     data.add_argument("--verify", metavar="DATA", help="compare both models on these; default: calibration samples")
+    data.add_argument("--no-range-check", action="store_true", help="take data of a scale unlike the training's")
+
+
+def add_preprocessing(data) -> None:
+    """What is done to samples, and where their labels are."""
     data.add_argument("--labels", metavar="NAME|FILE", help="key, column, feature or file of the labels")
     data.add_argument("--resize", metavar="H,W", help="images to this size")
-    data.add_argument("--scale", type=float, metavar="S", help="multiply inputs by this")
+    data.add_argument("--scale", type=number, metavar="S", help="multiply inputs by this, such as 1/255")
     data.add_argument("--mean", metavar="M[,M...]", help="subtract, for all or by channel")
     data.add_argument("--std", metavar="S[,S...]", help="then divide")
     data.add_argument("--preprocess", metavar="MODULE:FUNCTION", help="your own step on each sample")
-    data.add_argument("--no-range-check", action="store_true", help="take data of a scale unlike the training's")
 
-    small = parser.add_argument_group("compression (a smaller network, trained within a budget)")
+
+def add_compression(small) -> None:
+    """A smaller network, trained within a budget."""
     small.add_argument(
         "--budget", metavar="NAME=VALUE,...", help="such as accuracy_drop=0.5%%,macs=50%%,tflite_bytes=56000"
     )
@@ -103,33 +113,54 @@ def parser() -> argparse.ArgumentParser:
     )
     small.add_argument("--metric", metavar="NAME", help="what accuracy is; default: by the labels")
     small.add_argument("--workdir", metavar="DIR", help="keeps every stage, so that a killed run goes on")
-    small.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random")
+    add_seed(small)
 
-    check = parser.add_argument_group("thresholds (exit status 1 below them)")
-    check.add_argument("--min-accuracy", type=float, metavar="A", help="of the file, 0..1")
-    check.add_argument("--min-agreement", type=float, metavar="A", help="share of samples with equal top-1, 0..1")
+
+def add_seed(group) -> None:
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random")
+
+
+def add_thresholds(check) -> None:
+    """What the file has to reach."""
+    check.add_argument("--min-accuracy", type=share, metavar="A", help="of the file, 0..1 or a percentage")
+    check.add_argument("--min-agreement", type=share, metavar="A", help="share of samples with equal top-1")
     check.add_argument("--min-sqnr", type=float, metavar="DB", help="signal to quantization noise of the outputs")
 
-    out = parser.add_argument_group("output")
-    out.add_argument("--report", metavar="FILE", help="write the report, .html or .json")
-    out.add_argument("--per-layer", action="store_true", help="list which layers lose most")
-    out.add_argument("--json", action="store_true", help="print the report as JSON")
+
+def add_output(out, reports: Sequence[str] = (".html", ".json")) -> None:
+    """What is printed and written; the suffixes of reports, none where there is no report."""
+    if reports:
+        forms = f"{', '.join(reports[:-1])} or {reports[-1]}"
+        out.add_argument("--report", metavar="FILE", help=f"write the report, {forms}")
+        out.add_argument("--json", action="store_true", help="print the report as JSON")
     out.add_argument("--overwrite", action="store_true", help="replace existing files")
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def add_conversion(out) -> None:
+    """Of conversions alone."""
+    out.add_argument("--per-layer", action="store_true", help="list which layers lose most")
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
-    device = parser.add_argument_group("device")
+
+def add_device(device) -> None:
+    """Where the file shall run."""
     device.add_argument(
         "--target", metavar="NAME", help="a device such as micro (an unknown name lists all); exit status 1 if unfit"
     )
-    device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
     device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
-    device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
-    device.add_argument("--no-latency", action="store_true", help="do not time the file on this machine")
     device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
 
-    safe = parser.add_argument_group("the model's file")
+
+def add_timing(device) -> None:
+    """Of conversions alone."""
+    device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
+    device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
+    device.add_argument("--no-latency", action="store_true", help="do not time the file on this machine")
+
+
+def add_model_file(safe) -> None:
+    """How the model's file is read."""
     safe.add_argument("--signature", metavar="NAME", help="of a SavedModel folder, run as the graph it is")
-    safe.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help="custom layers")
+    safe.add_argument("--import", dest="imports", metavar="MODULE", action=Repeated, default=[], help="custom layers")
     safe.add_argument("--trust", action="store_true", help="let the model file run code (Lambda layers)")
-    return parser

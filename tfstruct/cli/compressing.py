@@ -4,9 +4,17 @@ import json
 import pathlib
 import sys
 
-from tfstruct.cli.arguments import parser
+from tfstruct.cli.arguments import (
+    add_compression,
+    add_device,
+    add_model_file,
+    add_output,
+    add_preprocessing,
+    parser,
+)
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import check_sources, import_modules, preprocess_of, read_model, require_output, targets_of
+from tfstruct.cli.showing import is_shown, stages_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.terminal import console, progress_line
@@ -17,6 +25,16 @@ _OTHERS = (
     "optimize", "float_io", "engine", "batch_size", "input_shape", "calibration", "percentile", "samples", "verify",
     "min_accuracy", "min_agreement", "min_sqnr", "per_layer", "check_only", "profile", "no_range_check",
 )  # fmt: skip
+
+
+def compress_arguments(parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
+    parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
+    add_compression(parser.add_argument_group("budget and training"))
+    add_preprocessing(parser.add_argument_group("data"))
+    add_device(parser.add_argument_group("device"))
+    add_output(parser.add_argument_group("output"))
+    add_model_file(parser.add_argument_group("the model's file"))
 
 
 def compress(options) -> int:
@@ -37,7 +55,7 @@ def compress(options) -> int:
     from tfstruct.compression import compress
 
     status = FINE
-    with progress_line(not (options.quiet or options.json)) as progress:
+    with progress_line(is_shown(options), stages_of(options)) as progress:
         try:
             made = compress(
                 model, options.train, options.validation, budget,
@@ -79,6 +97,8 @@ def refuse_without_budget(options) -> None:
 
 def _check(options) -> None:
     """What can be said before TensorFlow loads."""
+    if options.budget is None:
+        raise RecipeError('A compression needs a budget: --budget "accuracy_drop=1%,macs=50%".')
     given = [name for name in _OTHERS if getattr(options, name) != parser().get_default(name)]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)

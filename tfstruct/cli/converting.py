@@ -4,6 +4,17 @@ import json
 import pathlib
 import sys
 
+from tfstruct.cli.arguments import (
+    add_calibration,
+    add_conversion,
+    add_device,
+    add_model_file,
+    add_output,
+    add_precision,
+    add_preprocessing,
+    add_thresholds,
+    add_timing,
+)
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import (
     check_calibration,
@@ -16,9 +27,37 @@ from tfstruct.cli.options import (
     require_output,
     targets_of,
 )
+from tfstruct.cli.showing import is_shown, stages_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError, RecipeError, VerificationError
 from tfstruct.terminal import console, progress_bar
+
+
+def convert_arguments(parser) -> None:
+    _add_model_in_and_out(parser)
+    add_precision(parser.add_argument_group("precision"))
+    data = parser.add_argument_group("data")
+    add_calibration(data)
+    add_preprocessing(data)
+    add_thresholds(parser.add_argument_group("thresholds (exit status 1 below them)"))
+    device = parser.add_argument_group("device")
+    add_device(device)
+    add_timing(device)
+    out = parser.add_argument_group("output")
+    add_output(out)
+    add_conversion(out)
+    add_model_file(parser.add_argument_group("the model's file"))
+
+
+def quantize_arguments(parser) -> None:
+    """Those of a conversion, to int8 unless said otherwise."""
+    convert_arguments(parser)
+    parser.set_defaults(precision="int8")
+
+
+def _add_model_in_and_out(parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
+    parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
 
 
 def convert(options) -> int:
@@ -40,7 +79,7 @@ def convert(options) -> int:
 
     made, written, status = [], [], FINE
     with (
-        progress_bar(not (options.quiet or options.json)) as progress,
+        progress_bar(is_shown(options), stages_of(options)) as progress,
         Converter(model, options.timeout, progress) as converter,
     ):
         for recipe, target in zip(recipes, targets, strict=True):

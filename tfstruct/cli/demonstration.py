@@ -1,9 +1,10 @@
-"""`tfstruct-convert --demo`."""
+"""`tfstruct demo`, `tfstruct-convert --demo`."""
 
 import json
 import sys
 
 from tfstruct.cli.exit_status import FINE
+from tfstruct.cli.showing import is_shown, stages_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.precisions import OF_FILES
@@ -11,6 +12,13 @@ from tfstruct.terminal import console, progress_bar, progress_line
 
 BUDGET, EPOCHS = "accuracy_drop=3%,macs=50%", 12
 _VALIDATION = 257  # of the training images: what choices are made on
+
+
+def demo_arguments(parser) -> None:
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", action="store_true", help="print the figures as JSON")
+    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
 
 def demo(options) -> int:
@@ -25,17 +33,17 @@ def demo(options) -> int:
     from tfstruct.convert.report import comparison
 
     (x, y), test = digits.digits()
-    shown = not (options.quiet or options.json)
-    with progress_bar(shown) as progress:
+    shown, lines = is_shown(options), stages_of(options)
+    with progress_bar(shown, lines) as progress:
         progress("train", 0, None)
         whole = digits.train(x, y)
     train, validation = (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
-    with progress_line(shown) as progress:
+    with progress_line(shown, lines) as progress:
         made = compress(
             whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=progress
         )
     recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in OF_FILES]
-    with progress_bar(shown) as progress, Converter(made.model, options.timeout, progress) as converter:
+    with progress_bar(shown, lines) as progress, Converter(made.model, options.timeout, progress) as converter:
         reports = [converter.convert(recipe).report for recipe in recipes]
     if options.json:
         compressed = made.report.to_dict()

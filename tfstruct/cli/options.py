@@ -1,12 +1,14 @@
 """From arguments to recipes, files and shapes, checked before TensorFlow loads."""
 
+import argparse
 import glob
 import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from tfstruct.cli.spelled import number
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.precisions import OF_FILES
@@ -30,11 +32,6 @@ def recipes_of(options) -> list[Recipe]:
         if not equals or not pattern:
             raise RecipeError(f"--layer expects PATTERN=PRECISION. Received: {item!r}.")
         layers[pattern] = precision
-    require = {
-        "accuracy": options.min_accuracy,
-        "top1_agreement": options.min_agreement,
-        "sqnr_db": options.min_sqnr,
-    }
     recipe = Recipe(
         precision=precision_of(options),
         calibration=options.calibration,
@@ -52,7 +49,7 @@ def recipes_of(options) -> list[Recipe]:
         allow_float=options.allow_float,
         rewrite=not options.no_rewrite,
         engine=options.engine,
-        require={k: v for k, v in require.items() if v is not None},
+        require=thresholds_of(options),
         check_range=not options.no_range_check,
         measure_latency=not options.no_latency,
         timeout=options.timeout,
@@ -64,27 +61,49 @@ def recipes_of(options) -> list[Recipe]:
     return [recipe.replace(precision=p) for p in OF_FILES]
 
 
+def thresholds_of(options) -> dict[str, float]:
+    """What the file has to reach, as in `Recipe(require=...)`."""
+    asked = {
+        "accuracy": options.min_accuracy,
+        "top1_agreement": options.min_agreement,
+        "sqnr_db": options.min_sqnr,
+    }
+    return {name: least for name, least in asked.items() if least is not None}
+
+
 def preprocess_of(options) -> Preprocess:
     return Preprocess(
         resize=numbers("--resize", options.resize, int, 2),
         scale=options.scale,
-        mean=numbers("--mean", options.mean, float),
-        std=numbers("--std", options.std, float),
+        mean=numbers("--mean", options.mean, number),
+        std=numbers("--std", options.std, number),
         function=options.preprocess,
     )
 
 
 def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
     """The files to write, checked before any work: suffix, folder, and whether they are there already."""
-    target = pathlib.Path(options.output)
-    if target.suffix != ".tflite":
-        raise RecipeError(f"-o expects a name that ends in .tflite. Received: {options.output!r}.")
+    target = output_of(options, ".tflite")
     targets = [target.with_suffix(f".{r.precision}.tflite") for r in recipes] if options.all_precisions else [target]
     reports = [pathlib.Path(options.report)] if options.report else []
     if reports and reports[0].suffix not in (".html", ".json"):
         raise RecipeError(f"--report expects a name that ends in .html or .json. Received: {options.report!r}.")
     arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
-    for path in (*targets, *arrays, *reports):
+    check_writable(options, (*targets, *arrays, *reports))
+    return targets
+
+
+def output_of(options, *suffixes: str) -> pathlib.Path:
+    """The file to write, by its suffix."""
+    target = pathlib.Path(options.output)
+    if target.suffix not in suffixes:
+        raise RecipeError(f"-o expects a name that ends in {' or '.join(suffixes)}. Received: {options.output!r}.")
+    return target
+
+
+def check_writable(options, paths: Iterable[pathlib.Path]) -> None:
+    """Whether files can be written: before any work."""
+    for path in paths:
         folder = path.parent
         if not folder.is_dir():
             raise RecipeError(f"The folder {folder} for {path.name} does not exist. Create it first.")
@@ -96,13 +115,12 @@ def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
             raise RecipeError(f"{path} exists already. Use --overwrite to replace it.")
         if path.exists() and options.model and os.path.exists(options.model) and path.samefile(options.model):
             raise RecipeError(f"{path} is the model itself. Give another output.")
-    return targets
 
 
 def check_sources(options) -> None:
     """Looks whether data files are there before TensorFlow loads, which takes seconds."""
-    flags = ("calibration", "verify", "train", "validation", "test")
-    for flag, source in ((f"--{name}", getattr(options, name)) for name in flags):
+    flags = ("calibration", "verify", "train", "validation", "test", "data")
+    for flag, source in ((f"--{name}", getattr(options, name, None)) for name in flags):
         if source is not None and not glob.glob(source) and not os.path.exists(source):
             raise DataError(f"{flag}: there is no file or folder {source}.")
 
@@ -129,12 +147,12 @@ def input_shapes(items: list[str], model) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def numbers(flag: str, text: str | None, kind: type, count: int | None = None):
+def numbers(flag: str, text: str | None, kind: Callable, count: int | None = None):
     if text is None:
         return None
     try:
         values = tuple(kind(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         raise RecipeError(f"{flag} expects numbers separated by commas. Received: {text!r}.") from None
     if count is not None and len(values) != count:
         raise RecipeError(f"{flag} expects {count} numbers. Received: {text!r}.")
@@ -163,6 +181,15 @@ def read_model(options):
         if not options.quiet and issubclass(warning.category, UserWarning):
             print(f"warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
     return source
+
+
+def load_model(options):
+    """The Keras model of the model file, without what its source knew besides."""
+    from tfstruct import legacy
+
+    legacy.check_path(options.model)
+    import_modules(options.imports)
+    return read_model(options).model
 
 
 def import_modules(modules: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 
 from tfstruct.errors import ModelError, RecipeError
-from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, write_atomic
+from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, save_model, write_atomic
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -106,9 +106,7 @@ class WorkingFolder:
 
     def save(self, name: str, model: keras.Model) -> None:
         """Writes a model as `name`.keras."""
-        beside = self.path / f"{name}.part.keras"
-        model.save(beside)
-        os.replace(beside, self.path / f"{name}.keras")
+        save_model(model, self.path / f"{name}.keras")
 
     def load(self, name: str) -> keras.Model:
         """Reads what `save` wrote, uncompiled.

@@ -40,6 +40,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `kernel_operator.py`: an operator with a kernel by its shapes alone, at any width, as a file
 - `draft.py`: the file of a model with random calibration: for questions about operators and latency
 - `latency.py`: time by operator: measured here, or from a device's table
+- `file_report.py`: `describe`: what is inside of a file, read from the file alone
 - `report.py`: what was done; several conversions compared
 - `trained.py`: ranges of activations and limits of kernels that training found, put on the tensors of a file
 - `recipe_data.py`, `recipe_checks.py`: the samples that a recipe names, and stand-ins; does it fit the model
@@ -72,6 +73,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "verify": "verification",
         "Verification": "verification",
         "Report": "report",
+        "describe": "file_report",
+        "FileReport": "file_report",
         "check_target": "targets",
         "TargetReport": "target_report",
         "TARGETS": "targets",

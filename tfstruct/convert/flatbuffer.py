@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -321,6 +322,11 @@ def _with_neighbours(found: list[Operator]) -> list[Operator]:
         known.update({name: layers for name in op.outputs if layers and name not in known})
         out.append(op if layers == op.layers else dataclasses.replace(op, layers=layers))
     return out
+
+
+def layers_by_name(op: Operator) -> tuple[str, ...]:
+    """The layer in the name of an operator's result: tfstruct names tensors after layers."""
+    return (re.sub(r"(:\d+|_dequant|_quantized)+$", "", op.outputs[0]),) if op.outputs else ()
 
 
 def float_operators(found: Iterable[Operator]) -> list[Operator]:

@@ -6,12 +6,10 @@ print(check_target("model.tflite", "ethos-u"))  # after: a file
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices import device, devices
-from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.replacements import replacement
 from tfstruct.convert.target_report import Row, TargetReport
 
@@ -44,7 +42,7 @@ def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=
     content, layers = _file(model_or_tflite, precision, recipe, process)
     found = flatbuffer.operators(content, layers)
     if not layers:
-        found = [dataclasses.replace(op, layers=op.layers or _named_after(op)) for op in found]
+        found = [dataclasses.replace(op, layers=op.layers or flatbuffer.layers_by_name(op)) for op in found]
     verdict = wanted.judge(content, found)
     floats, rows = all(op.is_float for op in found), []
     for op, (fits, why) in zip(found, verdict.answers, strict=True):
@@ -65,8 +63,3 @@ def _file(given, precision: str, recipe, process) -> tuple[bytes, Mapping[str, t
     from tfstruct.convert.draft import draft
 
     return draft(given, precision, recipe=recipe, process=process)
-
-
-def _named_after(op: Operator) -> tuple[str, ...]:
-    """The layer in the name of an operator's result: tfstruct names tensors after layers."""
-    return (re.sub(r"(:\d+|_dequant|_quantized)+$", "", op.outputs[0]),) if op.outputs else ()

@@ -82,7 +82,7 @@ class BatchNormScale(Penalty):
     Source: Eq. 1, arXiv:1708.06519.
 
     Example:
-        >>> tfstruct.regularizers.apply(convnet, tfstruct.regularizers.BatchNormScale(1e-3))
+        >>> tfstruct.regularizers.apply(convnet, tfstruct.regularizers.BatchNormScale(1e-3)).value
         ('norm/gamma',)
     """
 

@@ -1,0 +1,150 @@
+"""Commands that look at models and files and write none: inspect, explain, profile, verify."""
+
+import pathlib
+
+from tfstruct.cli.arguments import add_model_file, add_output, add_preprocessing, add_thresholds
+from tfstruct.cli.exit_status import BELOW, FINE, fail
+from tfstruct.cli.options import check_sources, check_writable, load_model, preprocess_of, thresholds_of
+from tfstruct.cli.parsing import Repeated
+from tfstruct.cli.showing import REPORTS, check_report, show
+from tfstruct.cli.spelled import count, number, precision
+from tfstruct.convert.recipe import Recipe
+from tfstruct.errors import DataError
+from tfstruct.precisions import OF_FILES
+
+FILE = ".tflite"
+
+
+def inspect_arguments(parser) -> None:
+    _add_model(parser, f"MODEL|FILE{FILE}", f"a .keras or .h5 file, a SavedModel folder, or a {FILE} file")
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--target", metavar="NAME", action=Repeated, default=[],
+        help="also say what fits a device, such as micro (an unknown name lists all); once or more",
+    )  # fmt: skip
+    _add_precision(device, "of the file that a Keras model would become, for --target")
+    add_output(parser.add_argument_group("output"), REPORTS)
+    add_model_file(parser.add_argument_group("the model's file"))
+
+
+def inspect(options) -> int:
+    """Costs and zeros of a model; ports, operators and weights of a file; what fits devices."""
+    from tfstruct.convert.devices import device
+
+    for name in options.target:
+        device(name)
+    check_writable(options, check_report(options))
+    if options.model.endswith(FILE):
+        from tfstruct.convert import describe
+
+        source, reports = options.model, [describe(options.model)]
+    else:
+        from tfstruct.analyze import profile
+
+        source = load_model(options)
+        reports = [profile(source)]
+    from tfstruct.convert import check_target
+
+    recipe = Recipe(precision=options.precision)
+    targets = [check_target(source, name, recipe=recipe) for name in options.target]
+    show(options, [*reports, *targets])
+    for target in targets:
+        if not target.fits:
+            fail(target.problem(), BELOW)
+    return FINE if all(target.fits for target in targets) else BELOW
+
+
+def explain_arguments(parser) -> None:
+    _add_model(parser)
+    out = parser.add_argument_group("output")
+    out.add_argument("--plot", metavar="FILE", help="draw the network with its groups: .png, .svg or .pdf")
+    add_output(out, REPORTS)
+    add_model_file(parser.add_argument_group("the model's file"))
+
+
+def explain(options) -> int:
+    """Which channels go together, what can go, and why the rest cannot."""
+    pictures = [pathlib.Path(options.plot)] if options.plot else []
+    check_writable(options, [*pictures, *check_report(options)])
+    from tfstruct.analyze import explain
+
+    report = explain(load_model(options))
+    for path in pictures:
+        report.plot(path)
+    show(options, [report], pictures)
+    return FINE
+
+
+def profile_arguments(parser) -> None:
+    _add_model(
+        parser, f"FILE{FILE}|MODEL", f"a {FILE} file; or a Keras model, whose file is drafted with random ranges"
+    )
+    how = parser.add_argument_group("timing")
+    how.add_argument("--threads", type=count, default=1, metavar="N", help="of the interpreter")
+    how.add_argument("--seconds", type=number, default=0.1, metavar="S", help="for each operator")
+    how.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device instead")
+    _add_precision(how, "of the file that a Keras model would become")
+    add_output(parser.add_argument_group("output"), REPORTS)
+    add_model_file(parser.add_argument_group("the model's file"))
+
+
+def profile(options) -> int:
+    """The times of a file's operators, each alone, on this machine, or by a device's table."""
+    from tfstruct.convert.latency import LatencyTable, by_time, profile_operators
+
+    table = LatencyTable.read(options.latency_table) if options.latency_table else None
+    check_writable(options, check_report(options))
+    if not 0 < options.seconds < float("inf"):
+        raise DataError(f"--seconds must be positive and finite. Received: {options.seconds:g}.")
+    if options.model.endswith(FILE):
+        from tfstruct.convert.verification import read_content
+
+        content, layers = read_content(options.model), None
+    else:
+        from tfstruct.convert.draft import draft
+
+        content, layers = draft(load_model(options), options.precision)
+    if table is None:
+        timed = profile_operators(content, layers, options.threads, options.seconds)
+        show(options, [LatencyTable(tuple(by_time(timed)))])
+    else:
+        show(options, [table.estimate(content, layers)])
+    return FINE
+
+
+def verify_arguments(parser) -> None:
+    parser.add_argument("file", metavar=f"FILE{FILE}", help="the file")
+    _add_model(parser)
+    parser.add_argument("data", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
+    data = parser.add_argument_group("data")
+    add_preprocessing(data)
+    data.add_argument("--samples", type=count, metavar="N", help="at most; default: all")
+    add_thresholds(parser.add_argument_group("thresholds (exit status 1 below them)"))
+    add_output(parser.add_argument_group("output"), REPORTS)
+    add_model_file(parser.add_argument_group("the model's file"))
+
+
+def verify(options) -> int:
+    """How far a file agrees with the model that it came from, on samples."""
+    require = Recipe(require=thresholds_of(options)).require
+    preprocess = preprocess_of(options)
+    check_writable(options, check_report(options))
+    check_sources(options)
+    with open(options.file, "rb") as file:
+        content = file.read()
+    from tfstruct.convert import flatbuffer, verify
+
+    flatbuffer.read(content)
+    model = load_model(options)
+    found = verify(model, content, options.data, options.labels, preprocess=preprocess, limit=options.samples)
+    show(options, [found])
+    missed = found.shortfalls(require)
+    return fail(f"The file falls short: {'; '.join(missed)}.", BELOW) if missed else FINE
+
+
+def _add_model(parser, metavar="MODEL", what="a .keras or .h5 file, or a SavedModel folder") -> None:
+    parser.add_argument("model", metavar=metavar, help=what)
+
+
+def _add_precision(group, what: str) -> None:
+    group.add_argument("--precision", type=precision, choices=OF_FILES, default="int8", help=what)

@@ -1,0 +1,126 @@
+"""`describe`: what is inside of a `.tflite` file, read from the file alone."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.latency import macs_of
+from tfstruct.convert.runtime import Port, Runtime
+from tfstruct.convert.verification import read_content
+from tfstruct.reporting import Report, Sheet
+from tfstruct.reporting.tables import counted
+from tfstruct.reporting.tables import shape as sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOperator:
+    """An operator of a file with its kernel.
+
+    Attributes:
+        operator: TensorFlow Lite's name.
+        layers: Keras layers, as the names of tensors tell; empty where they do not.
+        dtype: of its result.
+        weights: dtype of its kernel or table; empty where it has none.
+        weight_bytes: of all constants that it reads.
+        zeros: share of the kernel's entries that are zero; None without a kernel.
+        distinct: how many different values the kernel has.
+        macs: multiply-accumulates; for operators that have none, elements.
+    """
+
+    operator: str
+    layers: tuple[str, ...]
+    dtype: str
+    weights: str
+    weight_bytes: int
+    zeros: float | None
+    distinct: int | None
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FileReport(Report):
+    """What is inside of a `.tflite` file.
+
+    Attributes:
+        name: of the file.
+        bytes: its size.
+        inputs, outputs: `Port`s: name, shape, dtype, scale and zero point.
+        operators: one entry an operator, in the order of the file.
+    """
+
+    name: str
+    bytes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operators: tuple[FileOperator, ...]
+
+    def sheet(self) -> Sheet:
+        columns = (
+            "operator", "Keras layers", "type", "weights", ("weight bytes", ",d"), ("zeros", ".1%"),
+            ("distinct", ",d"), ("MACs", ",d"),
+        )  # fmt: skip
+        rows = [
+            (o.operator, ", ".join(o.layers), o.dtype, o.weights, o.weight_bytes, o.zeros, o.distinct, o.macs)
+            for o in self.operators
+        ]
+        facts = [(f"input {port.name}", described(port)) for port in self.inputs]
+        facts += [(f"output {port.name}", described(port)) for port in self.outputs]
+        title = f"{self.name}: {self.bytes:,} bytes, {counted(len(rows), 'operator')}"
+        return Sheet(title, columns, rows, facts=facts)
+
+
+def described(port: Port) -> str:
+    """Shape, dtype and the formula from what is stored to real numbers."""
+    text = f"{sizes(port.shape)} {port.dtype.name}"
+    if not port.scale:
+        return text
+    return f"{text}, real = {port.scale:.6g} * (stored - {port.zero_point})".replace("- -", "+ ")
+
+
+def describe(tflite) -> FileReport:
+    """What is inside of a `.tflite` file: inputs and outputs with scales, operators, weights with their zeros.
+
+    Args:
+        tflite: a `TFLiteModel`, the bytes of a file, or its path.
+
+    Returns:
+        `FileReport`.
+
+    Raises:
+        ConversionError: other bytes, or a damaged file.
+
+    Example:
+        >>> lite = tfstruct.to_tflite(model, "float32")
+        >>> [one.operator for one in tfstruct.convert.describe(lite).operators]
+        ['FULLY_CONNECTED', 'FULLY_CONNECTED']
+    """
+    content = read_content(tflite)
+    name = pathlib.Path(tflite).name if isinstance(tflite, str | os.PathLike) else "the file"
+    model = flatbuffer.read(content)
+    runtime = Runtime(content)
+    found = flatbuffer.operators(model, getattr(tflite, "layers", {}))
+    return FileReport(name, len(content), runtime.inputs, runtime.outputs, tuple(_operators(model, found)))
+
+
+def _operators(model, found: Iterable[flatbuffer.Operator]):
+    for op in found:
+        graph = model.subgraphs[op.subgraph]
+        read = [graph.tensors[i] for i in graph.operators[op.index].inputs if i >= 0]
+        constants = [tensor for tensor in read if flatbuffer.is_constant(model, tensor)]
+        held = sum(len(model.buffers[tensor.buffer].data) for tensor in constants)
+        zeros, distinct = _kernel(model, constants, op.weights)
+        layers = op.layers or flatbuffer.layers_by_name(op)
+        yield FileOperator(op.name, layers, op.dtype, op.weights, held, zeros, distinct, macs_of(model, op))
+
+
+def _kernel(model, constants, dtype: str) -> tuple[float | None, int | None]:
+    kernel = next((tensor for tensor in constants if dtype and flatbuffer.dtype_name(tensor) == dtype), None)
+    if kernel is None:
+        return None, None
+    is_float = dtype.startswith("float")
+    values = flatbuffer.constant(model, kernel, np.dtype(dtype)) if is_float else flatbuffer.integers(model, kernel)
+    return 1 - np.count_nonzero(values) / max(values.size, 1), len(np.unique(values))
