@@ -22,8 +22,8 @@ HANDED_OUT = {
     "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",
     "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
     "ClosingReport", "OpeningReport", "VocabularyReport",
-    "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "FileReport", "TargetReport", "Taught", "TeacherTargets",
-    "TensorSpec", "ThresholdChoice", "Trial", "Units", "Verification",
+    "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TeacherTargets",
+    "FileReport", "TensorSpec", "ThresholdChoice", "Trial", "Units", "Verification",
 }  # fmt: skip
 
 
