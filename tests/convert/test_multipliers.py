@@ -63,7 +63,7 @@ def test_the_range_by_hand():
     model = keras.Sequential([keras.Input((2,), name="x"), L.Dense(2, use_bias=False, name="d"), L.Reshape((1, 2))])
     model.layers[0].set_weights([np.float32([[127, 0], [0, 1]])])
     with Converter(model) as converter:
-        content, layers = converter._converted(Recipe(), float16=False)
+        content, layers = converter.draft(Recipe())
     names = {flatbuffer.operators(content)[0].outputs[0], flatbuffer.operators(content)[-1].outputs[0]}
     ranges = {"x": (0.0, 255.0), **dict.fromkeys(names, (-0.25, 0.75))}
     got, lines = multipliers.bounded(content, ranges, layers, Recipe("int8", calibration=X))

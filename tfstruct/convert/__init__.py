@@ -47,6 +47,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `rounding_choice.py`, `missing_kernels.py`: which weights GPTQ rounds; what stays in float or larger for want of a
   kernel
 - `tflite_model.py`: `TFLiteModel`: a file with its report
+- `source.py`, `keras_source.py`: what is converted: a Keras model, with what a twin of it was trained for
 - `tflite.py`: `to_tflite`, `Converter`: the steps in order
 - `stored_kernels.py`: `dequantize`: the integer kernels of a file back in the Keras model, or those of a twin
 - `packing/huffman.py`: canonical Huffman codes, in lanes that are decoded side by side
@@ -64,7 +65,7 @@ from tfstruct import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
-        "ConversionError": "tflite",
+        "ConversionError": "converter",
         "VerificationError": "tflite",
         "Recipe": "recipe",
         "to_tflite": "tflite",

@@ -5,7 +5,6 @@ import dataclasses
 import gzip
 import itertools
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,31 +22,24 @@ from tfstruct.convert import (
     multipliers,
     plumbing,
     recipe_checks,
-    rewrites,
     rounding_choice,
     scales,
-    tensor_names,
     trained,
     weights,
-    zero_biases,
 )
 from tfstruct.convert.converter import ConverterProcess
-from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
+from tfstruct.convert.export import Signature
+from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Latency, latency, processor
-from tfstruct.convert.scale_check import check_scale
-from tfstruct.convert.scopes import layer_at
+from tfstruct.convert.source import FloatFile, Layers, Source
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.verification import compare
-from tfstruct.errors import ConversionError, DataError, VerificationError
-from tfstruct.graph.layer_tree import layer_paths, states_kept
-from tfstruct.graph.opening import OpenedModel, open_by_itself
-from tfstruct.graph.sizes import open_input
+from tfstruct.errors import DataError, VerificationError
 from tfstruct.quantize.calibrators import calibrator_of
-from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample, Samples, require_numbers
 
 # Samples held in memory: for verification by default, and for second-order rounding.
@@ -95,6 +87,19 @@ def to_tflite(
         return converter.convert(recipe)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """A file before it is looked at: tensor -> layers, who wrote it, the float file as it came and as quantizers take
+    it, some of the calibration samples."""
+
+    content: bytes
+    layers: Layers
+    engine: str
+    source: FloatFile
+    recast: plumbing.Recast
+    kept: list[Sample]
+
+
 class Converter(contextlib.AbstractContextManager):
     """Converts one model by several recipes; process, export and float file are shared.
 
@@ -118,15 +123,10 @@ class Converter(contextlib.AbstractContextManager):
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
     ):
-        self.twin = model if isinstance(model, Twin) else None
-        self.model = model if self.twin is None else self.twin.model
         self.progress = progress or (lambda stage, done, total: None)
-        self._seen_through: dict[bool, OpenedModel] = {}  # whether composites are opened too
-        self._exported: tuple[tuple, Exported] | None = None
-        self._float: dict[tuple, tuple[bytes, dict[str, tuple[str, ...]]]] = {}
-        self._holders: dict[str, set[str]] = {}
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
+        self._source: Source = KerasSource(model, self._process, self._stage)
         self._seconds: dict[str, float] = {}
         self._changes: list[str] = []
 
@@ -139,9 +139,6 @@ class Converter(contextlib.AbstractContextManager):
         if self._owned:
             self._process.__exit__(*exc)
 
-    def _resolve(self, node: str) -> str | None:
-        return layer_at(node, self._exported[1].scopes) if self._exported else None
-
     @contextlib.contextmanager
     def _stage(self, name: str, total: int | None = None):
         self.progress(name, 0, total)
@@ -151,94 +148,39 @@ class Converter(contextlib.AbstractContextManager):
         finally:
             self._seconds[name] = time.perf_counter() - start
 
-    def _opened(self, recipe: Recipe) -> OpenedModel:
-        """The model that is exported. That of a twin was opened when the twin was made."""
-        if self.twin is not None or not recipe.quantizes_activations or not recipe.open_layers:
-            return OpenedModel(self.model, (), {})
-        inside = trained.names_inside(recipe.ranges, self.model)
-        if inside not in self._seen_through:
-            with self._stage("open"):
-                self._seen_through[inside] = open_by_itself(self.model, recipe.open_layers, composites=inside)
-        return self._seen_through[inside]
-
-    def _export(self, recipe: Recipe) -> Exported:
-        seen = self._opened(recipe)
-        rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
-        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened, seen.composites)
-        if self._exported is None or self._exported[0] != key:
-            with self._stage("export"):
-                directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
-                self._exported = (
-                    key,
-                    export(seen.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
-                )
-                self._float.clear()
-        return self._exported[1]
-
-    def _converted(self, recipe: Recipe, *, float16: bool) -> tuple[bytes, dict[str, tuple[str, ...]]]:
-        """The float file with readable tensor names."""
-        exported = self._export(recipe)
-        if (float16,) not in self._float:
-            with self._stage("convert"):
-                content = self._process.convert(exported.directory, SIGNATURE, self._resolve, float16=float16)
-                content, layers, self._holders = tensor_names.rename(
-                    content, exported.scopes, exported.output_layers, exported.results
-                )
-                self._float[float16,] = content, layers
-        return self._float[float16,]
-
-    @contextlib.contextmanager
-    def _trained(self, recipe: Recipe) -> Iterator[Recipe]:
-        """Context manager: yields the recipe completed from the twin, with the model's weights temporarily replaced by
-        the rounded ones."""
-        with contextlib.ExitStack() as stack:
-            if self.twin is not None:
-                recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
-                stack.enter_context(self.twin.on_grid())
-            if recipe.ranges and recipe.quantizes_activations:
-                stack.enter_context(zero_biases.kept(self._opened(recipe).model))
-            yield recipe
-
     def draft(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """Only the file, with tensor -> Keras layers: neither verified nor timed, for questions about operators."""
-        signature = signature_of(self.model, recipe.input_shapes)
-        with states_kept(self.model), self._trained(recipe) as recipe, _open_sizes_named(signature):
+        signature = self._source.signature(recipe)
+        with self._source.completed(recipe) as recipe:
             made = self._make(recipe, signature, [])
-        return made[0], made[1]
+        return made.content, dict(made.layers)
 
-    def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]):
-        """(file, layers by tensor, float file as quantizers take it, engine, calibration samples)."""
-        model = self._opened(recipe).model
-        recipe_checks.check_layers(model, recipe)
+    def _make(self, recipe: Recipe, signature: Signature, warnings: list[str]) -> "_Made":
+        self._source.check(recipe)
         recipe_checks.check_data(recipe)
         require_numbers(signature.inputs)
         peek(recipe, signature)
-        exported = self._export(recipe)
-        reference, layers = self._converted(recipe, float16=False)
-        recast = plumbing.recast(reference) if recipe.quantizes_activations else plumbing.Recast(reference)
-        content, engine, reference = reference, "converter", recast.content
-        kept: list[Sample] = []
+        source = self._source.float_file(recipe)
+        recast = plumbing.recast(source.content) if recipe.quantizes_activations else plumbing.Recast(source.content)
         if recipe.precision == "float16":
-            content, layers = self._converted(recipe, float16=True)
-        elif recipe.precision != "float32" or recipe.layers:
-            content, layers, engine, kept, finite = self._quantize(
-                recipe, signature, exported, recast, layers, warnings
-            )
-            recast = dataclasses.replace(recast, content=finite)
-        return content, layers, recast, engine, kept
+            content, layers = self._source.float16_file(recipe)
+            return _Made(content, layers, "converter", source, recast, [])
+        if recipe.precision == "float32" and not recipe.layers:
+            return _Made(source.content, source.layers, "converter", source, recast, [])
+        return self._quantize(recipe, signature, source, recast, warnings)
 
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it takes and raises."""
         recipe = Recipe.of(recipe, **fields)
-        signature = signature_of(self.model, recipe.input_shapes)
-        with states_kept(self.model), self._trained(recipe) as recipe, _open_sizes_named(signature):
+        signature = self._source.signature(recipe)
+        with self._source.completed(recipe) as recipe:
             return self._convert(recipe, signature)
 
     def _convert(self, recipe: Recipe, signature: Signature) -> TFLiteModel:
         self._seconds, self._changes = {}, []
         warnings: list[str] = []
-        content, layers, recast, engine, kept = self._make(recipe, signature, warnings)
-        exported = self._export(recipe)
+        made = self._make(recipe, signature, warnings)
+        content, layers, recast, kept = made.content, made.layers, made.recast, made.kept
         with self._stage("check"):
             found = flatbuffer.operators(content, layers)
             at_ports = missing_kernels.rounded_beside_floats(found, recipe)
@@ -255,20 +197,20 @@ class Converter(contextlib.AbstractContextManager):
             verification = dataclasses.replace(verification, random=source == _RANDOM)
             if verification.is_low and content != recast.content:
                 few = _first(samples, kept, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
-                errors = layer_errors(recast.content, content, batched(few, exported.batch), layers) if few else ()
+                errors = layer_errors(recast.content, content, batched(few, made.source.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
         timed: tuple[Latency, ...] = ()
         if recipe.measure_latency:
             with self._stage("latency"):
-                one = self._one_batch(kept, exported, recipe)
+                one = self._one_batch(kept, made.source, recipe)
                 timed = tuple(latency(content, one, n) for n in sorted({1, os.cpu_count() or 1}))
         report = Report(
-            model=self.model.name,
+            model=self._source.name,
             precision=recipe.precision,
-            engine=engine,
+            engine=made.engine,
             recipe=recipe.described(),
-            parameters=self.model.count_params(),
+            parameters=self._source.parameters,
             size=len(content),
             gzip_size=len(gzip.compress(content, 9, mtime=0)),
             operators=tuple(found),
@@ -276,11 +218,10 @@ class Converter(contextlib.AbstractContextManager):
             verification=verification,
             latency=timed,
             processor=processor(),
-            rewrites=(*exported.rewrites, *recast.changes, *self._changes),
-            opened=self._opened(recipe).opened,
-            opaque=self._opened(recipe).closed,
+            rewrites=(*made.source.rewrites, *recast.changes, *self._changes),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
+            **self._source.said(recipe),
         )
         result = TFLiteModel(content, report, layers, recast.content, kept)
         missed = verification.shortfalls(recipe.require)
@@ -288,8 +229,9 @@ class Converter(contextlib.AbstractContextManager):
             raise VerificationError(f"The {recipe.precision} file falls short: {'; '.join(missed)}.", result)
         return result
 
-    def _quantize(self, recipe, signature, exported, recast, layers, warnings):
+    def _quantize(self, recipe, signature, source: FloatFile, recast, warnings) -> "_Made":
         reference = recast.content
+        layers: Layers = source.layers
         kept: list[Sample] = []
         ranges: dict[str, tuple[float, float]] = {}
         if recipe.calibration is not None:
@@ -298,12 +240,10 @@ class Converter(contextlib.AbstractContextManager):
             calibration = recipe.replace(labels=None) if apart else recipe
             data = opened(recipe.calibration, signature, calibration, recipe.samples)
             with self._stage("calibrate", min(recipe.samples, data.count or recipe.samples)) as step:
-                kept, ranges = self._calibrate(recipe, signature, exported, reference, data, warnings, step)
+                kept, ranges = self._calibrate(recipe, signature, source.batch, reference, data, warnings, step)
         if recipe.ranges and recipe.quantizes_activations:
-            opened_model = self._opened(recipe).model
-            calls, norms = trained.calls_by_path(opened_model), trained.folded_norms(opened_model)
             observed = {**ranges, **recast.ranges}
-            ranges = trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, norms, self._holders)
+            ranges = self._source.ranges_of_layers(reference, layers, observed, recipe)
         ranges |= {name: ends for name, ends in recast.ranges.items() if name not in recipe.ranges}
         if recipe.quantizes_activations:
             reference, ranges, self._changes, lost = masks.bounded(reference, ranges, layers, recipe)
@@ -312,13 +252,13 @@ class Converter(contextlib.AbstractContextManager):
             ranges, widened = multipliers.bounded(reference, ranges, layers, recipe)
             self._changes += widened
         to_quantize = reference
-        limits, unused = trained.weight_limits(reference, layers, self._opened(recipe).model, recipe.weight_limits)
+        limits, unused = self._source.weight_limits(reference, layers, recipe)
         if unused:
             warnings.append(f"the file has no kernel for the `weight_limits` of {', '.join(unused)}")
         if kept and rounding_choice.rounds(recipe):
             limits = {}  # rounded weights lie on grids of their own
             bits = rounding_choice.bits_of_weights(recipe, reference, layers)
-            inputs = list(batched(kept, exported.batch))
+            inputs = list(batched(kept, source.batch))
             with self._stage("round weights") as step:
                 to_quantize = weights.round_weights(reference, bits, inputs, step)
         elif limits:
@@ -331,9 +271,9 @@ class Converter(contextlib.AbstractContextManager):
             content, engine = engines.quantize(
                 to_quantize, recipe, layers, ranges, lambda: self._process, limits, recast.exact
             )
-        return content, layers, engine, kept, reference
+        return _Made(content, layers, engine, source, dataclasses.replace(recast, content=reference), kept)
 
-    def _calibrate(self, recipe, signature, exported, reference, data: Samples, warnings, step):
+    def _calibrate(self, recipe, signature, batch: int | None, reference, data: Samples, warnings, step):
         kept: list[Sample] = []
         seen = 0
 
@@ -350,9 +290,9 @@ class Converter(contextlib.AbstractContextManager):
         if not first:
             raise DataError(f"The calibration data {data.source} holds no samples. Expected 100 or more.")
         if recipe.check_range:
-            check_scale(self.model, signature, first)
+            self._source.check_scale(signature, first)
         make = calibrator_of(recipe.calibrator, recipe.percentile, recipe.activation_bits)
-        batches = batched(itertools.chain(first, source), exported.batch)
+        batches = batched(itertools.chain(first, source), batch)
         ranges = calibrate.ranges(reference, batches, make, step)
         if seen < _FEW_SAMPLES:
             warnings.append(
@@ -372,22 +312,10 @@ class Converter(contextlib.AbstractContextManager):
             return data, f"the first samples of {data.source}"
         return random_samples(signature, 8, ranges=recipe.ranges), _RANDOM
 
-    def _one_batch(self, kept: list[Sample], exported: Exported, recipe: Recipe) -> dict[str, np.ndarray]:
-        signature = Signature(exported.inputs, exported.batch, lambda x: {})
+    def _one_batch(self, kept: list[Sample], source: FloatFile, recipe: Recipe) -> dict[str, np.ndarray]:
+        signature = Signature(source.inputs, source.batch, lambda x: {})
         samples = kept or random_samples(signature, 1, ranges=recipe.ranges)
-        return next(iter(batched(samples[:1], exported.batch)))
-
-
-@contextlib.contextmanager
-def _open_sizes_named(signature: Signature) -> Iterator[None]:
-    """Context manager: names open sizes in front of a conversion error; known ones are unrolled and folded away."""
-    try:
-        yield
-    except ConversionError as error:
-        said = [open_input(spec.name, spec.shape) for spec in signature.inputs if None in spec.shape]
-        if not said:
-            raise
-        raise ConversionError(f"{'. '.join(said)}. With open sizes: {error}", error.layers) from error
+        return next(iter(batched(samples[:1], source.batch)))
 
 
 def _first(samples: list[Sample] | Samples, kept: list[Sample], count: int) -> list[Sample]:

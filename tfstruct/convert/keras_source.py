@@ -1,0 +1,135 @@
+"""A Keras model, or the twin of one, as the source of a conversion."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+
+from tfstruct.convert import recipe_checks, rewrites, tensor_names, trained, zero_biases
+from tfstruct.convert.converter import ConverterProcess
+from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
+from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.scale_check import check_scale
+from tfstruct.convert.scopes import layer_at
+from tfstruct.convert.source import FloatFile, Layers, Ranges, Stage
+from tfstruct.errors import ConversionError
+from tfstruct.graph.layer_tree import layer_paths, states_kept
+from tfstruct.graph.opening import OpenedModel, open_by_itself
+from tfstruct.graph.sizes import open_input
+from tfstruct.quantize.twin import Twin
+from tfstruct.samples import Sample
+
+
+class KerasSource:
+    """See `source.Source`. Export and float file are kept for the next recipe."""
+
+    def __init__(self, model: keras.Model | Twin, process: ConverterProcess, stage: Stage):
+        self.twin = model if isinstance(model, Twin) else None
+        self.model = model if self.twin is None else self.twin.model
+        self._process, self._stage = process, stage
+        self._seen_through: dict[bool, OpenedModel] = {}  # whether composites are opened too
+        self._exported: tuple[tuple, Exported] | None = None
+        self._made: dict[bool, tuple[bytes, dict[str, tuple[str, ...]]]] = {}  # whether in 16 bits
+        self._holders: dict[str, set[str]] = {}
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def parameters(self) -> int:
+        return self.model.count_params()
+
+    def signature(self, recipe: Recipe) -> Signature:
+        return signature_of(self.model, recipe.input_shapes)
+
+    @contextlib.contextmanager
+    def completed(self, recipe: Recipe) -> Iterator[Recipe]:
+        """Yields the recipe completed from the twin, with the model's weights temporarily replaced by the rounded
+        ones."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(states_kept(self.model))
+            if self.twin is not None:
+                recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
+                stack.enter_context(self.twin.on_grid())
+            if recipe.ranges and recipe.quantizes_activations:
+                stack.enter_context(zero_biases.kept(self._opened(recipe).model))
+            stack.enter_context(_open_sizes_named(self.signature(recipe)))
+            yield recipe
+
+    def check(self, recipe: Recipe) -> None:
+        recipe_checks.check_layers(self._opened(recipe).model, recipe)
+
+    def float_file(self, recipe: Recipe) -> FloatFile:
+        exported = self._export(recipe)
+        content, layers = self._converted(exported, float16=False)
+        return FloatFile(content, layers, exported.inputs, exported.outputs, exported.batch, exported.rewrites)
+
+    def float16_file(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+        return self._converted(self._export(recipe), float16=True)
+
+    def check_scale(self, signature: Signature, samples: Sequence[Sample]) -> None:
+        check_scale(self.model, signature, samples)
+
+    def ranges_of_layers(self, reference: bytes, layers: Layers, observed: Ranges, recipe: Recipe) -> Ranges:
+        model = self._opened(recipe).model
+        calls, norms = trained.calls_by_path(model), trained.folded_norms(model)
+        return trained.by_tensor(reference, layers, recipe.ranges, observed, recipe, calls, norms, self._holders)
+
+    def weight_limits(
+        self, reference: bytes, layers: Layers, recipe: Recipe
+    ) -> tuple[dict[str, np.ndarray], list[str]]:
+        return trained.weight_limits(reference, layers, self._opened(recipe).model, recipe.weight_limits)
+
+    def said(self, recipe: Recipe) -> dict:
+        return {"opened": self._opened(recipe).opened, "opaque": self._opened(recipe).closed}
+
+    def _opened(self, recipe: Recipe) -> OpenedModel:
+        """The model that is exported. That of a twin was opened when the twin was made."""
+        if self.twin is not None or not recipe.quantizes_activations or not recipe.open_layers:
+            return OpenedModel(self.model, (), {})
+        inside = trained.names_inside(recipe.ranges, self.model)
+        if inside not in self._seen_through:
+            with self._stage("open"):
+                self._seen_through[inside] = open_by_itself(self.model, recipe.open_layers, composites=inside)
+        return self._seen_through[inside]
+
+    def _export(self, recipe: Recipe) -> Exported:
+        seen = self._opened(recipe)
+        rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
+        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened, seen.composites)
+        if self._exported is None or self._exported[0] != key:
+            with self._stage("export"):
+                directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
+                self._exported = (
+                    key,
+                    export(seen.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
+                )
+                self._made.clear()
+        return self._exported[1]
+
+    def _converted(self, exported: Exported, *, float16: bool) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+        if float16 not in self._made:
+            with self._stage("convert"):
+                content = self._process.convert(
+                    exported.directory, SIGNATURE, lambda node: layer_at(node, exported.scopes), float16=float16
+                )
+                content, layers, self._holders = tensor_names.rename(
+                    content, exported.scopes, exported.output_layers, exported.results
+                )
+                self._made[float16] = content, layers
+        return self._made[float16]
+
+
+@contextlib.contextmanager
+def _open_sizes_named(signature: Signature) -> Iterator[None]:
+    """Context manager: names open sizes in front of a conversion error; known ones are unrolled and folded away."""
+    try:
+        yield
+    except ConversionError as error:
+        said = [open_input(spec.name, spec.shape) for spec in signature.inputs if None in spec.shape]
+        if not said:
+            raise
+        raise ConversionError(f"{'. '.join(said)}. With open sizes: {error}", error.layers) from error
