@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tfstruct
 from tfstruct.cli.parsing import Parser, Repeated
 from tfstruct.cli.spelled import number, precision, share
-from tfstruct.convert.recipe import ENGINES, ROUNDINGS
+from tfstruct.convert.recipe import BORDER_TYPES, ENGINES, ROUNDINGS
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
 
 _EXAMPLES = """\
@@ -57,6 +57,11 @@ def add_precision(how) -> None:
     how.add_argument("--precision", type=precision, choices=OF_FILES, help="default: float32; int8 with --calibration")
     how.add_argument("--all-precisions", action="store_true", help="one file for each precision")
     how.add_argument("--float-io", action="store_true", help="float input and output, quantized inside")
+    for side in ("input", "output"):
+        how.add_argument(
+            f"--{side}-type", metavar="[NAME=]TYPE", action=Repeated, default=[],
+            help=f"{', '.join(BORDER_TYPES)}, for every {side} or by name",
+        )  # fmt: skip
     how.add_argument("--activations", choices=ACTIVATIONS_OF_INT4, default=ACTIVATIONS_OF_INT4[0], help="of int4")
     how.add_argument("--rounding", choices=ROUNDINGS, default="auto", help="of the weights")
     how.add_argument("--keep-float", metavar="PATTERN", action=Repeated, default=[], help="layers kept in float32")

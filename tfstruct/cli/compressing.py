@@ -22,8 +22,9 @@ from tfstruct.terminal import console, progress_line
 # What the budget decides, or what is there for conversions only.
 _OTHERS = (
     "precision", "all_precisions", "activations", "rounding", "keep_float", "layer", "allow_float", "no_rewrite",
-    "optimize", "float_io", "engine", "batch_size", "input_shape", "calibration", "percentile", "samples", "verify",
-    "min_accuracy", "min_agreement", "min_sqnr", "per_layer", "check_only", "profile", "no_range_check",
+    "optimize", "float_io", "input_type", "output_type", "engine", "batch_size", "input_shape", "calibration",
+    "percentile", "samples", "verify", "min_accuracy", "min_agreement", "min_sqnr", "per_layer", "check_only",
+    "profile", "no_range_check",
 )  # fmt: skip
 
 

@@ -46,6 +46,8 @@ def recipes_of(options) -> list[Recipe]:
         rounding=options.rounding,
         batch_size=_batch_size(options.batch_size),
         float_io=options.float_io,
+        input_type=_types("--input-type", options.input_type),
+        output_type=_types("--output-type", options.output_type),
         allow_float=options.allow_float,
         rewrite=not options.no_rewrite,
         engine=options.engine,
@@ -157,6 +159,16 @@ def numbers(flag: str, text: str | None, kind: Callable, count: int | None = Non
     if count is not None and len(values) != count:
         raise RecipeError(f"{flag} expects {count} numbers. Received: {text!r}.")
     return values
+
+
+def _types(flag: str, items: list[str]) -> str | dict[str, str] | None:
+    """One type for all, or types by name."""
+    if len(items) == 1 and "=" not in items[0]:
+        return items[0]
+    pairs = [item.rpartition("=") for item in items]
+    if not all(name and kind for name, _, kind in pairs):
+        raise RecipeError(f"{flag} expects one TYPE for all, or NAME=TYPE for each. Received: {', '.join(items)}.")
+    return {name: kind for name, _, kind in pairs} or None
 
 
 def _batch_size(text: str) -> int | None:

@@ -22,6 +22,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `multipliers.py`: ranges no narrower than kernels can rescale to
 - `biases.py`: whether biases fit into their 32 bits, and wider limits of kernels with which they do
 - `scales.py`: whether the scales of a file are usable numbers
+- `border_types.py`, `front_scaling.py`: types of inputs and outputs; preprocessing as part of an input's scale
+- `file_notes.py`: notes in a file, by name
 - `engines.py`: litert-quantizer and TensorFlow's quantizer behind one call
 - `runtime.py`: runs a file: predictions, intermediate values, latency
 - `agreement.py`, `verification.py`: figures of two sets of predictions; running both models for them

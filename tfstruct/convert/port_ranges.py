@@ -9,7 +9,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.runtime import Port, Runtime
 
 # Sigmoid and softmax have this step and zero point by the int8 specification, whatever their values are.
-_PROBABILITY = (1 / 256, -128)
+_PROBABILITIES = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def port_ranges(content: bytes, runtime: Runtime) -> tuple[dict[str, PortRange],
             dtype = np.dtype(flatbuffer.dtype_name(tensor))
         limits = np.iinfo(dtype)
         low, high = (scale * (int(limit) - zero) for limit in (limits.min, limits.max))
-        return PortRange(scale, low, high, dtype == np.int8 and (scale, zero) == _PROBABILITY)
+        return PortRange(scale, low, high, _PROBABILITIES.get(dtype.name) == (scale, zero))
 
     def known(ports: Iterable[Port], *way: str) -> dict[str, PortRange]:
         found = {port.name: port_range(port, *way) for port in ports}

@@ -22,6 +22,7 @@ from tfstruct.untrusted import json_text
 
 ENGINES = ("auto", "litert", "tensorflow")
 ROUNDINGS = ("auto", "nearest", "gptq")
+BORDER_TYPES = ("uint8", "int8", "int16", "float32")
 # What a user can ask of the verification, and on which side of the figure the file has to be.
 REQUIREMENTS = {
     "accuracy": "at least",
@@ -61,6 +62,10 @@ class Recipe:
         batch_size: the fixed batch of the file; None leaves it open.
         input_shapes: shape of one sample by input name, for models that leave dimensions open.
         float_io: float input and output, quantized inside the file.
+        input_type, output_type: `"uint8"`, `"int8"`, `"int16"` or `"float32"`: what the inputs take and the outputs
+            give, one for all or by name, where activations are integers; by default the precision's own. At inputs of 8
+            bits, factors and offsets (`Rescaling`, a scalar `Normalization`) become part of the input's scale, and
+            whole numbers from 0 to 255 are stored as they are: raw pixels go in.
         allow_float: operators that stay in float are a warning in the report, not an error.
         rewrite: trace layers without integer kernels (LSTM, LayerNormalization, ELU, ...) in a form that has them,
             where activations are integers; see `tfstruct.convert.rewrites`.
@@ -99,6 +104,8 @@ class Recipe:
     batch_size: int | None = 1
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     float_io: bool = False
+    input_type: str | Mapping[str, str] | None = None
+    output_type: str | Mapping[str, str] | None = None
     allow_float: bool = False
     rewrite: bool = True
     open_layers: str | bool = "auto"
@@ -131,6 +138,13 @@ class Recipe:
         for field in ("float_io", "allow_float", "rewrite", "check_range", "measure_latency"):
             if not isinstance(getattr(self, field), bool):
                 raise RecipeError(f"`{field}` must be True or False. Received: {getattr(self, field)!r}.")
+        for field in ("input_type", "output_type"):
+            given = getattr(self, field)
+            for name, kind in given.items() if isinstance(given, Mapping) else [("", given)] if given else []:
+                one_of(f"{field}[{name!r}]" if name else field, kind, BORDER_TYPES)
+            if given and self.float_io:
+                raise RecipeError(f"`float_io` is float at every input and output. Leave it out, or `{field}`.")
+            object.__setattr__(self, field, dict(given) if isinstance(given, Mapping) else given)
         for field in ("layers", "require", "input_shapes", "weight_limits"):
             if not isinstance(getattr(self, field), Mapping):
                 raise RecipeError(f"`{field}` must be a dict. Received: {getattr(self, field)!r}.")

@@ -1,5 +1,7 @@
 """Does a recipe fit a model, and has it the data that it needs?"""
 
+from collections.abc import Mapping
+
 import keras
 
 from tfstruct.convert import trained
@@ -29,7 +31,16 @@ def check_layers(model: keras.Model, recipe: Recipe) -> None:
 
 
 def check_data(recipe: Recipe) -> None:
-    """Refuses a precision or a rounding that needs calibration data, where there is none."""
+    """Refuses a precision or a rounding that needs calibration data, where there is none, and types of inputs and
+    outputs, where there are no integers."""
+    for field in ("input_type", "output_type"):
+        given = getattr(recipe, field)
+        kinds = set(given.values()) if isinstance(given, Mapping) else {given} - {None}
+        if kinds - {"float32"} and not recipe.quantizes_activations:
+            raise RecipeError(
+                f"`{field}` {given!r} needs activations that are integers. Use precision='int8' or 'int16x8' with "
+                f"calibration data. Received precision {recipe.precision!r}, whose inputs and outputs are float32."
+            )
     if recipe.calibration is None and recipe.quantizes_activations and not recipe.ranges:
         raise RecipeError(
             f"Precision {recipe.precision!r} needs calibration data for the ranges of the activations: "

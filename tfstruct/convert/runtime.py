@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from tfstruct.convert import file_notes
 from tfstruct.errors import ConversionError
 
 
@@ -22,7 +23,8 @@ class Port:
         index: the tensor's number in the file.
         shape: with the batch axis; None is open.
         dtype: what the file stores.
-        scale, zero_point: real = scale * (stored - zero_point); scale 0 where the tensor is not quantized.
+        scale, zero_point: real = scale * (stored - zero_point); scale 0 where the tensor is not quantized. Real numbers
+            are those of the model: where preprocessing is part of the file's own scale, those before it.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Runtime:
                 num_threads=threads,
                 experimental_preserve_all_tensors=intermediates,
             )
-        self.inputs, self.outputs = self._ports()
+        self.inputs, self.outputs = self._ports(file_notes.input_scales(content))
         self._names: dict[str, dict] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         # A file with open dimensions may be valid for some sizes only: it waits for its first input.
@@ -132,8 +134,9 @@ class Runtime:
         detail = self._names.get(name)
         if detail is None or detail["dtype"] == np.object_:  # a handle of a variable: reading it ends the process
             return None
+        port = next((one for one in self.inputs if one.index == detail["index"]), None) or _port(name, detail)
         try:
-            return _port(name, detail).decode(self._interpreter.get_tensor(detail["index"]))
+            return port.decode(self._interpreter.get_tensor(detail["index"]))
         except ValueError:  # not computed, or of no numeric type
             return None
 
@@ -141,16 +144,20 @@ class Runtime:
         with _loading():
             self._interpreter.allocate_tensors()
 
-    def _ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    def _ports(self, scales: Mapping[str, tuple[float, int]]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        def own(port: Port) -> Port:
+            scale, zero = scales.get(port.name, (port.scale, port.zero_point))
+            return dataclasses.replace(port, scale=scale, zero_point=zero) if port.scale else port
+
         signatures = self._interpreter.get_signature_list()
         if not signatures:
             ins, outs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-            return tuple(_port(d["name"], d) for d in ins), tuple(_port(d["name"], d) for d in outs)
+            return tuple(own(_port(d["name"], d)) for d in ins), tuple(_port(d["name"], d) for d in outs)
         key = next(iter(signatures))
         runner = self._interpreter.get_signature_runner(key)
         ins, outs = runner.get_input_details(), runner.get_output_details()
         return (
-            tuple(_port(name, ins[name]) for name in signatures[key]["inputs"]),
+            tuple(own(_port(name, ins[name])) for name in signatures[key]["inputs"]),
             tuple(_port(name, outs[name]) for name in signatures[key]["outputs"]),
         )
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from tfstruct.convert import (
     biases,
+    border_types,
     calibrate,
     engines,
     flatbuffer,
+    front_scaling,
     lookups,
     masks,
     missing_kernels,
@@ -267,10 +269,21 @@ class Converter(contextlib.AbstractContextManager):
             warnings.append("int4 weights were rounded to nearest: calibration data would allow GPTQ, which loses less")
         to_quantize, layers, changes = lookups.by_rows(to_quantize, layers, recipe)
         self._changes += changes
+        types = border_types.by_name(recipe.input_type, [spec.name for spec in source.inputs], "input")
+        types = {name: kind for name, kind in types.items() if name not in recast.exact}
+        front = front_scaling.folded(to_quantize, layers, ranges, types, kept)
         with self._stage("quantize"):
             content, engine = engines.quantize(
-                to_quantize, recipe, layers, ranges, lambda: self._process, limits, recast.exact
+                front.content, recipe, layers, front.ranges, lambda: self._process, limits, recast.exact
             )
+        self._changes += front.changes
+        if recipe.input_type or recipe.output_type:
+            border = border_types.Border(content, layers, front.ranges)
+            border.give("input", recipe.input_type)
+            border.give("output", recipe.output_type)
+            border.note_scales(front.fronts)
+            self._changes += border.changes
+            content, layers = border.content(), border.layers
         return _Made(content, layers, engine, source, dataclasses.replace(recast, content=reference), kept)
 
     def _calibrate(self, recipe, signature, batch: int | None, reference, data: Samples, warnings, step):
