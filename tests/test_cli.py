@@ -115,8 +115,14 @@ def test_preprocessing_and_shape_options(run, folder, tmp_path):
     status, said, error, _ = run(
         "--precision", "int8", "--calibration", str(tmp_path / "small.npy"), "--mean", "-0.5", "--std", "0.0625",
         "--input-shape", "8,8,1", "--batch-size", "2", "--calibrator", "entropy", "--json",
+        "--input-type", "uint8", "--output-type", "classes=float32",
     )  # fmt: skip
     assert (status, error) == (0, "")
+    assert json.loads(said)["recipe"]["input_type"] == "uint8"
+    assert [op["name"] for op in json.loads(said)["operators"]][:: len(json.loads(said)["operators"]) - 1] == [
+        "QUANTIZE",
+        "DEQUANTIZE",
+    ]
     assert json.loads(said)["recipe"]["batch_size"] == 2
 
 
