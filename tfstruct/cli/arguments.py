@@ -132,7 +132,7 @@ def add_thresholds(check) -> None:
     check.add_argument("--min-sqnr", type=float, metavar="DB", help="signal to quantization noise of the outputs")
 
 
-def add_output(out, reports: Sequence[str] = (".html", ".json")) -> None:
+def add_output(out, reports: Sequence[str] = (".html", ".json", ".md")) -> None:
     """What is printed and written; the suffixes of reports, none where there is no report."""
     if reports:
         forms = f"{', '.join(reports[:-1])} or {reports[-1]}"

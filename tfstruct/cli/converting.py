@@ -216,7 +216,9 @@ def _print_reports(options, reports, written) -> None:
     data = [r.to_dict() for r in reports]
     text = json.dumps(data if options.all_precisions else data[0], indent=1)
     if options.report:
-        page = text if options.report.endswith(".json") else html_page(reports[0].model, reports)
+        cards = "\n".join(report.model_card() for report in reports)
+        forms = {".json": text, ".md": cards}
+        page = forms.get(pathlib.Path(options.report).suffix) or html_page(reports[0].model, reports)
         write_atomic(options.report, page.encode())
     if options.json:
         print(text)

@@ -88,8 +88,11 @@ def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
     target = output_of(options, ".tflite")
     targets = [target.with_suffix(f".{r.precision}.tflite") for r in recipes] if options.all_precisions else [target]
     reports = [pathlib.Path(options.report)] if options.report else []
-    if reports and reports[0].suffix not in (".html", ".json"):
-        raise RecipeError(f"--report expects a name that ends in .html or .json. Received: {options.report!r}.")
+    if reports and reports[0].suffix not in (".html", ".json", ".md"):
+        raise RecipeError(
+            "--report expects a name that ends in .html or .json, or in .md for a model card. "
+            f"Received: {options.report!r}."
+        )
     arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
     check_writable(options, (*targets, *arrays, *reports))
     return targets

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tfstruct.convert.runtime import Port
+from tfstruct.convert.usage import clipped, markdown_table, usage
 from tfstruct.markup import markdown
-from tfstruct.reporting.tables import counted, shape
+from tfstruct.reporting.tables import counted
 
 if TYPE_CHECKING:
     from tfstruct.compression.report_data import ReportData
@@ -45,44 +43,7 @@ def _what(report) -> str:
 
 
 def _usage(report) -> str:
-    if not report.ports:
-        return ""
-    inputs, outputs = report.ports["inputs"], report.ports["outputs"]
-    tables = [_table(["", "name", "shape", "stored as"], [_port("input", one) for one in inputs])]
-    tables[0] += "\n" + "\n".join(_line(_port("output", one)) for one in outputs)
-    names = [f"input_{i}" for i in range(len(inputs))] if len(inputs) > 1 else ["x"]
-    lines = [
-        "import numpy as np", "from ai_edge_litert.interpreter import Interpreter", "",
-        'interpreter = Interpreter("model.tflite")', "interpreter.allocate_tensors()",
-    ]  # fmt: skip
-    for name, port in zip(names, inputs, strict=True):
-        lines.append(f"interpreter.set_tensor({port.index}, {_encoded(name, port)})")
-    lines.append("interpreter.invoke()")
-    for i, port in enumerate(outputs):
-        name = "y" if len(outputs) == 1 else f"output_{i}"
-        lines.append(f"{name} = {_decoded(f'interpreter.get_tensor({port.index})', port)}")
-    about = f"`{'`, `'.join(names)}`: real numbers, as the Keras model takes them, in the shape above."
-    code = "```python\n" + "\n".join(lines) + "\n```"
-    return "\n\n".join([*tables, about, code])
-
-
-def _port(side: str, port: Port) -> tuple[str, ...]:
-    stored = port.dtype.name
-    if port.scale:
-        stored += f", real = {port.scale:.6g} * (stored{-port.zero_point:+d})"
-    return side, f"`{port.name}`", shape(port.shape), stored
-
-
-def _encoded(name: str, port: Port) -> str:
-    if not port.scale:
-        return f'np.asarray({name}, "{port.dtype.name}")'
-    limits = np.iinfo(port.dtype)
-    whole = f"np.round(np.asarray({name}) / {port.scale!r}) + {port.zero_point}"
-    return f'np.clip({whole}, {limits.min}, {limits.max}).astype("{port.dtype.name}")'
-
-
-def _decoded(stored: str, port: Port) -> str:
-    return f'({stored}.astype("float32") + {-port.zero_point}) * {port.scale!r}' if port.scale else stored
+    return usage(report.ports["inputs"], report.ports["outputs"]) if report.ports else ""
 
 
 def _data(report) -> str:
@@ -93,7 +54,7 @@ def _data(report) -> str:
 def _figures(report) -> str:
     rows = [tuple(map(markdown, row)) for row in report.rows()]
     where = f"\n\nLatency: one thread, {markdown(report.processor)}." if report.processor else ""
-    return _table(["", "original", "plain int8", "this file", "of plain int8"], rows) + where
+    return markdown_table(["", "original", "plain int8", "this file", "of plain int8"], rows) + where
 
 
 def _steps(report) -> str:
@@ -119,26 +80,10 @@ def _limits(report) -> str:
             lines.append(f"Recognized least often, against {known.truth}: {said}.")
     if report.result.latency_us is not None and report.processor:
         lines.append("On another processor the latency is another one, also in proportion to plain int8's.")
-    for port in report.ports.get("inputs", ()):
-        if port.scale:
-            low, high = (port.scale * (edge - port.zero_point) for edge in _edges(port))
-            lines.append(f"Values of `{port.name}` outside {low:.4g} to {high:.4g} are clipped.")
+    lines += clipped(report.ports.get("inputs", ()))
     lines.append("Nothing is known of data unlike those above.")
     return "\n".join(f"- {line}" for line in [*lines, *map(markdown, (*report.warnings, *report.layer_notes))])
 
 
-def _edges(port: Port) -> tuple[int, int]:
-    limits = np.iinfo(port.dtype)
-    return limits.min, limits.max
-
-
 def _versions(report) -> str:
     return ", ".join(f"{name} {version}" for name, version in report.versions.items())
-
-
-def _table(header, rows) -> str:
-    return "\n".join([_line(header), _line(["---"] * len(header)), *map(_line, rows)])
-
-
-def _line(cells) -> str:
-    return f"| {' | '.join(cells)} |"

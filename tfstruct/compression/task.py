@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -13,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import tfstruct
 from tfstruct.analyze import Costs
 from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.augment import Pipeline
@@ -33,6 +31,7 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
+from tfstruct.convert.usage import versions
 from tfstruct.errors import ArgumentTypeError, BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
@@ -270,8 +269,7 @@ class Task(contextlib.AbstractContextManager):
 
     @staticmethod
     def versions() -> dict[str, str]:
-        names = ("keras", "tensorflow", "ai-edge-litert")
-        return {"tfstruct": tfstruct.__version__, **{name: importlib.metadata.version(name) for name in names}}
+        return versions()
 
 
 def _require_types(augment, progress) -> None:

@@ -26,6 +26,9 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `file_notes.py`: notes in a file, by name
 - `engines.py`: litert-quantizer and TensorFlow's quantizer behind one call
 - `runtime.py`: runs a file: predictions, intermediate values, latency
+- `ports.py`, `usage.py`, `c_ports.py`: inputs and outputs of a file: what their integers stand for; how to use them, in
+  Markdown and C++
+- `model_card.py`: the report of a conversion as a model card
 - `agreement.py`, `verification.py`: figures of two sets of predictions; running both models for them
 - `layer_errors.py`, `input_coverage.py`: the loss of each tensor of a file; how samples use the range of an input
 - `lost_columns.py`, `port_ranges.py`: columns of an output that are lost in the error of the whole; steps and ranges

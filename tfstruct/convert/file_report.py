@@ -9,11 +9,11 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import macs_of
-from tfstruct.convert.runtime import Port, Runtime
+from tfstruct.convert.ports import Port
+from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.verification import read_content
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
-from tfstruct.reporting.tables import shape as sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +67,10 @@ class FileReport(Report):
             (o.operator, ", ".join(o.layers), o.dtype, o.weights, o.weight_bytes, o.zeros, o.distinct, o.macs)
             for o in self.operators
         ]
-        facts = [(f"input {port.name}", described(port)) for port in self.inputs]
-        facts += [(f"output {port.name}", described(port)) for port in self.outputs]
+        facts = [(f"input {port.name}", port.described(True)) for port in self.inputs]
+        facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
         title = f"{self.name}: {self.bytes:,} bytes, {counted(len(rows), 'operator')}"
         return Sheet(title, columns, rows, facts=facts)
-
-
-def described(port: Port) -> str:
-    """Shape, dtype and the formula from what is stored to real numbers."""
-    text = f"{sizes(port.shape)} {port.dtype.name}"
-    if not port.scale:
-        return text
-    return f"{text}, real = {port.scale:.6g} * (stored - {port.zero_point})".replace("- -", "+ ")
 
 
 def describe(tflite) -> FileReport:

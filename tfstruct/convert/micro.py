@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfstruct.convert import cutout, flatbuffer
+from tfstruct.convert.c_ports import port_lines
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import ConversionError
 from tfstruct.files import TemporaryFolder, write_atomic
@@ -120,7 +121,7 @@ def c_array(content: bytes, name: str, arena_bytes: int | None = None) -> tuple[
     header = (
         f"// Written by tfstruct.\n#ifndef {guard}\n#define {guard}\n\n"
         f"// The .tflite file, {len(content)} bytes.\nextern const unsigned char {name}[];\n"
-        f"extern const unsigned int {name}_len;\n\n{arena}"
+        f"extern const unsigned int {name}_len;\n\n{port_lines(content, name)}\n{arena}"
         f"// tflite::MicroMutableOpResolver<{name}_operator_count> resolver;\n"
         f"constexpr unsigned int {name}_operator_count = {len(methods)};\n\n"
         f"template <typename Resolver>\ninline void {name}_add_operators(Resolver& resolver) {{\n{calls}}}\n\n"

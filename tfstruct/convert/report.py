@@ -4,13 +4,15 @@ import collections
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfstruct import reporting
+from tfstruct.convert import model_card
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, OperatorLatency, by_time
 from tfstruct.convert.layer_errors import LayerError
+from tfstruct.convert.ports import Port
 from tfstruct.convert.runtime import Latency
 from tfstruct.convert.verification import Verification
 from tfstruct.markup import element, folded, page, table
@@ -30,7 +32,7 @@ _SCORE_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Report(reporting.OpenedReport):
-    """The report of one conversion.
+    """The report of one conversion. Saved as `.md` it is a model card.
 
     Attributes:
         model: name of the Keras model.
@@ -51,6 +53,8 @@ class Report(reporting.OpenedReport):
         profile: time of every operator alone, where it was asked for.
         estimate: what a table of latencies says of the file, where one was given.
         target: whether the file fits the target that was asked for.
+        inputs, outputs: of the file: name, shape, dtype, scale and zero point.
+        versions: of tfstruct and what the file was made with.
     """
 
     model: str
@@ -71,6 +75,9 @@ class Report(reporting.OpenedReport):
     profile: tuple[OperatorLatency, ...] = ()
     estimate: Estimate | None = None
     target: "TargetReport | None" = None
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -86,6 +93,8 @@ class Report(reporting.OpenedReport):
             ("model", f"{self.model}, {counted(self.parameters, 'parameter')}"),
             ("precision", f"{self.precision} (by {self.engine})"),
             ("size", f"{self.size:,} bytes, {self.gzip_size:,} gzipped"),
+            *(("takes", f"{port.name}: {port.described(True)}") for port in self.inputs),
+            *(("gives", f"{port.name}: {port.described(False)}") for port in self.outputs),
             ("operators", ", ".join(f"{n} {name}" for name, n in self.operator_counts().items())),
             ("in float", _float_line(self.float_operators)),
             ("verified on", f"{counted(check.samples, 'sample')}: {check.source}"),
@@ -142,6 +151,12 @@ class Report(reporting.OpenedReport):
 
     def sheet(self) -> Sheet:
         return Sheet(facts=self.rows())
+
+    def model_card(self) -> str:
+        """Markdown to put beside the file: what it is, how to use it, its figures and limits."""
+        return model_card.model_card(self)
+
+    to_markdown = model_card
 
     def to_html(self) -> str:
         """One self-contained page, readable without network."""

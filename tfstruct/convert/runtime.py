@@ -11,53 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import file_notes
+from tfstruct.convert.ports import Port
 from tfstruct.errors import ConversionError
-
-
-@dataclasses.dataclass(frozen=True)
-class Port:
-    """An input or output of a file.
-
-    Attributes:
-        name: the signature's name.
-        index: the tensor's number in the file.
-        shape: with the batch axis; None is open.
-        dtype: what the file stores.
-        scale, zero_point: real = scale * (stored - zero_point); scale 0 where the tensor is not quantized. Real numbers
-            are those of the model: where preprocessing is part of the file's own scale, those before it.
-    """
-
-    name: str
-    index: int
-    shape: tuple[int | None, ...]
-    dtype: np.dtype
-    scale: float
-    zero_point: int
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Real numbers to what the file stores; beyond its range they are clipped."""
-        if not self.scale:
-            return values.astype(self.dtype, copy=False)
-        limits = np.iinfo(self.dtype)
-        return np.clip(np.round(values / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """What the file stores to real numbers, float32 where it is quantized."""
-        if not self.scale:
-            return stored
-        return ((stored.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
-
-    def zeros(self) -> np.ndarray:
-        """Zeros of the port's shape, with one where that is open, in the type that the file stores."""
-        return np.zeros([1 if size is None else size for size in self.shape], self.dtype)
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        return {**dataclasses.asdict(self), "shape": list(self.shape), "dtype": self.dtype.name}
-
-    @classmethod
-    def from_dict(cls, data: Mapping) -> "Port":
-        return cls(**{**data, "shape": tuple(data["shape"]), "dtype": np.dtype(data["dtype"])})
 
 
 class Runtime:

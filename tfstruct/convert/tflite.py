@@ -33,12 +33,14 @@ from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.export import Signature
 from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.layer_errors import layer_errors
+from tfstruct.convert.ports import ports_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Latency, latency, processor
 from tfstruct.convert.source import FloatFile, Layers, Source
 from tfstruct.convert.tflite_model import TFLiteModel
+from tfstruct.convert.usage import versions
 from tfstruct.convert.verification import compare
 from tfstruct.errors import DataError, VerificationError
 from tfstruct.quantize.calibrators import calibrator_of
@@ -207,6 +209,7 @@ class Converter(contextlib.AbstractContextManager):
             with self._stage("latency"):
                 one = self._one_batch(kept, made.source, recipe)
                 timed = tuple(latency(content, one, n) for n in sorted({1, os.cpu_count() or 1}))
+        inputs, outputs = ports_of(content)
         report = Report(
             model=self._source.name,
             precision=recipe.precision,
@@ -223,6 +226,9 @@ class Converter(contextlib.AbstractContextManager):
             rewrites=(*made.source.rewrites, *recast.changes, *self._changes),
             warnings=tuple(warnings),
             seconds=dict(self._seconds),
+            inputs=inputs,
+            outputs=outputs,
+            versions=versions(),
             **self._source.said(recipe),
         )
         result = TFLiteModel(content, report, layers, recast.content, kept)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from tfstruct.convert.layer_errors import layer_errors
+from tfstruct.convert.ports import Port, ports_of
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
@@ -33,6 +34,16 @@ class TFLiteModel:
         self.content, self.report, self.layers, self.reference = content, report, layers, reference
         self._samples = samples
         self._runtime: Runtime | None = None
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What goes in: name, shape, dtype, scale, zero point, and the formulas `to_stored` and `to_real` in words."""
+        return ports_of(self.content)[0]
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What comes out, as `inputs`."""
+        return ports_of(self.content)[1]
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file: whole or not at all."""

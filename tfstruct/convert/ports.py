@@ -1,0 +1,116 @@
+"""`Port`: an input or output of a file: name, shape, type, and what its integers stand for."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfstruct.convert import file_notes, flatbuffer
+from tfstruct.reporting.tables import shape as sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or output of a file.
+
+    Attributes:
+        name: the signature's name.
+        index: the tensor's number in the file.
+        shape: with the batch axis; None is open.
+        dtype: what the file stores.
+        scale, zero_point: real = scale * (stored - zero_point); scale 0 where the tensor is not quantized. Real numbers
+            are those of the model: where preprocessing is part of the file's own scale, those before it.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+    scale: float
+    zero_point: int
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Real numbers to what the file stores; beyond its range they are clipped."""
+        if not self.scale:
+            return values.astype(self.dtype, copy=False)
+        limits = np.iinfo(self.dtype)
+        return np.clip(np.round(values / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """What the file stores to real numbers, float32 where it is quantized."""
+        if not self.scale:
+            return stored
+        return ((stored.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
+
+    @property
+    def to_stored(self) -> str:
+        """The formula from real numbers to what the file stores, in words."""
+        if not self.scale:
+            return f"stored = real, as {self.dtype.name}"
+        limits = np.iinfo(self.dtype)
+        whole = "real" if self.scale == 1 else f"real / {self.scale:.6g}"
+        zero = f" {'+' if self.zero_point > 0 else '-'} {abs(self.zero_point)}" if self.zero_point else ""
+        return f"stored = round({whole}){zero}, clipped to {limits.min}..{limits.max}"
+
+    @property
+    def to_real(self) -> str:
+        """The formula from what the file stores to real numbers, in words."""
+        if not self.scale:
+            return "real = stored"
+        zero = f" {'-' if self.zero_point > 0 else '+'} {abs(self.zero_point)}" if self.zero_point else ""
+        return f"real = {self.scale:.6g} * (stored{zero})" if zero else f"real = {self.scale:.6g} * stored"
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """What the smallest and the largest integer stand for; None where the port is not quantized."""
+        if not self.scale:
+            return None
+        ends = np.iinfo(self.dtype)
+        return self.scale * (int(ends.min) - self.zero_point), self.scale * (int(ends.max) - self.zero_point)
+
+    def described(self, is_input: bool) -> str:
+        """Shape, dtype and the formula that who feeds or reads the file needs."""
+        text = f"{sizes(self.shape)} {self.dtype.name}"
+        return f"{text}, {self.to_stored if is_input else self.to_real}" if self.scale else text
+
+    def zeros(self) -> np.ndarray:
+        """Zeros of the port's shape, with one where that is open, in the type that the file stores."""
+        return np.zeros([1 if size is None else size for size in self.shape], self.dtype)
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "shape": list(self.shape), "dtype": self.dtype.name}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Port":
+        return cls(**{**data, "shape": tuple(data["shape"]), "dtype": np.dtype(data["dtype"])})
+
+
+def ports_of(content: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The inputs and outputs of a file, read from the file alone: in the order of its first signature, or else of its
+    main graph.
+
+    Raises:
+        ConversionError: other bytes, or a damaged file.
+    """
+    model, scales = flatbuffer.read(content), file_notes.input_scales(content)
+    signature = (model.signatureDefs or [None])[0]
+    graph = model.subgraphs[signature.subgraphIndex if signature else 0]
+
+    def ports(own, indices, scales: Mapping[str, tuple[float, int]]) -> tuple[Port, ...]:
+        named = [(m.name.decode(), int(m.tensorIndex)) for m in own] if signature else []
+        named = named or [(graph.tensors[i].name.decode(), int(i)) for i in indices]
+        return tuple(_port(name, index, graph.tensors[index], scales.get(name)) for name, index in named)
+
+    return (
+        ports(signature and signature.inputs, graph.inputs, scales),
+        ports(signature and signature.outputs, graph.outputs, {}),
+    )
+
+
+def _port(name: str, index: int, tensor, scale: tuple[float, int] | None) -> Port:
+    shape = tuple(None if size < 0 else int(size) for size in flatbuffer.shape_signature(tensor))
+    dtype, found = np.dtype(flatbuffer.dtype_name(tensor)), tensor.quantization
+    has_scale = dtype.kind in "iu" and found is not None and found.scale is not None and len(found.scale) == 1
+    own = (float(found.scale[0]), int(found.zeroPoint[0])) if has_scale else (0.0, 0)
+    return Port(name, index, shape, dtype, *(scale if has_scale and scale else own))
