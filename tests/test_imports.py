@@ -97,6 +97,7 @@ ALLOWED = {
         "tflite_operators",
         "untrusted",
     },
+    "tfmot": {"errors", "callbacks", "graph", "quantize", "schedules"},
     "demo": set(),
     "terminal": set(),
     "__main__": {"cli"},

@@ -31,6 +31,7 @@ PRIVATE_PACKAGES = ("keras.src", "tf_keras.src", "tensorflow.python")
 SCRIPTS = ("convert/child.py",)  # it runs in a process of its own and imports nothing of ours
 # Private names of other libraries, each read in one place: file -> names.
 OTHERS = {
+    "cli/parsing.py": {"_actions"},  # argparse
     "convert/child.py": {"_types_pb2"},  # TensorFlow's converter
     "convert/file_bounds.py": {"_tab"},  # flatbuffers
     "convert/runtime.py": {"_interpreter", "_get_ops_details"},  # ai-edge-litert

@@ -49,6 +49,7 @@ _ROOMS = (
     "samples",
     "schedules",
     "surgery",
+    "tfmot",
 )
 _HOME = {
     "Recipe": "convert",

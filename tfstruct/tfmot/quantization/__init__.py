@@ -1,0 +1,5 @@
+"""`tfmot.quantization.keras`."""
+
+from tfstruct import lazy
+
+__getattr__, __dir__, __all__ = lazy.names(__name__, {"keras": None})
