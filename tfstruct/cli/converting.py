@@ -21,6 +21,7 @@ from tfstruct.cli.options import (
     check_sources,
     import_modules,
     input_shapes,
+    is_tflite,
     precision_of,
     read_model,
     recipes_of,
@@ -56,7 +57,7 @@ def quantize_arguments(parser) -> None:
 
 
 def _add_model_in_and_out(parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
+    parser.add_argument("model", metavar="MODEL", help="a .keras, .h5 or float .tflite file, or a SavedModel")
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
 
 
@@ -69,7 +70,8 @@ def convert(options) -> int:
         return _check_only(options, recipes)
     require_output(options)
     targets = targets_of(options, recipes)
-    legacy.check_path(options.model)
+    if not is_tflite(options):
+        legacy.check_path(options.model)
     check_sources(options)
     _say_precision(options)
     model, recipes = _load(options, recipes)
@@ -115,6 +117,8 @@ def _say_precision(options) -> None:
 
 def _load(options, recipes: list[Recipe]):
     """The model, and the recipes with the shapes of its inputs and the ranges that it was trained with."""
+    if is_tflite(options):
+        return options.model, recipes
     import_modules(options.imports)
     source = read_model(options)
     model = source.model

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tfstruct.cli.spelled import number
 from tfstruct.convert.recipe import Recipe
-from tfstruct.errors import DataError, RecipeError
+from tfstruct.errors import DataError, ModelError, RecipeError
 from tfstruct.precisions import OF_FILES
 from tfstruct.samples import Preprocess
 
@@ -90,7 +90,7 @@ def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
     reports = [pathlib.Path(options.report)] if options.report else []
     if reports and reports[0].suffix not in (".html", ".json", ".md"):
         raise RecipeError(
-            "--report expects a name that ends in .html or .json, or in .md for a model card. "
+            "--report expects a name that ends in .md, for a model card, or one that ends in .html or .json. "
             f"Received: {options.report!r}."
         )
     arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
@@ -181,6 +181,23 @@ def _batch_size(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise RecipeError(f"--batch-size expects a number or 'dynamic'. Received: {text!r}.") from None
+
+
+def is_tflite(options) -> bool:
+    """Whether the model is a float .tflite file, looked at before TensorFlow loads.
+
+    Raises:
+        ModelError: there is no such file.
+        RecipeError: an option for Keras models only.
+    """
+    if not options.model.lower().endswith(".tflite"):
+        return False
+    if not os.path.isfile(options.model):
+        raise ModelError(f"There is no file {options.model}.")
+    for flag in ("optimize", "input_shape", "signature"):
+        if getattr(options, flag, None):
+            raise RecipeError(f"--{flag.replace('_', '-')} is for Keras models. Received a .tflite file.")
+    return True
 
 
 def read_model(options):

@@ -52,7 +52,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `rounding_choice.py`, `missing_kernels.py`: which weights GPTQ rounds; what stays in float or larger for want of a
   kernel
 - `tflite_model.py`: `TFLiteModel`: a file with its report
-- `source.py`, `keras_source.py`: what is converted: a Keras model, with what a twin of it was trained for
+- `source.py`, `keras_source.py`, `file_source.py`: what is converted: a Keras model, with what a twin of it was trained
+  for; a float `.tflite` file
 - `tflite.py`: `to_tflite`, `Converter`: the steps in order
 - `stored_kernels.py`: `dequantize`: the integer kernels of a file back in the Keras model, or those of a twin
 - `packing/huffman.py`: canonical Huffman codes, in lanes that are decoded side by side

@@ -30,11 +30,13 @@ class Signature:
         batch: the batch size that the model itself fixes; None where it leaves it open.
         call: `{name: batch of samples} -> {name: batch of outputs}`, at inference; layers that would draw random
             numbers there do not.
+        traceable: whether it is made of TensorFlow's operations.
     """
 
     inputs: tuple[TensorSpec, ...]
     batch: int | None
     call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+    traceable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -326,7 +326,12 @@ def _with_neighbours(found: list[Operator]) -> list[Operator]:
 
 def layers_by_name(op: Operator) -> tuple[str, ...]:
     """The layer in the name of an operator's result: tfstruct names tensors after layers."""
-    return (re.sub(r"(:\d+|_dequant|_quantized)+$", "", op.outputs[0]),) if op.outputs else ()
+    return (layer_in_name(op.outputs[0]),) if op.outputs else ()
+
+
+def layer_in_name(name: str) -> str:
+    """The layer in the name of a tensor."""
+    return re.sub(r"(:\d+|_dequant|_quantized)+$", "", name)
 
 
 def float_operators(found: Iterable[Operator]) -> list[Operator]:

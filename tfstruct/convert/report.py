@@ -55,6 +55,7 @@ class Report(reporting.OpenedReport):
         target: whether the file fits the target that was asked for.
         inputs, outputs: of the file: name, shape, dtype, scale and zero point.
         versions: of tfstruct and what the file was made with.
+        source: what it was made of, where that is no Keras model.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Report(reporting.OpenedReport):
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    source: str = ""
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -91,6 +93,7 @@ class Report(reporting.OpenedReport):
         check = self.verification
         rows = [
             ("model", f"{self.model}, {counted(self.parameters, 'parameter')}"),
+            *([("made from", self.source)] if self.source else []),
             ("precision", f"{self.precision} (by {self.engine})"),
             ("size", f"{self.size:,} bytes, {self.gzip_size:,} gzipped"),
             *(("takes", f"{port.name}: {port.described(True)}") for port in self.inputs),

@@ -76,4 +76,4 @@ class Source(Protocol):
         """See `trained.weight_limits`."""
 
     def said(self, recipe: Recipe) -> dict[str, Any]:
-        """Fields of the report: layers that were opened and that stayed closed."""
+        """Fields of the report: where it comes from, layers that were opened and that stayed closed."""

@@ -1,5 +1,6 @@
 """Tensors of a `.tflite` file named after their Keras layers, and each operator's layers."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -81,6 +82,32 @@ def rename(
             if tensor.name.decode() not in taken:
                 tensor.name = unique("tensor", number)
     return flatbuffer.write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}, holders
+
+
+def tidied(model: schema.ModelT) -> dict[str, tuple[str, ...]]:
+    """Gives every tensor of a float file from elsewhere a name of its own, as quantizers need: the first of the names
+    that the converter joined.
+
+    Returns:
+        For every tensor that an operator of the main graph makes its name as that of a layer, which it often holds.
+    """
+    _slice_half_read_splits(model)
+    _give_buffers_of_their_own(model)
+    taken: set[str] = set()
+    layers: dict[str, tuple[str, ...]] = {}
+    for number, graph in enumerate(model.subgraphs):
+        prefix = f"{flatbuffer.SUBGRAPH_PREFIX}{number}/" if number else ""
+        for tensor in graph.tensors:
+            base = prefix + (tensor.name.decode().split(";")[0] or "tensor")
+            names = itertools.chain([base], (f"{base}:{n}" for n in itertools.count(1)))
+            name = next(name for name in names if name not in taken)
+            taken.add(name)
+            tensor.name = name.encode()
+        for operator in graph.operators:
+            for index in operator.outputs:
+                name = graph.tensors[index].name.decode()
+                layers[name] = (flatbuffer.layer_in_name(name),)
+    return layers
 
 
 def _held(graph, index: int, border, output_layers, results) -> Iterator[str]:

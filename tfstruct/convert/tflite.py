@@ -31,6 +31,7 @@ from tfstruct.convert import (
 )
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.export import Signature
+from tfstruct.convert.file_source import FileSource
 from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.ports import ports_of
@@ -41,7 +42,7 @@ from tfstruct.convert.runtime import Latency, latency, processor
 from tfstruct.convert.source import FloatFile, Layers, Source
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.usage import versions
-from tfstruct.convert.verification import compare
+from tfstruct.convert.verification import compare, read_content
 from tfstruct.errors import DataError, VerificationError
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -58,7 +59,11 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def to_tflite(
-    model: keras.Model, recipe: Recipe | str | None = None, *, progress: Progress | None = None, **fields
+    model: keras.Model | str | os.PathLike | bytes,
+    recipe: Recipe | str | None = None,
+    *,
+    progress: Progress | None = None,
+    **fields,
 ) -> TFLiteModel:
     """Converts a Keras model to a `.tflite` file, and checks the file against the model.
 
@@ -66,7 +71,8 @@ def to_tflite(
 
     Args:
         model: Sequential, functional or subclassed (built); it is not changed. A `tfstruct.quantize.Twin` gives its
-            model with its trained ranges, in the precision of its scheme.
+            model with its trained ranges, in the precision of its scheme. Or the path or bytes of a float `.tflite`
+            file, which takes the place of the Keras model: its tensors stand for layers, none is opened or rewritten.
         recipe: what to do, a `Recipe` or the name of a precision; by default float32.
         progress: called with (stage, done, total), total None where it is unknown.
         fields: fields of the recipe by name, in place of the recipe's own.
@@ -122,7 +128,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | str | os.PathLike | bytes,
         timeout: float = 600.0,
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
@@ -130,9 +136,9 @@ class Converter(contextlib.AbstractContextManager):
         self.progress = progress or (lambda stage, done, total: None)
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
-        self._source: Source = KerasSource(model, self._process, self._stage)
         self._seconds: dict[str, float] = {}
         self._changes: list[str] = []
+        self._source: Source = self._source_of(model)
 
     def __enter__(self) -> "Converter":
         if self._owned:
@@ -142,6 +148,12 @@ class Converter(contextlib.AbstractContextManager):
     def __exit__(self, *exc):
         if self._owned:
             self._process.__exit__(*exc)
+
+    def _source_of(self, model: keras.Model | str | os.PathLike | bytes) -> Source:
+        if isinstance(model, str | os.PathLike | bytes):
+            name = "the file" if isinstance(model, bytes) else os.path.basename(model)
+            return FileSource(read_content(model), name, lambda: self._process, self._stage)
+        return KerasSource(model, self._process, self._stage)
 
     @contextlib.contextmanager
     def _stage(self, name: str, total: int | None = None):

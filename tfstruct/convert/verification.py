@@ -1,5 +1,6 @@
 """Does a `.tflite` file do what the Keras model does? Runs both on samples and compares."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -135,7 +136,7 @@ def verify(
     """Compares a `.tflite` file with the Keras model it came from, on real samples.
 
     Args:
-        model: the Keras model.
+        model: the Keras model; or the float `.tflite` that the file was made from, its bytes or path.
         tflite: a `TFLiteModel`, the bytes of a file, or its path.
         samples: anything `open_samples` takes, or `Samples` already open.
         labels: key, column, file or array of labels; by default those that `samples` carries.
@@ -157,8 +158,10 @@ def verify(
         64
     """
     from tfstruct.convert.export import signature_of
+    from tfstruct.convert.file_source import signature_of_file
 
-    signature = signature_of(model)
+    is_file = isinstance(model, str | os.PathLike | bytes)
+    signature = signature_of_file(read_content(model)) if is_file else signature_of(model)
     float_file: bytes | None = (reference or getattr(tflite, "reference", None)) if per_layer else None
     layers = getattr(tflite, "layers", {})
     content = read_content(tflite)
@@ -172,7 +175,7 @@ def verify(
     if float_file is not None:
         first = samples.take(_BATCH)
         samples = samples if samples.reiterable else first
-    with states_kept(model):
+    with contextlib.nullcontext() if is_file else states_kept(model):
         found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
     if float_file is not None:
         inputs = [{k: v[None] for k, v in s.inputs.items()} for s in first]
@@ -205,7 +208,7 @@ def compare(
     each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
     size = max(1, min(_BATCH, _MEMORY // max(1, each)))
     # Tracing a large model takes as long as a few calls step by step.
-    few = isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size
+    few = not signature.traceable or (isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size)
     # For a last batch of another size it would be traced anew. Where sizes are open, each shape is a batch of its own.
     fills = not few and not any(None in spec.shape for spec in signature.inputs)
     fixed = signature.batch
