@@ -17,6 +17,8 @@ from tfstruct.errors import ConversionError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.samples import Sample, TensorSpec
 
+# Operators whose results do not follow from what they read.
+_NO_FUNCTIONS = ("RANDOM", "MULTINOMIAL", "CALL", "IF", "WHILE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 _HALF = schema.TensorType.FLOAT16
 _SAID = (
     "{} (a .tflite file: what is said of Keras is said of that file; layers were neither opened nor rewritten, and the "
@@ -49,6 +51,7 @@ class FileSource:
         )
         self._content = flatbuffer.write(model)
         self._loaded = False
+        self._fixed: bytes | None = None  # with a batch of 1, and what follows from its sizes
 
     def signature(self, recipe: Recipe) -> Signature:
         self._load()
@@ -118,17 +121,16 @@ class FileSource:
                     "(--batch-size dynamic), which leaves them open, or convert to a float file of fixed sizes first."
                 )
         sizes = {port.shape[0] for port in inputs}
-        if recipe.batch_size in (*sizes, None) or (recipe.batch_size == 1 and None not in sizes):
-            return self._content
-        if recipe.batch_size != 1:
+        if recipe.batch_size not in (*sizes, None, 1):
             raise RecipeError(
                 f"`batch_size` is {recipe.batch_size}, but the file has {sorted(map(str, sizes))}. Expected 1, or None "
                 "for that of the file."
             )
-        model = flatbuffer.read(self._content)
-        for tensor in model.subgraphs[0].tensors:
-            tensor.shapeSignature = None  # the shape itself has 1 where the signature is open
-        return flatbuffer.write(model)
+        if recipe.batch_size is None and any(None in port.shape for port in inputs):
+            return self._content
+        if self._fixed is None:
+            self._fixed = _of_fixed_sizes(self._content)
+        return self._fixed
 
 
 def signature_of_file(content: bytes) -> Signature:
@@ -180,3 +182,44 @@ def _widen_halves(model: schema.ModelT) -> None:
         graph.operators = kept
         for operator in kept:
             operator.inputs = [plain.get(int(i), int(i)) for i in operator.inputs]
+
+
+def _of_fixed_sizes(content: bytes) -> bytes:
+    """The file with a batch of 1 where its own is open, and with constants in place of what is computed of sizes and
+    constants alone: quantizers have no integers for it."""
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+    for tensor in graph.tensors:
+        tensor.shapeSignature = None  # the shape itself has 1 where the signature is open
+    known = {i for i, tensor in enumerate(graph.tensors) if flatbuffer.is_constant(model, tensor)}
+    outputs = set(map(int, graph.outputs))
+    found: list[int] = []
+    kept = []
+    for op in graph.operators:
+        name = flatbuffer.operator_name(model, op)
+        read = {int(i) for i in op.inputs if i >= 0}
+        made = {int(i) for i in op.outputs}
+        follows = name == "SHAPE" or (bool(read) and read <= known and not name.startswith(_NO_FUNCTIONS))
+        if follows and not made & outputs:
+            known |= made
+            found += sorted(made)
+        else:
+            kept.append(op)
+    fixed = flatbuffer.write(model)
+    if not found:
+        return fixed
+    runtime = Runtime(fixed, intermediates=True)
+    runtime.run({port.name: port.zeros() for port in runtime.inputs})
+    read = {int(i) for op in kept for i in op.inputs}
+    for index in found:
+        tensor = graph.tensors[index]
+        value = runtime.tensor(tensor.name.decode()) if index in read else None
+        if value is not None:
+            tensor.shape = list(value.shape)
+            tensor.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            flatbuffer.set_constant(model, tensor, value)
+        elif index in read:
+            return fixed
+    graph.operators = kept
+    return flatbuffer.write(model)
