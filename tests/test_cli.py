@@ -263,7 +263,7 @@ def test_demo(capsys, monkeypatch, digits_model):
     monkeypatch.setattr(demonstration, "BUDGET", "macs=50%")
     assert cli.main(["--demo"]) == 0
     said = capsys.readouterr().out
-    assert "540 unseen ones" in said and "does prune_channels: channels go while the model trains" in said
+    assert "540 unseen ones" in said and "does auto: of the choices within the budget (macs " in said
     assert "budget (macs=0.5) met" in said
     assert all(f"│ {precision} " in said for precision in OF_FILES)
 

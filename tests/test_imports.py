@@ -23,6 +23,7 @@ ALLOWED = {
     "markup": set(),
     "reporting": {"errors", "files", "markup"},
     "quantize": {
+        "terminal",
         "reporting",
         "precisions",
         "budgets",
@@ -36,8 +37,9 @@ ALLOWED = {
     },
     "samples": {"errors"},
     "graph": {"errors", "files", "patterns", "tflite_operators"},
-    "analyze": {"reporting", "errors", "files", "former_names", "graph", "samples", "tflite_operators"},
+    "analyze": {"terminal", "reporting", "errors", "files", "former_names", "graph", "samples", "tflite_operators"},
     "convert": {
+        "terminal",
         "reporting",
         "tflite_operators",
         "precisions",
@@ -78,6 +80,7 @@ ALLOWED = {
     "augment": {"reporting", "errors"},
     "distill": {"reporting", "errors", "files", "graph", "samples", "surgery", "callbacks", "patterns"},
     "compression": {
+        "terminal",
         "precisions",
         "reporting",
         "budgets",
@@ -99,7 +102,7 @@ ALLOWED = {
     },
     "tfmot": {"errors", "callbacks", "graph", "quantize", "schedules"},
     "demo": set(),
-    "terminal": set(),
+    "terminal": {"arguments"},
     "__main__": {"cli"},
     "cli": {
         "precisions",

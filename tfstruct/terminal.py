@@ -1,13 +1,23 @@
-"""The terminal of the command: tables, a progress bar or lines, and silence from native libraries."""
+"""The terminal: tables, what a long call shows while it works, and silence from native libraries."""
 
 import contextlib
+import functools
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
-_SILENT = 30.0  # seconds within a stage until it has another line
+from tfstruct.arguments import require_one_of
+
+Verbose = str | int
+VERBOSE = ("auto", 0, 1, 2)
+Show = Callable[..., None]  # (stage, done=None, total=None, more="")
+Progress = Callable[[str, int, int | None], None]  # (stage, done, total), total None where it is unknown
+
+_SILENT_AT_FIRST, _SILENT = 5.0, 30.0  # seconds within a stage until it has another line: in the first minute, later
+_shown = threading.local()
 
 
 def console(stream):
@@ -19,71 +29,138 @@ def console(stream):
 
 
 class StageLines:
-    """A line for each stage of a long run, for logs: `[1:05] calibrate 0/500`; within a stage one every 30 seconds.
+    """A line for each stage of a long run, for logs: `[1:05] calibrate 0/500`; within a stage one every 5 seconds, and
+    after a minute every 30.
 
     Args:
-        stream: where they are written.
+        stream: where they are written; by default stderr as it is then.
+        after: seconds before the first line: what takes less is silent.
     """
 
-    def __init__(self, stream: TextIO):
-        self._stream, self._began = stream, time.monotonic()
-        self._stage, self._last = "", 0.0
+    def __init__(self, stream: TextIO | None = None, after: float = 0.0):
+        self._stream, self._after, self._began = stream, after, time.monotonic()
+        self._told, self._written, self._last = ("", ""), "", 0.0
+        self._lock = threading.Lock()
 
     def __call__(self, stage: str, done: int | None = None, total: int | None = None, more: str = "") -> None:
-        now = time.monotonic() - self._began
-        if stage == self._stage and now - self._last < _SILENT:
-            return
-        self._stage, self._last = stage, now
         count = "" if done is None or not (done or total) else f" {done:,}{'' if total is None else f'/{total:,}'}"
-        clock = f"[{int(now) // 60}:{int(now) % 60:02}]"
-        print(f"{clock} {stage}{count}{more}", file=self._stream, flush=True)
+        self._told = (stage, f"{count}{more}")
+        self.pulse()
+
+    def pulse(self) -> None:
+        """Writes where the run is, if the last line was another stage's or too long ago."""
+        with self._lock:
+            stage, more = self._told
+            now = time.monotonic() - self._began
+            silent = now - self._last >= (_SILENT if now > 60 else _SILENT_AT_FIRST)
+            if not stage or now < self._after or (stage == self._written and not silent):
+                return
+            self._written, self._last = stage, now
+            clock = f"[{int(now) // 60}:{int(now) % 60:02}]"
+            print(f"{clock} {stage}{more}", file=self._stream or sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator["StageLines"]:
+        """Lines also while nothing calls it."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(1.0):
+                self.pulse()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextlib.contextmanager
-def progress_bar(wanted: bool, lines: StageLines | None = None) -> Iterator:
-    """A progress bar on a terminal; in a pipe `lines`, or nothing. What it yields takes (stage, done, total)."""
-    if lines is not None or not wanted or not sys.stderr.isatty():
-        yield lines or (lambda stage, done, total: None)
+def display(verbose: Verbose = "auto", *, listens: bool = False, lines: StageLines | None = None) -> Iterator[Show]:
+    """What a long call shows while it works. Yields a function (stage, done, total, more) that is told where it is.
+
+    Args:
+        verbose: 0: nothing is shown. 1: a bar. 2: a line for each stage (`StageLines`). `"auto"`: nothing to a caller
+            who `listens`; else a bar on a terminal and in a notebook, and elsewhere lines, from the fifth second on. A
+            call within a call shows nothing of its own.
+        listens: whether the caller is told by a function of its own.
+        lines: to be written on, in place of new ones.
+
+    Raises:
+        ArgumentError: `verbose` is none of these.
+
+    Example:
+        >>> from tfstruct.terminal import StageLines, display
+        >>> with display(2, lines=StageLines(sys.stdout)) as show:
+        ...     show("count", 1, 2)
+        [0:00] count 1/2
+    """
+    require_one_of("verbose", verbose, VERBOSE)
+    if getattr(_shown, "now", False) or verbose == 0 or (verbose == "auto" and listens):
+        yield lambda stage, done=None, total=None, more="": None
         return
+    _shown.now = True
+    try:
+        if verbose == 1 or (verbose == "auto" and lines is None and _interactive()):
+            with _bar() as bar:
+                yield bar
+        else:
+            with (lines or StageLines(after=0.0 if verbose == 2 else _SILENT_AT_FIRST)).beating() as own:
+                yield own
+    finally:
+        _shown.now = False
+
+
+def silent(stage: str, done: int, total: int | None) -> None:
+    """A `Progress` that does nothing: nobody listens."""
+
+
+def shows_progress(function: Callable) -> Callable:
+    """A decorator of a function that has `progress`, a `Progress`, and `verbose`, see `display`: it gets a `progress`
+    that does what both say. None is `silent`; False in place of a function is `verbose=0`."""
+
+    @functools.wraps(function)
+    def call(*args, progress: Progress | bool | None = silent, verbose: Verbose = "auto", **kwargs):
+        if isinstance(progress, bool):
+            progress, verbose = None, verbose if progress else 0
+        listener = progress or silent
+        with display(verbose, listens=listener is not silent) as show:
+            show(function.__name__)
+
+            def told(stage: str, done: int, total: int | None) -> None:
+                show(stage, done, total)
+                listener(stage, done, total)
+
+            return function(*args, progress=told, **kwargs)
+
+    return call
+
+
+def _interactive() -> bool:
+    """Whether a bar can be drawn: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<14}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("load", total=None)
-        shown = ""
+        now = ""
 
-        def progress(stage: str, done: int, total: int | None) -> None:
-            nonlocal shown
-            if stage != shown:
+        def show(stage: str, done: int | None = None, total: int | None = None, more: str = "") -> None:
+            nonlocal now
+            if stage != now:
                 bar.reset(task, description=stage, total=total)
-                shown = stage
-            bar.update(task, completed=done, total=total)
+                now = stage
+            bar.update(task, description=f"{stage}{more}", completed=done or 0, total=total)
 
-        yield progress
-
-
-@contextlib.contextmanager
-def progress_line(wanted: bool, lines: StageLines | None = None) -> Iterator:
-    """A bar over steps of training with the stage, the time left and the best model up to now, on a terminal; in a pipe
-    `lines`, or nothing. What it yields takes a `tfstruct.compression.Progress`."""
-    if lines is not None:
-
-        def line(state) -> None:
-            lines(state.stage, state.done, state.total, str(state).removeprefix(state.stage))
-
-        yield line
-        return
-    if not wanted or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("load", total=None)
-        yield lambda state: bar.update(task, description=str(state), completed=state.done, total=state.total)
+        yield show
 
 
 @contextlib.contextmanager

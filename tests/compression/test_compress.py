@@ -64,7 +64,8 @@ def test_the_whole_chain_on_the_digits(digits_model, tmp_path):
     assert report.met and report.limits.misses(report.result) == ()
     assert report.result.macs <= 0.6 * report.original.macs
     assert len(made.file.content) == report.result.tflite_bytes <= 0.8 * report.plain.tflite_bytes
-    assert [stage.step.kind for stage in report.stages] == ["optimize", "prune_channels", "quantize"]
+    kinds = [stage.step.kind for stage in report.stages]
+    assert kinds[0] == "optimize" and kinds[-1] == "quantize" and len(kinds) > 2
     assert sum(stage.step.epochs for stage in report.stages) == 4
     assert all(decision.reason for decision in report.decisions)
     # The file is what the twin computes, and the report's figures are the file's.
@@ -76,7 +77,7 @@ def test_the_whole_chain_on_the_digits(digits_model, tmp_path):
     )
     assert report.widths["conv1"] == (16, made.model.get_layer("conv1").filters)
     assert CompressionReport.from_json(report.to_json()) == report
-    assert {"prune_channels", "quantize", "test"} <= {one.stage for one in told}
+    assert {"measure alternatives", "choose", *kinds, "test"} <= {one.stage for one in told}
     assert told[-1].best.tflite_bytes == report.result.tflite_bytes and "left" in str(told[-1])
     # Called again, it reads what it did.
     again = tfstruct.compress(
@@ -279,7 +280,7 @@ def test_every_step_by_hand(measured, decided, tmp_path):
 
 
 def with_4_bits(candidate: Candidate) -> bool:
-    return any(getattr(step, "tflite_bytes", None) is not None for step in candidate.strategy)
+    return any(step.uses_four_bits for step in candidate.strategy)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """How much a model loses when a group gives up a share of its channels, one group at a time."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,6 +21,7 @@ from tfstruct.graph import Graph, Group, fingerprint, open_and_trace
 from tfstruct.graph.blocks import atoms
 from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.samples.for_model import samples_of
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -83,6 +83,7 @@ class Sensitivity(Plotted, OpenedReport):
 
 
 @in_inference
+@shows_progress
 def sensitivity(
     model,
     data,
@@ -95,7 +96,8 @@ def sensitivity(
     groups: Sequence[str] | None = None,
     path: str | os.PathLike | None = None,
     batch_size: int = 64,
-    progress: bool = True,
+    progress: Progress | bool = silent,
+    verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> Sensitivity:
     """Masks, group by group and ratio by ratio, the least important units, and measures what is left of the model.
@@ -117,7 +119,8 @@ def sensitivity(
         groups: names of the groups to look at; by default all that are prunable.
         path: a JSON file that holds the results so far, written whole after every group. If it is there, only what is
             missing is computed.
-        progress: show a progress bar on the terminal.
+        progress: called with (stage, measurements done, measurements in all); True and False: whether a bar is shown.
+        verbose: what is shown while it works, see `tfstruct.compress`.
         open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
@@ -155,17 +158,18 @@ def sensitivity(
     missing = [(g, r) for g in chosen for r in ratios if str(r) not in state["groups"].get(g, {})]
     if missing:
         scores = unit_scores(graph, criterion, data=(x, y), loss=loss, missing="keep")
-    with _bar(progress and bool(missing), len(missing)) as advance:
-        for group in dict.fromkeys(g for g, _ in missing):
-            for ratio in [r for g, r in missing if g == group]:
-                gone = _least_important(chosen[group], scores, ratio)
-                keep = np.ones(graph.units.count, bool)
-                keep[gone] = False
-                with masked(graph, keep):
-                    value = score(y, outputs())
-                state["groups"].setdefault(group, {})[str(ratio)] = [value, len(gone)]
-                advance(group)
-            _write(path, {**header, **state})
+    done = 0
+    for group in dict.fromkeys(g for g, _ in missing):
+        for ratio in [r for g, r in missing if g == group]:
+            gone = _least_important(chosen[group], scores, ratio)
+            keep = np.ones(graph.units.count, bool)
+            keep[gone] = False
+            with masked(graph, keep):
+                value = score(y, outputs())
+            state["groups"].setdefault(group, {})[str(ratio)] = [value, len(gone)]
+            done += 1
+            progress("sensitivity", done, len(missing))  # type: ignore[operator]  # a bool is none any more
+        _write(path, {**header, **state})
     results = {g: [state["groups"][g][str(r)] for r in ratios] for g in chosen}
     return Sensitivity(
         model=model.name,
@@ -230,17 +234,3 @@ def _read(path, header: dict) -> dict:
 def _write(path, state: dict) -> None:
     if path is not None:
         write_atomic(path, json.dumps(state, indent=1).encode())
-
-
-@contextlib.contextmanager
-def _bar(wanted: bool, total: int):
-    """A progress bar, moved on by what it yields: a function of the group's name."""
-    if not wanted:
-        yield lambda group: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sensitivity", total=total)
-        yield lambda group: bar.update(task, advance=1, description=group)

@@ -14,10 +14,10 @@ from tfstruct.cli.arguments import (
 )
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import check_sources, import_modules, preprocess_of, read_model, require_output, targets_of
-from tfstruct.cli.showing import is_shown, stages_of
+from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, RecipeError
-from tfstruct.terminal import console, progress_line
+from tfstruct.terminal import console
 
 # What the budget decides, or what is there for conversions only.
 _OTHERS = (
@@ -54,16 +54,18 @@ def compress(options) -> int:
     model = read_model(options).model
 
     from tfstruct.compression import compress
+    from tfstruct.compression.progress import told_by
 
     status = FINE
-    with progress_line(is_shown(options), stages_of(options)) as progress:
+    with display_of(options) as show:
         try:
             made = compress(
                 model, options.train, options.validation, budget,
                 strategy=_strategy(options.strategy),
                 test=options.test, epochs=options.epochs, learning_rate=options.learning_rate,
                 target=options.target or "mobile", metric=options.metric, labels=options.labels,
-                preprocess=preprocess_of(options), workdir=options.workdir, seed=options.seed, progress=progress,
+                preprocess=preprocess_of(options), workdir=options.workdir, seed=options.seed,
+                progress=told_by(show), verbose=0,
             )  # fmt: skip
         except BudgetError as error:
             if error.best is None:

@@ -28,10 +28,10 @@ from tfstruct.cli.options import (
     require_output,
     targets_of,
 )
-from tfstruct.cli.showing import is_shown, stages_of
+from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError, RecipeError, VerificationError
-from tfstruct.terminal import console, progress_bar
+from tfstruct.terminal import console
 
 
 def convert_arguments(parser) -> None:
@@ -81,8 +81,8 @@ def convert(options) -> int:
 
     made, written, status = [], [], FINE
     with (
-        progress_bar(is_shown(options), stages_of(options)) as progress,
-        Converter(model, options.timeout, progress) as converter,
+        display_of(options) as show,
+        Converter(model, options.timeout, show) as converter,
     ):
         for recipe, target in zip(recipes, targets, strict=True):
             try:

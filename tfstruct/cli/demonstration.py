@@ -4,11 +4,11 @@ import json
 import sys
 
 from tfstruct.cli.exit_status import FINE
-from tfstruct.cli.showing import is_shown, stages_of
+from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import RecipeError
 from tfstruct.precisions import OF_FILES
-from tfstruct.terminal import console, progress_bar, progress_line
+from tfstruct.terminal import console
 
 BUDGET, EPOCHS = "accuracy_drop=3%,macs=50%", 12
 _VALIDATION = 257  # of the training images: what choices are made on
@@ -29,26 +29,26 @@ def demo(options) -> int:
     if options.model or options.output or options.calibration or options.target or options.all_precisions:
         raise RecipeError("--demo brings its own model and data and writes no file. Use it alone, or with --json.")
     from tfstruct.compression import compress
+    from tfstruct.compression.progress import told_by
     from tfstruct.convert import Converter
     from tfstruct.convert.report import comparison
 
     (x, y), test = digits.digits()
-    shown, lines = is_shown(options), stages_of(options)
-    with progress_bar(shown, lines) as progress:
-        progress("train", 0, None)
-        whole = digits.train(x, y)
     train, validation = (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
-    with progress_line(shown, lines) as progress:
-        made = compress(
-            whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=progress
-        )
     recipes = [Recipe(precision=p, calibration=x, calibrator="percentile", verification=test) for p in OF_FILES]
-    with progress_bar(shown, lines) as progress, Converter(made.model, options.timeout, progress) as converter:
-        reports = [converter.convert(recipe).report for recipe in recipes]
+    with display_of(options) as show:
+        show("train")
+        whole = digits.train(x, y)
+        made = compress(
+            whole, train, validation, BUDGET, test=test, epochs=EPOCHS, learning_rate=3e-3, progress=told_by(show),
+            verbose=0,
+        )  # fmt: skip
+        with Converter(made.model, options.timeout, show) as converter:
+            reports = [converter.convert(recipe).report for recipe in recipes]
     if options.json:
         compressed = made.report.to_dict()
         print(json.dumps({"compression": compressed, "precisions": [r.to_dict() for r in reports]}, indent=1))
-    elif shown:
+    elif not options.quiet:
         screen = console(sys.stdout)
 
         def say(text: str) -> None:

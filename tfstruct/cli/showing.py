@@ -1,12 +1,13 @@
 """What commands print and write: reports as the library makes them, and where a long run is."""
 
+import contextlib
 import json
 import pathlib
 import sys
 from collections.abc import Iterable
 
 from tfstruct.errors import RecipeError
-from tfstruct.terminal import StageLines, console
+from tfstruct.terminal import Show, StageLines, console, display
 
 REPORTS = (".html", ".json", ".md", ".txt", ".csv")
 
@@ -22,6 +23,14 @@ def stages_of(options) -> StageLines | None:
         return None
     stream = sys.stderr if options.json else sys.stdout
     return StageLines(stream) if options.verbose or not sys.stderr.isatty() else None
+
+
+def display_of(options) -> contextlib.AbstractContextManager[Show]:
+    """What a command shows while it works: a bar on a terminal, lines in a log, nothing where nothing is shown."""
+    lines = stages_of(options)
+    if lines is not None:
+        return display(2, lines=lines)
+    return display(int(is_shown(options) and sys.stderr.isatty()))
 
 
 def check_report(options) -> list[pathlib.Path]:

@@ -33,6 +33,7 @@ From the bottom up:
 - `alternatives/front.py`: the choices of least damage over all values of one limit, as a report
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,
   alone in its region, taught by the original
+- `alternatives/rivals.py`: choices of other kinds that lose little more
 - `alternatives/choosing.py`: the choices of least damage as strategies, drafted, tried, with reasons
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met
 - `outlook.py`, `strategy.py`: what steps look at before they propose; `decide`: their proposals as one strategy, with
@@ -45,6 +46,7 @@ From the bottom up:
 - `search/searching.py`: `Search`, `search_strategies`: what is tried is a function of seed and earlier generations,
   never of time
 - `search/pareto.py`, `search/search_report.py`: who beats whom; the front as text, table, picture
+- `automatic.py`: what `strategy="auto"` does
 - `mistakes.py`, `report_extras.py`: where the file goes wrong on the validation data; what the report shows besides
   figures
 - `report_pictures.py`, `report_page.py`, `model_card.py`: the report drawn, as one HTML page, as Markdown

@@ -9,27 +9,25 @@ from typing import Any
 import keras
 
 from tfstruct.augment import Pipeline
-from tfstruct.compression.alternatives.choosing import measured_strategy
+from tfstruct.compression.automatic import Made, automatic, completed
 from tfstruct.compression.budget import Budget
-from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
-from tfstruct.compression.folder import WorkingFolder
-from tfstruct.compression.progress import Progress
+from tfstruct.compression.progress import Progress, told_by
 from tfstruct.compression.report_extras import report_extras
 from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.strategy import decide
 from tfstruct.compression.task import Settings, Task
 from tfstruct.convert.runtime import processor
 from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.graph import trace
 from tfstruct.samples import Preprocess
+from tfstruct.terminal import Verbose, display
 
-BY_NAME = ("auto", "measured", "search")
-_STRATEGIES = "`strategy` must be 'auto', 'measured', 'search', or a list of steps. Received: {}."
+BY_NAME = ("auto", "search")
+_STRATEGIES = "`strategy` must be 'auto', 'search', or a list of steps. Received: {}."
 
 
 def compress(
@@ -56,6 +54,7 @@ def compress(
     workdir: str | os.PathLike | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> Compressed:
     """Makes a trained model small and fast within a budget, and writes its verified `.tflite` file.
@@ -75,12 +74,11 @@ def compress(
             `tf.data.Dataset`, which is streamed, augmentation and all. Without labels the original alone teaches.
         validation: the same, other samples.
         budget: see `Budget`. Without a figure (an `accuracy_drop` alone) channels go as long as the drop allows.
-        strategy: `"auto"`, or the steps in order: names or objects of `tfstruct.compression.steps`. What a step leaves
-            open (its epochs, the budget of its channels) is decided as for `"auto"`. `"search"`, or a `Search`: the
-            best of many that are tried, see `search_strategies`; each trains for `epochs`. `"measured"`: what each
-            alternative of each part of the model costs and loses is measured, and the best choice within all limits
-            together is taken (`alternatives.choosing.measured_strategy`); it needs a limit on a figure, and deciding
-            takes longer than with `"auto"`.
+        strategy: `"auto"`: what each alternative of each part of the model costs and loses is measured, and the best
+            choice within all limits together is taken (`compression.automatic`). Or the steps in order: names or
+            objects of `tfstruct.compression.steps`; what a step leaves open (its epochs, the budget of its channels) is
+            filled in. `"search"`, or a `Search`: the best of many that are tried, see `search_strategies`; each trains
+            for `epochs`.
         test: what the result is judged on, once, where it meets the budget.
         epochs: of training in all; 0: nothing is trained, which costs accuracy. Where the strategy that is decided on
             has weights of 4 bits and misses the budget, a second one without them is trained for as many.
@@ -99,6 +97,8 @@ def compress(
             killed, `compress` goes on from there to the same result. None: a temporary one.
         seed: of everything that is drawn.
         progress: called with a `Progress`.
+        verbose: what is shown while it works: 0: nothing; 1: a bar; 2: lines; `"auto"`: nothing where `progress` is
+            given, else a bar on a terminal and in a notebook, and elsewhere lines, from the fifth second on.
         open_layers: `"auto"`: custom layers are opened (`tfstruct.surgery.open_layers`) and stay so in the result;
             False: none is.
 
@@ -123,21 +123,20 @@ def compress(
     settings = Settings(
         epochs, batch_size, learning_rate, distillation, temperature, target, calibrator, seed
     )  # fmt: skip
-    with Task(
+    with display(verbose, listens=progress is not None) as show, Task(
         model, train, validation, budget, settings=settings, loss=loss, metric=metric,
         greater_is_better=greater_is_better, labels=labels, preprocess=preprocess, augment=augment, workdir=workdir,
-        progress=progress, strategy="search" if isinstance(steps, Search) else steps, open_layers=open_layers,
+        progress=_both(progress, told_by(show)), strategy="search" if isinstance(steps, Search) else steps,
+        open_layers=open_layers,
     ) as task:  # fmt: skip
         tested = None if test is None else task.open_test(test)
         if isinstance(steps, Search):
             made, decisions, tried = _searched(task, steps)
-        elif steps == "measured":
-            chosen = measured_strategy(task)
-            made, decisions, tried = carry_out(task, chosen.steps), chosen.decisions, ()
         elif steps == "auto":
-            made, decisions, tried = _best_of_two(task)
+            made, decisions, tried = automatic(task)
         else:
-            decided, decisions = _decided(task, steps)
+            assert not isinstance(steps, str)
+            decided, decisions = completed(task, steps)
             made, tried = carry_out(task, decided), ()
         decisions += tuple(Decision(step.kind, False, why) for step, why in made.dropped)
         report = _report(task, made, decisions, started, tested, tried)
@@ -150,6 +149,15 @@ def compress(
             best=result,
         )
     return result
+
+
+def _both(progress, shown) -> Callable[[Progress], None]:
+    def told(state: Progress) -> None:
+        shown(state)
+        if progress is not None:
+            progress(state)
+
+    return told
 
 
 def _given(strategy) -> "str | tuple[Step, ...] | Search":
@@ -169,44 +177,7 @@ def _given(strategy) -> "str | tuple[Step, ...] | Search":
     return steps
 
 
-def _best_of_two(task: Task) -> tuple[StrategyResult, tuple[Decision, ...], tuple[Candidate, ...]]:
-    """What is decided on; where that has weights of 4 bits and misses the budget, the same without them, if better."""
-    decided, decisions = _decided(task, "auto")
-    first = carry_out(task, decided)
-    missed = task.limits.misses(first.candidate)
-    if not missed or not any(step.uses_four_bits for step in decided):
-        return first, decisions, ()
-    folder = task.folder.inner("8-bits")
-    decided, others = _decided(task, "auto", folder, four_bits=False)
-    second = carry_out(task, decided, folder)
-    if task.limits.misses(second.candidate) and not task.limits.prefers(second.candidate, first.candidate):
-        why = f"a strategy without weights of 4 bits is no better: {second.candidate}"
-        return first, (*decisions, Decision("auto", False, why)), _figures(second)
-    why = f"a first strategy, with weights of 4 bits, missed the budget: {'; '.join(missed)}"
-    return second, (Decision("auto", True, why), *others), _figures(first)
-
-
-def _figures(made: StrategyResult) -> tuple[Candidate, ...]:
-    return tuple(stage.candidate for stage in made.stages)
-
-
-def _decided(
-    task: Task, steps, folder: WorkingFolder | None = None, **options
-) -> tuple[tuple[Step, ...], tuple[Decision, ...]]:
-    """The strategy, decided once: measured latencies would decide otherwise the second time."""
-    folder = folder or task.folder
-    stored = folder.read("strategy.json")
-    if stored is None:
-        task.progress.stage("decide")
-        decided, decisions = decide(task, None if steps == "auto" else steps, **options)
-        stored = {
-            "steps": [step.to_dict() for step in decided], "decisions": [dataclasses.asdict(one) for one in decisions]
-        }  # fmt: skip
-        folder.write("strategy.json", stored)
-    return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
-
-
-def _searched(task: Task, search: Search) -> tuple[StrategyResult, tuple[Decision, ...], tuple[Candidate, ...]]:
+def _searched(task: Task, search: Search) -> Made:
     """What the best trial made, and the figures of all."""
     found = search_strategies(task, search)
     best = found.best

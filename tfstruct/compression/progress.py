@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from tfstruct.compression.candidate import Candidate
+from tfstruct.terminal import Show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Progress:
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
         return f"{self.stage}{left}{'' if self.best is None else f'; {self.best}'}"
+
+
+def told_by(show: Show) -> Callable[[Progress], None]:
+    """A listener that shows a run on a `terminal.display`."""
+    return lambda state: show(state.stage, state.done, state.total, str(state).removeprefix(state.stage))
 
 
 class ProgressReporter:

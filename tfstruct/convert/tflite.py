@@ -6,7 +6,7 @@ import gzip
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -46,6 +46,7 @@ from tfstruct.convert.verification import compare, read_content
 from tfstruct.errors import DataError, VerificationError
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 # Samples held in memory: for verification by default, and for second-order rounding.
 _KEPT = 256
@@ -55,14 +56,14 @@ _LOOKED_AT = (4, 16)
 _VALUES_LOOKED_AT = 1 << 26
 _RANDOM = "random inputs (no data was given)"
 
-Progress = Callable[[str, int, int | None], None]
 
-
+@shows_progress
 def to_tflite(
     model: keras.Model | str | os.PathLike | bytes,
     recipe: Recipe | str | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     **fields,
 ) -> TFLiteModel:
     """Converts a Keras model to a `.tflite` file, and checks the file against the model.
@@ -75,6 +76,7 @@ def to_tflite(
             file, which takes the place of the Keras model: its tensors stand for layers, none is opened or rewritten.
         recipe: what to do, a `Recipe` or the name of a precision; by default float32.
         progress: called with (stage, done, total), total None where it is unknown.
+        verbose: what is shown while it works, see `tfstruct.compress`.
         fields: fields of the recipe by name, in place of the recipe's own.
 
     Returns:

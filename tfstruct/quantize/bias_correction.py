@@ -19,17 +19,19 @@ from tfstruct.graph.opening import open_by_itself
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.graph.wiring import Remake
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
-from tfstruct.quantize.calibration import Progress, calibrate
+from tfstruct.quantize.calibration import calibrate
 from tfstruct.quantize.preactivations import channels_axis, moments
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
 from tfstruct.samples.for_model import samples_of
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def correct_bias(
     model: keras.Model,
     data,
@@ -37,7 +39,8 @@ def correct_bias(
     *,
     calibrator: str = "minmax",
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     report: Callable[[BiasCorrection], None] | None = None,
     open_layers: str | bool = "auto",
 ) -> keras.Model:
@@ -54,6 +57,7 @@ def correct_bias(
         scheme: what the biases shall make up for: a precision, or a `Scheme`; by default that of the twin, or int8.
         calibrator: for the ranges of a model that is no twin.
         progress: called with (stage, layers done, layers in all).
+        verbose: what is shown while it works, see `tfstruct.compress`.
         report: called with the shifts, and with the kernels whose bias was left alone, and why: `report=print`.
         open_layers: `"auto"` opens custom layers, so that biases inside are corrected too: they are opened in the new
             model. False: none. See `calibrate`.
@@ -88,8 +92,7 @@ def correct_bias(
         bias = last.beta if isinstance(last, layers.BatchNormalization) else last.bias
         bias.assign_add(shift.reshape(bias.shape).astype("float32"))
         rows.append(CorrectedBias.of(means.rounding_points.paths[id(op)], shift, deviation))
-        if progress is not None:
-            progress("correct biases", done, len(means.layers))
+        progress("correct biases", done, len(means.layers))
     done = BiasCorrection(
         made.scheme.precision, tuple(rows), tuple(means.left), opened=opened.opened, opaque=opened.closed
     )

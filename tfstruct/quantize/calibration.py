@@ -1,7 +1,6 @@
 """`calibrate`: ranges of activations from data, for a model that was trained in float."""
 
 import warnings
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -22,12 +21,12 @@ from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
 from tfstruct.samples.for_model import samples_of
-
-Progress = Callable[[str, int, int | None], None]
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def calibrate(
     model: keras.Model,
     data,
@@ -36,7 +35,8 @@ def calibrate(
     *,
     percentile: float = 99.99,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> Twin:
     """Builds a twin of a trained model whose activation ranges are measured on data; no weight changes.
@@ -52,6 +52,7 @@ def calibrate(
         calibrator: `"minmax"`, `"moving_average"` (of each sample's ends), `"percentile"`, `"mse"` or `"entropy"`.
         percentile: share of the values, in percent, that `calibrator="percentile"` keeps on either side.
         progress: called with (stage, samples done, samples in all or None where only reading tells).
+        verbose: what is shown while it works, see `tfstruct.compress`.
         open_layers: `"auto"` opens custom layers, so that the values inside are rounded as in the file
             (`tfstruct.surgery.open_layers`); the report says which, and why others stay closed. False: none.
 
@@ -87,7 +88,7 @@ def calibrate(
 
 
 def _observed(
-    values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress | None
+    values: "Values", data, name: str, percentile: float, batch_size: int, progress: Progress
 ) -> dict[str, tuple[float, float]]:
     """Group -> (low, high), where values were seen."""
     samples = samples_of(values.rounding_points.graph.model, data)
@@ -107,8 +108,7 @@ def _observed(
                 for sample in value if len(value) == batch.size else [value]:
                     one.update(sample)
         done += batch.size
-        if progress is not None:
-            progress("calibrate", done, samples.count)
+        progress("calibrate", done, samples.count)
     found = {group: usable(*one.range()) for group, one in calibrators.items()}
     return {group: ends for group, ends in found.items() if ends is not None}
 

@@ -14,16 +14,18 @@ from tfstruct.former_names import formerly
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import TO_CHOOSE
-from tfstruct.quantize.calibration import Progress, calibrate
+from tfstruct.quantize.calibration import calibrate
 from tfstruct.quantize.fused import fused
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
 from tfstruct.quantize.simulation import Simulation, stored
 from tfstruct.samples.for_model import samples_of
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def sensitivity(
     model: keras.Model,
     data,
@@ -34,7 +36,8 @@ def sensitivity(
     loss=None,
     calibrator: str = "minmax",
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> QuantizationSensitivity:
     """Quantizes each layer alone (its weights and its output), and measures how far the model's outputs move.
@@ -53,6 +56,7 @@ def sensitivity(
         loss: for `metric="loss"`; by default the one the model is compiled with.
         calibrator: see `calibrate`.
         progress: called with (stage, measurements done, measurements in all).
+        verbose: what is shown while it works, see `tfstruct.compress`.
         open_layers: `"auto"` opens custom layers, so that layers inside are seen too; False: none. See `calibrate`.
 
     Returns:
@@ -81,8 +85,7 @@ def sensitivity(
         outputs = alone[precision].outputs(layer.path, flat, batch_size)
         value = None if score is None else score(y, outputs)
         rows.append(LayerSensitivity(layer.path, layer.paths, precision, sqnr(reference, outputs), value))
-        if progress is not None:
-            progress("sensitivity", done, len(todo))
+        progress("sensitivity", done, len(todo))
     return QuantizationSensitivity(
         model.name, len(flat[0]), name, baseline, tuple(rows), opened=opened.opened, opaque=opened.closed
     )

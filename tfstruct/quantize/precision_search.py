@@ -15,7 +15,6 @@ from tfstruct.former_names import formerly
 from tfstruct.graph import trace
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import OF_FILES, PRECISIONS, TO_CHOOSE
-from tfstruct.quantize.calibration import Progress
 from tfstruct.quantize.fused import Fused, fused
 from tfstruct.quantize.layer_sensitivity import sensitivity
 from tfstruct.quantize.precision_report import ChosenPrecision, PrecisionReport
@@ -23,6 +22,7 @@ from tfstruct.quantize.rounding_points import RoundingPoints
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import QuantizationSensitivity
 from tfstruct.samples.for_model import samples_of
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 _BUDGETS = ("tflite_bytes", "latency_us")
 # Costs are counted in so many steps up to the budget, rounded up.
@@ -32,6 +32,7 @@ Latency = Callable[[keras.Model, Scheme], float]
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def mixed_precision(
     model: keras.Model,
     data,
@@ -42,7 +43,8 @@ def mixed_precision(
     known: QuantizationSensitivity | None = None,
     calibrator: str = "minmax",
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> Scheme:
     """Returns a scheme with a precision for each layer that meets a budget and adds the least error to the outputs.
@@ -64,6 +66,7 @@ def mixed_precision(
             layer and precision, and once or a few times for the result.
         known: what `sensitivity` measured for these precisions, if it has been.
         calibrator, batch_size, progress: of `sensitivity`.
+        verbose: what is shown while it works, see `tfstruct.compress`.
         open_layers: `"auto"` opens custom layers, so that layers inside have a precision of their own; `latency` gets
             the opened model. False: none.
 
@@ -124,8 +127,7 @@ def mixed_precision(
     for done, (layer, own) in enumerate(zip(layers, choices, strict=True), 1):
         single = {precision: _scheme(default, [layer], [precision]) for precision in own}
         costs.append({p: 0.0 if scheme == base else latency(model, scheme) - whole for p, scheme in single.items()})
-        if progress is not None:
-            progress("latency", done, len(layers))
+        progress("latency", done, len(layers))
     aim = limit
     while chosen := _chosen(aim, whole, choices, costs):
         found = _scheme(default, layers, chosen)

@@ -14,7 +14,7 @@ from tfstruct.former_names import formerly
 from tfstruct.graph import rewire, trace
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.quantize import rounding
-from tfstruct.quantize.calibration import Progress, calibrate
+from tfstruct.quantize.calibration import calibrate
 from tfstruct.quantize.grids import LearnedGrid
 from tfstruct.quantize.integer_kernels import folded_factor
 from tfstruct.quantize.preactivations import channels_axis
@@ -27,6 +27,7 @@ from tfstruct.quantize.subgraphs import Subgraph, Values, blocks, execute, opera
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
 from tfstruct.samples.for_model import samples_of
+from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 # Samples of a unit are held in memory: so many bytes of what it reads and makes, at most.
 _MOST_BYTES = 1 << 30
@@ -36,6 +37,7 @@ _BETA = (20.0, 2.0)
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def adaround(
     model: keras.Model,
     data,
@@ -47,7 +49,8 @@ def adaround(
     pull: float = 50.0,
     calibrator: str = "percentile",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     report: Callable[[Reconstruction], None] | None = None,
     open_layers: str | bool = "auto",
 ) -> Twin:
@@ -72,6 +75,7 @@ def adaround(
         calibrator: for the ranges of a model that is no twin.
         seed: of the batches.
         progress: called with (stage, steps done, steps in all).
+        verbose: what is shown while it works, see `tfstruct.compress`.
         report: called with the error of each layer before and after: `report=print`.
         open_layers: `"auto"` opens custom layers, so that kernels inside are learned too; False: none. See `calibrate`.
 
@@ -96,6 +100,7 @@ def adaround(
 
 @formerly(observer="calibrator")
 @in_inference
+@shows_progress
 def blockwise(
     model: keras.Model,
     data,
@@ -108,7 +113,8 @@ def blockwise(
     pull: float = 50.0,
     calibrator: str = "percentile",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
+    verbose: Verbose = "auto",
     report: Callable[[Reconstruction], None] | None = None,
     open_layers: str | bool = "auto",
 ) -> Twin:
@@ -217,8 +223,7 @@ class _Work:
         for number, (part, grids) in enumerate(todo):
 
             def after_step(step, number=number):
-                if progress is not None:
-                    progress(stage, number * steps + step, len(todo) * steps)
+                progress(stage, number * steps + step, len(todo) * steps)
 
             rows.append(self._reconstruct(part, grids, after_step, steps=steps, **options))
         self.made.simulation.assign(self.learned.values())

@@ -1,7 +1,11 @@
 """A strategy chosen from alternatives that were measured: the choice of least damage, drafted, tried, with reasons."""
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tfstruct.compression.alternatives.alternative import At, Part
 from tfstruct.compression.alternatives.cost_table import CostTable
@@ -10,10 +14,12 @@ from tfstruct.compression.alternatives.damage import Damages, measure_damages
 from tfstruct.compression.alternatives.latency_tables import latency_tables
 from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of, steps_of
 from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes, Times
+from tfstruct.compression.alternatives.rivals import rivals
 from tfstruct.compression.alternatives.solver import Choice, choose, more_in_words
 from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
+from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.sizing import graph_limits, size_limit
 from tfstruct.compression.steps.optimizing import Optimize
 from tfstruct.compression.steps.quantizing import Quantize
@@ -79,8 +85,11 @@ def tables_of(task: Task, parts: Sequence[Part], times: Times | None = None) -> 
 
 
 def planned_limits(task: Task) -> dict[str, float]:
-    """The limits of a task in figures of cost tables: gzip and arena by what the plain file says of them."""
-    found = graph_limits(task)
+    """The limits of a task in figures of cost tables, also those that the original meets, as an alternative may exceed
+    them: gzip and arena by what the plain file says of them."""
+    figures = task.limits.figures
+    found = {name: figures[name] for name in ("macs", "params", "peak_memory", "latency_us") if name in figures}
+    found |= graph_limits(task)
     if {"tflite_bytes", "gzip_bytes"} & task.limits.figures.keys():
         found["tflite_bytes"] = size_limit(task)
     return found
@@ -98,10 +107,9 @@ def choose_strategies(
     epochs: int | None = None,
     lacking: Collection[str] = (),
 ) -> tuple[Chosen, ...]:
-    """The best choices within the limits of a task, as strategies, the best first.
+    """The choice of least damage within the limits of a task, and `rivals` of other kinds, as strategies.
 
-    The file of the best one is drafted: where it exceeds a limit of the file, that limit is lowered by as much, and
-    chosen again.
+    The file of each is drafted; where it exceeds a limit, that limit is lowered by as much, and chosen again.
 
     Args:
         task: what has to be done.
@@ -120,20 +128,57 @@ def choose_strategies(
     unknown = tuple(name for name in limits if name not in known)
     limits = {name: value for name, value in limits.items() if name in known}
     out = {*excluded, *damages.failed}
+    asked = functools.partial(
+        choose, parts, tables, damages.parts, pairs=damages.pairs, conflicts=conflicts_of(parts)
+    )  # fmt: skip
+    first = _within_limits(task, parts, functools.partial(asked, fixed=fixed, excluded=out), limits)
+    found = [first]
+    if count > 1:
+        briefly = functools.partial(asked, runners_up=0, prices=False)
+        for rival in rivals(
+            first.choice, parts, damages.parts, functools.partial(briefly, first.limits), fixed=fixed, excluded=out
+        ):
+            if len(found) == count:
+                break
+            again = functools.partial(briefly, fixed=rival.fixed, excluded=rival.excluded)
+            with contextlib.suppress(BudgetError):  # its file is larger than predicted, and nothing like it is smaller
+                found.append(_within_limits(task, parts, again, first.limits))
+    epochs = task.settings.epochs if epochs is None else epochs
+    made = []
+    for one in found:
+        chosen = _chosen(epochs, parts, damages, one.choice, one.limits)
+        notes = tuple(Decision("auto", False, note) for note in _notes(parts, damages, lacking, unknown, one.exceeds))
+        made.append(dataclasses.replace(chosen, decisions=(*chosen.decisions, *notes)))
+    return tuple(made)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drafted:
+    """A choice whose file was drafted.
+
+    Attributes:
+        choice: the last one.
+        limits: it was chosen within.
+        exceeds: figure of the file -> by what factor its draft is beyond the limit of the task, where it is.
+    """
+
+    choice: Choice
+    limits: Mapping[str, float]
+    exceeds: Mapping[str, float]
+
+
+def _within_limits(
+    task: Task, parts: Sequence[Part], asked: Callable[[Mapping[str, float]], Choice], limits: Mapping[str, float]
+) -> _Drafted:
+    """What is chosen within limits that are lowered until its draft is within those of the task."""
     for _ in range(_DRAFTS):
         within = limits
-        best = choose(
-            parts, tables, damages.parts, within, pairs=damages.pairs, conflicts=conflicts_of(parts), fixed=fixed,
-            excluded=out, runners_up=count - 1,
-        )  # fmt: skip
-        factors = {name: factor for name, factor in _drafted(task, parts, best).items() if factor > 1}
-        if not factors:
+        found = asked(within)
+        exceeds = {name: factor for name, factor in _drafted(task, parts, found).items() if factor > 1}
+        if not exceeds:
             break
-        limits = {name: limits[name] * min(_MARGIN / factors.get(name, _MARGIN), 1.0) for name in limits}
-    epochs = task.settings.epochs if epochs is None else epochs
-    made = [_chosen(epochs, parts, damages, one, within) for one in (best, *best.runners_up)]
-    notes = tuple(Decision("auto", False, note) for note in _notes(parts, damages, lacking, unknown, factors))
-    return tuple(dataclasses.replace(one, decisions=(*one.decisions, *notes)) for one in made)
+        limits = {name: limits[name] * min(_MARGIN / exceeds.get(name, _MARGIN), 1.0) for name in limits}
+    return _Drafted(found, within, exceeds)
 
 
 def _notes(parts: Sequence[Part], damages: Damages, lacking, unknown, factors: Mapping[str, float]) -> list[str]:
@@ -182,7 +227,8 @@ def measured_strategy(
     epochs = task.settings.epochs
     tried = tried if 4 * tried <= epochs else 1
     folder = task.folder.inner("alternatives")
-    stored = folder.read(_CHOICES)
+    place = folder.inner(_named(steps, tried, fixed, excluded))
+    stored = place.read(_CHOICES)
     if stored is None:  # measured latencies would choose otherwise the second time
         parts = parts_of(task)
         task.progress.stage("measure what alternatives cost")
@@ -195,8 +241,14 @@ def measured_strategy(
             epochs=epochs - (tried if tried > 1 else 0), lacking=times.lacks,
         )  # fmt: skip
         stored = [one.to_dict() for one in found]
-        folder.write(_CHOICES, stored)
-    return best_of(task, [Chosen.from_dict(one) for one in stored])[0]
+        place.write(_CHOICES, stored)
+    return best_of(task, [Chosen.from_dict(one) for one in stored], folder=place)[0]
+
+
+def _named(steps: int, tried: int, fixed: Mapping[str, int] | None, excluded: Collection[At]) -> str:
+    """The folder of a choice, by what it was made with."""
+    about = json.dumps([steps, tried, sorted((fixed or {}).items()), sorted(excluded)])
+    return f"choice-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
 
 def strategy_of(
@@ -220,24 +272,41 @@ def strategy_of(
     )
 
 
-def best_of(task: Task, chosen: Sequence[Chosen], epochs: int = 1) -> tuple[Chosen, tuple[StrategyResult, ...]]:
-    """The choice that leaves most after a short training, and what was made of each; resumable."""
+def best_of(
+    task: Task, chosen: Sequence[Chosen], epochs: int = 1, folder: WorkingFolder | None = None
+) -> tuple[Chosen, tuple[StrategyResult, ...]]:
+    """The choice that leaves most after a short training, and what was made of each; resumable.
+
+    Args:
+        epochs: of training of each.
+        folder: of what is made; by default the task's.
+    """
+    folder = folder or task.folder
     if len(chosen) == 1:
         return chosen[0], ()
     tried = []
     for number, one in enumerate(chosen):
         task.progress.stage(f"try choice {number + 1} of {len(chosen)}")
         short = _with_total(one.steps, epochs)
-        tried.append(carry_out(task, short, task.folder.inner(f"tried-{number}")))
+        tried.append(carry_out(task, short, folder.inner(f"tried-{number}")))
 
     place = 0
     for number, made in enumerate(tried):
         if task.limits.prefers(made.candidate, tried[place].candidate):
             place = number
-    said = "; ".join(f"{number + 1}: {one.candidate}" for number, one in enumerate(tried))
+    said = "; ".join(
+        f"{number + 1}, {_kinds(own)}: {one.candidate}"
+        for number, (own, one) in enumerate(zip(chosen, tried, strict=True))
+    )
     why = f"choice {place + 1} is best after {epochs} epoch{'s' if epochs > 1 else ''} ({said})"
     best = chosen[place]
     return dataclasses.replace(best, decisions=(Decision("auto", True, why), *best.decisions)), tuple(tried)
+
+
+def _kinds(chosen: Chosen) -> str:
+    """What a choice does, by kind."""
+    does = [step.kind for step in chosen.steps if not isinstance(step, Optimize)]
+    return " and ".join(does)
 
 
 def _with_total(steps: Sequence[Step], epochs: int) -> list[Step]:
@@ -268,7 +337,7 @@ def _chosen(
         reasons.setdefault(part.kind, []).append(f"{part.name}: {one.name} (loses {loss:.3g})")
     said = {kind: "; ".join(own) for kind, own in reasons.items()}
     steps = strategy_of(parts, choice, epochs, said)
-    decisions = [Decision(step.kind, True, step.reason or "always") for step in steps]
+    decisions = list(dict.fromkeys(Decision(step.kind, True, step.reason or "always") for step in steps))
     kinds = dict.fromkeys(part.kind for part in parts)
     decisions += [
         Decision(kind, False, "all that it offers loses more for what it saves") for kind in kinds if kind not in said

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfstruct.arguments import require_count
+from tfstruct.compression.automatic import automatic_strategy
 from tfstruct.compression.budget import FIGURES
 from tfstruct.compression.search.evaluation import Evaluate, evaluate
 from tfstruct.compression.search.proposals import first_points, next_points
@@ -19,7 +20,6 @@ from tfstruct.compression.search.space import Space
 from tfstruct.compression.search.trial import Trial
 from tfstruct.compression.search.workers import workers
 from tfstruct.compression.steps.step import Step
-from tfstruct.compression.strategy import decide
 from tfstruct.compression.task import Task
 from tfstruct.errors import RecipeError
 
@@ -173,7 +173,7 @@ class _Plan:
         search, space = self.search, self.space
         if generation == 0:
             if search.start and not self.record.stored():
-                yield {}, decide(self.task)[0]
+                yield {}, automatic_strategy(self.task)[0]
             return
         trials = self.record.trials()
         past = [one for one, trial in zip(self.record.stored(), trials, strict=True) if trial.generation < generation]

@@ -120,7 +120,8 @@ class Quantize(Step):
 
     @property
     def uses_four_bits(self) -> bool:
-        return self.tflite_bytes is not None
+        bits = [PRECISIONS[precision].weight_bits for precision in self.layers.values()]
+        return self.tflite_bytes is not None or 4 in bits
 
     def run(self, context: StepContext) -> Outcome:
         task = context.task
