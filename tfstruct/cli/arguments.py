@@ -144,6 +144,11 @@ def add_output(out, reports: Sequence[str] = (".html", ".json", ".md")) -> None:
 
 def add_conversion(out) -> None:
     """Of conversions alone."""
+    out.add_argument(
+        "--labels-file", metavar="[OUTPUT=]FILE", action=Repeated, default=[], help="one a line, into the file"
+    )
+    for name in ("description", "model-version", "author", "license"):
+        out.add_argument(f"--{name}", metavar="TEXT", help="into the file's metadata")
     out.add_argument("--per-layer", action="store_true", help="list which layers lose most")
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 

@@ -28,6 +28,7 @@ from tfstruct.cli.options import (
     require_output,
     targets_of,
 )
+from tfstruct.cli.self_description import check_labels, described
 from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError, RecipeError, VerificationError
@@ -72,6 +73,7 @@ def convert(options) -> int:
     targets = targets_of(options, recipes)
     if not is_tflite(options):
         legacy.check_path(options.model)
+    check_labels(options)
     check_sources(options)
     _say_precision(options)
     model, recipes = _load(options, recipes)
@@ -95,6 +97,7 @@ def convert(options) -> int:
                 # One precision without kernels does not spoil the others.
                 status = fail(f"{recipe.precision}: {error}", BELOW)
                 continue
+            result = described(options, result)
             result.save(target)
             made.append(_annotated(options, result))
             written += [target, *_c_array(options, result, target)]

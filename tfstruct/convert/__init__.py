@@ -24,6 +24,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `scales.py`: whether the scales of a file are usable numbers
 - `border_types.py`, `front_scaling.py`: types of inputs and outputs; preprocessing as part of an input's scale
 - `file_notes.py`: notes in a file, by name
+- `metadata.py`, `metadata_schema.py`: `Metadata`, with labels, by TensorFlow Lite's schema; its tables
 - `engines.py`: litert-quantizer and TensorFlow's quantizer behind one call
 - `runtime.py`: runs a file: predictions, intermediate values, latency
 - `ports.py`, `usage.py`, `c_ports.py`: inputs and outputs of a file: what their integers stand for; how to use them, in
@@ -81,6 +82,10 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Verification": "verification",
         "Report": "report",
         "describe": "file_report",
+        "Metadata": "metadata",
+        "PortMetadata": "metadata",
+        "read_metadata": "metadata",
+        "write_metadata": "metadata",
         "FileReport": "file_report",
         "check_target": "targets",
         "TargetReport": "target_report",

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import macs_of
+from tfstruct.convert.metadata import Metadata, read_metadata
 from tfstruct.convert.ports import Port
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.verification import read_content
@@ -50,6 +51,7 @@ class FileReport(Report):
         bytes: its size.
         inputs, outputs: `Port`s: name, shape, dtype, scale and zero point.
         operators: one entry an operator, in the order of the file.
+        metadata: what the file says of itself, if anything.
     """
 
     name: str
@@ -57,6 +59,7 @@ class FileReport(Report):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     operators: tuple[FileOperator, ...]
+    metadata: Metadata | None = None
 
     def sheet(self) -> Sheet:
         columns = (
@@ -69,6 +72,7 @@ class FileReport(Report):
         ]
         facts = [(f"input {port.name}", port.described(True)) for port in self.inputs]
         facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
+        facts += self.metadata.rows() if self.metadata else []
         title = f"{self.name}: {self.bytes:,} bytes, {counted(len(rows), 'operator')}"
         return Sheet(title, columns, rows, facts=facts)
 
@@ -95,7 +99,9 @@ def describe(tflite) -> FileReport:
     model = flatbuffer.read(content)
     runtime = Runtime(content)
     found = flatbuffer.operators(model, getattr(tflite, "layers", {}))
-    return FileReport(name, len(content), runtime.inputs, runtime.outputs, tuple(_operators(model, found)))
+    return FileReport(
+        name, len(content), runtime.inputs, runtime.outputs, tuple(_operators(model, found)), read_metadata(content)
+    )
 
 
 def _operators(model, found: Iterable[flatbuffer.Operator]):

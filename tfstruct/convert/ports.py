@@ -86,14 +86,17 @@ class Port:
         return cls(**{**data, "shape": tuple(data["shape"]), "dtype": np.dtype(data["dtype"])})
 
 
-def ports_of(content: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def ports_of(content: bytes, *, of_model: bool = True) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """The inputs and outputs of a file, read from the file alone: in the order of its first signature, or else of its
     main graph.
+
+    Args:
+        of_model: scales of what the model takes, also where preprocessing is part of the file's own.
 
     Raises:
         ConversionError: other bytes, or a damaged file.
     """
-    model, scales = flatbuffer.read(content), file_notes.input_scales(content)
+    model, scales = flatbuffer.read(content), file_notes.input_scales(content) if of_model else {}
     signature = (model.signatureDefs or [None])[0]
     graph = model.subgraphs[signature.subgraphIndex if signature else 0]
 

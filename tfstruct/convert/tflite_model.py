@@ -1,9 +1,12 @@
 """`TFLiteModel`: a file with its report, and what can be asked of it."""
 
+import dataclasses
+import gzip
 import os
 from collections.abc import Mapping
 
 from tfstruct.convert.layer_errors import layer_errors
+from tfstruct.convert.metadata import Metadata, PortMetadata, write_metadata
 from tfstruct.convert.ports import Port, ports_of
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime
@@ -48,6 +51,43 @@ class TFLiteModel:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file: whole or not at all."""
         write_atomic(path, self.content)
+
+    def with_metadata(self, about: Metadata) -> "TFLiteModel":
+        """The same model with what its file says of itself: names, descriptions, labels, author, licence, version.
+
+        The mean and standard deviation of the recipe's `preprocess` stand there too, where `about` has none.
+
+        Raises:
+            ArgumentError: an input or output that the file does not have, or labels that do not fit.
+
+        Example:
+            >>> lite = tfstruct.to_tflite(model, "float32")
+            >>> named = lite.with_metadata(tfstruct.convert.Metadata(author="me"))
+            >>> tfstruct.convert.read_metadata(named).author
+            'me'
+        """
+        content = write_metadata(self.content, self._preprocessed(about))
+        size, zipped = len(content), len(gzip.compress(content, 9, mtime=0))
+        report = dataclasses.replace(self.report, size=size, gzip_size=zipped)
+        return TFLiteModel(content, report, self.layers, self.reference, self._samples)
+
+    def _preprocessed(self, about: Metadata) -> Metadata:
+        """With the normalization of the recipe: x = (scale * raw - mean) / std."""
+        steps = self.report.recipe.get("preprocess") or {}
+        scale, mean, std = steps.get("scale"), steps.get("mean"), steps.get("std")
+        if steps.get("function") or (scale, mean, std) == (None, None, None) or (scale or 1.0) <= 0:
+            return about
+        means, stds = (
+            [float(v) / (scale or 1.0) for v in (given if isinstance(given, list | tuple) else [given])]
+            for given in (0.0 if mean is None else mean, 1.0 if std is None else std)
+        )
+        inputs = dict(about.inputs)
+        for port in self.inputs:
+            own = inputs.get(port.name, PortMetadata())
+            is_meant = len(self.inputs) == 1 or len(port.shape) > 3  # of several inputs, the images
+            if is_meant and not own.mean and (port.scale or "float" in port.dtype.name):
+                inputs[port.name] = dataclasses.replace(own, mean=tuple(means), std=tuple(stds))
+        return dataclasses.replace(about, inputs=inputs)
 
     def predict(self, x):
         """Runs the file: float in, float out, quantizing at the border as the file says.
