@@ -25,7 +25,13 @@ from tfstruct import (
 
 ROOT = pathlib.Path(__file__).parents[1] / "tfstruct"
 # They read files; whoever calls them makes a DataError or ModelError of it, with the name of the file.
-READERS = ("convert/packing", "convert/file_bounds.py", "convert/flatbuffer.py", "untrusted/json_text.py")
+READERS = (
+    "convert/packing",
+    "convert/file_bounds.py",
+    "convert/file_notes.py",
+    "convert/flatbuffer.py",
+    "untrusted/json_text.py",
+)
 WRONG = {
     "a schedule": lambda: schedules.ConstantRatio(2),
     "a callback": lambda: callbacks.Prune(1.5),
