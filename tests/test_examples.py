@@ -57,6 +57,16 @@ def test_convert_int8(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_device_file(tmp_path, capsys, trained):
+    _load("device_file").main(str(tmp_path / "device"))
+    said = capsys.readouterr().out
+    assert "in:  camera: stored = round(real), clipped to 0..255" in said
+    assert "fits the Edge TPU: True" in said
+    assert "'7', '8', '9'" in said and "main.cc" in said
+    assert all(float(share) > 90 for share in re.findall(r"([\d.]+)% right", said))
+
+
+@pytest.mark.slow
 def test_mixed_precision_file(capsys, trained):
     _load("mixed_precision_file").main(epochs=2)
     said = capsys.readouterr().out

@@ -164,6 +164,9 @@ def add_device(device) -> None:
 
 def add_timing(device) -> None:
     """Of conversions alone."""
+    device.add_argument(
+        "--test-vectors", type=int, metavar="N", help="inputs and outputs with a main.cc, in the folder OUT_vectors"
+    )
     device.add_argument("--check-only", action="store_true", help="show what fits the target, also of a .tflite MODEL")
     device.add_argument("--profile", action="store_true", help="time every operator alone, on this machine")
     device.add_argument("--no-latency", action="store_true", help="do not time the file on this machine")

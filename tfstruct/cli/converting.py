@@ -27,6 +27,7 @@ from tfstruct.cli.options import (
     recipes_of,
     require_output,
     targets_of,
+    vectors_of,
 )
 from tfstruct.cli.self_description import check_labels, described
 from tfstruct.cli.showing import display_of
@@ -100,7 +101,7 @@ def convert(options) -> int:
             result = described(options, result)
             result.save(target)
             made.append(_annotated(options, result))
-            written += [target, *_c_array(options, result, target)]
+            written += [target, *_c_array(options, result, target), *_test_vectors(options, result, target)]
             unfit = made[-1].target and made[-1].target.problem()
             if unfit:
                 status = fail(unfit, BELOW)
@@ -213,6 +214,14 @@ def _c_array(options, result, target: pathlib.Path) -> tuple[str, ...]:
     from tfstruct.convert.micro import write_c_array
 
     return write_c_array(result.content, target) if options.c_array else ()
+
+
+def _test_vectors(options, result, target: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    from tfstruct.convert.vectors import test_vectors
+
+    if not options.test_vectors:
+        return ()
+    return test_vectors(result, count=options.test_vectors).save(vectors_of(target))
 
 
 def _print_reports(options, reports, written) -> None:

@@ -95,7 +95,18 @@ def targets_of(options, recipes: list[Recipe]) -> list[pathlib.Path]:
         )
     arrays = [t.with_suffix(suffix) for t in targets for suffix in (".h", ".cc")] if options.c_array else []
     check_writable(options, (*targets, *arrays, *reports))
+    wanted = getattr(options, "test_vectors", None)
+    if wanted is not None and wanted < 1:
+        raise RecipeError(f"--test-vectors expects a positive number. Received: {wanted}.")
+    for folder in map(vectors_of, targets) if wanted else ():
+        if folder.exists() and not (folder.is_dir() and options.overwrite):
+            raise RecipeError(f"{folder} exists already. Use --overwrite to replace what is in the folder.")
     return targets
+
+
+def vectors_of(target: pathlib.Path) -> pathlib.Path:
+    """The folder of the test vectors of a file."""
+    return target.with_name(f"{target.stem}_vectors")
 
 
 def output_of(options, *suffixes: str) -> pathlib.Path:

@@ -41,6 +41,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `targets.py`, `target_report.py`, `replacements.py`: does every operator fit a device; what was found; what to write
   in Keras instead
 - `micro.py`, `micro_child.py`: C arrays, resolver calls; tflite-micro in a process of its own
+- `vectors.py`: `test_vectors`: inputs and expected outputs as C arrays, with a program that checks a device
 - `cutout.py`: one operator of a file as a file
 - `table_bytes.py`: what the tables of a file take by operator, besides weights and scales
 - `kernel_operator.py`: an operator with a kernel by its shapes alone, at any width, as a file
@@ -82,6 +83,8 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Verification": "verification",
         "Report": "report",
         "describe": "file_report",
+        "TestVectors": "vectors",
+        "test_vectors": "vectors",
         "Metadata": "metadata",
         "PortMetadata": "metadata",
         "read_metadata": "metadata",
