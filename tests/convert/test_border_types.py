@@ -106,6 +106,31 @@ def test_what_differs_by_channel_stays(process):
     assert _difference(file, floats, PIXELS) < STEPS
 
 
+def read_twice():
+    x = keras.Input((8, 8, 3), name="image")
+    y = layers.Concatenate()([layers.Rescaling(1 / 127.5, offset=-1, name="norm")(x), x])
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(y))))
+
+
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (read_twice, "others read it too"),
+        (lambda: camera(layers.Rescaling(-1 / 255, offset=1.0, name="norm")), "not positive"),
+        (lambda: camera(layers.Rescaling(1 / 255, offset=1.0, name="norm")), "0 lies outside"),
+    ],
+    ids=["read twice", "inverted", "without 0"],
+)
+@pytest.mark.sweep(1)
+def test_what_stays_is_said(make, what, process):
+    with Converter(make(), process=process) as converter:
+        file = converter.convert("int8", calibration=PIXELS, input_type="uint8", measure_latency=False)
+    assert any(what in line for line in file.report.rewrites)
+    port = Runtime(file.content).inputs[0]
+    assert (port.dtype.name, port.scale, port.zero_point) == ("uint8", 1.0, 0)
+    assert file.report.verification.outputs[0].sqnr_db > 30
+
+
 def test_numbers_that_are_no_pixels(process):
     """A scalar Normalization of temperatures: their scale, not that of what it makes of them."""
     x = RNG.normal(20.0, 5.0, (60, 6)).astype("float32")

@@ -121,7 +121,8 @@ def _front(model, graph, index: int, pixels: bool) -> tuple[Front, list, str]:
         readers = [op for op in graph.operators if index in map(int, op.inputs)]
         step = _step(model, graph, readers[0], index) if len(readers) == 1 else None
         if step is None or index in outputs or int(readers[0].outputs[0]) in outputs:
-            return Front(factor, offset, pixels), way, ""
+            several = (len(readers) > 1 or index in outputs) and any(_step(model, graph, op, index) for op in readers)
+            return Front(factor, offset, pixels), way, "its preprocessing stays, as others read it too" * several
         values = step[1]
         if values.size == 0 or not (values == values.ravel()[0]).all():
             return (
