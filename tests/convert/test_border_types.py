@@ -39,7 +39,7 @@ FRONTS = {
     "1/255": [lambda: layers.Rescaling(1 / 255, name="norm")],
     "-1 to 1": [lambda: layers.Rescaling(1 / 127.5, offset=-1, name="norm")],
     "normalization": [lambda: normalized(120.0, 3000.0)],
-    "two": [lambda: layers.Rescaling(1 / 255, name="norm"), lambda: normalized(0.5, 0.04)],
+    "two": [lambda: layers.Rescaling(1 / 255, name="first"), lambda: normalized(0.5, 0.04)],
 }
 
 
