@@ -8,7 +8,9 @@ import keras
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from tfstruct.graph.opening.composites import LAYERS
 from tfstruct.graph.operation_traits import _FUNCTIONS, _ROWS
+from tfstruct.graph.rules import rule_of
 
 ROOT = pathlib.Path(__file__).parents[1] / "tfstruct"
 FEWEST = 3
@@ -109,3 +111,45 @@ def test_a_second_table_is_found(source):
 
 def test_the_reasons_name_places_that_there_are():
     assert all((ROOT / place).exists() for place in PLACES)
+
+
+# Layers of Keras without a rule or without a row, by the reason. A new layer has to be put on one side.
+WITHOUT_A_RULE = {
+    "changes the colours of images, which are an input's": """
+        AugMix AutoContrast ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization MixUp Pipeline RandAugment
+        RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomErasing RandomGrayscale
+        RandomHue RandomInvert RandomPosterization RandomSaturation RandomSharpness Solarization""",
+    "reads ids, words, boxes or sounds, which are an input's": """
+        CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup TextVectorization
+        MaxNumBoundingBoxes MelSpectrogram STFTSpectrogram""",
+    "runs code that is not Keras's": "FlaxLayer JaxLayer TFSMLayer TorchModuleWrapper Lambda",
+    "is a base, or no layer of a graph": "Layer Wrapper InputLayer InputSpec Input",
+    "runs inside a recurrent layer, which has the rule": "GRUCell LSTMCell SimpleRNNCell StackedRNNCells",
+}
+WITHOUT_A_ROW = WITHOUT_A_RULE | {
+    "does what the layer inside does": "TimeDistributed SpectralNormalization RNN",
+    "is a loop of several operators": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    "moves pixels between the places": """
+        CenterCrop RandomCrop RandomElasticTransform RandomFlip RandomGaussianBlur RandomPerspective RandomRotation
+        RandomShear RandomTranslation RandomZoom""",
+    "is of several operators, by its sizes": """
+        AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D AdaptiveMaxPooling1D
+        AdaptiveMaxPooling2D AdaptiveMaxPooling3D""",
+    "compares whole vectors": "Masking",
+}
+
+
+def _layer_classes() -> dict[str, type]:
+    return {name: kind for name, kind in vars(keras.layers).items() if inspect.isclass(kind)}
+
+
+def test_every_layer_has_a_rule_or_a_reason_to_have_none():
+    closed = " ".join(WITHOUT_A_RULE.values()).split()
+    found = [name for name, kind in _layer_classes().items() if rule_of(object.__new__(kind)) is None]
+    assert sorted(name for name in found if name not in closed) == []
+
+
+def test_every_layer_has_a_row_or_a_form_or_a_reason_to_have_none():
+    closed = " ".join(WITHOUT_A_ROW.values()).split()
+    found = [name for name, kind in _layer_classes().items() if kind not in _ROWS and kind not in LAYERS]
+    assert sorted(name for name in found if name not in closed) == []

@@ -18,7 +18,8 @@ BORDER = ("QUANTIZE", "DEQUANTIZE")
 ELSEWHERE = {
     "Conv3DTranspose", "MaxPooling3D", "AveragePooling3D",  # no integer operator
     # What they read is no float.
-    "Embedding", "Discretization", "CategoryEncoding", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization",
+    "Embedding", "ReversibleEmbedding", "Discretization", "CategoryEncoding", "Hashing", "IntegerLookup",
+    "StringLookup", "TextVectorization",
     "LSTM", "GRU", "SimpleRNN", "Bidirectional", "SimpleRNNCell", "LSTMCell", "GRUCell", "MultiHeadAttention",
     "Dot", "Matmul", "Einsum", "Tensordot", "Normalize",  # no scale to hold them to
     "FullLike", "OnesLike", "ZerosLike",  # constants

@@ -10,8 +10,8 @@ from test_twin import observed
 from tfstruct import Recipe
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
-from tfstruct.quantize import Scheme
-from tfstruct.quantize.rescaling import rounded_sum
+from tfstruct.quantize import Scheme, calibrate
+from tfstruct.quantize.rescaling import rounded_contraction, rounded_sum
 
 
 def two(x):
@@ -126,3 +126,38 @@ def test_sum_in_fixed_point_against_numpy():
             values = (np.float32(q) * scale for q, scale in zip((q_x, q_y), scales, strict=True))
             found = rounded_sum(*values, scales, np.float32(s), sign)
             np.testing.assert_array_equal(np.rint(found / np.float32(s)), wanted)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_products_of_two_tensors_round_once_or_twice_by_the_zero_of_the_second(zero):
+    """Against integers: XNNPACK takes a second factor whose integer zero is 0, and rounds once."""
+    rng, scale = np.random.default_rng(0), 0.0517
+    low, high = (-(128 + zero) * 0.01, (127 - zero) * 0.01)
+    total = rng.integers(-12000, 12000, 20000)
+    ratio = np.float64(0.02) * np.float64(0.01) / scale
+    m, e = np.frexp(ratio)
+    high_bits = np.floor(np.abs(total) * m + 0.5)
+    twice = np.sign(total) * np.floor(high_bits * 2.0**e + 0.5)
+    wanted = twice if zero else np.rint(total * ratio)
+    found = rounded_contraction(np.float32(total), np.float32(0.02 * 0.01), np.float32(scale), (low, high))
+    differ = np.rint(found / np.float32(scale)) != wanted
+    assert (twice != np.rint(total * ratio)).mean() > 1e-3 and differ.mean() < 3e-4  # of which floats hold 24 bits
+
+
+def test_the_second_factor_of_a_product(process):
+    """Around zero, as after tanh, or not: the file's integers either way."""
+    inputs = keras.Input((5, 8), name="x")
+    keras.utils.set_random_seed(0)
+    outputs = {}
+    for kind in ("relu", "tanh"):
+        x = layers.Dense(8, activation=kind)(inputs)
+        t = keras.ops.tanh(x)
+        outputs[f"{kind}_second"] = keras.ops.matmul(x, keras.ops.transpose(t, (0, 2, 1)))
+        outputs[f"{kind}_first"] = keras.ops.matmul(t, keras.ops.transpose(x, (0, 2, 1)))
+    model, x = keras.Model(inputs, outputs), np.random.default_rng(0).normal(size=(256, 5, 8)).astype("float32")
+    twin = calibrate(model, x)
+    with Converter(twin, process=process) as converter:
+        file = converter.convert(Recipe())
+    ours, theirs = twin.predict(x, verbose=0), file.predict(x)
+    for port in Runtime(file.content).outputs:
+        assert np.abs(ours[port.name] - theirs[port.name]).max() < 0.5 * port.scale, port.name

@@ -51,7 +51,8 @@ class Inner(Computes):
     rng = np.random.default_rng(1)
 
 
-_DRAWN: dict = {"gamma_initializer": keras.initializers.RandomUniform(0.5, 1.5), "beta_initializer": "normal"}
+# With a seed: the fixture's comes later.
+_DRAWN: dict = {"gamma_initializer": keras.initializers.RandomUniform(0.5, 1.5, seed=0), "beta_initializer": "normal"}
 
 
 def _twice(layer, x, after, before=ops.tanh):
@@ -72,6 +73,15 @@ def _block(x):
     x = x + layers.MultiHeadAttention(2, 4)(y, y)
     y = layers.LayerNormalization(**_DRAWN)(x)
     return x + _dense(8)(_dense(16, activation="gelu")(y))
+
+
+def _kept(y):
+    """Read by linear layers, and by a sum: one of them behind a dropout."""
+    return y + _dense(8)(y) + _dense(8, use_bias=False)(y) + layers.Dense(8, "tanh")(layers.Dropout(0.1)(y))
+
+
+def _scaled_and_shifted():
+    return Computes(lambda s, x: x * s.g + s.h, g=(8,), h=(8,))
 
 
 def _kernel():
@@ -143,6 +153,14 @@ CASES = {
     "Attention": (lambda: lambda x: layers.Attention()([x, _dense(8)(x)]), None),
     "dot_product_attention": (lambda: lambda x: _by_heads(x), None),
     "a block": (lambda: lambda x: _block(x), None),
+    "LayerNormalization, dense and sum": (lambda: lambda x: _kept(layers.LayerNormalization(**_DRAWN)(x)), _dense),
+    "bias, dense and sum": (lambda: lambda x: _kept(_scaled_and_shifted()(x)), None),
+    "product, dense and sum": (lambda: lambda x: _kept(Computes(lambda s, y: y * s.g, g=(8,))(x)), None),
+    "Add of three": (lambda: lambda x: layers.Add()([x, _dense(8)(x), ops.tanh(x)]), None),
+    "Add of three, relu": (lambda: lambda x: layers.ReLU()(layers.Add()([x, _dense(8)(x), ops.tanh(x)])), _dense),
+    "Multiply of three": (lambda: lambda x: layers.Multiply()([x, _dense(8)(x), ops.tanh(x)]), None),
+    "Average": (lambda: lambda x: layers.Average()([x, _dense(8)(x)]), None),
+    "Average of three": (lambda: lambda x: layers.Average()([x, _dense(8)(x), ops.tanh(x)]), None),
 }  # fmt: skip
 # A bias of 32 bits is rounded once more in the file.
 ROUNDED_BIASES = {"scale, bias, relu", "normalized, dense", "kernel and bias twice", "bias, dense"}

@@ -18,6 +18,7 @@ from tfstruct.errors import ModelError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.opening import composites
+from tfstruct.keras_internals.graph_nodes import set_mask
 from tfstruct.keras_internals.operation_types import BACKEND_FUNCTIONS
 from tfstruct.keras_internals.replacing import replaced_attributes, set_untracked
 
@@ -115,6 +116,21 @@ class Embedding(keras.layers.Embedding):
 
     def call(self, inputs):
         return ops.cast(tf.gather(self.embeddings, ops.cast(inputs, "int32")), self.compute_dtype)
+
+
+if hasattr(keras.layers, "ReversibleEmbedding"):  # from Keras 3.14 on
+
+    @_in_place_of_its_base
+    class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
+        """As `Embedding`; in reverse it is FULLY_CONNECTED as it comes."""
+
+        def call(self, inputs, reverse=False):
+            if reverse:
+                return super().call(inputs, reverse)
+            rows = Embedding.call(self, inputs)
+            if self.mask_zero:  # which its `call` gives, not `compute_mask`
+                set_mask(rows, ops.not_equal(inputs, 0))
+            return rows
 
 
 @_in_place_of_its_base

@@ -147,7 +147,9 @@ def _of_layer(path: str, layer, depthwise: bool) -> list[Kernel]:
     if isinstance(layer, keras.layers.EinsumDense):
         return [kernel("kernel", *einsum_view(layer.equation, stored_weight(layer).shape))]
     if isinstance(layer, keras.layers.Embedding):
-        return [kernel("embeddings", (1, *stored_weight(layer, "embeddings").shape), sums=False)]
+        found = [kernel("embeddings", (1, *stored_weight(layer, "embeddings").shape), sums=False)]
+        own = getattr(layer, "reverse_embeddings", None)  # of a ReversibleEmbedding whose weights are not tied
+        return found if own is None else [*found, kernel("reverse_embeddings", (1, *own.shape))]
     if isinstance(layer, _CELLS):
         return [kernel(name, (1, *getattr(layer, name).shape)) for name in ("kernel", "recurrent_kernel")]
     return []

@@ -212,6 +212,8 @@ _layers("Conv2DTranspose", kernel="transposed", one_kernel=True, operator="TRANS
 _layers("Conv3DTranspose", kernel="transposed", operator="ADD", tensors=10, **_kernel)
 _layers("EinsumDense", kernel="einsum", activated=True, tensors=9)
 _layers("Embedding", kernel="table", zeroed_by_weights=True, reads_integers=True, tensors=4)
+# Ids in one call, vectors in another: twins open it.
+_layers("ReversibleEmbedding", zeroed_by_weights=True, tensors=4)
 _layers("SimpleRNNCell LSTMCell GRUCell", kernel="cell")
 _layers("LSTM", tensors=21)
 _layers("GRU", tensors=25)

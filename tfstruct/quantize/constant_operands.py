@@ -1,6 +1,7 @@
 """Constants beside the values of a model, as the file rounds them: kernels of products, and operands of all else."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -28,6 +29,9 @@ class ConstantOperands:
         self._rounding_points, self._scheme = rounding_points, scheme
         self._folding: Folding = rounding_points.folding
         self._calls = {id(call.op): call for call in rounding_points.graph.calls}
+        last = [passed[-1] for passed in self._folding.past.values()]
+        self._passed = {id(call.op): place for call, place in last}
+        self._kept: dict[int, tf.Tensor] = {}  # id of such a sum or product -> its tensor, while the model is called
         self.grids: dict[int, LargestGrid] = {}
         self.kernels: list[tuple[str, int]] = []
         self.skipped: list[tuple[str, str]] = []
@@ -49,10 +53,31 @@ class ConstantOperands:
         self.kernels.append((name, bits))
 
     def touches(self, op) -> bool:
-        key = id(op)
-        return (
-            key in self.grids or key in self._folding.ahead or key in self._rounding_points.joined or self._others(op)
-        )
+        key, folding = id(op), self._folding
+        known = (self.grids, folding.ahead, folding.past, self._passed, self._rounding_points.joined)
+        return any(key in one for one in known) or self._others(op)
+
+    def read_past(self, op, args, kwargs) -> tuple[tuple, dict]:
+        """The arguments of a call, in inference, with the tensor that the file's operator reads, past sums and products
+        with constants."""
+        flat = keras.tree.flatten((args, kwargs))
+        if id(op) in self._passed:
+            self._kept[id(op)] = flat[self._passed[id(op)]]
+        if id(op) not in self._folding.past:
+            return args, kwargs
+        last, _ = self._folding.past[id(op)][-1]
+        tensors = [i for i, x in enumerate(operands(self._calls[id(op)])) if isinstance(x, Channels)]
+        place = next(i for i in tensors if i not in self._places(op))
+        flat[place] = self._kept[id(last.op)]
+        return keras.tree.pack_sequence_as((args, kwargs), flat)
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """A call of the model: what was kept in it goes at the end."""
+        try:
+            yield
+        finally:
+            self._kept.clear()
 
     def _others(self, op) -> bool:
         """Whether an operation reads constants that nothing here knows how the file holds."""
@@ -61,7 +86,7 @@ class ConstantOperands:
             return False
         return not isinstance(op, keras.layers.Layer) and any(x.key in self._folding.constants for x in call.inputs)
 
-    def read(self, op, call: Callable, choose: Callable, quantized: Callable) -> Callable:
+    def read(self, op, call: Callable, choose: Callable, quantized: Callable, training) -> Callable:
         """The call of an operation with its constant operands as the file has them.
 
         Args:
@@ -72,7 +97,7 @@ class ConstantOperands:
         if key in self._folding.ahead:
             return lambda *args, **kwargs: tf.identity(keras.tree.flatten((args, kwargs))[self._folding.ahead[key]])
         if key in self.grids:
-            return self._product(op, call, choose)
+            return self._product(op, call, choose, training)
         point = self._rounding_points.joined.get(key)
         places = self._places(op) if point is not None or self._others(op) else []
 
@@ -96,14 +121,14 @@ class ConstantOperands:
         fixed = self._folding.constants
         return [i for i, x in enumerate(given) if isinstance(x, Channels) and x.key in fixed]
 
-    def _product(self, op, call: Callable, choose: Callable) -> Callable:
+    def _product(self, op, call: Callable, choose: Callable, training) -> Callable:
         grid = self.grids[id(op)]
         (place,) = self._places(op)
 
         def routed(*args, **kwargs):
             flat = keras.tree.flatten((args, kwargs))
             w = flat[place]
-            factor, shift = self.ahead_of(op, w)
+            factor, shift = self.ahead_of(op, w, training)
             kernel = tf.cast(w, tf.float32) * factor
             flat[place] = tf.cast(choose(grid.fake(kernel), kernel), w.dtype)
             args, kwargs = keras.tree.pack_sequence_as((args, kwargs), flat)
@@ -112,13 +137,13 @@ class ConstantOperands:
 
         return routed
 
-    def ahead_of(self, op, w):
+    def ahead_of(self, op, w, training=False):
         """(factor, sum): where a layer with a kernel w reads x c + b and its operator x, the operator's kernel is
         w times the factor, and to what it makes the sum is added; 1 and None where nothing is ahead of it."""
         linear = self._folding.linear.get(id(op))
         if linear is None or linear.axis is None:
             return 1.0, None
-        factors = self._folding.factors(linear)
+        factors = self._folding.factors(linear, past=not training)
         return (1.0, None) if factors is None else _of_kernel(w, linear.axis, *factors)
 
 

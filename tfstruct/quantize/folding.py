@@ -75,6 +75,9 @@ class Folding:
         followed: ids of what these become part of: linear operations, and those of `behind` in front of others.
         ahead: ids of sums and products that become part of all operators that read them -> the place, among the
             operands, of the tensor that these read in the file.
+        past: id of a linear operation -> sums and products with a constant in front of it that others read too, the
+            nearest first, each with the place of the tensor among its operands: the file's operator reads that of the
+            last one, and its kernel and bias hold the constants.
     """
 
     def __init__(self, graph: Graph, readers: Readers):
@@ -95,6 +98,7 @@ class Folding:
         for key, one in self.linear.items():
             self._note_behind(one, calls[key])
         self.ahead: dict[int, int] = {}
+        self.past: dict[int, list[tuple[Call, int]]] = {}
         for call in reversed(graph.calls):
             self._note_ahead(call)
 
@@ -316,9 +320,15 @@ class Folding:
             return
         written = scalar and kind == "multiply" and not isinstance(operands(call)[place], Channels)
         behind = self._all_readers(call)
-        if not behind or not all(self._takes(one, kind, written) for one in behind):
+        taken = [one for one in behind if one is not None and self._takes(one, kind, written)]
+        if behind and len(taken) == len(behind):
+            self.ahead[id(call.op)] = 1 - place
             return
-        self.ahead[id(call.op)] = 1 - place
+        for one in filter(None, behind):
+            beyond = [key for key, (*_, (last, _)) in self.past.items() if last is one]
+            for linear in [one] if one in taken else [self.linear[key].call for key in beyond]:
+                if id(linear.op) in self.linear and self._takes(linear, kind, written):
+                    self.past.setdefault(id(linear.op), []).append((call, 1 - place))
 
     def _takes(self, reader: Call | None, kind: str, written: bool) -> bool:
         if reader is None:
@@ -333,13 +343,18 @@ class Folding:
             return key in self._biased
         return kind in _PRODUCTS
 
-    def factors(self, linear: Linear) -> tuple | None:
-        """(c, b), where a linear operation reads x c + b and its operator x; None where nothing is ahead of it."""
+    def factors(self, linear: Linear, past: bool = True) -> tuple | None:
+        """(c, b), where a linear operation reads x c + b and its operator x; None where nothing is ahead of it.
+
+        Args:
+            past: whether it reads past a sum that others read.
+        """
         fixed = self.constants
         call = self._maker_of(next(x for x in values_read(linear.call) if x.key not in fixed))
         c, b, found = 1.0, 0.0, False
-        while call is not None and id(call.op) in self.ahead:
-            found, place = True, self.ahead[id(call.op)]
+        passed = {id(one.op): place for one, place in self.past.get(id(linear.call.op), ())} if past else {}
+        while call is not None and (place := passed.get(id(call.op), self.ahead.get(id(call.op)))) is not None:
+            found = True
             value = keras.ops.cast(self.now(call, 1 - place), "float32")
             value = keras.ops.reshape(value, (-1,)) if len(value.shape) > 1 else value
             kind = traits_of(call.op).joins

@@ -13,7 +13,7 @@ from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.rescaling import (
     once_rounded,
     rounded_average,
-    rounded_away,
+    rounded_contraction,
     rounded_down,
     rounded_input,
     rounded_interpolation,
@@ -184,7 +184,8 @@ class IntegerKernels:
                 made = rounded_down(tf.sqrt(tf.cast(x, tf.float32)), scale)
             elif kind == "contract":
                 integers = [tf.round(tf.cast(v, tf.float32) / s) for v, s in zip((x, *more), scales, strict=True)]
-                made = rounded_away(call(*integers), scales[0] * scales[1], scale)
+                second = self._ends(groups[1])
+                made = rounded_contraction(call(*integers), scales[0] * scales[1], scale, second)
             else:
                 made = rounded_mean(x, call, scales[0], scale)
             return tf.cast(made, dtype)

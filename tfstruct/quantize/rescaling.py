@@ -62,6 +62,12 @@ def rounded_away(total, step, scale):
     return tf.sign(total) * twice_rounded(tf.abs(total), step, scale)
 
 
+def rounded_contraction(total, step, scale, second):
+    """Sums of products of two tensors: `once_rounded` where the integer zero of the second one's range is 0, as XNNPACK
+    takes these alone; `rounded_away` else."""
+    return tf.where(_zero_point(*second) == 0.0, once_rounded(total, step, scale), rounded_away(total, step, scale))
+
+
 def rounded_sum(x, y, scales, scale, sign: int = 1):
     """x + sign * y as 8-bit kernels add: with factors of 21 bits, in fixed point, halves upwards.
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from tfstruct.graph import Call, Graph, is_training_only
+from tfstruct.graph import Call, Channels, Graph, is_training_only
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kinds import kind_of
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import Traits
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
-from tfstruct.quantize.folding import Folding
+from tfstruct.quantize.folding import Folding, operands
 
 _ARITHMETIC = ("add", "subtract", "multiply", "divide")
 
@@ -201,7 +201,11 @@ class RoundingPoints:
         self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
         self.reads: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
-            groups = tuple(self._find(made[x.key]) for x in call.inputs if x.key not in folding.constants)
+            tensors = [x for x in call.inputs if x.key not in folding.constants]
+            if id(call.op) in folding.past:
+                last, place = folding.past[id(call.op)][-1]
+                tensors = [x for x in operands(last)[place : place + 1] if isinstance(x, Channels)]
+            groups = tuple(self._find(made[x.key]) for x in tensors)
             if self.reads.setdefault(id(call.op), groups) != groups:
                 self.reads[id(call.op)] = None
         self.writes: dict[int, str | None] = {}

@@ -85,7 +85,7 @@ class Simulation:
             if key is None:
                 continue
             op, path = ops[key], self.rounding_points.paths[key]
-            if self.scheme.weight_bits(path) is None or isinstance(op, keras.layers.Embedding):
+            if self.scheme.weight_bits(path) is None or not kernel.sums:
                 continue  # a table is rounded with what is looked up in it
             made = self._grid(kernel, op, path, make)
             self.grids[kernel.name] = made
@@ -216,7 +216,7 @@ class Simulation:
         """While it is open, calls of the model's layers go through rounding."""
         self._folded: set[int] = set()
         still = self._masks.still() if training is False else contextlib.nullcontext()
-        with still, intercepted(self._ops, functools.partial(self._route, training)):
+        with still, self.constants.forgetting(), intercepted(self._ops, functools.partial(self._route, training)):
             yield
 
     def _inputs(self, inputs, names: dict[str, RoundingPoint], training):
@@ -237,7 +237,7 @@ class Simulation:
         before = self.rounding_points.before.get(id(op))
         grids = self._grids.get(id(op), [])
         call = self.constants.read(
-            op, call, functools.partial(self._of_constant, op), lambda point, x: self._quantized(point, x, training)
+            op, call, functools.partial(self._of_constant, op), lambda p, x: self._quantized(p, x, training), training
         )
         if is_norm(op):
             call = self._batch_norm(op, call)
@@ -265,6 +265,8 @@ class Simulation:
         calls, absorbed = itertools.count(), self.rounding_points.absorbed.get(id(op), [False])
 
         def routed(*args, **kwargs):
+            if not training:
+                args, kwargs = self.constants.read_past(op, args, kwargs)
             if before is not None and traits.kernel == "separable" and grids:
                 outputs = self._separable(op, before, args[0], training)
             elif exact is not None:
@@ -307,7 +309,7 @@ class Simulation:
     def _with_weights(self, op, grids: list[Grid], training, call, args, kwargs):
         if not grids:
             return call(*args, **kwargs)
-        ahead, shift = self.constants.ahead_of(op, stored(grids[0]))
+        ahead, shift = self.constants.ahead_of(op, stored(grids[0]), training)
         mapping = [(grid.kernel.variable, self._quantized_kernel(op, grid, training, ahead)) for grid in grids]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = call(*args, **kwargs)

@@ -3,6 +3,7 @@
 Twins open them too, so that each of these operators rounds. `convert/rewrites` traces the layers in the same form.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfstruct.keras_internals.graph_nodes import set_mask
 from tfstruct.keras_internals.operation_types import operation
 
 # What a masked score is in Keras's attention.
@@ -18,7 +20,14 @@ _MASKED = -0.7 * 3.38953e38
 
 def is_composite(op: keras.Operation) -> bool:
     """Whether there is a form for a layer or operation; for classes of one's own that are based on it there is none."""
+    if type(op) in _OF_TWO:
+        return _count(op) > 2
     return type(op) in LAYERS or type(op) in OPERATIONS
+
+
+def _count(merge) -> int:
+    """How many tensors a layer that joins some was built for."""
+    return len((merge.get_build_config() or {}).get("input_shape") or ()) if merge.built else 0
 
 
 def layer_normalization(layer: layers.LayerNormalization, x):
@@ -61,6 +70,43 @@ def scaled(y, gamma, beta, shape):
     """y * gamma + beta, both in that shape, where they are there."""
     y = y if gamma is None else y * ops.reshape(gamma, shape)
     return y if beta is None else y + ops.reshape(beta, shape)
+
+
+def reversible_embedding(layer: layers.Embedding, inputs, reverse: bool = False):
+    """Rows of the table picked by ids; with `reverse` logits = x kernel, where the kernel is the table transposed or
+    the layer's own, and c tanh(logits / c) for `logit_soft_cap` = c."""
+    if not reverse:
+        ids = inputs if "int" in keras.backend.standardize_dtype(inputs.dtype) else ops.cast(inputs, "int32")
+        made = ops.take(layer.embeddings, ids, axis=0)
+        if layer.mask_zero:
+            set_mask(made, ops.not_equal(inputs, 0))
+        return made
+    kernel = ops.transpose(layer.embeddings) if layer.tie_weights else layer.reverse_embeddings
+    if layer.reverse_dtype is not None:
+        inputs, kernel = _as(inputs, layer.reverse_dtype), _as(kernel, layer.reverse_dtype)
+    logits, cap = ops.matmul(inputs, kernel), layer.logit_soft_cap
+    return logits if cap is None else ops.tanh(logits / cap) * cap
+
+
+def _one_by_one(join: Callable) -> Callable:
+    """join(join(x0, x1), x2): files have no operator for three."""
+    return lambda layer, inputs: functools.reduce(join, _of_one_rank(inputs))
+
+
+def _average(layer: layers.Average, inputs):
+    return functools.reduce(ops.add, _of_one_rank(inputs)) / len(inputs)
+
+
+def _of_one_rank(inputs) -> list:
+    """Tensors of fewer axes get those of size 1 that they lack behind the batch, as Keras joins them."""
+    rank = max(len(x.shape) for x in inputs)
+    return [x if len(x.shape) == rank else _with_rank(x, rank) for x in inputs]
+
+
+def _with_rank(x, rank: int):
+    for _ in range(rank - len(x.shape)):
+        x = ops.expand_dims(x, 1)
+    return x
 
 
 def dot_product_attention(op, query, key, value, bias=None, mask=None, scale=None):
@@ -108,4 +154,10 @@ LAYERS: dict[type, Callable] = {
     layers.GroupQueryAttention: layers.GroupQueryAttention.call,
     layers.Attention: layers.Attention.call,
     layers.AdditiveAttention: layers.AdditiveAttention.call,
+    layers.Average: _average,
 }
+# Those whose operator joins two tensors.
+_OF_TWO: dict[type, Callable] = {layers.Add: ops.add, layers.Multiply: ops.multiply}
+LAYERS |= {kind: _one_by_one(join) for kind, join in _OF_TWO.items()}
+if hasattr(layers, "ReversibleEmbedding"):  # from Keras 3.14 on
+    LAYERS[layers.ReversibleEmbedding] = reversible_embedding
