@@ -1,6 +1,7 @@
 """Weights at zero, more and more of them while a model trains."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -159,6 +160,23 @@ class Prune(Compressor):
         self._observed = True
         self.schedule.observe(logs, self.steps)
 
+    def _warn_of_schedule(self) -> None:
+        """Says at the start what this `fit` cannot reach."""
+        if self.schedule.final == 0:
+            warnings.warn(f"{self.schedule!r} prunes nothing: the ratio at its end is 0.", stacklevel=2)
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if not steps or not epochs or type(self.schedule).observe is not RatioSchedule.observe:
+            return  # not known, or as the validation will have it
+        last = self.steps + steps * epochs
+        reached = self.schedule(last) if self.schedule.end else self.schedule.final
+        if reached < 0.9 * self.schedule.final:
+            warnings.warn(
+                f"The schedule ends at step {self.schedule.end:,}, but this `fit` ends at step {last:,}: the ratio "
+                f"will be {reached:.3g}, not {self.schedule.final:.3g}. Give one with end={last}, or more epochs "
+                "(a second `fit` with this callback goes on from there).",
+                stacklevel=2,
+            )
+
     def _begin(self, model: keras.Model) -> None:
         self._skipped, self._notes, self._tested = [], [], False
         found = kernels(model, self.layers, self.depthwise)
@@ -263,6 +281,7 @@ class Prune(Compressor):
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
+        self._warn_of_schedule()
         history, noted = self.model.history, self.model.history.on_epoch_end
 
         def on_epoch_end(epoch, logs=None):

@@ -20,6 +20,26 @@ def compile_alike(model: keras.Model, other: keras.Model) -> None:
         model.compile(**{**other._compile_config.config, "optimizer": other.optimizer})
 
 
+def compile_anew(model: keras.Model, other: keras.Model) -> None:
+    """Compiles a model as another one, if that is: the same loss, copies of metrics, an optimizer of its own."""
+    if not other.compiled:
+        return
+
+    def copied(metric):
+        return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+
+    config = dict(other._compile_config.config)
+    config["optimizer"] = copied_optimizer(other.optimizer)
+    for name in ("metrics", "weighted_metrics"):
+        config[name] = keras.tree.map_structure(copied, config.get(name))
+    model.compile(**config)
+
+
+def copied_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """One of the same settings, without state; the learning rate is the present one."""
+    return type(optimizer).from_config(optimizer.get_config())
+
+
 def metric_objects(model: keras.Model) -> list[keras.metrics.Metric]:
     """The metrics that Keras made of the `metrics` of `compile`; before the first batch there are none."""
     return list(getattr(getattr(model, "_compile_metrics", None), "metrics", ()))

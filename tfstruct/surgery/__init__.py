@@ -1,6 +1,7 @@
 """Surgery on channels and layers: from a model to a new one. The names load on first use.
 
 - `edit_report.py`: `EditReport`: what an edit of layers changed
+- `compiling.py`: new models compiled as those they are made of
 - `certificate.py`: how far two models are apart on random inputs
 - `pruning/plan.py`: `Plan`: which channels stay, as plain data; checked against a graph
 - `pruning/removals.py`: how much has to go: removals of a few channels each in one order, and the first point that

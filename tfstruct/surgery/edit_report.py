@@ -13,6 +13,7 @@ from tfstruct.graph import Graph, trace
 from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
+from tfstruct.surgery.compiling import compile_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,4 +100,5 @@ def edited(
         model.name, *done, parameters, macs, dict(details or {}), exact, measure, opened=graph.opened,
         opaque=graph.opaque,
     )  # fmt: skip
+    compile_like(model, before)
     return Result(model, report)

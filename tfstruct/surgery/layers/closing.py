@@ -10,6 +10,7 @@ from tfstruct.graph.opening.closing import close_model
 from tfstruct.graph.opening.origin import Origin
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.surgery.compiling import compile_like
 from tfstruct.untrusted.descriptions import refuse_code
 
 # Layers of Keras that are opened for what they hold.
@@ -106,4 +107,5 @@ def close_layers(model: keras.Model, custom_objects: Mapping[str, type] | None =
 
     with keras.saving.custom_object_scope(given):
         found = close_model(model, class_of)
+    compile_like(found.model, model)
     return Result(found.model, ClosingReport(found.model.name, found.closed, found.kept))

@@ -11,6 +11,7 @@ from tfstruct.graph.trace import functional_of
 from tfstruct.reporting import Report, Result, Sheet
 from tfstruct.reporting.opened import HOW_TO_OPEN
 from tfstruct.reporting.tables import counted
+from tfstruct.surgery.compiling import compile_like
 
 _STEPS = ("fit", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
@@ -88,8 +89,8 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
             leaves open.
 
     Returns:
-        A `Result`. Its model is functional and uncompiled, with the layers and variables of the original: training
-        one trains the other. An opened layer is a nested model with its name. It saves as plain Keras and loads
+        A `Result`. Its model is functional and compiled like the original, with its layers and variables: training one
+        trains the other. An opened layer is a nested model with its name. It saves as plain Keras and loads
         without the custom classes once `tfstruct.surgery` is imported. Its report says what was `opened`, and what is
         `opaque` and why. A `train_step` (or the like) of the model's own is left behind, which a warning and the report
         say.
@@ -102,4 +103,5 @@ def open_layers(model: keras.Model, inputs=None) -> Result:
     report = OpeningReport(found.model.name, found.opened, found.closed, functional_of(model) is None, own)
     for line in report._without_steps():
         warnings.warn(f"{model.name}: {line}.", stacklevel=2)
+    compile_like(found.model, model)
     return Result(found.model, report)

@@ -14,6 +14,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.trace import OWN_OUTPUT
 from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.samples.for_model import samples_of
+from tfstruct.surgery.compiling import compile_like
 from tfstruct.surgery.layers.id_flow import IdFlow, Source, Table, id_flow
 
 
@@ -175,6 +176,7 @@ def prune_vocabulary(
     layers = layer_paths(smaller)
     for path, own in words.items():
         layers[path].set_vocabulary(own)
+    compile_like(smaller, graph.model)
     return Result(smaller, _report(graph, families, kept, stands, left, smaller, pairs))
 
 

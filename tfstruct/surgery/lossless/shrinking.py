@@ -13,6 +13,7 @@ from tfstruct.graph.wiring import Wiring
 from tfstruct.reporting import OpenedReport, Result, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.surgery.certificate import Difference, certify, difference
+from tfstruct.surgery.compiling import compile_like
 from tfstruct.surgery.lossless.branches import Branch, cut_branches
 from tfstruct.surgery.lossless.constants import constants
 from tfstruct.surgery.lossless.removable import Summed, contractions, removable
@@ -103,8 +104,8 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_la
         open_layers: `"auto"`: custom layers are opened first (`tfstruct.surgery.open_layers`); False: none is.
 
     Returns:
-        `Result`: `.model`, the smaller model, not compiled; `.report`, a `ShrinkReport` with the difference measured on
-        random inputs.
+        `Result`: `.model`, the smaller model, compiled like the original; `.report`, a `ShrinkReport` with the
+        difference measured on random inputs.
 
     Raises:
         ModelError: the model's graph cannot be walked (a subclassed model), or `tolerance` is negative.
@@ -141,6 +142,7 @@ def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_la
         opened=original.opened,
         opaque=original.opaque,
     )
+    compile_like(smaller, original.model)
     return Result(smaller, report)
 
 

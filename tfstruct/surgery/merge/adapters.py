@@ -11,6 +11,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import lora_layers, quantized_layers
 from tfstruct.reporting import ChangeReport, carrying
 from tfstruct.reporting.tables import counted
+from tfstruct.surgery.compiling import compile_like
 
 _OPTIONS = ("lora_rank", "lora_alpha")
 
@@ -25,8 +26,8 @@ def merge_lora(model: keras.Model) -> keras.Model:
         model: a built model; it is not changed.
 
     Returns:
-        A new model, not compiled, that computes the same; names, nested and shared layers as they were. `.report` names
-        the layers.
+        A new model, compiled like this one, that computes the same; names, nested and shared layers as they
+        were. `.report` names the layers.
 
     Raises:
         ModelError: no layer has LoRA weights, layers are quantized by Keras, or the model cannot be made again from its
@@ -68,6 +69,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
     if left:
         raise ModelError(f"{', '.join(left)} of {model.name!r} enable LoRA by themselves when they are made again.")
     changes = tuple((path, "its adapter is part of its kernel") for path in adapted)
+    compile_like(plain, model)
     return carrying(plain, ChangeReport(f"{model.name}: {counted(len(adapted), 'adapter')} merged", changes))
 
 

@@ -11,6 +11,7 @@ from tfstruct.analyze.scores import unit_scores
 from tfstruct.errors import BudgetError, EmptyPlanError, PlanError
 from tfstruct.graph import Graph, fingerprint, groups, open_and_trace, rebuild, trace
 from tfstruct.reporting import carrying
+from tfstruct.surgery.compiling import compile_like
 from tfstruct.surgery.pruning.compiled import carry_compiled
 from tfstruct.surgery.pruning.exact_widths import keep_for_widths
 from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of, widths_of_outputs
@@ -125,7 +126,8 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False, open_layers
     Args:
         model: the model that the plan was made for, or one of the same structure, such as a later checkpoint.
         plan: from `plan_channels`, or read from a file, or edited.
-        compiled: whether loss, metrics and the optimizer come along, the optimizer's slots cut like their weights.
+        compiled: whether the state of the optimizer comes along, its slots cut like their weights. Without it the new
+            model is compiled like the original, with a fresh optimizer.
         open_layers: `"auto"`: where the plan was made with custom layers opened, they are opened, and stay so: in the
             new model they are nested models of known layers, which load without their code. False: none is.
 
@@ -148,6 +150,8 @@ def apply(model: keras.Model, plan: Plan, *, compiled: bool = False, open_layers
     smaller, pairs = rebuild(graph, keep)
     if compiled:
         carry_compiled(graph, keep, smaller, pairs)
+    else:
+        compile_like(smaller, graph.model)
     return carrying(smaller, copy.deepcopy(plan))  # which may be edited later
 
 
