@@ -1,4 +1,4 @@
-"""The shared ResNet8 on CIFAR-10, compressed: the figures of the README. Needs ../shared/data.
+"""The shared ResNet8 on CIFAR-10, compressed: the figures of docs/benchmarks.md. Needs ../shared/data.
 
 python tools/resnet8.py prune [--ratio 0.5]      # element sparsity in 781 steps, then int8
 python tools/resnet8.py channels [--macs 0.5]    # channels to zero in 8 epochs, shrink, int8
