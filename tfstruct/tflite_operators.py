@@ -36,6 +36,7 @@ class OperatorTraits:
         compares: it compares two tensors, element by element.
         makes_integers: it makes integers or truth values of floats, or floats of them: float on one side is right.
         alone: it can be run without the rest of its file.
+        random: it draws random numbers: what it makes does not follow from what it reads.
     """
 
     moves: bool = False
@@ -57,6 +58,7 @@ class OperatorTraits:
     compares: bool = False
     makes_integers: bool = False
     alone: bool = True
+    random: bool = False
 
 
 _NOTHING = OperatorTraits()
@@ -123,7 +125,9 @@ _add("EQUAL NOT_EQUAL LESS LESS_EQUAL GREATER GREATER_EQUAL", compares=True, mak
 
 # They need other subgraphs or resources of the file.
 _add("WHILE", alone=False, contracts=True)
-_add("IF CALL_ONCE VAR_HANDLE READ_VARIABLE ASSIGN_VARIABLE STABLEHLO_COMPOSITE", alone=False)
+_add("IF CALL CALL_ONCE VAR_HANDLE READ_VARIABLE ASSIGN_VARIABLE STABLEHLO_COMPOSITE", alone=False)
+
+_add("RANDOM_UNIFORM RANDOM_STANDARD_NORMAL MULTINOMIAL", random=True)
 
 
 def traits_of(name: str) -> OperatorTraits:

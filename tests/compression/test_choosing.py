@@ -188,8 +188,8 @@ def test_from_a_task_to_a_model_within_its_budget(tmp_path, monkeypatch):
     (why,) = [one.reason for one in report.decisions if "least predicted loss" in one.reason]
     predicted = float(why.split("macs ")[1].split(" of")[0].replace(",", ""))
     assert predicted == pytest.approx(report.result.macs, rel=0.01)
-    assert any("is best after 1 epoch" in one.reason for one in report.decisions) or len(report.stages) == 2
-    assert sum(stage.step.epochs for stage in report.stages) <= 12
+    tried = any("is best after 1 epoch" in one.reason for one in report.decisions)
+    assert sum(stage.step.epochs for stage in report.stages) in ((9, 10) if tried else (12,))
     again = made()  # all of it is read from the folder
     for one, other in zip(once.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)

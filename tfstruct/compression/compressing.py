@@ -152,6 +152,9 @@ def compress(
 
 
 def _both(progress, shown) -> Callable[[Progress], None]:
+    if progress is not None and not callable(progress):
+        return progress  # which the task refuses
+
     def told(state: Progress) -> None:
         shown(state)
         if progress is not None:

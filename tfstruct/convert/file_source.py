@@ -16,9 +16,8 @@ from tfstruct.convert.source import FloatFile, Layers, Ranges, Stage
 from tfstruct.errors import ConversionError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.samples import Sample, TensorSpec
+from tfstruct.tflite_operators import traits_of
 
-# Operators whose results do not follow from what they read.
-_NO_FUNCTIONS = ("RANDOM", "MULTINOMIAL", "CALL", "IF", "WHILE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 _HALF = schema.TensorType.FLOAT16
 _SAID = (
     "{} (a .tflite file: what is said of Keras is said of that file; layers were neither opened nor rewritten, and the "
@@ -199,7 +198,8 @@ def _of_fixed_sizes(content: bytes) -> bytes:
         name = flatbuffer.operator_name(model, op)
         read = {int(i) for i in op.inputs if i >= 0}
         made = {int(i) for i in op.outputs}
-        follows = name == "SHAPE" or (bool(read) and read <= known and not name.startswith(_NO_FUNCTIONS))
+        traits = traits_of(name)
+        follows = name == "SHAPE" or (bool(read) and read <= known and traits.alone and not traits.random)
         if follows and not made & outputs:
             known |= made
             found += sorted(made)

@@ -105,6 +105,7 @@ def choose_strategies(
     excluded: Collection[At] = (),
     count: int = 3,
     epochs: int | None = None,
+    short: int = 0,
     lacking: Collection[str] = (),
 ) -> tuple[Chosen, ...]:
     """The choice of least damage within the limits of a task, and `rivals` of other kinds, as strategies.
@@ -117,7 +118,8 @@ def choose_strategies(
         fixed: part -> the alternative that is given.
         excluded: alternatives that may not be picked.
         count: at most so many.
-        epochs: of training of each; by default those of the settings.
+        epochs: of training in all; by default those of the settings.
+        short: how many of them each choice is tried for where there are several.
         lacking: operators that the device's table lacks, see `Times.lacks`.
 
     Raises:
@@ -144,6 +146,7 @@ def choose_strategies(
             with contextlib.suppress(BudgetError):  # its file is larger than predicted, and nothing like it is smaller
                 found.append(_within_limits(task, parts, again, first.limits))
     epochs = task.settings.epochs if epochs is None else epochs
+    epochs -= short * len(found) if len(found) > 1 else 0
     made = []
     for one in found:
         chosen = _chosen(epochs, parts, damages, one.choice, one.limits)
@@ -238,7 +241,7 @@ def measured_strategy(
         task.progress.stage("choose")
         found = choose_strategies(
             task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried,
-            epochs=epochs - (tried if tried > 1 else 0), lacking=times.lacks,
+            lacking=times.lacks, short=1,
         )  # fmt: skip
         stored = [one.to_dict() for one in found]
         place.write(_CHOICES, stored)
