@@ -29,6 +29,7 @@ READERS = (
     "convert/packing",
     "convert/file_bounds.py",
     "convert/file_notes.py",
+    "convert/metadata",
     "convert/flatbuffer.py",
     "untrusted/json_text.py",
 )

@@ -142,6 +142,11 @@ class Converter(contextlib.AbstractContextManager):
         self._changes: list[str] = []
         self._source: Source = self._source_of(model)
 
+    @property
+    def model(self) -> keras.Model | None:
+        """The Keras model that is converted; None where a file takes its place."""
+        return self._source.model if isinstance(self._source, KerasSource) else None
+
     def __enter__(self) -> "Converter":
         if self._owned:
             self._process.__enter__()
