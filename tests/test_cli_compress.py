@@ -132,3 +132,12 @@ def test_bad_input(run, arguments, said):
     status, out, error, file = run(*arguments)
     assert status == 2 and said in error and len(error.splitlines()) == 1 and out == ""
     assert not file.exists()
+
+
+def test_the_help_names_the_strategies_that_there_are():
+    from tfstruct.cli.arguments import parser
+    from tfstruct.compression.compressing import BY_NAME
+
+    (strategy,) = [action for action in parser().arguments() if action.dest == "strategy"]
+    named, _, steps = strategy.help.partition(", or steps: ")
+    assert named.split(", ") == [*BY_NAME] and steps.startswith("optimize, prune_channels")

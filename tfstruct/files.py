@@ -6,6 +6,7 @@ beside its target, or a temporary folder, that nobody has locked is left over. S
 
 import contextlib
 import glob
+import gzip
 import os
 import shutil
 import tempfile
@@ -43,6 +44,11 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
             # A full disk does not say whose, and nobody has asked for the file beside.
             raise OSError(error.errno, error.strerror, path) from error
         raise
+
+
+def gzip_size(content: bytes) -> int:
+    """The bytes that gzip makes of it, at its highest level."""
+    return len(gzip.compress(content, 9, mtime=0))
 
 
 def save_model(model, path: str | os.PathLike) -> None:

@@ -52,8 +52,8 @@ class StageLines:
         with self._lock:
             stage, more = self._told
             now = time.monotonic() - self._began
-            silent = now - self._last >= (_SILENT if now > 60 else _SILENT_AT_FIRST)
-            if not stage or now < self._after or (stage == self._written and not silent):
+            overdue = now - self._last >= (_SILENT if now > 60 else _SILENT_AT_FIRST)
+            if not stage or now < self._after or (stage == self._written and not overdue):
                 return
             self._written, self._last = stage, now
             clock = f"[{int(now) // 60}:{int(now) % 60:02}]"

@@ -2,17 +2,14 @@
 
 import types
 
-import keras
-import numpy as np
 import pytest
+from small_tasks import dense_task
 
-from tfstruct.compression import Candidate, Settings, Task, automatic
+from tfstruct.compression import Candidate, Settings, automatic
 from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.automatic import automatic_strategy, unmeasured
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.steps import PruneChannels, Quantize
-
-layers = keras.layers
 
 
 def task_of(held_out=True, **limits):
@@ -64,13 +61,7 @@ def test_weights_of_4_bits_by_choice_are_tried_without_where_they_miss_the_budge
 
 
 def test_the_report_says_why_nothing_was_measured(process):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((6,))
-    x = layers.Dense(16, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="classes")(x))
-    rng = np.random.default_rng(0)
-    data = rng.normal(size=(40, 6)).astype("float32"), rng.integers(0, 3, 40)
-    with Task(model, data, data, "macs=60%", settings=Settings(epochs=0), process=process) as task:
+    with dense_task(process) as task:
         steps, why = automatic_strategy(task)
     assert [step.kind for step in steps] == ["optimize", "prune_channels", "quantize"]
     assert (why[0].kind, why[0].taken) == ("auto", False)

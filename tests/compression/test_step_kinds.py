@@ -3,16 +3,15 @@
 import json
 import sys
 
-import keras
 import numpy as np
 import pytest
+from small_tasks import dense_task
 
-from tfstruct.compression import Settings, Space, Task, carry_out, steps
+from tfstruct.compression import Space, carry_out, steps
 from tfstruct.compression.steps import step as kinds_of_steps
 from tfstruct.compression.strategy import decide
 from tfstruct.errors import RecipeError
 
-layers = keras.layers
 SPACE = Space(whole=10_000, blocks=3, energies=(1.0, 0.9), factorized=("a",), precisions=("int8", "int4"))
 
 DIVIDE = """
@@ -78,13 +77,7 @@ def divide(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def task(process):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((6,))
-    x = layers.Dense(16, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="classes")(x))
-    rng = np.random.default_rng(0)
-    data = rng.normal(size=(40, 6)).astype("float32"), rng.integers(0, 3, 40)
-    with Task(model, data, data, "macs=60%", settings=Settings(epochs=0), process=process) as one:
+    with dense_task(process) as one:
         yield one
 
 

@@ -169,6 +169,15 @@ def test_the_program_compiles_and_names_what_differs(vectors, tmp_path, monkeypa
     assert bad.stdout.splitlines()[0] == (f"invocation 2, output scores, element 1: {value ^ 1}, expected {value}")
 
 
+def test_the_program_says_where_its_arena_is_from(vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr(micro, "version", lambda: None)
+    vectors.save(tmp_path)
+    assert (
+        "// a guess, as tflite-micro, which would measure it, is not installed\nalignas(16)"
+        in (tmp_path / "main.cc").read_text()
+    )
+
+
 def test_what_does_not_fit_is_refused(file, process):
     with pytest.raises(DataError, match="samples of shape"):
         vectors_of(file, {"image": X["image"][:, :5], "weather": X["weather"]})

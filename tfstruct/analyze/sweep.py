@@ -96,7 +96,7 @@ def sensitivity(
     groups: Sequence[str] | None = None,
     path: str | os.PathLike | None = None,
     batch_size: int = 64,
-    progress: Progress | bool = silent,
+    progress: Progress = silent,
     verbose: Verbose = "auto",
     open_layers: str | bool = "auto",
 ) -> Sensitivity:
@@ -168,7 +168,7 @@ def sensitivity(
                 value = score(y, outputs())
             state["groups"].setdefault(group, {})[str(ratio)] = [value, len(gone)]
             done += 1
-            progress("sensitivity", done, len(missing))  # type: ignore[operator]  # a bool is none any more
+            progress("sensitivity", done, len(missing))
         _write(path, {**header, **state})
     results = {g: [state["groups"][g][str(r)] for r in ratios] for g in chosen}
     return Sensitivity(

@@ -8,6 +8,7 @@ from tfstruct.cli.spelled import number, precision, share
 from tfstruct.convert.recipe import BORDER_TYPES, ENGINES, ROUNDINGS
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
 
+MODEL_FILE = "a .keras or .h5 file, or a SavedModel folder"
 _EXAMPLES = """\
 examples:
   tfstruct-convert model.keras -o model.tflite --precision int8 --calibration images/ --resize 96,96
@@ -31,16 +32,30 @@ def parser() -> Parser:
         description="Converts a trained Keras model to a .tflite file and verifies the file against the model.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_FILE)
     parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
     parser.add_argument("--demo", action="store_true", help="train and convert a small network on shipped data")
     parser.add_argument("--version", action="version", version=f"tfstruct {tfstruct.__version__}")
 
+    add_all_of_conversion(parser, compression=True)
+    return parser
+
+
+def add_model(parser, output: str = "", written: str = "the file to write", what: str = MODEL_FILE) -> None:
+    """The model, and the file that is made of it, if any."""
+    parser.add_argument("model", metavar="MODEL", help=what)
+    if output:
+        parser.add_argument("-o", "--output", metavar=output, help=written)
+
+
+def add_all_of_conversion(parser, *, compression: bool = False) -> None:
+    """What decides about a file, in groups; with `compression` also what makes a smaller network first."""
     add_precision(parser.add_argument_group("precision"))
     data = parser.add_argument_group("data")
     add_calibration(data)
     add_preprocessing(data)
-    add_compression(parser.add_argument_group("compression (a smaller network, trained within a budget)"))
+    if compression:
+        add_compression(parser.add_argument_group("compression (a smaller network, trained within a budget)"))
     add_thresholds(parser.add_argument_group("thresholds (exit status 1 below them)"))
     out = parser.add_argument_group("output")
     add_output(out)
@@ -49,7 +64,6 @@ def parser() -> Parser:
     add_device(device)
     add_timing(device)
     add_model_file(parser.add_argument_group("the model's file"))
-    return parser
 
 
 def add_precision(how) -> None:
@@ -114,7 +128,7 @@ def add_compression(small) -> None:
         "--strategy",
         metavar="NAME|STEP,...",
         default="auto",
-        help="auto, measured (every alternative is tried alone), search, or steps: optimize, prune_channels, ...",
+        help="auto, search, or steps: optimize, prune_channels, ...",
     )
     small.add_argument("--metric", metavar="NAME", help="what accuracy is; default: by the labels")
     small.add_argument("--workdir", metavar="DIR", help="keeps every stage, so that a killed run goes on")

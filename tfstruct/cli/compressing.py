@@ -7,6 +7,7 @@ import sys
 from tfstruct.cli.arguments import (
     add_compression,
     add_device,
+    add_model,
     add_model_file,
     add_output,
     add_preprocessing,
@@ -29,8 +30,7 @@ _OTHERS = (
 
 
 def compress_arguments(parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
-    parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
+    add_model(parser, "OUT.tflite")
     add_compression(parser.add_argument_group("budget and training"))
     add_preprocessing(parser.add_argument_group("data"))
     add_device(parser.add_argument_group("device"))

@@ -4,17 +4,7 @@ import json
 import pathlib
 import sys
 
-from tfstruct.cli.arguments import (
-    add_calibration,
-    add_conversion,
-    add_device,
-    add_model_file,
-    add_output,
-    add_precision,
-    add_preprocessing,
-    add_thresholds,
-    add_timing,
-)
+from tfstruct.cli.arguments import add_all_of_conversion, add_model
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import (
     check_calibration,
@@ -22,6 +12,7 @@ from tfstruct.cli.options import (
     import_modules,
     input_shapes,
     is_tflite,
+    names_tflite,
     precision_of,
     read_model,
     recipes_of,
@@ -37,30 +28,14 @@ from tfstruct.terminal import console
 
 
 def convert_arguments(parser) -> None:
-    _add_model_in_and_out(parser)
-    add_precision(parser.add_argument_group("precision"))
-    data = parser.add_argument_group("data")
-    add_calibration(data)
-    add_preprocessing(data)
-    add_thresholds(parser.add_argument_group("thresholds (exit status 1 below them)"))
-    device = parser.add_argument_group("device")
-    add_device(device)
-    add_timing(device)
-    out = parser.add_argument_group("output")
-    add_output(out)
-    add_conversion(out)
-    add_model_file(parser.add_argument_group("the model's file"))
+    add_model(parser, "OUT.tflite", what="a .keras, .h5 or float .tflite file, or a SavedModel")
+    add_all_of_conversion(parser)
 
 
 def quantize_arguments(parser) -> None:
     """Those of a conversion, to int8 unless said otherwise."""
     convert_arguments(parser)
     parser.set_defaults(precision="int8")
-
-
-def _add_model_in_and_out(parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras, .h5 or float .tflite file, or a SavedModel")
-    parser.add_argument("-o", "--output", metavar="OUT.tflite", help="the file to write")
 
 
 def convert(options) -> int:
@@ -169,7 +144,7 @@ def _check_only(options, recipes: list[Recipe]) -> int:
     from tfstruct.convert.targets import check_target
 
     model = options.model
-    if model.endswith(".tflite"):
+    if names_tflite(model):
         reports = [check_target(model, options.target)]
     else:
         legacy.check_path(model)

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from tfstruct.cli.arguments import add_model_file, add_output, add_preprocessing, add_seed
+from tfstruct.cli.arguments import add_model, add_model_file, add_output, add_preprocessing, add_seed
 from tfstruct.cli.exit_status import FINE
 from tfstruct.cli.options import check_sources, check_writable, load_model, output_of, preprocess_of
 from tfstruct.cli.parsing import Repeated
@@ -18,7 +18,7 @@ _CRITERIA_WITH_LOSS = ("gradient", "gradient_abs", "hessian")
 
 
 def prune_arguments(parser) -> None:
-    _add_model_in_and_out(parser, "the smaller model; without it the plan alone is made")
+    add_model(parser, "OUT.keras", "the smaller model; without it the plan alone is made")
     plan = parser.add_argument_group("plan")
     plan.add_argument("--budget", metavar="NAME=VALUE,...", help="what may stay, such as macs=50%%,params=400000")
     plan.add_argument("--plan", metavar="FILE.json", help="apply this plan instead of making one")
@@ -81,7 +81,7 @@ def prune(options) -> int:
 
 
 def shrink_arguments(parser) -> None:
-    _add_model_in_and_out(parser, "the smaller model; without it the report alone is made")
+    add_model(parser, "OUT.keras", "the smaller model; without it the report alone is made")
     how = parser.add_argument_group("what counts as zero")
     how.add_argument(
         "--tolerance", type=number, default=0.0, metavar="T", help="largest magnitude; above 0 not lossless"
@@ -134,11 +134,6 @@ def _budget(text: str):
         return share(text)
     except argparse.ArgumentTypeError as error:
         raise RecipeError(f"--budget expects NAME=VALUE,..., or the share of every group that goes: {error}.") from None
-
-
-def _add_model_in_and_out(parser, written: str) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a SavedModel folder")
-    parser.add_argument("-o", "--output", metavar="OUT.keras", help=written)
 
 
 def _add_rest(parser) -> None:

@@ -2,9 +2,17 @@
 
 import pathlib
 
-from tfstruct.cli.arguments import add_model_file, add_output, add_preprocessing, add_thresholds
+from tfstruct.cli.arguments import add_model, add_model_file, add_output, add_preprocessing, add_thresholds
 from tfstruct.cli.exit_status import BELOW, FINE, fail
-from tfstruct.cli.options import check_sources, check_writable, load_model, preprocess_of, thresholds_of
+from tfstruct.cli.options import (
+    TFLITE,
+    check_sources,
+    check_writable,
+    load_model,
+    names_tflite,
+    preprocess_of,
+    thresholds_of,
+)
 from tfstruct.cli.parsing import Repeated
 from tfstruct.cli.showing import REPORTS, check_report, show
 from tfstruct.cli.spelled import count, number, precision
@@ -12,11 +20,11 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import DataError
 from tfstruct.precisions import OF_FILES
 
-FILE = ".tflite"
-
 
 def inspect_arguments(parser) -> None:
-    _add_model(parser, f"MODEL|FILE{FILE}", f"a .keras or .h5 file, a SavedModel folder, or a {FILE} file")
+    parser.add_argument(
+        "model", metavar=f"MODEL|FILE{TFLITE}", help=f"a .keras or .h5 file, a SavedModel folder, or a {TFLITE} file"
+    )
     device = parser.add_argument_group("device")
     device.add_argument(
         "--target", metavar="NAME", action=Repeated, default=[],
@@ -34,7 +42,7 @@ def inspect(options) -> int:
     for name in options.target:
         device(name)
     check_writable(options, check_report(options))
-    if options.model.endswith(FILE):
+    if names_tflite(options.model):
         from tfstruct.convert import describe
 
         source, reports = options.model, [describe(options.model)]
@@ -55,7 +63,7 @@ def inspect(options) -> int:
 
 
 def explain_arguments(parser) -> None:
-    _add_model(parser)
+    add_model(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--plot", metavar="FILE", help="draw the network with its groups: .png, .svg or .pdf")
     add_output(out, REPORTS)
@@ -76,9 +84,10 @@ def explain(options) -> int:
 
 
 def profile_arguments(parser) -> None:
-    _add_model(
-        parser, f"FILE{FILE}|MODEL", f"a {FILE} file; or a Keras model, whose file is drafted with random ranges"
-    )
+    parser.add_argument(
+        "model", metavar=f"FILE{TFLITE}|MODEL",
+        help=f"a {TFLITE} file; or a Keras model, whose file is drafted with random ranges",
+    )  # fmt: skip
     how = parser.add_argument_group("timing")
     how.add_argument("--threads", type=count, default=1, metavar="N", help="of the interpreter")
     how.add_argument("--seconds", type=number, default=0.1, metavar="S", help="for each operator")
@@ -96,7 +105,7 @@ def profile(options) -> int:
     check_writable(options, check_report(options))
     if not 0 < options.seconds < float("inf"):
         raise DataError(f"--seconds must be positive and finite. Received: {options.seconds:g}.")
-    if options.model.endswith(FILE):
+    if names_tflite(options.model):
         from tfstruct.convert.verification import read_content
 
         content, layers = read_content(options.model), None
@@ -113,8 +122,8 @@ def profile(options) -> int:
 
 
 def verify_arguments(parser) -> None:
-    parser.add_argument("file", metavar=f"FILE{FILE}", help="the file")
-    _add_model(parser)
+    parser.add_argument("file", metavar=f"FILE{TFLITE}", help="the file")
+    add_model(parser)
     parser.add_argument("data", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
     data = parser.add_argument_group("data")
     add_preprocessing(data)
@@ -140,10 +149,6 @@ def verify(options) -> int:
     show(options, [found])
     missed = found.shortfalls(require)
     return fail(f"The file falls short: {'; '.join(missed)}.", BELOW) if missed else FINE
-
-
-def _add_model(parser, metavar="MODEL", what="a .keras or .h5 file, or a SavedModel folder") -> None:
-    parser.add_argument("model", metavar=metavar, help=what)
 
 
 def _add_precision(group, what: str) -> None:

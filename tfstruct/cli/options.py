@@ -14,6 +14,8 @@ from tfstruct.errors import DataError, ModelError, RecipeError
 from tfstruct.precisions import OF_FILES
 from tfstruct.samples import Preprocess
 
+TFLITE = ".tflite"
+
 
 def require_output(options) -> None:
     if options.output is None:
@@ -194,6 +196,11 @@ def _batch_size(text: str) -> int | None:
         raise RecipeError(f"--batch-size expects a number or 'dynamic'. Received: {text!r}.") from None
 
 
+def names_tflite(path: str) -> bool:
+    """Whether a name is that of a .tflite file."""
+    return path.lower().endswith(TFLITE)
+
+
 def is_tflite(options) -> bool:
     """Whether the model is a float .tflite file, looked at before TensorFlow loads.
 
@@ -201,7 +208,7 @@ def is_tflite(options) -> bool:
         ModelError: there is no such file.
         RecipeError: an option for Keras models only.
     """
-    if not options.model.lower().endswith(".tflite"):
+    if not names_tflite(options.model):
         return False
     if not os.path.isfile(options.model):
         raise ModelError(f"There is no file {options.model}.")

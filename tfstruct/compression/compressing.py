@@ -21,6 +21,7 @@ from tfstruct.compression.search.searching import Search, search_strategies
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Settings, Task
 from tfstruct.convert.runtime import processor
+from tfstruct.convert.usage import versions
 from tfstruct.errors import BudgetError, RecipeError
 from tfstruct.graph import trace
 from tfstruct.samples import Preprocess
@@ -217,7 +218,7 @@ def _report(task: Task, made: StrategyResult, decisions, started: float, tested,
         test=test or {},
         settings=dataclasses.asdict(task.settings),
         processor=processor(),
-        versions=task.versions(),
+        versions=versions(),
         seconds=time.perf_counter() - started,
         warnings=(*task.warnings, *made.file.report.warnings),
         opened=task.graph.opened,

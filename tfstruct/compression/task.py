@@ -31,7 +31,6 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.convert.usage import versions
 from tfstruct.errors import ArgumentTypeError, BudgetError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
@@ -266,10 +265,6 @@ class Task(contextlib.AbstractContextManager):
             "augment": _augmentation(self.augment),
             "strategy": steps,
         }
-
-    @staticmethod
-    def versions() -> dict[str, str]:
-        return versions()
 
 
 def _require_types(augment, progress) -> None:

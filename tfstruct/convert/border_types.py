@@ -155,8 +155,8 @@ class Border:
         name = tensor.name.decode()
         border = self._tensor_like(inner, kind, tensor.name)
         own = flatbuffer.dtype_name(tensor)
-        taken = {one.name for one in self._graph.tensors}
-        tensor.name = next(n for n in _names(f"{name}/{own}") if n not in taken)
+        taken = {one.name.decode() for one in self._graph.tensors}
+        tensor.name = flatbuffer.free_name(f"{name}/{own}", taken).encode()
         if name in self.layers:
             self.layers[tensor.name.decode()] = self.layers[name]
         if kind != "float32":
@@ -208,12 +208,3 @@ class Border:
 
     def _is(self, op: schema.OperatorT, name: str) -> bool:
         return flatbuffer.operator_name(self._model, op) == name
-
-
-def _names(name: str):
-    """The name, and others like it."""
-    yield name.encode()
-    number = 1
-    while True:
-        yield f"{name}:{number}".encode()
-        number += 1

@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import flatbuffers
 import numpy as np
@@ -332,6 +333,11 @@ def layers_by_name(op: Operator) -> tuple[str, ...]:
 def layer_in_name(name: str) -> str:
     """The layer in the name of a tensor."""
     return re.sub(r"(:\d+|_dequant|_quantized)+$", "", name)
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or the first of `name:1`, `name:2`, ... that is not taken."""
+    return next(one for one in itertools.chain([name], (f"{name}:{n}" for n in itertools.count(1))) if one not in taken)
 
 
 def float_operators(found: Iterable[Operator]) -> list[Operator]:

@@ -20,6 +20,7 @@ from tfstruct.convert.verification import read_content
 from tfstruct.errors import ArgumentError, ConversionError, DataError
 
 _NOTE = "TFLITE_METADATA"
+_OF_MODEL = ("name", "description", "version", "author", "license")
 _LABELS_OF_AXIS = 2
 _COLORS = {3: 1, 1: 2}  # channels -> RGB, grayscale
 _MOST_LABELS = 16 << 20  # bytes
@@ -96,7 +97,7 @@ class Metadata:
 
     def rows(self) -> list[tuple[str, str]]:
         """What is said, as (what, value) lines."""
-        own = {name: getattr(self, name) for name in ("name", "description", "version", "author", "license")}
+        own = {name: getattr(self, name) for name in _OF_MODEL}
         rows = [(name, value) for name, value in own.items() if value]
         for side, ports in (("input", self.inputs), ("output", self.outputs)):
             for name, port in ports.items():
@@ -166,7 +167,7 @@ def write_metadata(content: bytes, about: Metadata) -> bytes:
         unknown = sorted(set(given) - {port.name for port in ports})
         if unknown:
             raise ArgumentError(f"The file has no {side} {unknown}. It has {[port.name for port in ports]}.")
-    own = {name: getattr(about, name) for name in ("name", "description", "version", "author", "license")}
+    own = {name: getattr(about, name) for name in _OF_MODEL}
     data = {**{k: v for k, v in own.items() if v}, "subgraph_metadata": [tables], "min_parser_version": _PARSER}
     file_notes.write_note(model, _NOTE, metadata_schema.write(data))
     return flatbuffer.write(model) + _archive(files)
@@ -205,7 +206,7 @@ def read_metadata(tflite) -> Metadata | None:
         tables = graph.get(f"{side[:-1]}_tensor_metadata", [])
         named = zip(_in_order(model, (ports, side)), tables, strict=False)
         sides[side] = {port.name: _read_port(port, table, content) for port, table in named}
-    own = {name: data.get(name, "") for name in ("name", "description", "version", "author", "license")}
+    own = {name: data.get(name, "") for name in _OF_MODEL}
     return Metadata(**own, inputs=sides["inputs"], outputs=sides["outputs"])
 
 

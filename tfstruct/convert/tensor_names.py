@@ -1,6 +1,5 @@
 """Tensors of a `.tflite` file named after their Keras layers, and each operator's layers."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -41,12 +40,9 @@ def rename(
     taken: set[str] = set()
 
     def unique(name: str, number: int) -> bytes:
-        name = f"{flatbuffer.SUBGRAPH_PREFIX}{number}/{name}" if number else name
-        candidate, n = name, 1
-        while candidate in taken:
-            candidate, n = f"{name}:{n}", n + 1
-        taken.add(candidate)
-        return candidate.encode()
+        found = flatbuffer.free_name(f"{flatbuffer.SUBGRAPH_PREFIX}{number}/{name}" if number else name, taken)
+        taken.add(found)
+        return found.encode()
 
     for number, graph in enumerate(model.subgraphs):
         signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == number), None)
@@ -98,9 +94,7 @@ def tidied(model: schema.ModelT) -> dict[str, tuple[str, ...]]:
     for number, graph in enumerate(model.subgraphs):
         prefix = f"{flatbuffer.SUBGRAPH_PREFIX}{number}/" if number else ""
         for tensor in graph.tensors:
-            base = prefix + (tensor.name.decode().split(";")[0] or "tensor")
-            names = itertools.chain([base], (f"{base}:{n}" for n in itertools.count(1)))
-            name = next(name for name in names if name not in taken)
+            name = flatbuffer.free_name(prefix + (tensor.name.decode().split(";")[0] or "tensor"), taken)
             taken.add(name)
             tensor.name = name.encode()
         for operator in graph.operators:

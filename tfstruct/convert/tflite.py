@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gzip
 import itertools
 import os
 import time
@@ -44,6 +43,7 @@ from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.usage import versions
 from tfstruct.convert.verification import compare, read_content
 from tfstruct.errors import DataError, VerificationError
+from tfstruct.files import gzip_size
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
 from tfstruct.terminal import Progress, Verbose, shows_progress, silent
@@ -135,7 +135,7 @@ class Converter(contextlib.AbstractContextManager):
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
     ):
-        self.progress = progress or (lambda stage, done, total: None)
+        self.progress = progress or silent
         self._process = process or ConverterProcess(timeout)
         self._owned = process is None
         self._seconds: dict[str, float] = {}
@@ -236,7 +236,7 @@ class Converter(contextlib.AbstractContextManager):
             recipe=recipe.described(),
             parameters=self._source.parameters,
             size=len(content),
-            gzip_size=len(gzip.compress(content, 9, mtime=0)),
+            gzip_size=gzip_size(content),
             operators=tuple(found),
             float_operators=tuple(flatbuffer.float_operators(found)),
             verification=verification,

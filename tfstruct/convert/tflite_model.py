@@ -1,7 +1,6 @@
 """`TFLiteModel`: a file with its report, and what can be asked of it."""
 
 import dataclasses
-import gzip
 import os
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from tfstruct.convert.ports import Port, ports_of
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
-from tfstruct.files import write_atomic
+from tfstruct.files import gzip_size, write_atomic
 from tfstruct.samples import Sample
 from tfstruct.samples.arrays_by_name import arrays_by_name
 
@@ -67,7 +66,7 @@ class TFLiteModel:
             'me'
         """
         content = write_metadata(self.content, self._preprocessed(about))
-        size, zipped = len(content), len(gzip.compress(content, 9, mtime=0))
+        size, zipped = len(content), gzip_size(content)
         report = dataclasses.replace(self.report, size=size, gzip_size=zipped)
         return TFLiteModel(content, report, self.layers, self.reference, self._samples)
 

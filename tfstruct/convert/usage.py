@@ -33,9 +33,7 @@ def usage(inputs: Sequence[Port], outputs: Sequence[Port], file: str = "model.tf
 
 
 def _port(side: str, port: Port) -> tuple[str, ...]:
-    stored = port.dtype.name
-    if port.scale:
-        stored += f", real = {port.scale:.6g} * (stored{-port.zero_point:+d})"
+    stored = f"{port.dtype.name}, {port.to_real}" if port.scale else port.dtype.name
     return side, code(port.name), shape(port.shape), stored
 
 

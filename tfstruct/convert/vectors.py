@@ -204,13 +204,14 @@ def _equal(given: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.isclose(given, expected, rtol=_CLOSE, atol=_CLOSE, equal_nan=True)
 
 
-def _arena(content: bytes) -> int:
+def _arena(content: bytes) -> tuple[int, str]:
+    """Bytes, and where they come from."""
     if micro.version() is None:
-        return _ARENA
+        return _ARENA, "a guess, as tflite-micro, which would measure it, is not installed"
     try:
-        return (micro.arena_bytes(content) + 4095) // 1024 * 1024
+        return (micro.arena_bytes(content) + 4095) // 1024 * 1024, f"measured by tflite-micro {micro.version()}"
     except ConversionError:
-        return _ARENA
+        return _ARENA, "a guess, as tflite-micro does not run the file"
 
 
 def _literals(values: np.ndarray) -> str:
@@ -235,7 +236,7 @@ def _header(ports: tuple[Sequence[Port], Sequence[Port]], count: int) -> str:
     return "\n".join([*lines, "", "#endif  // VECTORS_H_", ""])
 
 
-def _program(content: bytes, ports: tuple[Sequence[Port], Sequence[Port]], arena: int, runtime: str) -> str:
+def _program(content: bytes, ports: tuple[Sequence[Port], Sequence[Port]], arena: tuple[int, str], runtime: str) -> str:
     graph = flatbuffer.read(content).subgraphs[0]
     places = [{int(index): n for n, index in enumerate(own)} for own in (graph.inputs, graph.outputs)]
     feed, compare = [], []
@@ -269,7 +270,8 @@ def _program(content: bytes, ports: tuple[Sequence[Port], Sequence[Port]], arena
 
 namespace {{
 
-alignas(16) uint8_t arena[{arena}];
+// {arena[1]}
+alignas(16) uint8_t arena[{arena[0]}];
 
 template <typename T>
 bool equal(T a, T b) {{

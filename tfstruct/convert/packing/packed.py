@@ -1,7 +1,6 @@
 """Keras models and `.tflite` files in the fewest bytes, and back."""
 
 import functools
-import gzip
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from tfstruct.convert.packing import arrays, container, huffman, keras_archive, 
 from tfstruct.convert.packing.report import PackedTensor, PackReport
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
-from tfstruct.files import write_atomic
+from tfstruct.files import gzip_size, write_atomic
 from tfstruct.graph.keras_model import require_model
 
 
@@ -215,7 +214,7 @@ def _report(name: str, kind: str, rows: list[PackedTensor], file: bytes, packed:
         kind=kind,
         tensors=tuple(rows),
         file=len(file),
-        gzip=len(gzip.compress(file, 9, mtime=0)),
+        gzip=gzip_size(file),
         zstd=arrays.zstd_size(file),
         huffman=len(file) - saving([row.huffman for row in rows]),
         lookup=len(file) - saving([row.lookup for row in rows]) if kind == "tflite" else None,

@@ -10,6 +10,7 @@ import numpy as np
 from tfstruct.callbacks import Cluster, Prune
 from tfstruct.callbacks.unprotected import unprotected
 from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.graph.copying import copied
 from tfstruct.graph.kernels import kernels
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.quantize import Scheme, Twin
@@ -104,26 +105,25 @@ def quantize_apply(
         others = {path: "float32" for path, layer in paths.items() if id(layer) not in chosen}
     if not model.built:
         raise ModelError(f"`{model.name}` is not built yet: give it an Input, or call it on a batch.")
-    copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    twin = Twin(copied, Scheme("int8", layers=others))
-    return marks.mark(twin, "held", _held(copied, twin, scheme))
+    copy = copied(model)
+    twin = Twin(copy, Scheme("int8", layers=others))
+    return marks.mark(twin, "held", _held(copy, twin, scheme))
 
 
-def _held(copied: keras.Model, twin: Twin, scheme: QuantizeScheme) -> list:
+def _held(copy: keras.Model, twin: Twin, scheme: QuantizeScheme) -> list:
     """Keeps zeros and shared values while the twin trains; warns where training would undo some."""
     held: list = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of those kernels whose turn comes
-        for kernel in kernels(copied):
+        for kernel in kernels(copy):
             values = np.asarray(kernel.variable)
             path = kernel.name.rpartition("/")[0]
             zeros, distinct = 1 - np.count_nonzero(values) / values.size, len(np.unique(values))
             if scheme.keep_values and 2 <= distinct < values.size:
                 held.append(Cluster(distinct, layers=[f"*{path}"], keep_zeros=scheme.keep_zeros).attach(twin))
             elif scheme.keep_zeros and 0 < zeros < 1:
-                held.append(Prune(ConstantRatio(zeros), layers=[path]).attach(copied))
-    lost = None if held else unprotected(copied)
+                held.append(Prune(ConstantRatio(zeros), layers=[path]).attach(copy))
+    lost = None if held else unprotected(copy)
     if lost:
         warnings.warn(f"{lost} Or use a scheme of tfmot.experimental.combine.", stacklevel=4)
     return held
