@@ -1,5 +1,6 @@
 """Files and folders: written whole or not at all, and nothing is left of a process that was killed."""
 
+import glob
 import os
 import pathlib
 import signal
@@ -139,3 +140,23 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     with folder_atomic(target) as beside:
         pathlib.Path(beside, "a").write_text("whole")
     assert os.listdir(tmp_path) == ["made"] and os.listdir(target) == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "a file system without links"])
+def test_a_folder_is_not_cleared_by_another_that_is_made_before_its_lock_is_taken(monkeypatch, links):
+    real = files._lock
+
+    def lock(number):  # what another process does at its worst moment
+        for folder in glob.glob(os.path.join(tempfile.gettempdir(), f"{files._PREFIX}worst-*")):
+            files._clear_folder(folder)
+        return real(number)
+
+    def no_link(*paths):
+        raise PermissionError
+
+    monkeypatch.setattr(files, "_lock", lock)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    with files.TemporaryFolder("worst") as folder:
+        assert os.listdir(folder) == [files.FolderLock.NAME]
+    assert not os.path.exists(folder)

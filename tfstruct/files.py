@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import IO, ClassVar
 
 try:
     import fcntl
@@ -96,13 +96,35 @@ class FolderLock:
     def __init__(self, folder: str | os.PathLike):
         self.path = os.path.join(folder, self.NAME)
         while True:
-            self._file = open(self.path, "a+b")  # noqa: SIM115 (open as long as it is locked)
+            self._file = self._opened()
             if not _lock(self._file.fileno()):
                 self._file.close()
                 raise BlockingIOError(f"{os.fspath(folder)} is in use")
             if _is_at(self._file.fileno(), self.path):  # not one that its holder removed in the meantime
                 break
             self._file.close()
+
+    def _opened(self) -> IO[bytes]:
+        """The file, open. A new one is locked before it gets its name: without a holder the folder would be taken for
+        what a killed process has left."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return open(self.path, "r+b")
+            beside = f"{self.path}.{os.getpid()}-{threading.get_ident()}"
+            file = open(beside, "w+b")  # noqa: SIM115 (open as long as it is locked)
+            _lock(file.fileno())
+            try:
+                os.link(beside, self.path)
+            except FileExistsError:  # another one was faster
+                file.close()
+                continue
+            except OSError:  # a file system without links
+                os.replace(beside, self.path)
+                return file
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(beside)
+            return file
 
     def release(self) -> None:
         """Gives it back; the file that held it goes."""
