@@ -52,6 +52,21 @@ def test_one_file_is_a_device(toaster, digits_model, process):
         check_target(content, "kettle")
 
 
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("cortex-m4", "micro"),
+        ("ESP32-S3", "micro"),
+        ("android", "mobile"),
+        ("coral", "edgetpu"),
+        ("ethos-u99", "ethos-u"),
+    ],
+)
+def test_the_error_names_the_device_that_is_meant(name, meant):
+    with pytest.raises(RecipeError, match=f"Received: '{name}'. Meant is perhaps '{meant}': "):
+        devices.device(name)
+
+
 def test_a_device_that_is_not_there_is_refused_by_all_that_ask(digits_model):
     for ask in (devices.device, lambda name: check_target(b"", name), lambda name: Settings(target=name)):
         with pytest.raises(RecipeError, match=r"`target` must be one of mobile, .*-2048\. Received: 'toaster'"):

@@ -93,3 +93,22 @@ def test_nothing_runs_behind_the_layer_that_is_asked(trained):
     with pytest.raises(DataError, match="at 'stem_bn'"):
         check_scale(model, signature_of(model), _samples(pixels / 255))
     assert not called and not any("call" in layer.__dict__ for layer in model.layers)
+
+
+def test_pixels_that_nobody_scaled_are_told_where_the_model_says_nothing():
+    def model(*first):
+        layers = [keras.Input((4, 4, 3), name="image"), *first, keras.layers.Conv2D(2, 3)]
+        return keras.Sequential(layers)
+
+    def told(model, x, as_is=True):
+        return check_scale(model, signature_of(model), _samples(x), as_is=as_is)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)).astype("float32")
+    (line,) = told(model(), pixels)
+    assert "'image' takes pixels as they are, 0 to 2" in line and "--scale 1/255" in line
+    assert told(model(keras.layers.ZeroPadding2D()), pixels)
+    assert not told(model(), pixels, as_is=False) and not told(model(), pixels / 255)
+    for scaling in (keras.layers.Rescaling(1 / 255), keras.layers.Normalization(mean=1.0, variance=2.0)):
+        assert not told(model(scaling), pixels)
+    inputs = keras.Input((4, 4, 3), name="image")
+    assert not told(keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs / 255.0)), pixels)

@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = {str(file.relative_to(DOCS)): file for file in sorted(DOCS.rglob("*.md")) if "api" not in file.parts}
 PAGES["README.md"] = ROOT / "README.md"
 # These take a second or two; the others train or convert.
-QUICK = ("concepts.md", "jobs/edit-layers.md", "jobs/old-models.md", "coming-from/torch-pruning.md")
+QUICK = ("concepts.md", "jobs/edit-layers.md", "coming-from/torch-pruning.md")
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

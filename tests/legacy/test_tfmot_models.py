@@ -102,7 +102,9 @@ def test_pruning_is_taken_off_and_zeros_stay(form, pruned_model, tmp_path):
     for path, mask in found.masks.items():
         assert 0.45 < np.mean(weight(found.model, path) == 0) < 0.55
         assert not weight(found.model, path)[~mask].any()
-    assert "took off pruning, kept its mask (50% zeros)" in found.explain()
+    assert "\n  stem, conv, head: took off pruning, kept its mask (50% zeros)\n" in found.explain()
+    assert "relu, dw, add, pool, gap: took off a pruning wrapper that had nothing to prune" in str(found)
+    assert "array(" not in repr(found)
 
 
 @pytest.mark.parametrize("form", ["object", "net.h5"])

@@ -86,8 +86,9 @@ class FileSource:
             made, _ = engines.quantize(self._in_batches(recipe), recipe, self._layers, {}, self._process)
         return made, self._layers
 
-    def check_scale(self, signature: Signature, samples: Sequence[Sample]) -> None:
+    def check_scale(self, signature: Signature, samples: Sequence[Sample], *, as_is: bool) -> list[str]:
         """Nothing is known of the training."""
+        return []
 
     def ranges_of_layers(self, reference: bytes, layers: Layers, observed: Ranges, recipe: Recipe) -> Ranges:
         return trained.by_tensor(reference, layers, recipe.ranges, observed, recipe)

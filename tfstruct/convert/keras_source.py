@@ -70,8 +70,8 @@ class KerasSource:
     def float16_file(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         return self._converted(self._export(recipe), float16=True)
 
-    def check_scale(self, signature: Signature, samples: Sequence[Sample]) -> None:
-        check_scale(self.model, signature, samples)
+    def check_scale(self, signature: Signature, samples: Sequence[Sample], *, as_is: bool) -> list[str]:
+        return check_scale(self.model, signature, samples, as_is=as_is)
 
     def ranges_of_layers(self, reference: bytes, layers: Layers, observed: Ranges, recipe: Recipe) -> Ranges:
         model = self._opened(recipe).model

@@ -229,7 +229,7 @@ def profile_operators(
     Operators that do not stand alone (loops, resources, open shapes) are left out.
 
     Args:
-        layers: tensor -> Keras layers, as `TFLiteModel.layers`.
+        layers: tensor -> Keras layers, as `TFLiteModel.layers`; None: as the names of the tensors tell.
         seconds: for each operator.
     """
     model = flatbuffer.read(content)
@@ -243,7 +243,8 @@ def profile_operators(
         if any(d is None for port in ports for d in port.shape):
             continue
         timed = time_file(alone, {port.name: port.zeros() for port in ports}, threads, seconds)
-        rows.append(OperatorLatency(op.name, shapes, op.dtype, timed.median_us, here, op.layers, macs_of(model, op)))
+        origin = op.layers if layers else flatbuffer.layers_by_name(op)
+        rows.append(OperatorLatency(op.name, shapes, op.dtype, timed.median_us, here, origin, macs_of(model, op)))
     return tuple(rows)
 
 

@@ -9,18 +9,28 @@ import numpy as np
 from tfstruct.convert.export import Signature
 from tfstruct.errors import DataError
 from tfstruct.graph.layer_tree import intercepted, layer_paths
+from tfstruct.graph.operation_traits import traits_of
 from tfstruct.samples import Sample
 
 # How far the spread that a batch norm sees may be from the one it was trained on. Data in 0..1 for a model
 # trained on 0..255 is off by 255; another data set of the same scale rarely by more than 5.
 _FACTOR = 30.0
+_BRIGHT = 127  # values from 0 to 255, some above this, are pixels as files hold them
 
 
-def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Sample]) -> None:
+def check_scale(
+    model: keras.Model, signature: Signature, samples: Sequence[Sample], *, as_is: bool = False
+) -> list[str]:
     """Refuses data whose scale contradicts the model's own statistics.
 
     The first trained BatchNormalization says what spread its input had in training; a leading Rescaling by
     1/255 or 1/127.5 says that pixels are expected. A model with neither is not judged.
+
+    Args:
+        as_is: whether the samples go in with the values that their source holds.
+
+    Returns:
+        What the user should know: of pixels that nobody scaled, for a model that does not say what it expects.
 
     Raises:
         DataError: with both spreads, and what to do.
@@ -28,7 +38,7 @@ def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Samp
     inputs = {name: np.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
     floats = {k: v for k, v in inputs.items() if v.dtype.kind == "f"}
     if not floats:
-        return
+        return []
     span = ", ".join(f"{k} in [{v.min():.4g}, {v.max():.4g}]" for k, v in floats.items())
     for path, layer in layer_paths(model).items():
         if isinstance(layer, keras.layers.Rescaling) and len(floats) == 1:
@@ -41,7 +51,7 @@ def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Samp
                 )
     found = _spread_at_first_batch_norm(model, signature, inputs)
     if found is None:
-        return
+        return _of_pixels(model, floats) if as_is else []
     path, trained, seen = found
     ratio = seen / trained
     if not 1 / _FACTOR <= ratio <= _FACTOR:
@@ -50,6 +60,33 @@ def check_scale(model: keras.Model, signature: Signature, samples: Sequence[Samp
             f"training it was {trained:.3g}. Received {span}. Scale them as in training (--scale, --mean, --std), or "
             "use --no-range-check (Recipe(check_range=False)) if this is meant."
         )
+    return []
+
+
+def _of_pixels(model: keras.Model, floats: dict[str, np.ndarray]) -> list[str]:
+    if not _weighs_pixels_first(model):
+        return []
+    return [
+        f"input {name!r} takes pixels as they are, 0 to {values.max():g}, and nothing in the model says what it was "
+        "trained on. Scale them if the training did (--scale 1/255, Preprocess(scale=1 / 255)); --no-range-check "
+        "(Recipe(check_range=False)) says that this is meant"
+        for name, values in floats.items()
+        if values.ndim == 4 and values.min() >= 0 and _BRIGHT < values.max() <= 255
+    ]
+
+
+def _weighs_pixels_first(model: keras.Model) -> bool:
+    """Whether the first that happens to the inputs, but for moving and padding, is a layer of Keras with weights: all
+    else may be what brings pixels to the scale of the training."""
+    for op in layer_paths(model).values():
+        if isinstance(op, keras.Model):
+            continue
+        if getattr(op, "weights", None):
+            return type(op).__module__.startswith("keras.") and not isinstance(op, keras.layers.Normalization)
+        traits = traits_of(op)
+        if not (traits.moves or traits.training_only or traits.operator == "PAD"):
+            return False
+    return False
 
 
 class _Seen(Exception):

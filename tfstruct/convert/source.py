@@ -64,8 +64,8 @@ class Source(Protocol):
     def float16_file(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
         """The file with weights of 16 bits, with the layers of its tensors."""
 
-    def check_scale(self, signature: Signature, samples: Sequence[Sample]) -> None:
-        """Refuses samples of another scale than that of the training."""
+    def check_scale(self, signature: Signature, samples: Sequence[Sample], *, as_is: bool) -> list[str]:
+        """Refuses samples of another scale than that of the training, and says where it cannot tell."""
 
     def ranges_of_layers(self, reference: bytes, layers: Layers, observed: Ranges, recipe: Recipe) -> Ranges:
         """Those of the recipe, which names layers, by tensor of the float file; else those observed."""

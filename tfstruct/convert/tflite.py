@@ -328,7 +328,9 @@ class Converter(contextlib.AbstractContextManager):
         if not first:
             raise DataError(f"The calibration data {data.source} holds no samples. Expected 100 or more.")
         if recipe.check_range:
-            self._source.check_scale(signature, first)
+            warnings += self._source.check_scale(
+                signature, first, as_is=not (recipe.preprocess and recipe.preprocess.changes_values)
+            )
         make = calibrator_of(recipe.calibrator, recipe.percentile, recipe.activation_bits)
         batches = batched(itertools.chain(first, source), batch)
         ranges = calibrate.ranges(reference, batches, make, step)

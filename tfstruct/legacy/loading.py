@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+_NAMED = 6  # layers to which the same was done
+
 
 @dataclasses.dataclass(frozen=True)
 class Legacy:
@@ -30,13 +32,16 @@ class Legacy:
 
     model: "keras.Model"
     changes: tuple[str, ...] = ()
-    masks: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
-    centroids: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict)
-    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    weight_limits: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict, repr=False)
+    centroids: Mapping[str, "np.ndarray"] = dataclasses.field(default_factory=dict, repr=False)
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict, repr=False)
+    weight_limits: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.explain()
 
     def explain(self) -> str:
-        """What was changed, in lines."""
+        """What was changed, in lines: one for all layers to which the same was done."""
         head = f"{self.model.name}: {self.model.count_params():,} parameters"
         kept = [
             f"{len(found)} {what}"
@@ -48,7 +53,21 @@ class Legacy:
             if found
         ]
         head += f"; kept {', '.join(kept)}" if kept else ""
-        return "\n".join([head, *(f"  {line}" for line in self.changes or ("nothing was changed",))])
+        return "\n".join([head, *(f"  {line}" for line in _together(self.changes) or ("nothing was changed",))])
+
+
+def _together(changes: tuple[str, ...]) -> list[str]:
+    """Equal changes in one line, with the layers before it."""
+    layers: dict[str, list[str]] = {}
+    for line in changes:
+        layer, _, what = line.partition(": ")
+        layers.setdefault(what, []).append(layer)
+    return [
+        f"{', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}: {what}"
+        if what
+        else names[0]
+        for what, names in layers.items()
+    ]
 
 
 def load(path_or_model: Any, *, trust: bool = False, signature: str | None = None) -> "keras.Model":

@@ -80,8 +80,10 @@ def _pruned(wrapper) -> Plain:
         weight.mask = _value(mask) != 0
         weight.value = weight.value * weight.mask
     masks = [_value(mask).ravel() for _, mask, _ in wrapper.pruning_vars]
-    share = 1 - np.mean(np.concatenate(masks or [np.ones(1)]))
-    return dataclasses.replace(plain, lines=[f"took off pruning, kept its mask ({share:.0%} zeros)", *plain.lines])
+    line = "took off a pruning wrapper that had nothing to prune"
+    if masks:
+        line = f"took off pruning, kept its mask ({1 - np.mean(np.concatenate(masks)):.0%} zeros)"
+    return dataclasses.replace(plain, lines=[line, *plain.lines])
 
 
 def _clustered(wrapper) -> Plain:

@@ -68,6 +68,11 @@ class Preprocess:
         for field, value in (("resize", resize), ("mean", mean), ("std", std)):
             object.__setattr__(self, field, value)
 
+    @property
+    def changes_values(self) -> bool:
+        """Whether it does more than to resize."""
+        return dataclasses.replace(self, resize=None) != Preprocess()
+
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:

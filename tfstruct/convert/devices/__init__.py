@@ -24,8 +24,10 @@ def device(name: str) -> Device:
     variants = {name: one for device in every for name, one in device.variants.items()}
     known = {**variants, **{one.name: one for one in every}}
     if name not in known:
+        like = [one for one in every if any(part in name.lower() for part in one.also_called)]
+        meant = f" Meant is perhaps {like[0].name!r}: {like[0].what}." if like else ""
         raise RecipeError(
             f"`target` must be one of {', '.join(one.name for one in every)}, or one of the variants "
-            f"{', '.join(variants)}. Received: {name!r}."
+            f"{', '.join(variants)}. Received: {name!r}.{meant}"
         )
     return known[name]

@@ -38,6 +38,7 @@ class Device:
         four_bit_weights: whether its kernels take weights of 4 bits.
         has_arena: whether activations lie in a tensor arena, whose size tflite-micro can measure.
         variants: name -> the same device in another size.
+        also_called: parts of names by which users ask for devices of this kind; the error of an unknown name uses them.
     """
 
     name: str
@@ -48,3 +49,4 @@ class Device:
     four_bit_weights: bool = False
     has_arena: bool = False
     variants: Mapping[str, "Device"] = dataclasses.field(default_factory=dict)
+    also_called: tuple[str, ...] = ()

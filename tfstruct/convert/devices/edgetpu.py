@@ -142,4 +142,4 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
     return Verdict("the documentation of the Edge TPU (coral.ai)", answers, facts, notes if any(problems) else ())
 
 
-DEVICE = Device("edgetpu", "Coral Edge TPU", judge, operators=OPERATORS)
+DEVICE = Device("edgetpu", "Coral Edge TPU", judge, operators=OPERATORS, also_called=("coral", "tpu"))

@@ -170,4 +170,9 @@ def _device(name: str, accelerator: str, **fields) -> Device:
     return Device(name, what, judged, operators=dict.fromkeys(OPERATORS, ""), **fields)
 
 
-DEVICE = _device("ethos-u", "ethos-u55-128", variants={name: _device(name, name) for name in ACCELERATORS})
+DEVICE = _device(
+    "ethos-u",
+    "ethos-u55-128",
+    variants={name: _device(name, name) for name in ACCELERATORS},
+    also_called=("ethos", "npu"),
+)

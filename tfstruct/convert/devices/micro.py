@@ -36,6 +36,7 @@ DEVICE = Device(
     "micro",
     "TensorFlow Lite for Microcontrollers",
     judge,
+    also_called=("cortex-m", "stm32", "esp32", "arduino", "nrf5", "rp2040", "pico", "mcu", "microcontroller"),
     operators=dict.fromkeys(micro.OPERATORS, ""),
     four_bit_weights=True,
     has_arena=True,

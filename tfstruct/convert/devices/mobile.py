@@ -30,4 +30,10 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
     return Verdict(f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}", answers, facts)
 
 
-DEVICE = Device("mobile", "phones and single-board computers, XNNPACK", judge, four_bit_weights=True)
+DEVICE = Device(
+    "mobile",
+    "phones and single-board computers, XNNPACK",
+    judge,
+    four_bit_weights=True,
+    also_called=("android", "ios", "phone", "raspberry", "pixel", "cortex-a", "arm64", "cpu"),
+)
