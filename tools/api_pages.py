@@ -5,6 +5,7 @@ import inspect
 import pathlib
 
 import tfstruct
+from tfstruct import errors
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "api"
 # What no user calls.
@@ -17,7 +18,11 @@ def pages() -> dict[str, str]:
     for room in tfstruct._ROOMS:
         if room not in LEFT_OUT:
             package = importlib.import_module(f"tfstruct.{room}")
-            found[f"{room}.md"] = _page(room, [getattr(package, name) for name in sorted(package.__all__)])
+            values = [getattr(package, name) for name in sorted(package.__all__)]
+            # Errors that a room exports again have their place on the page of all errors.
+            found[f"{room}.md"] = _page(
+                room, [one for one in values if getattr(one, "__module__", "") != errors.__name__]
+            )
     for namespace in ("sparsity", "clustering", "quantization"):
         module = importlib.import_module(f"tfstruct.tfmot.{namespace}.keras")
         own = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
@@ -26,8 +31,6 @@ def pages() -> dict[str, str]:
 
 
 def _errors() -> list:
-    from tfstruct import errors
-
     return [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception)]
 
 
