@@ -10,20 +10,20 @@ import tfstruct
 
 # Examples that convert a file, in a process of its own, or trace several models.
 SLOW = {
-    "Converter", "Diagnose", "Distill", "StructuredSparse", "Task", "adaround", "blockwise", "carry_out",
-    "check_target", "compress", "compress_for_micro", "correct_bias", "dequantize", "measured_latency",
+    "Board", "Converter", "Diagnose", "Distill", "StructuredSparse", "Task", "adaround", "add_board", "blockwise",
+    "carry_out", "check_target", "compress", "compress_for_micro", "correct_bias", "dequantize", "measured_latency",
     "mixed_precision", "search_strategies", "to_tflite", "verify",
 }  # fmt: skip
 # Reports and results: a call hands them out, and its example shows them.
 HANDED_OUT = {
     "Batch", "Bottlenecks", "Call", "Candidate", "ChannelReport", "Channels", "Choice", "ClusterReport", "Compressed",
     "CompressionReport", "Costs", "Decision", "Diagnosis", "DistillationReport", "Distribution", "Draws", "Each",
-    "EditReport", "Finding", "GradientNoise", "Graph", "Group", "GroupReport", "Importance", "In", "Legacy",
-    "Limits", "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report",
-    "Rewired", "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
-    "ClosingReport", "OpeningReport", "VocabularyReport",
-    "SparsityReport", "Stage", "StrategyResult", "TFLiteModel", "TargetReport", "Taught", "TeacherTargets",
-    "FileReport", "TensorSpec", "ThresholdChoice", "Trial", "Units", "Verification",
+    "EditReport", "Finding", "GradientNoise", "Graph", "Group", "GroupReport", "Importance", "In", "Legacy", "Limits",
+    "Out", "PackReport", "Packed", "Profile", "Progress", "QuantizationReport", "RangeTest", "Report", "Rewired",
+    "Sample", "Samples", "SearchReport", "Sensitivity", "SharingSuggestion", "ShrinkReport", "Signals",
+    "ClosingReport", "OpeningReport", "VocabularyReport", "SparsityReport", "Stage", "StrategyResult", "TFLiteModel",
+    "TargetReport", "TargetTable", "Taught", "TeacherTargets", "FileReport", "TensorSpec", "ThresholdChoice", "Trial",
+    "Units", "Verification",
 }  # fmt: skip
 
 

@@ -79,9 +79,35 @@ def test_inspect_of_a_model_and_of_a_file(run):
     assert deep["weights"] == "int8" and deep["macs"] == 9216 and deep["zeros"] >= 0.5
 
 
+def test_inspect_shows_all_devices_in_one_table(run):
+    status, said, error = run("inspect", "net.tflite", "--target", "all", "--json")
+    table = json.loads(said)[1]
+    assert status == 0 and error == ""
+    assert table["operators"]["FULLY_CONNECTED"]["gpu"] == "yes" and "google-tensor" in table["unknown"]
+    status, said, _ = run("inspect", "net.tflite", "--target", "All")
+    assert status == 0 and "operators against" in said and "cortex-m4:nano33ble" in said
+
+
+def test_boards_of_a_file_are_targets(run, folder, monkeypatch):
+    from tfstruct.convert.devices import boards
+
+    monkeypatch.setattr(boards, "_BOARDS", dict(boards._BOARDS))
+    (folder / "boards.toml").write_text('["cortex-m4:tiny"]\nflash = "1 KB"\nram = "1 KB"\n')
+    status, said, error = run("inspect", "net.tflite", "--target", "cortex-m4:tiny", "--boards", "boards.toml")
+    assert status == 1 and "cortex-m4:tiny: does not fit" in said
+    assert error.count("\n") == 1 and "flash of cortex-m4:tiny does NOT fit: the file takes" in error
+
+
+def test_a_table_is_no_target_of_a_conversion(run):
+    status, _, error = run("convert", "net.keras", "-o", "x.tflite", "--target", "all")
+    assert status == 2 and "`tfstruct inspect` and --check-only show" in error
+    status, said, error = run("convert", "net.tflite", "--target", "all", "--check-only", "--json")
+    assert status == 0 and json.loads(said)["operators"] and error == ""
+
+
 def test_inspect_asks_for_targets_before_it_loads(run):
     status, said, error = run("inspect", "net.keras", "--target", "toaster")
-    assert (status, said) == (2, "") and "must be one of mobile, micro" in error
+    assert (status, said) == (2, "") and "must be one of mobile, " in error
 
 
 def test_explain_draws(run, tmp_path):

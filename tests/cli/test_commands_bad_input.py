@@ -60,6 +60,8 @@ CASES = {
     "a missing .tflite": (["inspect", "none.tflite"], "No such file"),
     "missing data": (["verify", "junk.tflite", "net.keras", "none.npz"], "there is no file or folder none.npz"),
     "a device": (["inspect", "net.keras", "--target", "moon"], "moon"),
+    "a file of boards": (["inspect", "net.keras", "--target", "micro", "--boards", "plan.json"], "is no TOML file"),
+    "a missing file of boards": (["inspect", "net.keras", "--boards", "none.toml"], "none.toml"),
     "seconds": (["profile", "junk.tflite", "--seconds", "0"], "--seconds must be positive"),
     "a table of times": (["profile", "net.keras", "--latency-table", "data.npz"], "not a latency table"),
     "threads": (["profile", "net.keras", "--threads", "many"], "expected a positive whole number"),

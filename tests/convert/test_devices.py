@@ -30,8 +30,20 @@ def toaster(tmp_path, monkeypatch):
 
 
 def test_devices_are_found_in_their_folder_those_first_that_run_most():
-    assert [one.name for one in devices.devices()] == ["mobile", "micro", "ethos-u", "edgetpu"]
-    assert [one.name for one in devices.devices() if one.four_bit_weights] == ["mobile", "micro"]
+    found = devices.devices()
+    assert {one.name for one in found} == {
+        "mobile", "gpu", "qualcomm", "mediatek", "google-tensor", "intel-npu",
+        "micro", "esp32-s3", "ethos-u", "edgetpu",
+    }  # fmt: skip
+    assert (
+        found[0].name == "mobile"
+        and all(one.closed for one in found[-2:])
+        and not any(one.closed for one in found[:-2])
+    )
+    counts = [len(one.operators) for one in found[1:-2]]
+    assert counts == sorted(counts, reverse=True)
+    four = [one.name for one in found if one.four_bit_weights]
+    assert four == ["mobile", "esp32-s3", "micro", "qualcomm", "mediatek"]
     assert devices.device("ethos-u55-256").what == "Arm Ethos-U NPU, ethos-u55-256"
     assert devices.device("ethos-u").what == "Arm Ethos-U NPU, ethos-u55-128"
 
@@ -48,18 +60,20 @@ def test_one_file_is_a_device(toaster, digits_model, process):
     ]
     assert check_target(content, "toaster-xl").what == "more bread"
     assert Settings(target="toaster").target == "toaster"
-    with pytest.raises(RecipeError, match=r"mobile, micro, ethos-u, edgetpu, toaster, or one of the variants .*-xl"):
+    with pytest.raises(RecipeError, match=r"mobile, .*edgetpu, toaster, .*or one of the variants .*-xl"):
         check_target(content, "kettle")
 
 
 @pytest.mark.parametrize(
     "name, meant",
     [
-        ("cortex-m4", "micro"),
-        ("ESP32-S3", "micro"),
-        ("android", "mobile"),
-        ("coral", "edgetpu"),
+        ("cortex-m9", "micro"),
+        ("ESP32-C3", "micro"),
+        ("android-15", "mobile"),
+        ("coral-usb", "edgetpu"),
         ("ethos-u99", "ethos-u"),
+        ("cortex-m4:nano33", "cortex-m4:nano33ble"),
+        ("quallcom", "qualcomm"),
     ],
 )
 def test_the_error_names_the_device_that_is_meant(name, meant):

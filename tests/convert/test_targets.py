@@ -12,7 +12,7 @@ from keras import layers
 
 from tfstruct import Recipe, demo, legacy
 from tfstruct.convert import TARGETS, Converter, check_target, flatbuffer, micro
-from tfstruct.convert.devices import edgetpu, ethos_u
+from tfstruct.convert.devices import edgetpu, esp32, ethos_u, google_tensor, gpu, mediatek, qualcomm
 from tfstruct.convert.replacements import REPLACEMENTS
 from tfstruct.convert.report import render
 from tfstruct.errors import ConversionError, RecipeError
@@ -63,7 +63,10 @@ def resnet8(shared, process):
     return draft(legacy.load(shared / "models" / "resnet8_cifar10_jpeg.h5"), process)[0]
 
 
-@pytest.mark.parametrize("name", TARGETS)
+CLOSED = ("google-tensor", "intel-npu")  # only their compilers know what they take
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in CLOSED])
 def test_the_digits_fit_every_target(digits, name):
     report = check_target(digits, name)
     assert report.fits and report.problem() == "" and report.outside == ()
@@ -193,7 +196,7 @@ def test_vela_that_fails_or_hangs_is_one_error(odd):
 
 
 def test_unknown_targets_and_damaged_files():
-    with pytest.raises(RecipeError, match="must be one of mobile, micro, ethos-u, edgetpu"):
+    with pytest.raises(RecipeError, match=r"must be one of mobile, .*micro, .*edgetpu"):
         check_target(b"", "toaster")
     with pytest.raises(ConversionError, match=r"Expected a \.tflite file"):
         check_target(b"nothing", "micro")
@@ -219,7 +222,6 @@ def _edge(build, shape, process):
     [
         (lambda x: layers.Dense(3, name="bad")(x), (5, 4), "FULLY_CONNECTED"),
         (lambda x: layers.Softmax(name="bad")(x), (5, 4), "SOFTMAX"),
-        (lambda x: layers.DepthwiseConv2D(3, dilation_rate=2, name="bad")(x), (8, 8, 4), "DEPTHWISE_CONV_2D"),
         (lambda x: layers.Conv2D(2, 3, dilation_rate=(1, 2), name="bad")(x), (8, 8, 4), "CONV_2D"),
         (lambda x: keras.ops.mean(x, axis=-1), (4, 4, 3), "MEAN"),
         (lambda x: x[:, ::2], (8, 4), "STRIDED_SLICE"),
@@ -235,6 +237,7 @@ def test_limits_of_the_edge_tpu(build, shape, operator, process):
 def test_what_the_edge_tpu_takes(process):
     def body(x):
         x = layers.Conv2D(4, 3, dilation_rate=2, activation="relu")(layers.ZeroPadding2D(2)(x))
+        x = layers.DepthwiseConv2D(3, dilation_rate=2, padding="same")(x)
         x = layers.MaxPooling2D()(layers.Concatenate()([x, layers.ReLU(6.0)(x)]))
         return layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x))
 
@@ -252,5 +255,6 @@ def test_every_operator_that_a_replacement_becomes_exists():
     for operator, proposals in REPLACEMENTS.items():
         assert operator in names
         assert {becomes for _, becomes in proposals} <= names
-    for table in (micro.OPERATORS, ethos_u.OPERATORS, edgetpu.OPERATORS):
+    tables = micro.OPERATORS, ethos_u.OPERATORS, edgetpu.OPERATORS, gpu.OPERATORS, qualcomm.OPERATORS
+    for table in (*tables, mediatek.OPERATORS, google_tensor.REFUSED, esp32.OPTIMIZED):
         assert set(table) <= names and len(set(table)) == len(table)

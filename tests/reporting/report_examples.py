@@ -17,6 +17,7 @@ from tfstruct.callbacks.sparsity_report import SparseWeight
 from tfstruct.compression import SearchReport, Trial
 from tfstruct.compression.alternatives.front import Front, FrontPoint
 from tfstruct.convert.agreement import Agreement
+from tfstruct.convert.devices.device import Memory
 from tfstruct.convert.file_report import FileOperator
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.convert.latency import Estimate, Estimated, OperatorLatency
@@ -267,6 +268,21 @@ EXAMPLES = {
         (Judged("CONV_2D", (name,), "int8", False, "no kernel", "DENSE"),),
         (("arena", "4,352 bytes"),),
         ("a note",),
+    ),
+    "TargetTable": lambda name: convert.TargetTable(
+        (
+            convert.TargetReport("micro", "small", "a table", (Judged(name, ("stem",), "int8", None, "who knows"),)),
+            convert.TargetReport("gpu", "phones", "its rules", (Judged(name, ("stem",), "int8", True),), (), (name,)),
+            convert.TargetReport(
+                "cortex-m4:mine",
+                name,
+                "a table",
+                (Judged(name, ("stem",), "int8", False, name),),
+                (),
+                (),
+                (Memory("flash", "the file", 1000, 2000, 2000),),
+            ),
+        )
     ),
     "ThresholdChoice": threshold_choice,
     "Verification": verification,

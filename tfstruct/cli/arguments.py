@@ -167,11 +167,20 @@ def add_conversion(out) -> None:
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
 
+TARGET_HELP = "a device such as micro, or a board such as cortex-m4:nano33ble (an unknown name lists all)"
+
+
+def add_boards_file(device) -> None:
+    """Boards of the user's own."""
+    device.add_argument(
+        "--boards", metavar="FILE.toml", action=Repeated, default=[], help="boards with flash and RAM, for --target"
+    )
+
+
 def add_device(device) -> None:
     """Where the file shall run."""
-    device.add_argument(
-        "--target", metavar="NAME", help="a device such as micro (an unknown name lists all); exit status 1 if unfit"
-    )
+    device.add_argument("--target", metavar="NAME", help=f"{TARGET_HELP}; exit status 1 if unfit")
+    add_boards_file(device)
     device.add_argument("--c-array", action="store_true", help="also write OUT.h and OUT.cc for a microcontroller")
     device.add_argument("--latency-table", metavar="FILE.json", help="estimate from times measured on a device")
 

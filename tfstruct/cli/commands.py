@@ -111,8 +111,8 @@ COMMANDS = {
         looking.inspect,
         (
             ("model.keras", "parameters, MACs, bytes and peak memory by layer; zeros where weights are sparse"),
-            ("model.tflite --target micro", "inputs and outputs with scales, operators, weights; the arena it takes"),
-            ("model.keras --target edgetpu --target mobile", "before training: exit status 1 if one does not fit"),
+            ("model.tflite --target all", "inputs, outputs, operators, weights; one table of all devices and boards"),
+            ("model.keras --target edgetpu --target cortex-m4", "before training: exit status 1 if one does not fit"),
         ),
     ),
     "explain": Command(

@@ -14,7 +14,15 @@ from tfstruct.cli.arguments import (
     parser,
 )
 from tfstruct.cli.exit_status import BELOW, FINE, fail
-from tfstruct.cli.options import check_sources, import_modules, preprocess_of, read_model, require_output, targets_of
+from tfstruct.cli.options import (
+    check_devices,
+    check_sources,
+    import_modules,
+    preprocess_of,
+    read_model,
+    require_output,
+    targets_of,
+)
 from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError, RecipeError
@@ -44,6 +52,7 @@ def compress(options) -> int:
     from tfstruct.compression.budget import Budget
 
     _check(options)
+    check_devices(options, [options.target] if options.target else [])
     budget = Budget.of(options.budget)
     if options.latency_table:
         budget = Budget.of({**budget.to_dict(), "latency_table": options.latency_table})

@@ -8,9 +8,11 @@ from tfstruct.cli.arguments import add_all_of_conversion, add_model
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import (
     check_calibration,
+    check_devices,
     check_sources,
     import_modules,
     input_shapes,
+    is_all,
     is_tflite,
     names_tflite,
     precision_of,
@@ -128,10 +130,7 @@ def _check_device(options) -> None:
     """Looks at what is said of the device before TensorFlow loads."""
     if options.check_only and options.target is None:
         raise RecipeError("--check-only needs a device to check for: --target micro.")
-    if options.target is not None:
-        from tfstruct.convert.devices import device
-
-        device(options.target)
+    check_devices(options, [options.target] if options.target else [], table=options.check_only)
     if options.latency_table is not None:
         from tfstruct.convert.latency import LatencyTable
 
@@ -159,9 +158,9 @@ def _check_only(options, recipes: list[Recipe]) -> int:
     for report in reports:
         if not options.json and not options.quiet:
             console(sys.stdout).print(report.table())
-        if not report.fits:
+        if not (report.fits or is_all(options.target)):
             fail(report.problem())
-    return FINE if all(report.fits for report in reports) else BELOW
+    return FINE if all(report.fits for report in reports) or is_all(options.target) else BELOW
 
 
 def _annotated(options, result):

@@ -2,12 +2,22 @@
 
 import pathlib
 
-from tfstruct.cli.arguments import add_model, add_model_file, add_output, add_preprocessing, add_thresholds
+from tfstruct.cli.arguments import (
+    TARGET_HELP,
+    add_boards_file,
+    add_model,
+    add_model_file,
+    add_output,
+    add_preprocessing,
+    add_thresholds,
+)
 from tfstruct.cli.exit_status import BELOW, FINE, fail
 from tfstruct.cli.options import (
     TFLITE,
+    check_devices,
     check_sources,
     check_writable,
+    is_all,
     load_model,
     names_tflite,
     preprocess_of,
@@ -28,8 +38,9 @@ def inspect_arguments(parser) -> None:
     device = parser.add_argument_group("device")
     device.add_argument(
         "--target", metavar="NAME", action=Repeated, default=[],
-        help="also say what fits a device, such as micro (an unknown name lists all); once or more",
+        help=f"also say what fits {TARGET_HELP}; once or more. all: one table, operators against devices",
     )  # fmt: skip
+    add_boards_file(device)
     _add_precision(device, "of the file that a Keras model would become, for --target")
     add_output(parser.add_argument_group("output"), REPORTS)
     add_model_file(parser.add_argument_group("the model's file"))
@@ -37,10 +48,7 @@ def inspect_arguments(parser) -> None:
 
 def inspect(options) -> int:
     """Costs and zeros of a model; ports, operators and weights of a file; what fits devices."""
-    from tfstruct.convert.devices import device
-
-    for name in options.target:
-        device(name)
+    check_devices(options, options.target, table=True)
     check_writable(options, check_report(options))
     if names_tflite(options.model):
         from tfstruct.convert import describe
@@ -56,10 +64,11 @@ def inspect(options) -> int:
     recipe = Recipe(precision=options.precision)
     targets = [check_target(source, name, recipe=recipe) for name in options.target]
     show(options, [*reports, *targets])
-    for target in targets:
-        if not target.fits:
-            fail(target.problem(), BELOW)
-    return FINE if all(target.fits for target in targets) else BELOW
+    # A table of all devices is a question, whose answer is never yes for all of them.
+    unfit = [target for target, name in zip(targets, options.target, strict=True) if not (is_all(name) or target.fits)]
+    for target in unfit:
+        fail(target.problem(), BELOW)
+    return BELOW if unfit else FINE
 
 
 def explain_arguments(parser) -> None:

@@ -22,6 +22,34 @@ def require_output(options) -> None:
         raise RecipeError("No output was given. Expected: -o OUT.tflite.")
 
 
+def is_all(name: str | None) -> bool:
+    """Whether `--target` asks for the table of all devices."""
+    from tfstruct.convert.devices import ALL
+
+    return name is not None and name.strip().lower() == ALL
+
+
+def check_devices(options, names: Iterable[str], table: bool = False) -> None:
+    """Reads the boards of `--boards`, and looks whether all devices are known; at a command's start.
+
+    Args:
+        table: whether `all` is one of them.
+    """
+    from tfstruct.convert.devices import device
+    from tfstruct.convert.devices.boards import add_boards
+
+    for path in options.boards:
+        add_boards(path)
+    for name in names:
+        if not is_all(name):
+            device(name)
+        elif not table:
+            raise RecipeError(
+                "--target all is a table that `tfstruct inspect` and --check-only show. Here name one device, such as "
+                f"micro. Received: {name!r}."
+            )
+
+
 def precision_of(options) -> str:
     """Of the file: who gives calibration data and no precision wants integers."""
     return options.precision or ("float32" if options.calibration is None else "int8")

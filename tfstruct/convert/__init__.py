@@ -38,8 +38,10 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `scale_check.py`: does the calibration data have the training's scale
 - `devices/`: one device a file: who judges, which operators it takes, replacements, 4-bit weights; `device.py`: the
   form of that; found by being in the folder
-- `targets.py`, `target_report.py`, `replacements.py`: does every operator fit a device; what was found; what to write
-  in Keras instead
+- `devices/boards.py`, `devices/reading.py`, `devices/litert_npu.py`: boards with flash and RAM; an operator as rules
+  read it; the compilers of NPUs through LiteRT
+- `targets.py`, `target_report.py`, `target_table.py`, `replacements.py`: does every operator fit a device; what was
+  found; of one device, of several in one table; what to write in Keras instead
 - `micro.py`, `micro_child.py`: C arrays, resolver calls; tflite-micro in a process of its own
 - `vectors.py`: `test_vectors`: inputs and expected outputs as C arrays, with a program that checks a device
 - `cutout.py`: one operator of a file as a file
@@ -92,7 +94,12 @@ __getattr__, __dir__, __all__ = lazy.names(
         "FileReport": "file_report",
         "check_target": "targets",
         "TargetReport": "target_report",
+        "TargetTable": "target_table",
         "TARGETS": "targets",
+        "Board": "devices.boards",
+        "boards": "devices.boards",
+        "add_board": "devices.boards",
+        "add_boards": "devices.boards",
         "measured_latency": "draft",
         "LatencyTable": "latency",
         "dequantize": "stored_kernels",

@@ -231,9 +231,14 @@ def run(content: bytes, inputs, *, arena: int | None = None, ports_of: bytes | N
     return Run(outputs, figures["total"], figures.get("head", 0))
 
 
+def measure(content: bytes) -> Run:
+    """A run on zeros, for the arena that a file takes."""
+    return run(content, {port.name: port.zeros() for port in Runtime(content).inputs})
+
+
 def arena_bytes(content: bytes) -> int:
     """Bytes of the tensor arena that a file takes, measured; see `Run.arena_bytes`."""
-    return run(content, {port.name: port.zeros() for port in Runtime(content).inputs}).arena_bytes
+    return measure(content).arena_bytes
 
 
 def probe(content: bytes, timeout: float = 120.0) -> tuple[str | None, ...]:

@@ -1,34 +1,52 @@
 """Does a model fit a kind of device? Asked of the device's own runtime or compiler where it is installed.
 
-print(check_target(model, "micro"))             # before training: a Keras model
-print(check_target("model.tflite", "ethos-u"))  # after: a file
+print(check_target(model, "micro"))                # before training: a Keras model
+print(check_target("model.tflite", "ethos-u"))     # after: a file
+print(check_target("model.tflite", "cortex-m4"))   # a board: its flash and RAM too
+print(check_target("model.tflite", "all"))         # one table, operators against devices
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal, overload
 
 from tfstruct.convert import flatbuffer
-from tfstruct.convert.devices import device, devices
+from tfstruct.convert.devices import ALL, device, devices, of_board
+from tfstruct.convert.devices.boards import Board, boards
+from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.replacements import replacement
 from tfstruct.convert.target_report import Row, TargetReport
+from tfstruct.convert.target_table import TargetTable
+from tfstruct.errors import ConversionError
 
 TARGETS = tuple(one.name for one in devices())
 
 
-def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=None, process=None) -> TargetReport:
+@overload
+def check_target(
+    model_or_tflite, name: Literal["all"] | Sequence[str | Board], *, precision: str = ..., recipe=..., process=...
+) -> TargetTable: ...
+@overload
+def check_target(
+    model_or_tflite, name: str | Board, *, precision: str = ..., recipe=..., process=...
+) -> TargetReport: ...
+def check_target(model_or_tflite, name, *, precision: str = "int8", recipe=None, process=None):
     """Checks every operator of a file, or of the file that a Keras model would become.
 
     Args:
         model_or_tflite: a `TFLiteModel`, the bytes or the path of a file, or a Keras model, trained or not: that
             one is converted and quantized with random samples, so the operators are those of the real file.
-        name: of the device: one of `TARGETS`, or a variant such as `"ethos-u55-256"`.
+        name: of the device: one of `TARGETS`, a variant such as `"ethos-u55-256"`, a board such as
+            `"cortex-m4:nano33ble"` (`"cortex-m4"` is the first of its boards), whose flash and RAM are checked too,
+            or a `Board` of your own. `"all"`, or a list of them, for one table.
         precision: of the file made from a Keras model.
         recipe: in its place, a `Recipe` for that file; its data is not read.
         process: a `ConverterProcess` that is running already, for many checks in a row.
 
     Returns:
-        `TargetReport`: operator by operator whether it fits, and what to use instead; `.fits` as a whole.
+        `TargetReport`: operator by operator whether it fits, and what to use instead; `.fits` as a whole, None where
+        that is not known. For `"all"` and lists a `TargetTable`, operators against devices.
 
     Raises:
         RecipeError: no such target.
@@ -37,18 +55,45 @@ def check_target(model_or_tflite, name: str, *, precision: str = "int8", recipe=
     Example:
         >>> tfstruct.check_target(model, "mobile").fits
         True
+        >>> tfstruct.check_target(model, ["mobile", "micro", "cortex-m4"]).fitting
+        ('mobile', 'micro', 'cortex-m4:nano33ble')
     """
-    wanted = device(name)
+    wanted = _wanted(name)
     content, layers = _file(model_or_tflite, precision, recipe, process)
     found = flatbuffer.operators(content, layers)
     if not layers:
         found = [dataclasses.replace(op, layers=op.layers or flatbuffer.layers_by_name(op)) for op in found]
-    verdict = wanted.judge(content, found)
+    if isinstance(wanted, Device):
+        return _report(wanted, wanted.judge(content, found), found)
+    return TargetTable(tuple(_report(one, _asked(one, content, found), found) for one in wanted))
+
+
+def _wanted(name) -> Device | list[Device]:
+    if isinstance(name, str) and name.strip().lower() == ALL:
+        return [*devices(), *(device(board.name) for board in boards())]
+    if isinstance(name, Board):
+        return of_board(name)
+    if isinstance(name, list | tuple):
+        return [of_board(one) if isinstance(one, Board) else device(one) for one in name]
+    return device(name)
+
+
+def _asked(wanted: Device, content: bytes, found: Sequence[flatbuffer.Operator]) -> Verdict:
+    """A judge's verdict; where it fails, all is unknown: the other devices are judged all the same."""
+    try:
+        return wanted.judge(content, found)
+    except ConversionError as error:
+        return Verdict("none", [(None, str(error).rstrip("."))] * len(found), (), (f"{wanted.name}: {error}",))
+
+
+def _report(wanted: Device, verdict: Verdict, found: Sequence[flatbuffer.Operator]) -> TargetReport:
     floats, rows = all(op.is_float for op in found), []
     for op, (fits, why) in zip(found, verdict.answers, strict=True):
-        instead = "" if fits else replacement(op, wanted, floats)
+        instead = replacement(op, wanted, floats) if fits is False else ""
         rows.append(Row(op.name, op.layers, op.dtype, fits, why, instead))
-    return TargetReport(wanted.name, wanted.what, verdict.judge, tuple(rows), verdict.facts, verdict.notes)
+    return TargetReport(
+        wanted.name, wanted.what, verdict.judge, tuple(rows), verdict.facts, verdict.notes, verdict.memory
+    )
 
 
 def _file(given, precision: str, recipe, process) -> tuple[bytes, Mapping[str, tuple[str, ...]]]:

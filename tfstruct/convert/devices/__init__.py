@@ -1,33 +1,56 @@
 """The devices that a file can be checked for, one a module: each has a `DEVICE`, and is found by being here."""
 
+import difflib
 import importlib
 import pkgutil
+import re
 
+from tfstruct.convert.devices.boards import Board, BoardDevices
 from tfstruct.convert.devices.device import Device
 from tfstruct.errors import RecipeError
 
+ALL = "all"
+_NEAR = 0.87  # how like a known name a text must be to be meant: one letter off, but no other chip of a family
+
 
 def devices() -> tuple[Device, ...]:
-    """All devices, those first that run most operators."""
+    """All devices, those first that run most operators; last those that do not say what they run."""
     modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
     found = [module.DEVICE for module in modules if hasattr(module, "DEVICE")]
-    return tuple(sorted(found, key=lambda one: (bool(one.operators), -len(one.operators), one.name)))
+    return tuple(sorted(found, key=lambda one: (one.closed, bool(one.operators), -len(one.operators), one.name)))
 
 
 def device(name: str) -> Device:
-    """A device by its name, or by that of a variant such as `"ethos-u55-256"`.
+    """A device by its name, by that of a variant such as `"ethos-u55-256"` or `"cortex-m4:nano33ble"`, or by one that
+    people say: `"Cortex-M4"` is its first board, `"coral"` is `"edgetpu"`.
 
     Raises:
         RecipeError: there is no such device.
     """
     every = devices()
     variants = {name: one for device in every for name, one in device.variants.items()}
-    known = {**variants, **{one.name: one for one in every}}
-    if name not in known:
-        like = [one for one in every if any(part in name.lower() for part in one.also_called)]
-        meant = f" Meant is perhaps {like[0].name!r}: {like[0].what}." if like else ""
-        raise RecipeError(
-            f"`target` must be one of {', '.join(one.name for one in every)}, or one of the variants "
-            f"{', '.join(variants)}. Received: {name!r}.{meant}"
-        )
-    return known[name]
+    exact = {**variants, **{one.name: one for one in every}}
+    if name in exact:
+        return exact[name]
+    spelled = {_plain(said): one for key, one in exact.items() for said in (key, *one.aliases)}
+    found = spelled.get(_plain(name)) if isinstance(name, str) else None
+    if found is not None:
+        return found
+    like = [spelled[one] for one in difflib.get_close_matches(_plain(str(name)), spelled, 1, _NEAR)]
+    like += [one for one in every if any(part in str(name).lower() for part in one.also_called)]
+    meant = f" Meant is perhaps {like[0].name!r}: {like[0].what}." if like else ""
+    raise RecipeError(
+        f"`target` must be one of {', '.join(one.name for one in every)}, or one of the variants "
+        f"{', '.join(variants)}. Received: {name!r}.{meant}"
+    )
+
+
+def of_board(board: Board) -> Device:
+    """A board as a device, which need not be known by its name."""
+    found = [one.variants.of(board) for one in devices() if isinstance(one.variants, BoardDevices)]
+    return next(one for one in found if one is not None)
+
+
+def _plain(name: str) -> str:
+    """A name without what people write in different ways: capitals, spaces, hyphens; `+` is no such thing."""
+    return re.sub(r"[^a-z0-9+]", "", name.lower())

@@ -1,9 +1,46 @@
 """`Device`: what a kind of device says of itself."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfstruct.convert.flatbuffer import Operator
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a file takes of one memory of a board.
+
+    Attributes:
+        name: of the memory: `"flash"`, `"RAM"`.
+        what: takes it: `"the file"`, `"the arena"`.
+        available: bytes that the board has.
+        least, most: bytes that are taken at least and at most; None where that is not known.
+        remark: what the user should know besides.
+    """
+
+    name: str
+    what: str
+    available: int
+    least: int | None = None
+    most: int | None = None
+    remark: str = ""
+
+    @property
+    def fits(self) -> bool | None:
+        """True where the most fits, False where the least does not; None, not known, between them."""
+        if self.most is not None and self.most <= self.available:
+            return True
+        return False if self.least is not None and self.least > self.available else None
+
+    def __str__(self) -> str:
+        if self.most is None:
+            taken = f"{self.what} is not known"
+        else:
+            between = f"{self.least:,} to " if self.least != self.most else ""
+            share = self.most / self.available
+            taken = f"{self.what} takes {between}{self.most:,} of {self.available:,} bytes ({share:.1%})"
+        verdict = {True: "fits", False: "does NOT fit", None: "unknown whether it fits"}[self.fits]
+        return f"{verdict}: {taken}{f'; {self.remark}' if self.remark else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,15 +49,18 @@ class Verdict:
 
     Attributes:
         judge: its name and version.
-        answers: (fits, why not, or a remark), one an operator of the file, in order.
+        answers: (fits, why not, or a remark), one an operator of the file, in order; None in place of True or False
+            where it is not known.
         facts: figures, e.g. `("arena", "4,352 bytes ...")`.
         notes: what the user should know.
+        memory: what the file takes of the device's memories, where these are known.
     """
 
     judge: str
-    answers: list[tuple[bool, str]]
+    answers: list[tuple[bool | None, str]]
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    memory: tuple[Memory, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +77,10 @@ class Device:
             all devices.
         four_bit_weights: whether its kernels take weights of 4 bits.
         has_arena: whether activations lie in a tensor arena, whose size tflite-micro can measure.
-        variants: name -> the same device in another size.
+        variants: name -> the same device in another size, or a board with its memory.
+        aliases: other names that people say, which mean it.
         also_called: parts of names by which users ask for devices of this kind; the error of an unknown name uses them.
+        closed: whether what it takes is not documented, so that only its compiler knows.
     """
 
     name: str
@@ -49,4 +91,12 @@ class Device:
     four_bit_weights: bool = False
     has_arena: bool = False
     variants: Mapping[str, "Device"] = dataclasses.field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     also_called: tuple[str, ...] = ()
+    closed: bool = False
+
+
+def together(answers: Iterable[bool | None]) -> bool | None:
+    """False where one answer is, else None where one is not known, else True."""
+    given = set(answers)
+    return False if False in given else None if None in given else True

@@ -1,28 +1,31 @@
 """Coral Edge TPU: which operators its documentation takes, and the limitations that a file shows.
 
 The rules are those of https://coral.ai/docs/edgetpu/models-intro/ (model requirements and supported operations, for
-compiler version 16). The compiler itself is closed and no Python package; it may leave more to the CPU.
+compiler version 13 and newer, of which 16 is the last), compared on 30 November 2026 with the table that Axis publishes
+for cameras with the same chip (https://developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supported-ops/,
+rows to ResizeBilinear). The compiler itself is closed and no Python package; it may leave more to the CPU.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices.device import Device, Verdict
+from tfstruct.convert.devices.reading import Reading, held_against
 from tfstruct.convert.flatbuffer import Operator
 
 _MAX_SOFTMAX = 16_000
 _INTEGER = ("int8", "uint8")
+_RESIZING = "sizes at which no precision is lost, which are not documented"
 # Operator -> its known limitation as documented; empty where there is none.
 OPERATORS = {
     "ADD": "",
     "AVERAGE_POOL_2D": "no fused activation",
-    "CONCATENATION": "no fused activation",
+    "CONCATENATION": "no fused activation; a constant only as one of two inputs, of zeros",
     "CONV_2D": "the same dilation in x and y",
-    "DEPTHWISE_CONV_2D": "no dilation",
+    "DEPTHWISE_CONV_2D": "the same dilation in x and y",
     "EXPAND_DIMS": "",
-    "FULLY_CONNECTED": "a one-dimensional output",
+    "FULLY_CONNECTED": "weights in the default format, a one-dimensional output",
     "L2_NORMALIZATION": "",
     "LOGISTIC": "",
     "MAXIMUM": "",
@@ -30,8 +33,8 @@ OPERATORS = {
     "MEAN": "no reduction over the batch; over channels only where their number is a multiple of 4",
     "MINIMUM": "",
     "MUL": "",
-    "PACK": "",
-    "PAD": "padding in x and y only",
+    "PACK": "no packing along the batch",
+    "PAD": "no padding of the batch",
     "PRELU": "one slope a channel at most",
     "QUANTIZE": "",
     "REDUCE_MAX": "no reduction over the batch",
@@ -40,13 +43,13 @@ OPERATORS = {
     "RELU6": "",
     "RELU_N1_TO_1": "",
     "RESHAPE": "",
-    "RESIZE_BILINEAR": "",
-    "RESIZE_NEAREST_NEIGHBOR": "",
+    "RESIZE_BILINEAR": _RESIZING,
+    "RESIZE_NEAREST_NEIGHBOR": _RESIZING,
     "RSQRT": "",
     "SLICE": "",
     "SOFTMAX": f"a one-dimensional input of {_MAX_SOFTMAX:,} elements at most",
     "SPACE_TO_DEPTH": "",
-    "SPLIT": "",
+    "SPLIT": "no splitting of the batch",
     "SQUARED_DIFFERENCE": "",
     "SQUEEZE": "",
     "STRIDED_SLICE": "all strides 1",
@@ -59,87 +62,84 @@ OPERATORS = {
 }
 
 
-def problem(model, op: flatbuffer.Operator) -> str:
-    """Why an operator does not fit, "" if it does.
-
-    Args:
-        model: from `flatbuffer.read`.
-        op: one of its operators.
-    """
+def problem(op: Reading) -> tuple[bool | None, str]:
+    """(fits, why not); None where the documentation leaves it open."""
     if op.name not in OPERATORS:
-        return "not among the supported operations"
-    graph = model.subgraphs[op.subgraph]
-    operator = graph.operators[op.index]
-    tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-    for tensor in tensors:
-        if flatbuffer.is_constant(model, tensor):
-            continue
-        dtype = flatbuffer.dtype_name(tensor)
+        return False, "not among the supported operations"
+    for dtype in (*op.dtypes_in, *op.dtypes_out):
         if dtype not in _INTEGER:
-            return f"works on {dtype}, supported are 8-bit integers"
-        if any(d < 0 for d in _list(tensor.shapeSignature)):
-            return "a tensor without a fixed size"
-        shape = _list(tensor.shape)
+            return False, f"works on {dtype}, supported are 8-bit integers"
+    if op.is_open:
+        return False, "a tensor without a fixed size"
+    for shape in op.shapes_moving:
         if any(d > 1 for d in shape[:-3]):
-            return f"a tensor of shape {tuple(shape)}: only the three innermost dimensions may exceed 1"
-    return "" if _within(model, graph, operator, op.name) else f"supported only with {OPERATORS[op.name]}"
+            return False, f"a tensor of shape {shape}: only the three innermost dimensions may exceed 1"
+    fits = _within(op)
+    return fits, "" if fits else f"supported only with {OPERATORS[op.name]}"
 
 
-def _within(model, graph, operator, name: str) -> bool:
-    """True if the operator keeps to its documented limitation."""
-    options = operator.builtinOptions
-    shapes = [_list(graph.tensors[i].shape) if i >= 0 else [] for i in (*operator.inputs, operator.outputs[0])]
-    given, result = shapes[0], shapes[-1]
-    if name in ("AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION"):
+def _within(op: Reading) -> bool | None:
+    """Whether the operator keeps to its documented limitation."""
+    options, name, given, result = op.options, op.name, op.shapes_in[0], op.shapes_out[0]
+    if name in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
         return options is None or options.fusedActivationFunction == 0
-    if name == "CONV_2D":
+    if name == "CONCATENATION":
+        return (options is None or options.fusedActivationFunction == 0) and _only_zeros(op)
+    if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return options.dilationHFactor == options.dilationWFactor
-    if name == "DEPTHWISE_CONV_2D":
-        return options.dilationHFactor == options.dilationWFactor == 1
     if name == "FULLY_CONNECTED":
-        return int(np.prod(result[:-1])) == 1
+        return options.weightsFormat == 0 and int(np.prod(result[:-1])) == 1
     if name == "SOFTMAX":
         return int(np.prod(given[:-1])) == 1 and given[-1] <= _MAX_SOFTMAX
     if name in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"):
-        stored = _constant(model, graph, operator, 1)
+        stored = op.constant(1)
         if stored is None:
             return False
         axes = {int(a) % len(given) for a in stored.ravel()}
         channels = name == "MEAN" and len(given) - 1 in axes and given[-1] % 4
         return not channels and (0 not in axes or given[0] == 1)
     if name == "PAD":
-        amounts = _constant(model, graph, operator, 1)
-        return amounts is not None and not amounts[0].any() and not amounts[-1].any()
+        amounts = op.constant(1)
+        return amounts is not None and (len(amounts) < 4 or not amounts[0].any())
+    if name == "PACK":
+        return options.axis % len(result) != 0
+    if name == "SPLIT":
+        axis = op.constant(0)
+        return axis is not None and int(axis.ravel()[0]) % len(op.shapes_in[1]) != 0
     if name == "PRELU":
-        return all(d == 1 for d in shapes[1][:-1])
+        return all(d == 1 for d in op.shapes_in[1][:-1])
     if name == "STRIDED_SLICE":
-        strides = _constant(model, graph, operator, 3)
+        strides = op.constant(3)
         return strides is not None and bool((strides == 1).all()) and not (options.ellipsisMask or options.newAxisMask)
-    return True
+    return None if OPERATORS[name] == _RESIZING else True
 
 
-def _constant(model, graph, operator, place: int) -> np.ndarray | None:
-    tensor = graph.tensors[operator.inputs[place]]
-    if not flatbuffer.is_constant(model, tensor):
-        return None
-    return flatbuffer.constant(model, tensor, np.dtype(flatbuffer.dtype_name(tensor)))
-
-
-def _list(values) -> list[int]:
-    return [] if values is None else [int(v) for v in values]
+def _only_zeros(op: Reading) -> bool | None:
+    """Whether constants are joined as the documentation allows it; None where the zero is not known from them."""
+    constants = [values for i in range(len(op.dtypes)) if (values := op.constant(i)) is not None]
+    if not constants:
+        return True
+    alike = len(op.dtypes) == 2 and all(values.min() == values.max() for values in constants)
+    return None if alike else False
 
 
 def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
     """Holds every operator against the documentation."""
-    model = flatbuffer.read(content)
-    problems = [problem(model, op) for op in found]
-    notes = ("the Edge TPU compiler sends everything behind the first operator that does not fit to the CPU",)
-    answers = [(not why, why) for why in problems]
+    answers = held_against(content, found, problem)
+    notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    if any(problems):
-        before = next(i for i, why in enumerate(problems) if why)
-        facts = (("before it", f"{before} of {len(found)} operators stand before the first that does not fit"),)
-    return Verdict("the documentation of the Edge TPU (coral.ai)", answers, facts, notes if any(problems) else ())
+    outside = [i for i, (fits, _) in enumerate(answers) if not fits]
+    if outside:
+        facts = (("before it", f"{outside[0]} of {len(found)} operators stand before the first that does not fit"),)
+        notes = ("the Edge TPU compiler sends everything behind the first operator that does not fit to the CPU",)
+    return Verdict("the documentation of the Edge TPU (coral.ai)", answers, facts, notes)
 
 
-DEVICE = Device("edgetpu", "Coral Edge TPU", judge, operators=OPERATORS, also_called=("coral", "tpu"))
+DEVICE = Device(
+    "edgetpu",
+    "Coral Edge TPU",
+    judge,
+    operators=OPERATORS,
+    aliases=("coral", "edge tpu", "coral edge tpu"),
+    also_called=("coral", "tpu"),
+)

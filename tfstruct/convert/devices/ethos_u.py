@@ -138,13 +138,15 @@ def compile_file(content: bytes, accelerator: str = "ethos-u55-128", timeout: fl
 def judge(content: bytes, found: Sequence[Operator], accelerator: str) -> Verdict:
     """Compiles the file; by a table where the compiler is not installed."""
     if version() is None:
-        answers = [(op.name in OPERATORS and not op.is_float, _why_not_on_npu(op)) for op in found]
+        by_name = [(op.name in OPERATORS and not op.is_float, _why_not_on_npu(op)) for op in found]
         note = "ethos-u-vela is not installed: by name and type only, no figures. pip install 'tfstruct[micro]'"
-        return Verdict("a table of ethos-u-vela 5.2.0", answers, (), (note,))
+        return Verdict("a table of ethos-u-vela 5.2.0", [*by_name], (), (note,))
     compiled = compile_file(content, accelerator)
     reasons = [compiled.on_cpu.get(op.outputs[0]) if op.outputs else None for op in found]
-    answers = [(why is None, "" if why is None else f"on the CPU: {why}") for why in reasons]
-    count = sum(fits for fits, _ in answers)
+    answers: list[tuple[bool | None, str]] = [
+        (why is None, "" if why is None else f"on the CPU: {why}") for why in reasons
+    ]
+    count = sum(fits is True for fits, _ in answers)
     facts = (
         ("on the NPU", f"{compiled.npu_share:.0%} of the operators ({count} of {len(found)})"),
         ("SRAM", f"{compiled.sram_bytes:,} bytes"),

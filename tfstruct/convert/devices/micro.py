@@ -1,38 +1,69 @@
-"""Microcontrollers: TensorFlow Lite Micro, whose runtime is asked on this machine."""
+"""Microcontrollers: TensorFlow Lite Micro, whose runtime is asked on this machine; boards with their memory."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 from tfstruct.convert import micro
+from tfstruct.convert.devices.boards import CORES, Board, BoardDevices, memory
 from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
 
+_TABLE = "a table of tflite-micro 0.dev20261023182759"
 
-def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
+
+def judge(content: bytes, found: Sequence[Operator], board: Board | None = None) -> Verdict:
     """Runs every operator alone, and the file if all of them run; by a table where the runtime is not installed."""
     methods = micro.resolver_methods(content)
     facts: list[tuple[str, str]] = [("resolver", f"{len(methods)} operators: {', '.join(methods)}")]
-    if micro.version() is None:
-        answers = [
-            (op.name in micro.OPERATORS, "" if op.name in micro.OPERATORS else "no kernel is registered")
-            for op in found
-        ]
-        note = "tflite-micro is not installed: operators by name only, no arena. pip install 'tfstruct[micro]'"
-        return Verdict("a table of tflite-micro 0.dev20261023182759", answers, tuple(facts), (note,))
-    said = micro.probe(content)
-    answers = [(problem is None, problem or "") for problem in said]
     notes: list[str] = []
-    if all(fits for fits, _ in answers):
-        try:
-            used = micro.arena_bytes(content)
-        except ConversionError as error:
-            notes.append(f"no arena figure: {error}")
+    arena: tuple[int, int] | None = None
+    if micro.version() is None:
+        judge, unknown = _TABLE, "tflite-micro is not installed"
+        said = tuple(None if op.name in micro.OPERATORS else "no kernel is registered" for op in found)
+        notes.append(f"{unknown}: operators by name only, no arena. pip install 'tfstruct[micro]'")
+    else:
+        judge, unknown = f"tflite-micro {micro.version()}", "not every operator runs"
+        said = _probed(content)
+    answers: list[tuple[bool | None, str]] = [(problem is None, problem or "") for problem in said]
+    if micro.version() is not None and all(fits for fits, _ in answers):
+        arena, unknown = _arena(content)
+        if arena is None:
+            notes.append(f"no arena figure: {unknown}")
         else:
-            facts.append(("arena", f"{used:,} bytes, measured with 64-bit pointers: less on a 32-bit device"))
-    return Verdict(f"tflite-micro {micro.version()}", answers, tuple(facts), tuple(notes))
+            facts.append(("arena", f"{arena[0]:,} bytes, measured with 64-bit pointers: less on a 32-bit device"))
+    if board is None:
+        return Verdict(judge, answers, tuple(facts), tuple(notes))
+    facts.append(("kernels", CORES[board.core]))
+    taken = memory(board, content, arena, unknown)
+    facts += [(one.name, str(one)) for one in taken]
+    return Verdict(judge, answers, tuple(facts), tuple(notes), taken)
 
 
-DEVICE = Device(
+# A file is asked about for many boards in a row: the runtime is asked once.
+@functools.lru_cache(maxsize=1)
+def _probed(content: bytes) -> tuple[str | None, ...]:
+    return micro.probe(content)
+
+
+@functools.lru_cache(maxsize=1)
+def _arena(content: bytes) -> tuple[tuple[int, int] | None, str]:
+    """(arena, its part for activations), or why there is none."""
+    try:
+        done = micro.measure(content)
+    except ConversionError as error:
+        return None, str(error)
+    return (done.arena_bytes, done.head_bytes), ""
+
+
+def on_board(board: Board, device: Device, judge: Callable[..., Verdict]) -> Device:
+    """A device with the memory of a board, which its judge takes."""
+    judged = functools.partial(judge, board=board)
+    return dataclasses.replace(device, name=board.name, what=board.what, judge=judged, variants={}, aliases=())
+
+
+_BARE = Device(
     "micro",
     "TensorFlow Lite for Microcontrollers",
     judge,
@@ -40,4 +71,9 @@ DEVICE = Device(
     operators=dict.fromkeys(micro.OPERATORS, ""),
     four_bit_weights=True,
     has_arena=True,
+    aliases=("tflite-micro", "tflm", "microcontroller", "cortex-m"),
+)
+DEVICE = dataclasses.replace(
+    _BARE,
+    variants=BoardDevices(lambda core: core.startswith("cortex"), lambda board: on_board(board, _BARE, judge)),
 )

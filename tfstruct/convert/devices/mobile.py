@@ -13,7 +13,7 @@ from tfstruct.errors import ConversionError
 def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
     """Loads every operator alone in the interpreter; those that XNNPACK leaves to the builtin kernels are named."""
     model = flatbuffer.read(content)
-    answers = []
+    answers: list[tuple[bool | None, str]] = []
     for op in found:
         alone = cutout.cut(model, op.subgraph, op.index)
         if alone is None:
@@ -25,15 +25,13 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
             answers.append((False, str(error).split(": ", 1)[-1]))
         else:
             answers.append((True, "" if fast else "outside XNNPACK: a builtin kernel"))
-    share = sum(fits and not why for fits, why in answers)
+    share = sum(fits is True and not why for fits, why in answers)
     facts = (("in XNNPACK", f"{share} of {len(found)} operators"),)
     return Verdict(f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}", answers, facts)
 
 
 DEVICE = Device(
-    "mobile",
-    "phones and single-board computers, XNNPACK",
-    judge,
-    four_bit_weights=True,
+    "mobile", "phones and single-board computers, XNNPACK", judge, four_bit_weights=True,
+    aliases=("cpu", "xnnpack", "phone", "android", "ios", "raspberry pi"),
     also_called=("android", "ios", "phone", "raspberry", "pixel", "cortex-a", "arm64", "cpu"),
-)
+)  # fmt: skip
