@@ -87,6 +87,17 @@ def test_microcontroller(tmp_path, capsys, trained):
     assert ("100% of the operators" in said) == (ethos_u.version() is not None)
 
 
+def test_which_devices(capsys, tmp_path, monkeypatch):
+    from tfstruct.convert.devices import boards
+
+    monkeypatch.setattr(boards, "_BOARDS", dict(boards._BOARDS))
+    _load("which_devices").main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert "GELU" in (tmp_path / "gelu.html").read_text() and "operators against" in said
+    assert "Use Activation('hard_swish')" in said and "edgetpu" in said.split("fits as well: ")[1].splitlines()[0]
+    assert "8 channels: fits" in said and "32 channels: RAM of cortex-m4:ours does NOT fit" in said
+
+
 def test_prune_channels(capsys):
     _load("prune_channels").main(epochs=2)
     said = capsys.readouterr().out

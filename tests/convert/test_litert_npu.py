@@ -92,7 +92,7 @@ def test_what_is_not_installed_is_named(digits):
     with pytest.raises(ConversionError, match="pip install ai-edge-litert-sdk-qualcomm"):
         litert_npu.divided(digits, nothing)
     verdict = litert_npu.judge(digits, flatbuffer.operators(digits), nothing, intel_npu.table)
-    assert verdict.judge == "none" and {fits for fits, _ in verdict.answers} == {None}
+    assert verdict.judge == "nobody" and {fits for fits, _ in verdict.answers} == {None}
 
 
 def test_an_sdk_that_was_not_downloaded_is_none(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from tfstruct.convert.devices.device import together
+from tfstruct.convert.devices.device import NOBODY, together
 from tfstruct.convert.target_report import TargetReport, cell
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted, named
@@ -82,7 +82,8 @@ class TargetTable(Report):
     def _notes(self) -> list[str]:
         judges: dict[str, list[str]] = {}
         for one in self.reports:
-            judges.setdefault(one.judge, []).append(one.target)
+            if one.judge != NOBODY:
+                judges.setdefault(one.judge, []).append(one.target)
         notes = ["yes: it runs there; NO: it does not; ?: that is not known; 2 of 3: it does for so many"]
         notes += [f"judged by {judge}: {named(names)}" for judge, names in judges.items()]
         return notes + list(dict.fromkeys(f"{one.target}: {note}" for one in self.reports for note in one.notes))

@@ -14,7 +14,7 @@ from typing import Literal, overload
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices import ALL, device, devices, of_board
 from tfstruct.convert.devices.boards import Board, boards
-from tfstruct.convert.devices.device import Device, Verdict
+from tfstruct.convert.devices.device import NOBODY, Device, Verdict
 from tfstruct.convert.replacements import replacement
 from tfstruct.convert.target_report import Row, TargetReport
 from tfstruct.convert.target_table import TargetTable
@@ -83,7 +83,7 @@ def _asked(wanted: Device, content: bytes, found: Sequence[flatbuffer.Operator])
     try:
         return wanted.judge(content, found)
     except ConversionError as error:
-        return Verdict("none", [(None, str(error).rstrip("."))] * len(found), (), (f"{wanted.name}: {error}",))
+        return Verdict(NOBODY, [(None, str(error).rstrip("."))] * len(found), (), (f"{wanted.name}: {error}",))
 
 
 def _report(wanted: Device, verdict: Verdict, found: Sequence[flatbuffer.Operator]) -> TargetReport:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfstruct.convert.flatbuffer import Operator
 
+NOBODY = "nobody"  # who judges where no runtime, compiler or document is there
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:

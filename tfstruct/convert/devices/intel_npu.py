@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 
-from tfstruct.convert.devices.device import Verdict
+from tfstruct.convert.devices.device import NOBODY, Verdict
 from tfstruct.convert.devices.litert_npu import Vendor, npu
 from tfstruct.convert.flatbuffer import Operator
 
@@ -22,7 +22,7 @@ def _libraries() -> str | None:
 
 def table(content: bytes, found: Sequence[Operator]) -> Verdict:
     """Nothing is known without the compiler."""
-    return Verdict("none", [(None, "only its compiler knows")] * len(found))
+    return Verdict(NOBODY, [(None, "only its compiler knows")] * len(found))
 
 
 VENDOR = Vendor("intel_openvino", "IntelOpenVINO", "LNL", "openvino==2026.3.1", _libraries)
