@@ -21,7 +21,7 @@ def _load(name):
 
 
 # They take a thousand to train with, and the rest for validation; or a range test, which takes some hundred steps.
-ALL_DIGITS = ("test_compress_model", "test_compress_tasks", "test_search", "test_learning_rates")
+ALL_DIGITS = ("test_troubles", "test_compress_model", "test_compress_tasks", "test_search", "test_learning_rates")
 
 
 @pytest.fixture(autouse=True)
@@ -301,3 +301,89 @@ def test_search(tmp_path, capsys):
     assert said.startswith("2 trials") and "best: trial" in said
     assert (tmp_path / "best.tflite").read_bytes()[4:8] == b"TFL3" and (tmp_path / "front.png").exists()
     assert (tmp_path / "search.db").exists()
+
+
+@pytest.mark.slow
+def test_scene_segmentation(tmp_path, capsys):
+    scores = _load("scene_segmentation").main(str(tmp_path), epochs=1, count=160)
+    said = capsys.readouterr().out
+    assert "int8 file: IoU" in said and re.search(r"macs +24,805,376 -> 12,\d{3},\d{3} ", said)
+    assert abs(scores["int8 file"] - scores["tuned"]) < 0.2
+    whole, now = (int(n.replace(",", "")) for n in re.search(r"bytes: ([\d,]+) of .* ([\d,]+) now", said).groups())
+    assert now < 0.6 * whole and (tmp_path / "segmentation.tflite").exists()
+
+
+@pytest.mark.slow
+def test_scene_keywords(tmp_path, capsys):
+    scores = _load("scene_keywords").main(str(tmp_path), epochs=2, count=300)
+    said = capsys.readouterr().out
+    assert "yes: 12 of 12 operators" in said or "judged by      a table" in said
+    assert set(scores) == {"trained", "0.4 of the work", "int8 file"}
+    assert {p.name for p in tmp_path.iterdir()} == {"keywords.h", "keywords.cc"}
+
+
+@pytest.mark.slow
+def test_scene_recommendation(tmp_path, capsys):
+    scores = _load("scene_recommendation").main(str(tmp_path), epochs=2, users=3000)
+    said = capsys.readouterr().out
+    assert scores["rows of unused items gone"] == pytest.approx(scores["trained"], abs=0.01)
+    assert abs(scores["int8 file"] - scores["trained"]) < 0.03
+    sizes = [int(n.replace(",", "")) for n in re.findall(r"(?:float32|int8|int4) ([\d,]+) bytes", said)]
+    assert sizes[1] < 0.25 * sizes[0] and sizes[2] < sizes[1]
+    assert {p.name for p in tmp_path.iterdir()} >= {"ids.json", "catalogue.npy", "user_tower.int8.tflite"}
+
+
+@pytest.mark.slow
+def test_scene_decoder(tmp_path, capsys):
+    scores = _load("scene_decoder").main(str(tmp_path), epochs=1, count=300)
+    said = capsys.readouterr().out
+    assert abs(scores["int8 file"] - scores["taught"]) < 0.3 and scores["taught"] < 6
+    before, now = (
+        int(n.replace(",", "")) for n in re.search(r"([\d,]+) parameters before, ([\d,]+) now", said).groups()
+    )
+    assert now < 0.6 * before and "args:" in said
+
+
+# The troubles that take a second or two run by default.
+@pytest.mark.parametrize(
+    "file, name, shows",
+    [
+        ("training", "nan", "nan at hidden0"),
+        ("training", "diverges", "learning_rate_too_high"),
+        ("files", "floats", "would stay in float: sin: SIN"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("training", "vanishing", "vanishing_gradients"),
+                ("training", "overfits", "overfitting"),
+                ("training", "slow", "one cycle up to"),
+                ("files", "int8", "most is lost at conv2"),
+                ("files", "pruned", "batch norms measured anew"),
+                ("files", "slower", "half of the work gone"),
+                ("files", "size", "pruned, int4"),
+                ("files", "arena", "bytes"),
+            )
+        ),
+    ],
+)
+def test_troubles(file, name, shows, capsys):
+    examples = {"training": _load("troubles_with_training"), "files": _load("troubles_with_files")}
+    if name == "arena":
+        from tfstruct.convert import micro
+
+        if micro.version() is None:
+            pytest.skip("needs tflite-micro")
+    examples[file].main(name)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}\n") and shows in said
+    figures = [float(n.replace(",", "")) for n in re.findall(r"([\d,.]+)% right", said)]
+    if name in ("pruned", "vanishing", "diverges", "nan", "slow"):
+        assert figures[-1] > figures[-2]  # the cure
+
+
+def test_every_trouble_of_the_page_has_its_script():
+    page = (EXAMPLES.parent / "docs" / "troubleshooting.md").read_text()
+    for example in ("troubles_with_training", "troubles_with_files"):
+        for trouble in _load(example).TROUBLES:
+            assert f"`{trouble.__name__}`" in page
+            assert f"| {trouble.__name__}" in _load(example).__doc__ or f"[{trouble.__name__}" in _load(example).__doc__

@@ -342,7 +342,7 @@ def test_advice_to_keep_a_layer_in_float_ends_well(process, engine, how):
     assert half.verification.outputs[0].sqnr_db < 15 and "SQNR is" in " ".join(half.warnings)
     assert not any("lost at wave" in line for line in half.warnings)  # it is in float already
     assert whole.verification.outputs[0].sqnr_db > 25
-    assert whole.warnings == (() if how == "layers" else (f"1 operators stay in float: {name}: SIN",))
+    assert whole.warnings == (() if how == "layers" else (f"1 operator stays in float: {name}: SIN",))
 
 
 def masked(how: str):

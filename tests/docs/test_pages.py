@@ -28,9 +28,13 @@ QUICK = ("concepts.md", "jobs/edit-layers.md", "coming-from/torch-pruning.md")
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+_INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+
+
 def blocks(file: pathlib.Path, *kinds: str) -> list[tuple[str, str]]:
-    """(kind, text) in order."""
-    return [(kind, text) for kind, text in _BLOCK.findall(file.read_text()) if kind in kinds]
+    """(kind, text) in order; without the files that the site includes, which are examples and run as such."""
+    found = [(kind, text) for kind, text in _BLOCK.findall(file.read_text()) if kind in kinds]
+    return [(kind, text) for kind, text in found if not _INCLUDED.search(text)]
 
 
 def lines_of(text: str) -> list[str]:
@@ -59,7 +63,12 @@ def begun(tmp_path, monkeypatch, digits_model):
 
 @pytest.mark.filterwarnings("ignore:The schedule ends at step")
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[] if page in QUICK else [pytest.mark.slow]) for page in PAGES]
+    "page",
+    [
+        pytest.param(page, marks=[] if page in QUICK else [pytest.mark.slow])
+        for page in PAGES
+        if blocks(PAGES[page], "python", "console")
+    ],
 )
 def test_every_block_runs(page, begun, capsys):
     found = blocks(PAGES[page], "python", "console")
@@ -118,6 +127,19 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), (page, link, sorted(anchors(target)))
         inside = page in OTHER or page == "README.md" or DOCS in target.parents
         assert inside, f"{page}: {link} is no page of the site"
+
+
+def test_included_files_and_scripts_in_commands_are_examples():
+    for page, file in PAGES.items():
+        names = _INCLUDED.findall(file.read_text())
+        names += [
+            words[1]
+            for _, text in blocks(file, "sh")
+            for words in map(shlex.split, lines_of(text))
+            if words[0] == "python"
+        ]
+        for name in names:
+            assert (ROOT / name).exists() and name.startswith(("examples/", "tools/")), (page, name)
 
 
 def test_lines_are_short_and_blocks_are_of_known_kinds():

@@ -7,6 +7,7 @@ from tfstruct.convert.port_ranges import floats_at_ports
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError
 from tfstruct.precisions import PRECISIONS, stored_within
+from tfstruct.reporting.tables import counted
 
 
 def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, at_ports: str) -> list[str]:
@@ -25,10 +26,10 @@ def refuse_floats(unwanted: Sequence[flatbuffer.Operator], recipe: Recipe, at_po
         by_layer.setdefault(", ".join(op.layers) or "no layer known", []).append(op.name)
     named = "; ".join(f"{layer}: {', '.join(dict.fromkeys(ops))}" for layer, ops in by_layer.items())
     if recipe.allow_float:
-        return [f"{len(unwanted)} operators stay in float: {named}"]
+        return [f"{counted(len(unwanted), 'operator')} {'stay' if len(unwanted) > 1 else 'stays'} in float: {named}"]
     raise ConversionError(
-        f"{len(unwanted)} operators of the {recipe.precision} file would stay in float: {named}. Replace those "
-        "layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
+        f"{counted(len(unwanted), 'operator')} of the {recipe.precision} file would stay in float: {named}. Replace "
+        "those layers, keep them in float on purpose (Recipe(layers={pattern: 'float32'}), --keep-float), or accept "
         f"them (allow_float=True, --allow-float).{f' Either way {at_ports} it in float.' if at_ports else ''}",
         tuple(dict.fromkeys(layer for op in unwanted for layer in op.layers)),
     )
