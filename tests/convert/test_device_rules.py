@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers, ops
 
 from tfstruct import Recipe, check_target
-from tfstruct.convert import Converter, micro
+from tfstruct.convert import Converter, flatbuffer, micro
 from tfstruct.convert.devices import edgetpu, esp32, google_tensor, gpu, mediatek, qualcomm
 
 FILES: dict = {}
@@ -106,6 +107,22 @@ def test_the_gpu_delegate_and_a_product_of_different_rank_is_not_known(process):
     assert "unknown" in str(report) and report.to_dict()["fits"] is None
 
 
+@pytest.mark.parametrize("codes, fits", [((1,), True), ((4,), False)])
+def test_the_gpu_delegate_makes_one_hot_codes_of_one_index(codes, fits, process):
+    """Channels alone may be of another size than 1."""
+    import tensorflow as tf
+
+    indices = keras.Input(codes, dtype="int32", name="indices")
+    model = keras.Model(
+        indices, layers.Lambda(lambda x: tf.one_hot(x[..., None], 3), output_shape=(*codes, 1, 3), name="code")(indices)
+    )
+    recipe = Recipe("float32", calibration=np.zeros((4, *codes), "int32"), check_range=False)
+    with Converter(model, process=process) as converter:
+        content = converter.draft(recipe)[0]
+    found = {row.operator: row.fits for row in check_target(content, "gpu").rows}
+    assert found["ONE_HOT"] is fits
+
+
 def test_esp_nn_says_which_operators_run_on_reference_kernels(process):
     content = _file("image", _image_model(), "int8", process)
     rows = _answers(content, "esp32-s3")
@@ -189,3 +206,25 @@ def test_tables_name_operators_of_which_the_runtime_has_kernels():
     assert set(gpu._RULES) <= set(gpu.OPERATORS)
     limited = {name for name, limit in edgetpu.OPERATORS.items() if limit}
     assert {"SOFTMAX", "PACK", "SPLIT", "CONCATENATION"} <= limited
+
+
+@pytest.mark.parametrize("target", ["gpu", "edgetpu", "esp32-s3", "qualcomm", "mediatek", "google-tensor"])
+@pytest.mark.parametrize("damage", ["no options", "no inputs", "scalars", "other options"])
+def test_what_no_converter_writes_is_judged_without_a_fault(damage, target, process, monkeypatch):
+    """A file is data of others: rules find in it what the schema allows."""
+    monkeypatch.setattr(micro, "version", lambda: None)  # the runtime refuses such files itself, and says so
+    model = flatbuffer.read(_file("image", _image_model(), "int8", process))
+    for operator in model.subgraphs[0].operators:
+        if damage == "no options":
+            operator.builtinOptions, operator.builtinOptionsType = None, 0
+        elif damage == "no inputs":
+            operator.inputs = []
+        elif damage == "other options":
+            operator.builtinOptions = schema.CastOptionsT()
+            operator.builtinOptionsType = schema.BuiltinOptions.CastOptions
+    if damage == "scalars":
+        for tensor in model.subgraphs[0].tensors:
+            tensor.shape = tensor.shapeSignature = None
+    report = check_target(flatbuffer.write(model), target)
+    assert all(row.fits in (True, False, None) for row in report.rows)
+    assert all(row.why for row in report.rows if not row.fits)

@@ -271,7 +271,7 @@ def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ..
         integers_of = {
             graph.tensors[op.inputs[0]].name.decode(): graph.tensors[op.outputs[0]].name.decode()
             for op in graph.operators
-            if operator_name(model, op) == "QUANTIZE"
+            if operator_name(model, op) == "QUANTIZE" and len(op.inputs) and len(op.outputs)
         }
         for index, operator in enumerate(graph.operators):
             tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]

@@ -75,20 +75,22 @@ def problem(op: Reading) -> tuple[bool | None, str]:
         if any(d > 1 for d in shape[:-3]):
             return False, f"a tensor of shape {shape}: only the three innermost dimensions may exceed 1"
     fits = _within(op)
+    if fits is None:
+        return None, f"supported, but only with {OPERATORS[op.name]}"
     return fits, "" if fits else f"supported only with {OPERATORS[op.name]}"
 
 
 def _within(op: Reading) -> bool | None:
     """Whether the operator keeps to its documented limitation."""
-    options, name, given, result = op.options, op.name, op.shapes_in[0], op.shapes_out[0]
+    name, given, result = op.name, op.shapes_in[0], op.shapes_out[0]
     if name in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-        return options is None or options.fusedActivationFunction == 0
+        return op.option("fusedActivationFunction") == 0
     if name == "CONCATENATION":
-        return (options is None or options.fusedActivationFunction == 0) and _only_zeros(op)
+        return op.option("fusedActivationFunction") == 0 and _only_zeros(op)
     if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return options.dilationHFactor == options.dilationWFactor
+        return op.option("dilationHFactor", 1) == op.option("dilationWFactor", 1)
     if name == "FULLY_CONNECTED":
-        return options.weightsFormat == 0 and int(np.prod(result[:-1])) == 1
+        return op.option("weightsFormat") == 0 and int(np.prod(result[:-1])) == 1
     if name == "SOFTMAX":
         return int(np.prod(given[:-1])) == 1 and given[-1] <= _MAX_SOFTMAX
     if name in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"):
@@ -102,7 +104,7 @@ def _within(op: Reading) -> bool | None:
         amounts = op.constant(1)
         return amounts is not None and (len(amounts) < 4 or not amounts[0].any())
     if name == "PACK":
-        return options.axis % len(result) != 0
+        return op.option("axis") % len(result) != 0
     if name == "SPLIT":
         axis = op.constant(0)
         return axis is not None and int(axis.ravel()[0]) % len(op.shapes_in[1]) != 0
@@ -110,7 +112,8 @@ def _within(op: Reading) -> bool | None:
         return all(d == 1 for d in op.shapes_in[1][:-1])
     if name == "STRIDED_SLICE":
         strides = op.constant(3)
-        return strides is not None and bool((strides == 1).all()) and not (options.ellipsisMask or options.newAxisMask)
+        masks = op.option("ellipsisMask") or op.option("newAxisMask")
+        return strides is not None and bool((strides == 1).all()) and not masks
     return None if OPERATORS[name] == _RESIZING else True
 
 

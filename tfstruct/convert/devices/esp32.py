@@ -46,7 +46,7 @@ def _within(op: Reading) -> bool:
     if op.name in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
         return op.shapes_in[0][-1] % 4 == 0
     if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return op.dtypes[1] == "int8" and op.options.dilationHFactor == op.options.dilationWFactor == 1
+        return op.dtypes[1] == "int8" and op.option("dilationHFactor", 1) == op.option("dilationWFactor", 1) == 1
     return op.name != "FULLY_CONNECTED" or op.dtypes[1] == "int8"
 
 

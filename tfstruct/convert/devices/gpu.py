@@ -40,7 +40,7 @@ OPERATORS = {
     "ADD": _BROADCAST,
     "ADD_N": "two tensors",
     "BATCH_MATMUL": "",
-    "CAST": "between bool, int32 and floats",
+    "CAST": "bool and floats, or int32 and float32, on both sides",
     "CONCATENATION": "",
     "CONV_2D": "two tensors at most that are no constants",
     "CUMSUM": "floats, a constant axis",
@@ -54,6 +54,7 @@ OPERATORS = {
     "MEAN": _AXES,
     "MIRROR_PAD": f"reflection, {_PADDING}",
     "MUL": f"{_BROADCAST}; one tensor that is nowhere smaller than the other",
+    "ONE_HOT": "int32 indices along the last axis alone, and two constant floats",
     "PACK": "",
     "PAD": _PADDING,
     "PADV2": _PADDING,
@@ -79,6 +80,7 @@ OPERATORS = {
 # Operators of which some tensors are of other types: input -> types that it may have besides.
 _OTHER_INPUTS = {
     "CAST": ("bool", "int32"), "EMBEDDING_LOOKUP": ("int32",), "GATHER": ("int32",), "LOGICAL_AND": ("bool",),
+    "ONE_HOT": ("int32",),
     "SELECT": ("bool",), "SELECT_V2": ("bool",),
 }  # fmt: skip
 _OTHER_OUTPUTS = {"CAST": ("bool", "int32"), **dict.fromkeys(_PAIRWISE.split(), ("bool",))}
@@ -146,8 +148,8 @@ def _depthwise(op: Reading) -> bool:
 
 
 def _dense(op: Reading) -> bool:
-    kept = not op.options.keepNumDims or len(op.shapes_in[0]) == len(op.shapes_out[0])
-    return op.options.weightsFormat == 0 and op.variables <= 2 and kept
+    kept = not op.option("keepNumDims") or len(op.shapes_in[0]) == len(op.shapes_out[0])
+    return op.option("weightsFormat") == 0 and op.variables <= 2 and kept
 
 
 def _gather(op: Reading) -> bool:
@@ -160,6 +162,15 @@ def _select(op: Reading) -> bool:
     return floats and all(shape in ((), (1,), op.shapes_out[0]) for shape in op.shapes_in[1:3])
 
 
+def _one_hot(op: Reading) -> bool:
+    indices = op.shapes_in[0]
+    ends = op.option("axis", -1) in (-1, len(indices) - 1, len(indices))
+    alone = all(size == 1 for size in (indices[1:-1] if len(indices) > 3 else indices[:-1]))
+    values = [op.constant(place) for place in (2, 3)]
+    floats = all(value is not None and value.size == 1 and value.dtype == np.float32 for value in values)
+    return op.dtypes[0] == "int32" and ends and alone and floats
+
+
 def _padding(op: Reading) -> bool:
     amounts = op.constant(1)
     return amounts is not None and amounts.shape in ((3, 2), (4, 2)) and op.variables == 1
@@ -169,8 +180,12 @@ def _slice(op: Reading) -> bool:
     return len(op.shapes_in[0]) in (3, 4)
 
 
+def _resize(op: Reading) -> bool:
+    return op.variables == 1 and not (op.option("alignCorners") and op.option("halfPixelCenters"))
+
+
 def _strided(op: Reading) -> bool:
-    masks = op.options.ellipsisMask or op.options.newAxisMask or op.options.shrinkAxisMask
+    masks = any(op.option(f"{name}Mask") for name in ("ellipsis", "newAxis", "shrinkAxis"))
     return not masks and _slice(op)
 
 
@@ -184,7 +199,7 @@ _RULES: dict[str, Callable[[Reading], bool | None]] = {
     **dict.fromkeys(_ONE_INPUT.split(), lambda op: op.variables == 1),
     **dict.fromkeys(_PAIRWISE.split(), _pair),
     **dict.fromkeys(("CONV_2D", "TRANSPOSE_CONV"), lambda op: op.variables <= 2),
-    **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), lambda op: op.options.blockSize > 1),
+    **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), lambda op: op.option("blockSize") > 1),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), _axes),
     **dict.fromkeys(("PAD", "PADV2"), _padding),
     **dict.fromkeys(("SELECT", "SELECT_V2"), _select),
@@ -197,11 +212,12 @@ _RULES: dict[str, Callable[[Reading], bool | None]] = {
     "EMBEDDING_LOOKUP": lambda op: len(op.shapes_in[0]) == 1,
     "FULLY_CONNECTED": _dense,
     "GATHER": _gather,
-    "MIRROR_PAD": lambda op: op.options.mode == 0 and _padding(op),
+    "MIRROR_PAD": lambda op: op.option("mode") == 0 and _padding(op),
     "MUL": _product,
-    "RESIZE_BILINEAR": lambda op: op.variables == 1 and not (op.options.alignCorners and op.options.halfPixelCenters),
+    "ONE_HOT": _one_hot,
+    "RESIZE_BILINEAR": _resize,
     "SLICE": _slice,
-    "SOFTMAX": lambda op: op.options.beta == 1,
+    "SOFTMAX": lambda op: op.option("beta") == 1,
     "STRIDED_SLICE": _strided,
 }
 

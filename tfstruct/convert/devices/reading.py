@@ -44,6 +44,10 @@ class Reading:
         """The values of an input, None if it is no constant."""
         return self.constants(place)
 
+    def option(self, name: str, default: int | float = 0):
+        """An option of the operator; the schema's default where the file has none."""
+        return getattr(self.options, name, default)
+
 
 def read_operator(model, op: Operator) -> Reading:
     """One operator of a file.
@@ -93,4 +97,11 @@ def held_against(
 ) -> list[tuple[bool | None, str]]:
     """The answers of a rule to every operator of a file."""
     model = flatbuffer.read(content)
-    return [rule(read_operator(model, op)) for op in found]
+    answers: list[tuple[bool | None, str]] = []
+    for op in found:
+        try:
+            answers.append(rule(read_operator(model, op)))
+        except (IndexError, ValueError, TypeError, ZeroDivisionError):
+            # A file may hold what no converter writes: too few inputs, a scalar where an image is meant.
+            answers.append((None, "its inputs in the file are not those that the operator has"))
+    return answers
