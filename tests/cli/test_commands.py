@@ -79,13 +79,14 @@ def test_inspect_of_a_model_and_of_a_file(run):
     assert deep["weights"] == "int8" and deep["macs"] == 9216 and deep["zeros"] >= 0.5
 
 
-def test_inspect_shows_all_devices_in_one_table(run):
+def test_inspect_shows_all_devices_in_one_table(run, tmp_path):
     status, said, error = run("inspect", "net.tflite", "--target", "all", "--json")
     table = json.loads(said)[1]
     assert status == 0 and error == ""
     assert table["operators"]["FULLY_CONNECTED"]["gpu"] == "yes" and "google-tensor" in table["unknown"]
-    status, said, _ = run("inspect", "net.tflite", "--target", "All")
+    status, said, _ = run("inspect", "net.tflite", "--target", "All", "--report", tmp_path / "table.csv")
     assert status == 0 and "operators against" in said and "cortex-m4:nano33ble" in said
+    assert (tmp_path / "table.csv").read_text().startswith("operator,count,mobile,")
 
 
 def test_boards_of_a_file_are_targets(run, folder, monkeypatch):

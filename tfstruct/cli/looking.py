@@ -38,7 +38,7 @@ def inspect_arguments(parser) -> None:
     device = parser.add_argument_group("device")
     device.add_argument(
         "--target", metavar="NAME", action=Repeated, default=[],
-        help=f"also say what fits {TARGET_HELP}; once or more. all: one table, operators against devices",
+        help=f"also say what fits {TARGET_HELP}; once or more. all: one table, which --report writes",
     )  # fmt: skip
     add_boards_file(device)
     _add_precision(device, "of the file that a Keras model would become, for --target")
@@ -63,7 +63,8 @@ def inspect(options) -> int:
 
     recipe = Recipe(precision=options.precision)
     targets = [check_target(source, name, recipe=recipe) for name in options.target]
-    show(options, [*reports, *targets])
+    tables = [place for place, name in enumerate(options.target, len(reports)) if is_all(name)]
+    show(options, [*reports, *targets], saved=tables[0] if tables else 0)
     # A table of all devices is a question, whose answer is never yes for all of them.
     unfit = [target for target, name in zip(targets, options.target, strict=True) if not (is_all(name) or target.fits)]
     for target in unfit:

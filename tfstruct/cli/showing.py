@@ -46,11 +46,11 @@ def check_report(options) -> list[pathlib.Path]:
     return [path]
 
 
-def show(options, reports: Iterable, written: Iterable = ()) -> None:
-    """Prints reports, writes the first one where `--report` says, and names the files that were written."""
+def show(options, reports: Iterable, written: Iterable = (), saved: int = 0) -> None:
+    """Prints reports, writes number `saved` of them where `--report` says, and names the files that were written."""
     reports, written = list(reports), list(written)
     if options.report:
-        reports[0].save(options.report)
+        reports[saved].save(options.report)
         written.append(options.report)
     if options.json:
         data = [report.to_dict() for report in reports]
