@@ -78,7 +78,7 @@ def test_the_runtime_is_asked_once_for_all_boards(digits, monkeypatch):
     asked = []
     probe = micro.micro.probe
     monkeypatch.setattr(micro.micro, "probe", lambda content: asked.append(1) or probe(content))
-    micro._probed.cache_clear()
+    micro._answers.clear()
     check_target(digits, "all")
     assert len(asked) == 1
     assert litert_npu  # the NPUs of phones are in the table too

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from tfstruct.convert import micro
 from tfstruct.convert.devices.boards import CORES, Board, BoardDevices, memory
@@ -10,6 +12,7 @@ from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
 
+Answer = TypeVar("Answer")
 _TABLE = "a table of tflite-micro 0.dev20261023182759"
 
 
@@ -25,10 +28,10 @@ def judge(content: bytes, found: Sequence[Operator], board: Board | None = None)
         notes.append(f"{unknown}: operators by name only, no arena. pip install 'tfstruct[micro]'")
     else:
         judge, unknown = f"tflite-micro {micro.version()}", "not every operator runs"
-        said = _probed(content)
+        said = _asked(_probed, content)
     answers: list[tuple[bool | None, str]] = [(problem is None, problem or "") for problem in said]
     if micro.version() is not None and all(fits for fits, _ in answers):
-        arena, unknown = _arena(content)
+        arena, unknown = _asked(_arena, content)
         if arena is None:
             notes.append(f"no arena figure: {unknown}")
         else:
@@ -41,13 +44,23 @@ def judge(content: bytes, found: Sequence[Operator], board: Board | None = None)
     return Verdict(judge, answers, tuple(facts), tuple(notes), taken)
 
 
-# A file is asked about for many boards in a row: the runtime is asked once.
-@functools.lru_cache(maxsize=1)
+def _asked(what: Callable[[bytes], Answer], content: bytes) -> Answer:
+    """What the runtime says of a file. One is asked about for many boards in a row: the last answer is kept, not the
+    file."""
+    key = hashlib.sha256(content).digest()
+    known = _answers.get(what)
+    if known is None or known[0] != key:
+        known = _answers[what] = key, what(content)
+    return known[1]
+
+
+_answers: dict[Callable, tuple[bytes, Any]] = {}
+
+
 def _probed(content: bytes) -> tuple[str | None, ...]:
     return micro.probe(content)
 
 
-@functools.lru_cache(maxsize=1)
 def _arena(content: bytes) -> tuple[tuple[int, int] | None, str]:
     """(arena, its part for activations), or why there is none."""
     try:
