@@ -74,6 +74,7 @@ def test_one_file_is_a_device(toaster, digits_model, process):
         ("ethos-u99", "ethos-u"),
         ("cortex-m4:nano33", "cortex-m4:nano33ble"),
         ("quallcom", "qualcomm"),
+        ("stm32f4", "micro"),
     ],
 )
 def test_the_error_names_the_device_that_is_meant(name, meant):

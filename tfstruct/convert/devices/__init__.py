@@ -10,7 +10,7 @@ from tfstruct.convert.devices.device import Device
 from tfstruct.errors import RecipeError
 
 ALL = "all"
-_NEAR = 0.87  # how like a known name a text must be to be meant: one letter off, but no other chip of a family
+_SLIP, _NEAR = 0.9, 0.8  # how like a known name a text is
 
 
 def devices() -> tuple[Device, ...]:
@@ -36,8 +36,10 @@ def device(name: str) -> Device:
     found = spelled.get(_plain(name)) if isinstance(name, str) else None
     if found is not None:
         return found
-    like = [spelled[one] for one in difflib.get_close_matches(_plain(str(name)), spelled, 1, _NEAR)]
-    like += [one for one in every if any(part in str(name).lower() for part in one.also_called)]
+    # A letter off in a long name is a slip; in a short one it is another chip of the family: stm32f4 is no stm32f7.
+    slips, near = (difflib.get_close_matches(_plain(str(name)), spelled, 1, cutoff) for cutoff in (_SLIP, _NEAR))
+    family = [one for one in every if any(part in str(name).lower() for part in one.also_called)]
+    like = [*(spelled[one] for one in slips), *family, *(spelled[one] for one in near)]
     meant = f" Meant is perhaps {like[0].name!r}: {like[0].what}." if like else ""
     raise RecipeError(
         f"`target` must be one of {', '.join(one.name for one in every)}, or one of the variants "
