@@ -98,7 +98,7 @@ def test_reports_as_json_and_html(run, tmp_path):
     status, said, _, _ = run(*INT8, "--overwrite", "--quiet", "--per-layer", "--report", str(tmp_path / "r.html"))
     page = (tmp_path / "r.html").read_text()
     assert (status, said) == (0, "")
-    assert "Signal to noise by layer" in page and "conv2" in page
+    assert "Noise by layer" in page and "conv2" in page
 
 
 def test_keep_float_and_layer_options(run):

@@ -20,6 +20,7 @@ th{font-weight:600}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 th.n{white-space:normal}
 .warning td,.mark{background:var(--mark)}
+.track{min-width:6rem;padding-top:.45rem}
 .bar{background:var(--bar);height:.7rem;border-radius:2px}
 .strong td{font-weight:600}
 .soft,.soft td,footer{color:var(--soft);font-size:.85rem}

@@ -68,6 +68,14 @@ def test_report():
     assert [bar.get_width() for bar in by_weight.patches] == [0.75, 0.75]
 
 
+def test_the_picture_of_masks_that_are_chosen_once_has_a_line():
+    model = network()
+    prune = Prune(0.5)
+    model.fit(*data(), verbose=0, callbacks=[prune])
+    over_time, _ = prune.report.plot().axes
+    assert any(list(line.get_ydata()) == [0.5, 0.5] for line in over_time.lines)
+
+
 def test_training_that_ends_early_is_noted_and_goes_on():
     model = network()
     prune = Prune(PolynomialRatio(0.0, 0.5, 0, 3), frequency=1)

@@ -275,7 +275,7 @@ def test_page_compares_several_reports():
     several, one = Page(html_page("all", [make(), exact()])), Page(html_page("all", [make()]))
     for cell in comparison_rows([make(), exact()])[0]:
         assert f"{cell}" in several.text
-    assert sum(tag == "th" for tag, _ in several.tags) == sum(tag == "th" for tag, _ in one.tags) + 7 + 6
+    assert sum(tag == "th" for tag, _ in several.tags) == sum(tag == "th" for tag, _ in one.tags) + 7 + 7
     assert [tag for tag, _ in several.tags].count("h2") == 2
 
 
@@ -312,9 +312,26 @@ def test_page_escapes_its_title():
 
 
 @pytest.mark.parametrize(
-    ("sqnr", "width"), [(35.4, 35), (0.0, 0), (-20.0, 0), (130.0, 100), (math.inf, 100), (-math.inf, 0), (math.nan, 0)]
+    ("added", "widths"),
+    [
+        ((0.4, 0.1, 0.2), (100, 50, 25)),
+        ((-0.1, 0.0, -0.2), (0, 0, 0)),
+        ((0.4, math.nan, -1.0), (100, 0, 0)),
+        ((math.inf, 0.1, 0.2), (0, 0, 0)),
+    ],
 )
-def test_bars_are_as_long_as_the_sqnr(sqnr, width):
-    page = make(verification=verified(layers=(LayerError(("conv",), "relu", sqnr, 1.0),))).to_html()
+def test_bars_are_as_long_as_the_noise_that_a_layer_adds_the_most_first(added, widths):
+    errors = tuple(LayerError((f"layer{i}",), f"t{i}", 30.0, one) for i, one in enumerate(added))
+    page = make(verification=verified(layers=errors)).to_html()
     bars = [attrs["style"] for _, attrs in Page(page).tags if attrs.get("class") == "bar"]
-    assert bars == [f"width:{width}%"]
+    assert bars == [f"width:{width}%" for width in widths]
+
+
+def test_a_layer_of_several_operators_is_named_once_with_its_worst():
+    errors = tuple(LayerError(("classes",), f"t{i}", 30.0 + i, one) for i, one in enumerate((0.1, 0.3, -0.2)))
+    report = make(verification=verified(layers=errors))
+    assert [value for what, value in report.rows() if what == "loses most"] == [
+        "classes: SQNR 31.0 dB, 30.00% noise added there"
+    ]
+    page = report.to_html()
+    assert page.count('class="bar"') == 1 and page.count("<h2>") == 0  # one precision needs no heading of its own

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # What is in the model, and does the device have kernels for it? The first guess at the name says what is meant.
-tfstruct inspect digits.h5 --target stm32f4 2> hint.txt && exit 9
+tfstruct inspect digits.h5 --target esp32 2> hint.txt && exit 9
 grep "perhaps 'micro'" hint.txt
 tfstruct inspect digits.h5 --target micro > inspected.txt
 

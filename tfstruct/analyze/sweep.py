@@ -65,14 +65,15 @@ class Sensitivity(Plotted, OpenedReport):
         return Sheet(f"{self.model}: {self.metric}, {self.baseline:.4g} unmasked", columns, rows)
 
     def _size(self) -> tuple[float, float]:
-        return 3.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(self.groups)
+        return 4.5 + 0.75 * len(self.ratios), 1.6 + 0.26 * len(self.groups)
 
     def _draw(self, axis) -> None:
         values = np.array(list(self.groups.values()), float).reshape(len(self.groups), len(self.ratios))
         # Yellow is the unmasked model, whichever way the metric runs.
         far = np.abs(values - self.baseline)
         most = float(np.nanmax(far, initial=0.0)) or 1.0
-        axis.imshow(far, aspect="auto", cmap="viridis_r", vmin=0, vmax=most)
+        image = axis.imshow(far, aspect="auto", cmap="viridis_r", vmin=0, vmax=most)
+        axis.figure.colorbar(image, ax=axis, label=f"change of the {self.metric}")
         for (i, j), value in np.ndenumerate(values):
             colour = "white" if far[i, j] > 0.45 * most else "black"
             axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)

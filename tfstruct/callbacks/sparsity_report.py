@@ -81,6 +81,9 @@ class SparsityReport(Plotted, Report):
         over_time.step(steps, [ratio for _, ratio, _ in self.history], where="post", label="asked")
         over_time.plot(steps, [share for _, _, share in self.history], "o", markersize=3, label="reached")
         over_time.set(xlabel="step", ylabel="sparsity", ylim=(0, 1))
+        if len(steps) == 1:  # masks were chosen once and hold from then on
+            over_time.axhline(self.history[0][1])
+            over_time.set(xlim=(steps[0], steps[0] + 1), xticks=steps)
         over_time.legend()
         names = [row.name for row in self.layers][::-1]
         by_weight.barh(names, [row.sparsity for row in self.layers][::-1])

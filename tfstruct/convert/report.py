@@ -129,14 +129,8 @@ class Report(reporting.OpenedReport):
             rows.append(("measured on", self.processor))
         elif self.recipe.get("measure_latency") is False:
             rows.append(("latency", "not measured, as asked"))
-        for error in check.layers[:5]:
-            rows.append(
-                (
-                    "loses most",
-                    f"{', '.join(error.layers) or error.tensor}: SQNR {_db(error.sqnr_db)}, "
-                    f"{error.added_noise:.2%} noise added there",
-                )
-            )
+        for name, error in list(_by_layer(check.layers).items())[:5]:
+            rows.append(("loses most", f"{name}: SQNR {_db(error.sqnr_db)}, {_added(error):.2f}% noise added there"))
         if self.rewrites:
             rows.append(("rewritten", "; ".join(self.rewrites)))
         for timed in by_time(self.profile)[:8]:
@@ -220,7 +214,8 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
         parts.append(table(rows, header))
     for r in reports:
         lines = r.rows()
-        parts.append(element("h2", r.precision))
+        if len(reports) > 1:
+            parts.append(element("h2", r.precision))
         parts.append(
             table(
                 [(element("b", what), value) for what, value in lines],
@@ -229,8 +224,10 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
         )
         parts += [element("p", note) for note in r.layer_notes]
         if r.verification.layers:
-            parts.append(element("h3", "Signal to noise by layer"))
-            parts.append(table(map(_noise_row, r.verification.layers), ["layers", "SQNR", ""]))
+            parts.append(element("h3", "Noise by layer"))
+            named = _by_layer(r.verification.layers)
+            header = ["layers", "SQNR, dB", "noise added there, %", ""]
+            parts.append(table(_noise_rows(named), header, numbers={1, 2}))
         operators = [(op.name, ", ".join(op.layers), op.dtype) for op in r.operators]
         parts.append(
             folded(counted(len(operators), "operator"), table(operators, ["operator", "Keras layers", "type"]))
@@ -238,16 +235,36 @@ def html_page(title: str, reports: Sequence[Report]) -> str:
     return page(title, *parts)
 
 
-def _noise_row(error: LayerError):
-    width = 0.0 if math.isnan(error.sqnr_db) else max(0.0, min(100.0, error.sqnr_db))
-    bar = element("div", class_="bar", style=f"width:{width:.0f}%")
-    return ", ".join(error.layers) or error.tensor, _db(error.sqnr_db), bar
+def _by_layer(errors: Sequence[LayerError]) -> dict[str, LayerError]:
+    """The errors by the names of their layers, those that add most first; of several operators of a layer the worst."""
+    worst: dict[str, LayerError] = {}
+    for error in errors:
+        name = ", ".join(error.layers) or error.tensor
+        if name not in worst or _added(error) > _added(worst[name]):
+            worst[name] = error
+    return dict(sorted(worst.items(), key=lambda item: -_added(item[1])))
+
+
+def _added(error: LayerError) -> float:
+    """Percent of the signal; an operator that reads more noise than it hands on adds none."""
+    return 0.0 if math.isnan(error.added_noise) else max(0.0, 100 * error.added_noise)
+
+
+def _noise_rows(named: Mapping[str, LayerError]) -> list[tuple]:
+    """With bars of what each layer adds, the longest for the most."""
+    most = max(map(_added, named.values()), default=0.0)
+    rows = []
+    for name, error in named.items():
+        width = 100 * min(1.0, _added(error) / most) if 0 < most < math.inf else 0.0
+        bar = element("div", element("div", class_="bar", style=f"width:{width:.0f}%"), class_="track")
+        rows.append((name, _db(error.sqnr_db).removesuffix(" dB"), f"{_added(error):.3g}", bar))
+    return rows
 
 
 def _float_line(floats: Sequence[Operator]) -> str:
     if not floats:
         return "none: every compute operator is integer"
-    named = [f"{op.name} ({', '.join(op.layers) or 'no layer known'})" for op in floats]
+    named = list(dict.fromkeys(f"{op.name} ({', '.join(op.layers) or 'no layer known'})" for op in floats))
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     return f"{len(named)}: {', '.join(named[:8])}{more}"
 

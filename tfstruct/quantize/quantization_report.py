@@ -7,7 +7,10 @@ from tfstruct.graph.opening import OpenedModel
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
 from tfstruct.reporting import OpenedReport, Plotted, Sheet
+from tfstruct.reporting.figures import signed_logarithmic
 from tfstruct.reporting.tables import counted
+
+_APART = 30  # ends of ranges that differ by more times cannot be read on one linear axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,9 @@ class QuantizationReport(Plotted, OpenedReport):
         axes.barh([r.group for r in rows], [r.high - r.low for r in rows], left=[r.low for r in rows])
         axes.axvline(0, color="black", linewidth=0.5)
         axes.set(xlabel="value", title="ranges of activations")
+        ends = [abs(end) for row in rows for end in (row.low, row.high) if end]
+        if ends and max(ends) > _APART * min(ends):
+            signed_logarithmic(axes, "x", min(ends), min(row.low for row in rows), max(row.high for row in rows))
 
 
 def quantization_report(simulation: Simulation, opened: OpenedModel, steps: int | None = None) -> QuantizationReport:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import math
 import os
 import pathlib
 import re
@@ -127,6 +128,23 @@ def logarithmic(axes, which: str) -> None:
     axis = getattr(axes, f"{which}axis")
     axis.set_major_formatter(LogFormatter())
     axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))  # labels them where the axis spans a decade
+
+
+def signed_logarithmic(axes, which: str, least: float, low: float, high: float) -> None:
+    """Makes the axis `which` of some axes logarithmic on both sides of zero, with plain numbers along it.
+
+    Args:
+        least: magnitude below which nothing has to be told apart: between its decade and zero the axis is linear.
+        low, high: between what the values lie.
+    """
+    first, last = math.floor(math.log10(least)), math.ceil(math.log10(max(-low, high)))
+    apart = max(1, (last - first) // 4)
+    decades = [10.0**k for k in range(first, last + 1, apart)]
+    ticks = [0.0, *(sign * one for sign in (1, -1) for one in decades if low <= sign * one <= high)]
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**first)
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+    axis.set_ticks([], minor=True)
 
 
 def svg(plot: Callable[[], Any], name: str) -> str:

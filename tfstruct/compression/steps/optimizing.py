@@ -7,6 +7,7 @@ from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step
+from tfstruct.reporting.tables import counted
 from tfstruct.surgery import optimize_inference, remove_redundant, shrink
 
 
@@ -48,7 +49,10 @@ class Optimize(Step):
             return Outcome(made.model, made.changes, made.skipped)
         made = remove_redundant(context.model, keep_dropout=True)
         shrunk = shrink(made.model)
-        gone = [(layer, f"{len(units)} channels without effect removed") for layer, units in shrunk.removed.items()]
+        gone = [
+            (layer, f"{counted(len(units), 'channel')} without effect removed")
+            for layer, units in shrunk.removed.items()
+        ]
         gone += [(branch.join, f"input {branch.index} cut: {branch.why}") for branch in shrunk.branches]
         changes = [*made.changes, *gone]
         return Outcome(shrunk.model if changes else context.model, changes, made.skipped)

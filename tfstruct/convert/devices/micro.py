@@ -11,6 +11,7 @@ from tfstruct.convert.devices.boards import CORES, Board, BoardDevices, memory
 from tfstruct.convert.devices.device import Device, Verdict
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
+from tfstruct.reporting.tables import counted
 
 Answer = TypeVar("Answer")
 _TABLE = "a table of tflite-micro 0.dev20261023182759"
@@ -19,7 +20,7 @@ _TABLE = "a table of tflite-micro 0.dev20261023182759"
 def judge(content: bytes, found: Sequence[Operator], board: Board | None = None) -> Verdict:
     """Runs every operator alone, and the file if all of them run; by a table where the runtime is not installed."""
     methods = micro.resolver_methods(content)
-    facts: list[tuple[str, str]] = [("resolver", f"{len(methods)} operators: {', '.join(methods)}")]
+    facts: list[tuple[str, str]] = [("resolver", f"{counted(len(methods), 'operator')}: {', '.join(methods)}")]
     notes: list[str] = []
     arena: tuple[int, int] | None = None
     if micro.version() is None:
