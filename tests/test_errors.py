@@ -31,6 +31,8 @@ READERS = (
     "convert/file_notes.py",
     "convert/metadata",
     "convert/flatbuffer.py",
+    "convert/stream_states.py",
+    "streaming/plan.py",
     "untrusted/json_text.py",
 )
 WRONG = {

@@ -387,3 +387,11 @@ def test_every_trouble_of_the_page_has_its_script():
         for trouble in _load(example).TROUBLES:
             assert f"`{trouble.__name__}`" in page
             assert f"| {trouble.__name__}" in _load(example).__doc__ or f"[{trouble.__name__}" in _load(example).__doc__
+
+
+@pytest.mark.slow
+def test_streaming(tmp_path, capsys):
+    _load("streaming").main(str(tmp_path / "spotter.tflite"), epochs=3)
+    said = capsys.readouterr().out
+    assert "bytes a stream" in said and "none: every compute operator is integer" in said
+    assert float(re.search(r"on 176 windows: (\S+)", said)[1]) < 1e-5

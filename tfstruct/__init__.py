@@ -48,6 +48,7 @@ _ROOMS = (
     "reporting",
     "samples",
     "schedules",
+    "streaming",
     "surgery",
     "tfmot",
 )
@@ -66,6 +67,7 @@ _HOME = {
     "apply": "surgery",
     "shrink": "surgery",
     "recalibrate_batch_norm": "surgery",
+    "to_streaming": "streaming",
     "compress": "compression",
     "Budget": "compression",
     "BudgetError": "errors",

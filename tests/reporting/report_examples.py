@@ -34,6 +34,8 @@ from tfstruct.quantize.reconstruction_report import Reconstructed, Reconstructio
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
 from tfstruct.reporting import ChangeReport, InPlaceReport
+from tfstruct.streaming import StreamingReport, StreamPlan
+from tfstruct.streaming.plan import StreamInput, StreamOutput, StreamState
 from tfstruct.surgery.certificate import Difference
 from tfstruct.surgery.grow.bottlenecks import Finding
 from tfstruct.surgery.lossless.branches import Branch
@@ -261,6 +263,24 @@ EXAMPLES = {
     "Report": conversion,
     "SearchReport": search_report,
     "Sensitivity": sensitivity,
+    "StreamingReport": lambda name: StreamingReport(
+        name,
+        StreamPlan(
+            2,
+            (StreamInput(name, (2, 8), "float32", 1), StreamInput("who", (3,), "float32", None)),
+            (
+                StreamOutput(name, 1, 3, 6, 8),
+                StreamOutput("word", None, 4, 0, 10),
+                StreamOutput("fixed", None, 0, 0, 0),
+            ),
+            (StreamState(f"{name}_state", f"{name}_next", (4, 8), "float32", "the last 4 of the frames that come in"),),
+        ),
+        49,
+        1e-7,
+        "on 80 random frames",
+        (("pads with zeros", (name,)),),
+        opaque={name: "no rule knows it"},
+    ),
     "TargetReport": lambda name: convert.TargetReport(
         "micro",
         "small devices",

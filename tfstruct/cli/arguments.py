@@ -51,6 +51,7 @@ def add_model(parser, output: str = "", written: str = "the file to write", what
 def add_all_of_conversion(parser, *, compression: bool = False) -> None:
     """What decides about a file, in groups; with `compression` also what makes a smaller network first."""
     add_precision(parser.add_argument_group("precision"))
+    add_streaming(parser.add_argument_group("streaming (a few frames a call, with states)"))
     data = parser.add_argument_group("data")
     add_calibration(data)
     add_preprocessing(data)
@@ -92,6 +93,19 @@ def add_precision(how) -> None:
     how.add_argument(
         "--input-shape", metavar="[NAME=]D,D,...", action=Repeated, default=[], help="of one sample, where open"
     )
+
+
+def add_streaming(how) -> None:
+    """A model of whole sequences as one of a few frames a call."""
+    how.add_argument(
+        "--streaming", action="store_true", help="make it a model of a few frames a call; data are sequences"
+    )
+    how.add_argument("--hop", type=int, metavar="N", help="frames a call; default: as few as its strides allow")
+    how.add_argument(
+        "--window", type=int, metavar="N", help="frames to look at together, where the model leaves them open"
+    )
+    how.add_argument("--windows", metavar="PATTERN", action=Repeated, default=[], help="layers run anew on each window")
+    how.add_argument("--time-axis", type=int, default=1, metavar="N", help="where the frames are, the batch as 0")
 
 
 def add_calibration(data) -> None:

@@ -10,6 +10,7 @@ from tfstruct.cli.options import (
     check_calibration,
     check_devices,
     check_sources,
+    check_streaming,
     import_modules,
     input_shapes,
     is_all,
@@ -44,6 +45,7 @@ def convert(options) -> int:
     from tfstruct import legacy
 
     recipes = recipes_of(options)
+    check_streaming(options)
     _check_device(options)
     if options.check_only:
         return _check_only(options, recipes)
@@ -106,9 +108,23 @@ def _load(options, recipes: list[Recipe]):
     if options.optimize:
         model = _optimized(options, source)
     recipes = [r.replace(ranges=source.ranges, weight_limits=source.weight_limits) for r in recipes]
+    if options.streaming:
+        return _streaming(options, source, model), recipes
     if options.input_shape:
         recipes = [r.replace(input_shapes=input_shapes(options.input_shape, model)) for r in recipes]
     return model, recipes
+
+
+def _streaming(options, source, model):
+    """The model as one of a few frames a call."""
+    from tfstruct.streaming import to_streaming
+
+    if source.ranges:
+        raise RecipeError("--streaming takes models without trained ranges: convert this one from its float model.")
+    made = to_streaming(model, options.hop, window=options.window, windows=options.windows, time_axis=options.time_axis)
+    if not (options.quiet or options.json):
+        console(sys.stdout).print(str(made.report), markup=False, highlight=False)
+    return made
 
 
 def _optimized(options, source):

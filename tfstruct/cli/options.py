@@ -171,6 +171,18 @@ def check_sources(options) -> None:
             raise DataError(f"{flag}: there is no file or folder {source}.")
 
 
+def check_streaming(options) -> None:
+    """What is only for streaming models, and what is not for them."""
+    given = [name for name in ("hop", "window", "windows") if getattr(options, name)]
+    if not options.streaming and given:
+        raise RecipeError(f"--{given[0]} is for --streaming.")
+    for name in ("input_shape", "check_only"):
+        if options.streaming and getattr(options, name):
+            raise RecipeError(f"--{name.replace('_', '-')} is not for --streaming.")
+    if options.streaming and _batch_size(options.batch_size) != 1:
+        raise RecipeError("--streaming makes files of one stream: leave --batch-size out.")
+
+
 def check_calibration(options, ranges: Mapping) -> None:
     """Integer activations need data, unless the model brings the ranges that it was trained with."""
     precision = precision_of(options)
@@ -240,7 +252,7 @@ def is_tflite(options) -> bool:
         return False
     if not os.path.isfile(options.model):
         raise ModelError(f"There is no file {options.model}.")
-    for flag in ("optimize", "input_shape", "signature"):
+    for flag in ("optimize", "input_shape", "signature", "streaming"):
         if getattr(options, flag, None):
             raise RecipeError(f"--{flag.replace('_', '-')} is for Keras models. Received a .tflite file.")
     return True

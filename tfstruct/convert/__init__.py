@@ -30,7 +30,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `ports.py`, `usage.py`, `c_ports.py`: inputs and outputs of a file: what their integers stand for; how to use them, in
   Markdown and C++
 - `model_card.py`: the report of a conversion as a model card
-- `agreement.py`, `verification.py`: figures of two sets of predictions; running both models for them
+- `agreement.py`, `verification.py`, `verifying.py`: figures of two sets of predictions; running both models for them;
+  `verify`
 - `layer_errors.py`, `input_coverage.py`: the loss of each tensor of a file; how samples use the range of an input
 - `lost_columns.py`, `port_ranges.py`: columns of an output that are lost in the error of the whole; steps and ranges
   of inputs and outputs
@@ -58,6 +59,10 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `tflite_model.py`: `TFLiteModel`: a file with its report
 - `source.py`, `keras_source.py`, `file_source.py`: what is converted: a Keras model, with what a twin of it was trained
   for; a float `.tflite` file
+- `stream_source.py`: a streaming model as a source: its data are whole sequences, its samples the calls of these
+- `stream_states.py`: states with one scale for what goes in and comes out; the plan of a streaming file, noted in it
+- `stream_file.py`, `stream_verification.py`: `StreamingFile`: a streaming file run call by call; beside its model, over
+  sequences
 - `tflite.py`: `to_tflite`, `Converter`: the steps in order
 - `stored_kernels.py`: `dequantize`: the integer kernels of a file back in the Keras model, or those of a twin
 - `packing/huffman.py`: canonical Huffman codes, in lanes that are decoded side by side
@@ -81,7 +86,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "to_tflite": "tflite",
         "Converter": "tflite",
         "TFLiteModel": "tflite_model",
-        "verify": "verification",
+        "verify": "verifying",
         "Verification": "verification",
         "Report": "report",
         "describe": "file_report",
@@ -92,6 +97,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "read_metadata": "metadata",
         "write_metadata": "metadata",
         "FileReport": "file_report",
+        "StreamingFile": "stream_file",
         "check_target": "targets",
         "TargetReport": "target_report",
         "TargetTable": "target_table",

@@ -12,9 +12,11 @@ from tfstruct.convert.latency import macs_of
 from tfstruct.convert.metadata import Metadata, read_metadata
 from tfstruct.convert.ports import Port
 from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.stream_states import plan_of, state_bytes
 from tfstruct.convert.verification import read_content
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.streaming import StreamPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ class FileReport(Report):
         inputs, outputs: `Port`s: name, shape, dtype, scale and zero point.
         operators: one entry an operator, in the order of the file.
         metadata: what the file says of itself, if anything.
+        streaming: how a streaming file is run.
+        state_bytes: of one stream of such a file.
     """
 
     name: str
@@ -60,6 +64,8 @@ class FileReport(Report):
     outputs: tuple[Port, ...]
     operators: tuple[FileOperator, ...]
     metadata: Metadata | None = None
+    streaming: StreamPlan | None = None
+    state_bytes: int = 0
 
     def sheet(self) -> Sheet:
         columns = (
@@ -72,6 +78,7 @@ class FileReport(Report):
         ]
         facts = [(f"input {port.name}", port.described(True)) for port in self.inputs]
         facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
+        facts += self.streaming.facts(self.state_bytes) if self.streaming else ()
         facts += self.metadata.rows() if self.metadata else []
         title = f"{self.name}: {self.bytes:,} bytes, {counted(len(rows), 'operator')}"
         return Sheet(title, columns, rows, facts=facts)
@@ -99,8 +106,16 @@ def describe(tflite) -> FileReport:
     model = flatbuffer.read(content)
     runtime = Runtime(content)
     found = flatbuffer.operators(model, getattr(tflite, "layers", {}))
+    plan = plan_of(content)
     return FileReport(
-        name, len(content), runtime.inputs, runtime.outputs, tuple(_operators(model, found)), read_metadata(content)
+        name,
+        len(content),
+        runtime.inputs,
+        runtime.outputs,
+        tuple(_operators(model, found)),
+        read_metadata(content),
+        plan,
+        state_bytes(content, plan) if plan else 0,
     )
 
 

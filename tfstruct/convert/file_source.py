@@ -12,7 +12,7 @@ from tfstruct.convert.flatbuffer import schema
 from tfstruct.convert.ports import ports_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.runtime import Runtime
-from tfstruct.convert.source import FloatFile, Layers, Ranges, Stage
+from tfstruct.convert.source import FloatFile, Layers, OfSamples, Ranges, Stage
 from tfstruct.errors import ConversionError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.samples import Sample, TensorSpec
@@ -25,7 +25,7 @@ _SAID = (
 )
 
 
-class FileSource:
+class FileSource(OfSamples):
     """See `source.Source`: a file is taken as data, and loaded in a process of its own first.
 
     Args:

@@ -13,7 +13,7 @@ from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, sign
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.scale_check import check_scale
 from tfstruct.convert.scopes import layer_at
-from tfstruct.convert.source import FloatFile, Layers, Ranges, Stage
+from tfstruct.convert.source import FloatFile, Layers, OfSamples, Ranges, Stage
 from tfstruct.errors import ConversionError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.opening import OpenedModel, open_by_itself
@@ -22,7 +22,7 @@ from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample
 
 
-class KerasSource:
+class KerasSource(OfSamples):
     """See `source.Source`. Export and float file are kept for the next recipe."""
 
     def __init__(self, model: keras.Model | Twin, process: ConverterProcess, stage: Stage):

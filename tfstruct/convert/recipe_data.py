@@ -10,6 +10,8 @@ from tfstruct.convert.export import Signature
 from tfstruct.convert.recipe import Recipe
 from tfstruct.samples import Sample, Samples, open_samples, require_numbers
 
+RANDOM = "random inputs (no data was given)"  # where samples come from
+
 
 def opened(source, signature: Signature, recipe: Recipe, limit: int | None) -> Samples:
     if isinstance(source, Samples):

@@ -18,6 +18,7 @@ from tfstruct.convert.verification import Verification
 from tfstruct.markup import element, folded, page, table
 from tfstruct.reporting import Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.streaming.plan import StreamPlan
 
 if TYPE_CHECKING:
     from tfstruct.convert.target_report import TargetReport
@@ -56,6 +57,8 @@ class Report(reporting.OpenedReport):
         inputs, outputs: of the file: name, shape, dtype, scale and zero point.
         versions: of tfstruct and what the file was made with.
         source: what it was made of, where that is no Keras model.
+        streaming: of a streaming model, how it is run: frames a call, delays, states.
+        state_bytes: of one stream of such a file.
     """
 
     model: str
@@ -80,6 +83,8 @@ class Report(reporting.OpenedReport):
     outputs: tuple[Port, ...] = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
+    streaming: StreamPlan | None = None
+    state_bytes: int = 0
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -122,9 +127,12 @@ class Report(reporting.OpenedReport):
                 if ours is not None:
                     form = ".4g" if name == "mean_abs_error" else ".2%"
                     rows.append((_SCORE_NAMES[name], f"TFLite {ours:{form}}, Keras {theirs:{form}}"))
+        rows += self.streaming.facts(self.state_bytes) if self.streaming else ()
         for one in self.latency:
             threads = counted(one.threads, "thread")
             rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
+        if self.latency and self.streaming:
+            rows.append(("latency a frame", f"{self.latency[0].median_us / self.streaming.hop:.1f} µs"))
         if self.latency:
             rows.append(("measured on", self.processor))
         elif self.recipe.get("measure_latency") is False:

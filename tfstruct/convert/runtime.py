@@ -48,6 +48,14 @@ class Runtime:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One invocation on a batch of the file's own size (any size where it is open)."""
+        self._resize(inputs)
+        for port in self.inputs:
+            self._interpreter.set_tensor(port.index, port.encode(inputs[port.name]))
+        self._invoke()
+        return {port.name: port.decode(self._interpreter.get_tensor(port.index)) for port in self.outputs}
+
+    def _resize(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Gives inputs of open sizes those of the values."""
         moved = False
         for port in self.inputs:
             value = inputs[port.name]
@@ -56,8 +64,8 @@ class Runtime:
                 self._shapes[port.index], moved = value.shape, True
         if moved:
             self._allocate()
-        for port in self.inputs:
-            self._interpreter.set_tensor(port.index, port.encode(inputs[port.name]))
+
+    def _invoke(self) -> None:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
@@ -66,7 +74,6 @@ class Runtime:
                 "in training (ids within their table), or keep the layer of the operator that is named in float32 "
                 "(Recipe(layers={pattern: 'float32'}), --keep-float)."
             ) from error
-        return {port.name: port.decode(self._interpreter.get_tensor(port.index)) for port in self.outputs}
 
     def run_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs any number of samples, cut into batches as the file asks; the last one is filled up."""

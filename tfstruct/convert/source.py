@@ -9,6 +9,7 @@ import numpy as np
 
 from tfstruct.convert.export import Signature
 from tfstruct.convert.recipe import Recipe
+from tfstruct.convert.verification import Verification, compare
 from tfstruct.samples import Sample, TensorSpec
 
 Layers = Mapping[str, tuple[str, ...]]
@@ -77,3 +78,51 @@ class Source(Protocol):
 
     def said(self, recipe: Recipe) -> dict[str, Any]:
         """Fields of the report: where it comes from, layers that were opened and that stayed closed."""
+
+    def described(self, recipe: Recipe) -> dict:
+        """The recipe as plain data, for the report."""
+
+    def sequences(self) -> tuple[list[Sample], str] | None:
+        """What the file is compared on where its calls go on from each other, and where that is from; else None."""
+
+    def tied(self, content: bytes, ranges: Ranges) -> Ranges:
+        """Ranges of the float file, with one for tensors that have to have one."""
+
+    def finished(self, content: bytes) -> bytes:
+        """The file with what it says of itself.
+
+        Raises:
+            ConversionError: it is not as its source needs it.
+        """
+
+    def facts(self, content: bytes) -> dict[str, Any]:
+        """Fields of the report that other sources have not."""
+
+    def compare(
+        self, signature: Signature, content: bytes, samples, source: str, progress: Callable[[int], None]
+    ) -> Verification:
+        """Compares the file with the source."""
+
+
+class OfSamples:
+    """What holds of a source whose samples do not depend on each other."""
+
+    def described(self, recipe: Recipe) -> dict:
+        return recipe.described()
+
+    def sequences(self) -> tuple[list[Sample], str] | None:
+        return None
+
+    def tied(self, content: bytes, ranges: Ranges) -> Ranges:
+        return ranges
+
+    def finished(self, content: bytes) -> bytes:
+        return content
+
+    def facts(self, content: bytes) -> dict[str, Any]:
+        return {}
+
+    def compare(
+        self, signature: Signature, content: bytes, samples, source: str, progress: Callable[[int], None]
+    ) -> Verification:
+        return compare(signature, content, samples, source, progress)

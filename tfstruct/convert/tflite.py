@@ -35,17 +35,19 @@ from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.ports import ports_of
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.recipe_data import batched, is_key, opened, peek, random_samples
+from tfstruct.convert.recipe_data import RANDOM, batched, is_key, opened, peek, random_samples
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Latency, latency, processor
 from tfstruct.convert.source import FloatFile, Layers, Source
+from tfstruct.convert.stream_source import StreamingSource
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.usage import versions
-from tfstruct.convert.verification import compare, read_content
+from tfstruct.convert.verification import read_content
 from tfstruct.errors import DataError, VerificationError
 from tfstruct.files import gzip_size
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
+from tfstruct.streaming import Streaming
 from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 
 # Samples held in memory: for verification by default, and for second-order rounding.
@@ -54,12 +56,11 @@ _FEW_SAMPLES = 100
 # A file that falls short is run once more on so many samples, with all that it computes: fewer of a large one.
 _LOOKED_AT = (4, 16)
 _VALUES_LOOKED_AT = 1 << 26
-_RANDOM = "random inputs (no data was given)"
 
 
 @shows_progress
 def to_tflite(
-    model: keras.Model | str | os.PathLike | bytes,
+    model: keras.Model | Streaming | str | os.PathLike | bytes,
     recipe: Recipe | str | None = None,
     *,
     progress: Progress = silent,
@@ -74,6 +75,7 @@ def to_tflite(
         model: Sequential, functional or subclassed (built); it is not changed. A `tfstruct.quantize.Twin` gives its
             model with its trained ranges, in the precision of its scheme. Or the path or bytes of a float `.tflite`
             file, which takes the place of the Keras model: its tensors stand for layers, none is opened or rewritten.
+            Of a `Streaming` model data are whole sequences, over which the file runs call by call.
         recipe: what to do, a `Recipe` or the name of a precision; by default float32.
         progress: called with (stage, done, total), total None where it is unknown.
         verbose: what is shown while it works, see `tfstruct.compress`.
@@ -130,7 +132,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def __init__(
         self,
-        model: keras.Model | str | os.PathLike | bytes,
+        model: keras.Model | Streaming | str | os.PathLike | bytes,
         timeout: float = 600.0,
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
@@ -156,10 +158,12 @@ class Converter(contextlib.AbstractContextManager):
         if self._owned:
             self._process.__exit__(*exc)
 
-    def _source_of(self, model: keras.Model | str | os.PathLike | bytes) -> Source:
+    def _source_of(self, model: keras.Model | Streaming | str | os.PathLike | bytes) -> Source:
         if isinstance(model, str | os.PathLike | bytes):
             name = "the file" if isinstance(model, bytes) else os.path.basename(model)
             return FileSource(read_content(model), name, lambda: self._process, self._stage)
+        if isinstance(model, Streaming):
+            return StreamingSource(model, self._process, self._stage)
         return KerasSource(model, self._process, self._stage)
 
     @contextlib.contextmanager
@@ -203,8 +207,9 @@ class Converter(contextlib.AbstractContextManager):
         self._seconds, self._changes = {}, []
         warnings: list[str] = []
         made = self._make(recipe, signature, warnings)
-        content, layers, recast, kept = made.content, made.layers, made.recast, made.kept
+        layers, recast, kept = made.layers, made.recast, made.kept
         with self._stage("check"):
+            content = self._source.finished(made.content)
             found = flatbuffer.operators(content, layers)
             at_ports = missing_kernels.rounded_beside_floats(found, recipe)
             unwanted = engines.unwanted_floats(found, recipe, recast.exact)
@@ -213,13 +218,14 @@ class Converter(contextlib.AbstractContextManager):
             warnings += missing_kernels.wide_weights(found, recipe)
             warnings += biases.lost(content, layers)
             scales.check(content, layers)
-        samples, source = self._verification_samples(recipe, signature, kept)
+        samples, source = self._source.sequences() or self._verification_samples(recipe, signature, kept)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:
-            verification = compare(signature, content, samples, source, step)
-            verification = dataclasses.replace(verification, random=source == _RANDOM)
+            verification = self._source.compare(signature, content, samples, source, step)
+            verification = dataclasses.replace(verification, random=source == RANDOM)
             if verification.is_low and content != recast.content:
-                few = _first(samples, kept, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
+                of = samples if self._source.sequences() is None else kept
+                few = _first(of, kept, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
                 errors = layer_errors(recast.content, content, batched(few, made.source.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
@@ -233,7 +239,7 @@ class Converter(contextlib.AbstractContextManager):
             model=self._source.name,
             precision=recipe.precision,
             engine=made.engine,
-            recipe=recipe.described(),
+            recipe=self._source.described(recipe),
             parameters=self._source.parameters,
             size=len(content),
             gzip_size=gzip_size(content),
@@ -248,6 +254,7 @@ class Converter(contextlib.AbstractContextManager):
             inputs=inputs,
             outputs=outputs,
             versions=versions(),
+            **self._source.facts(content),
             **self._source.said(recipe),
         )
         result = TFLiteModel(content, report, layers, recast.content, kept)
@@ -277,6 +284,7 @@ class Converter(contextlib.AbstractContextManager):
             warnings += lost
             ranges = plumbing.chained_choices(reference, ranges)  # with masks that are finite
             ranges, widened = multipliers.bounded(reference, ranges, layers, recipe)
+            ranges = self._source.tied(reference, ranges)
             self._changes += widened
         to_quantize = reference
         limits, unused = self._source.weight_limits(reference, layers, recipe)
@@ -350,7 +358,7 @@ class Converter(contextlib.AbstractContextManager):
         if recipe.calibration is not None:
             data = opened(recipe.calibration, signature, recipe, _KEPT)
             return data, f"the first samples of {data.source}"
-        return random_samples(signature, 8, ranges=recipe.ranges), _RANDOM
+        return random_samples(signature, 8, ranges=recipe.ranges), RANDOM
 
     def _one_batch(self, kept: list[Sample], source: FloatFile, recipe: Recipe) -> dict[str, np.ndarray]:
         signature = Signature(source.inputs, source.batch, lambda x: {})

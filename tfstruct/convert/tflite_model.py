@@ -9,6 +9,7 @@ from tfstruct.convert.metadata import Metadata, PortMetadata, write_metadata
 from tfstruct.convert.ports import Port, ports_of
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.stream_file import StreamingFile
 from tfstruct.errors import DataError
 from tfstruct.files import gzip_size, write_atomic
 from tfstruct.samples import Sample
@@ -96,7 +97,14 @@ class TFLiteModel:
 
         Returns:
             An array, or for several outputs a dict by output name.
+
+        Of a streaming file, `x` holds whole sequences from their start, and what comes out is as `StreamingFile.run`
+        gives it.
         """
+        if self.report.streaming is not None and not (
+            isinstance(x, Mapping) and any(state.input in x for state in self.report.streaming.states)
+        ):
+            return StreamingFile(self.content).run(x)
         self._runtime = self._runtime or Runtime(self.content)
         names = [port.name for port in self._runtime.inputs]
         inputs = arrays_by_name(x, names)

@@ -1,6 +1,5 @@
 """Does a `.tflite` file do what the Keras model does? Runs both on samples and compares."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -12,17 +11,16 @@ import numpy as np
 from tfstruct.convert import doubts, flatbuffer
 from tfstruct.convert.agreement import Agreement, AgreementSum, ScoreCount, Scores
 from tfstruct.convert.input_coverage import CoverageCount, InputCoverage
-from tfstruct.convert.layer_errors import LayerError, layer_errors
+from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.port_ranges import port_ranges
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
-from tfstruct.graph.layer_tree import states_kept
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
-from tfstruct.samples import Preprocess, Sample, Samples, open_samples
+from tfstruct.samples import Sample
 
-_BATCH = 64
+BATCH = 64
 # Bytes of all activations of a batch, which a Keras model holds until its call ends.
 _MEMORY = 256 << 20
 _FEW_CALLS = 3
@@ -121,68 +119,6 @@ class Verification(Report):
         return lines
 
 
-def verify(
-    model,
-    tflite,
-    samples,
-    labels=None,
-    *,
-    preprocess: Preprocess = Preprocess(),  # noqa: B008 (frozen)
-    limit: int | None = None,
-    per_layer: bool = False,
-    reference: bytes | None = None,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Verification:
-    """Compares a `.tflite` file with the Keras model it came from, on real samples.
-
-    Args:
-        model: the Keras model; or the float `.tflite` that the file was made from, its bytes or path.
-        tflite: a `TFLiteModel`, the bytes of a file, or its path.
-        samples: anything `open_samples` takes, or `Samples` already open.
-        labels: key, column, file or array of labels; by default those that `samples` carries.
-        preprocess: what is done to every sample before both models see it.
-        limit: the largest number of samples.
-        per_layer: also list which layer loses most; needs the float file as `reference`, which a
-            `TFLiteModel` made by `to_tflite` carries.
-        progress: called with the number of samples done.
-
-    Returns:
-        `Verification`: agreement of the outputs, and quality of both where there are labels.
-
-    Raises:
-        DataError: samples or labels that do not fit.
-
-    Example:
-        >>> lite = tfstruct.to_tflite(model, "float32")
-        >>> tfstruct.verify(model, lite, x, y).samples
-        64
-    """
-    from tfstruct.convert.export import signature_of
-    from tfstruct.convert.file_source import signature_of_file
-
-    is_file = isinstance(model, str | os.PathLike | bytes)
-    signature = signature_of_file(read_content(model)) if is_file else signature_of(model)
-    float_file: bytes | None = (reference or getattr(tflite, "reference", None)) if per_layer else None
-    layers = getattr(tflite, "layers", {})
-    content = read_content(tflite)
-    if not isinstance(samples, Samples):
-        samples = open_samples(samples, signature.inputs, labels=labels, preprocess=preprocess, limit=limit)
-    if per_layer and float_file is None:
-        raise DataError(
-            "`per_layer` compares with the float file. Expected a TFLiteModel made by to_tflite, or `reference`, "
-            "the bytes of the float .tflite."
-        )
-    if float_file is not None:
-        first = samples.take(_BATCH)
-        samples = samples if samples.reiterable else first
-    with contextlib.nullcontext() if is_file else states_kept(model):
-        found = compare(signature, content, samples, str(getattr(samples, "source", "samples")), progress)
-    if float_file is not None:
-        inputs = [{k: v[None] for k, v in s.inputs.items()} for s in first]
-        found = dataclasses.replace(found, layers=layer_errors(float_file, content, inputs, layers))
-    return found
-
-
 def read_content(tflite) -> bytes:
     """The bytes of a file given as a model, as bytes or as a path."""
     if isinstance(tflite, str | os.PathLike):
@@ -206,7 +142,7 @@ def compare(
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # A Keras model has the values before and behind a batch norm and an activation apart: one tensor of the file.
     each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
-    size = max(1, min(_BATCH, _MEMORY // max(1, each)))
+    size = max(1, min(BATCH, _MEMORY // max(1, each)))
     # Tracing a large model takes as long as a few calls step by step.
     few = not signature.traceable or (isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size)
     # For a last batch of another size it would be traced anew. Where sizes are open, each shape is a batch of its own.

@@ -31,6 +31,7 @@
 - `kinds.py`: which known class an operation computes as, where a user made a subclass of it
 - `rebuild.py`: `rebuild`: a graph and the units that stay, to a new model with copied weights; `rewire`: operations
   run in another way
+- `replay.py`: `Replay`: all calls of a graph on other inputs, nested models opened
 """
 
 from tfstruct.graph import opening  # noqa: F401  (its layers are registered for files)
@@ -39,11 +40,12 @@ from tfstruct.graph.groups import Group, groups, stay_whole
 from tfstruct.graph.labels import FIXED, Units
 from tfstruct.graph.opening import open_and_trace
 from tfstruct.graph.rebuild import Rewired, in_order, kept_by, rebuild, rewire
+from tfstruct.graph.replay import Replay
 from tfstruct.graph.rules import is_training_only, rule, training_only
 from tfstruct.graph.trace import Graph, fingerprint, trace
 
 __all__ = [
-    "FIXED", "Axes", "Call", "Channels", "Each", "Graph", "Group", "In", "Out", "Rewired", "Units",
+    "FIXED", "Axes", "Call", "Channels", "Each", "Graph", "Group", "In", "Out", "Replay", "Rewired", "Units",
     "fingerprint", "groups", "in_order", "is_training_only", "kept_by", "open_and_trace", "rebuild", "rewire", "rule",
     "stay_whole", "trace", "training_only",
 ]  # fmt: skip

@@ -148,7 +148,7 @@ def excerpt(
         given = [keras.layers.InputLayer(batch_shape=x.shape, dtype=x.dtype).output for x in inputs]
         tensors = {id(x): new for x, new in zip(inputs, given, strict=True)}
         for node, step in steps:
-            work._step(node, step, tensors)
+            work.again(node, step, tensors)
         names = [graph.model.name, *body.path.split("/")[:-1]]
         model = keras.Model(_untied(given), _untied([tensors[id(x)] for x in outputs]), name=names.pop())
         for name in reversed(names):
@@ -199,12 +199,12 @@ class _Rebuild:
             config = {**operation_of(old).get_config(), "batch_shape": (first, *shape[1:])}
             tensors[id(old)] = keras.layers.InputLayer(**config).output
         for node, step in body.steps:
-            self._step(node, step, tensors)
+            self.again(node, step, tensors)
         outputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional.output)
         inputs = keras.tree.map_structure(lambda x: tensors[id(x)], functional.input)
         return self._assemble(body, inputs, outputs)
 
-    def _step(self, node, step: "Call | Body", tensors) -> None:
+    def again(self, node, step: "Call | Body", tensors) -> None:
         args, kwargs = node.arguments.fill_in(tensors)
         edit = self._edits.get(id(node.operation))
         if edit is None:
