@@ -110,6 +110,7 @@ def test_picture(name, tmp_path):
     report = EXAMPLES[name]("a layer $\\x$")
     figure = report.plot(tmp_path / "picture.png")
     assert isinstance(figure, Figure) and figure.axes
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     yours = Figure()
     left, right = yours.subplots(1, 2)

@@ -1,6 +1,7 @@
 """Pictures: the one place that knows matplotlib. It is imported when something is drawn."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import math
@@ -85,6 +86,8 @@ def draw(
         if ax is None:
             figure = part = Figure(figsize=size, layout="constrained")
             FigureCanvasAgg(figure)
+            # Notebooks know how to show a figure of pyplot only, which keeps all of its figures in memory.
+            figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
         else:
             figure = part = ax.get_figure(root=True)
         if path is not None:
@@ -168,6 +171,13 @@ def svg(plot: Callable[[], Any], name: str) -> str:
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # of groups: nothing refers to them, and pictures share them
     return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
+
+
+def _png(figure) -> bytes:
+    """What a notebook shows of a figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 def write_figure(figure, path: str | os.PathLike) -> None:
