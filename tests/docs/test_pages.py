@@ -168,3 +168,14 @@ def test_the_site_builds_without_warnings(tmp_path):
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     page = (tmp_path / "site" / "api" / "callbacks" / "index.html").read_text()
     assert "Sets the least important weights to zero" in page
+
+
+@pytest.mark.slow
+def test_the_pictures_of_concepts_are_drawn_by_the_library(tmp_path):
+    spec = importlib.util.spec_from_file_location("concept_pictures", ROOT / "tools" / "concept_pictures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    drawn = {file.name for file in module.main(tmp_path)}
+    assert drawn == {file.name for file in (DOCS / "pictures").iterdir()}
+    page = (DOCS / "concepts.md").read_text()
+    assert all(f"](pictures/{name})" in page for name in drawn)
