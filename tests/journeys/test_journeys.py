@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfstruct import convert, demo
+from tfstruct.convert import micro
 
 HERE = pathlib.Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -95,8 +96,8 @@ def test_an_engineer_gets_the_array_the_arena_and_the_scales_of_an_h5_file(tmp_p
     assert scale == pytest.approx(port.scale, rel=1e-5) and scale == pytest.approx(1 / 255, rel=0.05)
     assert f"int net_input_zero_point = {port.zero_point};" in header
     assert "resolver.AddConv2D();" in header
-    if convert.micro.version() is not None:
-        assert int(re.search(r"net_arena_bytes = (\d+);", header)[1]) == convert.micro.arena_bytes(content)
+    if micro.version() is not None:
+        assert int(re.search(r"net_arena_bytes = (\d+);", header)[1]) == micro.arena_bytes(content)
     assert json.loads((tmp_path / "net.json").read_text())["inputs"]
     assert "conv1" in (tmp_path / "times.txt").read_text()  # the time of each operator, with its layer
     vectors = tmp_path / "net_vectors"
