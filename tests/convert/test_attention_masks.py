@@ -90,3 +90,19 @@ def test_values_less_their_largest_end_at_zero(process):
         ends[flatbuffer.operator_name(file, op)] = np.array([-128 - zero, 127 - zero]) * scale
     (low, high), step = ends["SELECT_V2"], np.ptp(ends["SUB"]) / 255
     np.testing.assert_allclose(ends["SUB"], [low - high, 0.0], atol=step)
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorflow"])
+def test_scores_are_rounded_once(engine, process):
+    """Behind a TRANSPOSE, as an einsum leaves it, scores had a range of their own and a second one before the SELECT."""
+    x, keep = sequence(), keras.Input((1, 8, 8), dtype="bool", name="keep")
+    q, k = (ops.reshape(layers.Dense(16)(x), (-1, 8, 2, 8)) for _ in range(2))
+    s = ops.einsum("aecd,abcd->acbe", k, q)
+    model = keras.Model([x, keep], ops.softmax(ops.where(keep, s, -1e9)))
+    data = [X, RNG.random((len(X), 1, 8, 8)) < 0.7]
+    with Converter(model, process=process) as converter:
+        made = converter.convert(Recipe("int8", calibration=data, engine=engine))
+    read = flatbuffer.read(made.content)
+    names = [flatbuffer.operator_name(read, op) for op in read.subgraphs[0].operators]
+    before = names[: names.index("SELECT_V2")]
+    assert "QUANTIZE" not in before[before.index("BATCH_MATMUL") :]

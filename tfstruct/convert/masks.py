@@ -179,8 +179,22 @@ class _Masks:
             return
         self.ranges[self.name(out)] = (v, high)
         self.masked.add(out)
+        if kind == "select":
+            self.choose_alike(x, (v, high))
         if before < target:
             self.lines.append((self.place(op), before, v))
+
+    def choose_alike(self, x: int, ends: Range) -> None:
+        """Gives a value that one SELECT alone reads the range of its result, as a SELECT has one scale for all: rounded
+        to its own range first, it would be rounded twice."""
+        maker = self.makers.get(x)
+        if maker is None or len(self.readers.get(x, ())) != 1 or x in map(int, self.graph.outputs):
+            return
+        if traits_of(flatbuffer.operator_name(self.model, maker)).output_range is not None:
+            return
+        if self.kind(maker) == "moves":
+            self.choose_alike(int(maker.inputs[0]), ends)
+        self.ranges[self.name(x)] = ends
 
     def is_given(self, i: int) -> bool:
         """Whether a tensor has the range of its layer that the recipe gives."""
