@@ -94,7 +94,7 @@ def test_values_less_their_largest_end_at_zero(process):
 
 @pytest.mark.parametrize("engine", ["auto", "tensorflow"])
 def test_scores_are_rounded_once(engine, process):
-    """Behind a TRANSPOSE, as an einsum leaves it, scores had a range of their own and a second one before the SELECT."""
+    """Behind a TRANSPOSE, as an einsum leaves it, scores had a range of their own, and another before the SELECT."""
     x, keep = sequence(), keras.Input((1, 8, 8), dtype="bool", name="keep")
     q, k = (ops.reshape(layers.Dense(16)(x), (-1, 8, 2, 8)) for _ in range(2))
     s = ops.einsum("aecd,abcd->acbe", k, q)

@@ -50,7 +50,8 @@ def dead_channels(name: str, factor: float) -> tuple[keras.Model, np.ndarray]:
 
 
 def largest_bias(content: bytes) -> float:
-    return max(biases._size(value) for _, value, _ in biases._stored(flatbuffer.read(content)))
+    """As a share of the largest that is right: 2^30, and 2^26 in 4 bits, as some kernels compute with 16 times it."""
+    return max(biases._size(value) / most for _, value, (*_, most) in biases._stored(flatbuffer.read(content)))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -64,7 +65,7 @@ def test_they_are_kept(name, process):
             made = converter.convert(Recipe(precision=precision, calibration=x, engine=engine))
             (agreement,) = made.report.verification.outputs
             assert agreement.sqnr_db > least, (precision, engine)
-            assert largest_bias(made.content) <= 2**30 * 1.001
+            assert largest_bias(made.content) <= 1.001
             assert not any("32 bits" in warning for warning in made.report.warnings)
 
 

@@ -11,7 +11,7 @@ from tfstruct import Recipe
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
 from tfstruct.quantize import Scheme, calibrate
-from tfstruct.quantize.rescaling import rounded_contraction, rounded_sum
+from tfstruct.quantize.rescaling import rounded_away, rounded_contraction, rounded_inverse_root, rounded_sum
 
 
 def two(x):
@@ -30,6 +30,10 @@ def before_activation(x):
     return layers.Conv2D(8, 3, name="second")(x)
 
 
+def rms(x):
+    return x * keras.ops.rsqrt(keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True) + 1e-3)
+
+
 def dead(x):
     """Channels whose biases do not fit into 32 bits with the steps of their weights."""
     x = layers.ReLU()(layers.BatchNormalization(name="dead_norm")(layers.DepthwiseConv2D(3, name="dead_depthwise")(x)))
@@ -46,6 +50,7 @@ CASES = {
     "own silu": lambda x: layers.Conv2D(8, 3, activation="silu", name="only")(x),
     "gate": lambda x: layers.Multiply()([two(x)[0], layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)]),
     "mean": lambda x: layers.GlobalAveragePooling2D()(two(x)[0]),
+    "root mean square": lambda x: rms(two(x)[0]),
     "folded": folded,
     "batch norm before the activation": before_activation,
     "batch norm at the end": lambda x: layers.BatchNormalization(name="norm")(layers.ReLU()(two(x)[0])),
@@ -142,6 +147,28 @@ def test_products_of_two_tensors_round_once_or_twice_by_the_zero_of_the_second(z
     found = rounded_contraction(np.float32(total), np.float32(0.02 * 0.01), np.float32(scale), (low, high))
     differ = np.rint(found / np.float32(scale)) != wanted
     assert (twice != np.rint(total * ratio)).mean() > 1e-3 and differ.mean() < 3e-4  # of which floats hold 24 bits
+
+
+def test_a_scale_that_is_a_power_of_two():
+    """Shares times values that keep their range, 2^-8: halves of the first rounding go up, of the second one away."""
+    total, scale = np.arange(-20000, 20000), np.float32(0.0057)
+    first = np.trunc((total * 2.0**30 + np.where(total >= 0, 2**30, 1 - 2**30)) / 2**31)
+    wanted = np.sign(first) * np.floor(np.abs(first) / 128 + 0.5)
+    found = rounded_away(np.float32(total), np.float32(2**-8) * scale, scale)
+    np.testing.assert_array_equal(np.rint(found / scale), wanted)
+
+
+def test_inverse_root_against_integers():
+    """In the kernel's order: t = round(2^20 / sqrt(q)), then in fixed point with a factor of 31 bits."""
+    for s_x, s in ((0.0254, 0.00376), (0.0232, 0.0036), (0.5, 0.01)):
+        s_x, s = np.float32(s_x), np.float32(s)
+        q = np.arange(1, 256)
+        t = np.floor(2**20 / np.sqrt(q) + 0.5).astype(np.int64)
+        m, e = np.frexp(1 / (np.sqrt(np.float64(s_x)) * s))
+        once = (t * int(np.rint(m * 2**31)) + 2**30) >> 31
+        wanted = (once + (1 << (19 - e))) >> (20 - e)
+        found = rounded_inverse_root(q.astype(np.float32) * s_x, s_x, s)
+        np.testing.assert_array_equal(np.rint(found / s), wanted)
 
 
 def test_the_second_factor_of_a_product(process):

@@ -7,7 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer
 from tfstruct.precisions import PRECISIONS, stored_within
-from tfstruct.quantize.rounding import LARGEST_BIAS
+from tfstruct.quantize.rounding import largest_bias
 from tfstruct.tflite_operators import traits_of
 
 _KINDS = {"int32": np.int32, "int64": np.int64}
@@ -20,8 +20,8 @@ def limits_that_fit(
 
     A bias b is stored as round(b / (s_x s_w)), s_x the scale of the input and s_w = l / Q that of the kernel, whose
     largest magnitude l stands for the integer Q. Where a channel has no weights, or tiny ones behind a batch norm, s_w
-    is so small that b does not fit into 32 bits. There l becomes |b| Q / (s_x 2^30), as in TensorFlow's own quantizer;
-    beside such a bias nothing is seen of what the weights lose.
+    is so small that b does not fit into 32 bits. There l becomes |b| Q / (s_x 2^30), as in TensorFlow's own quantizer,
+    with 2^26 beside 4-bit weights (`largest_bias`); beside such a bias nothing is seen of what the weights lose.
 
     Args:
         content: the float file.
@@ -32,7 +32,8 @@ def limits_that_fit(
         By kernel tensor of the float file, one an output channel, the other axes of length 1. A kernel that several
         operators read has what the one needs that needs most.
     """
-    narrow = {name: steps for name, value, steps in _stored(flatbuffer.read(quantized)) if _size(value) > LARGEST_BIAS}
+    stored = _stored(flatbuffer.read(quantized))
+    narrow = {name: steps for name, value, steps in stored if _size(value) > steps[2]}
     if not narrow:
         return {}
     reference = flatbuffer.read(content)
@@ -48,15 +49,15 @@ def limits_that_fit(
         bias, kernel = graph.tensors[op.inputs[place]], graph.tensors[op.inputs[1]]
         if not (flatbuffer.is_constant(reference, bias) and flatbuffer.is_constant(reference, kernel)):
             continue
-        stored = np.abs(flatbuffer.constant(reference, kernel))
-        axis = traits_of(flatbuffer.operator_name(reference, op)).out_axis % stored.ndim
-        shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
+        weights = np.abs(flatbuffer.constant(reference, kernel))
+        axis = traits_of(flatbuffer.operator_name(reference, op)).out_axis % weights.ndim
+        shape = [-1 if i == axis else 1 for i in range(weights.ndim)]
         name = kernel.name.decode()
-        largest = stored.max(axis=tuple(i for i in range(stored.ndim) if i != axis))
+        largest = weights.max(axis=tuple(i for i in range(weights.ndim) if i != axis))
         now = found.get(name, (limits or {}).get(name, largest)).reshape(-1)
         size = np.abs(flatbuffer.constant(reference, bias).astype(np.float64))
-        step, top = steps
-        needed = (size * top / (step * LARGEST_BIAS)).astype(np.float32)
+        step, top, most = steps
+        needed = (size * top / (step * most)).astype(np.float32)
         found[name] = np.maximum(now, needed).reshape(shape).astype(np.float32)
     return found
 
@@ -64,8 +65,8 @@ def limits_that_fit(
 def lost(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
     """A line on each operator of an integer file with biases at a limit of 32 bits: what they were is unknown."""
     lines = []
-    for name, value, _ in _stored(flatbuffer.read(content)):
-        count = int(np.sum(np.abs(value.astype(np.float64)) >= 2**31 - 1))
+    for name, value, (*_, most) in _stored(flatbuffer.read(content)):
+        count = int(np.sum(np.abs(value.astype(np.float64)) >= 2 * most - 1))
         if count:
             where = ", ".join(layers.get(name, ())) or name
             lines.append(
@@ -102,8 +103,8 @@ def _place(model, op) -> int | None:
     return None if place is None or len(op.inputs) <= place or op.inputs[place] < 0 else place
 
 
-def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
-    """(what the operator makes, its bias in integers, (the input's scale, the kernel's largest integer))."""
+def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int, float]]]:
+    """(what an operator makes, its bias in integers, (the input's scale, largest integer of its kernel, of a bias))."""
     for graph in model.subgraphs:
         for op in graph.operators:
             place = _place(model, op)
@@ -116,5 +117,6 @@ def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int]]]:
             whole = kinds[0] in _KINDS and kinds[1] in stored_within(8)
             if whole and scale is not None and flatbuffer.is_constant(model, bias):
                 value = flatbuffer.constant(model, bias, _KINDS[kinds[0]])
-                top = PRECISIONS[kinds[1]].levels[1]
-                yield graph.tensors[op.outputs[0]].name.decode(), value, (float(scale[0]), top)
+                kept = PRECISIONS[kinds[1]]
+                steps = float(scale[0]), kept.levels[1], largest_bias(kept.weight_bits or 8)
+                yield graph.tensors[op.outputs[0]].name.decode(), value, steps

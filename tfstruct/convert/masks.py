@@ -270,6 +270,10 @@ class _Masks:
             low, high = self.ends(inherited[0])
             # Masked values end at the lowest that one of them has, so that all are equal.
             low, high = low + max(added[1], 0.0), high + max(added[1], 0.0)
+            # As in training: layers that compute the same mask share one in the file, made for the first of them.
+            given, (depth, _) = self.ranges.get(self.name(out), (-np.inf, 0.0))[0], self.depth(out)
+            if depth is not None and self.is_given(out) and abs(given - low) <= depth / 2:
+                low = given
         self.ranges[self.name(out)] = (min(low, 0.0), max(high, 0.0))
         self.masked.add(out)
 

@@ -256,6 +256,7 @@ _operations("Absolute Abs", elementwise=True, keeps_zero=True, homogeneous=True,
 _operations("Negative", elementwise=True, keeps_zero=True, homogeneous=True)
 _operations("Square", elementwise=True, keeps_zero=True, output_range=_POSITIVE)
 _operations("Sqrt", elementwise=True, keeps_zero=True, output_range=_POSITIVE, operator="SQRT")
+_operations("Rsqrt", elementwise=True, output_range=_POSITIVE, operator="RSQRT")
 _both("Add", joins="add", elementwise=True, operator="ADD")
 _both("Subtract", joins="subtract", elementwise=True, operator="SUB")
 _both("Multiply", joins="multiply", elementwise=True, operator="MUL")

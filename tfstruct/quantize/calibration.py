@@ -14,10 +14,11 @@ from tfstruct.former_names import formerly
 from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import CALIBRATORS
 from tfstruct.quantize.calibrators import Calibrator, calibrator_of, usable
+from tfstruct.quantize.grids import stored
 from tfstruct.quantize.quantization_report import quantization_report
 from tfstruct.quantize.rounding_points import RoundingPoint
 from tfstruct.quantize.scheme import Scheme
-from tfstruct.quantize.simulation import Simulation, stored
+from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 from tfstruct.reporting import carrying
 from tfstruct.samples.for_model import samples_of

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.graph.kernels import Kernel
+from tfstruct.keras_internals.layer_parts import stored_precision
 from tfstruct.precisions import PRECISIONS
 from tfstruct.quantize.fake import divided
 from tfstruct.quantize.learning import Learned
@@ -282,3 +283,9 @@ def grid(kernel: Kernel, scheme: Scheme, precision: str, stored_bits: int, make:
     if bits <= 2:
         return FewValuesGrid(kernel, precision, stored_bits, scheme.per)
     return LargestGrid(kernel, bits, stored_bits, scheme.per)
+
+
+def stored(grid: Grid):
+    """A kernel's weight as it is stored, not its float16 copy."""
+    with stored_precision():
+        return tf.convert_to_tensor(grid.kernel.variable.value)

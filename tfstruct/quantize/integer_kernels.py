@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.quantize.fake import activation_scale, fake_activation
 from tfstruct.quantize.grids import Grid
+from tfstruct.quantize.masked_range import BeforeSoftmax
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.rescaling import (
     once_rounded,
@@ -17,16 +18,27 @@ from tfstruct.quantize.rescaling import (
     rounded_down,
     rounded_input,
     rounded_interpolation,
+    rounded_inverse_root,
     rounded_mean,
     rounded_product,
     rounded_sum,
     twice_rounded,
 )
-from tfstruct.quantize.rounding import LARGEST_BIAS
+from tfstruct.quantize.rounding import largest_bias
 from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints
 
 # What the file computes with integers of several values: how many the model gives.
-_OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "divide": 2, "silu": 1, "mean": 1, "sqrt": 1, "contract": 2}
+_OPERANDS = {
+    "add": 2,
+    "subtract": 2,
+    "multiply": 2,
+    "divide": 2,
+    "silu": 1,
+    "mean": 1,
+    "sqrt": 1,
+    "rsqrt": 1,
+    "contract": 2,
+}
 _range_of_sigmoid = function_traits("sigmoid").in_file.output_range
 assert _range_of_sigmoid is not None
 _SIGMOID: tuple[float, float] = _range_of_sigmoid
@@ -34,8 +46,8 @@ _SIGMOID: tuple[float, float] = _range_of_sigmoid
 
 def arithmetic_of(op) -> str:
     """The kind of arithmetic on integers that an operation is in the file: `"add"`, `"subtract"`, `"multiply"`,
-    `"divide"`, by a constant, `"silu"`, x sigmoid(x), `"mean"`, over all places, `"sqrt"`, or `"contract"`, sums of
-    products of two tensors; else empty."""
+    `"divide"`, by a constant, `"silu"`, x sigmoid(x), `"mean"`, over all places, `"sqrt"`, `"rsqrt"`, or `"contract"`,
+    sums of products of two tensors; else empty."""
     traits = traits_of(op)
     if traits.multiplies:
         return "contract"
@@ -109,7 +121,8 @@ class IntegerKernels:
                 # In the converter's order, as rounding of large ones shows it.
                 bias = bias * g + ((norm.beta.value if norm.center else 0.0) - norm.moving_mean.value * g)
             bias = bias if shift is None else bias + tf.reshape(shift, [-1]) * g
-            w, s_w = grid.folded(grid.kernel.variable.value * ahead, g, tf.abs(bias) / (step_in * LARGEST_BIAS))
+            least = tf.abs(bias) / (step_in * largest_bias(grid.stored_bits))
+            w, s_w = grid.folded(grid.kernel.variable.value * ahead, g, least)
             mapping.append((grid.kernel.variable, w))
             step = step_in * s_w
             with keras.StatelessScope(mapping):
@@ -182,6 +195,8 @@ class IntegerKernels:
                 made = rounded_product(x, gate, (*scales, activation_scale(*_SIGMOID)), scale)
             elif kind == "sqrt":
                 made = rounded_down(tf.sqrt(tf.cast(x, tf.float32)), scale)
+            elif kind == "rsqrt":
+                made = rounded_inverse_root(x, scales[0], scale)
             elif kind == "contract":
                 integers = [tf.round(tf.cast(v, tf.float32) / s) for v, s in zip((x, *more), scales, strict=True)]
                 second = self._ends(groups[1])
@@ -192,12 +207,48 @@ class IntegerKernels:
 
         return self._where_known(groups, exact, call)
 
+    def inverse_root(self, op, call):
+        """1 / sqrt(x) of x at least one step of its integers: a file takes the integer 0 for 1. `call` for all other
+        operations. Else what is rounded to zero, as a small mean of squares is, would end training."""
+        (reads, *_) = self._rounding_points.reads.get(id(op)) or (None,)
+        if arithmetic_of(op) != "rsqrt" or reads is None or (bits := self._bits_of(self._groups[reads])) is None:
+            return call
+
+        def above_zero(x):
+            return call(tf.maximum(x, tf.cast(activation_scale(*self._ends(reads), bits), x.dtype)))
+
+        return self._where_known([reads], above_zero, call)
+
     def average(self, point: RoundingPoint, x, interpolated: bool = False):
         """The result of average pooling, or of bilinear resizing, before it is rounded."""
         if self._groups[point.group].fixed is not None or self._bits_of(point) != 8:
             return x
         rounding = rounded_interpolation if interpolated else rounded_average
         return self._where_known([point.group], lambda v: rounding(v, *self._ends(point.group)), tf.identity)(x)
+
+    def softmax(self, op, before: Mapping[str, BeforeSoftmax], call):
+        """The shares of a `Softmax` layer that gets a mask: masked values are the least integer of the range inside it,
+        which is small among the exponentials, but not nothing. `call` for all other layers.
+
+        Args:
+            before: the ranges inside such layers, by group.
+        """
+        point = self._rounding_points.masked_softmax.get(id(op))
+        (reads, *_) = self._rounding_points.reads.get(id(op)) or (None,)
+        bits = None if point is None else self._bits_of(point)
+        if point is None or bits is None or reads is None or point.group not in before:
+            return call
+        inside = before[point.group]
+
+        def exact(x, mask=None, **kwargs):
+            if mask is None:
+                return call(x, **kwargs)
+            keep = tf.cast(mask, tf.float32) > 0.5
+            low, high = inside.ends_of()
+            z = fake_activation(tf.where(keep, x, tf.cast(low, x.dtype)), low, high, bits)
+            return tf.where(keep, call(z, **kwargs), 0.0)
+
+        return self._where_known([reads], exact, call)
 
     def batch_norm(self, op, product: RoundingPoint, call):
         """A batch norm that is not folded into a layer, with constants in 8 bits."""

@@ -16,9 +16,10 @@ from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import TO_CHOOSE
 from tfstruct.quantize.calibration import calibrate
 from tfstruct.quantize.fused import fused
+from tfstruct.quantize.grids import stored
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.sensitivity_report import LayerSensitivity, QuantizationSensitivity
-from tfstruct.quantize.simulation import Simulation, stored
+from tfstruct.quantize.simulation import Simulation
 from tfstruct.samples.for_model import samples_of
 from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 

@@ -1,11 +1,11 @@
 """Emulates how the file's kernels round their results."""
 
-import numpy as np
 import tensorflow as tf
 
 from tfstruct.quantize.fake import activation_scale
 
 _HALF = 1e-4  # added to halves, which are not exact in floats
+_ABOVE = 2.0**-12  # likewise, where they are
 
 
 def rounded_input(x, low, high):
@@ -50,16 +50,28 @@ def twice_rounded(total, step, scale):
     With step / scale = m 2^e, m in [0.5, 1): t = round(total m), then round(t 2^e), halves upwards. Returns
     t 2^e scale, a little above halves, so that rounding to the nearest ends there.
     """
-    ratio = step / scale
-    e = tf.minimum(tf.floor(tf.math.log(ratio) / np.log(2.0)) + 1.0, 0.0)
-    power = tf.pow(2.0, e)
-    t = tf.floor(total * (ratio / power) + 0.5)
-    return (t * power + 2.0**-12) * scale
+    t, power = _first_rounding(total, step, scale)
+    return (t * power + _ABOVE) * scale
+
+
+def rounded_inverse_root(x, s_x, scale):
+    """1 / sqrt(x) as 8-bit kernels compute it: t = round(2^20 / sqrt(q)) of the integer q, at least 1, is rescaled by
+    `twice_rounded`, with the step 1 / (2^20 sqrt(s_x))."""
+    root = tf.floor(2.0**20 * tf.math.rsqrt(tf.maximum(_integers(x, s_x), 1.0)) + 0.5)
+    return twice_rounded(root, 2.0**-20 / tf.sqrt(s_x), scale)
 
 
 def rounded_away(total, step, scale):
-    """`twice_rounded` with halves rounded away from zero, as products of two tensors are rescaled."""
-    return tf.sign(total) * twice_rounded(tf.abs(total), step, scale)
+    """The same with the second rounding's halves away from zero, as products of two tensors are rescaled."""
+    t, power = _first_rounding(total, step, scale)
+    return tf.sign(t) * (tf.abs(t) * power + _ABOVE) * scale
+
+
+def _first_rounding(total, step, scale):
+    """(t = round(total m), halves upwards, 2^e), where step / scale = m 2^e."""
+    ratio = step / scale
+    power = tf.minimum(2.0 * _power_of_two(ratio), 1.0)
+    return tf.floor(total * (ratio / power) + 0.5), power
 
 
 def rounded_contraction(total, step, scale, second):
@@ -79,9 +91,9 @@ def rounded_sum(x, y, scales, scale, sign: int = 1):
         scale: s, of the result.
     """
     ratios = [one / scale for one in scales]
-    exponent = tf.bitcast(tf.maximum(*ratios), tf.int32) // 2**23 - 127
-    shift = 20 - exponent
-    power = tf.bitcast((shift + 127) * 2**23, tf.float32)
+    largest = _power_of_two(tf.maximum(*ratios))
+    shift = 20 - (tf.bitcast(largest, tf.int32) // 2**23 - 127)
+    power = 2.0**20 / largest
     factors = [tf.cast(tf.round(ratio * power), tf.int32) for ratio in ratios]
     a, b = (tf.cast(_integers(*one), tf.int32) for one in zip((x, y), scales, strict=True))
     total = a * factors[0] + sign * b * factors[1] + tf.bitwise.left_shift(1, shift - 1)
@@ -99,6 +111,11 @@ def rounded_mean(x, mean, s_x, scale):
     found = mean(_integers(x, s_x))
     count = tf.cast(tf.size(x) / tf.size(found), tf.float32)
     return once_rounded(tf.round(found * count), s_x / count, scale)
+
+
+def _power_of_two(x):
+    """The largest power of two up to x > 0, exactly, also where x is one."""
+    return tf.bitcast(tf.bitcast(tf.cast(x, tf.float32), tf.int32) // 2**23 * 2**23, tf.float32)
 
 
 def _integers(x, scale):

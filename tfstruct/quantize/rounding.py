@@ -2,12 +2,19 @@
 
 import numpy as np
 
-# A bias is stored in 32 bits; the larger half of them is left to the sum that it is added to.
-LARGEST_BIAS = 2.0**30
 # Inputs that are rounded before the others hear of it: a pass over all weights for each input takes ten times as long.
 _BLOCK = 128
 # With more inputs than these, only the scales that the Hessian's diagonal prefers are judged by all of it.
 _MANY_INPUTS, _PREFERRED = 1024, 6
+
+
+def largest_bias(bits: int) -> float:
+    """The largest integer that a bias may be beside weights of so many bits.
+
+    It is stored in 32 bits, of which the larger half is left to the sum that it is added to; kernels for 4-bit weights
+    on processors with AVX-512 compute with 16 times weights and bias.
+    """
+    return 2.0**30 if bits > 4 else 2.0**26
 
 
 def symmetric_scale(

@@ -16,10 +16,10 @@ from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
-from tfstruct.keras_internals.layer_parts import all_layers, stored_precision
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.quantize.constant_operands import ConstantOperands
 from tfstruct.quantize.fake import fake_activation
-from tfstruct.quantize.grids import Grid, LargestGrid, grid
+from tfstruct.quantize.grids import Grid, LargestGrid, grid, stored
 from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, folded_factor, norm_constants
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
@@ -248,6 +248,7 @@ class Simulation:
 
         name, norm = activation_of(op), self.rounding_points.folds.get(id(op))
         exact = None
+        call = self.integers.inverse_root(op, call)
         if not training:
             exact = self.integers.contraction(op, grids, self.constants.ahead_of)
             if exact is not None and norm is not None:
@@ -259,6 +260,7 @@ class Simulation:
                 call,
                 self._masks.constants(op),
             )
+            call = self.integers.softmax(op, self._masks.before_softmax, call)
 
         group = None if point is None else point.group
         # Of a shared layer some calls may be fused with what follows.
@@ -392,9 +394,3 @@ def _like(x, y):
     if mask is not None:
         set_mask(y, mask)
     return y
-
-
-def stored(grid: Grid):
-    """A kernel's weight as it is stored, not its float16 copy."""
-    with stored_precision():
-        return tf.convert_to_tensor(grid.kernel.variable.value)
