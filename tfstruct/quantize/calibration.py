@@ -15,6 +15,7 @@ from tfstruct.graph.opening import open_by_itself
 from tfstruct.precisions import CALIBRATORS
 from tfstruct.quantize.calibrators import Calibrator, calibrator_of, usable
 from tfstruct.quantize.grids import stored
+from tfstruct.quantize.integer_kernels import norm_constants
 from tfstruct.quantize.quantization_report import quantization_report
 from tfstruct.quantize.rounding_points import RoundingPoint
 from tfstruct.quantize.scheme import Scheme
@@ -137,6 +138,17 @@ class Values(Simulation):
 
     def _of_constant(self, op, quantized, plain):
         return plain
+
+    def _batch_norm(self, op, call):
+        product, plain = self.rounding_points.products.get(id(op)), super()._batch_norm(op, call)
+        if product is None:
+            return plain
+
+        def observed(x, **kwargs):
+            self._quantized(product, tf.cast(x, tf.float32) * norm_constants(op, x)[0], False)
+            return plain(x, **kwargs)
+
+        return observed
 
     def _quantized(self, point: RoundingPoint, x, training):
         if point.observes and self.groups[point.group].fixed is None and tf.as_dtype(x.dtype).is_floating:
