@@ -97,7 +97,7 @@ def _exact(graph: Graph) -> set[int]:
             continue
         found.add(key)
         if call is not None and not traits_of(call.op).multiplies:
-            left += [tensor.key for tensor in call.inputs]
+            left += [tensor.key for tensor in values_read(call)]
     return found
 
 
