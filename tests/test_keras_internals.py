@@ -36,6 +36,7 @@ OTHERS = {
     "convert/file_bounds.py": {"_tab"},  # flatbuffers
     "convert/runtime.py": {"_interpreter", "_get_ops_details"},  # ai-edge-litert
     "compression/search/record.py": {"_trial_id"},  # optuna
+    "reporting/figures.py": {"_repr_png_"},  # IPython's name for a picture
     "samples/numpy_files.py": {"_replace"},  # a named tuple's public method
     "samples/memory.py": {"_fields"},
     "legacy/rebuild.py": {"_fields"},
