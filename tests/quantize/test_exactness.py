@@ -34,6 +34,14 @@ def rms(x):
     return x * keras.ops.rsqrt(keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True) + 1e-3)
 
 
+def turned(x):
+    """A rotary embedding: one layer for two tensors, whose ranges are symmetric by their negative halves."""
+    s, angles = keras.Input((8, 8, 8)), np.linspace(0, 3, 64, dtype="float32").reshape(8, 8, 1)
+    half = keras.ops.concatenate([-s[..., 4:], s[..., :4]], axis=-1)
+    turn = keras.Model(s, s * np.cos(angles) + half * np.sin(angles), name="turn")
+    return layers.Concatenate()([turn(part) for part in two(x)])
+
+
 def dead(x):
     """Channels whose biases do not fit into 32 bits with the steps of their weights."""
     x = layers.ReLU()(layers.BatchNormalization(name="dead_norm")(layers.DepthwiseConv2D(3, name="dead_depthwise")(x)))
@@ -50,6 +58,7 @@ CASES = {
     "own silu": lambda x: layers.Conv2D(8, 3, activation="silu", name="only")(x),
     "gate": lambda x: layers.Multiply()([two(x)[0], layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)]),
     "mean": lambda x: layers.GlobalAveragePooling2D()(two(x)[0]),
+    "rotary": turned,
     "root mean square": lambda x: rms(two(x)[0]),
     "folded": folded,
     "batch norm before the activation": before_activation,

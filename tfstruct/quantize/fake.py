@@ -26,6 +26,16 @@ def fake_activation(x, low, high, bits: int = 8):
     return tf.cast(quantized, x.dtype)
 
 
+def off_half(low, high):
+    """(low, high), one of them a little further where the integer zero would lie between two: there the last bit of a
+    division would choose, in twin and file each its own. Symmetric ranges, as of rotary embeddings, are such."""
+    span = tf.maximum(high - low, 1e-30)
+    zero = -255.0 * low / span
+    half = tf.abs(zero - tf.floor(zero) - 0.5) < 1e-4
+    more = tf.where(half, 2e-6 * span, 0.0)
+    return tf.where(zero < 127.0, low - more, low), tf.where(zero < 127.0, high, high + more)
+
+
 def learned_activation(x, low, high, note: Callable, clips_only: bool = False):
     """`fake_activation` in 8 bits that hands the gradients of its ends to `note`.
 

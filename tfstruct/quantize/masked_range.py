@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.quantize.fake import off_half
 from tfstruct.quantize.mask_places import LEAST_UNSEEN
 from tfstruct.quantize.ranges import Range
 from tfstruct.quantize.scheme import Scheme
@@ -45,7 +46,7 @@ class MaskedRange(Range):
     def now(self):
         assert self.ends_of is not None  # `MaskedRanges.attach` gives it
         low, high = self.ends_of()
-        return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+        return off_half(tf.minimum(low, 0.0), tf.maximum(high, 0.0))
 
     def pair(self) -> tuple[float, float] | None:
         observed = super().pair()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tfstruct.quantize.fake import fake_activation, learned_activation
+from tfstruct.quantize.fake import fake_activation, learned_activation, off_half
 from tfstruct.quantize.learning import Learned
 from tfstruct.quantize.scheme import Scheme
 
@@ -34,11 +34,14 @@ class Range:
 
     def pair(self) -> tuple[float, float] | None:
         """(low, high); None before a batch was seen."""
-        return (float(self.low.numpy()), float(self.high.numpy())) if self.seen.numpy() else None
+        if not self.seen.numpy():
+            return None
+        low, high = off_half(self.low.value, self.high.value)
+        return float(low), float(high)
 
     def now(self):
         """(low, high) that values are rounded with, as scalar tensors."""
-        return self.low.value, self.high.value
+        return off_half(self.low.value, self.high.value)
 
     def set(self, low: float, high: float, like: "Range | None" = None) -> None:
         """Sets a range that was found elsewhere; with other statistics of `like`."""

@@ -17,6 +17,7 @@ from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
 from tfstruct.quantize.folding import Folding, operands
 
 _ARITHMETIC = ("add", "subtract", "multiply", "divide")
+_Place = tuple[int, np.ndarray | None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,13 @@ def _fuses(maker: Call, reader: Call) -> bool:
 
 def _is_relu(op) -> bool:
     return traits_of(op).function in ("relu", "relu6")
+
+
+def _alike(a: _Place, b: _Place) -> bool:
+    """Whether two calls have the same constant at the same place, each made anew or not."""
+    if a is None or b is None or a[0] != b[0] or (a[1] is None) != (b[1] is None):
+        return False
+    return a[1] is None or b[1] is None or np.array_equal(a[1], b[1])
 
 
 def _floats(call: Call) -> list[int]:
@@ -225,10 +233,13 @@ class RoundingPoints:
             key = id(call.op)
             stays = not folding.is_constant(call) and key not in folding.behind and key not in folding.ahead
             found = folding.constant_of(call) if stays and traits_of(call.op).joins in _ARITHMETIC else None
-            if found and key not in called:
+            operand: _Place = None
+            if found:
                 place, value, _ = found
-                self.constants[key] = place, value if folding.lasts(call, place) else None
-            elif key in called:
+                operand = place, value if folding.lasts(call, place) else None
+            if operand is not None and key not in called:
+                self.constants[key] = operand
+            elif key in called and not _alike(self.constants.get(key), operand):
                 self.constants.pop(key, None)
             called.add(key)
             beside_constants = any(x.key in folding.constants for x in values_read(call))
