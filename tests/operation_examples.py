@@ -102,7 +102,7 @@ OPERATIONS = {
     "ops.amax": lambda x: ops.amax(x, 1), "ops.min": lambda x: ops.min(x, 1), "ops.amin": lambda x: ops.amin(x, 1),
     "ops.mean": lambda x: ops.mean(x, 1), "ops.sum": lambda x: ops.sum(x, 1), "ops.softmax": ops.softmax,
     "ops.relu": ops.relu, "ops.relu6": ops.relu6, "ops.sigmoid": ops.sigmoid, "ops.tanh": ops.tanh,
-    "ops.silu": ops.silu,
+    "ops.silu": ops.silu, "ops.rsqrt": lambda x: ops.rsqrt(ops.sigmoid(x) + 1.0),
     "ops.leaky_relu": ops.leaky_relu, "ops.elu": ops.elu, "ops.gelu": lambda x: ops.gelu(x, False), "ops.exp": ops.exp,
     "ops.log_softmax": ops.log_softmax, "ops.hard_silu": ops.hard_silu, "ops.hard_sigmoid": ops.hard_sigmoid,
     "ops.softplus": ops.softplus, "ops.selu": ops.selu, "ops.log_sigmoid": ops.log_sigmoid,

@@ -127,7 +127,7 @@ def test_lines_stand_for_samples_that_are_no_images(report):
 def test_pictures(report):
     assert [one.name for one in pictures(report)] == ["front", "widths", "sensitivity", "confusion", "worst"]
     whole = report.plot()
-    assert isinstance(whole, Figure) and len(whole.axes) == 2 + 1 + 1 + 2 + 12
+    assert isinstance(whole, Figure) and len(whole.axes) == 2 + 1 + 2 + 2 + 12  # a colour bar beside the sensitivity
     widths = report.plot("widths").axes[0]
     assert [bar.get_width() for bar in widths.patches][:2] == [10, 8]  # the last layer is lowest
     assert [text.get_text().strip() for text in widths.texts][:2] == ["10", "8 → 0"]
