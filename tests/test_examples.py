@@ -348,7 +348,8 @@ def test_scene_decoder(tmp_path, capsys):
 @pytest.mark.parametrize(
     "file, name, shows",
     [
-        ("training", "nan", "nan at "),  # of the log, or of the layer behind it: processors differ in log(0)
+        # By what the processor's ReLU makes of NaN: 0, or NaN, so that the loss is one too.
+        ("training", "nan", ("nan at hidden0", "nan at log")),
         ("training", "diverges", "learning_rate_too_high"),
         ("files", "floats", "would stay in float: sin: SIN"),
         *(
@@ -375,7 +376,7 @@ def test_troubles(file, name, shows, capsys):
             pytest.skip("needs tflite-micro")
     examples[file].main(name)
     said = capsys.readouterr().out
-    assert said.startswith(f"{name}\n") and shows in said
+    assert said.startswith(f"{name}\n") and any(one in said for one in ([shows] if isinstance(shows, str) else shows))
     figures = [float(n.replace(",", "")) for n in re.findall(r"([\d,.]+)% right", said)]
     if name in ("pruned", "vanishing", "diverges", "nan", "slow"):
         assert figures[-1] > figures[-2]  # the cure
