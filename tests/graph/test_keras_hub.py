@@ -112,8 +112,8 @@ def test_opened(name):
     assert_pruned_equals_masked(found.model, inputs=inputs)
 
 
-# Steps between twin and file: a layer that is called twice, with inputs of two ranges, of which the twin knows one.
-APART = {"Albert": 7}
+# More than two steps between twin and file.
+APART = {"Albert": "calls a layer twice, with inputs of two ranges, of which the twin knows one"}
 # What the converter has no operators for, by name.
 FLOAT = {"FNet": "tf.FFT2D"}
 
@@ -169,7 +169,13 @@ def arrays(outputs) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=APART[name], strict=True)) if name in APART else name
+        for name in CASES
+    ],
+)
 def test_planned_and_int8(name, process, table, tmp_path):
     """Planned, saved, loaded, trained a step; the int8 file of the opened backbone against its twin, in dB and in steps
     of the output."""
@@ -206,4 +212,4 @@ def test_planned_and_int8(name, process, table, tmp_path):
     table.rows.pop(name)
     table.row(name, lambda: row)
     assert all(sqnr(a, b) > own - 4 for a, b, own in zip(ours, theirs, of_file, strict=True))
-    assert round(max(steps)) <= APART.get(name, 2) or twin.report.skipped
+    assert round(max(steps)) <= 2 or twin.report.skipped
