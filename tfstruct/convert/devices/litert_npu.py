@@ -17,10 +17,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices.device import Device, Verdict
+from tfstruct.convert.devices.reading import Reading, held_against
 from tfstruct.convert.flatbuffer import Operator
 from tfstruct.errors import ConversionError
 from tfstruct.files import TemporaryFolder
@@ -28,6 +29,7 @@ from tfstruct.reporting.tables import counted
 
 _DISPATCHED = "DISPATCH_OP"  # the custom operator that stands for a part on the NPU
 _TOOL = "tools/apply_plugin_main"
+_BY_NAME = "by name and type, as documented: the compiler may leave more to the CPU"
 _LINES = ("error", "could not", "cannot", "failed")
 
 
@@ -138,6 +140,33 @@ def judge(content: bytes, found: Sequence[Operator], vendor: Vendor, table: Tabl
     version = importlib.metadata.version("ai-edge-litert")
     name = f"{vendor.manufacturer}'s plugin of ai-edge-litert {version} for {vendor.soc}"
     return Verdict(name, answers, facts)
+
+
+def documented(plugin: str, operators: Collection[str], types: Collection[str], composites: str) -> Table:
+    """A judge by the operators and types that a plugin of LiteRT documents.
+
+    Args:
+        plugin: its vendor, as the report calls it.
+        composites: of which normalizations alone the documentation speaks.
+    """
+
+    def problem(op: Reading) -> tuple[bool | None, str]:
+        if op.name == "STABLEHLO_COMPOSITE":
+            return None, f"documented for {composites} alone"
+        if op.name not in operators:
+            return False, "on the CPU: not among the documented operators"
+        odd = [dtype for dtype in (*op.dtypes_in, *op.dtypes_out) if dtype not in types]
+        if odd:
+            return False, f"on the CPU: works on {odd[0]}, which is not among the documented types"
+        if op.is_open:
+            return None, "a tensor without a fixed size, of which the documentation does not speak"
+        return True, ""
+
+    def table(content: bytes, found: Sequence[Operator]) -> Verdict:
+        answers = held_against(content, found, problem)
+        return Verdict(f"the documentation of LiteRT's {plugin} plugin", answers, (), (_BY_NAME,))
+
+    return table
 
 
 def npu(name: str, what: str, vendor: Vendor, table: Table, **fields) -> Device:

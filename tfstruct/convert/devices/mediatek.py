@@ -6,12 +6,8 @@ besides, where it is installed.
 """
 
 import functools
-from collections.abc import Sequence
 
-from tfstruct.convert.devices.device import Verdict
-from tfstruct.convert.devices.litert_npu import Vendor, npu, sdk
-from tfstruct.convert.devices.reading import Reading, held_against
-from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.devices.litert_npu import Vendor, documented, npu, sdk
 
 _NAMES = """
     ABS ADD AVERAGE_POOL_2D BATCH_MATMUL CAST CONCATENATION CONV_2D DEQUANTIZE DEPTHWISE_CONV_2D DIV FULLY_CONNECTED
@@ -21,27 +17,8 @@ _NAMES = """
 """
 OPERATORS = tuple(_NAMES.split())
 _TYPES = "bool int4 int8 int16 int32 uint8 float16 float32"  # int64 in constants alone
-_NOTE = "by name and type, as documented: the compiler may leave more to the CPU"
 
-
-def problem(op: Reading) -> tuple[bool | None, str]:
-    if op.name == "STABLEHLO_COMPOSITE":
-        return None, "documented for RMS, L2 and some group normalization alone"
-    if op.name not in OPERATORS:
-        return False, "on the CPU: not among the documented operators"
-    odd = [dtype for dtype in (*op.dtypes_in, *op.dtypes_out) if dtype not in _TYPES.split()]
-    if odd:
-        return False, f"on the CPU: works on {odd[0]}, which is not among the documented types"
-    if op.is_open:
-        return None, "a tensor without a fixed size, of which the documentation does not speak"
-    return True, ""
-
-
-def table(content: bytes, found: Sequence[Operator]) -> Verdict:
-    """Holds every operator against the documentation."""
-    return Verdict("the documentation of LiteRT's MediaTek plugin", held_against(content, found, problem), (), (_NOTE,))
-
-
+table = documented("MediaTek", OPERATORS, _TYPES.split(), "RMS, L2 and some group normalization")
 VENDOR = Vendor(
     "mediatek", "MediaTek", "mt6991", "ai-edge-litert-sdk-mediatek",
     functools.partial(sdk, "ai_edge_litert_sdk_mediatek"),

@@ -6,12 +6,8 @@ compiler may leave more to the CPU.
 """
 
 import functools
-from collections.abc import Sequence
 
-from tfstruct.convert.devices.device import Verdict
-from tfstruct.convert.devices.litert_npu import Vendor, npu, sdk
-from tfstruct.convert.devices.reading import Reading, held_against
-from tfstruct.convert.flatbuffer import Operator
+from tfstruct.convert.devices.litert_npu import Vendor, documented, npu, sdk
 
 _NAMES = """
     ABS ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL BROADCAST_TO CAST CEIL CONCATENATION CONV_2D CONV_3D COS CUMSUM
@@ -25,27 +21,8 @@ _NAMES = """
 """
 OPERATORS = tuple(_NAMES.split())
 _TYPES = "bool int4 int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
-_NOTE = "by name and type, as documented: the compiler may leave more to the CPU"
 
-
-def problem(op: Reading) -> tuple[bool | None, str]:
-    if op.name == "STABLEHLO_COMPOSITE":
-        return None, "documented for RMS, group and L2 normalization alone"
-    if op.name not in OPERATORS:
-        return False, "on the CPU: not among the documented operators"
-    odd = [dtype for dtype in (*op.dtypes_in, *op.dtypes_out) if dtype not in _TYPES.split()]
-    if odd:
-        return False, f"on the CPU: works on {odd[0]}, which is not among the documented types"
-    if op.is_open:
-        return None, "a tensor without a fixed size, of which the documentation does not speak"
-    return True, ""
-
-
-def table(content: bytes, found: Sequence[Operator]) -> Verdict:
-    """Holds every operator against the documentation."""
-    return Verdict("the documentation of LiteRT's Qualcomm plugin", held_against(content, found, problem), (), (_NOTE,))
-
-
+table = documented("Qualcomm", OPERATORS, _TYPES.split(), "RMS, group and L2 normalization")
 VENDOR = Vendor(
     "qualcomm", "Qualcomm", "SM8750", "ai-edge-litert-sdk-qualcomm",
     functools.partial(sdk, "ai_edge_litert_sdk_qualcomm"),
