@@ -73,7 +73,7 @@ class StreamingFile:
             found = over_sequences(self.start(), part)
             parts.append({name: value[: size - short] for name, value in found.items()})
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return next(iter(found.values())) if len(found) == 1 else found
+        return self.plan.handed_out(found)
 
 
 class _States(Runtime):

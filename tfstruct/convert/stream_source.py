@@ -154,7 +154,7 @@ class StreamingSource(KerasSource):
         for batch in batches:
             stream = self._streaming.start()
             for given in calls_of(self.plan, stacked(batch)):
-                states = stream.states or {s.input: np.zeros((len(batch), *s.shape), s.dtype) for s in self.plan.states}
+                states = stream.states or self.plan.zeros(len(batch))
                 chosen = wanted[at : at + len(batch)]
                 for name, value in {**given, **states}.items():
                     low, high = self._ends.get(name, (0.0, 0.0))

@@ -6,6 +6,7 @@ The names load on first use.
 - `running.py`: `Stream`: a model or file run call by call; over whole sequences
 - `flow.py`: what is known of the tensors of a streaming model while it is built: frames and how late they are; states
 - `framewise.py`: does an operation compute each frame alone, tried on random frames
+- `eager.py`: a call of the original computed on arrays
 - `rules.py`: which operation follows which rule, and what a rule gets
 - `convolutions.py`, `recurrent.py`, `windows.py`: the rules: what reads some frames around each; what remembers; what
   looks at all of them

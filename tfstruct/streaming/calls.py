@@ -10,15 +10,13 @@ from keras import layers
 from tfstruct.graph import in_order
 from tfstruct.graph.call import Call
 from tfstruct.graph.operation_traits import traits_of
-from tfstruct.keras_internals.operation_types import operations
 from tfstruct.patterns import matches
 from tfstruct.streaming import convolutions, recurrent, windows  # noqa: F401  (their rules are registered)
 from tfstruct.streaming.flow import Flow, Flowing, Frames, Once, Unstreamable, refused
 from tfstruct.streaming.framewise import Framewise, framewise
-from tfstruct.streaming.rules import UNMASKED, Place, rule_for
+from tfstruct.streaming.rules import RESHAPES, UNMASKED, Place, rule_for, window_of
 
 WHOLE = "is computed anew in each call, for the whole window"
-_RESHAPES: tuple[type, ...] = (layers.Reshape, *operations("Reshape"))
 # (id of a call, time axes of its inputs) -> how its outputs follow the frames, or why they do not; and what is called
 # in its place, by the number of frames. It holds however often the model is made.
 Known = dict[tuple[int, tuple], Any]
@@ -76,15 +74,7 @@ class Calls:
         """Frames that meet what was made of a window are held as a window too."""
         flow, once = self._flow, []
         for x in given:
-            if isinstance(x, Frames):
-                length = place.length_of(x)
-                if length is None:
-                    raise Unstreamable(
-                        "it looks at all frames together, and the model leaves their number open: give window=N, the "
-                        "frames of the longest input that it shall look at"
-                    )
-                x = Once(*flow.window(x, length))
-            once.append(x)
+            once.append(window_of(flow, x, place.length_of(x)) if isinstance(x, Frames) else x)
         alike = flow.same_call(once)
         outputs = place.run_on({id(x.tensor): y.tensor for x, y in zip(given, alike, strict=True)})
         return keras.tree.map_structure(lambda y: flow.add(Once(y, alike[0].delay, alike[0].first)), outputs)
@@ -128,7 +118,7 @@ class Calls:
 
 def _followed(call: Call, axes: tuple[int | None, ...]) -> tuple[list[Framewise | None], Callable | None]:
     """How the outputs of a call follow its frames, and what takes its place."""
-    if isinstance(call.op, _RESHAPES):
+    if isinstance(call.op, RESHAPES):
         return _reshaped(call, axes)
     try:
         return framewise(call, axes), None

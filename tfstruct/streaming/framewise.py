@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-import keras
 import numpy as np
 
 from tfstruct.graph.call import Call
-from tfstruct.keras_internals.graph_nodes import takes_training
+from tfstruct.streaming.eager import computed
 from tfstruct.streaming.flow import Unstreamable
 
 # Frames of the two parts: multiples of 12, so that one frame can be made of 2, 3, 4, 6 or 12.
@@ -72,14 +71,7 @@ def _drawn(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> np.nda
 
 
 def _outputs(call: Call, arrays: dict[int, np.ndarray], frames: int, run) -> list[np.ndarray]:
-    tensors = {key: keras.ops.convert_to_tensor(value) for key, value in arrays.items()}
-    args, kwargs = call.node.arguments.fill_in(tensors)
-    if kwargs.get("mask") is not None:
-        kwargs = {**kwargs, "mask": None}
-    if takes_training(call.op):
-        kwargs = {**kwargs, "training": False}
-    made = (run(frames) if run else call.op)(*args, **kwargs)
-    return [keras.ops.convert_to_numpy(x).astype("float64") for x in keras.tree.flatten(made)]
+    return [x.astype("float64") for x in computed(call, arrays, run(frames) if run else None)]
 
 
 def _compared(a: np.ndarray, b: np.ndarray, both: np.ndarray) -> Framewise | None:

@@ -106,6 +106,14 @@ class StreamPlan:
         """What is given for one input, or for several by name, by name."""
         return given if isinstance(given, Mapping) else {self.inputs[0].name: given}
 
+    def handed_out(self, found: Mapping[str, np.ndarray]):
+        """What comes out by name; alone where there is one output."""
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    def zeros(self, batch: int) -> dict[str, np.ndarray]:
+        """The states at the start of as many streams, in the types of the Keras model."""
+        return {state.input: np.zeros((batch, *state.shape), state.dtype) for state in self.states}
+
     def to_dict(self) -> dict:
         """Plain data for JSON."""
         return dataclasses.asdict(self)

@@ -79,10 +79,7 @@ class Streaming(Result):
         def step(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             return {name: value.numpy() for name, value in call({k: tf.constant(v) for k, v in given.items()}).items()}
 
-        def zeros(batch: int) -> dict[str, np.ndarray]:
-            return {s.input: np.zeros((batch, *s.shape), s.dtype) for s in self.plan.states}
-
-        return Stream(self.plan, step, zeros)
+        return Stream(self.plan, step, self.plan.zeros)
 
     def run(self, sequences) -> Any:
         """What streams give over whole sequences, from their start.
@@ -99,7 +96,7 @@ class Streaming(Result):
             DataError: sequences that do not fit.
         """
         found = over_sequences(self.start(), self.plan.by_name(sequences))
-        return next(iter(found.values())) if len(found) == 1 else found
+        return self.plan.handed_out(found)
 
     def whole(self, sequence) -> Any:
         """What the original model gives of one whole sequence of any length, its layers run on all frames at once: what
@@ -113,4 +110,4 @@ class Streaming(Result):
         """
         given = self.plan.by_name(sequence)
         found = self.whole_outputs([np.asarray(given[x.name]) for x in self.plan.inputs])
-        return next(iter(found.values())) if len(found) == 1 else found
+        return self.plan.handed_out(found)

@@ -11,9 +11,11 @@ import keras
 
 from tfstruct.graph.call import Call
 from tfstruct.graph.kinds import kind_of
+from tfstruct.keras_internals.operation_types import operations
 from tfstruct.streaming.flow import Flow, Frames, Once, Unstreamable
 
 UNMASKED = "takes every frame that comes, as a stream has no padding: its mask is left out"
+RESHAPES: tuple[type, ...] = (keras.layers.Reshape, *operations("Reshape"))  # they say the number of frames
 Rule = Callable[["Place"], object]
 _RULES: dict[type, Rule] = {}
 
@@ -95,17 +97,21 @@ def several(value, count: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,) * count
 
 
-def of_window(place: Place, x: Frames, run: Callable) -> object:
-    """What is made of the whole window, anew in each call.
+def window_of(flow: Flow, x: Frames, length: int | None) -> Once:
+    """The last window of as many frames as the whole-sequence model has there.
 
     Raises:
         Unstreamable: nothing says how long the window is.
     """
-    length = place.length
     if length is None:
         raise Unstreamable(
             "it looks at all frames together, and the model leaves their number open: give window=N, the frames of "
             "the longest input that it shall look at"
         )
-    tensor, delay, first = place.flow.window(x, length)
-    return keras.tree.map_structure(lambda y: place.flow.add(Once(y, delay, first)), run(tensor))
+    return Once(*flow.window(x, length))
+
+
+def of_window(place: Place, x: Frames, run: Callable) -> object:
+    """What is made of the whole window, anew in each call."""
+    window = window_of(place.flow, x, place.length)
+    return keras.tree.map_structure(lambda y: place.flow.add(dataclasses.replace(window, tensor=y)), run(window.tensor))

@@ -47,7 +47,7 @@ class Stream:
             An array, or by name of the output where there are several.
         """
         found = self.advance(self.plan.by_name(frames))
-        return next(iter(found.values())) if len(found) == 1 else found
+        return self.plan.handed_out(found)
 
     def advance(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call: outputs by name of inputs by name."""

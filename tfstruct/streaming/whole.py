@@ -7,21 +7,21 @@ hop; what gives the last of its outputs gives it for every hop.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-import keras
 import numpy as np
 from keras import layers
 
 from tfstruct.graph.call import Call
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.trace import Body, Graph
-from tfstruct.keras_internals.graph_nodes import inputs_and_masks, takes_training
+from tfstruct.keras_internals.graph_nodes import inputs_and_masks
 from tfstruct.keras_internals.operation_types import operations
+from tfstruct.streaming.eager import computed
 from tfstruct.streaming.flow import Flowing, Frames, Once
+from tfstruct.streaming.rules import RESHAPES
 
 # By id of a call: what the streaming model makes of its outputs.
 Made = Mapping[int, Sequence[Flowing]]
 _GET_ITEM = tuple(operations("GetItem"))
-_RESHAPES: tuple[type, ...] = (layers.Reshape, *operations("Reshape"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _is_last(call: Call, axis: int) -> bool:
 
 def _by_frames(call: Call, x: _Value, made: Flowing):
     """A reshape says the number of frames, which is another one here."""
-    if not isinstance(call.op, _RESHAPES) or not isinstance(made, Frames) or not isinstance(x.flow, Frames):
+    if not isinstance(call.op, RESHAPES) or not isinstance(made, Frames) or not isinstance(x.flow, Frames):
         return None
     shape = list(call.shapes[0][1:])
     shape[made.axis - 1] = x.array.shape[x.flow.axis] * made.chunk // x.flow.chunk
@@ -142,11 +142,4 @@ def _by_frames(call: Call, x: _Value, made: Flowing):
 
 def _run(call: Call, arrays: Sequence[np.ndarray], other=None) -> list[np.ndarray]:
     tensors = call.node.arguments.keras_tensors
-    filled = {id(x): keras.ops.convert_to_tensor(a) for x, a in zip(tensors, arrays, strict=True)}
-    args, kwargs = call.node.arguments.fill_in(filled)
-    if kwargs.get("mask") is not None:  # a stream has no padding
-        kwargs = {**kwargs, "mask": None}
-    if takes_training(call.op):
-        kwargs = {**kwargs, "training": False}
-    made = other(args[0]) if other is not None else call.op(*args, **kwargs)
-    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
+    return computed(call, {id(x): a for x, a in zip(tensors, arrays, strict=True)}, other)
