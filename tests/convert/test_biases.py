@@ -51,7 +51,7 @@ def dead_channels(name: str, factor: float) -> tuple[keras.Model, np.ndarray]:
 
 def largest_bias(content: bytes) -> float:
     """As a share of the largest that is right: 2^30, and 2^26 in 4 bits, as some kernels compute with 16 times it."""
-    return max(biases._size(value) / most for _, value, (*_, most) in biases._stored(flatbuffer.read(content)))
+    return max(bias.size / bias.most for bias in biases._stored(flatbuffer.read(content)))
 
 
 @pytest.mark.parametrize("name", LAYERS)

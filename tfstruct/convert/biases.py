@@ -1,6 +1,7 @@
 """Biases of an integer file: integers of 32 bits, in units of the input's scale times the kernel's, and if they fit."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -11,6 +12,27 @@ from tfstruct.quantize.rounding import largest_bias
 from tfstruct.tflite_operators import traits_of
 
 _KINDS = {"int32": np.int32, "int64": np.int64}
+
+
+class _Bias(NamedTuple):
+    """A bias of an integer file.
+
+    Attributes:
+        output: what its operator makes.
+        value: in integers.
+        step: the scale of the operator's input.
+        top, most: the largest integers of the kernel, and of a bias beside it.
+    """
+
+    output: str
+    value: np.ndarray
+    step: float
+    top: int
+    most: float
+
+    @property
+    def size(self) -> float:
+        return float(np.abs(self.value.astype(np.float64)).max(initial=0.0))
 
 
 def limits_that_fit(
@@ -32,8 +54,7 @@ def limits_that_fit(
         By kernel tensor of the float file, one an output channel, the other axes of length 1. A kernel that several
         operators read has what the one needs that needs most.
     """
-    stored = _stored(flatbuffer.read(quantized))
-    narrow = {name: steps for name, value, steps in stored if _size(value) > steps[2]}
+    narrow = {bias.output: bias for bias in _stored(flatbuffer.read(quantized)) if bias.size > bias.most}
     if not narrow:
         return {}
     reference = flatbuffer.read(content)
@@ -43,8 +64,8 @@ def limits_that_fit(
         place = _place(reference, op)
         if place is None:
             continue
-        steps = narrow.get(graph.tensors[op.outputs[0]].name.decode())
-        if steps is None:
+        one = narrow.get(graph.tensors[op.outputs[0]].name.decode())
+        if one is None:
             continue
         bias, kernel = graph.tensors[op.inputs[place]], graph.tensors[op.inputs[1]]
         if not (flatbuffer.is_constant(reference, bias) and flatbuffer.is_constant(reference, kernel)):
@@ -56,8 +77,7 @@ def limits_that_fit(
         largest = weights.max(axis=tuple(i for i in range(weights.ndim) if i != axis))
         now = found.get(name, (limits or {}).get(name, largest)).reshape(-1)
         size = np.abs(flatbuffer.constant(reference, bias).astype(np.float64))
-        step, top, most = steps
-        needed = (size * top / (step * most)).astype(np.float32)
+        needed = (size * one.top / (one.step * one.most)).astype(np.float32)
         found[name] = np.maximum(now, needed).reshape(shape).astype(np.float32)
     return found
 
@@ -65,12 +85,12 @@ def limits_that_fit(
 def lost(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
     """A line on each operator of an integer file with biases at a limit of 32 bits: what they were is unknown."""
     lines = []
-    for name, value, (*_, most) in _stored(flatbuffer.read(content)):
-        count = int(np.sum(np.abs(value.astype(np.float64)) >= 2 * most - 1))
+    for bias in _stored(flatbuffer.read(content)):
+        count = int(np.sum(np.abs(bias.value.astype(np.float64)) >= 2 * bias.most - 1))
         if count:
-            where = ", ".join(layers.get(name, ())) or name
+            where = ", ".join(layers.get(bias.output, ())) or bias.output
             lines.append(
-                f"{count} of {value.size} biases of {where} do not fit into 32 bits and are lost: the weights, or "
+                f"{count} of {bias.value.size} biases of {where} do not fit into 32 bits and are lost: the weights, or "
                 "the values that the layer reads, are too small beside them. Keep the layer in float32 "
                 "(Recipe(layers={pattern: 'float32'}), --keep-float)"
             )
@@ -93,18 +113,13 @@ def in_64_bits(content: bytes) -> bytes:
     return flatbuffer.write(model)
 
 
-def _size(value: np.ndarray) -> float:
-    return float(np.abs(value.astype(np.float64)).max(initial=0.0))
-
-
 def _place(model, op) -> int | None:
     """Which input of an operator is its bias; None where it has none."""
     place = traits_of(flatbuffer.operator_name(model, op)).bias
     return None if place is None or len(op.inputs) <= place or op.inputs[place] < 0 else place
 
 
-def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int, float]]]:
-    """(what an operator makes, its bias in integers, (the input's scale, largest integer of its kernel, of a bias))."""
+def _stored(model) -> Iterator[_Bias]:
     for graph in model.subgraphs:
         for op in graph.operators:
             place = _place(model, op)
@@ -118,5 +133,5 @@ def _stored(model) -> Iterator[tuple[str, np.ndarray, tuple[float, int, float]]]
             if whole and scale is not None and flatbuffer.is_constant(model, bias):
                 value = flatbuffer.constant(model, bias, _KINDS[kinds[0]])
                 kept = PRECISIONS[kinds[1]]
-                steps = float(scale[0]), kept.levels[1], largest_bias(kept.weight_bits or 8)
-                yield graph.tensors[op.outputs[0]].name.decode(), value, steps
+                name, most = graph.tensors[op.outputs[0]].name.decode(), largest_bias(kept.weight_bits or 8)
+                yield _Bias(name, value, float(scale[0]), kept.levels[1], most)

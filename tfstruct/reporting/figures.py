@@ -87,7 +87,7 @@ def draw(
             figure = part = Figure(figsize=size, layout="constrained")
             FigureCanvasAgg(figure)
             # Notebooks know how to show a figure of pyplot only, which keeps all of its figures in memory.
-            figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
+            figure._repr_png_ = functools.partial(_drawn, figure, "png")  # type: ignore[attr-defined]
         else:
             figure = part = ax.get_figure(root=True)
         if path is not None:
@@ -173,19 +173,16 @@ def svg(plot: Callable[[], Any], name: str) -> str:
     return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
 
 
-def _png(figure) -> bytes:
-    """What a notebook shows of a figure."""
+def _drawn(figure, form: str) -> bytes:
+    """The bytes of a picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    figure.savefig(buffer, format=form, dpi=_DPI)
     return buffer.getvalue()
 
 
 def write_figure(figure, path: str | os.PathLike) -> None:
     """Writes a figure, whole or not at all."""
-    form = _check_suffix(figure, path)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=_DPI)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, _drawn(figure, _check_suffix(figure, path)))
 
 
 def _check_suffix(figure, path) -> str:
