@@ -13,7 +13,6 @@ from tfstruct.cli.options import (
     check_streaming,
     import_modules,
     input_shapes,
-    is_all,
     is_tflite,
     names_tflite,
     precision_of,
@@ -156,6 +155,7 @@ def _check_device(options) -> None:
 def _check_only(options, recipes: list[Recipe]) -> int:
     """Prints what fits and what does not, of a Keras model or a .tflite file; writes nothing."""
     from tfstruct import legacy
+    from tfstruct.convert.devices import is_all
     from tfstruct.convert.targets import check_target
 
     model = options.model

@@ -17,7 +17,6 @@ from tfstruct.cli.options import (
     check_devices,
     check_sources,
     check_writable,
-    is_all,
     load_model,
     names_tflite,
     preprocess_of,
@@ -60,6 +59,7 @@ def inspect(options) -> int:
         source = load_model(options)
         reports = [profile(source)]
     from tfstruct.convert import check_target
+    from tfstruct.convert.devices import is_all
 
     recipe = Recipe(precision=options.precision)
     targets = [check_target(source, name, recipe=recipe) for name in options.target]

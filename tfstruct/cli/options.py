@@ -22,20 +22,13 @@ def require_output(options) -> None:
         raise RecipeError("No output was given. Expected: -o OUT.tflite.")
 
 
-def is_all(name: str | None) -> bool:
-    """Whether `--target` asks for the table of all devices."""
-    from tfstruct.convert.devices import ALL
-
-    return name is not None and name.strip().lower() == ALL
-
-
 def check_devices(options, names: Iterable[str], table: bool = False) -> None:
     """Reads the boards of `--boards`, and looks whether all devices are known; at a command's start.
 
     Args:
         table: whether `all` is one of them.
     """
-    from tfstruct.convert.devices import device
+    from tfstruct.convert.devices import device, is_all
     from tfstruct.convert.devices.boards import add_boards
 
     for path in options.boards:

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from tfstruct.convert.devices.device import NOBODY, together
+from tfstruct.convert.devices.device import NOBODY, VERDICTS, together
 from tfstruct.convert.target_report import TargetReport, cell
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted, named
 
-_VERDICTS = {True: "fits", False: "does NOT fit", None: "unknown whether it fits"}
 _SHORT = {True: "yes", False: "NO", None: "?"}
 
 
@@ -117,7 +116,7 @@ def _of_board(report: TargetReport) -> str:
     for one in report.memory:
         taken = f"{one.most / one.available:.1%} of {one.available:,} bytes" if one.most is not None else "not known"
         said.append(f"{one.name} {'NOT enough, ' if one.fits is False else ''}{taken}")
-    return f"{_VERDICTS[report.fits]}: {'; '.join(said)} ({report.what})"
+    return f"{VERDICTS[report.fits]}: {'; '.join(said)} ({report.what})"
 
 
 def _reasons(report: TargetReport) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, overload
 
 from tfstruct.convert import flatbuffer
-from tfstruct.convert.devices import ALL, device, devices, of_board
+from tfstruct.convert.devices import device, devices, is_all, of_board
 from tfstruct.convert.devices.boards import Board, boards
 from tfstruct.convert.devices.device import NOBODY, Device, Verdict
 from tfstruct.convert.replacements import replacement
@@ -69,7 +69,7 @@ def check_target(model_or_tflite, name, *, precision: str = "int8", recipe=None,
 
 
 def _wanted(name) -> Device | list[Device]:
-    if isinstance(name, str) and name.strip().lower() == ALL:
+    if is_all(name):
         return [*devices(), *(device(board.name) for board in boards())]
     if isinstance(name, Board):
         return of_board(name)

@@ -13,6 +13,11 @@ ALL = "all"
 _SLIP, _NEAR = 0.9, 0.8  # how like a known name a text is
 
 
+def is_all(name) -> bool:
+    """Whether a name asks for the table of all devices."""
+    return isinstance(name, str) and name.strip().lower() == ALL
+
+
 def devices() -> tuple[Device, ...]:
     """All devices, those first that run most operators; last those that do not say what they run."""
     modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))

@@ -7,6 +7,8 @@ from tfstruct.convert.flatbuffer import Operator
 
 NOBODY = "nobody"  # who judges where no runtime, compiler or document is there
 
+VERDICTS = {True: "fits", False: "does NOT fit", None: "unknown whether it fits"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -41,8 +43,7 @@ class Memory:
             between = f"{self.least:,} to " if self.least != self.most else ""
             share = self.most / self.available
             taken = f"{self.what} takes {between}{self.most:,} of {self.available:,} bytes ({share:.1%})"
-        verdict = {True: "fits", False: "does NOT fit", None: "unknown whether it fits"}[self.fits]
-        return f"{verdict}: {taken}{f'; {self.remark}' if self.remark else ''}"
+        return f"{VERDICTS[self.fits]}: {taken}{f'; {self.remark}' if self.remark else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
