@@ -1,5 +1,6 @@
 """Files and folders: written whole or not at all, and nothing is left of a process that was killed."""
 
+import errno
 import glob
 import os
 import pathlib
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -119,11 +121,12 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 def test_the_temporary_folder_of_a_killed_process_goes(temporary):
     killed("held = files.TemporaryFolder('convert'); open(held.path + '/big', 'w').close()", temporary)
-    (left,) = os.listdir(temporary)
-    assert left.startswith("tfstruct-convert-")
+    left, lock = sorted(os.listdir(temporary))
+    assert left.startswith("tfstruct-convert-") and lock == f"{left}.lock"
     (temporary / "tfstruct-not-ours").mkdir()
     with TemporaryFolder() as path:
-        assert {os.path.basename(path), "tfstruct-not-ours"} == set(os.listdir(temporary))
+        name = os.path.basename(path)
+        assert {name, f"{name}.lock", "tfstruct-not-ours"} == set(os.listdir(temporary))
         with TemporaryFolder() as another:  # those of processes that live stay
             assert os.path.isdir(path) and another != path
     assert os.listdir(temporary) == ["tfstruct-not-ours"]
@@ -136,27 +139,92 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
     killed("with files.folder_atomic('made') as beside: print('ready', flush=True); time.sleep(60)", tmp_path)
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(os.listdir(tmp_path)) == 2  # the folder beside the target, and its lock
     with folder_atomic(target) as beside:
         pathlib.Path(beside, "a").write_text("whole")
     assert os.listdir(tmp_path) == ["made"] and os.listdir(target) == ["a"]
+    with pytest.raises(FileExistsError, match="Expected a new or an empty folder"), folder_atomic(target):
+        raise AssertionError("it is not begun")
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["links", "a file system without links"])
-def test_a_folder_is_not_cleared_by_another_that_is_made_before_its_lock_is_taken(monkeypatch, links):
+@pytest.mark.parametrize("links", [True, False], ids=["files without a name", "a file system without them and links"])
+def test_nothing_is_taken_for_a_left_over_before_it_is_locked(monkeypatch, temporary, links):
     real = files._lock
 
     def lock(number):  # what another process does at its worst moment
-        for folder in glob.glob(os.path.join(tempfile.gettempdir(), f"{files._PREFIX}worst-*")):
-            files._clear_folder(folder)
+        files._clear_folders(f"{temporary}/*.lock")
+        files._clear(glob.glob(f"{temporary}/*.part"))
         return real(number)
 
-    def no_link(*paths):
+    def no_link(*paths, **options):
         raise PermissionError
 
     monkeypatch.setattr(files, "_lock", lock)
     if not links:
         monkeypatch.setattr(os, "link", no_link)
     with files.TemporaryFolder("worst") as folder:
-        assert os.listdir(folder) == [files.FolderLock.NAME]
-    assert not os.path.exists(folder)
+        assert os.listdir(folder) == []
+    assert os.listdir(temporary) == []
+    write_atomic(temporary / "a.tflite", b"new")
+    assert os.listdir(temporary) == ["a.tflite"]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "rmdir", "remove", "link"])
+def test_a_process_that_is_killed_while_a_temporary_folder_is_made_or_removed(temporary, call):
+    """Between two steps of it: whatever there is by then, the next folder clears it away."""
+    script = f"""
+import os, shutil
+def die(*args, **options):
+    print('ready', flush=True); time.sleep(60)
+def go():
+    with files.TemporaryFolder('convert') as folder:
+        open(folder + '/big', 'w').close()
+os.{call} = die
+shutil.rmtree = (lambda real: die if {call!r} == 'rmdir' else real)(shutil.rmtree)
+go()
+"""
+    killed(script, temporary)
+    with TemporaryFolder():
+        pass
+    assert os.listdir(temporary) == []
+
+
+def test_a_working_folder_whose_first_run_was_killed_at_once(tmp_path):
+    from tfstruct.compression.folder import WorkingFolder
+
+    (tmp_path / "manifest.json.1-1.part").write_bytes(b"{")
+    WorkingFolder.open(tmp_path, {"a": 1}).close()
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_a_forked_process_has_neither_the_locks_nor_the_folders_of_its_parent(temporary):
+    folder, held = TemporaryFolder(), FolderLock(temporary)
+    child = os.fork()
+    if not child:
+        folder.remove()
+        held.release()
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(0.2)
+    assert os.path.isdir(folder.path) and os.path.isfile(held.path)
+    held._file.close()  # as when this process is killed
+    FolderLock(temporary).release()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    folder.remove()
+    assert os.listdir(temporary) == []
+
+
+def test_what_others_write_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "a.keras"
+    target.write_bytes(b"old")
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.keras'"), files.file_atomic(target) as beside:
+        assert beside.endswith(".part.keras")
+        pathlib.Path(beside).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == ["a.keras"] and target.read_bytes() == b"old"
+    killed("with files.file_atomic('a.keras') as beside: print('ready', flush=True); time.sleep(60)", tmp_path)
+    assert len(os.listdir(tmp_path)) == 2
+    with files.file_atomic(target) as beside:
+        pathlib.Path(beside).write_bytes(b"new")
+    assert os.listdir(tmp_path) == ["a.keras"] and target.read_bytes() == b"new"

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import os
 import pathlib
 import re
 import threading
@@ -695,6 +696,15 @@ def test_wrappers_of_tfmot(tf_keras):
 def test_operators_of_tensorflow():
     assert {"MatMul", "Exp"} <= tensorflow_internals.operators_of("gen_math_ops")
     assert tensorflow_internals.is_operator("MatMul") and not tensorflow_internals.is_operator("NoSuchThing")
+
+
+def test_a_forked_process_lacks_the_threads_of_tensorflow():
+    tf.add(1, 1)
+    assert not tensorflow_internals.lacks_threads()
+    child = os.fork()
+    if not child:
+        os._exit(42 if tensorflow_internals.lacks_threads() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
 def test_functions_inside_a_graph():

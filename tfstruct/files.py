@@ -5,12 +5,15 @@ beside its target, or a temporary folder, that nobody has locked is left over. S
 """
 
 import contextlib
+import errno
 import glob
 import gzip
 import os
+import secrets
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import IO, ClassVar
 
@@ -19,18 +22,33 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_PREFIX = "tfstruct-"
+_PREFIX, _LOCK = "tfstruct-", ".lock"
 
 
 def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     """Writes beside the target, then renames: whoever looks sees the old file or the whole new one."""
+    with _beside(os.fspath(path), ".part") as (_, file):
+        file.write(content)
+
+
+@contextlib.contextmanager
+def file_atomic(path: str | os.PathLike) -> Iterator[str]:
+    """Context manager: for what is written by others, a path beside the target with the target's ending. The file there
+    gets the target's name at the end; an error removes it."""
     path = os.fspath(path)
-    _clear(glob.glob(f"{glob.escape(path)}.*.part"))
-    beside = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+    with _beside(path, f".part{os.path.splitext(path)[1]}") as (beside, _):
+        yield beside
+
+
+@contextlib.contextmanager
+def _beside(path: str, ending: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """A locked file beside `path`, which is renamed at the end."""
+    stem = path.removesuffix(ending.removeprefix(".part"))
+    _clear(glob.glob(f"{glob.escape(stem)}.*{ending}"))
+    beside = f"{stem}.{os.getpid()}-{threading.get_ident()}{ending}"
     try:
-        with open(beside, "wb") as file:
-            _lock(file.fileno())
-            file.write(content)
+        with _new_locked(beside) as file:
+            yield beside, file
             file.flush()
             os.fsync(file.fileno())
             if fcntl is not None:  # as long as it is locked; Windows renames no open file
@@ -38,11 +56,10 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
         if fcntl is None:
             os.replace(beside, path)
     except BaseException as error:
-        if os.path.exists(beside):
-            os.remove(beside)
+        _remove_file(beside)
         if isinstance(error, OSError):
             # A full disk does not say whose, and nobody has asked for the file beside.
-            raise OSError(error.errno, error.strerror, path) from error
+            raise OSError(error.errno, error.strerror or str(error), path) from error
         raise
 
 
@@ -53,36 +70,86 @@ def gzip_size(content: bytes) -> int:
 
 def save_model(model, path: str | os.PathLike) -> None:
     """Writes a Keras model as a `.keras` file, whole or not at all."""
-    beside = f"{os.fspath(path).removesuffix('.keras')}.part.keras"
-    try:
+    with file_atomic(path) as beside:
         model.save(beside)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
-        raise
 
 
 @contextlib.contextmanager
 def folder_atomic(path: str | os.PathLike) -> Iterator[str]:
-    """Context manager: a folder beside the target to be filled, which is renamed at the end; an error removes it."""
+    """Context manager: a folder beside the target to be filled, which is renamed at the end; an error removes it.
+
+    Raises:
+        FileExistsError: the target is there already and not an empty folder.
+    """
     path = os.fspath(path)
-    for left in glob.glob(f"{glob.escape(path)}.*.part"):
-        _clear_folder(left)
+    _clear_folders(f"{glob.escape(path)}.*.part{_LOCK}")
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise FileExistsError(errno.EEXIST, "exists already. Expected a new or an empty folder", path)
     beside = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
-    os.makedirs(beside)
+    os.makedirs(os.path.dirname(beside) or ".", exist_ok=True)
+    held = FileLock(f"{beside}{_LOCK}")  # before there is a folder, and until there is none
     try:
-        held = FolderLock(beside)
+        os.mkdir(beside)
         yield beside
-        held.release()
         os.replace(beside, path)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    finally:
+        held.release()
 
 
-class FolderLock:
-    """The lock of a folder, from its making to `release` or to the end of the process.
+class FileLock:
+    """A locked file, from its making to `release` or to the end of the process.
+
+    Args:
+        path: made where there is none.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+
+    def __init__(self, path: str):
+        self.path, self._process = path, os.getpid()
+        while True:
+            self._file = self._opened()
+            if not _lock(self._file.fileno()):
+                self._file.close()
+                raise BlockingIOError(f"{self.path} is in use")
+            if _is_at(self._file.fileno(), self.path):  # not one that its holder removed in the meantime
+                break
+            self._file.close()
+        _held.add(self)
+
+    def _opened(self) -> IO[bytes]:
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return open(self.path, "r+b")
+            with contextlib.suppress(FileExistsError):  # another one was faster
+                return _new_locked(self.path)
+
+    def release(self) -> None:
+        """Gives it back; the file that held it goes. Nothing in a forked process: the lock is its parent's."""
+        if os.getpid() == self._process:
+            _remove_file(self.path)
+            self._file.close()
+
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked process, which would have the locks of its parent as long as it lives."""
+    for lock in list(_held):
+        lock._file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class FolderLock(FileLock):
+    """The lock of a folder: a file in it.
 
     Args:
         folder: it exists.
@@ -91,70 +158,38 @@ class FolderLock:
         BlockingIOError: another process has it.
     """
 
-    NAME: ClassVar[str] = ".lock"
+    NAME: ClassVar[str] = _LOCK
 
     def __init__(self, folder: str | os.PathLike):
-        self.path = os.path.join(folder, self.NAME)
-        while True:
-            self._file = self._opened()
-            if not _lock(self._file.fileno()):
-                self._file.close()
-                raise BlockingIOError(f"{os.fspath(folder)} is in use")
-            if _is_at(self._file.fileno(), self.path):  # not one that its holder removed in the meantime
-                break
-            self._file.close()
-
-    def _opened(self) -> IO[bytes]:
-        """The file, open. A new one is locked before it gets its name: without a holder the folder would be taken for
-        what a killed process has left."""
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                return open(self.path, "r+b")
-            beside = f"{self.path}.{os.getpid()}-{threading.get_ident()}"
-            file = open(beside, "w+b")  # noqa: SIM115 (open as long as it is locked)
-            _lock(file.fileno())
-            try:
-                os.link(beside, self.path)
-            except FileExistsError:  # another one was faster
-                file.close()
-                continue
-            except OSError:  # a file system without links
-                os.replace(beside, self.path)
-                return file
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(beside)
-            return file
-
-    def release(self) -> None:
-        """Gives it back; the file that held it goes."""
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self.path)
-        self._file.close()
+        super().__init__(os.path.join(folder, self.NAME))
 
 
 def clear_parts(folder: str | os.PathLike[str]) -> None:
     """Removes files that a killed process left half written in a folder and in those inside of it."""
     for where, _, names in os.walk(os.fspath(folder)):
-        _clear([os.path.join(where, name) for name in names if name.endswith((".part", ".part.keras"))])
+        _clear([os.path.join(where, name) for name in names if is_part(name)])
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of that name is one that `write_atomic` or `file_atomic` has begun."""
+    return ".part" in (name[-5:], os.path.splitext(name)[0][-5:])
 
 
 class TemporaryFolder(contextlib.AbstractContextManager):
-    """A temporary folder of this process; the context is its path.
+    """A temporary folder of this process; the context is its path. A locked file beside it says that it is in use, from
+    before the folder is made until it is gone: one that nobody has locked is left over, and the next call removes it.
 
     Args:
         what: part of its name.
     """
 
     def __init__(self, what: str = "work"):
-        for left in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{_PREFIX}*")):
-            _clear_folder(left)
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{what}-", ignore_cleanup_errors=True)
-        self._held = FolderLock(self._folder.name)
-
-    @property
-    def path(self) -> str:
-        return self._folder.name
+        where = tempfile.gettempdir()
+        _clear_folders(os.path.join(glob.escape(where), f"{_PREFIX}*{_LOCK}"))
+        self.path = os.path.join(where, f"{_PREFIX}{what}-{secrets.token_hex(4)}")
+        held = FileLock(f"{self.path}{_LOCK}")
+        self._removed = weakref.finalize(self, _remove, self.path, held, os.getpid())
+        os.mkdir(self.path, 0o700)
 
     def __enter__(self) -> str:
         return self.path
@@ -163,8 +198,60 @@ class TemporaryFolder(contextlib.AbstractContextManager):
         self.remove()
 
     def remove(self) -> None:
-        self._held.release()
-        self._folder.cleanup()
+        self._removed()
+
+
+def _remove(path: str, held: FileLock, process: int) -> None:
+    if os.getpid() == process:  # a forked process has a copy of the object, not of the folder
+        shutil.rmtree(path, ignore_errors=True)
+        held.release()
+
+
+def _new_locked(path: str) -> IO[bytes]:
+    """A new file, open for reading and writing, and locked before it gets its name: else another process could take it
+    for what a killed one has left.
+
+    Raises:
+        FileExistsError: there is one of that name.
+    """
+    try:
+        number = os.open(os.path.dirname(path) or ".", os.O_TMPFILE | os.O_RDWR, 0o666)
+    except (AttributeError, OSError):  # a system or a file system without files that have no name
+        return _new_locked_by_link(path)
+    file = os.fdopen(number, "w+b")
+    try:
+        _lock(number)
+        # A folder is given as Python follows the link only then.
+        os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, FileExistsError) or not isinstance(error, OSError):
+            raise
+        return _new_locked_by_link(path)
+    return file
+
+
+def _new_locked_by_link(path: str) -> IO[bytes]:
+    """The same by a second name, which is gone at the end. A kill meanwhile leaves an empty file of that name."""
+    beside = f"{path}.{os.getpid()}-{threading.get_ident()}"
+    with contextlib.ExitStack() as undone:
+        undone.callback(_remove_file, beside)
+        file = undone.enter_context(open(beside, "w+b"))
+        _lock(file.fileno())
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.replace(beside, path)
+        undone.pop_all()
+    _remove_file(beside)
+    return file
+
+
+def _remove_file(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _lock(number: int) -> bool:
@@ -193,11 +280,13 @@ def _clear(paths: list[str]) -> None:
                 os.remove(path)
 
 
-def _clear_folder(path: str) -> None:
-    """Ours have their lock from the start; one without is being made, or not ours."""
-    lock = os.path.join(path, FolderLock.NAME)
-    if os.path.isfile(lock) and not os.path.islink(path) and _is_left_over(lock):
-        shutil.rmtree(path, ignore_errors=True)
+def _clear_folders(pattern: str) -> None:
+    """Removes folders whose locks, which match the pattern, nobody holds, and the locks."""
+    for lock in glob.glob(pattern):
+        if not os.path.islink(lock) and _is_left_over(lock):
+            shutil.rmtree(lock.removesuffix(_LOCK), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.remove(lock)
 
 
 def _is_left_over(path: str) -> bool:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import tfstruct
+from tfstruct.compression import task
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.objective import objective
-from tfstruct.errors import ArgumentError, ArgumentTypeError, BudgetError, DataError, RecipeError
+from tfstruct.errors import ArgumentError, ArgumentTypeError, BudgetError, ConversionError, DataError, RecipeError
 from tfstruct.graph import trace
 
 RNG = np.random.default_rng(0)
@@ -104,3 +105,9 @@ def test_files_of_others_are_not_touched(tmp_path):
     with pytest.raises(RecipeError, match="holds other files"):
         WorkingFolder.open(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["mine.part"]
+
+
+def test_a_process_in_which_training_would_never_end(monkeypatch, model):
+    monkeypatch.setattr(task, "lacks_threads", lambda: True)
+    with pytest.raises(ConversionError, match=r"forked from one in which TensorFlow had started.*spawn"):
+        tfstruct.compress(model, (X, Y), (X, Y), "macs=60%", epochs=0)

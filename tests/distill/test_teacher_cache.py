@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfstruct.distill import Distill, Features, Logits, Taught, cached
 from tfstruct.errors import DataError
+from tfstruct.files import FileLock
 
 L = keras.layers
 
@@ -188,3 +189,21 @@ def test_other_things_are_refused(tmp_path):
     taught = Distill(teacher, Features({student.layers[0].name: teacher.layers[0].name}))
     with pytest.raises(ValueError, match="leave them out"):
         student.fit(cached(teacher, batches(), tmp_path / "a"), verbose=0, callbacks=[taught])
+
+
+def test_a_run_that_was_killed_before_the_first_row(tmp_path):
+    teacher, path = classifier(1), tmp_path / "rows"
+    cached(teacher, batches(), path)
+    wanted = rows(path)
+    path.unlink()  # only the description is there
+    cached(teacher, batches(), path)
+    np.testing.assert_array_equal(rows(path), wanted)
+
+
+def test_a_file_is_written_by_one_process_at_a_time(tmp_path):
+    held = FileLock(f"{tmp_path / 'rows'}.lock")
+    with pytest.raises(DataError, match=r"Another process writes .*Wait until it has ended"):
+        cached(classifier(1), batches(), tmp_path / "rows")
+    held.release()
+    cached(classifier(1), batches(), tmp_path / "rows")
+    assert sorted(os.listdir(tmp_path)) == ["rows", "rows.json"]

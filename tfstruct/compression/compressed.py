@@ -36,9 +36,6 @@ class Compressed(Result):
         Raises:
             FileExistsError: the folder is there already and not empty.
         """
-        folder = pathlib.Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} exists already. Expected a new or an empty folder.")
         with folder_atomic(folder) as path:
             beside = pathlib.Path(path)
             self.file.save(beside / "model.tflite")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 
 from tfstruct.errors import ModelError, RecipeError
-from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, save_model, write_atomic
+from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, is_part, save_model, write_atomic
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -63,7 +63,8 @@ class WorkingFolder:
         wanted = {"format": _FORMAT, **json.loads(json.dumps(description))}
         found = self.read(_MANIFEST)
         if found is None:
-            if {file.name for file in self.path.iterdir()} - {FolderLock.NAME}:
+            there = [file.name for file in self.path.iterdir()]
+            if not all(name == FolderLock.NAME or (name.startswith(_MANIFEST) and is_part(name)) for name in there):
                 raise RecipeError(f"The working folder {self.path} holds other files. Give a new or an empty one.")
             self.write(_MANIFEST, wanted)
         elif found != wanted:

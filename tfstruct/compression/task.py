@@ -31,11 +31,12 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import ArgumentTypeError, BudgetError, DataError, ModelError, RecipeError
+from tfstruct.errors import ArgumentTypeError, BudgetError, ConversionError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import no_more_opening
 from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
+from tfstruct.keras_internals.tensorflow import lacks_threads
 from tfstruct.precisions import CALIBRATORS
 from tfstruct.samples import Preprocess
 from tfstruct.samples.ports import Ports
@@ -138,6 +139,7 @@ class Task(contextlib.AbstractContextManager):
         open_layers: str | bool = "auto",
         alone: bool = True,
     ):
+        _refuse_forked_process()
         self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
         _require_types(augment, progress)
         self.options = {
@@ -265,6 +267,14 @@ class Task(contextlib.AbstractContextManager):
             "augment": _augmentation(self.augment),
             "strategy": steps,
         }
+
+
+def _refuse_forked_process() -> None:
+    if lacks_threads():
+        raise ConversionError(
+            "This process was forked from one in which TensorFlow had started, whose threads it lacks: training would "
+            'wait for ever. Start it by multiprocessing.get_context("spawn"), or fork before the first model is made.'
+        )
 
 
 def _require_types(augment, progress) -> None:

@@ -1,7 +1,6 @@
 """Training that goes on where it was killed: the state is on disk after every epoch."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -102,13 +101,19 @@ class _EpochState(keras.callbacks.Callback):
     def on_train_begin(self, logs=None) -> None:
         if self._weights is not None:
             self.model.load_weights(self._folder / self._weights)
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        """Weights that no list of epochs names: of an epoch before, or written when the process was killed."""
+        for file in self._folder.glob("epoch-*.weights.h5"):
+            if file.name != self._weights:
+                file.unlink()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        before, name = self._weights, f"epoch-{epoch + 1:04}.weights.h5"
+        name = f"epoch-{epoch + 1:04}.weights.h5"
         self.model.save_weights(self._folder / name, overwrite=True)
         self.history.append({key: float(value) for key, value in (logs or {}).items()})
         self._weights = name
         stored = {"weights": name, "history": self.history}
         write_atomic(self._folder / _STATE, json.dumps(stored).encode())
-        if before is not None and before != name:
-            os.remove(self._folder / before)
+        self._remove_others()

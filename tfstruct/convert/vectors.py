@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -104,7 +105,9 @@ class TestVectors:
         for side, given in (("input", self.inputs), ("output", self.outputs)):
             for number, (name, value) in enumerate(given.items()):
                 file = path / f"{side}{number}_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.npy"
-                np.save(file, value)
+                content = io.BytesIO()
+                np.save(content, value)
+                write_atomic(file, content.getvalue())
                 written.append(file)
         return tuple(written)
 

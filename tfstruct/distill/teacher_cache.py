@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.errors import DataError
-from tfstruct.files import write_atomic
+from tfstruct.files import FileLock, write_atomic
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
@@ -105,6 +105,21 @@ class _Rows:
         self._rows: np.memmap | None = None
 
     def fill(self, dataset: tf.data.Dataset) -> None:
+        if self._read().get("rows") is not None:
+            self._fill(dataset)
+            return
+        try:
+            held = FileLock(f"{self._path}.lock")
+        except BlockingIOError:
+            raise DataError(
+                f"Another process writes {self._path}. Wait until it has ended, or give another path."
+            ) from None
+        try:
+            self._fill(dataset)
+        finally:
+            held.release()
+
+    def _fill(self, dataset: tf.data.Dataset) -> None:
         about, start, size = self._read(), 0, fixed_batch(self._teacher)
         predict = tf.function(lambda x: self._teacher(x, training=False), reduce_retracing=True)
         for batch in dataset:
@@ -141,7 +156,7 @@ class _Rows:
                 f"{self._path} has the outputs of another teacher: fingerprint {about.get('teacher')}, this one has "
                 f"{self._owner}. Give another path, or delete the file."
             )
-        return about
+        return about if self._path.exists() else {}  # killed in between, or the rows were deleted
 
     def _shape(self, outputs, about: dict) -> np.dtype:
         """Settles what a row is, from the specs of the teacher's outputs."""

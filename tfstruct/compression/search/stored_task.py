@@ -12,6 +12,7 @@ from tfstruct.compression.budget import Budget
 from tfstruct.compression.dataset import Examples
 from tfstruct.compression.task import Settings, Task
 from tfstruct.errors import DataError, ModelError
+from tfstruct.files import file_atomic, save_model
 from tfstruct.samples.ports import Ports
 
 _MODEL, _DATA = "task.keras", "{}.npz"
@@ -44,14 +45,15 @@ class StoredTask:
                 "Workers read the training data from the working folder. Expected arrays or files, received a "
                 "tf.data.Dataset: it cannot be written whole. Give arrays, or search with workers=0."
             )
-        task.model.save(task.folder.path / _MODEL)
+        save_model(task.model, task.folder.path / _MODEL)
         for name, examples in (("train", task.train), ("validation", task.validation)):
             labels = [] if examples.labels is None else keras.tree.flatten(examples.labels)
             arrays: dict[str, Any] = {f"input{i}": array for i, array in enumerate(examples.inputs)}
             arrays |= {f"label{i}": array for i, array in enumerate(labels)}
             if examples.weights is not None:
                 arrays |= {f"weight{i}": array for i, array in enumerate(keras.tree.flatten(examples.weights))}
-            np.savez(task.folder.path / _DATA.format(name), **arrays)
+            with file_atomic(task.folder.path / _DATA.format(name)) as file:
+                np.savez(file, **arrays)
         return cls(str(task.folder.path.absolute()), task.budget, task.settings, task.options)
 
     def open(self) -> Task:
