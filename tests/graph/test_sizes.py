@@ -37,14 +37,11 @@ def called_on(model, shape):
 
 
 MACS = 36 * (27 * 8 + 8 * 8) + 16  # on 6 x 6
-Y = np.arange(8) % 2
-X = rng.normal(size=(8, 6, 6, 3)).astype("float32")
 NEED = {
     "profile": tfstruct.profile,
     "plan_channels": lambda m: tfstruct.plan_channels(m, {"macs": 0.5}),
     "PruneChannels": lambda m: callbacks.PruneChannels({"macs": 0.5}).attach(m),
     "factorize": lambda m: surgery.factorize(m, macs=0.9),
-    "compress": lambda m: tfstruct.compress(m, (X, Y), (X, Y), "macs=0.5"),
     "measured_latency": measured_latency,
 }
 

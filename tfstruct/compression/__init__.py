@@ -10,6 +10,7 @@ From the bottom up:
   done, both as plain data and to be read, what is handed back
 - `steps/`: one kind of step a file: its settings as plain data, what it proposes for a task, its choices in a search,
   how it is done; `step.py`: what they have in common; found by being in the folder
+- `data_sizes.py`: a model whose inputs leave sizes open as one of the sizes of its data
 - `dataset.py`: a user's data in memory or streamed; epochs in orders of their own
 - `objective.py`, `quality.py`: the loss to train for; the figure to choose by
 - `held_out.py`: samples that are neither trained on nor chosen by; `batch_norms.py`: statistics that lag, measured anew

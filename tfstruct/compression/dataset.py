@@ -54,6 +54,11 @@ class Examples:
         """The samples by the input names of a model that was made from this one."""
         return {spec.name: array for spec, array in zip(ports.inputs, self.inputs, strict=True)}
 
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """The shape of a sample of each input."""
+        return [array.shape[1:] for array in self.inputs]
+
     def take(self, count: int) -> "Examples":
         """The first ones."""
         return self._taken(slice(count) if self.rows is None else self.rows[:count])
@@ -133,6 +138,13 @@ class Stream:
     def steps(self, batch_size: int) -> int:
         """Batches an epoch."""
         return self._count if self._batched else max(self._count // batch_size, 1)
+
+    @property
+    def sizes(self) -> list[tuple[int | None, ...]]:
+        """The shape of a sample of each input; None is a size that the data set leaves open."""
+        spec = self._dataset.element_spec
+        given = keras.tree.flatten(self.ports.given(spec[0] if isinstance(spec, tuple) else spec))
+        return [tuple(one.shape)[self._batched :] for one in given]
 
     def take(self, count: int | None) -> Examples:
         """The first samples, or all, in memory."""

@@ -17,6 +17,7 @@ from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
+from tfstruct.compression.data_sizes import leaves_sizes_open, of_data_sizes
 from tfstruct.compression.dataset import Examples, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.held_out import HeldOut, split
@@ -33,9 +34,10 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ArgumentTypeError, BudgetError, ConversionError, DataError, ModelError, RecipeError
 from tfstruct.graph import Graph, fingerprint, open_and_trace
+from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import no_more_opening
-from tfstruct.graph.sizes import BY_A_CALL, fixed_batch, open_input
+from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.tensorflow import lacks_threads
 from tfstruct.precisions import CALIBRATORS
 from tfstruct.samples import Preprocess
@@ -146,12 +148,19 @@ class Task(contextlib.AbstractContextManager):
             "loss": loss, "metric": metric, "greater_is_better": greater_is_better, "augment": augment,
             "strategy": strategy, "open_layers": open_layers,
         }  # fmt: skip
-        self.graph = open_and_trace(model, open_layers=open_layers)
-        self.warnings = _own_training(model)
-        self.model = model = self.graph.model
-        _refuse_open_sizes(model)
-        _refuse_unknown_figures(self.graph, self.budget)
+        require_model(model)
         self.progress = ProgressReporter(progress)
+        self.warnings = _own_training(model)
+        if leaves_sizes_open(model):
+            self.progress.stage("read data")
+            train = open_data(train, Ports(model), labels=labels, preprocess=preprocess)
+            model, warning = of_data_sizes(model, train)
+            train.ports = Ports(model)
+            self.warnings = (*self.warnings, warning)
+        self.graph = open_and_trace(model, open_layers=open_layers)
+        self.model = model = self.graph.model
+        _refuse_fixed_batches(model)
+        _refuse_unknown_figures(self.graph, self.budget)
         self.progress.stage("read data")
         ports = Ports(model)
         opened = functools.partial(open_data, ports=ports, labels=labels, preprocess=preprocess)
@@ -341,13 +350,7 @@ def _refuse_unknown_figures(graph: Graph, budget: Budget) -> None:
         raise BudgetError(str(error)) from error
 
 
-def _refuse_open_sizes(model: keras.Model) -> None:
-    for x in model.inputs:
-        if None in x.shape[1:]:
-            raise ModelError(
-                f"{open_input(x.name, x.shape[1:], 'a model that is called on a fixed one')}: {BY_A_CALL}. A file of "
-                "an open shape can be neither measured nor timed."
-            )
+def _refuse_fixed_batches(model: keras.Model) -> None:
     batch = fixed_batch(model)
     if batch is not None:
         raise ModelError(

@@ -1,6 +1,6 @@
 """A model once more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -12,21 +12,27 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.new_shapes import any_initializer
 from tfstruct.graph.opening.origin import carry_origin
 from tfstruct.graph.rules.noise import is_training_only, note_training_only
+from tfstruct.graph.sizes import Shape
 from tfstruct.keras_internals.graph_nodes import Functional, operation_of
 
 
-def copied(model: keras.Model) -> keras.Model:
+def copied(model: keras.Model, shapes: Sequence[Shape] | None = None) -> keras.Model:
     """The same layers and weights in a model of its own, not compiled; names, nested models, shared layers as they are.
 
+    Args:
+        shapes: of the inputs of the copy, batch and all, in their order; by default those of the model's own.
+
     Raises:
-        ModelError: a subclassed model whose configuration does not make it again.
+        ModelError: a subclassed model whose configuration does not make it again; layers that do not take these shapes.
     """
     require_model(model)
     functional = bool(getattr(model, "inputs", None))
     nested = functional and any(isinstance(layer, keras.Model) for layer in model.layers)
     options = {"recursive": True} if nested else {}
     if isinstance(model, Functional):  # else inputs without a name are called by the number of the tensor
-        options["input_tensors"] = keras.tree.map_structure(_input_again, model.input)
+        options["input_tensors"] = _inputs_again(model.input, shapes)
+    elif functional and shapes is not None:  # Sequential
+        options["input_tensors"] = _inputs_again(model.inputs, shapes)
 
     def clone() -> keras.Model:
         with any_initializer() as building, building.every_weight_assigned_later():
@@ -64,8 +70,13 @@ def made_again(model: keras.Model, make: Callable[[], keras.Model], what: str) -
     return made
 
 
-def _input_again(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.InputLayer(**operation_of(x).get_config()).output
+def _inputs_again(structure, shapes: Sequence[Shape] | None):
+    flat = keras.tree.flatten(structure)
+    again = [
+        keras.layers.InputLayer(**operation_of(x).get_config() | {"batch_shape": shape}).output
+        for x, shape in zip(flat, [x.shape for x in flat] if shapes is None else shapes, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(structure, again)
 
 
 def carry_adapted(old: keras.Operation, new: keras.Operation) -> None:
