@@ -32,8 +32,8 @@ From the bottom up:
 - `alternatives/cost_table.py`, `alternatives/program.py`, `alternatives/solver.py`: what pieces of a file cost by the
   alternatives they depend on; the integer program of that; `choose`: the least damage within all limits together
 - `alternatives/front.py`: the choices of least damage over all values of one limit, as a report
-- `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/damage.py`: what each alternative loses,
-  alone in its region, taught by the original
+- `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/short_training.py`,
+  `alternatives/damage.py`: what each alternative loses, alone in its region, taught by the original
 - `alternatives/rivals.py`: choices of other kinds that lose little more
 - `alternatives/choosing.py`: the choices of least damage as strategies, drafted, tried, with reasons
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met

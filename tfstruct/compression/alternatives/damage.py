@@ -19,6 +19,7 @@ from tfstruct.compression.alternatives.alternative import At, Conflict, Part
 from tfstruct.compression.alternatives.distances import Distance, distance_of, summed
 from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
 from tfstruct.compression.alternatives.regions import Region, region_model, region_of, whole_model
+from tfstruct.compression.alternatives.short_training import ShortAdam
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
@@ -152,6 +153,7 @@ class _Work:
             region = region_of(task.graph, [layer for name, _ in job for layer in self._parts[name].layers])
             self._regions[job] = regions.setdefault(frozenset(id(call) for call in region.calls), region)
         self._variances: dict[int, float] = {}
+        self._originals: dict[int, keras.Model] = {}
         self._tails = {id(region): Tail(task.graph, region) for region in regions.values() if not region.whole}
 
     def close(self) -> None:
@@ -187,10 +189,10 @@ class _Work:
         keras.utils.set_random_seed(self._task.settings.seed + seed)
         try:
             *edits, rounding = self._edits(job)
-            made = edited(region_model(self._graph, region), edits)
+            made = self._made(region, edits)
             if not region.whole and _shapes(made.outputs) != _shapes(region.outputs):
                 region = self._whole  # what it changes is seen outside
-                made = edited(region_model(self._graph, region), edits)
+                made = self._made(region, edits)
             self._recalibrate(made, region)
             if self._steps and edits:
                 self._teach(made, region, seed)
@@ -203,6 +205,17 @@ class _Work:
         if not math.isfinite(loss):
             return region, None, None, "what it makes are no finite numbers"
         return region, loss, error, ""
+
+    def _made(self, region: Region, edits: Sequence[Step | None]) -> keras.Model:
+        """A region after some edits, on variables of its own. They start from one model a region, as most of them make
+        a new one of it."""
+        if id(region) not in self._originals:
+            self._originals[id(region)] = region_model(self._graph, region)
+        original = self._originals[id(region)]
+        made = edited(original, edits)
+        if {id(v) for v in made.variables} & {id(v) for v in original.variables}:
+            return edited(region_model(self._graph, region), edits)
+        return made
 
     def _edits(self, job) -> list[Step | None]:
         """The steps of some alternatives, and last the one that rounds kernels, or None: rounded kernels would leave
@@ -253,8 +266,7 @@ class _Work:
         variables = model.trainable_variables
         if not variables:
             return
-        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_RATE, self._steps))
-        optimizer.build(variables)
+        optimizer = ShortAdam(variables, _RATE, self._steps)
         distances = self._distances(region)
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -263,7 +275,7 @@ class _Work:
                 outputs = keras.tree.flatten(model(self._given(inputs, region), training=False))
                 loss = tf.reduce_mean(summed(distances, wanted, outputs))
             slopes = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
-            optimizer.apply(slopes, variables)
+            optimizer.apply(slopes)
 
         rng, count = np.random.default_rng(seed), len(self._train)
         size = min(self._batch, count)
