@@ -1,4 +1,4 @@
-"""A text classifier of custom layers, trained on real text: depth and width go together, to half of its int8 file."""
+"""Text classifiers of custom layers and of KerasHub, on real text: compressed to half of their int8 files."""
 
 import inspect
 import re
@@ -73,3 +73,35 @@ def test_half_of_its_int8_file(tmp_path):
     print(f"{plain} -> {size} bytes, accuracy {before:.3f} -> {after:.3f}, {len(x)} paragraphs\n{made.report}")
     assert size <= plain // 2
     assert after > before - 0.05
+
+
+@pytest.mark.slow
+def test_a_task_model_of_keras_hub(tmp_path):
+    """As a user would: fine-tuned, then `compress` decides. Its inputs leave the length open."""
+    models = pytest.importorskip("keras_hub", reason="needs KerasHub (keras-hub)").models
+    keras.utils.set_random_seed(0)
+    ids, kinds = documentation()
+    held = len(ids) // 5
+
+    def inputs(ids):
+        return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": (ids != 0).astype("int32")}
+
+    test, train = (inputs(ids[:held]), kinds[:held]), (inputs(ids[held:]), kinds[held:])
+    backbone = models.BertBackbone(
+        vocabulary_size=WORDS, num_layers=3, num_heads=4, hidden_dim=48, intermediate_dim=96, max_sequence_length=LENGTH
+    )
+    model = models.BertTextClassifier(backbone, num_classes=3, preprocessor=None, activation="softmax")
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*train, epochs=6, batch_size=64, verbose=0)
+    before = model.evaluate(*test, verbose=0)[1]
+    assert before > 0.85
+
+    calibration = {name: array[:200] for name, array in train[0].items()}
+    plain = len(to_tflite(model, Recipe(precision="int8", calibration=calibration)).content)
+    made = compress(model, train, test, {"tflite_bytes": plain // 2}, epochs=6, workdir=tmp_path / "work")
+    size = len(made.file.content)
+    after = np.mean(made.file.predict(test[0]).argmax(-1) == test[1])
+    print(f"{plain} -> {size} bytes, accuracy {before:.3f} -> {after:.3f}, {len(ids) - held} paragraphs\n{made.report}")
+    assert size <= plain // 2
+    assert after > before - 0.05
+    assert f"the result has those of the training data: 'padding_mask' takes samples of ({LENGTH},)" in str(made.report)
