@@ -24,7 +24,7 @@ HANDED_OUT = {
     "ClosingReport", "OpeningReport", "VocabularyReport", "SparsityReport", "Stage", "StrategyResult", "TFLiteModel",
     "TargetReport", "TargetTable", "Taught", "TeacherTargets", "FileReport", "TensorSpec", "ThresholdChoice", "Trial",
     "Units", "Verification",
-    "Stream", "StreamPlan", "Streaming", "StreamingReport",
+    "SignatureReport", "Stream", "StreamPlan", "Streaming", "StreamingReport",
 }  # fmt: skip
 
 

@@ -269,6 +269,14 @@ def test_examples_are_short_and_tested(file):
     assert f'_load("{file.stem}")' in pathlib.Path(__file__).read_text()
 
 
+def test_two_functions(tmp_path, capsys):
+    _load("two_functions").main(str(tmp_path), epochs=2)
+    said = capsys.readouterr().out
+    assert "3 functions in a file" in said and "('encode', 'decode', 'classify')" in said
+    assert int(re.search(r"shared +([\d,]+) bytes", said)[1].replace(",", "")) > 48 * 64
+    assert (tmp_path / "digits.tflite").stat().st_size > (tmp_path / "encode.tflite").stat().st_size
+
+
 def test_compress_model(tmp_path, capsys):
     _load("compress_model").main(str(tmp_path / "work"), epochs=1)
     said = capsys.readouterr().out

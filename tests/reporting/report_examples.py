@@ -24,6 +24,7 @@ from tfstruct.convert.latency import Estimate, Estimated, OperatorLatency
 from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.packing.report import PackedTensor
 from tfstruct.convert.runtime import Latency, Port
+from tfstruct.convert.signatures import Unshared
 from tfstruct.convert.target_report import Row as Judged
 from tfstruct.distill.distillation_report import Compared
 from tfstruct.quantize.bias_report import BiasCorrection, CorrectedBias
@@ -263,6 +264,9 @@ EXAMPLES = {
     "Report": conversion,
     "SearchReport": search_report,
     "Sensitivity": sensitivity,
+    "SignatureReport": lambda name: convert.SignatureReport(
+        {name: conversion(name)}, 900, 500, 1500, 600, (Unshared((f"{name}/bias", "b/bias"), (8, 8), "other ranges"),)
+    ),
     "StreamingReport": lambda name: StreamingReport(
         name,
         StreamPlan(

@@ -1,9 +1,9 @@
 """The commands `tfstruct` and `tfstruct-convert`: a file a job.
 
 What all share: `parsing.py` the parser, `arguments.py` groups of options, `options.py` from arguments to what the
-library takes, `spelled.py` values as people write them, `configuration.py` options in files, `showing.py` what is
-printed, `exit_status.py` how a command ends. `commands.py` has the jobs of `tfstruct`, `command.py` is
-`tfstruct-convert`.
+library takes, `functions.py` several models for one file, `spelled.py` values as people write them,
+`configuration.py` options in files, `showing.py` what is printed, `exit_status.py` how a command ends. `commands.py`
+has the jobs of `tfstruct`, `command.py` is `tfstruct-convert`.
 """
 
 from tfstruct.cli.command import main, run

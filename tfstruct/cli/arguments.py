@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import tfstruct
-from tfstruct.cli.parsing import Parser, Repeated
+from tfstruct.cli.parsing import Joined, Parser, Repeated
 from tfstruct.cli.spelled import number, precision, share
 from tfstruct.convert.recipe import BORDER_TYPES, ENGINES, ROUNDINGS
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
@@ -41,9 +41,11 @@ def parser() -> Parser:
     return parser
 
 
-def add_model(parser, output: str = "", written: str = "the file to write", what: str = MODEL_FILE) -> None:
+def add_model(
+    parser, output: str = "", written: str = "the file to write", what: str = MODEL_FILE, required: bool = True
+) -> None:
     """The model, and the file that is made of it, if any."""
-    parser.add_argument("model", metavar="MODEL", help=what)
+    parser.add_argument("model", metavar="MODEL", nargs=None if required else "?", help=what)
     if output:
         parser.add_argument("-o", "--output", metavar=output, help=written)
 
@@ -64,7 +66,7 @@ def add_all_of_conversion(parser, *, compression: bool = False) -> None:
     device = parser.add_argument_group("device")
     add_device(device)
     add_timing(device)
-    add_model_file(parser.add_argument_group("the model's file"))
+    add_model_file(parser.add_argument_group("the model's file"), several=True)
 
 
 def add_precision(how) -> None:
@@ -110,17 +112,21 @@ def add_streaming(how) -> None:
 
 def add_calibration(data) -> None:
     """Samples for the ranges, and for the comparison of both models."""
-    data.add_argument("--calibration", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
+    data.add_argument(
+        "--calibration", metavar="DATA", action=Joined, help=".npz, .npy, .csv, .tfrecord or a folder of images"
+    )
     data.add_argument("--calibrator", choices=CALIBRATORS, default="minmax", help="how ranges are found")
     data.add_argument("--percentile", type=float, default=99.99, metavar="P", help="kept by that calibrator")
     data.add_argument("--samples", type=int, default=500, metavar="N", help="calibration samples at most")
-    data.add_argument("--verify", metavar="DATA", help="compare both models on these; default: calibration samples")
+    data.add_argument(
+        "--verify", metavar="DATA", action=Joined, help="compare both models on these; default: calibration samples"
+    )
     data.add_argument("--no-range-check", action="store_true", help="take data of a scale unlike the training's")
 
 
 def add_preprocessing(data) -> None:
     """What is done to samples, and where their labels are."""
-    data.add_argument("--labels", metavar="NAME|FILE", help="key, column, feature or file of the labels")
+    data.add_argument("--labels", metavar="NAME|FILE", action=Joined, help="key, column, feature or file of the labels")
     data.add_argument("--resize", metavar="H,W", help="images to this size")
     data.add_argument("--scale", type=number, metavar="S", help="multiply inputs by this, such as 1/255")
     data.add_argument("--mean", metavar="M[,M...]", help="subtract, for all or by channel")
@@ -209,8 +215,11 @@ def add_timing(device) -> None:
     device.add_argument("--no-latency", action="store_true", help="do not time the file on this machine")
 
 
-def add_model_file(safe) -> None:
-    """How the model's file is read."""
-    safe.add_argument("--signature", metavar="NAME", help="of a SavedModel folder, run as the graph it is")
+def add_model_file(safe, *, several: bool = False) -> None:
+    """How the model's file is read; `several` where one file can be made of several models."""
+    what = "of a SavedModel folder, run as the graph it is"
+    more = "; NAME=MODEL, once for each: models as functions of one file, whose data are NAME=DATA" if several else ""
+    metavar = "NAME[=MODEL]" if several else "NAME"
+    safe.add_argument("--signature", metavar=metavar, action=Joined, help=f"{what}{more}")
     safe.add_argument("--import", dest="imports", metavar="MODULE", action=Repeated, default=[], help="custom layers")
     safe.add_argument("--trust", action="store_true", help="let the model file run code (Lambda layers)")

@@ -17,7 +17,7 @@ def _work(argv: list[str] | None) -> int:
     options = parser().parse_args(argv)
     if options.demo:
         return demo(options)
-    if options.model is None:
+    if options.model is None and "=" not in (options.signature or ""):
         raise RecipeError("No model was given. Expected: tfstruct-convert MODEL -o OUT.tflite (or --demo).")
     if options.budget is not None:
         return compress(options)

@@ -1,11 +1,14 @@
 """A model to a file, or what of it fits a device."""
 
+import dataclasses
 import json
 import pathlib
 import sys
 
+from tfstruct.cli import functions, showing
 from tfstruct.cli.arguments import add_all_of_conversion, add_model
 from tfstruct.cli.exit_status import BELOW, FINE, fail
+from tfstruct.cli.functions import functions_of
 from tfstruct.cli.options import (
     check_calibration,
     check_devices,
@@ -30,7 +33,7 @@ from tfstruct.terminal import console
 
 
 def convert_arguments(parser) -> None:
-    add_model(parser, "OUT.tflite", what="a .keras, .h5 or float .tflite file, or a SavedModel")
+    add_model(parser, "OUT.tflite", what="a .keras, .h5 or float .tflite file, or a SavedModel", required=False)
     add_all_of_conversion(parser)
 
 
@@ -43,6 +46,9 @@ def quantize_arguments(parser) -> None:
 def convert(options) -> int:
     from tfstruct import legacy
 
+    by_function = functions_of(options)
+    if by_function is not None:
+        return _convert_functions(options, by_function)
     recipes = recipes_of(options)
     check_streaming(options)
     _check_device(options)
@@ -85,6 +91,35 @@ def convert(options) -> int:
                 status = fail(unfit, BELOW)
     if made:
         _print_reports(options, made, written)
+    return status
+
+
+def _convert_functions(options, by_function) -> int:
+    """Several models to one file."""
+    from tfstruct import legacy
+
+    _check_device(options)
+    require_output(options)
+    recipes = {name: recipes_of(own)[0] for name, own in by_function.items()}
+    (target,) = targets_of(options, [next(iter(recipes.values()))])
+    check_labels(options)
+    models = {}
+    for own in by_function.values():
+        legacy.check_path(own.model)
+        check_sources(own)
+    for name, own in by_function.items():
+        models[name], (recipes[name],) = _load(own, [recipes[name]])
+        check_calibration(own, recipes[name].ranges)
+    with display_of(options) as show:
+        result, status = functions.convert(models, recipes, show)
+    result = described(options, result)
+    result.save(target)
+    reports = {name: _annotated(options, one) for name, one in result.functions.items()}
+    report = dataclasses.replace(result.report, functions=reports)
+    unfit = [one.target.problem() for one in reports.values() if one.target and one.target.problem()]
+    if unfit:
+        status = fail("; ".join(unfit), BELOW)
+    showing.show(options, [report], [target])
     return status
 
 
@@ -181,8 +216,6 @@ def _check_only(options, recipes: list[Recipe]) -> int:
 
 def _annotated(options, result):
     """The report with what was asked for besides: errors by layer, times by operator, an estimate, the target."""
-    import dataclasses
-
     from tfstruct.convert.latency import LatencyTable, profile_operators
     from tfstruct.convert.targets import check_target
 

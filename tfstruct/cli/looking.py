@@ -26,7 +26,7 @@ from tfstruct.cli.parsing import Repeated
 from tfstruct.cli.showing import REPORTS, check_report, show
 from tfstruct.cli.spelled import count, number, precision
 from tfstruct.convert.recipe import Recipe
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, RecipeError
 from tfstruct.precisions import OF_FILES
 
 
@@ -134,6 +134,9 @@ def profile(options) -> int:
 def verify_arguments(parser) -> None:
     parser.add_argument("file", metavar=f"FILE{TFLITE}", help="the file")
     add_model(parser)
+    parser.add_argument(
+        "--function", metavar="NAME", help="of a file that has several (signatures): the one to compare"
+    )
     parser.add_argument("data", metavar="DATA", help=".npz, .npy, .csv, .tfrecord or a folder of images")
     data = parser.add_argument_group("data")
     add_preprocessing(data)
@@ -151,9 +154,16 @@ def verify(options) -> int:
     check_sources(options)
     with open(options.file, "rb") as file:
         content = file.read()
-    from tfstruct.convert import flatbuffer, verify
+    from tfstruct.convert import split_signatures, verify
 
-    flatbuffer.read(content)
+    parts = split_signatures(content)
+    if options.function is not None and options.function not in parts:
+        raise RecipeError(f"--function: the file has no {options.function!r}. It has: {', '.join(parts) or 'none'}.")
+    if len(parts) > 1 and options.function is None:
+        raise RecipeError(
+            f"The file has several functions. Name one: --function {next(iter(parts))}, of {', '.join(parts)}."
+        )
+    content = parts.get(options.function, content)
     model = load_model(options)
     found = verify(model, content, options.data, options.labels, preprocess=preprocess, limit=options.samples)
     show(options, [found])

@@ -42,6 +42,14 @@ class Repeated(argparse.Action):
         setattr(namespace, self.dest, [values] if found is self.default else [*found, values])
 
 
+class Joined(argparse.Action):
+    """An option whose values, if it is given several times, are one list with commas."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if found is self.default else f"{found},{values}")
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help that shows the default of every argument that has one."""
 

@@ -59,6 +59,9 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `tflite_model.py`: `TFLiteModel`: a file with its report
 - `source.py`, `keras_source.py`, `file_source.py`: what is converted: a Keras model, with what a twin of it was trained
   for; a float `.tflite` file
+- `signatures.py`: several functions in one file: joined, with equal constants stored once, and taken apart
+- `several.py`, `signature_file.py`, `signature_report.py`: several models to one file; `SignatureFile`; its report
+- `joined_metadata.py`: metadata of files that become functions of one
 - `stream_source.py`: a streaming model as a source: its data are whole sequences, its samples the calls of these
 - `stream_states.py`: states with one scale for what goes in and comes out; the plan of a streaming file, noted in it
 - `stream_file.py`, `stream_verification.py`: `StreamingFile`: a streaming file run call by call; beside its model, over
@@ -98,6 +101,10 @@ __getattr__, __dir__, __all__ = lazy.names(
         "write_metadata": "metadata",
         "FileReport": "file_report",
         "StreamingFile": "stream_file",
+        "SignatureFile": "signature_file",
+        "SignatureReport": "signature_report",
+        "join_signatures": "signatures",
+        "split_signatures": "signatures",
         "check_target": "targets",
         "TargetReport": "target_report",
         "TargetTable": "target_table",

@@ -10,7 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from tfstruct.errors import ConversionError
 from tfstruct.untrusted import json_text
 
-_INPUT_SCALES = "tfstruct.input_scales"
+_OWN = "tfstruct."
+_INPUT_SCALES = f"{_OWN}input_scales"
 
 
 def write_note(model: schema.ModelT, name: str, text: bytes) -> None:
@@ -45,19 +46,34 @@ def read_note(content: bytes, name: str) -> bytes | None:
     return None
 
 
+def is_own(name: str) -> bool:
+    """Whether a note is of tfstruct, about one function."""
+    return name.startswith(_OWN)
+
+
+def of_function(name: str, function: str) -> str:
+    """A note's name where the file has several functions."""
+    return f"{name}/{function}"
+
+
+def from_function(name: str, function: str) -> str | None:
+    """The inverse of `of_function`; None for another's note."""
+    return name.removesuffix(f"/{function}") if is_own(name) and name.endswith(f"/{function}") else None
+
+
 def write_input_scales(model: schema.ModelT, scales: Mapping[str, tuple[float, int]]) -> None:
     """Notes (scale, zero point) of inputs whose preprocessing is part of the file's own scale: value of the model =
     scale * (stored - zero point)."""
     write_note(model, _INPUT_SCALES, json.dumps(dict(scales)).encode())
 
 
-def input_scales(content: bytes) -> dict[str, tuple[float, int]]:
-    """What `write_input_scales` noted, by input.
+def input_scales(content: bytes, function: str | None = None) -> dict[str, tuple[float, int]]:
+    """What `write_input_scales` noted, by input; of a function of a file that has several.
 
     Raises:
         ConversionError: a note that is no such scales.
     """
-    note = read_note(content, _INPUT_SCALES)
+    note = read_note(content, of_function(_INPUT_SCALES, function) if function else _INPUT_SCALES)
     if note is None:
         return {}
 

@@ -11,7 +11,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import macs_of
 from tfstruct.convert.metadata import Metadata, read_metadata
 from tfstruct.convert.ports import Port
-from tfstruct.convert.runtime import Runtime
+from tfstruct.convert.runtime import ports_by_function
 from tfstruct.convert.stream_states import plan_of, state_bytes
 from tfstruct.convert.verification import read_content
 from tfstruct.reporting import Report, Sheet
@@ -51,11 +51,12 @@ class FileReport(Report):
     Attributes:
         name: of the file.
         bytes: its size.
-        inputs, outputs: `Port`s: name, shape, dtype, scale and zero point.
+        inputs, outputs: `Port`s: name, shape, dtype, scale and zero point; of several functions as `function/name`.
         operators: one entry an operator, in the order of the file.
         metadata: what the file says of itself, if anything.
         streaming: how a streaming file is run.
         state_bytes: of one stream of such a file.
+        functions: the names of its functions (signatures), where it has several.
     """
 
     name: str
@@ -66,6 +67,7 @@ class FileReport(Report):
     metadata: Metadata | None = None
     streaming: StreamPlan | None = None
     state_bytes: int = 0
+    functions: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
         columns = (
@@ -76,7 +78,8 @@ class FileReport(Report):
             (o.operator, ", ".join(o.layers), o.dtype, o.weights, o.weight_bytes, o.zeros, o.distinct, o.macs)
             for o in self.operators
         ]
-        facts = [(f"input {port.name}", port.described(True)) for port in self.inputs]
+        facts = [("functions", ", ".join(self.functions))] if self.functions else []
+        facts += [(f"input {port.name}", port.described(True)) for port in self.inputs]
         facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
         facts += self.streaming.facts(self.state_bytes) if self.streaming else ()
         facts += self.metadata.rows() if self.metadata else []
@@ -104,18 +107,19 @@ def describe(tflite) -> FileReport:
     content = read_content(tflite)
     name = pathlib.Path(tflite).name if isinstance(tflite, str | os.PathLike) else "the file"
     model = flatbuffer.read(content)
-    runtime = Runtime(content)
+    functions, (inputs, outputs) = ports_by_function(content)
     found = flatbuffer.operators(model, getattr(tflite, "layers", {}))
     plan = plan_of(content)
     return FileReport(
         name,
         len(content),
-        runtime.inputs,
-        runtime.outputs,
+        inputs,
+        outputs,
         tuple(_operators(model, found)),
         read_metadata(content),
         plan,
         state_bytes(content, plan) if plan else 0,
+        functions,
     )
 
 

@@ -15,17 +15,17 @@ from typing import Any
 
 from tfstruct.arguments import require_one_of
 from tfstruct.convert import file_notes, flatbuffer, metadata_schema
-from tfstruct.convert.ports import Port, ports_of
+from tfstruct.convert.ports import BETWEEN, Port, function_graphs, ports_of
 from tfstruct.convert.verification import read_content
 from tfstruct.errors import ArgumentError, ConversionError, DataError
 
-_NOTE = "TFLITE_METADATA"
-_OF_MODEL = ("name", "description", "version", "author", "license")
+NOTE = "TFLITE_METADATA"
+OF_MODEL = ("name", "description", "version", "author", "license")
 _LABELS_OF_AXIS = 2
 _COLORS = {3: 1, 1: 2}  # channels -> RGB, grayscale
 _MOST_LABELS = 16 << 20  # bytes
 _SHOWN = 8
-_PARSER = "1.0.0"
+PARSER = "1.0.0"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, KeyError)
 _VALID_LABELS = re.compile(r"[^\n\r\x00]*")
 
@@ -97,7 +97,7 @@ class Metadata:
 
     def rows(self) -> list[tuple[str, str]]:
         """What is said, as (what, value) lines."""
-        own = {name: getattr(self, name) for name in _OF_MODEL}
+        own = {name: getattr(self, name) for name in OF_MODEL}
         rows = [(name, value) for name, value in own.items() if value]
         for side, ports in (("input", self.inputs), ("output", self.outputs)):
             for name, port in ports.items():
@@ -157,20 +157,25 @@ def write_metadata(content: bytes, about: Metadata) -> bytes:
         'MIT'
     """
     model = flatbuffer.read(content)
-    inputs, outputs = (_in_order(model, ports) for ports in zip(ports_of(content), ("inputs", "outputs"), strict=True))
-    files: dict[str, bytes] = {}
-    tables = {
-        "input_tensor_metadata": [_port(p, about.inputs.get(p.name), True, content, files) for p in inputs],
-        "output_tensor_metadata": [_port(p, about.outputs.get(p.name), False, content, files) for p in outputs],
-    }
-    for side, ports, given in (("input", inputs, about.inputs), ("output", outputs, about.outputs)):
-        unknown = sorted(set(given) - {port.name for port in ports})
+    functions = _functions(content, model)
+    for side, given in (("inputs", about.inputs), ("outputs", about.outputs)):
+        names = [f"{one.prefix}{port.name}" for one in functions for port in getattr(one, side)]
+        unknown = sorted(set(given) - set(names))
         if unknown:
-            raise ArgumentError(f"The file has no {side} {unknown}. It has {[port.name for port in ports]}.")
-    own = {name: getattr(about, name) for name in _OF_MODEL}
-    data = {**{k: v for k, v in own.items() if v}, "subgraph_metadata": [tables], "min_parser_version": _PARSER}
-    file_notes.write_note(model, _NOTE, metadata_schema.write(data))
-    return flatbuffer.write(model) + _archive(files)
+            raise ArgumentError(f"The file has no {side[:-1]} {unknown}. It has {names}.")
+    files: dict[str, bytes] = {}
+    graphs: list[dict] = [{} for _ in range(1 + max(one.graph for one in functions))]
+    for one in functions:
+        graphs[one.graph] = {
+            f"{side[:-1]}_tensor_metadata": [
+                _port(p, given.get(f"{one.prefix}{p.name}"), one, side == "inputs", files) for p in getattr(one, side)
+            ]
+            for side, given in (("inputs", about.inputs), ("outputs", about.outputs))
+        }
+    own = {name: getattr(about, name) for name in OF_MODEL}
+    data = {**{k: v for k, v in own.items() if v}, "subgraph_metadata": graphs, "min_parser_version": PARSER}
+    file_notes.write_note(model, NOTE, metadata_schema.write(data))
+    return flatbuffer.write(model) + archive(files)
 
 
 def read_metadata(tflite) -> Metadata | None:
@@ -192,32 +197,62 @@ def read_metadata(tflite) -> Metadata | None:
         'MIT'
     """
     content = read_content(tflite)
-    note = file_notes.read_note(content, _NOTE)
+    note = file_notes.read_note(content, NOTE)
     if note is None:
         return None
-    try:
-        data = metadata_schema.read(note)
-    except ValueError as error:
-        raise ConversionError(f"The metadata of the .tflite file cannot be read: {error}.") from None
-    graph: dict = next(iter(data.get("subgraph_metadata", [])), {})
-    model, (inputs, outputs) = flatbuffer.read(content), ports_of(content)
-    sides = {}
-    for side, ports in (("inputs", inputs), ("outputs", outputs)):
-        tables = graph.get(f"{side[:-1]}_tensor_metadata", [])
-        named = zip(_in_order(model, (ports, side)), tables, strict=False)
-        sides[side] = {port.name: _read_port(port, table, content) for port, table in named}
-    own = {name: data.get(name, "") for name in _OF_MODEL}
+    data = tables_of(note)
+    graphs = data.get("subgraph_metadata", [])
+    sides: dict[str, dict[str, PortMetadata]] = {"inputs": {}, "outputs": {}}
+    for one in _functions(content, flatbuffer.read(content)):
+        for side, said in sides.items():
+            own = graphs[one.graph] if one.graph < len(graphs) else {}
+            named = zip(getattr(one, side), own.get(f"{side[:-1]}_tensor_metadata", []), strict=False)
+            said.update({f"{one.prefix}{port.name}": _read_port(port, table, content) for port, table in named})
+    own = {name: data.get(name, "") for name in OF_MODEL}
     return Metadata(**own, inputs=sides["inputs"], outputs=sides["outputs"])
 
 
-def _in_order(model, side: tuple[Sequence[Port], str]) -> list[Port]:
-    """The ports in the order of the main graph, which is that of the metadata."""
-    ports, name = side
-    order = [int(i) for i in getattr(model.subgraphs[0], name)]
-    return sorted(ports, key=lambda port: order.index(port.index) if port.index in order else len(order))
+def tables_of(note: bytes) -> dict:
+    """A note of metadata, read.
+
+    Raises:
+        ConversionError: it is damaged.
+    """
+    try:
+        return metadata_schema.read(note)
+    except ValueError as error:
+        raise ConversionError(f"The metadata of the .tflite file cannot be read: {error}.") from None
 
 
-def _port(port: Port, about: PortMetadata | None, is_input: bool, content: bytes, files: dict[str, bytes]) -> dict:
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """A graph that metadata are about, with its ports in their order there; `plain` are the inputs by their own scales;
+    `prefix` is in front of the names of its ports."""
+
+    graph: int
+    prefix: str
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    plain: Sequence[Port]
+
+
+def _functions(content: bytes, model) -> list[_Function]:
+    graphs = function_graphs(content)
+    several = len(graphs) > 1
+    found = []
+    for name, graph in graphs.items() if several else [("", 0)]:
+        own = name if several else None
+        (inputs, outputs), (plain, _) = ports_of(content, function=own), ports_of(content, of_model=False, function=own)
+        sides: list[list[Port]] = []
+        for ports, side in ((inputs, "inputs"), (outputs, "outputs")):
+            order = [int(i) for i in getattr(model.subgraphs[graph], side)]
+            place = {index: number for number, index in enumerate(order)}
+            sides.append([*sorted(ports, key=lambda port, at=place: at.get(port.index, len(at)))])  # type: ignore[misc]
+        found.append(_Function(graph, f"{name}{BETWEEN}" if several else "", sides[0], sides[1], plain))
+    return found
+
+
+def _port(port: Port, about: PortMetadata | None, function: _Function, is_input: bool, files: dict[str, bytes]) -> dict:
     """The table of an input or output; its labels go into `files`."""
     given = about or PortMetadata()
     is_image = is_input and len(port.shape) == 4 and port.shape[-1] in _COLORS
@@ -230,7 +265,7 @@ def _port(port: Port, about: PortMetadata | None, is_input: bool, content: bytes
     if given.description:
         table["description"] = given.description
     if is_input:
-        mean, std = _normalization(port, given, content)
+        mean, std = _normalization(port, given, function.plain)
         table["process_units"] = [{"options": ("NormalizationOptions", {"mean": mean, "std": std})}]
     if given.labels:
         width = port.shape[-1] if port.shape else 1
@@ -238,7 +273,7 @@ def _port(port: Port, about: PortMetadata | None, is_input: bool, content: bytes
             raise ArgumentError(
                 f"Output {port.name!r} has {width} columns. Received {len(given.labels)} labels: expected one a column."
             )
-        name = re.sub(r"[^\w.-]", "_", port.name) + "_labels.txt"
+        name = re.sub(r"[^\w.-]", "_", f"{function.prefix}{port.name}") + "_labels.txt"
         while name in files:
             name = f"_{name}"
         files[name] = "".join(f"{label}\n" for label in given.labels).encode()
@@ -246,10 +281,10 @@ def _port(port: Port, about: PortMetadata | None, is_input: bool, content: bytes
     return table
 
 
-def _normalization(port: Port, given: PortMetadata, content: bytes) -> tuple[list[float], list[float]]:
+def _normalization(port: Port, given: PortMetadata, inputs: Sequence[Port]) -> tuple[list[float], list[float]]:
     """(mean, std) from what a user has to what the file's own scale is of, which may stand behind preprocessing."""
     mean, std = list(given.mean or (0.0,)), list(given.std or (1.0,))
-    plain = next(one for one in ports_of(content, of_model=False)[0] if one.index == port.index)
+    plain = next(one for one in inputs if one.index == port.index)
     if plain == port or not port.scale:
         return mean, std
     factor = plain.scale / port.scale
@@ -266,7 +301,7 @@ def _read_port(port: Port, table: dict, content: bytes) -> PortMetadata:
     labels: tuple[str, ...] = ()
     for file in table.get("associated_files", []):
         if file.get("type") == _LABELS_OF_AXIS and not labels:
-            labels = _read_file(content, file.get("name", ""))
+            labels = tuple(read_archived(content, file.get("name", "")).decode().splitlines())
     mean, std = tuple(normalization.get("mean", ())), tuple(normalization.get("std", ()))
     try:
         return PortMetadata(
@@ -280,23 +315,29 @@ def _read_port(port: Port, table: dict, content: bytes) -> PortMetadata:
         raise ConversionError(f"The metadata of {port.name!r} cannot be used: {error}") from None
 
 
-def _archive(files: Mapping[str, bytes]) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
     """Files as runtimes map them from behind a model: a zip archive, stored as they are."""
     if not files:
         return b""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as written:
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data)  # of one date, so that equal files are equal
+            written.writestr(zipfile.ZipInfo(name), data)  # of one date, so that equal files are equal
     return out.getvalue()
 
 
-def _read_file(content: bytes, name: str) -> tuple[str, ...]:
+def read_archived(content: bytes, name: str) -> bytes:
+    """A file from the archive behind a model.
+
+    Raises:
+        ConversionError: there is none of that name, or it is damaged or too large.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(name) as file:
             text = file.read(_MOST_LABELS + 1)
         if len(text) > _MOST_LABELS:
             raise ValueError(f"it has more than {_MOST_LABELS:,} bytes")
-        return tuple(text.decode().splitlines())
+        text.decode()
+        return text
     except _DAMAGED as error:
         raise ConversionError(f"The file {name!r} in the .tflite file cannot be read: {error}.") from None

@@ -1,12 +1,18 @@
 """`Port`: an input or output of a file: name, shape, type, and what its integers stand for."""
 
 import dataclasses
+import struct
 from collections.abc import Mapping
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import file_notes, flatbuffer
+from tfstruct.errors import ConversionError
 from tfstruct.reporting.tables import shape as sizes
+
+# Between the name of a function and that of its tensor, in a file of several functions.
+BETWEEN = "/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +92,68 @@ class Port:
         return cls(**{**data, "shape": tuple(data["shape"]), "dtype": np.dtype(data["dtype"])})
 
 
-def ports_of(content: bytes, *, of_model: bool = True) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The inputs and outputs of a file, read from the file alone: in the order of its first signature, or else of its
-    main graph.
+def function_graphs(content: bytes) -> dict[str, int]:
+    """The functions that a file names, with their graphs, in the order of these; of several names of a graph the first.
+    The rest of the file is not unpacked.
+
+    Raises:
+        ConversionError: a damaged file.
+    """
+    found: dict[int, str] = {}
+    try:
+        model = schema.Model.GetRootAs(content)
+        for i in range(model.SignatureDefsLength()):
+            signature = model.SignatureDefs(i)
+            found.setdefault(signature.SubgraphIndex(), (signature.SignatureKey() or b"").decode("utf-8", "replace"))
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ConversionError(f"The .tflite file is damaged: {error}.") from error
+    return {found[graph]: graph for graph in sorted(found)}
+
+
+def require_one_function(content: bytes) -> None:
+    """Refuses a file of several functions, where one is meant, and one whose function is not its first graph.
+
+    Raises:
+        ConversionError: such a file, or a damaged one.
+    """
+    graphs = function_graphs(content)
+    if len(graphs) > 1:
+        raise ConversionError(
+            f"The file has several functions: {', '.join(map(repr, graphs))}. Take one of them: "
+            f"tfstruct.convert.split_signatures(file)[{next(iter(graphs))!r}]."
+        )
+    if any(graphs.values()):
+        raise ConversionError(
+            "The file's function is not its first graph, which runtimes run. tfstruct.convert.split_signatures(file) "
+            "puts it in its place."
+        )
+
+
+def ports_of(
+    content: bytes, *, of_model: bool = True, function: str | None = None
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The inputs and outputs of a file, read from the file alone: in the order of its signature, or else of its main
+    graph.
 
     Args:
         of_model: scales of what the model takes, also where preprocessing is part of the file's own.
+        function: its name, in a file that has several.
 
     Raises:
-        ConversionError: other bytes, or a damaged file.
+        ConversionError: other bytes, a damaged file, or one of several functions where none is named.
     """
-    model, scales = flatbuffer.read(content), file_notes.input_scales(content) if of_model else {}
-    signature = (model.signatureDefs or [None])[0]
+    model = flatbuffer.read(content)
+    if function is None:
+        require_one_function(content)
+    scales = file_notes.input_scales(content, function) if of_model else {}
+    named = (one for one in model.signatureDefs or [] if function in (None, (one.signatureKey or b"").decode()))
+    signature = next(named, None)
     graph = model.subgraphs[signature.subgraphIndex if signature else 0]
 
     def ports(own, indices, scales: Mapping[str, tuple[float, int]]) -> tuple[Port, ...]:
-        named = [(m.name.decode(), int(m.tensorIndex)) for m in own] if signature else []
-        named = named or [(graph.tensors[i].name.decode(), int(i)) for i in indices]
-        return tuple(_port(name, index, graph.tensors[index], scales.get(name)) for name, index in named)
+        own = [(m.name.decode(), int(m.tensorIndex)) for m in own] if signature else []
+        own = own or [(graph.tensors[i].name.decode(), int(i)) for i in indices]
+        return tuple(_port(name, index, graph.tensors[index], scales.get(name)) for name, index in own)
 
     return (
         ports(signature and signature.inputs, graph.inputs, scales),

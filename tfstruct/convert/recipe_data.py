@@ -60,3 +60,28 @@ def random_samples(
         return values.astype(spec.dtype)
 
     return [Sample({s.name: draw(s) for s in signature.inputs}, None) for _ in range(count)]
+
+
+def verification_samples(
+    recipe: Recipe, signature: Signature, kept: list[Sample], count: int
+) -> tuple[list[Sample] | Samples, str]:
+    """What a file is compared on, and where that is from; `kept` are calibration samples that are held already, `count`
+    is how many of others are taken."""
+    if recipe.verification is not None:
+        data = opened(recipe.verification, signature, recipe, None)
+        return data, data.source
+    if kept:
+        return kept, f"the first {len(kept)} calibration samples"
+    if recipe.calibration is not None:
+        data = opened(recipe.calibration, signature, recipe, count)
+        return data, f"the first samples of {data.source}"
+    return random_samples(signature, 8, ranges=recipe.ranges), RANDOM
+
+
+def first_of(samples: list[Sample] | Samples, kept: list[Sample], limits: tuple[int, int], count: int) -> list[Sample]:
+    """A few of the samples that were compared; of the calibration samples if the former cannot be read twice.
+    `count` is held within the limits."""
+    count = min(max(count, limits[0]), limits[1])
+    if isinstance(samples, list):
+        return samples[:count]
+    return samples.take(count) if samples.reiterable else kept[:count]

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import file_notes
-from tfstruct.convert.ports import Port
+from tfstruct.convert.ports import BETWEEN, Port, function_graphs, require_one_function
 from tfstruct.errors import ConversionError
+
+_TFLITE = b"TFL3"
 
 
 class Runtime:
@@ -22,11 +24,18 @@ class Runtime:
         content: the file.
         threads: number of threads.
         intermediates: keep every tensor's value after a run, for `tensor(name)`; slower.
+
+    Raises:
+        ConversionError: the interpreter does not load it, or it has several functions.
     """
+
+    _function: str | None = None
 
     def __init__(self, content: bytes, threads: int = 1, intermediates: bool = False):
         from ai_edge_litert.interpreter import Interpreter
 
+        if self._function is None and content[4:8] == _TFLITE:  # other bytes are the interpreter's to refuse
+            require_one_function(content)
         with _loading(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._interpreter = Interpreter(
@@ -34,7 +43,7 @@ class Runtime:
                 num_threads=threads,
                 experimental_preserve_all_tensors=intermediates,
             )
-        self.inputs, self.outputs = self._ports(file_notes.input_scales(content))
+        self.inputs, self.outputs = self._ports(file_notes.input_scales(content, self._function))
         self._names: dict[str, dict] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         # A file with open dimensions may be valid for some sizes only: it waits for its first input.
@@ -115,13 +124,46 @@ class Runtime:
         if not signatures:
             ins, outs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             return tuple(own(_port(d["name"], d)) for d in ins), tuple(_port(d["name"], d) for d in outs)
-        key = next(iter(signatures))
+        key = self._function or next(iter(signatures))
         runner = self._interpreter.get_signature_runner(key)
         ins, outs = runner.get_input_details(), runner.get_output_details()
         return (
             tuple(own(_port(name, ins[name])) for name in signatures[key]["inputs"]),
             tuple(_port(name, outs[name]) for name in signatures[key]["outputs"]),
         )
+
+
+class FunctionRuntime(Runtime):
+    """One function of a file that has several.
+
+    Args:
+        function: its name.
+    """
+
+    def __init__(self, content: bytes, function: str, threads: int = 1):
+        self._function = function
+        super().__init__(content, threads)
+        self._runner = self._interpreter.get_signature_runner(function)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `Runtime.run`."""
+        made = self._runner(**{port.name: port.encode(inputs[port.name]) for port in self.inputs})
+        return {port.name: port.decode(made[port.name]) for port in self.outputs}
+
+
+def ports_by_function(content: bytes) -> tuple[tuple[str, ...], tuple[tuple[Port, ...], tuple[Port, ...]]]:
+    """The functions of a file that has several, else none; inputs and outputs of all as the interpreter has them, of
+    several functions as `function/name`."""
+    graphs = function_graphs(content)
+    if len(graphs) < 2:
+        runtime = Runtime(content)
+        return (), (runtime.inputs, runtime.outputs)
+    sides: tuple[list[Port], list[Port]] = ([], [])
+    for name in graphs:
+        one = FunctionRuntime(content, name)
+        for side, ports in zip(sides, (one.inputs, one.outputs), strict=True):
+            side += [dataclasses.replace(port, name=f"{name}{BETWEEN}{port.name}") for port in ports]
+    return tuple(graphs), (tuple(sides[0]), tuple(sides[1]))
 
 
 @contextlib.contextmanager

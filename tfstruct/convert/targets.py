@@ -15,6 +15,7 @@ from tfstruct.convert import flatbuffer
 from tfstruct.convert.devices import device, devices, is_all, of_board
 from tfstruct.convert.devices.boards import Board, boards
 from tfstruct.convert.devices.device import NOBODY, Device, Verdict
+from tfstruct.convert.ports import function_graphs
 from tfstruct.convert.replacements import replacement
 from tfstruct.convert.target_report import Row, TargetReport
 from tfstruct.convert.target_table import TargetTable
@@ -50,7 +51,8 @@ def check_target(model_or_tflite, name, *, precision: str = "int8", recipe=None,
 
     Raises:
         RecipeError: no such target.
-        ConversionError: the model has an operator that TensorFlow Lite lacks; the Keras layer is named.
+        ConversionError: a file of several functions, for a device that runs one; or the model has an operator that
+            TensorFlow Lite lacks; the Keras layer is named.
 
     Example:
         >>> tfstruct.check_target(model, "mobile").fits
@@ -64,6 +66,9 @@ def check_target(model_or_tflite, name, *, precision: str = "int8", recipe=None,
     if not layers:
         found = [dataclasses.replace(op, layers=op.layers or flatbuffer.layers_by_name(op)) for op in found]
     if isinstance(wanted, Device):
+        problem = _function_problem(wanted, content)
+        if problem:
+            raise ConversionError(f"{wanted.name} {problem}")
         return _report(wanted, wanted.judge(content, found), found)
     return TargetTable(tuple(_report(one, _asked(one, content, found), found) for one in wanted))
 
@@ -78,8 +83,22 @@ def _wanted(name) -> Device | list[Device]:
     return device(name)
 
 
+def _function_problem(wanted: Device, content: bytes) -> str:
+    """Why a device cannot be asked about a file of several functions; "" where it can."""
+    functions = function_graphs(content)
+    if len(functions) < 2 or wanted.several_functions:
+        return ""
+    return (
+        f"runs the first graph of a file alone, and the file has the functions {', '.join(functions)}. Ask about each "
+        "as a file of its own: tfstruct.convert.split_signatures(file)."
+    )
+
+
 def _asked(wanted: Device, content: bytes, found: Sequence[flatbuffer.Operator]) -> Verdict:
     """A judge's verdict; where it fails, all is unknown: the other devices are judged all the same."""
+    problem = _function_problem(wanted, content)
+    if problem:
+        return Verdict(NOBODY, [(None, "one function a file")] * len(found), (), (problem,))
     try:
         return wanted.judge(content, found)
     except ConversionError as error:

@@ -5,7 +5,8 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias, overload
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from tfstruct.convert import (
     recipe_checks,
     rounding_choice,
     scales,
+    several,
     trained,
     weights,
 )
@@ -35,9 +37,20 @@ from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.ports import ports_of
 from tfstruct.convert.recipe import Recipe
-from tfstruct.convert.recipe_data import RANDOM, batched, is_key, opened, peek, random_samples
+from tfstruct.convert.recipe_data import (
+    RANDOM,
+    batched,
+    first_of,
+    is_key,
+    opened,
+    peek,
+    random_samples,
+    verification_samples,
+)
 from tfstruct.convert.report import Report
 from tfstruct.convert.runtime import Latency, latency, processor
+from tfstruct.convert.signature_file import SignatureFile
+from tfstruct.convert.signatures import split_signatures
 from tfstruct.convert.source import FloatFile, Layers, Source
 from tfstruct.convert.stream_source import StreamingSource
 from tfstruct.convert.tflite_model import TFLiteModel
@@ -58,15 +71,36 @@ _LOOKED_AT = (4, 16)
 _VALUES_LOOKED_AT = 1 << 26
 
 
+Convertible: TypeAlias = keras.Model | Streaming | str | os.PathLike | bytes
+
+
+@overload
+def to_tflite(
+    model: Mapping[str, Convertible],
+    recipe: Recipe | str | Mapping[str, Recipe | str] | None = ...,
+    *,
+    progress: Progress = ...,
+    verbose: Verbose = ...,
+    **fields,
+) -> SignatureFile: ...
+@overload
+def to_tflite(
+    model: Convertible,
+    recipe: Recipe | str | None = ...,
+    *,
+    progress: Progress = ...,
+    verbose: Verbose = ...,
+    **fields,
+) -> TFLiteModel: ...
 @shows_progress
 def to_tflite(
-    model: keras.Model | Streaming | str | os.PathLike | bytes,
-    recipe: Recipe | str | None = None,
+    model,
+    recipe=None,
     *,
     progress: Progress = silent,
     verbose: Verbose = "auto",
     **fields,
-) -> TFLiteModel:
+):
     """Converts a Keras model to a `.tflite` file, and checks the file against the model.
 
         to_tflite(model, "int8", calibration=x).save("model.tflite")
@@ -75,14 +109,17 @@ def to_tflite(
         model: Sequential, functional or subclassed (built); it is not changed. A `tfstruct.quantize.Twin` gives its
             model with its trained ranges, in the precision of its scheme. Or the path or bytes of a float `.tflite`
             file, which takes the place of the Keras model: its tensors stand for layers, none is opened or rewritten.
-            Of a `Streaming` model data are whole sequences, over which the file runs call by call.
-        recipe: what to do, a `Recipe` or the name of a precision; by default float32.
+            Of a `Streaming` model data are whole sequences, over which the file runs call by call. Several, as a dict
+            by name such as `{"encode": encoder, "decode": decoder}`, become the functions of one file (its
+            signatures), in which equal weights are stored once; so do those of a file that has several.
+        recipe: what to do, a `Recipe` or the name of a precision; by default float32. Of several functions one for all,
+            or one by name; `calibration`, `verification` and `labels` can be dicts by name too.
         progress: called with (stage, done, total), total None where it is unknown.
         verbose: what is shown while it works, see `tfstruct.compress`.
         fields: fields of the recipe by name, in place of the recipe's own.
 
     Returns:
-        The file with its report.
+        The file with its report; of several functions a `SignatureFile`.
 
     Raises:
         RecipeError: a recipe that does not fit the model.
@@ -96,6 +133,11 @@ def to_tflite(
         >>> lite.report.verification.samples
         64
     """
+    if isinstance(model, str | os.PathLike | bytes):
+        functions = split_signatures(model)
+        model = functions if len(functions) > 1 else model
+    if isinstance(model, Mapping):
+        return several.converted(model, recipe, fields, progress, Converter)
     recipe = Recipe.of(recipe, **fields)
     with Converter(model, recipe.timeout, progress) as converter:
         return converter.convert(recipe)
@@ -132,7 +174,7 @@ class Converter(contextlib.AbstractContextManager):
 
     def __init__(
         self,
-        model: keras.Model | Streaming | str | os.PathLike | bytes,
+        model: Convertible,
         timeout: float = 600.0,
         progress: Progress | None = None,
         process: ConverterProcess | None = None,
@@ -158,7 +200,7 @@ class Converter(contextlib.AbstractContextManager):
         if self._owned:
             self._process.__exit__(*exc)
 
-    def _source_of(self, model: keras.Model | Streaming | str | os.PathLike | bytes) -> Source:
+    def _source_of(self, model: Convertible) -> Source:
         if isinstance(model, str | os.PathLike | bytes):
             name = "the file" if isinstance(model, bytes) else os.path.basename(model)
             return FileSource(read_content(model), name, lambda: self._process, self._stage)
@@ -218,14 +260,14 @@ class Converter(contextlib.AbstractContextManager):
             warnings += missing_kernels.wide_weights(found, recipe)
             warnings += biases.lost(content, layers)
             scales.check(content, layers)
-        samples, source = self._source.sequences() or self._verification_samples(recipe, signature, kept)
+        samples, source = self._source.sequences() or verification_samples(recipe, signature, kept, _KEPT)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:
             verification = self._source.compare(signature, content, samples, source, step)
             verification = dataclasses.replace(verification, random=source == RANDOM)
             if verification.is_low and content != recast.content:
                 of = samples if self._source.sequences() is None else kept
-                few = _first(of, kept, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
+                few = first_of(of, kept, _LOOKED_AT, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
                 errors = layer_errors(recast.content, content, batched(few, made.source.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
@@ -349,26 +391,7 @@ class Converter(contextlib.AbstractContextManager):
             )
         return kept, ranges
 
-    def _verification_samples(self, recipe: Recipe, signature: Signature, kept: list[Sample]):
-        if recipe.verification is not None:
-            data = opened(recipe.verification, signature, recipe, None)
-            return data, data.source
-        if kept:
-            return kept, f"the first {len(kept)} calibration samples"
-        if recipe.calibration is not None:
-            data = opened(recipe.calibration, signature, recipe, _KEPT)
-            return data, f"the first samples of {data.source}"
-        return random_samples(signature, 8, ranges=recipe.ranges), RANDOM
-
     def _one_batch(self, kept: list[Sample], source: FloatFile, recipe: Recipe) -> dict[str, np.ndarray]:
         signature = Signature(source.inputs, source.batch, lambda x: {})
         samples = kept or random_samples(signature, 1, ranges=recipe.ranges)
         return next(iter(batched(samples[:1], source.batch)))
-
-
-def _first(samples: list[Sample] | Samples, kept: list[Sample], count: int) -> list[Sample]:
-    """A few of the samples that were compared; of the calibration samples if the former cannot be read twice."""
-    count = min(max(count, _LOOKED_AT[0]), _LOOKED_AT[1])
-    if isinstance(samples, list):
-        return samples[:count]
-    return samples.take(count) if samples.reiterable else kept[:count]

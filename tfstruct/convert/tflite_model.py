@@ -4,6 +4,8 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
+import numpy as np
+
 from tfstruct.convert.layer_errors import layer_errors
 from tfstruct.convert.metadata import Metadata, PortMetadata, write_metadata
 from tfstruct.convert.ports import Port, ports_of
@@ -106,14 +108,22 @@ class TFLiteModel:
         ):
             return StreamingFile(self.content).run(x)
         self._runtime = self._runtime or Runtime(self.content)
-        names = [port.name for port in self._runtime.inputs]
-        inputs = arrays_by_name(x, names)
-        for port in self._runtime.inputs:
+        outputs = self._runtime.run_all(self.inputs_of(x))
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def inputs_of(self, x) -> dict[str, np.ndarray]:
+        """Data as arrays by input name.
+
+        Raises:
+            DataError: another shape than the file takes, or names that there are not.
+        """
+        ports = self.inputs
+        inputs = arrays_by_name(x, [port.name for port in ports])
+        for port in ports:
             got, want = inputs[port.name].shape[1:], port.shape[1:]
             if len(got) != len(want) or any(w is not None and w != g for g, w in zip(got, want, strict=True)):
                 raise DataError(f"Input {port.name!r} expects samples of shape {want}. Received {got}.")
-        outputs = self._runtime.run_all(inputs)
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return inputs
 
     def layer_errors(self):
         """Which layer loses most: SQNR by tensor against the float file, on the samples of the conversion."""

@@ -83,6 +83,7 @@ class Device:
         variants: name -> the same device in another size, or a board with its memory.
         aliases: other names that people say, which mean it.
         also_called: parts of names by which users ask for devices of this kind; the error of an unknown name uses them.
+        several_functions: whether it runs files of several functions (signatures); others run the first graph alone.
         closed: whether what it takes is not documented, so that only its compiler knows.
     """
 
@@ -97,6 +98,7 @@ class Device:
     aliases: tuple[str, ...] = ()
     also_called: tuple[str, ...] = ()
     closed: bool = False
+    several_functions: bool = False
 
 
 def together(answers: Iterable[bool | None]) -> bool | None:

@@ -234,6 +234,6 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
 
 
 DEVICE = Device(
-    "gpu", "phones, TensorFlow Lite's GPU delegate", judge, operators=OPERATORS,
+    "gpu", "phones, TensorFlow Lite's GPU delegate", judge, operators=OPERATORS, several_functions=True,
     aliases=("gpu delegate", "mobile gpu", "android gpu", "adreno", "mali", "opencl"),
 )  # fmt: skip

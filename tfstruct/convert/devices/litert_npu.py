@@ -171,4 +171,5 @@ def documented(plugin: str, operators: Collection[str], types: Collection[str], 
 
 def npu(name: str, what: str, vendor: Vendor, table: Table, **fields) -> Device:
     """The device of a vendor."""
-    return Device(name, what, functools.partial(judge, vendor=vendor, table=table), **fields)
+    judged = functools.partial(judge, vendor=vendor, table=table)
+    return Device(name, what, judged, several_functions=True, **fields)

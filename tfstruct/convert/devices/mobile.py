@@ -31,7 +31,7 @@ def judge(content: bytes, found: Sequence[Operator]) -> Verdict:
 
 
 DEVICE = Device(
-    "mobile", "phones and single-board computers, XNNPACK", judge, four_bit_weights=True,
+    "mobile", "phones and single-board computers, XNNPACK", judge, four_bit_weights=True, several_functions=True,
     aliases=("cpu", "xnnpack", "phone", "android", "ios", "raspberry pi"),
     also_called=("android", "ios", "phone", "raspberry", "pixel", "cortex-a", "arm64", "cpu"),
 )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.packing import arrays, container, huffman, keras_archive, lookup_tables, tflite_buffers
 from tfstruct.convert.packing.report import PackedTensor, PackReport
+from tfstruct.convert.signature_file import SignatureFile
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ModelError
 from tfstruct.files import gzip_size, write_atomic
@@ -49,7 +50,7 @@ def pack(model, *, optimizer: bool = False) -> Packed:
     `model.save` writes; the states of random generators are not among it.
 
     Args:
-        model: a Keras model, a `TFLiteModel`, or the bytes or the path of a `.tflite` file.
+        model: a Keras model, a `TFLiteModel` or `SignatureFile`, or the bytes or the path of a `.tflite` file.
         optimizer: whether a compiled Keras model keeps what `compile` was given and the state of its optimizer;
             otherwise the model that comes back is not compiled.
 
@@ -68,7 +69,7 @@ def pack(model, *, optimizer: bool = False) -> Packed:
     """
     if isinstance(model, str | os.PathLike):
         return _pack_tflite(_tflite_file(pathlib.Path(model)), pathlib.Path(model).name)
-    if isinstance(model, TFLiteModel):
+    if isinstance(model, TFLiteModel | SignatureFile):
         return _pack_tflite(model.content, model.report.model)
     if isinstance(model, bytes | bytearray):
         return _pack_tflite(bytes(model), "model")
