@@ -23,12 +23,14 @@ from tfstruct import augment
 from tfstruct.compression import steps
 from tfstruct.convert.runtime import Runtime, latency
 from tfstruct.errors import BudgetError
+from tfstruct.reporting import figures
 
 # Each with the ranks that kernels of the second and third block get.
 BUDGETS = {
     "tflite_bytes=56000,latency_us=60%": {"conv2d_4": 24, "conv2d_6": 32, "conv2d_7": 40},
     "tflite_bytes=48000,latency_us=60%": {"conv2d_4": 24, "conv2d_6": 24, "conv2d_7": 28},
 }
+SMALLEST = "tflite_bytes=32000,latency_us=45%"  # no strategy by hand
 EPOCHS = 20
 ROUNDS = 15
 # ../shared/data/README.md: accuracy, bytes, and latency as a multiple of plain int8.
@@ -103,33 +105,35 @@ def compressed(budget: str, strategy, folder: str | None) -> tfstruct.compressio
 
 def drawn(points: dict[str, tuple[float, int, float]], path: str) -> None:
     """Accuracy by bytes, TFMOT's points and ours."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def drawing(axes) -> None:
+        for name, of in (("TFMOT", TFMOT), ("tfstruct.compress", points)):
+            quality, size, _ = zip(*of.values(), strict=True)
+            axes.plot(np.array(size) / 1000, 100 * np.array(quality), "o", label=name)
+        axes.set(
+            xlabel="kB of the int8 file", ylabel="accuracy on the CIFAR-10 test set, %", title="ResNet8", xlim=(40, 100)
+        )
+        axes.legend(loc="lower left")
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name, of in (("TFMOT", TFMOT), ("tfstruct.compress", points)):
-        quality, size, _ = zip(*of.values(), strict=True)
-        axes.plot(np.array(size) / 1000, 100 * np.array(quality), "o" if name == "TFMOT" else "o-", label=name)
-    axes.set(xlabel="bytes of the int8 file, thousands", ylabel="accuracy on the CIFAR-10 test set, %")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    figures.draw(drawing, (7, 4.2), path=path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=[*BUDGETS])
+    parser.add_argument("--budgets", nargs="+", choices=[*BUDGETS, SMALLEST], help="by default all that there are")
     parser.add_argument("--auto", action="store_true", help="the strategy that `compress` decides on")
     parser.add_argument("--workdir", help="each budget keeps its stages in a folder of it")
     parser.add_argument("--picture")
     given = parser.parse_args()
+    budgets = given.budgets or [*BUDGETS, *([SMALLEST] if given.auto else [])]
+    if not given.auto and SMALLEST in budgets:
+        parser.error(f"there is no strategy by hand for {SMALLEST}: give --auto")
     plain = plain_int8(resnet8.baseline(), resnet8.images("train")[0][:500].astype("float32"))
     table = Table(title=f"ResNet8 on CIFAR-10, compress in {EPOCHS} epochs")
     for column in ("budget", "test accuracy", "bytes", "gzipped", "MACs", "time of plain int8"):
         table.add_column(column, justify="left" if column == "budget" else "right")
     points = {}
-    for number, budget in enumerate(given.budgets):
+    for number, budget in enumerate(budgets):
         folder = None if given.workdir is None else str(pathlib.Path(given.workdir) / f"budget-{number}")
         made = compressed(budget, "auto" if given.auto else by_hand(BUDGETS[budget]), folder)
         print(made.report)
