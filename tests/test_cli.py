@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tfstruct import cli, demo
-from tfstruct.cli import demonstration
+from tfstruct.cli import demonstration, exit_status
 from tfstruct.cli.arguments import parser
 from tfstruct.precisions import OF_FILES
 
@@ -240,6 +240,16 @@ def test_progress_bar_on_a_terminal(run, monkeypatch):
     assert status == 0, b"".join(shown).decode()
     assert b"calibrate" in b"".join(shown)
     assert "calibrate" not in said
+
+
+def test_a_second_sigterm_does_not_interrupt_what_the_first_one_began(monkeypatch):
+    monkeypatch.setattr(exit_status, "_told", [])
+    with pytest.raises(exit_status._Terminated):
+        exit_status._end(signal.SIGTERM, None)
+    exit_status._end(signal.SIGTERM, None)
+    monkeypatch.setattr(exit_status, "_told", [exit_status._told[0] - 10])  # it has not ended since
+    with pytest.raises(exit_status._Terminated):
+        exit_status._end(signal.SIGTERM, None)
 
 
 def test_help_shows_examples(capsys):

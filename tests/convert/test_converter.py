@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,35 @@ def test_a_crash_is_one_error_and_the_next_request_starts_afresh(child):
             with pytest.raises(ConversionError, match=r"crashed \(exit status -6\): Check failed: boom") as error:
                 process.convert("nowhere", "serve")
             assert "unroll=True" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["os.kill(os.getpid(), 9)", "print('terminate: std::bad_alloc, an error', file=sys.stderr, flush=True); os.abort()",
+     "print('{\"ok\": false, \"memory\": 0, \"error\": \"MemoryError: \"}', flush=True)"],
+    ids=["killed", "C++", "Python"],
+)  # fmt: skip
+def test_a_process_without_memory_says_so(child, how):
+    child(f"import os, sys\nsys.stdin.readline()\n{how}\n")
+    with (
+        ConverterProcess() as process,
+        pytest.raises(ConversionError, match="It was out of memory, or was killed: end"),
+    ):
+        process.convert("nowhere", "serve")
+
+
+def test_a_temporary_folder_that_goes_away_is_named(child):
+    child("""
+import json, sys
+error = "OSError: SavedModel file does not exist at: " + json.loads(sys.stdin.readline())["target"]
+print(json.dumps({"ok": False, "memory": 0, "error": error}), flush=True)
+""")
+    with ConverterProcess() as process:
+        shutil.rmtree(process.folder)
+        with pytest.raises(ConversionError, match=r"does not exist at: .*tfstruct-convert-.*TMPDIR names another"):
+            process.convert("a", "0")
+        with pytest.raises(ConversionError, match=r"No such file .*tfstruct-convert-.*TMPDIR names another"):
+            process.load(b"file")
 
 
 def test_a_hang_is_stopped(child):

@@ -362,6 +362,23 @@ def test_killed_and_resumed(by_fit, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the backup before it", "behind it"])
+def test_a_report_has_the_epochs_before_a_kill(tmp_path, first):
+    def go(folder, stop=None):
+        taught = Distill(wide())
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / folder))
+        kill = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: 1 / (taught.steps - stop))
+        callbacks = [backup, taught] if first else [taught, backup]
+        contracts.go_on(dense(run_eagerly=True), "fit", 3, [*callbacks, *([] if stop is None else [kill])])
+        return taught.report
+
+    whole = go("whole")
+    with pytest.raises(ZeroDivisionError):
+        go("killed", 10)
+    again = go("killed")
+    assert [step for step, _ in again.history] == [4, 8, 12] and again.history == whole.history
+
+
 def test_saved_loaded_and_trained_further(tmp_path):
     def taught():
         return Distill(wide(), [Logits(2.0), Features({"hidden": "flat"})])

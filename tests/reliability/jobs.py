@@ -6,6 +6,7 @@ is the same either way.
 
 import contextlib
 import functools
+import gc
 import hashlib
 import io
 import json
@@ -25,12 +26,13 @@ from forking import STEP, not_killed
 from small import fit
 
 import tfstruct
-from tfstruct.callbacks import Cluster, QuantizeAware
+from tfstruct.callbacks import Cluster, Prune, PruneChannels, QuantizeAware
 from tfstruct.cli import commands, exit_status
 from tfstruct.compression import Search
 from tfstruct.convert import worker
 from tfstruct.distill import Distill, cached
 from tfstruct.errors import TfstructError
+from tfstruct.schedules import PolynomialRatio
 
 L = keras.layers
 _TIMES = ("seconds", "versions", "processor", "latency", "latency_us", "data", "throughput")
@@ -126,10 +128,10 @@ def images(count: int = 32) -> np.ndarray:
 
 def convnet() -> keras.Model:
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 8, 1))
+    inputs = keras.Input((8, 8, 1), name="image")
     x = L.Conv2D(8, 3, padding="same", activation="relu", name="conv")(inputs)
-    x = L.GlobalAveragePooling2D()(L.Conv2D(8, 3, padding="same", activation="relu", name="more")(x))
-    return keras.Model(inputs, L.Dense(4, name="logits")(x))
+    x = L.GlobalAveragePooling2D(name="pool")(L.Conv2D(8, 3, padding="same", activation="relu", name="more")(x))
+    return keras.Model(inputs, L.Dense(4, name="logits")(x), name="convnet")
 
 
 def converted(folder: pathlib.Path) -> dict:
@@ -247,6 +249,9 @@ def command(folder: pathlib.Path, arguments: list[str], temporary: str | None = 
     if temporary is not None:
         os.environ["TMPDIR"], tempfile.tempdir = temporary, None
     if limit is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # logs count as files
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(folder)
     said = io.StringIO()
@@ -324,10 +329,99 @@ def with_little_memory(folder: pathlib.Path, megabytes: int) -> dict:
     return {"error": error, "before": before, "after": after, "again": again}
 
 
+# Long runs
+
+
+def held() -> dict[str, int]:
+    """What the process holds: bytes of memory, open files, threads, temporary folders of ours."""
+    gc.collect()
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "memory": pages * os.sysconf("SC_PAGE_SIZE"), "files": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "folders": len([name for name in os.listdir(tempfile.gettempdir()) if "tfstruct" in name]),
+    }  # fmt: skip
+
+
+def slow_schedule(count: int) -> PolynomialRatio:
+    return PolynomialRatio(0.0, 0.75, 0, count - count // 10)
+
+
+LONG = {
+    "Prune": lambda count: [Prune(slow_schedule(count), frequency=10)],
+    "Prune movement": lambda count: [Prune(slow_schedule(count), frequency=10, criterion="movement")],
+    "Prune regrow": lambda count: [Prune(slow_schedule(count), frequency=10, regrow=0.3)],
+    "PruneChannels": lambda count: [PruneChannels({"macs": 0.5}, PolynomialRatio(0.0, 0.5, 0, count), frequency=50)],
+    "QuantizeAware": lambda count: [QuantizeAware()],
+    "Cluster": lambda count: [Cluster(4)],
+    "Distill": lambda count: [Distill(teacher())],
+    "Prune, Cluster, QuantizeAware, Distill": lambda count: [
+        Prune(slow_schedule(count), frequency=10), Cluster(4), QuantizeAware(), Distill(teacher()),
+    ],
+    "PruneChannels, QuantizeAware, Distill": lambda count: [
+        PruneChannels({"macs": 0.5}, PolynomialRatio(0.0, 0.5, 0, count), frequency=50), QuantizeAware(),
+        Distill(teacher()),
+    ],
+}  # fmt: skip
+
+
+def long_fit(folder: pathlib.Path, compressors: str, count: int) -> dict:
+    """So many steps of `fit`, in ten epochs: what is held after each, and how often the step was traced."""
+    model, ours, seen, traced = relu_network(), LONG[compressors](count), [], []
+
+    def loss(y, predicted):
+        traced.append(1)
+        return keras.losses.mean_squared_error(y, predicted)
+
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4 * count // 10, 8)), rng.normal(size=(4 * count // 10, 4))
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append({**held(), "traced": len(traced)})
+    )
+    model.fit(x, y, batch_size=4, epochs=10, shuffle=False, verbose=0, callbacks=[*ours, note])
+    return {"held": seen}
+
+
+def many_conversions(folder: pathlib.Path, count: int) -> dict:
+    """So many conversions in this process, to int8 and to float32 by turns: what is held after each."""
+    model, seen, made = convnet(), [], set()
+    for i in range(count):
+        precision = ("int8", "float32")[i % 2]
+        calibration = {"calibration": images()} if precision == "int8" else {}
+        made.add(digest(tfstruct.to_tflite(model, precision, verification=images(8), verbose=0, **calibration).content))
+        seen.append(held())
+    return {"held": seen, "files": len(made)}
+
+
+# Distribution
+
+
+def mirrored(folder: pathlib.Path, replicas: int, compressors: str) -> dict:
+    """Three epochs on so many replicas on one processor: kernels, masks, ranges, and the plan of what is left."""
+    import tensorflow as tf
+
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * replicas)
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    with strategy.scope() if replicas > 1 else contextlib.nullcontext():
+        model = relu_network(keras.optimizers.SGD(0.05))
+        ours = FITS[compressors]()
+    fit(model, *ours, epochs=3, batch_size=8)
+    kernels = [model.get_layer(name).kernel.numpy() for name in ("one", "two")]
+    ranges = next((one.ranges for one in ours if isinstance(one, QuantizeAware)), {})
+    plan = tfstruct.plan_channels(model, "macs=60%")
+    return {
+        "kernels": [k.tolist() for k in kernels], "masks": [(k != 0).tolist() for k in kernels],
+        "values": [[len(np.unique(k))] for k in kernels], "ranges": {k: list(map(float, v)) for k, v in ranges.items()},
+        "plan": plan.to_dict(), "history": [told(one.report).get("history") for one in ours],
+    }  # fmt: skip
+
+
 JOBS = {
     "fit": fitted, "convert": converted, "prepare": prepare, "save": saved, "trained": trained_once, "files": files,
     "compress": compressed, "search": searched, "command": command, "without": without_a_folder,
-    "memory": with_little_memory,
+    "memory": with_little_memory, "long": long_fit, "conversions": many_conversions, "mirrored": mirrored,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A full disk, a folder that goes away, little memory: one clear error, and what was there before stays as it was."""
 
+import contextlib
+import os
 import subprocess
 
 import numpy as np
@@ -47,15 +49,12 @@ def disk(tmp_path):
 
 def fill(disk, free: int) -> None:
     """Leaves so many bytes on a disk."""
-    with open(disk / "full", "wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
-    with open(disk / "full", "r+b") as file:
-        file.truncate(max(file.seek(0, 2) - free, 0))
+    number = os.open(disk / "full", os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(number, bytes(4096))
+    os.ftruncate(number, max(os.fstat(number).st_size - free, 0))
+    os.close(number)
 
 
 def contents(folder) -> dict[str, str]:
@@ -81,7 +80,6 @@ def test_a_full_disk(forks, given, disk, tmp_path, name, where):
     whole, taken = contents(places["out"]), sum(p.stat().st_size for p in places[where].rglob("*") if p.is_file())
     rng = np.random.default_rng([*name.encode(), *where.encode()])
     most = {"out": taken, "work": taken, "temporary": 1 << 18}[where]
-    outcomes = []
     for free in [0, *rng.integers(0, most, POINTS).tolist()]:
         if where == "work":
             subprocess.run(["rm", "-rf", *map(str, places["work"].iterdir())], check=True)
@@ -89,16 +87,19 @@ def test_a_full_disk(forks, given, disk, tmp_path, name, where):
         before = contents(places["out"])
         found = call()
         (disk / "full").unlink()
-        outcomes.append(f"{free}: {found['said'].strip() or 'written'}")
-        print(f"\n{name}, {where}, {free} bytes free: {found['status']} {found['said'].strip()}")
+        print(f"\n{name}, {where}, {free} bytes free: {found['status']} {found['said'].strip()[-300:]}")
         after = contents(places["out"])
         assert found["status"] in (first["status"], 2), found
-        assert len(found["said"].splitlines()) == (found["status"] != 0), found
-        if found["status"] == 2:
-            assert "space" in found["said"] or "full" in found["said"], found
+        said = [line for line in found["said"].splitlines() if line.startswith("tfstruct")]
+        assert len(said) == (found["status"] != 0) and found["said"].splitlines()[-1:] == said, (
+            found
+        )  # h5py adds its own
+        assert found["status"] != 2 or "space" in said[0], found
         assert set(after) == set(before), set(after) ^ set(before)
         for file, content in after.items():
-            assert content == before[file] or file.endswith((".html", ".keras", ".tfpack")) or content == whole[file]
+            assert (
+                content == before[file] or file.endswith((".html", ".keras", ".tfpack", ".h")) or content == whole[file]
+            )
     again = call()
     assert again["status"] == first["status"] and contents(places["out"]).keys() == whole.keys()
     assert {f: c for f, c in contents(places["out"]).items() if f.endswith(".tflite")} == {
@@ -116,7 +117,7 @@ def test_a_folder_that_goes_away(forks, tmp_path, call, what):
         print(f"\n{call} without {what} from {stage!r} on: {found['error'] or 'as before'}")
         if found["error"]:
             assert found["error"].startswith(("TfstructError", "FileNotFoundError")), found
-            assert "No such file" in found["error"] or "is gone" in found["error"], found
+            assert "No such file" in found["error"] or "does not exist" in found["error"], found
         else:
             assert found["result"] == whole["result"]
         assert found["again"] == whole["again"]
@@ -142,6 +143,7 @@ def test_files_of_a_limited_size(forks, given, tmp_path):
     for limit in (0, 500, 2000, 5000, 20_000):
         found = ended(forks, "command", given, arguments=arguments, limit=limit).outcome
         print(f"\nfiles of {limit} bytes: {found['status']} {found['said'].strip()}")
-        assert found["status"] in (0, 2) and len(found["said"].splitlines()) == (found["status"] != 0), found
+        said = [line for line in found["said"].splitlines() if line.startswith("tfstruct")]
+        assert found["status"] in (0, 2) and len(said) == (found["status"] != 0), found
         assert contents(out).keys() == whole.keys()
         assert contents(out)["model.tflite"] == whole["model.tflite"]

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ from tfstruct.errors import TfstructError
 from tfstruct.terminal import without_native_chatter
 
 FINE, BELOW, BAD_INPUT, FAULT = 0, 1, 2, 3
+_SECONDS_TO_END = 5.0
 _running = ["tfstruct-convert"]
 
 
@@ -22,8 +24,14 @@ class _Terminated(BaseException):
     """Raised where the process is told to end, so that it removes what it has made halfway."""
 
 
+_told: list[float] = []
+
+
 def _end(number, frame) -> None:
-    raise _Terminated
+    """Raises, unless it has just done so: a second signal must not interrupt what the first one has begun to remove."""
+    if not _told or time.monotonic() - _told[-1] > _SECONDS_TO_END:
+        _told.append(time.monotonic())
+        raise _Terminated
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """The parent's side of the converter process: hand it work, and turn what goes wrong into one error."""
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 from tfstruct.convert import worker
 from tfstruct.errors import ConversionError
@@ -14,6 +16,14 @@ _ADVICE = {
     "load": "Keep layers in float32 (Recipe(layers={pattern: 'float32'}), --keep-float): those of an operator that is "
     "named, or whose values are far smaller than those that they are made of. Or use another precision."
 }
+_OF_A_CRASH = (
+    "For recurrent layers with a fixed batch set unroll=True; otherwise convert in float32 to see whether the model or "
+    "its quantization is the cause."
+)
+_OF_MEMORY = (
+    "It was out of memory, or was killed: end other programs, raise the limit of memory, or convert a smaller model."
+)
+ABOUT_THE_FOLDER = "The temporary folder has to stay until the conversion ends, and to have room: TMPDIR names another."
 
 
 class ConverterProcess:
@@ -82,16 +92,38 @@ class ConverterProcess:
 
     def _written(self, content: bytes) -> str:
         path = os.path.join(self.folder, "source.tflite")
-        with open(path, "wb") as file:
-            file.write(content)
+        with self.files_named(), open(path, "wb") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError as error:  # a full disk does not say whose
+                raise OSError(error.errno, error.strerror, path) from error
         return path
 
     def _request(self, request: dict, resolve: Callable[[str], str | None] = lambda name: None) -> bytes:
         target = os.path.join(self.folder, "result.tflite")
+        with self.files_named():
+            return self._asked({**request, "target": target}, target, resolve)
+
+    @contextlib.contextmanager
+    def files_named(self) -> Iterator[None]:
+        """Context manager: a temporary folder that is full, or that others have removed, is one error that says so.
+
+        Raises:
+            ConversionError: a file of the folder cannot be read or written.
+        """
+        try:
+            yield
+        except OSError as error:
+            if not str(error.filename).startswith(self.folder):
+                raise
+            raise ConversionError(f"{error.strerror}: {error.filename}. {ABOUT_THE_FOLDER}") from error
+
+    def _asked(self, request: dict, target: str, resolve: Callable[[str], str | None]) -> bytes:
         what = _WHO[request["action"]]
         running = worker.take()
         try:
-            answer = running.ask({**request, "target": target}, self.timeout)
+            answer = running.ask(request, self.timeout)
             if answer is None:
                 status, said = running.last_words()
         except TimeoutError:
@@ -102,18 +134,23 @@ class ConverterProcess:
         finally:
             worker.give_back(running)
         if answer is None:
-            advice = _ADVICE.get(
-                request["action"],
-                "For recurrent layers with a fixed batch set unroll=True; otherwise convert in float32 to see whether "
-                "the model or its quantization is the cause.",
-            )
+            advice = _ADVICE.get(request["action"], _OF_A_CRASH)
+            if status == -signal.SIGKILL or _lacks_memory(said):
+                advice = _OF_MEMORY
             raise ConversionError(f"{what} crashed (exit status {status}){f': {said}' if said else ''}. {advice}")
         if not answer["ok"]:
-            raise _error(what, answer["error"], resolve, _ADVICE.get(request["action"], ""))
+            advice = _OF_MEMORY if _lacks_memory(answer["error"]) else _ADVICE.get(request["action"], "")
+            if self.folder in answer["error"]:
+                advice = ABOUT_THE_FOLDER
+            raise _error(what, answer["error"], resolve, advice)
         with open(target, "rb") as file:
             content = file.read()
         os.remove(target)
         return content
+
+
+def _lacks_memory(said: str) -> bool:
+    return re.search(r"bad_alloc|mmap error|MemoryError|out of memory|cannot allocate", said, re.IGNORECASE) is not None
 
 
 def _error(what: str, text: str, resolve: Callable[[str], str | None], advice: str = "") -> ConversionError:

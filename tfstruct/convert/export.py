@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.convert import kept_biases, rewrites
+from tfstruct.convert.converter import ABOUT_THE_FOLDER
 from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
 from tfstruct.graph.keras_model import require_model
@@ -120,11 +121,11 @@ def export(
             _recorded_scopes(model) as (scopes, results),
         ):
             concrete = serve.get_concrete_function(*specs)
-        tf.saved_model.save(_holder(concrete, model), directory, signatures={SIGNATURE: concrete})
     except (ModelError, RecipeError):
         raise
     except Exception as error:
         raise ConversionError(f"Tracing {model.name!r} failed: {_first_lines(error)}") from error
+    _write(concrete, model, directory)
     outputs = concrete.structured_outputs
     layer_of = {name: layer_at(_producer(concrete, name), scopes) for name in outputs}
     return Exported(
@@ -248,6 +249,18 @@ def _float32_compute(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, policy in changed:
             layer.dtype_policy = policy
+
+
+def _write(concrete, model: keras.Model, directory: str) -> None:
+    try:
+        tf.saved_model.save(_holder(concrete, model), directory, signatures={SIGNATURE: concrete})
+    except OSError:
+        raise
+    except (tf.errors.ResourceExhaustedError, tf.errors.NotFoundError, tf.errors.UnknownError) as error:
+        said = f"{model.name!r} cannot be written to {directory}: {_first_lines(error)}"
+        raise ConversionError(f"{said}. {ABOUT_THE_FOLDER}") from error
+    except Exception as error:
+        raise ConversionError(f"Tracing {model.name!r} failed: {_first_lines(error)}") from error
 
 
 def _first_lines(error: Exception, lines: int = 3) -> str:

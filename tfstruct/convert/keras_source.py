@@ -101,7 +101,7 @@ class KerasSource(OfSamples):
         rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
         key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened, seen.composites)
         if self._exported is None or self._exported[0] != key:
-            with self._stage("export"):
+            with self._stage("export"), self._process.files_named():
                 directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
                 self._exported = (
                     key,

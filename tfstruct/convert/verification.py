@@ -16,6 +16,7 @@ from tfstruct.convert.port_ranges import port_ranges
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
 from tfstruct.errors import DataError
+from tfstruct.keras_internals.tensorflow import lacks_threads
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
 from tfstruct.samples import Sample
@@ -143,8 +144,9 @@ def compare(
     # A Keras model has the values before and behind a batch norm and an activation apart: one tensor of the file.
     each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
     size = max(1, min(BATCH, _MEMORY // max(1, each)))
-    # Tracing a large model takes as long as a few calls step by step.
-    few = not signature.traceable or (isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size)
+    # Tracing a large model takes as long as a few calls step by step. Without threads, what is traced never ends.
+    few = isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size
+    few = few or lacks_threads() or not signature.traceable
     # For a last batch of another size it would be traced anew. Where sizes are open, each shape is a batch of its own.
     fills = not few and not any(None in spec.shape for spec in signature.inputs)
     fixed = signature.batch

@@ -206,6 +206,10 @@ class Distill(Compressor):
             with model.distribute_strategy.scope():
                 self.teacher = copied(model)
 
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._note_means()  # of an epoch at whose end a callback before this one has saved, and the process was killed
+
     def on_epoch_end(self, epoch, logs=None) -> None:
         found = self._note_means()
         if logs is not None:
@@ -319,11 +323,24 @@ class Distill(Compressor):
         return True
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {f"learned_{i}": v.numpy() for i, v in enumerate(self._kept_variables())}
+        learned = {f"learned_{i}": v.numpy() for i, v in enumerate(self._kept_variables())}
+        steps = np.array([step for step, _ in self._history], int)
+        noted = np.array([[name in found for name in self._means] for _, found in self._history], bool)
+        values = np.array([[found.get(name, 0.0) for name in self._means] for _, found in self._history], float)
+        means = np.array([[mean.total.numpy(), mean.count.numpy()] for mean in self._means.values()])
+        return {**learned, "history": steps, "noted": noted, "values": values, "means": means}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
         for i, variable in enumerate(self._kept_variables()):
             variable.assign(state[f"learned_{i}"])
+        if "history" not in state:
+            return
+        rows = zip(state["history"].tolist(), state["noted"], state["values"].tolist(), strict=True)
+        names = [*self._means]
+        self._history = [(step, {names[i]: row[i] for i in np.flatnonzero(there)}) for step, there, row in rows]
+        for mean, (total, count) in zip(self._means.values(), state["means"], strict=True):
+            mean.total.assign(total)
+            mean.count.assign(count)
 
     def _kept_variables(self) -> list[keras.Variable]:
         return [*self._learned, *(self._optimizer.variables if self._optimizer is not None else ())]
