@@ -26,6 +26,7 @@ FULL = {
     "rounding": "gptq",
     "batch_size": 3,
     "input_shapes": {"image": (8, 9, 3)},
+    "dynamic": "sizes",
     "input_type": "uint8",
     "output_type": {"scores": "int16"},
     "allow_float": True,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tfstruct
 from tfstruct.cli.parsing import Joined, Parser, Repeated
 from tfstruct.cli.spelled import number, precision, share
-from tfstruct.convert.recipe import BORDER_TYPES, ENGINES, ROUNDINGS
+from tfstruct.convert.recipe import BORDER_TYPES, DYNAMIC, ENGINES, ROUNDINGS
 from tfstruct.precisions import ACTIVATIONS_OF_INT4, CALIBRATORS, OF_FILES
 
 MODEL_FILE = "a .keras or .h5 file, or a SavedModel folder"
@@ -92,6 +92,7 @@ def add_precision(how) -> None:
     )
     how.add_argument("--engine", choices=ENGINES, default="auto", help="the quantizer")
     how.add_argument("--batch-size", metavar="N", default="1", help="fixed batch, or 'dynamic'")
+    how.add_argument("--dynamic", choices=DYNAMIC, help="leave the batch, the sizes of inputs, or all open")
     how.add_argument(
         "--input-shape", metavar="[NAME=]D,D,...", action=Repeated, default=[], help="of one sample, where open"
     )

@@ -32,8 +32,9 @@ from tfstruct.terminal import console
 _OTHERS = (
     "precision", "all_precisions", "activations", "rounding", "keep_float", "layer", "allow_float", "no_rewrite",
     "optimize", "float_io", "input_type", "output_type", "engine", "batch_size", "input_shape", "calibration",
-    "percentile", "samples", "verify", "min_accuracy", "min_agreement", "min_sqnr", "per_layer", "check_only",
-    "profile", "no_range_check", "test_vectors", "labels_file", "description", "model_version", "author", "license",
+    "dynamic", "percentile", "samples", "verify", "min_accuracy", "min_agreement", "min_sqnr", "per_layer",
+    "check_only", "profile", "no_range_check", "test_vectors", "labels_file", "description", "model_version", "author",
+    "license",
 )  # fmt: skip
 
 

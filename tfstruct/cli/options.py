@@ -68,6 +68,7 @@ def recipes_of(options) -> list[Recipe]:
         activations=options.activations,
         rounding=options.rounding,
         batch_size=_batch_size(options.batch_size),
+        dynamic=options.dynamic,
         float_io=options.float_io,
         input_type=_types("--input-type", options.input_type),
         output_type=_types("--output-type", options.output_type),
@@ -169,7 +170,7 @@ def check_streaming(options) -> None:
     given = [name for name in ("hop", "window", "windows") if getattr(options, name)]
     if not options.streaming and given:
         raise RecipeError(f"--{given[0]} is for --streaming.")
-    for name in ("input_shape", "check_only"):
+    for name in ("input_shape", "check_only", "dynamic"):
         if options.streaming and getattr(options, name):
             raise RecipeError(f"--{name.replace('_', '-')} is not for --streaming.")
     if options.streaming and _batch_size(options.batch_size) != 1:
@@ -245,7 +246,7 @@ def is_tflite(options) -> bool:
         return False
     if not os.path.isfile(options.model):
         raise ModelError(f"There is no file {options.model}.")
-    for flag in ("optimize", "input_shape", "signature", "streaming"):
+    for flag in ("optimize", "input_shape", "signature", "streaming", "dynamic"):
         if getattr(options, flag, None):
             raise RecipeError(f"--{flag.replace('_', '-')} is for Keras models. Received a .tflite file.")
     return True

@@ -62,6 +62,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `signatures.py`: several functions in one file: joined, with equal constants stored once, and taken apart
 - `several.py`, `signature_file.py`, `signature_report.py`: several models to one file; `SignatureFile`; its report
 - `joined_metadata.py`: metadata of files that become functions of one
+- `dynamic.py`: files whose batch or sizes are open on request, compared at other sizes
 - `stream_source.py`: a streaming model as a source: its data are whole sequences, its samples the calls of these
 - `stream_states.py`: states with one scale for what goes in and comes out; the plan of a streaming file, noted in it
 - `stream_file.py`, `stream_verification.py`: `StreamingFile`: a streaming file run call by call; beside its model, over

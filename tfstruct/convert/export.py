@@ -32,12 +32,14 @@ class Signature:
         call: `{name: batch of samples} -> {name: batch of outputs}`, at inference; layers that would draw random
             numbers there do not.
         traceable: whether it is made of TensorFlow's operations.
+        sizes: shape of one sample by input name, where `inputs` leave sizes open: that of random samples.
     """
 
     inputs: tuple[TensorSpec, ...]
     batch: int | None
     call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
     traceable: bool = True
+    sizes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,13 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import macs_of
 from tfstruct.convert.metadata import Metadata, read_metadata
-from tfstruct.convert.ports import Port
+from tfstruct.convert.ports import BETWEEN, Port
 from tfstruct.convert.runtime import ports_by_function
 from tfstruct.convert.stream_states import plan_of, state_bytes
 from tfstruct.convert.verification import read_content
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
+from tfstruct.reporting.tables import shape as sizes
 from tfstruct.streaming import StreamPlan
 
 
@@ -57,6 +58,7 @@ class FileReport(Report):
         streaming: how a streaming file is run.
         state_bytes: of one stream of such a file.
         functions: the names of its functions (signatures), where it has several.
+        counted_at: the shapes of inputs that MACs are counted at, where the file leaves some open.
     """
 
     name: str
@@ -68,6 +70,7 @@ class FileReport(Report):
     streaming: StreamPlan | None = None
     state_bytes: int = 0
     functions: tuple[str, ...] = ()
+    counted_at: str = ""
 
     def sheet(self) -> Sheet:
         columns = (
@@ -79,6 +82,7 @@ class FileReport(Report):
             for o in self.operators
         ]
         facts = [("functions", ", ".join(self.functions))] if self.functions else []
+        facts += [("MACs at", f"{self.counted_at}: other sizes are open")] if self.counted_at else []
         facts += [(f"input {port.name}", port.described(True)) for port in self.inputs]
         facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
         facts += self.streaming.facts(self.state_bytes) if self.streaming else ()
@@ -120,6 +124,17 @@ def describe(tflite) -> FileReport:
         plan,
         state_bytes(content, plan) if plan else 0,
         functions,
+        _counted_at(model, inputs),
+    )
+
+
+def _counted_at(model, inputs: Iterable[Port]) -> str:
+    """The shapes that the tensors of open inputs hold, in words; else ""."""
+    graph = model.subgraphs[0]
+    return ", ".join(
+        f"{port.name} {sizes(graph.tensors[port.index].shape)}"
+        for port in inputs
+        if None in port.shape and BETWEEN not in port.name
     )
 
 

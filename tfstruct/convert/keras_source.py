@@ -1,20 +1,22 @@
 """A Keras model, or the twin of one, as the source of a conversion."""
 
 import contextlib
+import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 
-from tfstruct.convert import recipe_checks, rewrites, tensor_names, trained, zero_biases
+from tfstruct.convert import dynamic, recipe_checks, rewrites, tensor_names, trained, zero_biases
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.export import SIGNATURE, Exported, Signature, export, signature_of
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.scale_check import check_scale
 from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.source import FloatFile, Layers, OfSamples, Ranges, Stage
-from tfstruct.errors import ConversionError
+from tfstruct.convert.verification import Verification
+from tfstruct.errors import ConversionError, RecipeError
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
@@ -28,8 +30,11 @@ class KerasSource(OfSamples):
     def __init__(self, model: keras.Model | Twin, process: ConverterProcess, stage: Stage):
         self.twin = model if isinstance(model, Twin) else None
         self.model = model if self.twin is None else self.twin.model
+        # As it came, and on inputs of open sizes, once that has been called on larger ones.
+        self._given, self._any_size, self._tried = self.model, None, False
+        self._usual_sizes: dict[str, tuple[int, ...]] = {}  # of a file that leaves some open
         self._process, self._stage = process, stage
-        self._seen_through: dict[bool, OpenedModel] = {}  # whether composites are opened too
+        self._seen_through: dict[tuple[bool, int], OpenedModel] = {}  # whether composites are opened too; id of a model
         self._exported: tuple[tuple, Exported] | None = None
         self._made: dict[bool, tuple[bytes, dict[str, tuple[str, ...]]]] = {}  # whether in 16 bits
         self._holders: dict[str, set[str]] = {}
@@ -43,7 +48,46 @@ class KerasSource(OfSamples):
         return self.model.count_params()
 
     def signature(self, recipe: Recipe) -> Signature:
-        return signature_of(self.model, recipe.input_shapes)
+        self.model = self._of_sizes(recipe)
+        self._usual_sizes = self._usual(recipe) if recipe.dynamic else {}
+        if not dynamic.opens_sizes(recipe):
+            return signature_of(self.model, recipe.input_shapes)
+        sizes = self._usual(recipe)
+        found = dataclasses.replace(signature_of(self.model), sizes=sizes)
+        if not self._tried:
+            dynamic.require_any_size(self.model, found.inputs, sizes, found.call)
+            self._tried = True
+        return found
+
+    def finished(self, content: bytes) -> bytes:
+        if not self._usual_sizes:
+            return content
+        return dynamic.with_usual_sizes(content, signature_of(self.model).inputs, self._usual_sizes)
+
+    def _usual(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+        return {**dynamic.usual_sizes(self._given), **recipe.input_shapes}
+
+    def _of_sizes(self, recipe: Recipe) -> keras.Model:
+        if not dynamic.opens_sizes(recipe):
+            return self._given
+        if self.twin is not None:
+            raise RecipeError("`dynamic` sizes are for models that are no twins: a twin has ranges of the size it has.")
+        if self._any_size is None:
+            with self._stage("open sizes"):
+                self._any_size = dynamic.opened_model(self._given)
+        return self._any_size
+
+    def at_other_sizes(
+        self, recipe: Recipe, signature: Signature, content: bytes, layers: Layers, samples: Callable[[], list[Sample]]
+    ) -> tuple[dynamic.SizeCheck, ...]:
+        """The file compared at other sizes, where the recipe leaves some open."""
+        if recipe.dynamic is None:
+            return ()
+
+        def compare(made: bytes, few: Sequence[Sample], source: str) -> Verification:
+            return self.compare(signature, made, few, source, lambda done: None)
+
+        return dynamic.checked(recipe, signature.inputs, content, layers, samples(), self.model, compare)
 
     @contextlib.contextmanager
     def completed(self, recipe: Recipe) -> Iterator[Recipe]:
@@ -65,6 +109,8 @@ class KerasSource(OfSamples):
     def float_file(self, recipe: Recipe) -> FloatFile:
         exported = self._export(recipe)
         content, layers = self._converted(exported, float16=False)
+        if recipe.dynamic:
+            content = dynamic.with_usual_sizes(content, exported.inputs, self._usual_sizes)
         return FloatFile(content, layers, exported.inputs, exported.outputs, exported.batch, exported.rewrites)
 
     def float16_file(self, recipe: Recipe) -> tuple[bytes, dict[str, tuple[str, ...]]]:
@@ -91,21 +137,24 @@ class KerasSource(OfSamples):
         if self.twin is not None or not recipe.quantizes_activations or not recipe.open_layers:
             return OpenedModel(self.model, (), {})
         inside = trained.names_inside(recipe.ranges, self.model)
-        if inside not in self._seen_through:
+        key = inside, id(self.model)
+        if key not in self._seen_through:
             with self._stage("open"):
-                self._seen_through[inside] = open_by_itself(self.model, recipe.open_layers, composites=inside)
-        return self._seen_through[inside]
+                self._seen_through[key] = open_by_itself(self.model, recipe.open_layers, composites=inside)
+        return self._seen_through[key]
 
     def _export(self, recipe: Recipe) -> Exported:
         seen = self._opened(recipe)
         rewrite = recipe.rewrite and recipe.quantizes_activations and rewrites.any_apply(layer_paths(seen.model))
-        key = (recipe.batch_size, tuple(sorted(recipe.input_shapes.items())), rewrite, seen.opened, seen.composites)
+        shapes = {} if dynamic.opens_sizes(recipe) else recipe.input_shapes
+        made_of = (id(self.model), seen.opened, seen.composites)
+        key = (recipe.batch_size, tuple(sorted(shapes.items())), rewrite, *made_of)
         if self._exported is None or self._exported[0] != key:
             with self._stage("export"), self._process.files_named():
                 directory = tempfile.mkdtemp(prefix="model-", dir=self._process.folder)
                 self._exported = (
                     key,
-                    export(seen.model, directory, recipe.batch_size, recipe.input_shapes, rewrite=rewrite),
+                    export(seen.model, directory, recipe.batch_size, shapes, rewrite=rewrite),
                 )
                 self._made.clear()
         return self._exported[1]

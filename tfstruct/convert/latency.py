@@ -257,17 +257,19 @@ def by_time(rows: Iterable[OperatorLatency]) -> list[OperatorLatency]:
     return sorted(rows, key=lambda row: -row.microseconds)
 
 
-def shapes_of(model, op: flatbuffer.Operator) -> Shapes:
-    """Shapes of an operator's inputs, weights too, and of its first output."""
+def shapes_of(model, op: flatbuffer.Operator, *, is_open: bool = True) -> Shapes:
+    """Shapes of an operator's inputs, weights too, and of its first output, -1 where they are open; without `is_open`
+    those that the file holds in their place."""
     graph = model.subgraphs[op.subgraph]
     operator = graph.operators[op.index]
     places = [i for i in operator.inputs if i >= 0] + list(operator.outputs)[:1]
-    return tuple(_shape(graph.tensors[i]) for i in places)
+    return tuple(_shape(graph.tensors[i], is_open) for i in places)
 
 
 def macs_of(model, op: flatbuffer.Operator) -> int:
-    """Multiply-accumulates of an operator; for one that has none, the elements it reads or writes."""
-    return _work(op.name, shapes_of(model, op))
+    """Multiply-accumulates of an operator; for one that has none, the elements it reads or writes. Where sizes are open
+    they are those that the file holds in their place."""
+    return _work(op.name, shapes_of(model, op, is_open=False))
 
 
 def _work(name: str, shapes: Shapes) -> int:
@@ -293,8 +295,8 @@ def macs(name: str, shapes: Shapes) -> int:
     return max(result, *(math.prod(shape) for shape in shapes[:-1]))
 
 
-def _shape(tensor) -> tuple[int, ...]:
-    signature = tensor.shapeSignature
+def _shape(tensor, is_open: bool) -> tuple[int, ...]:
+    signature = tensor.shapeSignature if is_open else None
     values = signature if signature is not None and len(signature) else tensor.shape
     return () if values is None else tuple(int(d) for d in values)
 

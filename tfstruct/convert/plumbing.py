@@ -78,13 +78,15 @@ def recast(content: bytes) -> Recast:
 
 
 def read_integers(content: bytes) -> bytes:
-    """A quantized file whose ARG_MAX and ARG_MIN read integers of 8 bits: the largest integer is the largest value."""
+    """A quantized file whose ARG_MAX, ARG_MIN and SHAPE read integers of 8 bits: the largest integer is the largest
+    value, and as many."""
     model = flatbuffer.read(content)
     graph = _Graph(model)
     made = {int(i): op for op in graph.main.operators for i in op.outputs}
     changed = False
     for op in graph.main.operators:
-        source = made.get(int(op.inputs[0])) if graph.name(op) in ("ARG_MAX", "ARG_MIN") else None
+        reads_any = graph.name(op) in ("ARG_MAX", "ARG_MIN") or graph.name(op) == "SHAPE"
+        source = made.get(int(op.inputs[0])) if reads_any else None
         if source is not None and graph.name(source) == "DEQUANTIZE":
             stored = int(source.inputs[0])
             if graph.main.tensors[stored].type == schema.TensorType.INT8:

@@ -21,6 +21,7 @@ from tfstruct.samples.preprocess import FunctionOfFile
 from tfstruct.untrusted import json_text
 
 ENGINES = ("auto", "litert", "tensorflow")
+DYNAMIC = ("batch", "sizes", "all")
 ROUNDINGS = ("auto", "nearest", "gptq")
 BORDER_TYPES = ("uint8", "int8", "int16", "float32")
 # What a user can ask of the verification, and on which side of the figure the file has to be.
@@ -61,6 +62,9 @@ class Recipe:
             where there is data, nearest elsewhere.
         batch_size: the fixed batch of the file; None leaves it open.
         input_shapes: shape of one sample by input name, for models that leave dimensions open.
+        dynamic: `"batch"`: the file takes any number of samples; `"sizes"`: inputs of any size along every axis but the
+            batch and the channels, also of a model that was built for one size; `"all"`: both. The file is compared at
+            other sizes too, see `Report.sizes`.
         float_io: float input and output, quantized inside the file.
         input_type, output_type: `"uint8"`, `"int8"`, `"int16"` or `"float32"`: what the inputs take and the outputs
             give, one for all or by name, where activations are integers; by default the precision's own. At inputs of 8
@@ -103,6 +107,7 @@ class Recipe:
     rounding: str = "auto"
     batch_size: int | None = 1
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    dynamic: str | None = None
     float_io: bool = False
     input_type: str | Mapping[str, str] | None = None
     output_type: str | Mapping[str, str] | None = None
@@ -132,6 +137,12 @@ class Recipe:
             raise RecipeError(f"`batch_size` must be a positive integer or None. Received: {self.batch_size!r}.")
         if not (_is_number(self.timeout) and 0 < self.timeout <= threading.TIMEOUT_MAX):
             raise RecipeError(f"`timeout` must be a positive, finite number of seconds. Received: {self.timeout!r}.")
+        if self.dynamic is not None:
+            one_of("dynamic", self.dynamic, DYNAMIC)
+        if self.dynamic in ("batch", "all"):
+            if self.batch_size not in (1, None):
+                raise RecipeError(f"`dynamic` opens the batch. Leave `batch_size` out. Received: {self.batch_size!r}.")
+            object.__setattr__(self, "batch_size", None)
         check_open_layers(self.open_layers, RecipeError)
         if not isinstance(self.preprocess, Preprocess):
             raise RecipeError(f"`preprocess` must be a Preprocess. Received: {self.preprocess!r}.")

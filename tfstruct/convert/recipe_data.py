@@ -2,12 +2,14 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tfstruct.convert.export import Signature
+from tfstruct.convert.ports import Port
 from tfstruct.convert.recipe import Recipe
+from tfstruct.reporting.tables import shape as sizes
 from tfstruct.samples import Sample, Samples, open_samples, require_numbers
 
 RANDOM = "random inputs (no data was given)"  # where samples come from
@@ -50,7 +52,8 @@ def random_samples(
     rng = np.random.default_rng(seed)
 
     def draw(spec):
-        shape = tuple(8 if d is None else d for d in spec.shape)
+        usual = signature.sizes.get(spec.name, (8,) * len(spec.shape))
+        shape = tuple(n if d is None else d for d, n in zip(spec.shape, usual, strict=True))
         ends = (ranges or {}).get(spec.name)
         values: np.ndarray
         if "float" in spec.dtype:
@@ -85,3 +88,16 @@ def first_of(samples: list[Sample] | Samples, kept: list[Sample], limits: tuple[
     if isinstance(samples, list):
         return samples[:count]
     return samples.take(count) if samples.reiterable else kept[:count]
+
+
+def one_batch(kept: list[Sample], signature: Signature, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Inputs of one call, to time it."""
+    samples = kept or random_samples(signature, 1, ranges=recipe.ranges)
+    return next(iter(batched(samples[:1], signature.batch)))
+
+
+def open_shapes(inputs: Sequence[Port], batch: Mapping[str, np.ndarray]) -> str:
+    """The shapes of a batch in words, where the file leaves some open; else ""."""
+    if not any(None in port.shape for port in inputs):
+        return ""
+    return ", ".join(f"{port.name} {sizes(batch[port.name].shape)}" for port in inputs)

@@ -21,6 +21,7 @@ from tfstruct.reporting.tables import counted
 from tfstruct.streaming.plan import StreamPlan
 
 if TYPE_CHECKING:
+    from tfstruct.convert.dynamic import SizeCheck
     from tfstruct.convert.target_report import TargetReport
 
 _SCORE_NAMES = {
@@ -59,6 +60,8 @@ class Report(reporting.OpenedReport):
         source: what it was made of, where that is no Keras model.
         streaming: of a streaming model, how it is run: frames a call, delays, states.
         state_bytes: of one stream of such a file.
+        sizes: of a file with open sizes, the comparison at some; latency is that of `timed_at`.
+        timed_at: the shapes of the inputs of one timed call, where the file leaves them open.
     """
 
     model: str
@@ -85,6 +88,8 @@ class Report(reporting.OpenedReport):
     source: str = ""
     streaming: StreamPlan | None = None
     state_bytes: int = 0
+    sizes: "tuple[SizeCheck, ...]" = ()
+    timed_at: str = ""
 
     def operator_counts(self) -> dict[str, int]:
         """Operator name -> how many, the most frequent first."""
@@ -121,6 +126,7 @@ class Report(reporting.OpenedReport):
                     f"cosine {out.cosine:.6f}{top1}",
                 )
             )
+        rows += [("also at", str(one)) for one in self.sizes]
         if check.keras is not None and check.tflite is not None:
             for name in _SCORE_NAMES:
                 ours, theirs = getattr(check.tflite, name), getattr(check.keras, name)
@@ -130,7 +136,8 @@ class Report(reporting.OpenedReport):
         rows += self.streaming.facts(self.state_bytes) if self.streaming else ()
         for one in self.latency:
             threads = counted(one.threads, "thread")
-            rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}"))
+            at = f", at {self.timed_at}" if self.timed_at else ""
+            rows.append(("latency", f"{_us(one.median_us)} median, {_us(one.p90_us)} p90, {threads}{at}"))
         if self.latency and self.streaming:
             rows.append(("latency a frame", f"{self.latency[0].median_us / self.streaming.hop:.1f} µs"))
         if self.latency:

@@ -154,6 +154,15 @@ class UpSampling2D(keras.layers.UpSampling2D):
         return _repeated(inputs, *self.size)
 
 
+class OpenUpSampling2D(keras.layers.UpSampling2D):
+    """Keras's own reads sizes as Python's numbers, which open ones are not, or loses the channels with them."""
+
+    def call(self, inputs):
+        if self.data_format != "channels_last" or None not in inputs.shape[1:3]:
+            return super().call(inputs)
+        return tf.image.resize(inputs, tf.shape(inputs)[1:3] * tf.constant(self.size), self.interpolation)
+
+
 @_in_place_of_its_base
 class UpSampling3D(keras.layers.UpSampling3D):
     """RESIZE_NEAREST_NEIGHBOR in place of TILE: over height and width of each depth, then over depth."""
@@ -311,7 +320,12 @@ COUNT = Rewrite(
     lambda layer: type(layer) is keras.layers.CategoryEncoding,
     lambda layer: {"__class__": CategoryEncoding},
 )
-ALWAYS = (DRAW_NOTHING, DROP_NOTHING, COUNT)
+RESIZE = Rewrite(
+    "of any size",
+    lambda layer: type(layer) is keras.layers.UpSampling2D and None in layer.get_build_config()["input_shape"][1:3],
+    lambda layer: {"__class__": OpenUpSampling2D},
+)
+ALWAYS = (DRAW_NOTHING, DROP_NOTHING, COUNT, RESIZE)
 ALL = (UNROLL, RECOMPUTE, ACTIVATE)
 
 

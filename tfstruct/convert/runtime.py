@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import file_notes
-from tfstruct.convert.ports import BETWEEN, Port, function_graphs, require_one_function
+from tfstruct.convert.ports import BETWEEN, Port, function_graphs, ports_of, require_one_function
 from tfstruct.errors import ConversionError
 
 _TFLITE = b"TFL3"
@@ -131,6 +131,26 @@ class Runtime:
             tuple(own(_port(name, ins[name])) for name in signatures[key]["inputs"]),
             tuple(_port(name, outs[name]) for name in signatures[key]["outputs"]),
         )
+
+
+def shapes_at(content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    """By number, the shapes that tensors of the main graph have at some sizes of the inputs, by builtin kernels: a
+    delegate keeps those between its operators to itself."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    with _loading():
+        interpreter = Interpreter(
+            model_content=content,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+        for port in ports_of(content)[0]:
+            interpreter.resize_tensor_input(port.index, shapes[port.name])
+        interpreter.allocate_tensors()
+        for port in ports_of(content)[0]:
+            interpreter.set_tensor(port.index, np.zeros(shapes[port.name], port.dtype))
+        interpreter.invoke()
+    return {one["index"]: tuple(map(int, one["shape"])) for one in interpreter.get_tensor_details()}
 
 
 class FunctionRuntime(Runtime):

@@ -85,6 +85,11 @@ class Source(Protocol):
     def sequences(self) -> tuple[list[Sample], str] | None:
         """What the file is compared on where its calls go on from each other, and where that is from; else None."""
 
+    def at_other_sizes(
+        self, recipe: Recipe, signature: Signature, content: bytes, layers: Layers, samples: Callable[[], list[Sample]]
+    ) -> tuple:
+        """The file compared at other sizes than those of the samples, where the recipe leaves some open."""
+
     def tied(self, content: bytes, ranges: Ranges) -> Ranges:
         """Ranges of the float file, with one for tensors that have to have one."""
 
@@ -112,6 +117,11 @@ class OfSamples:
 
     def sequences(self) -> tuple[list[Sample], str] | None:
         return None
+
+    def at_other_sizes(
+        self, recipe: Recipe, signature: Signature, content: bytes, layers: Layers, samples: Callable[[], list[Sample]]
+    ) -> tuple:
+        return ()
 
     def tied(self, content: bytes, ranges: Ranges) -> Ranges:
         return ranges

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias, overload
 
 import keras
-import numpy as np
 
 from tfstruct.convert import (
     biases,
@@ -42,9 +41,10 @@ from tfstruct.convert.recipe_data import (
     batched,
     first_of,
     is_key,
+    one_batch,
+    open_shapes,
     opened,
     peek,
-    random_samples,
     verification_samples,
 )
 from tfstruct.convert.report import Report
@@ -56,7 +56,7 @@ from tfstruct.convert.stream_source import StreamingSource
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.usage import versions
 from tfstruct.convert.verification import read_content
-from tfstruct.errors import DataError, VerificationError
+from tfstruct.errors import DataError, RecipeError, VerificationError
 from tfstruct.files import gzip_size
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -85,12 +85,7 @@ def to_tflite(
 ) -> SignatureFile: ...
 @overload
 def to_tflite(
-    model: Convertible,
-    recipe: Recipe | str | None = ...,
-    *,
-    progress: Progress = ...,
-    verbose: Verbose = ...,
-    **fields,
+    model: Convertible, recipe: Recipe | str | None = ..., *, progress: Progress = ..., verbose: Verbose = ..., **fields
 ) -> TFLiteModel: ...
 @shows_progress
 def to_tflite(
@@ -241,6 +236,10 @@ class Converter(contextlib.AbstractContextManager):
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
         """One conversion; see `to_tflite` for what it takes and raises."""
         recipe = Recipe.of(recipe, **fields)
+        if recipe.dynamic and type(self._source) is not KerasSource:
+            raise RecipeError(
+                "`dynamic` is for Keras models. A float .tflite file keeps its sizes, a stream its frames."
+            )
         signature = self._source.signature(recipe)
         with self._source.completed(recipe) as recipe:
             return self._convert(recipe, signature)
@@ -271,12 +270,16 @@ class Converter(contextlib.AbstractContextManager):
                 errors = layer_errors(recast.content, content, batched(few, made.source.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()
+        sizes = self._source.at_other_sizes(
+            recipe, signature, content, layers, lambda: first_of(samples, kept, _LOOKED_AT, 0)
+        )
+        warnings += [text for one in sizes for text in one.doubts(verification)]
+        inputs, outputs = ports_of(content)
+        one = one_batch(kept, dataclasses.replace(signature, batch=made.source.batch), recipe)
         timed: tuple[Latency, ...] = ()
         if recipe.measure_latency:
             with self._stage("latency"):
-                one = self._one_batch(kept, made.source, recipe)
                 timed = tuple(latency(content, one, n) for n in sorted({1, os.cpu_count() or 1}))
-        inputs, outputs = ports_of(content)
         report = Report(
             model=self._source.name,
             precision=recipe.precision,
@@ -296,6 +299,8 @@ class Converter(contextlib.AbstractContextManager):
             inputs=inputs,
             outputs=outputs,
             versions=versions(),
+            sizes=sizes,
+            timed_at=open_shapes(inputs, one) if timed else "",
             **self._source.facts(content),
             **self._source.said(recipe),
         )
@@ -390,8 +395,3 @@ class Converter(contextlib.AbstractContextManager):
                 f"{_FEW_SAMPLES} or more are usual"
             )
         return kept, ranges
-
-    def _one_batch(self, kept: list[Sample], source: FloatFile, recipe: Recipe) -> dict[str, np.ndarray]:
-        signature = Signature(source.inputs, source.batch, lambda x: {})
-        samples = kept or random_samples(signature, 1, ranges=recipe.ranges)
-        return next(iter(batched(samples[:1], source.batch)))
