@@ -191,6 +191,15 @@ def test_the_edge_tpu_packs_and_splits_no_batch(axis, fits, process):
     assert found["PACK"] is fits
 
 
+@pytest.mark.parametrize(
+    "given, made, fits",
+    [((1, 1, 10), (10,), True), ((1, 1, 5, 10), (1, 5, 10), True), ((1, 5, 1, 10), (1, 5, 10), False)],
+)
+def test_the_edge_tpu_squeezes_in_front_alone(given, made, fits):
+    assert edgetpu._only_leading(given, made) is fits
+    assert edgetpu.OPERATORS["SQUEEZE"]
+
+
 def test_a_tensor_of_an_open_size_is_said(process):
     inputs = keras.Input((8, 8, 3), name="x")
     model = keras.Model(inputs, layers.Conv2D(2, 3, name="conv")(inputs))

@@ -2,8 +2,12 @@
 
 The rules are those of https://coral.ai/docs/edgetpu/models-intro/ (model requirements and supported operations, for
 compiler version 13 and newer, of which 16 is the last), compared on 30 November 2026 with the table that Axis publishes
-for cameras with the same chip (https://developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supported-ops/,
-rows to ResizeBilinear). The compiler itself is closed and no Python package; it may leave more to the CPU.
+for cameras with the same chip
+(https://developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supported-ops/, rows to ResizeBilinear).
+The rows behind that were compared with a copy of the page for earlier compilers, which says what SQUEEZE takes. Those
+that came later (RSQRT, SQUARED_DIFFERENCE, SUM, TRANSPOSE, TRANSPOSE_CONV) are in none that could be read; of TRANSPOSE
+Coral says that 16 takes it (https://github.com/google-coral/edgetpu/issues/193). The compiler itself is closed and no
+Python package; it may leave more to the CPU.
 """
 
 from collections.abc import Sequence
@@ -51,7 +55,7 @@ OPERATORS = {
     "SPACE_TO_DEPTH": "",
     "SPLIT": "no splitting of the batch",
     "SQUARED_DIFFERENCE": "",
-    "SQUEEZE": "",
+    "SQUEEZE": "no dimension taken out behind one that exceeds 1",
     "STRIDED_SLICE": "all strides 1",
     "SUB": "",
     "SUM": "no reduction over the batch",
@@ -110,11 +114,20 @@ def _within(op: Reading) -> bool | None:
         return axis is not None and int(axis.ravel()[0]) % len(op.shapes_in[1]) != 0
     if name == "PRELU":
         return all(d == 1 for d in op.shapes_in[1][:-1])
+    if name == "SQUEEZE":
+        return _only_leading(given, result)
     if name == "STRIDED_SLICE":
         strides = op.constant(3)
         masks = op.option("ellipsisMask") or op.option("newAxisMask")
         return strides is not None and bool((strides == 1).all()) and not masks
     return None if OPERATORS[name] == _RESIZING else True
+
+
+def _only_leading(given: Sequence[int], result: Sequence[int]) -> bool:
+    """Whether a shape loses only ones in front of its first dimension that exceeds 1."""
+    wide = next((place for place, size in enumerate(given) if size > 1), len(given))
+    kept = tuple(given[wide:])
+    return tuple(result[len(result) - len(kept) :]) == kept
 
 
 def _only_zeros(op: Reading) -> bool | None:
