@@ -1,6 +1,7 @@
 """The converter process: crashes, hangs and unsupported operators come back as one clear error."""
 
 import concurrent.futures
+import logging
 import os
 import shutil
 import subprocess
@@ -237,6 +238,14 @@ def test_an_operator_without_gradient_or_trace_names_the_model(process):
         pytest.raises(ConversionError, match=r"Tracing 'whole' failed: .*only symbolic"),
     ):
         converter.convert(tfstruct.Recipe())
+
+
+def test_nothing_is_logged_of_files_in_between(caplog):
+    """TensorFlow's own logger prints it to stdout in a notebook."""
+    caplog.set_level(logging.INFO, "tensorflow")
+    tfstruct.to_tflite(zoo.build("transposed"), verbose=0)
+    tf.get_logger().info("afterwards as before")
+    assert [record.getMessage() for record in caplog.records] == ["afterwards as before"]
 
 
 def test_conversion_prints_nothing_on_stdout(tmp_path, capfd):

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import time
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from jobs import convnet, digest, images
 
 import tfstruct
 from tfstruct.callbacks import Prune, QuantizeAware
+from tfstruct.convert.keras_source import KerasSource
 
 HERE = pathlib.Path(__file__).parent
 L = keras.layers
@@ -68,6 +70,20 @@ def test_threads(same):
         found = list(pool.map(lambda i: converted(*again[i]), order))
     print(f"\n{len(order)} conversions in 4 threads")
     assert found == [wanted[i] for i in order]
+
+
+def test_threads_that_convert_one_model_wait_for_each_other():
+    model, inside = dense(0), []
+
+    def complete(number):
+        with KerasSource(model, None, None).completed(tfstruct.Recipe()):
+            inside.append(number)
+            time.sleep(0.02)
+            inside.append(number)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(complete, range(4)))
+    assert inside[::2] == inside[1::2] and sorted(inside[::2]) == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

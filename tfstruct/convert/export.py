@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
@@ -253,9 +255,25 @@ def _float32_compute(model: keras.Model) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what TensorFlow tells of the files that it writes: in a notebook it prints that to stdout."""
+    thread = threading.get_ident()
+
+    def hears(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or record.thread != thread
+
+    tf.get_logger().addFilter(hears)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(hears)
+
+
 def _write(concrete, model: keras.Model, directory: str) -> None:
     try:
-        tf.saved_model.save(_holder(concrete, model), directory, signatures={SIGNATURE: concrete})
+        with _quiet():
+            tf.saved_model.save(_holder(concrete, model), directory, signatures={SIGNATURE: concrete})
     except OSError:
         raise
     except (tf.errors.ResourceExhaustedError, tf.errors.NotFoundError, tf.errors.UnknownError) as error:

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -22,6 +25,25 @@ from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample
+
+_lock = threading.Lock()
+_locks: "weakref.WeakKeyDictionary[keras.Model, threading.RLock]" = weakref.WeakKeyDictionary()
+
+
+def _lock_of(model: keras.Model):
+    with _lock:
+        return _locks.setdefault(model, threading.RLock())
+
+
+def _after_fork() -> None:
+    """In a forked process: a thread that held a lock stayed in the parent."""
+    global _lock
+    _lock = threading.Lock()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class KerasSource(OfSamples):
@@ -92,8 +114,9 @@ class KerasSource(OfSamples):
     @contextlib.contextmanager
     def completed(self, recipe: Recipe) -> Iterator[Recipe]:
         """Yields the recipe completed from the twin, with the model's weights temporarily replaced by the rounded
-        ones."""
+        ones. A second thread that converts the same model waits: both would stand in for its layers' calls."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_lock_of(self.model))
             stack.enter_context(states_kept(self.model))
             if self.twin is not None:
                 recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of
