@@ -53,7 +53,7 @@ class KerasSource(OfSamples):
         self.twin = model if isinstance(model, Twin) else None
         self.model = model if self.twin is None else self.twin.model
         # As it came, and on inputs of open sizes, once that has been called on larger ones.
-        self._given, self._any_size, self._tried = self.model, None, False
+        self._fixed_model, self._any_size, self._tried = self.model, None, False
         self._usual_sizes: dict[str, tuple[int, ...]] = {}  # of a file that leaves some open
         self._process, self._stage = process, stage
         self._seen_through: dict[tuple[bool, int], OpenedModel] = {}  # whether composites are opened too; id of a model
@@ -87,16 +87,16 @@ class KerasSource(OfSamples):
         return dynamic.with_usual_sizes(content, signature_of(self.model).inputs, self._usual_sizes)
 
     def _usual(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
-        return {**dynamic.usual_sizes(self._given), **recipe.input_shapes}
+        return {**dynamic.usual_sizes(self._fixed_model), **recipe.input_shapes}
 
     def _of_sizes(self, recipe: Recipe) -> keras.Model:
         if not dynamic.opens_sizes(recipe):
-            return self._given
+            return self._fixed_model
         if self.twin is not None:
             raise RecipeError("`dynamic` sizes are for models that are no twins: a twin has ranges of the size it has.")
         if self._any_size is None:
             with self._stage("open sizes"):
-                self._any_size = dynamic.opened_model(self._given)
+                self._any_size = dynamic.opened_model(self._fixed_model)
         return self._any_size
 
     def at_other_sizes(
