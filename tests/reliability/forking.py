@@ -170,7 +170,7 @@ def _work(job, asked: dict, kill: Kill | None, write: int) -> int:
     os.dup2(log, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    count = 0
+    count, struck = 0, False
 
     def strike(after: float) -> None:
         time.sleep(after)
@@ -179,15 +179,16 @@ def _work(job, asked: dict, kill: Kill | None, write: int) -> int:
         os.kill(os.getpid(), kill.number)
 
     def hook(event: str, args: tuple) -> None:
-        nonlocal count
-        if event not in _EVENTS and not (event == "open" and _writes(args)):
+        nonlocal count, struck
+        if struck or (event not in _EVENTS and not (event == "open" and _writes(args))):
             return
         count += 1
         if kill is None or kill.event is None or _HELD[0] or count < kill.event:
             return
+        struck = True
         if kill.after == 0:
             os.kill(os.getpid(), kill.number)
-        elif count == kill.event:
+        else:
             threading.Thread(target=strike, args=(kill.after,), daemon=True).start()
 
     sys.addaudithook(hook)

@@ -1,7 +1,4 @@
-"""SIGTERM: the command removes what it has made halfway, says one line and ends with 143.
-
-A point that is an event sends it again at each event that follows, also while the command removes things.
-"""
+"""SIGTERM: the command removes what it has made halfway, says one line and ends with 143."""
 
 import signal
 
