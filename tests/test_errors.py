@@ -34,6 +34,7 @@ READERS = (
     "convert/stream_states.py",
     "streaming/plan.py",
     "untrusted/json_text.py",
+    "untrusted/toml_text.py",
 )
 WRONG = {
     "a schedule": lambda: schedules.ConstantRatio(2),

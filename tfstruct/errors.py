@@ -1,8 +1,16 @@
 """The errors tfstruct raises on purpose. Each message says what was expected, what came, and what to do."""
 
+from tfstruct.markup import visible
+
 
 class TfstructError(Exception):
-    """Base of all errors raised by tfstruct on purpose."""
+    """Base of all errors raised by tfstruct on purpose.
+
+    Its text can hold names and values of files from elsewhere: what cannot be seen in them is written out.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(visible, super().__str__().split("\n")))
 
 
 class ArgumentError(TfstructError, ValueError):

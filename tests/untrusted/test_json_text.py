@@ -12,6 +12,7 @@ from tfstruct.errors import DataError, PlanError, RecipeError, TfstructError
 from tfstruct.quantize import Scheme
 from tfstruct.samples import Preprocess
 from tfstruct.samples.preprocess import _import_function
+from tfstruct.untrusted import json_text
 
 ROW = {"operator": "CONV_2D", "shapes": [[1, 4, 4, 3], [8, 3, 3, 3], [1, 4, 4, 8]], "microseconds": 5.0}
 PLAN = {
@@ -130,3 +131,28 @@ def test_a_recipe_imports_nothing_without_the_users_word(tmp_path, monkeypatch):
     assert not mark.exists()
     assert _import_function(Recipe.from_json(text, trust=True).preprocess.function)(3) == 3
     assert mark.exists()
+
+
+def test_a_file_is_named_by_every_error(tmp_path):
+    path = tmp_path / "odd.json"
+
+    def build(data):
+        if "raw" in data:
+            raise KeyError("x")
+        raise RecipeError("No such step.")
+
+    for text, kind, says in (
+        (b"[1", dict, "must be JSON"),
+        (b"[1]", dict, "must be a JSON object"),
+        (b"{}", list, "must be a JSON list"),
+        (b'{"raw": 1}', dict, "values of the documented kinds"),
+        (b"{}", dict, "No such step"),
+        (b"[" * 100_000, dict, "nests too deep"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(DataError if "step" not in says else TfstructError, match=rf"odd\.json.*{says}"):
+            json_text.read_file(path, build, DataError, kind=kind)
+    with pytest.raises(DataError, match=r"There is no file .*none\.json"):
+        json_text.read_file(tmp_path / "none.json", build, DataError)
+    with pytest.raises(DataError, match="cannot be read"):
+        json_text.read_file(tmp_path, build, DataError)

@@ -15,6 +15,7 @@ from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
+from tfstruct.arguments import is_count
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.files import write_atomic
 from tfstruct.graph import Graph, Group, fingerprint, open_and_trace
@@ -22,6 +23,7 @@ from tfstruct.graph.blocks import atoms
 from tfstruct.reporting import OpenedReport, Plotted, Sheet
 from tfstruct.samples.for_model import samples_of
 from tfstruct.terminal import Progress, Verbose, shows_progress, silent
+from tfstruct.untrusted import json_text
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -221,15 +223,31 @@ def _read(path, header: dict) -> dict:
     if path is None or not os.path.exists(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
+        with open(path, "rb") as file:
+            state = json_text.parse(file.read())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no file of sensitivity: {error}. Give another path, or delete it.") from error
     held = {key: state.get(key) for key in header} if isinstance(state, dict) else {}
     different = [key for key in header if held.get(key) != header[key]]
     if different:
         raise DataError(f"{path} was written for another {' and '.join(different)}. Give another path, or delete it.")
+    if not _is_state(state):
+        raise DataError(f"{path} is no file of sensitivity: its figures are none. Give another path, or delete it.")
     return {key: state[key] for key in ("baseline", "groups") if key in state}
+
+
+def _is_state(state: Mapping) -> bool:
+    """Whether the figures are such as `_write` was given; a run that was ended early has none."""
+    groups = state.get("groups", {})
+    if ("baseline" in state) != ("groups" in state) or not isinstance(groups, dict):
+        return False
+    pairs = [pair for values in groups.values() for pair in (values.values() if isinstance(values, dict) else [None])]
+    numbers = [state.get("baseline", 0.0)]
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not is_count(pair[1], 0):
+            return False
+        numbers.append(pair[0])
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
 
 
 def _write(path, state: dict) -> None:

@@ -4,13 +4,13 @@ import argparse
 import difflib
 import json
 import pathlib
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from tfstruct.cli.parsing import Parser
 from tfstruct.errors import RecipeError
 from tfstruct.files import write_atomic
+from tfstruct.untrusted import toml_text
 
 # What is no option of a command's work.
 _NOT_KEPT = ("help", "config", "save_config", "command", "overwrite", "verbose", "quiet")
@@ -28,13 +28,7 @@ def read(path: str, command: str) -> dict[str, Any]:
     Raises:
         RecipeError: no TOML file that can be read, or one without anything for the command.
     """
-    try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
-    except FileNotFoundError:
-        raise RecipeError(f"--config: there is no file {path}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--config: {path} is no TOML file: {error}.") from None
+    data = toml_text.read(path, "--config: ")
     found = data.get(command, {key: value for key, value in data.items() if not isinstance(value, Mapping)})
     if not isinstance(found, Mapping) or not (found or not data):
         raise RecipeError(f"--config: {path} has no options for {command!r}. It has tables for {', '.join(data)}.")

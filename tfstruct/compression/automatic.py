@@ -1,6 +1,7 @@
 """`strategy="auto"`: measured alternatives where a limit has to be met, else rules of thumb."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from tfstruct.compression.alternatives.choosing import measured_strategy
@@ -82,14 +83,19 @@ def completed(
     """The steps of a user with what they leave open filled in, or what rules of thumb decide on; decided once, as
     measured latencies would decide otherwise the second time."""
     folder = folder or task.folder
-    stored = folder.read("strategy.json")
-    if stored is None:
+    found = folder.read("strategy.json", _decided)
+    if found is None:
         task.progress.stage("decide")
         steps, decisions = decide(task, given, four_bits=four_bits)
         stored = {
             "steps": [step.to_dict() for step in steps], "decisions": [dataclasses.asdict(one) for one in decisions]
         }  # fmt: skip
         folder.write("strategy.json", stored)
+        found = _decided(json.loads(json.dumps(stored)))
+    return found
+
+
+def _decided(stored: dict) -> Decided:
     return tuple(map(Step.from_dict, stored["steps"])), tuple(Decision(**one) for one in stored["decisions"])
 
 

@@ -6,6 +6,17 @@ import math
 from collections.abc import Mapping
 
 from tfstruct.compression.steps.step import Step
+from tfstruct.errors import ArgumentTypeError
+
+# What files may hold for a field, by its annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    str(str): (str,),
+    str(bool): (bool,),
+    str(int): (int,),
+    str(float): (int, float),
+    str(int | None): (int, type(None)),
+    str(float | None): (int, float, type(None)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +82,16 @@ class Candidate:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Candidate":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ArgumentTypeError: figures that are none.
+        """
+        for field in dataclasses.fields(cls):
+            kinds = _KINDS.get(str(field.type))
+            value = data.get(field.name, field.default)
+            if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                raise ArgumentTypeError(f"{field.name} is {value!r}")
         return cls(**{**data, "strategy": tuple(Step.from_dict(step) for step in data.get("strategy", ()))})
 
     def to_json(self) -> str:

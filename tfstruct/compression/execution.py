@@ -129,11 +129,11 @@ def _carried_out(
     """Runs the last step of `strategy` on the result of the steps before."""
     step = strategy[-1]
     _claim(folder, strategy)
-    stored = folder.read("stage.json")
+    stored = folder.read("stage.json", _stage_and_scheme)
     if stored is not None:
         task.progress.skip((step.epochs or 0) * task.train.steps(task.settings.batch_size))
-        stage = Stage.from_dict(stored["stage"])
-        return _State(_restored(folder, stored), stage.candidate, None), stage
+        stage, scheme = stored
+        return _State(_restored(folder, scheme), stage.candidate, None), stage
     task.progress.stage(step.kind)
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
@@ -159,17 +159,21 @@ def _carried_out(
 def _claim(folder: WorkingFolder, strategy: tuple[Step, ...]) -> None:
     """Makes sure that a folder is used by one strategy only."""
     wanted = json.loads(json.dumps([step.to_dict() for step in strategy]))
-    found = folder.read("strategy.json")
+    found = folder.read("strategy.json", kind=list)
     if found is None:
         folder.write("strategy.json", wanted)
     elif found != wanted:
         raise RecipeError(f"The folder {folder.path} holds the work of another strategy. Give this one its own.")
 
 
-def _restored(folder: WorkingFolder, stored: dict) -> Outcome:
+def _stage_and_scheme(stored: dict) -> tuple[Stage, Scheme | None]:
+    scheme = None if stored["scheme"] is None else Scheme.from_dict(stored["scheme"])
+    return Stage.from_dict(stored["stage"]), scheme
+
+
+def _restored(folder: WorkingFolder, scheme: Scheme | None) -> Outcome:
     loaded = folder.load("model")
     twin = loaded if isinstance(loaded, Twin) else None
-    scheme = None if stored["scheme"] is None else Scheme.from_dict(stored["scheme"])
     return Outcome(loaded if twin is None else twin.model, twin=twin, scheme=scheme)
 
 

@@ -3,12 +3,15 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
 from tfstruct.errors import ModelError, RecipeError
 from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, is_part, save_model, write_atomic
+from tfstruct.untrusted import json_text, keras_archive
+from tfstruct.untrusted.descriptions import refuse_code
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -92,15 +95,38 @@ class WorkingFolder:
         """A subfolder."""
         return WorkingFolder(self.path / name)
 
-    def read(self, name: str):
-        """The content of a JSON file; None if it does not exist."""
+    def read(
+        self, name: str, build: Callable[[Any], Any] = lambda data: data, kind: type[dict] | type[list] = dict
+    ) -> Any:
+        """What `build` makes of the content of a JSON file; None if it does not exist.
+
+        Args:
+            build: of what `write` was given; what other content raises in it is an error about the file.
+            kind: what `write` was given.
+
+        Raises:
+            RecipeError: the file was damaged or changed.
+        """
         file = self.path / name
-        if not file.exists():
+        if not file.is_file():
             return None
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise RecipeError(f"{file} is damaged. Remove the working folder and start again.") from None
+            return json_text.read_file(file, build, RecipeError, kind=kind)
+        except RecipeError as error:
+            raise RecipeError(f"{error} Remove the working folder and start again.") from error
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file that was written before.
+
+        Raises:
+            RecipeError: it is gone.
+        """
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise RecipeError(
+                f"{self.path / name} cannot be read ({error.strerror}). Remove the working folder and start again."
+            ) from None
 
     def write(self, name: str, data) -> None:
         write_atomic(self.path / name, json.dumps(data, indent=1).encode())
@@ -113,15 +139,18 @@ class WorkingFolder:
         """Reads what `save` wrote, uncompiled.
 
         Raises:
-            ModelError: Keras cannot read it, such as one with layers that it does not know.
+            ModelError: Keras cannot read it, such as one with layers that it does not know, or it would run code.
         """
         file = self.path / f"{name}.keras"
         try:
+            config, _ = keras_archive.description(file, file)
+            refuse_code({key: value for key, value in config.items() if key != "compile_config"}, file)
             return keras.models.load_model(file, compile=False)
-        except (ValueError, TypeError, OSError, KeyError) as error:
+        except Exception as error:  # Keras fails on damaged files in many ways
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(
-                f"The model of an earlier stage cannot be read from {file}: {str(error).splitlines()[0]} Register your "
-                "own layers with keras.saving.register_keras_serializable, or go without `workdir`."
+                f"The model of an earlier stage cannot be read from {file}: {reason} Register your own layers with "
+                "keras.saving.register_keras_serializable, or go without `workdir`."
             ) from error
 
 

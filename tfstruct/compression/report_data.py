@@ -1,7 +1,6 @@
 """What a compression found, as plain data: figures before and after, every step, what was decided against."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -12,8 +11,9 @@ from tfstruct.compression.mistakes import Mistakes
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.stage import Stage
 from tfstruct.convert.runtime import Port
-from tfstruct.errors import ArgumentError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.reporting import OpenedReport, Sheet
+from tfstruct.untrusted import json_text
 
 if TYPE_CHECKING:
     from tfstruct.analyze import Sensitivity
@@ -148,7 +148,7 @@ class ReportData(OpenedReport):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        return json_text.read(text, cls.from_dict, DataError, "A report of a compression")
 
 
 def _text(value, form: str) -> str:

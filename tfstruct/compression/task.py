@@ -206,7 +206,7 @@ class Task(contextlib.AbstractContextManager):
         expected = keras.tree.flatten(outputs)
         classes = {"probabilities", "logits"}.issuperset(self.aim.kinds)
         first = Measuring(validation, truth, expected, self.quality, self.process, self.some, classes, table, arena)
-        stored = self.folder.read("plain.json")
+        stored = self.folder.read("plain.json", lambda both: tuple(map(Candidate.from_dict, both)), list)
         if stored is None:
             self.plain, file = first("plain int8", self.model, self.recipe.replace(precision="int8"))
             self.plain_file = file.content
@@ -215,8 +215,8 @@ class Task(contextlib.AbstractContextManager):
             file.save(self.folder.path / "plain.tflite")
             self.folder.write("plain.json", [self.plain.to_dict(), self.original.to_dict()])
         else:
-            self.plain, self.original = map(Candidate.from_dict, stored)
-            self.plain_file = (self.folder.path / "plain.tflite").read_bytes()
+            self.plain, self.original = stored
+            self.plain_file = self.folder.content("plain.tflite")
         self.measure = dataclasses.replace(first, reference=self.plain_file, reference_us=_latency(self.plain))
         self.limits: Limits = self.budget.limits(self.original, self.plain)
 

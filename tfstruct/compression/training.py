@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 import keras
@@ -10,9 +11,12 @@ import numpy as np
 from tfstruct.augment import Pipeline
 from tfstruct.compression.dataset import Examples, Stream
 from tfstruct.compression.objective import Objective
+from tfstruct.errors import ArgumentError, RecipeError
 from tfstruct.files import write_atomic
+from tfstruct.untrusted import hdf5, json_text
 
 _STATE = "training.json"
+_WEIGHTS = re.compile(r"epoch-\d{4,}\.weights\.h5")
 
 
 def fit(
@@ -85,6 +89,13 @@ class _Seeds(keras.callbacks.Callback):
             state.assign(rng.integers(0, 2**31, state.shape))
 
 
+def _epochs(stored: dict) -> tuple[str, list[dict[str, float]]]:
+    """The weights' file, which is one of the folder's own, and the logs of the epochs."""
+    if not _WEIGHTS.fullmatch(stored["weights"]):
+        raise ArgumentError(f"weights in {stored['weights']!r}")
+    return stored["weights"], [{str(key): float(value) for key, value in logs.items()} for logs in stored["history"]]
+
+
 class _EpochState(keras.callbacks.Callback):
     """Weights, optimizer and compressors after every epoch. The list of epochs is written last and names the weights
     it belongs to: whenever the process is killed, one of the two states is whole."""
@@ -95,12 +106,18 @@ class _EpochState(keras.callbacks.Callback):
         self._weights: str | None = None
         self.history: list[dict[str, float]] = []
         if (folder / _STATE).exists():
-            stored = json.loads((folder / _STATE).read_text())
-            self._weights, self.history = stored["weights"], stored["history"]
+            self._weights, self.history = json_text.read_file(folder / _STATE, _epochs, RecipeError)
 
     def on_train_begin(self, logs=None) -> None:
         if self._weights is not None:
-            self.model.load_weights(self._folder / self._weights)
+            file = self._folder / self._weights
+            try:
+                hdf5.refuse_reach_of(file)
+                self.model.load_weights(file)
+            except Exception as error:  # HDF5 and Keras fail on damaged files in many ways
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                said = f"{file} is damaged ({reason}). Remove the working folder and start again."
+                raise RecipeError(said) from error
         self._remove_others()
 
     def _remove_others(self) -> None:

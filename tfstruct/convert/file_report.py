@@ -10,8 +10,7 @@ import numpy as np
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.latency import macs_of
 from tfstruct.convert.metadata import Metadata, read_metadata
-from tfstruct.convert.ports import BETWEEN, Port
-from tfstruct.convert.runtime import ports_by_function
+from tfstruct.convert.ports import BETWEEN, Port, ports_by_function
 from tfstruct.convert.stream_states import plan_of, state_bytes
 from tfstruct.convert.verification import read_content
 from tfstruct.reporting import Report, Sheet

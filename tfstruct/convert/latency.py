@@ -5,6 +5,7 @@ alone in the same interpreter; the time of an invocation, about a microsecond, i
 """
 
 import dataclasses
+import functools
 import math
 import os
 import statistics
@@ -180,10 +181,13 @@ class LatencyTable(Report):
 
     @classmethod
     def read(cls, path: str | os.PathLike, processor: str | None = None) -> "LatencyTable":
-        """`from_json` of a file."""
-        with open(path, "rb") as file:
-            what = f"{os.fspath(path)} is not a latency table, which"
-            return json_text.read(file.read(), lambda data: cls._from_data(data, processor), DataError, what)
+        """`from_json` of a file.
+
+        Raises:
+            DataError: no such file, or as there; the file is named.
+        """
+        build = functools.partial(cls._from_data, processor=processor)
+        return json_text.read_file(path, build, DataError, "is not a latency table, which")
 
     def estimate(self, content: bytes, layers: Mapping[str, tuple[str, ...]] | None = None) -> Estimate:
         """What a file takes by this table.

@@ -126,7 +126,7 @@ def read_labels(path: str | os.PathLike) -> tuple[str, ...]:
     try:
         if os.path.getsize(path) > _MOST_LABELS:
             raise DataError(f"The labels in {os.fspath(path)} take more than {_MOST_LABELS:,} bytes.")
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        lines = _lines(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"Cannot read the labels in {os.fspath(path)}: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -134,6 +134,12 @@ def read_labels(path: str | os.PathLike) -> tuple[str, ...]:
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Its lines; Python's own end at separators too that a label may hold."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    return lines.split("\n") if text else []
 
 
 def write_metadata(content: bytes, about: Metadata) -> bytes:
@@ -301,7 +307,7 @@ def _read_port(port: Port, table: dict, content: bytes) -> PortMetadata:
     labels: tuple[str, ...] = ()
     for file in table.get("associated_files", []):
         if file.get("type") == _LABELS_OF_AXIS and not labels:
-            labels = tuple(read_archived(content, file.get("name", "")).decode().splitlines())
+            labels = tuple(_lines(read_archived(content, file.get("name", "")).decode()))
     mean, std = tuple(normalization.get("mean", ())), tuple(normalization.get("std", ()))
     try:
         return PortMetadata(

@@ -13,6 +13,9 @@ from tfstruct.reporting.tables import shape as sizes
 
 # Between the name of a function and that of its tensor, in a file of several functions.
 BETWEEN = "/"
+# TensorFlow Lite's types of which arrays are made -> NumPy's; the interpreter hands 4-bit integers out as bytes.
+_NUMBERS = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool complex64 complex128"
+_DTYPES = {**{name: name for name in _NUMBERS.split()}, "string": "S", "int4": "int8"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +164,29 @@ def ports_of(
     )
 
 
+def ports_by_function(content: bytes) -> tuple[tuple[str, ...], tuple[tuple[Port, ...], tuple[Port, ...]]]:
+    """The functions of a file that has several, else none; inputs and outputs of all, of several functions as
+    `function/name`. The file is not loaded: it may be from elsewhere.
+
+    Raises:
+        ConversionError: other bytes, or a damaged file.
+    """
+    graphs = function_graphs(content)
+    if len(graphs) < 2:
+        return (), ports_of(content, function=next(iter(graphs), None))
+    sides: tuple[list[Port], list[Port]] = ([], [])
+    for name in graphs:
+        for side, ports in zip(sides, ports_of(content, function=name), strict=True):
+            side += [dataclasses.replace(port, name=f"{name}{BETWEEN}{port.name}") for port in ports]
+    return tuple(graphs), (tuple(sides[0]), tuple(sides[1]))
+
+
 def _port(name: str, index: int, tensor, scale: tuple[float, int] | None) -> Port:
+    own_name = flatbuffer.dtype_name(tensor)
+    if own_name not in _DTYPES:
+        raise ConversionError(f"The input or output {name!r} of the .tflite file is {own_name}, which no array holds.")
     shape = tuple(None if size < 0 else int(size) for size in flatbuffer.shape_signature(tensor))
-    dtype, found = np.dtype(flatbuffer.dtype_name(tensor)), tensor.quantization
+    dtype, found = np.dtype(_DTYPES[own_name]), tensor.quantization
     has_scale = dtype.kind in "iu" and found is not None and found.scale is not None and len(found.scale) == 1
     own = (float(found.scale[0]), int(found.zeroPoint[0])) if has_scale else (0.0, 0)
     return Port(name, index, shape, dtype, *(scale if has_scale and scale else own))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import file_notes
-from tfstruct.convert.ports import BETWEEN, Port, function_graphs, ports_of, require_one_function
+from tfstruct.convert.ports import Port, ports_of, require_one_function
 from tfstruct.errors import ConversionError
 
 _TFLITE = b"TFL3"
@@ -169,21 +169,6 @@ class FunctionRuntime(Runtime):
         """See `Runtime.run`."""
         made = self._runner(**{port.name: port.encode(inputs[port.name]) for port in self.inputs})
         return {port.name: port.decode(made[port.name]) for port in self.outputs}
-
-
-def ports_by_function(content: bytes) -> tuple[tuple[str, ...], tuple[tuple[Port, ...], tuple[Port, ...]]]:
-    """The functions of a file that has several, else none; inputs and outputs of all as the interpreter has them, of
-    several functions as `function/name`."""
-    graphs = function_graphs(content)
-    if len(graphs) < 2:
-        runtime = Runtime(content)
-        return (), (runtime.inputs, runtime.outputs)
-    sides: tuple[list[Port], list[Port]] = ([], [])
-    for name in graphs:
-        one = FunctionRuntime(content, name)
-        for side, ports in zip(sides, (one.inputs, one.outputs), strict=True):
-            side += [dataclasses.replace(port, name=f"{name}{BETWEEN}{port.name}") for port in ports]
-    return tuple(graphs), (tuple(sides[0]), tuple(sides[1]))
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ import numpy as np
 from tfstruct.convert import signatures
 from tfstruct.convert.file_source import signature_of_file
 from tfstruct.convert.metadata import Metadata, write_metadata
-from tfstruct.convert.ports import BETWEEN, Port
+from tfstruct.convert.ports import BETWEEN, Port, ports_by_function
 from tfstruct.convert.recipe_data import batched, random_samples
-from tfstruct.convert.runtime import FunctionRuntime, Runtime, ports_by_function
+from tfstruct.convert.runtime import FunctionRuntime, Runtime
 from tfstruct.convert.signature_report import SignatureReport
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.errors import ArgumentError, ConversionError

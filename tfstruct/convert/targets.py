@@ -19,6 +19,7 @@ from tfstruct.convert.ports import function_graphs
 from tfstruct.convert.replacements import replacement
 from tfstruct.convert.target_report import Row, TargetReport
 from tfstruct.convert.target_table import TargetTable
+from tfstruct.convert.verification import read_content
 from tfstruct.errors import ConversionError
 
 TARGETS = tuple(one.name for one in devices())
@@ -117,11 +118,8 @@ def _report(wanted: Device, verdict: Verdict, found: Sequence[flatbuffer.Operato
 
 def _file(given, precision: str, recipe, process) -> tuple[bytes, Mapping[str, tuple[str, ...]]]:
     """The bytes to judge, and tensor -> Keras layers where it is known."""
-    if isinstance(given, str | os.PathLike):
-        with open(given, "rb") as file:
-            return file.read(), {}
-    if isinstance(given, bytes | bytearray | memoryview):
-        return bytes(given), {}
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview):
+        return read_content(given), {}
     if hasattr(given, "content"):
         return given.content, given.layers
     from tfstruct.convert.draft import draft

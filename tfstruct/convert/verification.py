@@ -15,7 +15,7 @@ from tfstruct.convert.layer_errors import LayerError
 from tfstruct.convert.port_ranges import port_ranges
 from tfstruct.convert.recipe import REQUIREMENTS
 from tfstruct.convert.runtime import Runtime
-from tfstruct.errors import DataError
+from tfstruct.errors import ConversionError, DataError
 from tfstruct.keras_internals.tensorflow import lacks_threads
 from tfstruct.reporting import Report, Sheet
 from tfstruct.reporting.tables import counted
@@ -121,11 +121,24 @@ class Verification(Report):
 
 
 def read_content(tflite) -> bytes:
-    """The bytes of a file given as a model, as bytes or as a path."""
+    """The bytes of a file given as a model, as bytes or as a path.
+
+    Raises:
+        ConversionError: something else, or a path that cannot be read.
+    """
     if isinstance(tflite, str | os.PathLike):
-        with open(tflite, "rb") as file:
-            return file.read()
-    return bytes(getattr(tflite, "content", tflite))
+        try:
+            with open(tflite, "rb") as file:
+                return file.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConversionError(f"Cannot read {os.fspath(tflite)!r}: {reason}. Expected a .tflite file.") from None
+    content = getattr(tflite, "content", tflite)
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ConversionError(
+            f"Expected a TFLiteModel, the bytes of a .tflite file, or its path. Received: {type(tflite).__name__}."
+        )
+    return bytes(content)
 
 
 def compare(

@@ -16,6 +16,7 @@ from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.samples.for_model import samples_of
+from tfstruct.untrusted import json_text
 
 _FORMAT = 1
 
@@ -150,7 +151,7 @@ class _Rows:
             if self._path.exists():
                 raise DataError(f"{self._path} is there, but no {self._about.name} beside it: not a file of `cached`.")
             return {}
-        about = json.loads(self._about.read_text())
+        about = json_text.read_file(self._about, dict, DataError)
         if about.get("format") != _FORMAT or about.get("teacher") != self._owner:
             raise DataError(
                 f"{self._path} has the outputs of another teacher: fingerprint {about.get('teacher')}, this one has "

@@ -52,7 +52,7 @@ def read_csv(path: Path, inputs: Inputs, labels: LabelKey) -> Reader:
                 row = [_number(cells[i], columns[i], where) for i in places[spec.name]]
                 values[spec.name] = unflattened(np.array(row), spec)
             label = None if label_at is None else _number(cells[label_at], columns[label_at], where, int)
-            yield Row(values, label, f"line {line}")
+            yield Row(values, label, f"line {line} of {path}")
 
     return Reader(str(path), None, rows)
 
@@ -119,6 +119,6 @@ def _number(cell: str, column: str, where: str, kind: type = float) -> int | flo
         if kind is int:
             return _number(cell, column, where)
         raise DataError(
-            f"{where}, column '{column}': expected a number, received '{cell[:50]}'. Correct the cell or leave the "
+            f"{where}, column {column!r}: expected a number, received {cell[:50]!r}. Correct the cell or leave the "
             "column out."
         ) from error

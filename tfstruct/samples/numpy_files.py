@@ -25,7 +25,11 @@ def read_npy(path: Path, inputs: Inputs, labels: LabelKey) -> Reader:
     spec = only_input(inputs, labels, str(path))
     with path.open("rb") as stream:
         header = _read_header(stream, str(path), path.stat().st_size)
-    return Reader(str(path), header.shape[0], lambda: (Row({spec.name: row}) for row in _mapped(path, header)))
+
+    def rows() -> Iterator[Row]:
+        return (Row({spec.name: row}, where=str(path)) for row in _mapped(path, header))
+
+    return Reader(str(path), header.shape[0], rows)
 
 
 def read_npy_labels(path: Path) -> np.ndarray:
@@ -53,7 +57,8 @@ def read_npz(path: Path, inputs: Inputs, labels: LabelKey) -> Reader:
         with _zip_errors(path), zipfile.ZipFile(path) as archive:
             columns = [_member_rows(archive, key, path) for key in matched.values()]
             for index, values in enumerate(zip(*columns, strict=True)):
-                yield Row(dict(zip(matched, values, strict=True)), None if targets is None else targets[index])
+                label = None if targets is None else targets[index]
+                yield Row(dict(zip(matched, values, strict=True)), label, str(path))
 
     return Reader(f"{path} ({', '.join(matched.values())})", same_count(counts, str(path)), rows)
 
@@ -88,6 +93,8 @@ def _read_header(stream: IO[bytes], where: str, size: int) -> _Header:
             f"{where}: expected a NumPy array, received something else ({one_line(error)}). Save it again with np.save "
             "or np.savez."
         ) from error
+    if any(type(length) is not int for length in shape):  # NumPy reads (True, 3) too
+        raise DataError(f"{where}: expected a shape of whole numbers, received {shape}. Save it again with np.save.")
     if dtype.kind not in "biuf":
         raise DataError(
             f"{where}: expected an array of numbers, received dtype {dtype}. Objects would have to be unpickled, which "

@@ -196,5 +196,5 @@ def one_line(error: BaseException) -> str:
 
 def quoted(names: Iterable[str]) -> str:
     """The first 20 names in quotes."""
-    listed = [f"'{name}'" for name in itertools.islice(names, 21)]
+    listed = [repr(str(name)) for name in itertools.islice(names, 21)]
     return ", ".join([*listed[:20], "..."] if len(listed) > 20 else listed)

@@ -8,4 +8,5 @@
 - `json_text.py`: JSON of files from elsewhere: its size is checked before it becomes objects, and it fails in one way
 - `keras_archive.py`: A `.keras` archive, looked through before a loader unpacks it
 - `known_names.py`: the classes and functions that the description of a model may name: those that only compute
+- `toml_text.py`: TOML of files from elsewhere: bounds before it becomes objects, and one way to fail
 """

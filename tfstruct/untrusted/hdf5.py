@@ -1,5 +1,7 @@
 """An HDF5 file, looked through before a loader reads it: it holds its own values, and no more than its size allows."""
 
+import os
+
 from tfstruct.errors import ModelError
 
 _MOST_OBJECTS = 200_000
@@ -47,6 +49,19 @@ def refuse_reach(stream, size: int, file) -> None:
                 room -= item.nbytes
                 if room < 0:
                     raise ModelError(f"{file} would take far more memory than its {size:,} bytes: {path}. Refused.")
+
+
+def refuse_reach_of(path: str | os.PathLike) -> None:
+    """`refuse_reach` of a file that is not open.
+
+    Raises:
+        ModelError: as there.
+        OSError: no HDF5 file, or a damaged one.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as stream:
+        refuse_reach(stream, os.path.getsize(path), path)
 
 
 def _refuse(file, path: str, what: str) -> None:

@@ -1,6 +1,7 @@
 """JSON of files from elsewhere: its size is checked before it becomes objects, and it fails in one way."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,24 +31,64 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it nests too deep for any description") from None
 
 
-def read(text: str | bytes, build: Callable[[dict], Any], error: type[TfstructError], what: str) -> Any:
+def read_file(
+    path: str | os.PathLike,
+    build: Callable[[Any], Any],
+    error: type[TfstructError],
+    what: str = "",
+    kind: type[dict] | type[list] = dict,
+) -> Any:
+    """`read` of a file, which every error names.
+
+    Args:
+        build, error, kind: see `read`.
+        what: follows the path in messages: "is not a plan, which".
+
+    Raises:
+        error: there is no such file, it cannot be read, or as `read`.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise error(f"There is no file {name}.") from None
+    except OSError as reason:
+        raise error(f"{name} cannot be read: {reason.strerror}.") from None
+    try:
+        return read(text, build, error, f"{name} {what}".rstrip(), kind)
+    except TfstructError as reason:
+        if name in str(reason):
+            raise
+        raise error(f"{name}: {reason}") from reason
+
+
+def read(
+    text: str | bytes,
+    build: Callable[[Any], Any],
+    error: type[TfstructError],
+    what: str,
+    kind: type[dict] | type[list] = dict,
+) -> Any:
     """`build(object)` of a JSON text; whatever values of another kind raise in it becomes one documented error.
 
     Args:
         build: makes the result of a dict; its own `TfstructError` comes through, but for wrong arguments.
         error: what is raised.
         what: begins its message: "A recipe", or the path of a file.
+        kind: what the text holds, an object or a list.
     """
     try:
         data = parse(text)
     except ValueError as reason:
         raise error(f"{what} must be JSON. Received text that is not: {reason}.") from None
-    if not isinstance(data, dict):
-        raise error(f"{what} must be a JSON object. Received: {type(data).__name__}.")
+    if not isinstance(data, kind):
+        name = "object" if kind is dict else "list"
+        raise error(f"{what} must be a JSON {name}. Received: {type(data).__name__}.")
     try:
         return build(data)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as reason:
         if isinstance(reason, TfstructError) and not isinstance(reason, (ArgumentError, ArgumentTypeError)):
             raise
-        kind, text = type(reason).__name__, " ".join(str(reason).split())[:200]
-        raise error(f"{what} must hold values of the documented kinds. Received others ({kind}: {text}).") from reason
+        said = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
+        raise error(f"{what} must hold values of the documented kinds. Received others ({said}).") from reason

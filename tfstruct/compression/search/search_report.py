@@ -1,7 +1,6 @@
 """What a search found: all trials, the Pareto front, the best within the budget."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -9,10 +8,11 @@ from tfstruct.compression.budget import Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.search.pareto import costs, front
 from tfstruct.compression.search.trial import Trial
-from tfstruct.errors import ArgumentError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.reporting import Plotted, Report, Sheet
 from tfstruct.reporting.figures import GREY, RED
 from tfstruct.reporting.tables import counted
+from tfstruct.untrusted import json_text
 
 _FORMAT = 1
 _LABELS = {"tflite_bytes": "file, bytes", "macs": "MACs", "latency_us": "latency, µs", "params": "parameters"}
@@ -135,7 +135,7 @@ class SearchReport(Plotted, Report):
 
     @classmethod
     def from_json(cls, text: str) -> "SearchReport":
-        return cls.from_dict(json.loads(text))
+        return json_text.read(text, cls.from_dict, DataError, "A report of a search")
 
 
 def _figures(trial: Trial) -> Candidate:

@@ -4,13 +4,14 @@ The figures are the manufacturers': of the microcontroller, or of the flash chip
 """
 
 import dataclasses
+import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 
 from tfstruct.convert.devices.device import Device, Memory
 from tfstruct.errors import RecipeError
+from tfstruct.untrusted import toml_text
 
 _KB, _MB = 1 << 10, 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*:[a-z0-9][a-z0-9+._-]*")
@@ -160,7 +161,8 @@ def add_boards(path: str | os.PathLike) -> tuple[Board, ...]:
         The boards of the file.
 
     Raises:
-        RecipeError: no TOML, a field that is missing or unknown, or one that `Board` refuses; the file is named.
+        RecipeError: no such file, no TOML, a field that is missing or unknown, or one that `Board` refuses; the
+            file is named.
 
     Example:
         >>> import pathlib
@@ -169,11 +171,7 @@ def add_boards(path: str | os.PathLike) -> tuple[Board, ...]:
         >>> [board.flash_bytes for board in add_boards("boards.toml")]
         [2097152]
     """
-    with open(path, "rb") as file:
-        try:
-            tables = tomllib.load(file)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{os.fspath(path)} is no TOML file: {error}.") from None
+    tables = toml_text.read(path)
     try:
         found = tuple(_board(name, table) for name, table in tables.items())
     except RecipeError as error:
@@ -190,12 +188,13 @@ def _board(name: str, table) -> Board:
     fields = table.keys() if isinstance(table, Mapping) else set()
     if not {"flash", "ram"} <= fields or fields - known:
         raise RecipeError(
-            f'The board "{name}" must be a table with flash and ram, and if wanted {", ".join(sorted(known))}. '
+            f"The board {json.dumps(name)} must be a table with flash and ram, and if wanted "
+            f"{', '.join(sorted(known))}. "
             f"Received: {', '.join(map(str, fields)) or type(table).__name__}."
         )
     aliases = table.get("aliases", ())
     if not isinstance(aliases, list | tuple) or not all(isinstance(one, str) for one in aliases):
-        raise RecipeError(f'The board "{name}": aliases must be a list of texts. Received: {aliases!r}.')
+        raise RecipeError(f"The board {json.dumps(name)}: aliases must be a list of texts. Received: {aliases!r}.")
     flash, ram, psram = (_size(name, key, table.get(key, 0)) for key in ("flash", "ram", "psram"))
     return Board(name, str(table.get("what", name)), flash, ram, psram, tuple(aliases), str(table.get("source", "")))
 

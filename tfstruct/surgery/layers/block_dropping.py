@@ -33,7 +33,7 @@ def drop_blocks(
     count: int | None = None,
     ratio: float | None = None,
     criterion: "str | Callable[[keras.Model], float]" = "cosine",
-    blocks: Sequence[str] | None = None,
+    blocks: str | Sequence[str] | None = None,
     loss=None,
     batch_size: int = 32,
     open_layers: str | bool = "auto",

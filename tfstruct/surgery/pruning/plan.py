@@ -86,15 +86,20 @@ class Plan(OpenedReport):
             )
         for key, kind in (
             ("keep", _are_indices),
-            ("widths", _is_count),
+            ("widths", _is_width),
             ("before", _is_number),
             ("after", _is_number),
             ("outputs", _are_indices),
             ("opaque", _is_text),
+            ("whole", _is_text),
+            ("settings", lambda value: True),
         ):
             values = data.get(key, {})
             if not isinstance(values, dict) or not all(map(kind, values.values())):
                 raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
+        for key in ("model", "planned"):
+            if not _is_text(data.get(key, "")):
+                raise PlanError(f"`{key}` of a plan must be a text. Received: {str(data[key])[:200]}.")
         opened = data.get("opened", [])
         if not isinstance(opened, list | tuple) or not all(map(_is_text, opened)):
             raise PlanError(f"`opened` of a plan must list paths. Received: {str(opened)[:200]}.")
@@ -106,9 +111,7 @@ class Plan(OpenedReport):
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
-        return json_text.read(
-            Path(path).read_bytes(), cls.from_dict, PlanError, f"{path} is not a plan of channels, which"
-        )
+        return json_text.read_file(path, cls.from_dict, PlanError, "is not a plan of channels, which")
 
     def sheet(self) -> Sheet:
         removed = self.removed
@@ -140,6 +143,10 @@ def _is_count(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and not value < 0
 
 
+def _is_width(value) -> bool:
+    return _is_count(value) and value > 0
+
+
 def _are_indices(value) -> bool:
     return isinstance(value, list | tuple | np.ndarray) and all(map(_is_count, np.asarray(value, object).tolist()))
 
@@ -148,7 +155,7 @@ def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
-_KINDS = {_is_number: "numbers", _is_count: "widths", _are_indices: "lists of indices", _is_text: "texts"}
+_KINDS = {_is_number: "numbers", _is_width: "widths", _are_indices: "lists of indices", _is_text: "texts"}
 
 
 def keep_of(graph: Graph, units: np.ndarray) -> dict[str, list[int]]:
