@@ -1,21 +1,31 @@
 """Arguments of public calls, checked: an error names the argument, says what it may be, and what was received."""
 
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Collection, Mapping, Sequence
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tfstruct.errors import ArgumentError
 
+_Call = typing.TypeVar("_Call", bound=Callable)
+
 
 def is_number(value: Any) -> bool:
-    """Whether something is a real number; truth values and NaN are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+    """Whether something is a real number that a float can hold; truth values and NaN are none."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether something is a whole number of at least `least`; truth values are none."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
+    """Whether something is a whole number of at least `least` and at most 63 bits; truth values are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) < 1 << 63
 
 
 def require_number(
@@ -103,6 +113,96 @@ def require_range(name: str, value: Any, *, error: type[Exception] = ArgumentErr
     if not pair or not value[0] < value[1]:
         raise error(f"`{name}` must be (low, high). Received: {value!r}.")
     return value[0], value[1]
+
+
+def checked(call: _Call) -> _Call:
+    """Decorator of a public function or class: arguments with a plain annotation are of that type when it is called.
+
+    Plain are truth values, numbers, texts, paths, functions, None, tables, lists of these, and unions of these; what
+    has another annotation is left to the call itself.
+
+    Raises:
+        ArgumentError: from the call: an argument of another type; it says which, and what it may be.
+    """
+    if isinstance(call, type):
+        call.__init__ = checked(call.__init__)  # type: ignore[misc]
+        return call
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def with_checks(*args, **kwargs):
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return call(*args, **kwargs)  # Python says what is missing
+        for name, value in given.items():
+            kind = signature.parameters[name]
+            if kind.kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD) or value is kind.default:
+                continue
+            what = _not_of(value, kind.annotation)
+            if what is not None:
+                raise ArgumentError(f"`{name}` must be {what}. Received: {_shown(value)}.")
+        return call(*args, **kwargs)
+
+    return with_checks  # type: ignore[return-value]
+
+
+def _shown(value) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _not_of(value: Any, annotation) -> str | None:
+    """What the annotation stands for, in words, where the value is no such thing; None where it is or may be."""
+    kinds = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    words = []
+    for kind in kinds:
+        found = _kind(kind)
+        if found is None or found[0](value):
+            return None
+        words.append(found[1])
+    words = list(dict.fromkeys(words))
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _is_union(annotation) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _kind(annotation) -> tuple[Callable[[Any], bool], str] | None:
+    """A test and words for one plain annotation; None for others."""
+    origin, inside = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin is typing.Literal:
+        known = [(type(one), one) for one in inside]
+        return lambda value: (type(value), value) in known, ", ".join(map(repr, inside))
+    simple = {
+        bool: (_is_truth, "True or False"),
+        int: (lambda value: is_count(value, -(1 << 63)), "a whole number"),
+        float: (is_number, "a number"),
+        str: (lambda value: isinstance(value, str), "a text"),
+        None: (lambda value: value is None, "None"),
+        types.NoneType: (lambda value: value is None, "None"),
+        os.PathLike: (lambda value: isinstance(value, os.PathLike), "a path"),
+        Callable: (callable, "a function"),
+        Mapping: (lambda value: isinstance(value, Mapping), "a dict"),
+        dict: (lambda value: isinstance(value, Mapping), "a dict"),
+    }
+    if origin in simple:
+        return simple[origin]
+    if inside and (origin in (Sequence, Collection, Iterable, list) or (origin is tuple and inside[1:] == (...,))):
+        inner = inside[0]
+
+        def is_list(value) -> bool:
+            if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+                return False
+            return not isinstance(value, Sequence) or all(_not_of(one, inner) is None for one in value)
+
+        return is_list, "a list"
+    return None
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (type(value).__name__ in ("bool", "bool_") and type(value).__module__ == "numpy")
 
 
 def _interval(least, above, most, below) -> str:

@@ -36,7 +36,7 @@ class Mix:
     _layers: tuple[keras.layers.Layer, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise ArgumentError(f"`mix` must be one of {', '.join(KINDS)}, or None. Received: {self.kind!r}.")
         made = []
         if self.kind != "cutmix":

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfstruct.arguments import require_range
+from tfstruct.arguments import checked, require_range
 from tfstruct.augment.draws import Change, Draws, changed, settings
 from tfstruct.augment.mixing import Mix
 from tfstruct.augment.pipeline import Pipeline
@@ -20,6 +20,7 @@ _STRENGTHS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked
 def images(
     strength: str = "medium",
     *,
@@ -87,6 +88,7 @@ def images(
     return Pipeline(tuple(changes), mixing, value_range, seed, input, "images")
 
 
+@checked
 class Choice:
     """Some of several changes, drawn anew for each batch, one after the other.
 
@@ -99,7 +101,9 @@ class Choice:
     """
 
     def __init__(self, changes: Sequence[Change], count: int = 1):
-        if not changes or count < 1:
+        if not all(map(callable, changes)):
+            raise ArgumentError(f"`changes` must be layers or functions, in a list. Received: {changes!r}.")
+        if not len(changes) or count < 1:
             raise ArgumentError(f"Expected changes and a positive count. Received: {len(changes)} changes, {count}.")
         self.changes, self.count = tuple(changes), count
 

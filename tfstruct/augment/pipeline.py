@@ -2,14 +2,15 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 
 import keras
 import tensorflow as tf
 
-from tfstruct.arguments import require_one_of, require_range
+from tfstruct.arguments import require_count, require_one_of, require_range
 from tfstruct.augment.draws import Change, Draws, changed
 from tfstruct.augment.mixing import Mix
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.reporting import draw
 
 
@@ -48,7 +49,13 @@ class Pipeline:
     kind: str = "images"
 
     def __post_init__(self):
-        object.__setattr__(self, "changes", tuple(self.changes))
+        changes = tuple(self.changes) if isinstance(self.changes, Iterable) else (self.changes,)
+        if not all(map(callable, changes)):
+            raise ArgumentError(f"`changes` must be layers or functions, in a list. Received: {self.changes!r}.")
+        object.__setattr__(self, "changes", changes)
+        if self.mix is not None and not isinstance(self.mix, Mix):
+            raise ArgumentError(f"`mix` must be a Mix, or None. Received: {self.mix!r}.")
+        require_count("seed", self.seed, least=0)
         require_one_of("kind", self.kind, RANKS)
         if self.value_range is not None:
             require_range("value_range", self.value_range)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tfstruct.arguments import checked
 from tfstruct.augment.draws import Draws, settings
 from tfstruct.augment.movement import warp
 from tfstruct.augment.pipeline import Pipeline
@@ -13,6 +14,7 @@ _STRENGTHS = {
 }
 
 
+@checked
 def sequences(
     strength: str = "medium",
     *,

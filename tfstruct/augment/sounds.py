@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfstruct.arguments import checked
 from tfstruct.augment.draws import Draws, settings
 from tfstruct.augment.movement import shift, warp
 from tfstruct.augment.pipeline import Pipeline
@@ -20,6 +21,7 @@ _SPECTROGRAMS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked
 def audio(
     strength: str = "medium",
     *,
@@ -49,6 +51,7 @@ def audio(
     return Pipeline((shift(chosen["shift"]), _noise(*chosen["noise"])), None, value_range, seed, input, "waves")
 
 
+@checked
 def spectrograms(
     strength: str = "medium",
     *,

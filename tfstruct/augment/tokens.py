@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfstruct.arguments import checked
 from tfstruct.augment.draws import Draws, settings
 from tfstruct.augment.pipeline import Pipeline
 from tfstruct.errors import ArgumentError
@@ -11,6 +12,7 @@ from tfstruct.errors import ArgumentError
 _STRENGTHS = {"light": (0.05, 0.05), "medium": (0.1, 0.1), "strong": (0.2, 0.2)}
 
 
+@checked
 def text(
     strength: str = "medium",
     *,

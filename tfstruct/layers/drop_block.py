@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
-from tfstruct.layers.seeded import Seeded
+from tfstruct.layers.seeded import Seeded, require_seed
 
 
 class _DropBlock(Seeded, keras.layers.Layer):
@@ -22,9 +22,11 @@ class _DropBlock(Seeded, keras.layers.Layer):
             raise ArgumentError(
                 f'`data_format` must be "channels_last" or "channels_first". Received: {data_format!r}.'
             )
+        if data_format is not None:
+            require_one_of("data_format", data_format, ("channels_first", "channels_last"))
         self.data_format = data_format or keras.config.image_data_format()
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(require_seed(seed))
         self.input_spec = keras.layers.InputSpec(ndim=self._space + 2)
         self.supports_masking = True
 

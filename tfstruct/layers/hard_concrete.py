@@ -9,7 +9,7 @@ from keras import ops
 from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Each, rule
-from tfstruct.layers.seeded import Seeded, uniform
+from tfstruct.layers.seeded import Seeded, require_seed, uniform
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
@@ -58,7 +58,7 @@ class HardConcrete(Seeded, keras.layers.Layer):
         if not isinstance(axis, int) or axis == 0:
             raise ArgumentError(f"`axis` must be a whole number other than 0, the batch. Received: {axis!r}.")
         self.axis, self.seed = axis, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(require_seed(seed))
         self.supports_masking = True
 
     def build(self, input_shape):

@@ -8,7 +8,7 @@ from tfstruct.errors import ArgumentError
 from tfstruct.graph import Axes, Call, rule
 from tfstruct.graph.layer_tree import give_losses
 from tfstruct.graph.rules import rule_of
-from tfstruct.layers.seeded import Seeded
+from tfstruct.layers.seeded import Seeded, require_seed
 
 
 class InnerLayer(Seeded, keras.layers.Wrapper):
@@ -26,7 +26,7 @@ class InnerLayer(Seeded, keras.layers.Wrapper):
             kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(require_seed(seed))
         self.supports_masking = layer.supports_masking
 
     def in_training(self, inputs):

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import checked, require_count, require_number
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph import rule
 from tfstruct.graph.keras_model import require_model
@@ -13,7 +13,7 @@ from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.rules.elementwise import alone
 from tfstruct.graph.sizes import fixed_batch
 from tfstruct.keras_internals.layer_parts import all_layers
-from tfstruct.layers.seeded import Seeded
+from tfstruct.layers.seeded import Seeded, require_seed
 from tfstruct.samples import Samples
 from tfstruct.samples.for_model import samples_of
 
@@ -47,7 +47,7 @@ class MonteCarloDropout(Seeded, keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, noise_shape=None, seed: int | None = None, **kwargs):
-        super().__init__(require_number("rate", rate, least=0, below=1), noise_shape, seed, **kwargs)
+        super().__init__(require_number("rate", rate, least=0, below=1), noise_shape, require_seed(seed), **kwargs)
         self.active_in_inference = True
 
     def call(self, inputs, training=False):
@@ -78,6 +78,7 @@ class Distribution:
     passes: int
 
 
+@checked
 def predict_distribution(model: keras.Model, x, passes: int = 20, batch_size: int = 32) -> Distribution:
     """Mean and variance of a model's predictions over several passes, each with dropout drawn anew.
 

@@ -9,7 +9,7 @@ from keras import ops
 from tfstruct.arguments import require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
-from tfstruct.layers.seeded import Seeded
+from tfstruct.layers.seeded import Seeded, require_seed
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -49,7 +49,7 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
             if first.shape != () or not 0 <= first <= 1:
                 raise ArgumentError(f"`rate` must give one number in [0, 1] for each step. At step 0 it gave {first}.")
         self.rate, self.seed = rate, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(require_seed(seed))
         self.supports_masking = True
 
     def build(self, input_shape=None):

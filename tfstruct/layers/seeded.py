@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfstruct.arguments import require_count
+
 _KEY = "seed_state"
 
 
@@ -24,6 +26,11 @@ class Seeded:
         super().load_own_variables(found)  # type: ignore[misc]
         if state is not None and hasattr(self, "seed_generator"):
             self.seed_generator.state.assign(state)
+
+
+def require_seed(seed):
+    """The seed that was given: a whole number, or None for a random one; Keras takes True for one, and fails later."""
+    return None if seed is None else require_count("seed", seed, 0)
 
 
 def uniform(shape, seed: keras.random.SeedGenerator):

@@ -5,7 +5,7 @@ from keras import ops
 
 from tfstruct.arguments import require_number
 from tfstruct.graph import training_only
-from tfstruct.layers.seeded import Seeded
+from tfstruct.layers.seeded import Seeded, require_seed
 
 
 @keras.saving.register_keras_serializable(package="tfstruct")
@@ -37,7 +37,7 @@ class StochasticDepth(Seeded, keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs):
-        super().__init__(require_number("rate", rate, least=0, below=1), seed=seed, **kwargs)
+        super().__init__(require_number("rate", rate, least=0, below=1), seed=require_seed(seed), **kwargs)
 
     def call(self, inputs, training=False):
         if not training or not self.rate:

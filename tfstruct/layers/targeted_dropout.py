@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import require_number, require_one_of
 from tfstruct.errors import ArgumentError
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.layers.inner_layer import InnerLayer, call_with
@@ -45,18 +45,26 @@ class TargetedDropout(InnerLayer):
     """
 
     def __init__(
-        self, layer, rate: float, target: float = 0.5, mode: str = "weight", rescale: bool = True, seed=None, **kwargs
+        self,
+        layer,
+        rate: float,
+        target: float = 0.5,
+        mode: str = "weight",
+        rescale: bool = True,
+        seed: int | None = None,
+        **kwargs,
     ):
         super().__init__(layer, seed, **kwargs)
-        if mode not in ("weight", "unit"):
+        if not isinstance(mode, str) or mode not in ("weight", "unit"):
             raise ArgumentError(f'`mode` must be "weight" or "unit". Received: {mode!r}.')
+        require_one_of("rescale", rescale, (False, True))
         if not isinstance(layer, (*_LAST, *_BEFORE_LAST, *_DEPTHWISE)):
             raise ArgumentError(
                 f"TargetedDropout knows the units of Dense and convolution layers. Received: {type(layer).__name__}."
             )
         self.rate = require_number("rate", rate, least=0, most=None if rescale else 1, below=1 if rescale else None)
         self.target = require_number("target", target, least=0, most=1)
-        self.mode, self.rescale = mode, bool(rescale)
+        self.mode, self.rescale = mode, rescale
 
     def in_training(self, inputs):
         kernel = self.layer.kernel

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import is_number, require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call
 from tfstruct.graph.operation_traits import layers_with
@@ -60,8 +60,9 @@ class VariationalDropout(InnerLayer):
         super().__init__(layer, seed, **kwargs)
         if not isinstance(layer, _LAYERS):
             raise ArgumentError(f"Expected Dense, Conv1D, Conv2D or Conv3D. Received: {type(layer).__name__}.")
-        if not -8 < threshold < 8:
+        if not is_number(threshold) or not -8 < threshold < 8:
             raise ArgumentError(f"`threshold` must be between -8 and 8, as log alpha is. Received: {threshold!r}.")
+        require_number("initial_log_variance", initial_log_variance)
         self.initial_kl_weight = require_number("kl_weight", kl_weight, least=0)
         self.threshold, self.initial_log_variance = float(threshold), float(initial_log_variance)
 

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import checked, require_number
 from tfstruct.keras_internals.optimizers import moments_of
 from tfstruct.optimizers.arguments import checked_rate
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class Adam(keras.optimizers.Adam):
     """Adam in both published forms.

@@ -248,6 +248,10 @@ def units_of(model, **options) -> ChannelUnits:
     if isinstance(model, ChannelUnits):
         return model
     if isinstance(model, dict):
-        return ChannelUnits.from_config(model)
+        try:
+            return ChannelUnits.from_config(model)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ArgumentError(f"The configuration holds no channel units: {what}.") from error
     require_model(model)
     return channel_units(model, **options)

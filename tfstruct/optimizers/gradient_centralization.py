@@ -6,11 +6,13 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.optimizers import is_replaced_by_gradient
 from tfstruct.optimizers.wrapper import Wrapper
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class GradientCentralization(Wrapper):
     """Takes from the gradient of each kernel its mean over what an output sums over, then lets an optimizer step.

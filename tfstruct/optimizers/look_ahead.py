@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import checked, require_count, require_number
 from tfstruct.keras_internals.optimizers import place_of
 from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class Lookahead(Wrapper):
     """Lets an optimizer run ahead, and every few steps goes a part of the way after it.

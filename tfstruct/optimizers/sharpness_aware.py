@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import checked, require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.replacing import remove_untracked, set_untracked
 from tfstruct.keras_internals.training import forget_steps, loss_trackers
@@ -15,6 +15,7 @@ from tfstruct.optimizers.replicas import assign, projected, read
 from tfstruct.optimizers.wrapper import Wrapper
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class SharpnessAware(Wrapper):
     """Sharpness-aware minimization (SAM): the gradient is taken a small step uphill, on the same batch.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfstruct.arguments import is_number, require_count
+from tfstruct.arguments import checked, is_number, require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.keras_internals.optimizers import averages_of, trained_by
 from tfstruct.optimizers.channel_units import units_of
@@ -14,6 +14,7 @@ from tfstruct.optimizers.replicas import assign, read
 from tfstruct.optimizers.wrapper import Wrapper
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class StructuredSparse(Wrapper):
     """Trains a model while a given share of its channels goes to exactly zero, for `surgery.shrink` to remove.

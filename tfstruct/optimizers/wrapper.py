@@ -25,7 +25,10 @@ class Wrapper(keras.optimizers.Optimizer):
             raise ArgumentError(
                 f"{type(self).__name__} does not take {', '.join(kwargs)}. Give it to the inner optimizer: {_INNER}."
             )
-        inner = keras.optimizers.get(optimizer)
+        try:
+            inner = keras.optimizers.get(optimizer)
+        except (ValueError, TypeError, KeyError):
+            inner = None
         if not isinstance(inner, keras.optimizers.Optimizer):
             raise ArgumentError(f"`optimizer` must be a Keras optimizer, or the name of one. Received: {optimizer!r}.")
         if isinstance(inner, keras.optimizers.LossScaleOptimizer):

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ArgumentError
 from tfstruct.graph.operation_traits import layers_with
 from tfstruct.keras_internals.layer_parts import regularizer_name
@@ -21,6 +22,7 @@ _TRANSPOSED, _DEPTHWISE = layers_with("transposed"), layers_with("depthwise")
 Layers: TypeAlias = str | keras.layers.Layer | Callable[[keras.layers.Layer], bool] | Sequence | None
 
 
+@checked
 def apply(model: keras.Model, regularizer, layers: Layers = None) -> InPlaceReport:
     """Puts a regularizer on weights of a model that is already built; the model itself is changed.
 
@@ -94,6 +96,7 @@ def apply(model: keras.Model, regularizer, layers: Layers = None) -> InPlaceRepo
     return InPlaceReport(title, changes, left, value=tuple(w.path for w in picked))
 
 
+@checked
 def remove(model: keras.Model, layers: Layers = None) -> InPlaceReport:
     """Takes off all regularizers of weights, those that the layers were made with too; `fit` traces its step again.
 

@@ -89,6 +89,8 @@ def draw(
             # Notebooks know how to show a figure of pyplot only, which keeps all of its figures in memory.
             figure._repr_png_ = functools.partial(_drawn, figure, "png")  # type: ignore[attr-defined]
         else:
+            if not hasattr(ax, "get_figure") or isinstance(ax, type):
+                raise ArgumentError(f"`ax` must be axes of matplotlib. Received: {ax!r}.")
             figure = part = ax.get_figure(root=True)
         if path is not None:
             _check_suffix(figure, path)

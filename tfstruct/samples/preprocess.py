@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfstruct.arguments import is_number
 from tfstruct.errors import DataError, RecipeError
 from tfstruct.samples.rows import blamed, one_line
 from tfstruct.samples.spec import TensorSpec
@@ -59,7 +60,7 @@ class Preprocess:
         for field, value in (("mean", mean), ("std", std)):
             if value is not None and not (value and all(map(_is_real, value))):
                 raise DataError(
-                    f"`{field}` must be one finite number, or one for each channel. Received: {getattr(self, field)}."
+                    f"`{field}` must be one finite number, or one for each channel. Received: {getattr(self, field)!r}."
                 )
         if std is not None and min(std) <= 0:
             raise DataError(f"`std` must be above 0. Received: {self.std}.")
@@ -117,7 +118,7 @@ def _entries(value: Any) -> tuple | None:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, kinds.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def before_resize(spec: TensorSpec, preprocess: Preprocess) -> TensorSpec:

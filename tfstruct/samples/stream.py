@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import DataError
+from tfstruct.arguments import checked
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.samples.files import read_files, read_labels
 from tfstruct.samples.memory import is_dataset, is_endless, read_memory
 from tfstruct.samples.preprocess import Preparation, Preprocess, before_resize
@@ -262,6 +263,7 @@ def _length(labels: Any) -> int:
     return lengths[0]
 
 
+@checked
 def open_samples(
     source: Any,
     inputs: Sequence[TensorSpec],
@@ -307,6 +309,8 @@ def open_samples(
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise DataError(f"`limit` must be a positive integer or None. Received: {limit!r}.")
     require_numbers(inputs)
+    if not isinstance(preprocess, Preprocess):
+        raise ArgumentError(f"`preprocess` must be a Preprocess. Received: {preprocess!r}.")
     on_images = dataclasses.replace(preprocess, function=None) != _AS_IS
     if on_images and len(inputs) > 1 and not any(map(is_image, inputs)):
         raise DataError(

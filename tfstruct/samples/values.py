@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import DataError
+from tfstruct.errors import ArgumentError, DataError
 from tfstruct.samples.rows import one_line
 from tfstruct.samples.spec import TensorSpec
 
@@ -58,7 +58,10 @@ def require_numbers(inputs: Iterable[TensorSpec]) -> None:
         ...
         tfstruct.errors.DataError: Input 'text': expected an input of numbers, received dtype string...
     """
-    for spec in inputs:
+    given = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    if not all(isinstance(spec, TensorSpec) for spec in given):
+        raise ArgumentError(f"`inputs` must be a list of TensorSpec. Received: {inputs!r}.")
+    for spec in given:
         if number_dtype(spec.dtype) is None:
             raise DataError(
                 f"Input '{spec.name}': expected an input of numbers, received dtype {spec.dtype}. Leave out the layers "

@@ -1,10 +1,12 @@
 """Schedules made of schedules."""
 
+from collections.abc import Iterable
+
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tfstruct.arguments import require_count
+from tfstruct.arguments import checked, require_count
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate, check_rising, check_schedule
 from tfstruct.schedules.interpolation import as_float, last_begun, line
@@ -65,6 +67,7 @@ class Warmup(PlottableSchedule, LearningRateSchedule):
         return cls(**{**config, "schedule": _from_config(config["schedule"])})
 
 
+@checked
 @registered
 class Sequence(PlottableSchedule, LearningRateSchedule):
     """One schedule after the other: each begins at its step 0 where the one before it ends, the last goes on forever.
@@ -85,6 +88,9 @@ class Sequence(PlottableSchedule, LearningRateSchedule):
     """
 
     def __init__(self, schedules, boundaries, name="Sequence"):
+        for key, given in (("schedules", schedules), ("boundaries", boundaries)):
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise ArgumentError(f"`{key}` must be a list. Received: {given!r}.")
         schedules, boundaries = list(schedules), list(boundaries)
         if not schedules:
             raise ArgumentError("`schedules` must hold at least one schedule. Received: none.")

@@ -6,13 +6,14 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tfstruct.arguments import require_count, require_number, require_one_of
+from tfstruct.arguments import checked, require_count, require_number, require_one_of
 from tfstruct.errors import ArgumentError
 from tfstruct.schedules.arguments import check_rate
 from tfstruct.schedules.interpolation import SHAPES, as_float, last_begun, share, whole_cycles
 from tfstruct.schedules.plotting import PlottableSchedule, registered
 
 
+@checked
 @registered
 class OneCycle(PlottableSchedule, LearningRateSchedule):
     """Rises to `max_learning_rate`, falls back, and ends far below where it began: one cycle for the whole training.
@@ -45,9 +46,9 @@ class OneCycle(PlottableSchedule, LearningRateSchedule):
         self,
         max_learning_rate,
         steps,
-        warmup=0.3,
-        initial_divisor=25.0,
-        final_divisor=1e4,
+        warmup: float = 0.3,
+        initial_divisor: float = 25.0,
+        final_divisor: float = 1e4,
         shape="cosine",
         phases=2,
         name="OneCycle",

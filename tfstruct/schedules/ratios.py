@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import checked, require_count, require_number
 from tfstruct.errors import ArgumentError
 from tfstruct.reporting import draw
 from tfstruct.schedules.plotting import path_and_steps
@@ -99,6 +99,7 @@ def _rising(initial: float, final: float) -> tuple[float, float]:
     return initial, final
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class ConstantRatio(RatioSchedule):
     """`ratio` from step `begin` on; `end` says how long masks may still change, where weights grow back.
@@ -228,6 +229,7 @@ class CosineRatio(RatioSchedule):
         return {"initial": self.initial, "final": self.final, "begin": self.begin, "end": self.end}
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class Iterative(RatioSchedule):
     """Prune, recover for `recover` steps, repeat: each of `rounds` takes the same share of what is left.
@@ -267,6 +269,7 @@ class Iterative(RatioSchedule):
         return {"final": self.final, "rounds": self.rounds, "recover": self.recover, "begin": self.begin}
 
 
+@checked
 @keras.saving.register_keras_serializable(package="tfstruct")
 class AutomaticRatio(RatioSchedule):
     """Rises to `final` as s = final * (1 - (1 - p)^3), and slows while the validation loss is high.
