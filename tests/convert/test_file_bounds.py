@@ -7,7 +7,7 @@ import zoo
 from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct import Recipe
-from tfstruct.convert import file_bounds, flatbuffer
+from tfstruct.convert import describe, file_bounds, flatbuffer
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import ConversionError
 
@@ -184,6 +184,13 @@ def test_left_out_fields_are_empty(file):
     again = flatbuffer.read(flatbuffer.write(model))
     assert again.subgraphs[0].operators[0].inputs == [] and again.subgraphs[0].tensors[0].name == b""
     flatbuffer.operators(again)
+
+
+def test_an_input_without_a_shape_is_described(file):
+    model = flatbuffer.read(file)
+    tensor = model.subgraphs[0].tensors[int(model.subgraphs[0].inputs[0])]
+    tensor.shape = tensor.shapeSignature = None
+    assert describe(flatbuffer.write(model)).inputs[0].shape == ()
 
 
 def test_mutated_files_are_read_or_refused(file):

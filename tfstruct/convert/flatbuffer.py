@@ -235,7 +235,8 @@ def values_made(content: bytes) -> int:
 
 def shape_signature(tensor: schema.TensorT) -> list[int]:
     """The shape of a tensor, -1 where it is open."""
-    return list(tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature)
+    shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+    return [] if shape is None else list(shape)
 
 
 def integers(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
