@@ -48,6 +48,26 @@ def dead(x):
     return layers.Conv2D(8, 3, name="dead_conv")(x)
 
 
+def levels(x):
+    """The head of a detector: one for all levels of a pyramid, whose values have other ranges."""
+    left, right = two(x)
+    head = [layers.Conv2D(8, 3, padding="same", name="head"), layers.Activation("silu"), layers.Dense(4, name="last")]
+    made = []
+    for level in (left, layers.MaxPooling2D(2)(right), layers.Conv2D(8, 1, name="third")(left)):
+        for layer in head:
+            level = layer(level)
+        made.append(layers.GlobalAveragePooling2D()(level))
+    return layers.Concatenate()(made)
+
+
+def again(x):
+    """A block that is called on its own result, as ALBERT's."""
+    s = keras.Input((8, 8, 8))
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(s)
+    block = keras.Model(s, layers.Multiply()([layers.Add()([s, y]), layers.Dense(8, activation="sigmoid")(s)]))
+    return block(block(block(two(x)[0])))
+
+
 CASES = {
     "dead channels": dead,
     "sum": lambda x: layers.ReLU()(layers.Add()(two(x))),
@@ -60,6 +80,8 @@ CASES = {
     "mean": lambda x: layers.GlobalAveragePooling2D()(two(x)[0]),
     "rotary": turned,
     "root mean square": lambda x: rms(two(x)[0]),
+    "one head for several levels": levels,
+    "a block several times": again,
     "folded": folded,
     "batch norm before the activation": before_activation,
     "batch norm at the end": lambda x: layers.BatchNormalization(name="norm")(layers.ReLU()(two(x)[0])),

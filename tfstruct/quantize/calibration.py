@@ -139,8 +139,8 @@ class Values(Simulation):
     def _of_constant(self, op, quantized, plain):
         return plain
 
-    def _batch_norm(self, op, call):
-        product, plain = self.rounding_points.products.get(id(op)), super()._batch_norm(op, call)
+    def _batch_norm(self, op, at, call):
+        product, plain = self.rounding_points.products.get(id(op)), super()._batch_norm(op, at, call)
         if product is None:
             return plain
 

@@ -25,7 +25,7 @@ from tfstruct.quantize.rescaling import (
     twice_rounded,
 )
 from tfstruct.quantize.rounding import largest_bias
-from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints
+from tfstruct.quantize.rounding_points import CallRanges, RoundingPoint, RoundingPoints
 
 # What the file computes with integers of several values: how many the model gives.
 _OPERANDS = {
@@ -85,7 +85,7 @@ class IntegerKernels:
             return x
         return self._where_known([point.group], lambda v: rounded_input(v, *self._ends(point.group)), tf.identity)(x)
 
-    def contraction(self, op, grids: list[Grid], ahead_of: Callable):
+    def contraction(self, op, at: CallRanges, grids: list[Grid], ahead_of: Callable):
         """(call, args, kwargs) -> the outputs of a layer before its activation, with the batch norm behind it folded;
         None where it does not compute on integers.
 
@@ -98,13 +98,12 @@ class IntegerKernels:
         known = traits_of(op).contracts or self._is_fully_connected(op)
         if not (self.used and known and len(grids) == 1 and op.compute_dtype == "float32"):
             return None
-        (group,) = self._rounding_points.reads.get(id(op)) or (None,)
+        (group,) = at.reads or (None,)
         bits = None if group is None else self._bits_of(self._groups[group])
         if group is None or bits is None:
             return None
         norm, grid = self._rounding_points.folds.get(id(op)), grids[0]
-        writes = self._rounding_points.writes[id(op)]
-        made = None if writes is None else self._bounds.get(writes)
+        made = None if at.writes is None else self._bounds.get(at.writes)
         # FULLY_CONNECTED in 4 bits rounds once, as all operators in 8 do.
         fully = isinstance(op, (keras.layers.Dense, keras.layers.EinsumDense))
         rescaled = twice_rounded if grid.stored_bits == 4 and not fully else once_rounded
@@ -151,8 +150,7 @@ class IntegerKernels:
     def arithmetic(
         self,
         kind: str,
-        reads: Sequence[str | None],
-        writes: str | None,
+        at: CallRanges,
         call,
         constants: Sequence[Callable | None] = (),
     ):
@@ -160,11 +158,12 @@ class IntegerKernels:
 
         Args:
             kind: see `arithmetic_of`; what is no such is left alone.
-            reads, writes: the ranges of what it reads and makes.
+            at: the ranges of what it reads and makes.
             constants: of two operands one of which is a constant: what gives its value, or None where it is the
                 argument, and None for the other one.
         """
-        groups = [group for group in (*reads, writes) if group is not None]
+        reads = at.reads or ()
+        groups = [group for group in (*reads, at.writes) if group is not None]
         known = (len(constants) or len(reads)) == _OPERANDS.get(kind) and len(groups) == len(reads) + 1
         if (
             not known
@@ -207,10 +206,10 @@ class IntegerKernels:
 
         return self._where_known(groups, exact, call)
 
-    def inverse_root(self, op, call):
+    def inverse_root(self, op, at: CallRanges, call):
         """1 / sqrt(x) of x at least one step of its integers: a file takes the integer 0 for 1. `call` for all other
         operations. Else what is rounded to zero, as a small mean of squares is, would end training."""
-        (reads, *_) = self._rounding_points.reads.get(id(op)) or (None,)
+        (reads, *_) = at.reads or (None,)
         if arithmetic_of(op) != "rsqrt" or reads is None or (bits := self._bits_of(self._groups[reads])) is None:
             return call
 
@@ -226,7 +225,7 @@ class IntegerKernels:
         rounding = rounded_interpolation if interpolated else rounded_average
         return self._where_known([point.group], lambda v: rounding(v, *self._ends(point.group)), tf.identity)(x)
 
-    def softmax(self, op, before: Mapping[str, BeforeSoftmax], call):
+    def softmax(self, op, at: CallRanges, before: Mapping[str, BeforeSoftmax], call):
         """The shares of a `Softmax` layer that gets a mask: masked values are the least integer of the range inside it,
         which is small among the exponentials, but not nothing. `call` for all other layers.
 
@@ -234,7 +233,7 @@ class IntegerKernels:
             before: the ranges inside such layers, by group.
         """
         point = self._rounding_points.masked_softmax.get(id(op))
-        (reads, *_) = self._rounding_points.reads.get(id(op)) or (None,)
+        (reads, *_) = at.reads or (None,)
         bits = None if point is None else self._bits_of(point)
         if point is None or bits is None or reads is None or point.group not in before:
             return call
@@ -250,9 +249,9 @@ class IntegerKernels:
 
         return self._where_known([reads], exact, call)
 
-    def batch_norm(self, op, product: RoundingPoint, call):
+    def batch_norm(self, op, at: CallRanges, product: RoundingPoint, call):
         """A batch norm that is not folded into a layer, with constants in 8 bits."""
-        (reads,), writes = self._rounding_points.reads.get(id(op)) or (None,), self._rounding_points.writes.get(id(op))
+        (reads,), writes = at.reads or (None,), at.writes
         if reads is None or writes is None:
             return call
         groups = (reads, product.group, writes)

@@ -42,6 +42,21 @@ class RoundingPoint:
     before: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class CallRanges:
+    """One call of an operation in the file.
+
+    Attributes:
+        reads: the ranges of its inputs in order; None where it has others than those.
+        writes: the range of what the operator that it is part of makes.
+        absorbed: whether it is fused with a ReLU behind it.
+    """
+
+    reads: tuple[str, ...] | None
+    writes: str | None
+    absorbed: bool
+
+
 def has_one_scale(traits: Traits) -> bool:
     """Whether the values that an operation makes have the range of those that it reads, as integers of the file.
 
@@ -84,6 +99,11 @@ def _alike(a: _Place, b: _Place) -> bool:
     return a[1] is None or b[1] is None or np.array_equal(a[1], b[1])
 
 
+def _same(values: list):
+    """What all of them are; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
+
+
 def _floats(call: Call) -> list[int]:
     """Keys of the tensors of floats that a call reads: not those of indices, lengths and the like."""
     read = {tensor.key for tensor in values_read(call)}
@@ -114,13 +134,12 @@ class RoundingPoints:
 
     Attributes:
         outputs: id of an operation -> the point of what it makes; None where it is fused into what follows.
-        absorbed: id of an operation -> of each of its calls, in order, whether it is fused with a ReLU behind it.
         before: id of an operation -> the point inside it; see `RoundingPoint.before`.
         products: likewise, of a batch norm that is no part of another layer: the file has a product and a sum.
         masked_softmax: likewise, of a `Softmax` layer that gets a mask: what it is taken of.
         input_points: one for each input of the model, in their order.
         folds: id of a layer -> the batch norm that becomes part of it, the same one in each of its calls.
-        reads: id of an operation -> the ranges of its inputs in order, the same ones in each of its calls.
+        reads: id of an operation -> the ranges of its inputs in order; None where they differ from call to call.
         writes: id of an operation -> the range of what the operator that it is part of makes, likewise.
         folding: what the file computes ahead.
         constants: id of a sum, difference or product -> the place of its constant operand, and its value where that
@@ -144,14 +163,15 @@ class RoundingPoints:
         self.folds: dict[int, keras.layers.BatchNormalization | None] = {}
         self.paths = {id(call.op): call.path for call in graph.calls}
         fused: dict[int, bool] = {}
-        self.absorbed: dict[int, list[bool]] = {}
+        self._absorbed: set[int] = set()
         for call in graph.calls:
             after = self._reader(call, readers)
             direct = after is not None and (_fuses(call, after) or (folding.fuses(call) and _is_relu(after.op)))
             joined = id(call.op) in folding.followed or direct
             # A shared layer is quantized as one: only what is fused in each of its calls is.
             fused[id(call.op)] = joined and fused.get(id(call.op), True)
-            self.absorbed.setdefault(id(call.op), []).append(direct and after is not None and _is_relu(after.op))
+            if direct and after is not None and _is_relu(after.op):
+                self._absorbed.add(id(call))
             norm = after.op if joined and after is not None and is_norm(after.op) else None
             if self.folds.setdefault(id(call.op), norm) is not norm:
                 self.folds[id(call.op)] = None
@@ -207,24 +227,22 @@ class RoundingPoints:
         }
         self.input_points = [RoundingPoint(name, self._find(name)) for name in names]
         self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
-        self.reads: dict[int, tuple[str, ...] | None] = {}
+        self._calls: dict[int, list[Call]] = {}
+        read: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
+            self._calls.setdefault(id(call.op), []).append(call)
             tensors = [x for x in call.inputs if x.key not in folding.constants]
             if id(call.op) in folding.past:
                 last, place = folding.past[id(call.op)][-1]
                 tensors = [x for x in operands(last)[place : place + 1] if isinstance(x, Channels)]
-            groups = tuple(self._find(made[x.key]) for x in tensors)
-            if self.reads.setdefault(id(call.op), groups) != groups:
-                self.reads[id(call.op)] = None
-        self.writes: dict[int, str | None] = {}
+            read[id(call)] = tuple(self._find(made[x.key]) for x in tensors)
+        written: dict[int, str | None] = {}
         for call in reversed(graph.calls):
             key = id(call.op)
             point, after = self.before.get(key) or self.outputs[key], self._reader(call, readers)
-            writes = point.group if point else None
+            written[id(call)] = point.group if point else None
             if point is None and after is not None and fused[key]:
-                writes = self.writes[id(after.op)]
-            if self.writes.setdefault(key, writes) != writes:
-                self.writes[key] = None
+                written[id(call)] = written[id(after)]
 
         self.constants: dict[int, tuple[int, np.ndarray | None]] = {}
         self.joined: dict[int, RoundingPoint] = {}
@@ -245,9 +263,13 @@ class RoundingPoints:
             beside_constants = any(x.key in folding.constants for x in values_read(call))
             joins = beside_constants and not folding.is_constant(call) and traits_of(call.op).joins
             if joins and key not in self.constants:
-                self.reads[key] = None  # more operands than the ranges say
+                read.update({id(one): None for one in self._calls[key]})  # more operands than the ranges say
             if key in self.movers and beside_constants:
                 self.joined[key] = RoundingPoint(call.path, self._find(call.path))
+
+        self._read, self._written = read, written
+        self.reads = {key: _same([read[id(call)] for call in calls]) for key, calls in self._calls.items()}
+        self.writes = {key: _same([written[id(call)] for call in calls]) for key, calls in self._calls.items()}
 
         seen = [point.group for point in self if point.observes]
         self.tables = {
@@ -259,6 +281,14 @@ class RoundingPoints:
         self.read_by: dict[str, set[str]] = {}
         for call in graph.calls:
             self.read_by.setdefault(call.path, set()).update(self._read_by(call, readers))
+
+    def calls_of(self, op) -> list[CallRanges]:
+        """What the file has at each call of an operation, in order; once where that is the same for all."""
+        found = [
+            CallRanges(self._read[id(call)], self._written[id(call)], id(call) in self._absorbed)
+            for call in self._calls[id(op)]
+        ]
+        return found if len(set(found)) > 1 else found[:1]
 
     def _ends_here(self, call: Call, readers) -> bool:
         """Whether what a call makes is a constant of the operators that read it, which round it."""

@@ -24,7 +24,7 @@ from tfstruct.quantize.integer_kernels import IntegerKernels, arithmetic_of, fol
 from tfstruct.quantize.masked_range import MaskedRange
 from tfstruct.quantize.masked_ranges import MaskedRanges
 from tfstruct.quantize.ranges import Range, TableRange
-from tfstruct.quantize.rounding_points import RoundingPoint, RoundingPoints, integer_inputs, is_norm
+from tfstruct.quantize.rounding_points import CallRanges, RoundingPoint, RoundingPoints, integer_inputs, is_norm
 from tfstruct.quantize.scheme import Scheme
 
 
@@ -233,6 +233,12 @@ class Simulation:
         return self._quantized(point, x, training)
 
     def _route(self, training, path, op, call):
+        forms = [self._form(training, op, at, call) for at in self.rounding_points.calls_of(op)]
+        calls = itertools.count()
+        return lambda *args, **kwargs: forms[next(calls) % len(forms)](*args, **kwargs)
+
+    def _form(self, training, op, at: CallRanges, call):
+        """The rounded call of an operation; of a shared one with the ranges at one of its calls."""
         point = self.rounding_points.outputs.get(id(op))
         before = self.rounding_points.before.get(id(op))
         grids = self._grids.get(id(op), [])
@@ -240,7 +246,7 @@ class Simulation:
             op, call, functools.partial(self._of_constant, op), lambda p, x: self._quantized(p, x, training), training
         )
         if is_norm(op):
-            call = self._batch_norm(op, call)
+            call = self._batch_norm(op, at, call)
         traits = traits_of(op)
         averages = traits.reduces == "mean" and traits.over == "window"
         if id(op) in self.rounding_points.movers and not averages:
@@ -248,23 +254,13 @@ class Simulation:
 
         name, norm = activation_of(op), self.rounding_points.folds.get(id(op))
         exact = None
-        call = self.integers.inverse_root(op, call)
+        call = self.integers.inverse_root(op, at, call)
         if not training:
-            exact = self.integers.contraction(op, grids, self.constants.ahead_of)
+            exact = self.integers.contraction(op, at, grids, self.constants.ahead_of)
             if exact is not None and norm is not None:
                 self._folded.add(id(norm))
-            call = self.integers.arithmetic(
-                arithmetic_of(op),
-                self.rounding_points.reads.get(id(op)) or (),
-                self.rounding_points.writes.get(id(op)),
-                call,
-                self._masks.constants(op),
-            )
-            call = self.integers.softmax(op, self._masks.before_softmax, call)
-
-        group = None if point is None else point.group
-        # Of a shared layer some calls may be fused with what follows.
-        calls, absorbed = itertools.count(), self.rounding_points.absorbed.get(id(op), [False])
+            call = self.integers.arithmetic(arithmetic_of(op), at, call, self._masks.constants(op))
+            call = self.integers.softmax(op, at, self._masks.before_softmax, call)
 
         def routed(*args, **kwargs):
             if not training:
@@ -276,7 +272,8 @@ class Simulation:
                     z = exact(call, args, kwargs)
                 if before is not None:
                     z = self._quantized(before, z, training)
-                    activation = self.integers.arithmetic(name or "", [before.group], group, activation)
+                    inner = CallRanges((before.group,), None if point is None else point.group, False)
+                    activation = self.integers.arithmetic(name or "", inner, activation)
                 outputs = z if activation is None else activation(z)
             elif before is None:
                 outputs = self._with_weights(op, grids, training, call, args, kwargs)
@@ -285,7 +282,7 @@ class Simulation:
                     z = self._with_weights(op, grids, training, call, args, kwargs)
                 z = self._quantized(before, z, training)
                 outputs = z if activation is None else activation(z)
-            if point is None or absorbed[next(calls) % len(absorbed)]:
+            if point is None or at.absorbed:
                 return outputs
             if (averages or (traits.in_file.same_scale and traits.interpolates)) and not training:
                 outputs = self.integers.average(point, outputs, bool(traits.interpolates))
@@ -336,9 +333,9 @@ class Simulation:
         x = x + keras.ops.reshape(op.bias, (1,) * (len(x.shape) - 1) + (-1,)) if op.use_bias else x
         return x if op.activation is None else op.activation(x)
 
-    def _batch_norm(self, op, call):
+    def _batch_norm(self, op, at: CallRanges, call):
         product = self.rounding_points.products.get(id(op))
-        inference = call if product is None else self.integers.batch_norm(op, product, call)
+        inference = call if product is None else self.integers.batch_norm(op, at, product, call)
 
         def routed(x, **kwargs):
             if not kwargs.get("training"):
