@@ -71,6 +71,7 @@ def compress(
         model: a trained Sequential or functional model, also nested, of any number of inputs and outputs; not changed.
             Frozen layers (`trainable = False`) do not train and keep their channels, unless a step
             `PruneChannels(frozen=True)` is in `strategy`; steps that take out or replace layers take them as any.
+            Where its inputs leave sizes open, the result has those of the training data.
         train: what it is trained on: anything that `tfstruct.samples.open_samples` takes, as (x, y), files or a
             `tf.data.Dataset`, which is streamed, augmentation and all. Without labels the original alone teaches.
         validation: the same, other samples.
