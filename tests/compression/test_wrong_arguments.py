@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfstruct
 from tfstruct.compression import task
@@ -110,4 +111,9 @@ def test_files_of_others_are_not_touched(tmp_path):
 def test_a_process_in_which_training_would_never_end(monkeypatch, model):
     monkeypatch.setattr(task, "lacks_threads", lambda: True)
     with pytest.raises(ConversionError, match=r"forked from one in which TensorFlow had started.*spawn"):
+        tfstruct.compress(model, (X, Y), (X, Y), "macs=60%", epochs=0)
+
+
+def test_in_the_scope_of_a_strategy(model):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope(), pytest.raises(ArgumentError, match="Leave the scope first"):
         tfstruct.compress(model, (X, Y), (X, Y), "macs=60%", epochs=0)

@@ -32,7 +32,15 @@ from tfstruct.convert.draft import draft
 from tfstruct.convert.latency import LatencyTable
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.tflite_model import TFLiteModel
-from tfstruct.errors import ArgumentTypeError, BudgetError, ConversionError, DataError, ModelError, RecipeError
+from tfstruct.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BudgetError,
+    ConversionError,
+    DataError,
+    ModelError,
+    RecipeError,
+)
 from tfstruct.graph import Graph, fingerprint, open_and_trace
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
@@ -142,6 +150,7 @@ class Task(contextlib.AbstractContextManager):
         alone: bool = True,
     ):
         _refuse_forked_process()
+        _refuse_strategy()
         self.budget, self.settings, self.augment = Budget.of(budget), settings, augment
         _require_types(augment, progress)
         self.options = {
@@ -283,6 +292,15 @@ def _refuse_forked_process() -> None:
         raise ConversionError(
             "This process was forked from one in which TensorFlow had started, whose threads it lacks: training would "
             'wait for ever. Start it by multiprocessing.get_context("spawn"), or fork before the first model is made.'
+        )
+
+
+def _refuse_strategy() -> None:
+    if tf.distribute.has_strategy():
+        raise ArgumentError(
+            f"This is called in the scope of a {type(tf.distribute.get_strategy()).__name__}, but models are "
+            "compressed on one device. Leave the scope first (`with strategy.scope(): ...` ends before the call): models "
+            "that were made in it are taken."
         )
 
 
