@@ -299,8 +299,8 @@ def _refuse_strategy() -> None:
     if tf.distribute.has_strategy():
         raise ArgumentError(
             f"This is called in the scope of a {type(tf.distribute.get_strategy()).__name__}, but models are "
-            "compressed on one device. Leave the scope first (`with strategy.scope(): ...` ends before the call): models "
-            "that were made in it are taken."
+            "compressed on one device. Leave the scope first (`with strategy.scope(): ...` ends before the call): "
+            "models that were made in it are taken."
         )
 
 

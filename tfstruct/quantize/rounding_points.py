@@ -228,14 +228,14 @@ class RoundingPoints:
         self.input_points = [RoundingPoint(name, self._find(name)) for name in names]
         self.exact = {self._find(made[key]) for key in _exact(graph) if key in made}
         self._calls: dict[int, list[Call]] = {}
-        read: dict[int, tuple[str, ...] | None] = {}
+        taken: dict[int, tuple[str, ...] | None] = {}
         for call in graph.calls:
             self._calls.setdefault(id(call.op), []).append(call)
             tensors = [x for x in call.inputs if x.key not in folding.constants]
             if id(call.op) in folding.past:
                 last, place = folding.past[id(call.op)][-1]
                 tensors = [x for x in operands(last)[place : place + 1] if isinstance(x, Channels)]
-            read[id(call)] = tuple(self._find(made[x.key]) for x in tensors)
+            taken[id(call)] = tuple(self._find(made[x.key]) for x in tensors)
         written: dict[int, str | None] = {}
         for call in reversed(graph.calls):
             key = id(call.op)
@@ -263,12 +263,12 @@ class RoundingPoints:
             beside_constants = any(x.key in folding.constants for x in values_read(call))
             joins = beside_constants and not folding.is_constant(call) and traits_of(call.op).joins
             if joins and key not in self.constants:
-                read.update({id(one): None for one in self._calls[key]})  # more operands than the ranges say
+                taken.update({id(one): None for one in self._calls[key]})  # more operands than the ranges say
             if key in self.movers and beside_constants:
                 self.joined[key] = RoundingPoint(call.path, self._find(call.path))
 
-        self._read, self._written = read, written
-        self.reads = {key: _same([read[id(call)] for call in calls]) for key, calls in self._calls.items()}
+        self._taken, self._written = taken, written
+        self.reads = {key: _same([taken[id(call)] for call in calls]) for key, calls in self._calls.items()}
         self.writes = {key: _same([written[id(call)] for call in calls]) for key, calls in self._calls.items()}
 
         seen = [point.group for point in self if point.observes]
@@ -285,7 +285,7 @@ class RoundingPoints:
     def calls_of(self, op) -> list[CallRanges]:
         """What the file has at each call of an operation, in order; once where that is the same for all."""
         found = [
-            CallRanges(self._read[id(call)], self._written[id(call)], id(call) in self._absorbed)
+            CallRanges(self._taken[id(call)], self._written[id(call)], id(call) in self._absorbed)
             for call in self._calls[id(op)]
         ]
         return found if len(set(found)) > 1 else found[:1]
