@@ -36,6 +36,26 @@ def test_ways_to_train(way, second_device):
         contracts.assert_replicas_agree(model)
 
 
+def plain():
+    """Without batch norms, whose statistics are those of each replica."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(contracts.data()[0].shape[1:])
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(4, name="logits")(keras.layers.Flatten()(x)))
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize("ranges", ["moving_average", "minmax"])
+def test_replicas_follow_the_ranges_of_the_whole_batch(ranges, second_device):
+    """Each sees a part of it: the mean of the parts' ends would be nearer to zero."""
+    alone, together = (QuantizeAware(Scheme(ranges=ranges)) for _ in range(2))
+    contracts.compressed(plain, alone, "fit", 2)
+    contracts.compressed(plain, together, "mirrored", 2)
+    for name in ("conv", "logits"):
+        np.testing.assert_allclose(together.ranges[name], alone.ranges[name], rtol=1e-3, atol=1e-4)
+
+
 def test_a_loop_by_hand_is_the_same_training():
     by_fit, by_hand = trained("fit"), trained("tape")
     np.testing.assert_allclose(by_fit[2], by_hand[2], rtol=1e-5)

@@ -61,6 +61,8 @@ class Range:
         """Updates the range with a batch (non-negative if `positive`), unless `frozen` is 1 and a batch was seen
         before."""
         low, high = self._of_batch(self.looked_at(tf.cast(x, tf.float32)), positive)
+        if self.scheme.ranges != "percentile":  # of percentiles of parts of a batch the mean is taken
+            low, high = _of_all_replicas(low, high)
         low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
         before = self.low.value, self.high.value
         if self.scheme.ranges == "minmax":
@@ -110,6 +112,15 @@ class Range:
                 end.note(self._moves() * (gradient + 2 * self.scheme.decay * end.variable.value))
 
         return learned_activation(x, low, high, note, clips_only=self.scheme.ranges == "pact")
+
+
+def _of_all_replicas(low, high):
+    """The range of a batch of which each replica has a part; assigned by itself it would be the mean of the parts'."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return low, high
+    ends = replica.all_gather(tf.stack([[low, high]]), axis=0)
+    return tf.reduce_min(ends[:, 0]), tf.reduce_max(ends[:, 1])
 
 
 class TableRange(Range):
