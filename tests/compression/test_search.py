@@ -285,3 +285,15 @@ def test_two_ray_workers_one_of_which_is_killed_find_the_same(found, tmp_path, m
     search = dataclasses.replace(SEARCH, workers=2)
     assert trials(search_strategies(task(tmp_path), search, evaluate=killed_once)) == trials(found)
     assert (tmp_path / "killed").exists()
+
+
+def test_a_ray_that_cannot_start_says_what_to_do(monkeypatch):
+    def init(**_):
+        raise OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /a/b")
+
+    ray = types.SimpleNamespace(is_initialized=lambda: False, init=init)
+    with (
+        pytest.raises(RecipeError, match=r"reached or started: .*107 bytes.*RAY_TMPDIR"),
+        workers._connected(ray, 2, None),
+    ):
+        pass

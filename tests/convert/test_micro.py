@@ -1,5 +1,6 @@
 """C arrays, and the microcontroller runtime on this machine."""
 
+import pathlib
 import re
 import shutil
 import subprocess
@@ -230,6 +231,16 @@ def test_header_and_source(digits):
     assert re.findall(r"resolver\.(\w+)\(\);", header) == ["AddConv2D", "AddMean", "AddFullyConnected", "AddSoftmax"]
     assert '#include "tiny_net.h"' in source and "alignas(16) const unsigned char tiny_net[]" in source
     assert f"tiny_net_len = {len(digits)};" in source and bytes_of(source) == digits
+
+
+def test_the_header_says_why_it_has_no_arena(digits, tmp_path, monkeypatch):
+    def fails(content):
+        raise ConversionError("no space left\n#error \\")
+
+    monkeypatch.setattr(micro, "arena_bytes", fails)
+    header, _ = micro.write_c_array(digits, tmp_path / "net.cc")
+    (line,) = [one for one in pathlib.Path(header).read_text().splitlines() if "arena" in one]
+    assert line.startswith("// The arena was not measured: ") and "no space left" in line and not line.endswith("\\")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -14,6 +14,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -81,6 +82,7 @@ class Forks(contextlib.AbstractContextManager):
         environment = {
             **os.environ, "TMPDIR": str(self.temporary), "XDG_CACHE_HOME": str(folder / "cache"),
             "TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1",
+            "RAY_TMPDIR": tempfile.gettempdir(),  # paths of sockets must be short
             "PYTHONPATH": os.pathsep.join(map(str, places)), **environment,
         }  # fmt: skip
         self._process = subprocess.Popen(

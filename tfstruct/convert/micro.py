@@ -91,12 +91,13 @@ def resolver_methods(content: bytes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(resolver_method(op.name) for op in flatbuffer.operators(content)))
 
 
-def c_array(content: bytes, name: str, arena_bytes: int | None = None) -> tuple[str, str]:
+def c_array(content: bytes, name: str, arena_bytes: int | None = None, why: str = "") -> tuple[str, str]:
     """A file as C++ for a microcontroller: (header, source).
 
     Args:
         name: of the array; what C++ does not allow in an identifier becomes an underscore.
         arena_bytes: a measured arena, written into the header.
+        why: there is none, for the header.
 
     Raises:
         ConversionError: an operator that `MicroMutableOpResolver` has no method for.
@@ -112,7 +113,8 @@ def c_array(content: bytes, name: str, arena_bytes: int | None = None) -> tuple[
     guard = f"{name.upper()}_H_"
     methods = resolver_methods(content)
     calls = "".join(f"  resolver.{method}();\n" for method in methods)
-    arena = ""
+    # As JSON it has no line breaks, which would end the comment.
+    arena = f"// The arena was not measured: {json.dumps(why)}\n\n" if why else ""
     if arena_bytes is not None:
         arena = (
             f"// Measured with tflite-micro {version()} on a 64-bit host: an upper bound for a 32-bit device.\n"
@@ -147,13 +149,12 @@ def write_c_array(content: bytes, path: str | os.PathLike) -> tuple[str, str]:
         The two paths.
     """
     stem = os.path.splitext(os.fspath(path))[0]
-    arena = None
-    if version() is not None:
-        try:
-            arena = arena_bytes(content)
-        except ConversionError:  # the target check says why; the bytes are wanted all the same
-            arena = None
-    header, source = c_array(content, os.path.basename(stem), arena)
+    arena, why = None, ""
+    try:
+        arena = arena_bytes(content)
+    except ConversionError as error:  # the bytes are wanted all the same
+        why = str(error)
+    header, source = c_array(content, os.path.basename(stem), arena, why)
     # The include must name the header as it lies on disk.
     source = re.sub(r'#include "[^"]*"', lambda _: f'#include "{os.path.basename(stem)}.h"', source, count=1)
     for suffix, text in ((".h", header), (".cc", source)):

@@ -77,7 +77,13 @@ def _connected(ray, count: int, address: str | None):
         yield
         return
     own = {"num_cpus": count, "include_dashboard": False} if address is None else {"address": address}
-    ray.init(**own, logging_level="ERROR", log_to_driver=False)
+    try:
+        ray.init(**own, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:  # whatever Ray raises
+        where = "" if address is None else f" at {address}"
+        remedy = " Give it a short folder for its sockets, by RAY_TMPDIR." if "path length" in str(error) else ""
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"Ray could not be reached or started{where}: {said}.{remedy}") from error
     try:
         yield
     finally:
