@@ -5,6 +5,7 @@
   one
 - `unprotected.py`: zeros and shared values that no attached compressor protects, in words
 - `failed_fit.py`: `keras.Model.fit` watched: what callbacks have put on a model is taken off when it fails
+- `finite.py`: whether weights are numbers still
 - `constraints.py`: masks as constraints, which the optimizer applies within its step
 - `portable.py`: callbacks that can be pickled and copied, without the model
 - `moving_averages.py`: the optimizer's averages of weights, held to masks and shared values

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
+from tfstruct.callbacks.finite import diverged
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.unprotected import unprotected
 from tfstruct.errors import ModelError
@@ -175,6 +176,8 @@ class Compressor(Portable):
                 self.abandon()
                 raise
             moving_averages.settle(model)
+            if why := diverged(model):
+                warnings.warn(f"{why} What {type(self).__name__} found means nothing.", stacklevel=2)
         self._detach()
         return self.report
 

@@ -15,9 +15,10 @@ from tfstruct.callbacks import symptoms
 from tfstruct.callbacks.baselines import constant_answer, lagging_statistics, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
 from tfstruct.callbacks.failed_fit import when_fit_fails
+from tfstruct.callbacks.finite import all_finite
 from tfstruct.callbacks.first_batch import FirstBatch, evenly, first_samples
 from tfstruct.callbacks.portable import Portable
-from tfstruct.callbacks.probe import Figures, Probe, all_finite
+from tfstruct.callbacks.probe import Figures, Probe
 from tfstruct.callbacks.root_causes import findings
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model

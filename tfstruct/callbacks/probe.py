@@ -292,11 +292,6 @@ def _share(op, condition: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(tf.reduce_all(condition, axis=others), tf.float32))
 
 
-def all_finite(values) -> bool:
-    """Whether no value of these tensors is NaN or infinite."""
-    return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in values)
-
-
 def _saturates(function: str | None) -> bool:
     """Whether an activation function of single values ends at both sides."""
     traits = function_traits(function)
