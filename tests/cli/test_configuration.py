@@ -37,6 +37,10 @@ float-io = true
 keep_float = ["head", "stem*"]
 precision = "INT8"
 
+[quantize.input-type]
+image = "uint8"
+mask = "int8"
+
 [compress.budget]
 macs = "50%"
 tflite_bytes = 56000
@@ -47,7 +51,7 @@ def test_values_are_read_as_on_the_command_line(options):
     got = options("quantize", "--config", "job.toml", file=FILE)
     assert (got.model, got.output, got.resize, got.samples) == ("net.keras", "net.tflite", "96,96", 100)
     assert got.scale == pytest.approx(1 / 255) and got.precision == "int8" and got.float_io is True
-    assert got.keep_float == ["head", "stem*"]
+    assert got.keep_float == ["head", "stem*"] and got.input_type == ["image=uint8", "mask=int8"]
     assert options("compress", "m.keras", "--config=job.toml").budget == "macs=50%,tflite_bytes=56000"
 
 

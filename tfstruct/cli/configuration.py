@@ -84,6 +84,8 @@ def _value(action: argparse.Action, name: str, value: Any, path: str) -> Any:
             raise RecipeError(f"--config: {name} in {path} must be true or false. Received: {value!r}.")
         return value
     if isinstance(action.default, list):
+        if isinstance(value, Mapping):
+            return _pairs(value, name, path)
         return [_text(one, name, path) for one in (value if isinstance(value, list) else [value])]
     text = _text(value, name, path)
     try:
@@ -101,7 +103,11 @@ def _text(value: Any, name: str, path: str) -> str:
     if isinstance(value, list):
         return ",".join(_text(one, name, path) for one in value)
     if isinstance(value, Mapping):
-        return ",".join(f"{key}={_text(one, name, path)}" for key, one in value.items())
+        return ",".join(_pairs(value, name, path))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RecipeError(f"--config: {name} in {path} cannot be {value!r}.")
     return str(value)
+
+
+def _pairs(table: Mapping[str, Any], name: str, path: str) -> list[str]:
+    return [f"{key}={_text(one, name, path)}" for key, one in table.items()]

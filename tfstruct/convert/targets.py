@@ -103,7 +103,7 @@ def _asked(wanted: Device, content: bytes, found: Sequence[flatbuffer.Operator])
     try:
         return wanted.judge(content, found)
     except ConversionError as error:
-        return Verdict(NOBODY, [(None, str(error).rstrip("."))] * len(found), (), (f"{wanted.name}: {error}",))
+        return Verdict(NOBODY, [(None, str(error).rstrip("."))] * len(found), (), (str(error),))
 
 
 def _report(wanted: Device, verdict: Verdict, found: Sequence[flatbuffer.Operator]) -> TargetReport:
