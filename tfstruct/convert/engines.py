@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping
 
@@ -16,6 +18,18 @@ from tfstruct.precisions import PRECISIONS
 from tfstruct.tflite_operators import operators_that, traits_of
 
 Ranges = Mapping[str, tuple[float, float]]
+
+_lock = threading.Lock()  # litert-quantizer runs in one thread at a time: two of them lost each other's tensors
+
+
+def _after_fork() -> None:
+    """In a forked process: a thread that held the lock stayed in the parent."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def quantize(
@@ -98,9 +112,10 @@ def _with_biases(
     content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
 ) -> bytes:
     """What litert-quantizer writes, which does not look whether biases fit into their 32 bits: again where not."""
-    made = _litert(content, recipe, layers, ranges, limits, exact)
-    wider = biases.limits_that_fit(content, made, limits)
-    return _litert(content, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made
+    with _lock:
+        made = _litert(content, recipe, layers, ranges, limits, exact)
+        wider = biases.limits_that_fit(content, made, limits)
+        return _litert(content, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made
 
 
 def _litert(
