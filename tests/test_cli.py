@@ -179,7 +179,7 @@ def test_an_operator_outside_the_target_is_status_1_before_and_after(run, odd, c
     [
         (["--check-only"], "--check-only needs a device"),
         (["--check-only", "--target", "toaster"], "must be one of mobile, "),
-        (["--latency-table", "missing.json"], "No such file"),
+        (["--latency-table", "missing.json"], "There is no file missing.json"),
         (["--latency-table", "train.npz"], "not a latency table"),
     ],
 )

@@ -71,13 +71,13 @@ class StructuredSparse(Wrapper):
         self,
         optimizer,
         model,
-        target: float | None = None,
+        target=None,
         warmup_steps=0,
         pruning_steps=1000,
         periods=10,
         groups: Sequence[str] | None = None,
         name=None,
-        channels: int | None = None,
+        channels=None,
         **kwargs,
     ):
         super().__init__(optimizer, name=name, **kwargs)

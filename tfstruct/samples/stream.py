@@ -270,7 +270,7 @@ def open_samples(
     *,
     labels: Any = None,
     preprocess: Preprocess = _AS_IS,
-    limit: int | None = None,
+    limit=None,
     outputs: int = 1,
     finite: bool = True,
     endless: bool = False,
