@@ -228,3 +228,18 @@ def test_what_others_write_is_whole_or_not_there(tmp_path):
     with files.file_atomic(target) as beside:
         pathlib.Path(beside).write_bytes(b"new")
     assert os.listdir(tmp_path) == ["a.keras"] and target.read_bytes() == b"new"
+
+
+def test_a_removal_that_a_signal_interrupts_is_done_again(temporary, monkeypatch):
+    removing, interrupted = files.shutil.rmtree, []
+
+    def remove(*args, **kwargs):
+        if not interrupted:
+            interrupted.append(args)
+            raise KeyboardInterrupt
+        removing(*args, **kwargs)
+
+    monkeypatch.setattr(files.shutil, "rmtree", remove)
+    with pytest.raises(KeyboardInterrupt), TemporaryFolder() as path:
+        (pathlib.Path(path) / "file").write_text("of it")
+    assert interrupted and not list(temporary.glob("tfstruct-*"))

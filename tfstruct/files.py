@@ -202,9 +202,15 @@ class TemporaryFolder(contextlib.AbstractContextManager):
 
 
 def _remove(path: str, held: FileLock, process: int) -> None:
-    if os.getpid() == process:  # a forked process has a copy of the object, not of the folder
+    if os.getpid() != process:  # a forked process has a copy of the object, not of the folder
+        return
+    try:
         shutil.rmtree(path, ignore_errors=True)
         held.release()
+    except BaseException:  # a signal's: what it has interrupted is done again, as nothing else removes it any more
+        shutil.rmtree(path, ignore_errors=True)
+        held.release()
+        raise
 
 
 def _new_locked(path: str) -> IO[bytes]:
