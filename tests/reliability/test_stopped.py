@@ -1,5 +1,6 @@
 """SIGTERM: the command removes what it has made halfway, says one line and ends with 143."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -38,6 +39,7 @@ def test_sigterm(forks, given, tmp_path, name):
             kill = Kill(int(rng.integers(1, whole.events + 1)), number=signal.SIGTERM)
         else:
             kill = Kill(seconds=float(rng.uniform(0, whole.seconds)), number=signal.SIGTERM)
+        shutil.rmtree(work, ignore_errors=True)  # what is done in it would be read only
         found = forks.run("command", given, kill, arguments=arguments)
         status = found.status if found.outcome is None else found.outcome["status"]
         told.append(f"{kill}: {status}")
