@@ -81,3 +81,13 @@ class BudgetError(TfstructError, ValueError):
 
 class EmptyPlanError(PlanError, BudgetError):
     """A plan that removes nothing: the model meets the budget as it is, or nothing can go; the message says why."""
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an exception of others says, in one line of at most so many characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception of others says; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfstruct.errors import ModelError, RecipeError
+from tfstruct.errors import ModelError, RecipeError, one_line
 from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, is_part, save_model, write_atomic
 from tfstruct.untrusted import json_text, keras_archive
 from tfstruct.untrusted.descriptions import refuse_code
@@ -147,10 +147,9 @@ class WorkingFolder:
             refuse_code({key: value for key, value in config.items() if key != "compile_config"}, file)
             return keras.models.load_model(file, compile=False)
         except Exception as error:  # Keras fails on damaged files in many ways
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(
-                f"The model of an earlier stage cannot be read from {file}: {reason} Register your own layers with "
-                "keras.saving.register_keras_serializable, or go without `workdir`."
+                f"The model of an earlier stage cannot be read from {file}: {one_line(error, 300)} Register your own "
+                "layers with keras.saving.register_keras_serializable, or go without `workdir`."
             ) from error
 
 

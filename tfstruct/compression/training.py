@@ -11,7 +11,7 @@ import numpy as np
 from tfstruct.augment import Pipeline
 from tfstruct.compression.dataset import Examples, Stream
 from tfstruct.compression.objective import Objective
-from tfstruct.errors import ArgumentError, RecipeError
+from tfstruct.errors import ArgumentError, RecipeError, one_line
 from tfstruct.files import write_atomic
 from tfstruct.untrusted import hdf5, json_text
 
@@ -115,8 +115,7 @@ class _EpochState(keras.callbacks.Callback):
                 hdf5.refuse_reach_of(file)
                 self.model.load_weights(file)
             except Exception as error:  # HDF5 and Keras fail on damaged files in many ways
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                said = f"{file} is damaged ({reason}). Remove the working folder and start again."
+                said = f"{file} is damaged ({one_line(error)}). Remove the working folder and start again."
                 raise RecipeError(said) from error
         self._remove_others()
 

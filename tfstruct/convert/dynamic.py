@@ -15,7 +15,7 @@ from tfstruct.convert.ports import ports_of
 from tfstruct.convert.recipe_data import random_samples
 from tfstruct.convert.runtime import shapes_at
 from tfstruct.convert.verification import Verification
-from tfstruct.errors import ConversionError, RecipeError
+from tfstruct.errors import ConversionError, RecipeError, first_line
 from tfstruct.graph import Replay, trace
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.keras_internals.graph_nodes import names_of
@@ -246,5 +246,4 @@ def _refused(error: ConversionError, content: bytes, layers: Mapping[str, tuple[
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+    return first_line(error)[:300].rstrip(".")

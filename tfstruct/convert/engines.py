@@ -13,7 +13,7 @@ import numpy as np
 from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
-from tfstruct.errors import ConversionError
+from tfstruct.errors import ConversionError, one_line
 from tfstruct.precisions import PRECISIONS
 from tfstruct.tflite_operators import operators_that, traits_of
 
@@ -159,7 +159,7 @@ def _litert(
         place = f" at layer {', '.join(where)}" if where else ""
         raise ConversionError(
             f"litert-quantizer cannot quantize this model to {recipe.precision}{place}: "
-            f"{' '.join(str(error).split())[:300]}. Keep that layer in float32 "
+            f"{one_line(error, 300)}. Keep that layer in float32 "
             "(Recipe(layers={pattern: 'float32'}), --keep-float), or use another precision.",
             where,
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfstruct.convert import file_notes
 from tfstruct.convert.ports import Port, ports_of, require_one_function
-from tfstruct.errors import ConversionError
+from tfstruct.errors import ConversionError, one_line
 
 _TFLITE = b"TFL3"
 
@@ -79,7 +79,7 @@ class Runtime:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise ConversionError(
-                f"The interpreter cannot run the file on this input: {' '.join(str(error).split())[:300]} Give data as "
+                f"The interpreter cannot run the file on this input: {one_line(error, 300)} Give data as "
                 "in training (ids within their table), or keep the layer of the operator that is named in float32 "
                 "(Recipe(layers={pattern: 'float32'}), --keep-float)."
             ) from error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, first_line
 from tfstruct.files import TemporaryFolder
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
@@ -58,7 +58,7 @@ def made_again(model: keras.Model, make: Callable[[], keras.Model], what: str) -
     try:
         made = make()
     except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ModelError(
             f"{model.name!r} cannot {what}: `get_config` and `from_config` do not make it again, built as it is. "
             f"({reason})"

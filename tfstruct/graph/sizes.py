@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, first_line
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.graph_nodes import names_of, operation_of
 
@@ -79,7 +79,7 @@ def output_shapes(op, path: str, node, arrived: Sequence[Shape]) -> list[Shape]:
     try:
         made = op.compute_output_spec(*args, **kwargs)
     except Exception as error:  # a user's layer may raise anything
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = first_line(error)
         shapes = ", ".join(str(tuple(shape[1:])) for shape in arrived)
         raise ModelError(f"`{path}` does not take samples of shape {shapes}: {said}") from error
     return [tuple(x.shape) for x in keras.tree.flatten(made)]

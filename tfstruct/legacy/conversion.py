@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, one_line
 from tfstruct.keras_internals import keras2
 from tfstruct.keras_internals.graph_nodes import operation_of
 from tfstruct.legacy import layers, operators, tfmot
@@ -131,7 +131,7 @@ class _Builder:
         try:
             return made(*args, **kwargs)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ModelError(f"Layer {layer.name!r} ({type(layer).__name__}) fails in Keras 3: {reason}") from error
 
     def _operator(self, layer, args, kwargs):
@@ -143,7 +143,7 @@ class _Builder:
         try:
             outputs = operators.call(layer.symbol, layer.name, tuple(args), kwargs)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ModelError(f"Operator {layer.name!r} ({layer.symbol}) fails as keras.ops: {reason}") from error
         self.found.changes.append(f"{self._prefix}{layer.name}: TensorFlow's {layer.symbol} became keras.ops")
         return outputs

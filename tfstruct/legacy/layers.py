@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, one_line
 from tfstruct.keras_internals import keras2
 
 Config = dict[str, Any]
@@ -122,7 +122,7 @@ def convert(layer, name: str, notes: Notes) -> keras.layers.Layer:
     try:
         return cls(**config)
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ModelError(f"Keras 3 does not take the {kind} layer {name!r} as Keras 2 saved it: {reason}") from error
 
 

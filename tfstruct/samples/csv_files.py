@@ -8,8 +8,8 @@ from typing import TextIO
 
 import numpy as np
 
-from tfstruct.errors import DataError
-from tfstruct.samples.rows import Inputs, LabelKey, Reader, Row, one_line, quoted, unknown_label
+from tfstruct.errors import DataError, one_line
+from tfstruct.samples.rows import Inputs, LabelKey, Reader, Row, quoted, unknown_label
 from tfstruct.samples.values import unflattened
 
 LABEL_COLUMNS = ("label", "labels", "y", "target", "class")

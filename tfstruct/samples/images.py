@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfstruct.errors import DataError
-from tfstruct.samples.rows import MAX_ROW, Inputs, LabelKey, Reader, Row, one_line, only_input, unreadable
+from tfstruct.errors import DataError, one_line
+from tfstruct.samples.rows import MAX_ROW, Inputs, LabelKey, Reader, Row, only_input, unreadable
 from tfstruct.samples.spec import TensorSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")

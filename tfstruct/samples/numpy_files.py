@@ -11,8 +11,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from tfstruct.errors import DataError
-from tfstruct.samples.rows import MAX_ROW, Inputs, LabelKey, Reader, Row, match_keys, one_line, only_input, same_count
+from tfstruct.errors import DataError, one_line
+from tfstruct.samples.rows import MAX_ROW, Inputs, LabelKey, Reader, Row, match_keys, only_input, same_count
 
 MAX_SPOOL = 4 * 2**30  # bytes of a Fortran-ordered member that are copied to a temporary file
 MAX_LABELS = 100_000_000  # entries of a label array, which is held in memory

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tfstruct.arguments import is_number
-from tfstruct.errors import DataError, RecipeError
-from tfstruct.samples.rows import blamed, one_line
+from tfstruct.errors import DataError, RecipeError, one_line
+from tfstruct.samples.rows import blamed
 from tfstruct.samples.spec import TensorSpec
 from tfstruct.samples.values import checked, checked_batch, dtype_of, fit, is_image, numbers
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, one_line
 from tfstruct.samples.images import decode, image_kind
-from tfstruct.samples.rows import Inputs, LabelKey, Reader, Row, match_names, one_line, quoted
+from tfstruct.samples.rows import Inputs, LabelKey, Reader, Row, match_names, quoted
 from tfstruct.samples.spec import TensorSpec
 from tfstruct.samples.values import dtype_of, numbers, unflattened
 

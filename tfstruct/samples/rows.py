@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import DataError
+from tfstruct.errors import DataError, one_line
 from tfstruct.samples.spec import TensorSpec
 
 INPUT_KEYS = ("x", "x_train", "x_test", "images", "image", "data", "inputs", "samples")
@@ -187,11 +187,6 @@ def blamed(code: str, where: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         said = one_line(error).rstrip(".")
         raise DataError(f"{code} raised {type(error).__name__} on {where}: {said}. Correct it.") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The first 200 characters of an error's message, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def quoted(names: Iterable[str]) -> str:

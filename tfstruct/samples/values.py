@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.errors import ArgumentError, DataError
-from tfstruct.samples.rows import one_line
+from tfstruct.errors import ArgumentError, DataError, one_line
 from tfstruct.samples.spec import TensorSpec
 
 

@@ -6,7 +6,7 @@ import pathlib
 import zipfile
 import zlib
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ModelError, one_line
 from tfstruct.untrusted import hdf5, json_text
 
 # Weights hardly compress.
@@ -101,5 +101,5 @@ def _check_weights(archive: zipfile.ZipFile, file) -> None:
 
 
 def _damaged(file, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = one_line(error, 300)
     return ModelError(f"{file} is damaged or cut short ({reason}). Download or save it again.")

@@ -5,7 +5,7 @@ import re
 import tomllib
 from typing import Any
 
-from tfstruct.errors import RecipeError
+from tfstruct.errors import RecipeError, one_line
 
 _LARGEST = 1 << 20  # bytes
 # A key of n parts takes memory by n squared.
@@ -45,7 +45,7 @@ def read(path: str | os.PathLike, what: str = "") -> dict[str, Any]:
     except RecursionError:
         raise RecipeError(f"{what}{name} is no TOML file: it nests too deep.") from None
     except (ValueError, OverflowError) as error:  # TOMLDecodeError, UnicodeDecodeError, numbers of too many digits
-        raise RecipeError(f"{what}{name} is no TOML file: {' '.join(str(error).split())[:200]}.") from None
+        raise RecipeError(f"{what}{name} is no TOML file: {one_line(error)}.") from None
     return tables
 
 

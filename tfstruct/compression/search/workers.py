@@ -8,7 +8,7 @@ from tfstruct.compression.search.evaluation import Evaluate, attempted
 from tfstruct.compression.search.stored_task import StoredTask
 from tfstruct.compression.search.trial import Trial
 from tfstruct.compression.task import Task
-from tfstruct.errors import RecipeError
+from tfstruct.errors import RecipeError, one_line
 
 _RESTARTS = 3  # of a worker that was killed; its trial goes on where it was
 
@@ -82,8 +82,7 @@ def _connected(ray, count: int, address: str | None):
     except Exception as error:  # whatever Ray raises
         where = "" if address is None else f" at {address}"
         remedy = " Give it a short folder for its sockets, by RAY_TMPDIR." if "path length" in str(error) else ""
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"Ray could not be reached or started{where}: {said}.{remedy}") from error
+        raise RecipeError(f"Ray could not be reached or started{where}: {one_line(error, 300)}.{remedy}") from error
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfstruct.errors import ArgumentError, ArgumentTypeError
+from tfstruct.errors import ArgumentError, ArgumentTypeError, first_line
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
 from tfstruct.keras_internals.layer_parts import own_weights
@@ -119,7 +119,7 @@ def origin_of(recording, model: Opened, live: list[int], shared: set[int]) -> Or
     try:
         config = json.dumps(keras.saving.serialize_keras_object(layer)["config"])
     except Exception as error:  # a user's code may raise anything
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = first_line(error)
         return dataclasses.replace(unmade, unknown=f"its configuration cannot be told ({said[:160]})")
     numbers = {id(recording.inputs[i]): n for n, i in enumerate(live)}
     args, kwargs = recording.arguments
