@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
 
 from tfstruct import files
 from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, folder_atomic, write_atomic
+from tfstruct.forks import Lock
 
 
 def killed(script: str, folder: pathlib.Path) -> None:
@@ -243,3 +245,25 @@ def test_a_removal_that_a_signal_interrupts_is_done_again(temporary, monkeypatch
     with pytest.raises(KeyboardInterrupt), TemporaryFolder() as path:
         (pathlib.Path(path) / "file").write_text("of it")
     assert interrupted and not list(temporary.glob("tfstruct-*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_lock_that_a_thread_holds_is_free_in_a_forked_process():
+    lock, held, done = Lock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock.held():
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    process = os.fork()
+    if not process:
+        signal.alarm(5)  # it waits for ever otherwise
+        with lock.held():
+            os._exit(7)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7

@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Iterator
 from typing import IO, ClassVar
 
+from tfstruct.forks import after_fork
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -138,14 +140,11 @@ class FileLock:
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+@after_fork
+def _leave_all() -> None:
     """In a forked process, which would have the locks of its parent as long as it lives."""
     for lock in list(_held):
         lock._file.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class FolderLock(FileLock):

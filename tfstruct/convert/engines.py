@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import re
-import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping
 
@@ -14,22 +12,13 @@ from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import ConversionError, one_line
+from tfstruct.forks import Lock
 from tfstruct.precisions import PRECISIONS
 from tfstruct.tflite_operators import operators_that, traits_of
 
 Ranges = Mapping[str, tuple[float, float]]
 
-_lock = threading.Lock()  # litert-quantizer runs in one thread at a time: two of them lost each other's tensors
-
-
-def _after_fork() -> None:
-    """In a forked process: a thread that held the lock stayed in the parent."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = Lock()  # litert-quantizer runs in one thread at a time: two of them lost each other's tensors
 
 
 def quantize(
@@ -112,7 +101,7 @@ def _with_biases(
     content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
 ) -> bytes:
     """What litert-quantizer writes, which does not look whether biases fit into their 32 bits: again where not."""
-    with _lock:
+    with _lock.held():
         made = _litert(content, recipe, layers, ranges, limits, exact)
         wider = biases.limits_that_fit(content, made, limits)
         return _litert(content, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import tempfile
 import threading
 import weakref
@@ -20,30 +19,25 @@ from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.source import FloatFile, Layers, OfSamples, Ranges, Stage
 from tfstruct.convert.verification import Verification
 from tfstruct.errors import ConversionError, RecipeError
+from tfstruct.forks import Lock, after_fork
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample
 
-_lock = threading.Lock()
+_lock = Lock()
 _locks: "weakref.WeakKeyDictionary[keras.Model, threading.RLock]" = weakref.WeakKeyDictionary()
 
 
 def _lock_of(model: keras.Model):
-    with _lock:
+    with _lock.held():
         return _locks.setdefault(model, threading.RLock())
 
 
-def _after_fork() -> None:
-    """In a forked process: a thread that held a lock stayed in the parent."""
-    global _lock
-    _lock = threading.Lock()
+@after_fork
+def _free_all() -> None:
     _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class KerasSource(OfSamples):

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import threading
 
+from tfstruct.forks import Lock, after_fork
+
 _CHILD = os.path.join(os.path.dirname(__file__), "child.py")
 # Two threads that convert by turns each find one.
 _IDLE = 2
@@ -24,7 +26,7 @@ _MEMORY = 2 << 30
 # Variables that TensorFlow, Python and the loader read at the start.
 _READ_AT_THE_START = ("TF_", "OMP_", "KMP_", "XLA_", "LD_", "PYTHON")
 
-_lock = threading.Lock()
+_lock = Lock()
 _idle: "list[Worker]" = []
 
 
@@ -119,7 +121,7 @@ def start_ahead() -> None:
 
 def take() -> Worker:
     """A process that waits for a request, or a new one."""
-    with _lock:
+    with _lock.held():
         while _idle:
             worker = _idle.pop()
             if worker.usable:
@@ -130,7 +132,7 @@ def take() -> Worker:
 
 def give_back(worker: Worker) -> None:
     """Keeps a process for the next request, or ends it: in the middle of a request nobody else can use it."""
-    with _lock:
+    with _lock.held():
         if worker.usable and len(_idle) < _IDLE:
             _idle.append(worker)
             return
@@ -140,20 +142,15 @@ def give_back(worker: Worker) -> None:
 @atexit.register
 def end_all() -> None:
     """Ends the processes that wait."""
-    with _lock:
+    with _lock.held():
         while _idle:
             _idle.pop().end()
 
 
-def _after_fork() -> None:
+@after_fork
+def _leave_all() -> None:
     """In a forked process: the workers are those of the parent, whose requests must not be mixed with ours."""
-    global _lock
-    _lock = threading.Lock()
     _idle.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfstruct.errors import ArgumentError, ArgumentTypeError, TfstructError
+from tfstruct.untrusted.bounded import read_bytes
 
 LARGEST = 16 << 20  # bytes of text
 # A list takes 3 bytes of text and 56 of memory; the descriptions of the largest models hold some ten thousand.
@@ -47,14 +48,7 @@ def read_file(
     Raises:
         error: there is no such file, it cannot be read, or as `read`.
     """
-    name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise error(f"There is no file {name}.") from None
-    except OSError as reason:
-        raise error(f"{name} cannot be read: {reason.strerror}.") from None
+    name, text = os.fspath(path), read_bytes(path, LARGEST, error)
     try:
         return read(text, build, error, f"{name} {what}".rstrip(), kind)
     except TfstructError as reason:

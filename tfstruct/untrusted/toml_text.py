@@ -6,6 +6,7 @@ import tomllib
 from typing import Any
 
 from tfstruct.errors import RecipeError, one_line
+from tfstruct.untrusted.bounded import read_bytes
 
 _LARGEST = 1 << 20  # bytes
 # A key of n parts takes memory by n squared.
@@ -26,14 +27,7 @@ def read(path: str | os.PathLike, what: str = "") -> dict[str, Any]:
     Raises:
         RecipeError: no such file, none that can be read, no TOML, or more than any file of options holds.
     """
-    name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        raise RecipeError(f"{what}there is no file {name}.") from None
-    except OSError as error:
-        raise RecipeError(f"{what}{name} cannot be read: {error.strerror}.") from None
+    name, content = os.fspath(path), read_bytes(path, _LARGEST, RecipeError, what)
     if len(content) > _LARGEST:
         raise RecipeError(f"{what}{name} has more than {_LARGEST:,} bytes. Expected a TOML file of some lines.")
     try:
