@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from forking import Forks
 from jobs import FITS
 from kills import differences, ended, killed_and_gone_on
 
@@ -17,12 +16,6 @@ pytestmark = pytest.mark.slow
 HERE = pathlib.Path(__file__).parent
 # A criterion that looks at data or adds up what it saw can order two near scores the other way.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("compressors", FITS)
@@ -85,13 +78,6 @@ def test_two_processes_by_hand(tmp_path):
         for key, ends in expected["ranges"].items():
             np.testing.assert_allclose(first[name]["ranges"][key], ends, **CLOSE, err_msg=f"{name} {key}")
         print(f"\n{name}: two processes as one")
-
-
-@pytest.fixture(scope="module")
-def model(forks, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    ended(forks, "trained", folder)
-    return str(folder / "trained.keras")
 
 
 def test_ray_workers_find_the_same_front(forks, tmp_path, model):

@@ -1,17 +1,10 @@
 """Killed with SIGKILL at seeded points, and called again: the same to the last bit, no half file, no leftover."""
 
 import pytest
-from forking import Forks
 from jobs import FITS
 from kills import POINTS, ended, killed_and_gone_on
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("compressors", FITS)
@@ -27,13 +20,6 @@ def test_saving(forks, tmp_path):
     ended(forks, "prepare", tmp_path)
     made = str(tmp_path / "made.pickle")
     killed_and_gone_on(forks, "save", tmp_path, POINTS, check=half_files(forks, tmp_path / "whole" / "out"), made=made)
-
-
-@pytest.fixture(scope="module")
-def model(forks, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    ended(forks, "trained", folder)
-    return str(folder / "trained.keras")
 
 
 @pytest.mark.parametrize("strategy", ["auto", ["optimize", "prune_channels", "quantize"]], ids=["auto", "steps"])

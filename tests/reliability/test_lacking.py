@@ -6,33 +6,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from forking import Forks
-from jobs import digest
+from commands import COMMANDS, contents
 from kills import POINTS, ended, temporary
 
 pytestmark = pytest.mark.slow
-COMMANDS = {
-    "convert": ["quantize", "model.keras", "--calibration", "images.npy", "-o", "{out}/model.tflite", "--c-array",
-                "--report", "{out}/report.html", "--overwrite", "--quiet"],
-    "prune": ["prune", "model.keras", "--budget", "macs=60%", "-o", "{out}/smaller.keras", "--overwrite", "--quiet"],
-    "pack": ["pack", "model.keras", "-o", "{out}/model.tfpack", "--overwrite", "--quiet"],
-    "compress": ["compress", "trained.keras", "--train", "train.npz", "--validation", "validation.npz", "--budget",
-                 "macs=60%", "--epochs", "2", "--workdir", "{work}", "-o", "{out}/model.tflite", "--quiet",
-                 "--overwrite"],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def given(forks, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
-    ended(forks, "files", folder)
-    return folder
 
 
 @pytest.fixture
@@ -55,10 +32,6 @@ def fill(disk, free: int) -> None:
             os.write(number, bytes(4096))
     os.ftruncate(number, max(os.fstat(number).st_size - free, 0))
     os.close(number)
-
-
-def contents(folder) -> dict[str, str]:
-    return {str(p.relative_to(folder)): digest(p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("where", ["out", "work", "temporary"])

@@ -4,19 +4,12 @@ import os
 
 import numpy as np
 import pytest
-from forking import Forks
 from jobs import LONG
 from kills import ended
 
 pytestmark = pytest.mark.slow
 STEPS = int(os.environ.get("RELIABILITY_STEPS", "10000"))
 CONVERSIONS = int(os.environ.get("RELIABILITY_CONVERSIONS", "200"))
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
 
 
 def growth(values: list[int], count: int) -> float:

@@ -5,24 +5,11 @@ import signal
 
 import numpy as np
 import pytest
-from forking import Forks, Kill
+from commands import COMMANDS, contents
+from forking import Kill
 from kills import POINTS, ended, temporary
-from test_lacking import COMMANDS, contents
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def given(forks, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
-    ended(forks, "files", folder)
-    return folder
 
 
 @pytest.mark.parametrize("name", COMMANDS)
