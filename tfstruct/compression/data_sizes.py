@@ -1,8 +1,6 @@
 """A model whose inputs leave sizes open as one of the sizes of its data: a file of open sizes can be neither measured
 nor timed."""
 
-from typing import Any
-
 import keras
 
 from tfstruct.compression.dataset import Examples, Stream
@@ -12,9 +10,9 @@ from tfstruct.graph.sizes import BY_A_CALL, open_input
 from tfstruct.keras_internals.training import compile_anew
 
 
-def leaves_sizes_open(model: Any) -> bool:
-    """Whether an input of a model has sizes that it does not fix, the batch apart."""
-    return isinstance(model, keras.Model) and any(None in x.shape[1:] for x in getattr(model, "inputs", None) or ())
+def open_inputs(model: keras.Model) -> list[keras.KerasTensor]:
+    """The inputs of a model that leave sizes open, the batch apart."""
+    return [x for x in getattr(model, "inputs", None) or () if None in x.shape[1:]]
 
 
 def of_data_sizes(model: keras.Model, data: Examples | Stream) -> tuple[keras.Model, str]:
@@ -34,8 +32,7 @@ def of_data_sizes(model: keras.Model, data: Examples | Stream) -> tuple[keras.Mo
     try:
         made = copied(model, wanted)
     except ModelError as error:
-        remedy = f"a model that is called on {'fixed ones' if len(wanted) > 1 else 'a fixed one'}: {BY_A_CALL}"
-        (x, *_) = (x for x in model.inputs if None in x.shape[1:])
+        x, remedy = open_inputs(model)[0], f"a model that is called on a fixed one: {BY_A_CALL}"
         raise ModelError(f"{open_input(x.name, x.shape[1:], remedy)}. ({error})") from error
     compile_anew(made, model)
     sizes = "; ".join(found)

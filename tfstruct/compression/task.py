@@ -17,7 +17,7 @@ from tfstruct.arguments import require_count, require_number, require_one_of
 from tfstruct.augment import Pipeline
 from tfstruct.compression.budget import OF_THE_GRAPH, Budget, Limits
 from tfstruct.compression.candidate import Candidate
-from tfstruct.compression.data_sizes import leaves_sizes_open, of_data_sizes
+from tfstruct.compression.data_sizes import of_data_sizes, open_inputs
 from tfstruct.compression.dataset import Examples, Stream, open_data
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.held_out import HeldOut, split
@@ -160,7 +160,7 @@ class Task(contextlib.AbstractContextManager):
         require_model(model)
         self.progress = ProgressReporter(progress)
         self.warnings = _own_training(model)
-        if leaves_sizes_open(model):
+        if open_inputs(model):
             self.progress.stage("read data")
             train = open_data(train, Ports(model), labels=labels, preprocess=preprocess)
             model, warning = of_data_sizes(model, train)
