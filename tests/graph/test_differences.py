@@ -33,5 +33,5 @@ def test_a_difference_from_zeros_is_told():
     zero, one = (keras.Model(x, keras.layers.Dense(2, kernel_initializer=kind)(x)) for kind in ("zeros", "ones"))
     twin = dict(zip(map(id, zero.variables), one.variables, strict=True))
     structure = keras.KerasTensor((4, 3))
-    assert unequal(zero, one, structure, lambda variable: twin[id(variable)]).startswith("its outputs differ by")
+    assert unequal(zero, one, structure, lambda variable: twin[id(variable)]).startswith("its outputs for a batch of")
     assert not unequal(zero, zero, structure)

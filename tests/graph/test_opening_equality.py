@@ -58,6 +58,38 @@ def _unequal(kind: str, axis: int, factor: float, calls: int = 1) -> str:
     return equality.unequal(*models, keras.KerasTensor((3, *shape), inputs.dtype))
 
 
+def _compared_in_training(monkeypatch, factor: float, apart: bool) -> tuple[str, list[int]]:
+    """What `unequal` says of a layer with another gradient, and the batches that it compared in training; `apart`: only
+    what differs between samples is read of the layer's outputs."""
+    layer, inputs = layers.Dense(7), keras.Input((6,))
+    layer(inputs)
+    other = OtherGradient(layer, layer.kernel, 0, np.array([factor, 1, 1, 1, 1, 1], "float32"))
+
+    def model(one):
+        x = one(inputs)
+        return keras.Model(inputs, x - keras.ops.mean(x, axis=0, keepdims=True) if apart else x)
+
+    run, batches = equality._run, []
+
+    def counted(model, x, training, weights):
+        batches.extend([len(x)] if training else [])
+        return run(model, x, training, weights)
+
+    monkeypatch.setattr(equality, "_run", counted)
+    structure, small = (keras.KerasTensor((batch, 6)) for batch in (4, 1))
+    return equality.unequal(model(layer), model(other), structure, small=small), batches
+
+
+def test_gradients_are_those_of_a_small_batch(monkeypatch):
+    assert _compared_in_training(monkeypatch, 1.0, False) == ("", [1, 1])
+    assert "gradients differ" in _compared_in_training(monkeypatch, 3.0, False)[0]
+
+
+def test_weights_without_a_gradient_by_one_sample_are_compared_by_several(monkeypatch):
+    assert _compared_in_training(monkeypatch, 1.0, True) == ("", [1, 1, 4, 4])
+    assert "gradients differ" in _compared_in_training(monkeypatch, 3.0, True)[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_large_weights(kind, monkeypatch):
     monkeypatch.setattr(equality, "_WHOLE", 0)

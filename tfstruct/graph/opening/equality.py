@@ -28,7 +28,7 @@ def unequal(
     structure,
     twin: Callable[[keras.Variable], keras.Variable] = lambda variable: variable,
     *,
-    trained: bool = True,
+    small=None,
 ) -> str:
     """In what the two differ on random inputs; empty where they do not.
 
@@ -37,13 +37,17 @@ def unequal(
     Args:
         other: a model of the same variables, or of those that `twin` gives for the original's.
         structure: `keras.KerasTensor`s of the inputs, of known sizes that were not recorded.
-        trained: whether they are compared in training too.
+        small: such of a smaller batch, of which outputs in training and gradients are compared, as these cost most.
+            Those of `structure` are compared too where a weight has no gradient by the small batch: statistics of one
+            sample say nothing about it.
     """
-    inputs = _random_inputs(structure)
+    exact = not {layer.compute_dtype for layer in all_layers(original)} & {"float16", "bfloat16"}
+    outputs_allowed, gradients_allowed = (ROUNDING, _GRADIENTS) if exact else (COARSEST, COARSEST)
     weights = list(original.trainable_variables)
     others = [twin(w) for w in weights]
-    exact = not {layer.compute_dtype for layer in all_layers(original)} & {"float16", "bfloat16"}
-    for derived, what in ((False, "outputs"), (True, "outputs in training"))[: 1 + trained]:
+    batches = [structure] if small is None else [small, structure]
+    for specs, derived in ((structure, False), *((batch, True) for batch in batches)):
+        inputs = _random_inputs(specs)
         training = derived
         try:
             expected, its_gradients = _run(original, inputs, training, weights if derived else [])
@@ -56,14 +60,18 @@ def unequal(
             got, gradients = _run(other, inputs, training, others if derived else [])
         except Exception as error:  # operations that Keras runs in a `call` and not in a graph of its own
             return f"it fails with {reason_of(error)}"
-        gap, allowed = _apart(expected, got), ROUNDING if exact else COARSEST
-        if not gap <= allowed:
-            if not _apart(expected, _run(original, inputs, training, [])[0]) <= allowed:
+        gap = _apart(expected, got)
+        if not gap <= outputs_allowed:
+            if not _apart(expected, _run(original, inputs, training, [])[0]) <= outputs_allowed:
                 return "its model computes something else each time, on the same inputs, so it is random"
-            return f"its {what} differ by {gap:.1e} of the largest"
+            batch = keras.tree.flatten(specs)[0].shape[0]
+            where = f"{' in training' if derived else ''} for a batch of {batch}"
+            return f"its outputs{where} differ by {gap:.1e} of the largest"
         gap = _apart(its_gradients, gradients)
-        if not gap <= (_GRADIENTS if exact else COARSEST):
+        if not gap <= gradients_allowed:
             return f"its gradients differ by {gap:.1e} of the largest"
+        if derived and all(np.any(g) for g in its_gradients):
+            break
     return ""
 
 

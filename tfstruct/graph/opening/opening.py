@@ -115,7 +115,7 @@ def _checked(model: keras.Model, sizes: KnownSizes, wanted: Wanted) -> OpenedMod
 def _unequal(model: keras.Model, made: keras.Model, sizes: KnownSizes) -> str:
     try:
         # Some code takes a batch of one sample for something else.
-        return unequal(model, made, sizes.known(2)) or unequal(model, made, sizes.known(2, batch=1), trained=False)
+        return unequal(model, made, sizes.known(2), small=sizes.known(2, batch=1))
     except Exception as error:  # the model does not take these sizes
         raise ModelError(
             f"{model.name!r} cannot be opened with open sizes: {reason_of(error)}. Give `inputs` with known ones."
