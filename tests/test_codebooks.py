@@ -107,12 +107,15 @@ def test_integer_limit():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
-def test_places_between_borders(count, dtype):
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 32, 33, 64])
+@pytest.mark.parametrize("first", [0, 1, 240])
+def test_places_between_borders(first, count, dtype):
     rng = np.random.default_rng(2)
     borders, values = np.sort(rng.normal(size=count)), rng.normal(size=70_000).astype(dtype)
     values[:count] = borders.astype(dtype)
-    np.testing.assert_array_equal(searched(borders, values), np.searchsorted(borders, values.astype(float)))
+    values[-2:] = np.inf, -np.inf
+    expected = first + np.searchsorted(borders, values.astype(float))
+    np.testing.assert_array_equal(searched(borders, values, first), expected)
 
 
 @pytest.mark.parametrize("zeros", [True, False])

@@ -80,8 +80,7 @@ def by_value(
             line = line_of(values, count, zeros=not held)
             groups = np.zeros(values.shape, np.int32)
             if line.points.size:
-                groups = searched(line.fitted(count - held, init, seed, price * energy)[1], values)
-                groups += 1
+                groups = searched(line.fitted(count - held, init, seed, price * energy)[1], values, first=1)
             found.append(groups * alive if held else groups)
         return found
 

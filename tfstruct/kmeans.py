@@ -199,11 +199,19 @@ def _middles(centroids: np.ndarray) -> np.ndarray:
     return (centroids[1:] + centroids[:-1]) / 2
 
 
-def searched(borders: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`np.searchsorted(borders, values)` for floats: by halves without a branch, in a fraction of its time."""
+_FEW = 32  # borders: comparing with each of them is faster than by halves
+
+
+def searched(borders: np.ndarray, values: np.ndarray, first: int = 0) -> np.ndarray:
+    """`first + np.searchsorted(borders, values)` for floats, without a branch, in a fraction of its time.
+
+    Values are compared with every border where there are few of them, by halves else.
+    """
     real = np.promote_types(values.dtype, np.float32)
     edges = borders.astype(real)
     edges = np.where(edges > borders, np.nextafter(edges, edges.dtype.type(-np.inf)), edges)
+    if len(edges) <= _FEW and first + len(edges) < 256:
+        return _counted(edges, values, first)
     half = 1 << max(len(edges).bit_length() - 1, 0)
     edges = np.append(edges, np.full(2 * half - len(edges), np.inf, edges.dtype))
     flat, found = values.ravel(), np.empty(values.size, np.int32)
@@ -212,6 +220,18 @@ def searched(borders: np.ndarray, values: np.ndarray) -> np.ndarray:
         below = np.multiply(piece > edges[half - 1], half, dtype=np.int32)
         while step := step // 2:
             below += np.multiply(piece > edges[step - 1 :].take(below), step, dtype=np.int32)
+        np.add(below, first, out=found[place])
+    return found.reshape(values.shape)
+
+
+def _counted(edges: np.ndarray, values: np.ndarray, first: int) -> np.ndarray:
+    """`first` and how many edges are below each value."""
+    flat, found = values.ravel(), np.empty(values.size, np.int32)
+    for place in pieces(flat.size):
+        piece = flat[place].astype(edges.dtype, copy=False)
+        below, over = np.full(piece.size, first, np.uint8), np.empty(piece.size, bool)
+        for edge in edges:
+            below += np.greater(piece, edge, out=over).view(np.uint8)
         found[place] = below
     return found.reshape(values.shape)
 
