@@ -1,6 +1,8 @@
 """A working folder that was changed from outside: refused by name, without code and without another file touched."""
 
+import hashlib
 import json
+import sqlite3
 import zipfile
 
 import keras
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 
 from tfstruct.analyze import sensitivity
-from tfstruct.compression import training
+from tfstruct.compression import steps, training
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.execution import _stage_and_scheme
 from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.search.record import Record
+from tfstruct.compression.search.trial import Trial
 from tfstruct.distill import cached
 from tfstruct.errors import DataError, ModelError, RecipeError
 
@@ -51,6 +55,66 @@ def test_figures_of_other_kinds(tmp_path):
         (tmp_path / "plain.json").write_text(json.dumps([{**right, name: value}]))
         with pytest.raises(RecipeError, match=r"plain\.json"):
             folder.read("plain.json", lambda both: [str(Candidate.from_dict(one)) for one in both], list)
+
+
+def test_a_file_that_is_another_than_was_written(tmp_path):
+    folder = WorkingFolder(tmp_path)
+    (tmp_path / "plain.tflite").write_bytes(b"the file")
+    known = hashlib.sha256(b"the file").hexdigest()
+    assert folder.content("plain.tflite", known) == folder.content("plain.tflite") == b"the file"
+    (tmp_path / "plain.tflite").write_bytes(b"a file!!")
+    with pytest.raises(RecipeError, match=r"plain\.tflite is not what was written.*Remove the working folder"):
+        folder.content("plain.tflite", known)
+    (tmp_path / "plain.tflite").unlink()
+    with pytest.raises(RecipeError, match=r"plain\.tflite cannot be read"):
+        folder.content("plain.tflite", known)
+
+
+TRIAL = Trial(0, (steps.Quantize(),), 1, 100, "search-12ab/trial-0000")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"folder": "../outside"}, {"folder": "/tmp/outside"}, {"folder": "search-12ab/trial-0000/../../.."},
+        {"folder": None}, {"number": "0"}, {"seed": -1}, {"generation": None}, {"steps": [{"kind": "os.system"}]},
+        {"candidate": 3},
+    ],
+)  # fmt: skip
+def test_trials_of_a_record(change, tmp_path):
+    pytest.importorskip("optuna")
+    assert Trial.from_dict(TRIAL.to_dict()) == TRIAL
+    record = Record(f"sqlite:///{tmp_path / 'search.db'}", "search-12ab", ("quality", "macs"), True)
+    record.add(TRIAL, {}, {})
+    assert record.trials() == record.waiting() == (TRIAL,)
+    with sqlite3.connect(tmp_path / "search.db") as base:
+        value = json.dumps({**TRIAL.to_dict(), **change})
+        base.execute("update trial_user_attributes set value_json = ? where key = 'trial'", (value,))
+    record = Record(f"sqlite:///{tmp_path / 'search.db'}", "search-12ab", ("quality", "macs"), True)
+    with pytest.raises(RecipeError, match=r"search\.db cannot be used: .*Remove it and start again"):
+        record.waiting()
+
+
+def test_a_damaged_record(tmp_path):
+    pytest.importorskip("optuna")
+    Record(f"sqlite:///{tmp_path / 'search.db'}", "one", ("quality", "macs"), True).add(TRIAL, {}, {})
+    content = (tmp_path / "search.db").read_bytes()
+    half, text = content[: len(content) // 2], content.replace(b'"steps"', b'"steps]')
+    for damaged in (b"no database", half, text, content.replace(b"trial_user_attributes", b"trial_user_attribute_")):
+        (tmp_path / "search.db").write_bytes(damaged)
+        with pytest.raises(RecipeError, match=r"search\.db cannot be used") as caught:
+            Record(f"sqlite:///{tmp_path / 'search.db'}", "one", ("quality", "macs"), True).trials()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "storage", ["no url", "postgresql://user:secret@127.0.0.1:1/x", "sqlite:////no/such/place/x.db"]
+)
+def test_a_database_that_cannot_be_reached(storage):
+    pytest.importorskip("optuna")
+    with pytest.raises(RecipeError, match=r"cannot be used: .*give another `storage`") as caught:
+        Record(storage, "one", ("quality", "macs"), True)
+    assert "secret" not in str(caught.value)
 
 
 def test_models_are_judged(model, tmp_path):

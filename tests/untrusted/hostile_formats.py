@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import hostile_folders
 import mutations
 import numpy as np
 
@@ -475,4 +476,10 @@ FORMATS = {
     "latency": Format(_latency_files, mutations.json_of, _read_latency, 10_000, 0),
     "boards": Format(_boards_file, mutations.toml_of, _read_boards, 13_000),
     "options": Format(_options_file, mutations.toml_of, _read_options, 8_000),
+    "workdir": Format(
+        hostile_folders.make,
+        {".json": mutations.json_of, ".keras": _archive, ".h5": _hdf5, ".tflite": mutations.bytes_of,
+         ".db": hostile_folders.database_of},
+        hostile_folders.read, 500, 0, use=hostile_folders.use,
+    ),
 }  # fmt: skip

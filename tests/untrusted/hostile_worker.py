@@ -61,6 +61,8 @@ class Watch:
         elif event in _CHANGING and isinstance(args[0], str | bytes) and not self._allowed(os.path.abspath(args[0])):
             if event in ("os.remove", "os.rmdir") and args[1] != -1:
                 return  # in an open folder, which was judged before
+            if event == "os.link" and str(args[0]).startswith("/proc/self/fd/") and self._allowed(args[1]):
+                return  # a file of its own without a name gets one
             self.seen.append(f"{event} {args[0]!r}")
 
     def _allowed(self, path: str | bytes) -> bool:

@@ -1,5 +1,6 @@
 """`WorkingFolder`: the intermediate results of a run, so that a killed run can resume."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -115,18 +116,25 @@ class WorkingFolder:
         except RecipeError as error:
             raise RecipeError(f"{error} Remove the working folder and start again.") from error
 
-    def content(self, name: str) -> bytes:
+    def content(self, name: str, sha256: str | None = None) -> bytes:
         """The bytes of a file that was written before.
 
+        Args:
+            sha256: of these bytes, in hexadecimal digits; None: unknown.
+
         Raises:
-            RecipeError: it is gone.
+            RecipeError: it is gone or has changed.
         """
         try:
-            return (self.path / name).read_bytes()
+            content = (self.path / name).read_bytes()
+            reason = None
         except OSError as error:
-            raise RecipeError(
-                f"{self.path / name} cannot be read ({error.strerror}). Remove the working folder and start again."
-            ) from None
+            content, reason = b"", f"cannot be read ({error.strerror})"
+        if reason is None and sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            reason = "is not what was written there"
+        if reason is not None:
+            raise RecipeError(f"{self.path / name} {reason}. Remove the working folder and start again.")
+        return content
 
     def write(self, name: str, data) -> None:
         write_atomic(self.path / name, json.dumps(data, indent=1).encode())

@@ -215,17 +215,18 @@ class Task(contextlib.AbstractContextManager):
         expected = keras.tree.flatten(outputs)
         classes = {"probabilities", "logits"}.issuperset(self.aim.kinds)
         first = Measuring(validation, truth, expected, self.quality, self.process, self.some, classes, table, arena)
-        stored = self.folder.read("plain.json", lambda both: tuple(map(Candidate.from_dict, both)), list)
+        stored = self.folder.read("plain.json", _measured, list)
         if stored is None:
             self.plain, file = first("plain int8", self.model, self.recipe.replace(precision="int8"))
             self.plain_file = file.content
             second = dataclasses.replace(first, reference=self.plain_file, reference_us=_latency(self.plain))
             self.original, _ = second("original", self.model, self.recipe)
             file.save(self.folder.path / "plain.tflite")
-            self.folder.write("plain.json", [self.plain.to_dict(), self.original.to_dict()])
+            known = hashlib.sha256(self.plain_file).hexdigest()
+            self.folder.write("plain.json", [self.plain.to_dict(), self.original.to_dict(), known])
         else:
-            self.plain, self.original = stored
-            self.plain_file = self.folder.content("plain.tflite")
+            self.plain, self.original, known = stored
+            self.plain_file = self.folder.content("plain.tflite", known)
         self.measure = dataclasses.replace(first, reference=self.plain_file, reference_us=_latency(self.plain))
         self.limits: Limits = self.budget.limits(self.original, self.plain)
 
@@ -353,6 +354,14 @@ def _own_training(model: keras.Model) -> tuple[str, ...]:
 
 def _whole(data: Examples | Stream) -> Examples:
     return data if isinstance(data, Examples) else data.take(None)
+
+
+def _measured(stored: list) -> tuple[Candidate, Candidate, str | None]:
+    """The figures of the plain int8 file and of the original; that file's checksum, which the first folders lack."""
+    plain, original, known = stored if len(stored) != 2 else (*stored, None)
+    if known is not None and not isinstance(known, str):
+        raise ArgumentTypeError(f"the checksum is {known!r}")
+    return Candidate.from_dict(plain), Candidate.from_dict(original), known
 
 
 def _latency(candidate: Candidate) -> float:

@@ -1,12 +1,18 @@
 """`Trial`: one strategy of a search, with its result."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
+from tfstruct.arguments import require_count
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.steps.step import Step
 from tfstruct.compression.task import Task
+from tfstruct.errors import ArgumentError
+
+# Within the working folder: a record from elsewhere leads to no other place.
+_FOLDER = re.compile(r"[\w-]+/trial-\d{4,}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,15 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Trial":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ArgumentError: a number that is none, or a folder outside of the working folder.
+        """
+        for name in ("number", "generation", "seed"):
+            require_count(name, data[name], 0)
+        if not isinstance(data["folder"], str) or not _FOLDER.fullmatch(data["folder"]):
+            raise ArgumentError(f"`folder` must be one that a search made. Received: {data['folder']!r}.")
         candidate = data.get("candidate")
         candidate = None if candidate is None else Candidate.from_dict(candidate)
         return cls(**{**data, "steps": tuple(map(Step.from_dict, data["steps"])), "candidate": candidate})
