@@ -16,6 +16,8 @@ import pytest
 from tfstruct import files
 from tfstruct.files import FolderLock, TemporaryFolder, clear_parts, folder_atomic, write_atomic
 from tfstruct.forks import Lock
+from tfstruct.graph import new_shapes
+from tfstruct.keras_internals import recorded_calls, replacing
 
 
 def killed(script: str, folder: pathlib.Path) -> None:
@@ -247,9 +249,16 @@ def test_a_removal_that_a_signal_interrupts_is_done_again(temporary, monkeypatch
     assert interrupted and not list(temporary.glob("tfstruct-*"))
 
 
+LOCKS = {
+    "plain": Lock(), "reentrant": Lock(reentrant=True), "replacing": replacing._lock, "recorded": recorded_calls._LOCK,
+    "shapes": new_shapes._lock,
+}  # fmt: skip
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_lock_that_a_thread_holds_is_free_in_a_forked_process():
-    lock, held, done = Lock(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_a_lock_that_a_thread_holds_is_free_in_a_forked_process(lock):
+    held, done = threading.Event(), threading.Event()
 
     def hold():
         with lock.held():
@@ -267,3 +276,5 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_forked_process():
     done.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+    with lock.held():
+        pass

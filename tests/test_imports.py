@@ -13,7 +13,7 @@ EVERYWHERE = ("lazy", "keras_internals", "arguments")  # what any room may impor
 ALLOWED = {
     "lazy": set(),
     "arguments": {"errors"},
-    "keras_internals": {"errors"},
+    "keras_internals": {"errors", "forks"},
     "tflite_operators": set(),
     "errors": {"markup"},
     "files": {"forks"},
@@ -37,7 +37,7 @@ ALLOWED = {
         "former_names",
     },
     "samples": {"errors"},
-    "graph": {"errors", "files", "patterns", "tflite_operators"},
+    "graph": {"errors", "files", "forks", "patterns", "tflite_operators"},
     "analyze": {
         "terminal",
         "reporting",
@@ -116,7 +116,7 @@ ALLOWED = {
     },
     "tfmot": {"errors", "callbacks", "graph", "quantize", "schedules"},
     "demo": set(),
-    "terminal": {"arguments"},
+    "terminal": {"arguments", "errors"},
     "__main__": {"cli"},
     "cli": {
         "precisions",

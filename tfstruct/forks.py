@@ -17,6 +17,9 @@ def after_fork(call: Callable[[], None]) -> Callable[[], None]:
 class Lock:
     """A lock of threads that is free in a forked process, whatever thread of the parent held it.
 
+    Args:
+        reentrant: whether the thread that holds it may take it once more.
+
     Example:
         >>> from tfstruct.forks import Lock
         >>> lock = Lock()
@@ -24,8 +27,9 @@ class Lock:
         ...     pass
     """
 
-    def __init__(self):
-        self._lock = threading.Lock()
+    def __init__(self, reentrant: bool = False):
+        self._new = threading.RLock if reentrant else threading.Lock
+        self._lock = self._new()
         _every.add(self)
 
     @contextlib.contextmanager
@@ -41,4 +45,4 @@ _every: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 @after_fork
 def _free_all() -> None:
     for lock in list(_every):
-        lock._lock = threading.Lock()
+        lock._lock = lock._new()

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import keras
@@ -18,6 +19,7 @@ from jobs import convnet, digest, images
 
 import tfstruct
 from tfstruct.callbacks import Prune, QuantizeAware
+from tfstruct.convert import keras_source
 from tfstruct.convert.keras_source import KerasSource
 
 HERE = pathlib.Path(__file__).parent
@@ -92,6 +94,36 @@ def test_two_threads_convert_one_model():
     wanted = converted(model)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert list(pool.map(converted, [model] * 2)) == [wanted] * 2
+
+
+def sharing(model: keras.Model) -> keras.Model:
+    """Another model with the first layers of `dense`."""
+    return keras.Model(model.input, L.Dense(2, name="other")(model.get_layer("norm").output), name="sharing")
+
+
+def test_models_that_share_layers_are_converted_one_after_the_other():
+    model, entered, at_once = dense(0), threading.Event(), threading.Event()
+
+    def convert(one, told):
+        with keras_source._alone(one):
+            told.set()
+
+    waiting = threading.Thread(target=convert, args=(sharing(model), entered))
+    with keras_source._alone(model), keras_source._alone(model):
+        waiting.start()
+        threading.Thread(target=convert, args=(dense(1), at_once)).start()
+        assert at_once.wait(10) and not entered.wait(0.2)
+    assert entered.wait(10)
+    waiting.join()
+
+
+@pytest.mark.slow
+def test_two_threads_convert_models_that_share_layers():
+    model = dense(0)
+    models = [model, sharing(model)] * 4
+    wanted = [converted(one) for one in models[:2]] * 4
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(converted, models)) == wanted
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,25 +18,28 @@ from tfstruct.convert.scopes import layer_at
 from tfstruct.convert.source import FloatFile, Layers, OfSamples, Ranges, Stage
 from tfstruct.convert.verification import Verification
 from tfstruct.errors import ConversionError, RecipeError
-from tfstruct.forks import Lock, after_fork
+from tfstruct.forks import Lock
 from tfstruct.graph.layer_tree import layer_paths, states_kept
 from tfstruct.graph.opening import OpenedModel, open_by_itself
 from tfstruct.graph.sizes import open_input
+from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.quantize.twin import Twin
 from tfstruct.samples import Sample
 
 _lock = Lock()
-_locks: "weakref.WeakKeyDictionary[keras.Model, threading.RLock]" = weakref.WeakKeyDictionary()
+_locks: "weakref.WeakKeyDictionary[keras.layers.Layer, Lock]" = weakref.WeakKeyDictionary()
 
 
-def _lock_of(model: keras.Model):
+@contextlib.contextmanager
+def _alone(model: keras.Model) -> Iterator[None]:
+    """Context manager: no other thread of this process converts the model, or another one with some of its layers."""
+    layers = sorted(all_layers(model), key=id)  # in one order: two threads never wait for each other
     with _lock.held():
-        return _locks.setdefault(model, threading.RLock())
-
-
-@after_fork
-def _free_all() -> None:
-    _locks.clear()
+        locks = [_locks.setdefault(layer, Lock(reentrant=True)) for layer in layers]
+    with contextlib.ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock.held())
+        yield
 
 
 class KerasSource(OfSamples):
@@ -108,9 +110,9 @@ class KerasSource(OfSamples):
     @contextlib.contextmanager
     def completed(self, recipe: Recipe) -> Iterator[Recipe]:
         """Yields the recipe completed from the twin, with the model's weights temporarily replaced by the rounded
-        ones. A second thread that converts the same model waits: both would stand in for its layers' calls."""
+        ones. A second thread that converts the same layers waits: both would stand in for their calls."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_lock_of(self.model))
+            stack.enter_context(_alone(self.model))
             stack.enter_context(states_kept(self.model))
             if self.twin is not None:
                 recipe = trained.recipe_of(self.twin, recipe)  # before the weights move, which some steps are a mean of

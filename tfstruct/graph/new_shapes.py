@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.forks import Lock
 from tfstruct.keras_internals.layer_parts import all_layers, draws_any_shape
 from tfstruct.keras_internals.replacing import replaced_attributes
 
 _ZEROS: dict[str, object] = dict(module="keras.initializers", class_name="Zeros", config={}, registered_name=None)
 _PLAIN = (keras.initializers.Zeros, keras.initializers.Ones)  # they make every shape
-_lock = threading.RLock()
+_lock = Lock(reentrant=True)
 
 
 def for_new_shapes(config: dict) -> dict:
@@ -91,7 +92,7 @@ def any_initializer() -> Iterator[Building]:
             initializer = "zeros"
         return own(layer, shape, building.initializer(layer, initializer), *args, **kwargs)
 
-    with _lock, replaced_attributes(keras.layers.Layer, add_weight=add_weight):
+    with _lock.held(), replaced_attributes(keras.layers.Layer, add_weight=add_weight):
         yield building
 
 

@@ -13,10 +13,11 @@ from keras.src.ops import operation as operation_module
 from keras.src.ops.function import _build_map
 from keras.src.random.seed_generator import SeedGenerator
 
+from tfstruct.forks import Lock
 from tfstruct.keras_internals.replacing import replaced_attributes
 
 # Classes and modules of Keras are changed while something is recorded: by one thread at a time.
-_LOCK = threading.RLock()
+_LOCK = Lock(reentrant=True)
 
 # Lists of variables and bookkeeping of a layer, which no `call` computes with.
 NO_ATTRIBUTES_OF_CALLS = frozenset((
@@ -63,7 +64,7 @@ def watched_calls(
             before_draw()
         return draw(generator, ordered)
 
-    with _LOCK, contextlib.ExitStack() as stack:
+    with _LOCK.held(), contextlib.ExitStack() as stack:
         for module in (layer_module, operation_module):
             stack.enter_context(replaced_attributes(module, Node=node_or_note))
         stack.enter_context(replaced_attributes(KerasVariable, value=property(value_of)))
@@ -90,7 +91,7 @@ def operations_as(forms: Mapping[type[keras.Operation], Callable], is_watched: C
 
         return symbolic_call
 
-    with _LOCK, contextlib.ExitStack() as stack:
+    with _LOCK.held(), contextlib.ExitStack() as stack:
         for kind, form in forms.items():
             stack.enter_context(replaced_attributes(kind, symbolic_call=as_form(kind, form)))
         yield
@@ -106,7 +107,7 @@ def one_seed() -> Iterator[None]:
             return draw(generator, ordered)
         return keras.ops.convert_to_tensor([1, 2], generator.state.dtype)
 
-    with _LOCK, replaced_attributes(SeedGenerator, next=next_seed):
+    with _LOCK.held(), replaced_attributes(SeedGenerator, next=next_seed):
         yield
 
 

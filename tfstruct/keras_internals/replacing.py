@@ -2,12 +2,13 @@
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+from tfstruct.forks import Lock
+
 _ABSENT = object()
-_lock = threading.RLock()
+_lock = Lock(reentrant=True)
 # (id of an owner, attribute) -> what it was, then what has been put over it and is still open, the newest last.
 _stacks: dict[tuple[int, str], list[list]] = {}
 
@@ -34,7 +35,7 @@ def replaced_attributes(owner, **attributes) -> Iterator[None]:
 def _replaced(owner, name: str, value) -> Iterator[None]:
     getattr(owner, name)
     entry, key = [value], (id(owner), name)
-    with _lock:
+    with _lock.held():
         before = _own(owner, name)
         stack = _stacks.get(key)
         if stack is None or stack[-1][0] is not before:
@@ -44,7 +45,7 @@ def _replaced(owner, name: str, value) -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with _lock.held():
             newest = stack[-1] is entry
             stack[:] = [one for one in stack if one is not entry]
             if len(stack) == 1 and _stacks.get(key) is stack:
