@@ -72,7 +72,12 @@ class Forks(contextlib.AbstractContextManager):
 
     Args:
         folder: for temporary files and caches.
+
+    Attributes:
+        warm: whether jobs get converter processes that have loaded TensorFlow, see `warm`.
     """
+
+    warm = False
 
     def __init__(self, folder: pathlib.Path, **environment: str):
         self.folder = folder
@@ -98,6 +103,7 @@ class Forks(contextlib.AbstractContextManager):
         """A job in a folder, which is made where there is none."""
         folder.mkdir(parents=True, exist_ok=True)
         asked = {"job": job, "folder": str(folder), "log": str(self.folder / "log"), "options": options}
+        asked["warm"] = self.warm
         asked["kill"] = None if kill is None else dataclasses.asdict(kill)
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
@@ -118,9 +124,13 @@ def not_killed():
 
 def _serve(channel) -> None:
     import jobs
+    import warm
 
+    converters = None
     for line in sys.stdin:
         asked = json.loads(line)
+        if asked["warm"] and converters is None:
+            converters = warm.ready()
         kill = None if asked["kill"] is None else Kill(**asked["kill"])
         _HELD[0] = 0
         read, write = os.pipe()
@@ -130,6 +140,8 @@ def _serve(channel) -> None:
             os.close(read)
             status = 70
             try:
+                if asked["warm"]:
+                    warm.use(converters)
                 status = _work(jobs.JOBS[asked["job"]], asked, kill, write)
             finally:
                 os._exit(status)

@@ -17,25 +17,27 @@ def killed_and_gone_on(forks: Forks, job: str, folder: pathlib.Path, points: int
         check: called with the folder after each kill.
         options: of the job.
     """
+    forks.warm = True
     whole = ended(forks, job, folder / "whole", **options)
     left = names(folder / "whole")
     rng = np.random.default_rng([seed, *job.encode()])
     done, runs, said = 0, 0, []
     while done < points:
-        place, here = folder / f"run{runs}", 0
+        place, here, again = folder / f"run{runs}", 0, None
         runs += 1
         while done < points and here < _AT_ONCE:
             kill = drawn(rng, whole)
             found = forks.run(job, place, kill, **options)
             if found.status == 0:
-                break  # it had less to do than was left
+                again = found  # it had less to do than was left
+                break
             assert found.status == -kill.number, (str(kill), found.status, found.said)
             done, here = done + 1, here + 1
             said.append(str(kill))
             if check is not None:
                 check(place)
         if here:
-            again = ended(forks, job, place, **options)
+            again = again or ended(forks, job, place, **options)
             assert again.outcome == whole.outcome, (said[-here:], differences(again.outcome, whole.outcome))
             assert names(place) == left, (said[-here:], sorted(names(place) ^ left))
             assert temporary(forks) == set(), (said[-here:], temporary(forks))
