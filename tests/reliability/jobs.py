@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from compressors import COMPRESSORS, relu_network
 from forking import STEP, not_killed
-from small import fit
+from small import data, fit
 
 import tfstruct
 from tfstruct.callbacks import Cluster, Prune, PruneChannels, QuantizeAware
@@ -350,7 +350,9 @@ def slow_schedule(count: int) -> PolynomialRatio:
 LONG = {
     "Prune": lambda count: [Prune(slow_schedule(count), frequency=10)],
     "Prune movement": lambda count: [Prune(slow_schedule(count), frequency=10, criterion="movement")],
-    "Prune regrow": lambda count: [Prune(slow_schedule(count), frequency=10, regrow=0.3)],
+    "Prune regrow": lambda count: [
+        Prune(slow_schedule(count), frequency=10, regrow=0.3, data=data(), loss="mean_squared_error")
+    ],
     "PruneChannels": lambda count: [PruneChannels({"macs": 0.5}, PolynomialRatio(0.0, 0.5, 0, count), frequency=50)],
     "QuantizeAware": lambda count: [QuantizeAware()],
     "Cluster": lambda count: [Cluster(4)],
