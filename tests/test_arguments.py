@@ -39,7 +39,8 @@ def call(
 RIGHT = [
     {"count": 3}, {"count": np.int64(3)}, {"rate": 1}, {"rate": np.float32(1)}, {"rate": float("inf")}, {"rate": None},
     {"name": ["a", "b"]}, {"name": ()}, {"path": __import__("pathlib").Path("x")}, {"always": np.True_},
-    {"function": len}, {"table": {}}, {"sizes": [1, 2]}, {"sizes": np.array([1])}, {"sizes": iter([1])}, {"pair": 3},
+    {"function": len}, {"table": {}}, {"sizes": [1, 2]}, {"sizes": np.array([1])}, {"sizes": iter([1])},
+    {"pair": ("a", 1)}, {"table": {"a": np.int8(1)}},
     {"shown": 1}, {"other": object()}, {"model": 3}, {"anything": object()},
 ]  # fmt: skip
 WRONG = [
@@ -54,7 +55,12 @@ WRONG = [
     ({"path": b"x"}, "`path` must be a text or a path"),
     ({"always": 1}, "`always` must be True or False"),
     ({"function": 3}, "`function` must be a function or None"),
-    ({"table": []}, "`table` must be a dict or None"),
+    ({"table": []}, "`table` must be a dict of whole numbers or None"),
+    ({"table": {"a": None}}, "`table` must be a dict of whole numbers or None"),
+    ({"table": {3: 1}}, "`table` must be a dict of whole numbers or None"),
+    ({"pair": 3}, "`pair` must be 2 values or None"),
+    ({"pair": ("a", "b")}, "`pair` must be 2 values or None"),
+    ({"pair": ("a", 1, 2)}, "`pair` must be 2 values or None"),
     ({"sizes": "12"}, "`sizes` must be a list"),
     ({"sizes": [None]}, "`sizes` must be a list"),
     ({"shown": True}, "`shown` must be 'auto', 0, 1"),

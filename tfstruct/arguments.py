@@ -13,6 +13,7 @@ from typing import Any
 from tfstruct.errors import ArgumentError
 
 _Call = typing.TypeVar("_Call", bound=Callable)
+_SEVERAL = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts", "a list": "lists"}
 
 
 def is_number(value: Any) -> bool:
@@ -118,16 +119,28 @@ def require_range(name: str, value: Any, *, error: type[Exception] = ArgumentErr
 def checked(call: _Call) -> _Call:
     """Decorator of a public function or class: arguments with a plain annotation are of that type when it is called.
 
-    Plain are truth values, numbers, texts, paths, functions, None, tables, lists of these, and unions of these; what
+    Plain are truth values, numbers, texts, paths, functions, None, dicts, tuples and lists of these, and unions; what
     has another annotation is left to the call itself.
 
     Raises:
         ArgumentError: from the call: an argument of another type; it says which, and what it may be.
     """
+    return checked_but()(call)
+
+
+def checked_but(*names: str) -> Callable[[_Call], _Call]:
+    """As `checked`, without the arguments of these names, of which the call itself says more."""
+    return functools.partial(_checked, names)
+
+
+def _checked(names: tuple[str, ...], call: _Call) -> _Call:
     if isinstance(call, type):
-        call.__init__ = checked(call.__init__)  # type: ignore[misc]
+        call.__init__ = _checked(names, call.__init__)  # type: ignore[misc]
         return call
-    signature = inspect.signature(call)
+    try:
+        signature = inspect.signature(call, eval_str=True)
+    except NameError:  # of something that is defined later
+        signature = inspect.signature(call)
 
     @functools.wraps(call)
     def with_checks(*args, **kwargs):
@@ -137,7 +150,7 @@ def checked(call: _Call) -> _Call:
             return call(*args, **kwargs)  # Python says what is missing
         for name, value in given.items():
             kind = signature.parameters[name]
-            if kind.kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD) or value is kind.default:
+            if name in names or kind.kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD) or value is kind.default:
                 continue
             what = _not_of(value, kind.annotation)
             if what is not None:
@@ -184,20 +197,39 @@ def _kind(annotation) -> tuple[Callable[[Any], bool], str] | None:
         types.NoneType: (lambda value: value is None, "None"),
         os.PathLike: (lambda value: isinstance(value, os.PathLike), "a path"),
         Callable: (callable, "a function"),
-        Mapping: (lambda value: isinstance(value, Mapping), "a dict"),
-        dict: (lambda value: isinstance(value, Mapping), "a dict"),
     }
     if origin in simple:
         return simple[origin]
+    if origin in (Mapping, dict):
+
+        def is_table(value) -> bool:
+            if not isinstance(value, Mapping):
+                return False
+            kinds = inside or (Any, Any)
+            return all(_not_of(k, kinds[0]) is None and _not_of(v, kinds[1]) is None for k, v in value.items())
+
+        values = _kind(inside[1]) if inside else None
+        of = None if values is None else _SEVERAL.get(values[1])
+        return is_table, "a dict" if of is None else f"a dict of {of}"
     if inside and (origin in (Sequence, Collection, Iterable, list) or (origin is tuple and inside[1:] == (...,))):
         inner = inside[0]
 
         def is_list(value) -> bool:
             if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
                 return False
-            return not isinstance(value, Sequence) or all(_not_of(one, inner) is None for one in value)
+            if inner is str and hasattr(value, "tolist"):  # lists of names are asked whether they are empty
+                return False
+            known = value.tolist() if hasattr(value, "tolist") else value  # an iterator is not used up
+            return not isinstance(known, Sequence) or all(_not_of(one, inner) is None for one in known)
 
         return is_list, "a list"
+    if origin is tuple and inside:
+
+        def is_tuple(value) -> bool:
+            right = isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == len(inside)
+            return right and all(_not_of(one, kind) is None for one, kind in zip(value, inside, strict=True))
+
+        return is_tuple, f"{len(inside)} values"
     return None
 
 

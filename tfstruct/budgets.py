@@ -41,7 +41,7 @@ def number(name: str, value) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number, str)):
             raise ValueError
         found = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise BudgetError(f"`{name}` in the budget must be a number or a percentage. Received: {value!r}.") from None
     if not math.isfinite(found) or (percent and found > 100):
         raise BudgetError(f"`{name}` in the budget must be finite, a percentage at most 100%. Received: {value!r}.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tfstruct.arguments import require_one_of
+from tfstruct.errors import ArgumentTypeError
 
 Verbose = str | int
 VERBOSE = ("auto", 0, 1, 2)
@@ -123,6 +124,8 @@ def shows_progress(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args, progress: Progress | bool | None = silent, verbose: Verbose = "auto", **kwargs):
+        if progress is not None and not isinstance(progress, bool) and not callable(progress):
+            raise ArgumentTypeError(f"`progress` must be a function, True, False or None. Received: {progress!r}.")
         if isinstance(progress, bool):
             progress, verbose = None, verbose if progress else 0
         listener = progress or silent

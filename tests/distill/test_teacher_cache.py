@@ -207,3 +207,15 @@ def test_a_file_is_written_by_one_process_at_a_time(tmp_path):
     held.release()
     cached(classifier(1), batches(), tmp_path / "rows")
     assert sorted(os.listdir(tmp_path)) == ["rows", "rows.json"]
+
+
+def test_the_lock_of_a_run_that_was_killed_at_its_end_goes(tmp_path):
+    lock = tmp_path / "rows.lock"
+    cached(classifier(1), batches(), tmp_path / "rows")
+    lock.touch()
+    cached(classifier(1), batches(), tmp_path / "rows")
+    assert not lock.exists()
+    held = FileLock(str(lock))
+    cached(classifier(1), batches(), tmp_path / "rows")
+    assert lock.exists()
+    held.release()

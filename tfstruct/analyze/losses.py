@@ -4,12 +4,18 @@ from collections.abc import Iterator, Mapping
 
 import keras
 
+from tfstruct.arguments import require_count
 from tfstruct.errors import DataError
 from tfstruct.keras_internals.training import loss_weights_of
 
 
 def slices(count: int, size: int) -> Iterator[slice]:
-    """Consecutive batches of `count` samples."""
+    """Consecutive batches of `count` samples.
+
+    Raises:
+        ArgumentError: `size` is no whole number above 0.
+    """
+    size = require_count("batch_size", size)
     return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
 

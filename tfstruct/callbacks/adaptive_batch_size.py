@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze import gradient_noise_scale
-from tfstruct.arguments import require_count, require_number, require_one_of
+from tfstruct.arguments import checked, require_count, require_number, require_one_of
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.errors import ArgumentError, DataError
@@ -20,6 +20,7 @@ _END_OF_EPOCH = object()
 RULES = {None: lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
+@checked
 class AdaptiveBatchSize(Portable):
     """Grows (or shrinks) the batch between the epochs of one `fit`; one pass over the data stays one epoch.
 

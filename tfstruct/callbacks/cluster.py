@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct import codebooks
-from tfstruct.arguments import require_count
+from tfstruct.arguments import checked, require_count
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.cluster_report import ClusterReport, SharedWeight
 from tfstruct.callbacks.compressor import Compressor
@@ -19,6 +19,7 @@ from tfstruct.graph.frozen import frozen_note, frozen_weights, without_frozen
 from tfstruct.graph.kernels import Kernel, Which, kernels, lent
 
 
+@checked
 class Cluster(Compressor):
     """Lets the weights of a kernel share few values and trains these, in `fit` or in a loop of one's own.
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.arguments import checked
 from tfstruct.callbacks import moving_averages, saved_state
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.finite import diverged
@@ -326,6 +327,7 @@ class Compressor(Portable):
         self._restore(_own(stored))
 
 
+@checked
 def release(model: keras.Model) -> list[Compressor]:
     """Takes everything off a model that compressors have put on it, and off the models inside of it.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.arguments import require_count
+from tfstruct.arguments import checked, require_count
 from tfstruct.callbacks import symptoms
 from tfstruct.callbacks.baselines import constant_answer, lagging_statistics, settling_steps
 from tfstruct.callbacks.diagnosis import Diagnosis
@@ -29,6 +29,7 @@ _READ_EACH, _READ_OFTEN = 50, 10
 _MOST = 1000  # entries kept of a long run
 
 
+@checked
 class Diagnose(Portable):
     """Watches a run and says what is wrong: the symptom, the layer, figures, and what to try.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_count, require_number, require_one_of
+from tfstruct.arguments import checked, require_count, require_number, require_one_of
 from tfstruct.callbacks.failed_fit import when_fit_fails
 from tfstruct.callbacks.portable import Portable
 from tfstruct.callbacks.range_test import RangeTest, read
@@ -16,6 +16,7 @@ from tfstruct.keras_internals.optimizers import schedule_of
 from tfstruct.keras_internals.training import forget_steps, loss_trackers, trace_training_again
 
 
+@checked
 class LearningRateFinder(Portable):
     """Raises the learning rate from batch to batch until the loss diverges, and puts everything back.
 

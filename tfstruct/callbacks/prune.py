@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfstruct import masks
-from tfstruct.arguments import require_count, require_number, require_one_of
+from tfstruct.arguments import checked, require_count, require_number, require_one_of
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.constraints import Masked, Moving, require_held
@@ -23,6 +23,7 @@ from tfstruct.samples.for_model import readable_again
 from tfstruct.schedules.ratios import ConstantRatio, RatioSchedule
 
 
+@checked
 class Prune(Compressor):
     """Sets the least important weights to zero and keeps them there, in `fit` or in a loop of one's own.
 

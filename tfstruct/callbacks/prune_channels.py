@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import NORMALIZATIONS, REDUCTIONS, criteria, unit_scores
-from tfstruct.arguments import require_count, require_number
+from tfstruct.arguments import checked_but, require_count, require_number
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.baselines import lagging_statistics
 from tfstruct.callbacks.channel_factors import ChannelFactors
@@ -26,6 +26,7 @@ _WITH_DATA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entr
 _SHARE_OF_STEPS = 0.6  # the rest of the training is for what stays
 
 
+@checked_but("budget")
 class PruneChannels(Compressor):
     """Drives whole channels to zero, with all that is coupled to them, until the rest of the model meets a budget.
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_count
+from tfstruct.arguments import checked, require_count
 from tfstruct.callbacks import saved_state
 from tfstruct.callbacks.compressor import Compressor
 from tfstruct.callbacks.model_call import ModelCall
@@ -17,6 +17,7 @@ from tfstruct.quantize.simulation import Simulation
 from tfstruct.quantize.twin import Twin
 
 
+@checked
 class QuantizeAware(Compressor):
     """Lets a model train with quantized weights and activations, in `fit` or in a loop of one's own.
 

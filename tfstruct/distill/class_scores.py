@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.graph.endings import ending
 from tfstruct.keras_internals.graph_nodes import names_of
 
@@ -33,8 +33,13 @@ def named(model: keras.Model, names: Sequence[str]) -> list[int]:
 
 def kinds_of(model: keras.Model, given: str | Sequence[str] | None, chosen: Sequence[int] | None) -> str | list[str]:
     """The kind of all outputs, or of each, or of each chosen one: as given, or read off the layer that makes it."""
+    if isinstance(given, str):
+        return given
     if given is not None:
-        return given if isinstance(given, str) else list(given)
+        given, count = list(given), len(chosen) if chosen is not None else len(getattr(model, "outputs", None) or given)
+        if len(given) != count:
+            raise ArgumentError(f"Expected what each of the {count} outputs of `{model.name}` is. Received: {given}.")
+        return given
     outputs = _outputs(model)
     return [_kind(model, x) for x in (outputs if chosen is None else [outputs[i] for i in chosen])]
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import checked, require_number
 from tfstruct.callbacks import Compressor, saved_state
 from tfstruct.distill.distillation_report import Compared, DistillationReport
 from tfstruct.distill.layer_pairs import ChannelMatcher, Kept, Pair, pairs_of
@@ -29,6 +29,7 @@ from tfstruct.keras_internals.training import loss_knows_training, share_of_repl
 _SUM, _STUDENT = "distillation_loss", "student_loss"
 
 
+@checked
 class Distill(Compressor):
     """Lets a model learn from a teacher besides its labels, in `fit` or in a loop of one's own.
 
@@ -347,7 +348,8 @@ class Distill(Compressor):
 
 
 def _check(loss) -> None:
-    if not callable(getattr(loss, "compute_loss", None)):
+    protocol = ("compute_loss", "validate_model_compatibility", "validate_outputs")
+    if not all(callable(getattr(loss, name, None)) for name in protocol) or isinstance(loss, type):
         raise ArgumentError(f"Expected losses such as Logits(). Received: {loss!r}.")
     is_logits = isinstance(loss, keras.distillation.LogitsDistillation)
     if is_logits and keras.losses.kl_divergence in keras.tree.flatten(loss.loss):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from tfstruct.arguments import require_number
+from tfstruct.arguments import checked, require_number
 from tfstruct.distill.class_scores import KINDS, as_logits, kinds_of, named
 from tfstruct.errors import ArgumentError
 
@@ -19,6 +19,7 @@ _TINY = 1e-12
 _COINCIDE = 1e-5  # of the mean square: below it a squared distance is rounding
 
 
+@checked
 class Logits(keras.distillation.DistillationLoss):
     """Class probabilities at a temperature T (arXiv:1503.02531, section 2):
 
@@ -58,7 +59,7 @@ class Logits(keras.distillation.DistillationLoss):
     ):
         require_number("temperature", temperature, above=0)
         for given in (teacher_outputs, student_outputs):
-            for kind in [given] if isinstance(given, str) else given or ():
+            for kind in [given] if isinstance(given, str) else () if given is None else given:
                 if kind not in KINDS:
                     raise ArgumentError(f"Outputs must be of {', '.join(KINDS)}. Received: {kind!r}.")
         self.temperature = float(temperature)
@@ -86,6 +87,7 @@ class Logits(keras.distillation.DistillationLoss):
         return self.temperature**2 * total
 
 
+@checked
 class Features(keras.distillation.FeatureDistillation):
     """The values of inner layers: L = mean over samples, positions and channels of (t - s)^2 (arXiv:1412.6550, eq. 3).
 
@@ -105,10 +107,13 @@ class Features(keras.distillation.FeatureDistillation):
     """
 
     def __init__(self, layers: Layers | None = None, loss="mse"):
+        if not isinstance(loss, str) and not callable(loss):
+            raise ArgumentError(f"`loss` must be of keras.losses, by name or as a function. Received: {loss!r}.")
         super().__init__(loss=loss)
         self.layers = layers
 
 
+@checked
 class Attention(keras.distillation.DistillationLoss):
     """Where inner layers are active (arXiv:1612.03928, section 3.1), whatever their width:
 
@@ -157,6 +162,7 @@ class Attention(keras.distillation.DistillationLoss):
         return tf.math.l2_normalize(_flat(maps), axis=-1, epsilon=_TINY)
 
 
+@checked
 class Relational(keras.distillation.DistillationLoss):
     """How the samples of a batch lie to each other (RKD, arXiv:1904.05068), whatever the widths:
 

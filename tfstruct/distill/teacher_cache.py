@@ -1,5 +1,6 @@
 """The teacher's outputs on disk, for data that is the same in each epoch."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.arguments import checked, require_count
 from tfstruct.errors import DataError
 from tfstruct.files import FileLock, write_atomic
 from tfstruct.graph.keras_model import require_model
@@ -36,6 +38,7 @@ class TeacherTargets(typing.NamedTuple):
 Taught = TeacherTargets  # as it was called before
 
 
+@checked
 def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: int = 32) -> tf.data.Dataset:
     """The same batches with the teacher's outputs beside the labels: (x, y) becomes (x, TeacherTargets(y, outputs)).
 
@@ -73,6 +76,12 @@ def cached(teacher: keras.Model, data, path: str | os.PathLike, *, batch_size: i
         (TensorShape([32]), TensorShape([32, 2]))
     """
     require_model(teacher, "a keras.Model as teacher")
+    require_count("batch_size", batch_size)
+    folder = pathlib.Path(path).parent
+    if not folder.is_dir():
+        raise DataError(
+            f"`path` must be a file in a folder that is there. Received: {str(path)!r}: no folder {folder}."
+        )
     dataset = data if isinstance(data, tf.data.Dataset) else _dataset(teacher, data, batch_size)
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise DataError("Expected a finite tf.data.Dataset of batches. Received one that repeats: leave out repeat().")
@@ -106,11 +115,15 @@ class _Rows:
         self._rows: np.memmap | None = None
 
     def fill(self, dataset: tf.data.Dataset) -> None:
+        lock = f"{self._path}.lock"
         if self._read().get("rows") is not None:
+            if os.path.exists(lock):  # of a process that was killed when all was written
+                with contextlib.suppress(BlockingIOError):
+                    FileLock(lock).release()
             self._fill(dataset)
             return
         try:
-            held = FileLock(f"{self._path}.lock")
+            held = FileLock(lock)
         except BlockingIOError:
             raise DataError(
                 f"Another process writes {self._path}. Wait until it has ended, or give another path."

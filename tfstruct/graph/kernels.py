@@ -1,7 +1,7 @@
 """The kernels of a model that can be sparse, and how each is read as (taps, inputs, outputs)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import keras
@@ -97,6 +97,11 @@ def _selected(model, paths, layers) -> tuple[list[str], set[str]]:
         return list(paths), set()
     if callable(layers) and not isinstance(layers, keras.Operation):
         return [path for path, layer in paths.items() if isinstance(layer, keras.Layer) and layers(layer)], set()
+    if not isinstance(layers, (str, keras.Operation, Iterable)):
+        raise ModelError(
+            "`layers` must be the path of a layer such as 'conv', where `*` and `?` match, a layer, a list of these or "
+            f"a function of a layer. Received: {layers!r}."
+        )
     given = [layers] if isinstance(layers, (str, keras.Operation)) else list(layers)
     chosen: set[str] = set()
     named: set[str] = set()

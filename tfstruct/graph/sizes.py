@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
+from tfstruct.arguments import is_count
 from tfstruct.errors import ModelError, first_line
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.keras_internals.graph_nodes import names_of, operation_of
@@ -52,12 +53,14 @@ def input_shapes(functional, given) -> list[Shape]:
         if set(given) != set(names):
             raise ModelError(f"`input_shape` must name the inputs {names}. Received: {sorted(given)}.")
         given = [given[name] for name in names]
+    elif isinstance(given, str) or not isinstance(given, Sequence):
+        raise ModelError(f"`input_shape` must be a tuple of sizes, or a dict or list of these. Received: {given!r}.")
     elif len(names) == 1 and not (given and isinstance(given[0], list | tuple)):
         given = [given]
     if len(given) != len(names):
         raise ModelError(f"`input_shape` must give {len(names)} shapes, for {names}. Received: {given}.")
     for name, old, shape in zip(names, inputs, given, strict=True):
-        if not all(isinstance(n, int) and n > 0 for n in shape):
+        if not isinstance(shape, Sequence) or not all(is_count(n) for n in shape):
             raise ModelError(f"`input_shape` of {name} must be positive integers, no batch. Received: {shape}.")
         wanted = tuple(old.shape[1:])
         if len(shape) != len(wanted) or any(a not in (None, b) for a, b in zip(wanted, shape, strict=True)):

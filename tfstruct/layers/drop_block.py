@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from tfstruct.arguments import require_count, require_number, require_one_of
-from tfstruct.errors import ArgumentError
 from tfstruct.graph import training_only
 from tfstruct.layers.seeded import Seeded, require_seed
 
@@ -18,10 +17,6 @@ class _DropBlock(Seeded, keras.layers.Layer):
             require_number("rate", rate, least=0, below=1),
             require_count("block_size", block_size),
         )
-        if data_format not in (None, "channels_last", "channels_first"):
-            raise ArgumentError(
-                f'`data_format` must be "channels_last" or "channels_first". Received: {data_format!r}.'
-            )
         if data_format is not None:
             require_one_of("data_format", data_format, ("channels_first", "channels_last"))
         self.data_format = data_format or keras.config.image_data_format()

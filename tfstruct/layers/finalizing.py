@@ -2,12 +2,14 @@
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.graph import rewire, trace
 from tfstruct.reporting import ChangeReport, carrying
 from tfstruct.reporting.tables import counted
 
 
+@checked
 def finalize(model: keras.Model) -> keras.Model:
     """A copy in which the layers of this room are plain Keras layers; what it computes in inference stays.
 

@@ -1,12 +1,13 @@
 """`MonteCarloDropout`: dropout in inference too, and the spread of the predictions that it makes."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from tfstruct.arguments import checked, require_count, require_number
-from tfstruct.errors import DataError, ModelError
+from tfstruct.arguments import checked, is_count, require_count, require_number
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import rule
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import states_kept
@@ -47,8 +48,20 @@ class MonteCarloDropout(Seeded, keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, noise_shape=None, seed: int | None = None, **kwargs):
+        if noise_shape is not None and not (
+            isinstance(noise_shape, Sequence) and all(size is None or is_count(size) for size in noise_shape)
+        ):
+            raise ArgumentError(f"`noise_shape` must be a tuple of sizes, some None. Received: {noise_shape!r}.")
         super().__init__(require_number("rate", rate, least=0, below=1), noise_shape, require_seed(seed), **kwargs)
         self.active_in_inference = True
+
+    def build(self, input_shape):
+        if self.noise_shape is not None and len(self.noise_shape) != len(input_shape):
+            raise ArgumentError(
+                f"`noise_shape` must have {len(input_shape)} sizes, as the input {input_shape}. Received: "
+                f"{self.noise_shape}."
+            )
+        super().build(input_shape)
 
     def call(self, inputs, training=False):
         return super().call(inputs, training=training or self.active_in_inference)

@@ -11,6 +11,7 @@ from keras import layers
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.arguments import checked
 from tfstruct.former_names import formerly
 from tfstruct.graph.layer_tree import without_activation
 from tfstruct.graph.linear_layers import arrays as weights_of
@@ -32,6 +33,7 @@ from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked
 def correct_bias(
     model: keras.Model,
     data,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.inference import in_inference
-from tfstruct.arguments import require_one_of
+from tfstruct.arguments import checked, require_one_of
 from tfstruct.errors import DataError
 from tfstruct.former_names import formerly
 from tfstruct.graph.opening import open_by_itself
@@ -29,6 +29,7 @@ from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked
 def calibrate(
     model: keras.Model,
     data,
@@ -73,10 +74,10 @@ def calibrate(
     require_one_of("calibrator", calibrator, CALIBRATORS)
     twin = model if isinstance(model, Twin) else None
     if twin is not None:
-        model, scheme = twin.model, scheme or twin.scheme
+        model, scheme = twin.model, twin.scheme if scheme is None else scheme
     opened = open_by_itself(model, False if twin is not None else open_layers, composites=True)
     model = opened.model
-    made = Twin(model, scheme or "int8")
+    made = Twin(model, "int8" if scheme is None else scheme)
     if twin is not None and made.scheme == twin.scheme:
         made.simulation.assign(twin.simulation.values())  # steps of its kernels
     values = Values(model, made.scheme)

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfstruct.errors import ArgumentTypeError
 from tfstruct.graph.copying import copied
 from tfstruct.graph.kernels import kernels
 from tfstruct.quantize.twin import Twin
@@ -22,12 +23,19 @@ def dequantize(twin: Twin) -> keras.Model:
     Returns:
         A copy of the twin's model, not compiled; `.report` says which kernels are rounded.
 
+    Raises:
+        ArgumentTypeError: it is no twin.
+
     Example:
         >>> plain = tfstruct.quantize.dequantize(tfstruct.quantize.calibrate(model, x))
         >>> kernel = plain.get_layer("hidden").kernel.numpy()
         >>> max(len(np.unique(column)) for column in kernel.T) <= 255  # one step for each output channel
         True
     """
+    if not isinstance(twin, Twin):
+        raise ArgumentTypeError(
+            f"`twin` must be a Twin, as `QuantizeAware`, `calibrate` or `Twin(model)` make it. Received: {twin!r}."
+        )
     model = copied(twin.model)
     weights = {kernel.name: kernel.variable for kernel in kernels(model, depthwise=True)}
     quantized = twin.simulation.quantized_weights()

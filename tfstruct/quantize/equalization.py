@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ArgumentError
 from tfstruct.graph import Call, Graph, trace
 from tfstruct.graph.channelwise import ends
@@ -38,6 +39,7 @@ _CONVERGED, _MOST_SWEEPS = 1e-3, 200
 _DEAD = 1e-3
 
 
+@checked
 def equalize(
     model: keras.Model,
     *,

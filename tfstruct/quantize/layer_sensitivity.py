@@ -10,6 +10,8 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.evaluation import scoring
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.arguments import checked
+from tfstruct.errors import ArgumentError
 from tfstruct.former_names import formerly
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.opening import open_by_itself
@@ -27,6 +29,7 @@ from tfstruct.terminal import Progress, Verbose, shows_progress, silent
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked
 def sensitivity(
     model: keras.Model,
     data,
@@ -63,11 +66,16 @@ def sensitivity(
     Returns:
         `QuantizationSensitivity`: by layer and precision the SQNR in dB, and the metric if there are labels.
 
+    Raises:
+        ArgumentError: no scheme.
+
     Example:
         >>> report = tfstruct.quantize.sensitivity(model, x, ("int8",))
         >>> sorted({row.layer for row in report.rows})
         ['hidden', 'scores']
     """
+    if not schemes:
+        raise ArgumentError("`schemes` must name at least one precision. Received none.")
     opened = open_by_itself(model, open_layers)
     model = opened.model
     found = samples_of(model, data, labels, use_labels=True).in_memory()

@@ -10,7 +10,8 @@ from tfstruct import budgets
 from tfstruct.analyze.costs import Costs
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.tflite_size import TENSOR
-from tfstruct.errors import ArgumentError, BudgetError
+from tfstruct.arguments import checked_but
+from tfstruct.errors import ArgumentError, ArgumentTypeError, BudgetError
 from tfstruct.former_names import formerly
 from tfstruct.graph import trace
 from tfstruct.graph.opening import open_by_itself
@@ -33,6 +34,7 @@ Latency = Callable[[keras.Model, Scheme], float]
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked_but("budget")
 def mixed_precision(
     model: keras.Model,
     data,
@@ -76,12 +78,15 @@ def mixed_precision(
     Raises:
         BudgetError: a budget that cannot be read or not be met; the message says the least that is reachable.
         ArgumentError: precisions that do not go together.
+        ArgumentTypeError: `known` is no result of `sensitivity`.
 
     Example:
         >>> scheme = tfstruct.quantize.mixed_precision(model, x, "tflite_bytes=100%")
         >>> scheme.precision
         'int8'
     """
+    if known is not None and not isinstance(known, QuantizationSensitivity):
+        raise ArgumentTypeError(f"`known` must be what `sensitivity` gave. Received: {known!r}.")
     name, value = _named(budget, latency)
     default = _default(precisions)
     opened = open_by_itself(model, open_layers)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfstruct.analyze.inference import in_inference
 from tfstruct.analyze.losses import slices
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.former_names import formerly
 from tfstruct.graph import rewire, trace
@@ -38,6 +39,7 @@ _BETA = (20.0, 2.0)
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked
 def adaround(
     model: keras.Model,
     data,
@@ -101,6 +103,7 @@ def adaround(
 @formerly(observer="calibrator")
 @in_inference
 @shows_progress
+@checked
 def blockwise(
     model: keras.Model,
     data,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tfstruct.arguments import require_number, require_one_of
+from tfstruct.arguments import checked, require_number, require_one_of
 from tfstruct.errors import ArgumentError, ArgumentTypeError, RecipeError
 from tfstruct.patterns import matches
 from tfstruct.precisions import OF_TRAINING, PRECISIONS
@@ -16,6 +16,7 @@ STEPS = ("largest", "learned")
 RANGES = ("moving_average", "minmax", "percentile", "learned", "pact")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """What the forward pass of training shall be like.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfstruct.arguments import checked
+from tfstruct.arguments import checked, require_count
 from tfstruct.errors import ArgumentError, DataError
 from tfstruct.samples.files import read_files, read_labels
 from tfstruct.samples.memory import is_dataset, is_endless, read_memory
@@ -98,7 +98,11 @@ class Samples:
 
         Args:
             own: batches that the source itself gives stay as they are.
+
+        Raises:
+            ArgumentError: `size` is no whole number above 0.
         """
+        size = require_count("batch_size", size)
         self._use()
         waiting: list[Batch] = []
         own = own and not self._reader.is_whole

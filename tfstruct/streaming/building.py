@@ -48,6 +48,9 @@ def time_axes(model, frames: Collection[str] | None, given: int | Mapping[str, i
     inputs = getattr(model, "inputs", None) or []
     names = names_of(inputs)
     shapes = dict(zip(names, (tuple(x.shape) for x in inputs), strict=True))
+    frames = None if frames is None else list(frames)
+    if frames == []:
+        raise ArgumentError(f"`frames` must name at least one input of `{model.name}`, of {names}. Received none.")
     for name in (*(frames or ()), *(given if isinstance(given, Mapping) else ())):
         if name not in shapes:
             raise ArgumentError(f"Expected names of inputs of `{model.name}`, of {names}. Received: {name!r}.")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_count, require_texts
+from tfstruct.arguments import checked, require_count, require_texts
 from tfstruct.errors import TfstructError
 from tfstruct.graph import open_and_trace
 from tfstruct.graph.differences import largest_gap, largest_magnitude
@@ -20,6 +20,7 @@ _MORE = 8  # calls that are compared, from the first right one on
 _ALLOWED = 1e-4  # of the largest magnitude: rounding of float32
 
 
+@checked
 def to_streaming(
     model: keras.Model,
     hop: int | None = None,

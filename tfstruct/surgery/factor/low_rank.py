@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers as keras_layers
 
 from tfstruct.analyze.costs import Costs
-from tfstruct.arguments import require_one_of
+from tfstruct.arguments import checked_but, require_one_of
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call, Graph, open_and_trace, rewire
 from tfstruct.graph.operation_traits import layers_with
@@ -22,6 +22,7 @@ from tfstruct.surgery.factor.rank_budget import Option, choose
 from tfstruct.surgery.factor.targets import Target, by_path, kernel_of, unusable
 
 
+@checked_but("layers", "rank")
 def factorize(
     model: keras.Model,
     layers: str | Iterable[str] | Callable | None = None,

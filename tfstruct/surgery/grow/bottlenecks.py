@@ -11,6 +11,7 @@ from tfstruct.analyze.losses import loss_function
 from tfstruct.analyze.masking import masked
 from tfstruct.analyze.names import by_name
 from tfstruct.analyze.scores import unit_scores
+from tfstruct.arguments import checked
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, Group, In, Out, open_and_trace
 from tfstruct.graph.blocks import atoms
@@ -101,6 +102,7 @@ class Bottlenecks(OpenedReport):
         return Sheet(title, _COLUMNS, [(f.layer, f.kind, f.severity, f.why, f.advice) for f in self.findings])
 
 
+@checked
 @in_inference
 def analyze_bottlenecks(
     model: keras.Model, data=None, labels=None, *, loss=None, open_layers: str | bool = "auto"

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, open_and_trace, rewire
 from tfstruct.graph.cpu_kernels import refused
@@ -22,6 +23,7 @@ _DEPTHWISE = dict(enumerate(layers_with("depthwise"), 3))
 _CONVOLUTIONS = layers_with("conv", "depthwise", "transposed", "separable")
 
 
+@checked
 def deepen(
     model: keras.Model,
     after: str,

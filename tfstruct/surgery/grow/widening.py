@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfstruct.arguments import checked_but, is_count
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import FIXED, Graph, Out, open_and_trace, rebuild
 from tfstruct.graph.blocks import atoms, distinct, solvable
@@ -12,6 +13,7 @@ from tfstruct.surgery.certificate import difference
 from tfstruct.surgery.edit_report import edited
 
 
+@checked_but("to")
 def widen(
     model: keras.Model,
     layer: str,
@@ -62,7 +64,7 @@ def widen(
         >>> np.allclose(model(x), wider(x), atol=1e-5)
         True
     """
-    if isinstance(to, bool) or not isinstance(to, (int, np.integer)) or to < 1:
+    if not is_count(to):
         raise PlanError(f"`to` must be a whole number of channels above 0. Received: {to!r}.")
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
         raise PlanError(f"`noise` must be a number from 0, a share of the kernel's deviation. Received: {noise!r}.")

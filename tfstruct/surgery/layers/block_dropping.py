@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfstruct.analyze.data_criteria import run, structured
 from tfstruct.analyze.inference import batches_for, in_inference
 from tfstruct.analyze.losses import loss_function, slices
+from tfstruct.arguments import checked_but
 from tfstruct.errors import DataError, ModelError, PlanError
 from tfstruct.graph import Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.layer_tree import states_kept
@@ -24,6 +25,7 @@ from tfstruct.surgery.layers.residuals import Block, found_blocks
 _Found = dict[str, tuple[Block, Place]]
 
 
+@checked_but("count")
 @in_inference
 def drop_blocks(
     model: keras.Model,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.graph.opening.closing import close_model
 from tfstruct.graph.opening.origin import Origin
@@ -44,6 +45,7 @@ class ClosingReport(Report):
         )
 
 
+@checked
 def close_layers(model: keras.Model, custom_objects: Mapping[str, type] | None = None) -> Result:
     """Makes opened layers layers of their own class again, with smaller arguments after surgery.
 

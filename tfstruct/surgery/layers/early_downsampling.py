@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.call import Kept
@@ -24,6 +25,7 @@ from tfstruct.surgery.layers.redundant import POOLS
 _CONVOLUTIONS = layers_with("conv", "depthwise", "separable")
 
 
+@checked
 def downsample_early(
     model: keras.Model, layer: str | keras.layers.Layer | None = None, *, open_layers: str | bool = "auto"
 ) -> Result:

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.graph import in_order, rewire, trace
 from tfstruct.graph.trace import Body
@@ -25,6 +26,7 @@ from tfstruct.surgery.layers.places import Place, Places, Visit, graph_with, rep
 Which: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
 
 
+@checked
 def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer", *, open_layers: str | bool = "auto") -> Result:
     """Deletes a layer: its consumers read its input.
 
@@ -50,6 +52,7 @@ def delete_layer(model: keras.Model, layer: "str | keras.layers.Layer", *, open_
     return delete_layers(model, [layer], open_layers=open_layers)
 
 
+@checked
 def delete_layers(model: keras.Model, which: Which, *, open_layers: str | bool = "auto") -> Result:
     """Deletes layers, all of them or none; see `delete_layer`.
 
@@ -85,6 +88,7 @@ def delete_layers(model: keras.Model, which: Which, *, open_layers: str | bool =
     return edited(graph, rewired.model, changes, exact=False)
 
 
+@checked
 def insert_layer(
     model: keras.Model,
     new_layer: keras.layers.Layer,
@@ -148,6 +152,7 @@ def insert_layer(
     return edited(graph, rewired.model, [(new_layer.name, f"{where}{place.calls}{ends}")], exact=False)
 
 
+@checked
 def replace_layer(
     model: keras.Model,
     layer: Which,
@@ -304,6 +309,8 @@ def _renamed(place: Place, new) -> str:
 
 def _inputs_named(places: Places, which) -> str | None:
     """The path of the input that was named, if one was."""
+    if not isinstance(which, str | keras.Operation):
+        return None  # `Places.find` says what it must be
     return next((path for path, x in places.inputs.items() if which == path or which is operation_of(x)), None)
 
 

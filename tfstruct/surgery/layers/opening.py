@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.graph.opening import open_model
 from tfstruct.graph.trace import functional_of
 from tfstruct.reporting import Report, Result, Sheet
@@ -53,6 +54,7 @@ class OpeningReport(Report):
         )
 
 
+@checked
 def open_layers(model: keras.Model, inputs=None) -> Result:
     """Opens custom layers: what their `call` does is recorded, and becomes a nested model of known layers.
 

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Call, Graph, in_order, open_and_trace, rewire
 from tfstruct.graph.operation_traits import classes_that, traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, operation_of
@@ -16,6 +17,7 @@ POOLS = classes_that(lambda traits: traits.over == "window")
 _MOVING = [kind for kind in classes_that(lambda t: t.moves in ("view", "order")) if issubclass(kind, layers.Layer)]
 
 
+@checked
 def remove_redundant(model: keras.Model, *, keep_dropout: bool = False, open_layers: str | bool = "auto") -> Result:
     """Takes out the layers that do nothing in inference, until none is left; the outputs stay equal.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.opening.parts import values_read
 from tfstruct.graph.operation_traits import traits_of
@@ -33,6 +34,7 @@ class Block:
     obstacle: str | None = None
 
 
+@checked
 def residual_blocks(model: keras.Model, *, open_layers: str | bool = "auto") -> tuple[Block, ...]:
     """Finds the residual blocks of a model, in order: each Add of two tensors where one is made from the other
     (identity shortcut), or both from one tensor, one of them by at most one convolution or dense layer and no

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfstruct.analyze.data_criteria import run
 from tfstruct.analyze.inference import batches_for, in_inference
+from tfstruct.arguments import checked_but
 from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, open_and_trace, rebuild
 from tfstruct.graph.layer_tree import layer_paths
@@ -79,6 +80,7 @@ class VocabularyReport(OpenedReport):
         return Sheet(title, columns, rows, left_alone=tuple(self.left_alone.items()), notes=notes)
 
 
+@checked_but("ids", "keep")
 @in_inference
 def prune_vocabulary(
     model: keras.Model,

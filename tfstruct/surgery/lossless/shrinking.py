@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, open_and_trace, rebuild, rewire, trace
 from tfstruct.graph.contraction import Weights
@@ -87,6 +88,7 @@ class ShrinkReport(OpenedReport):
         return Sheet(self._summary(), columns, rows, notes=notes)
 
 
+@checked
 def shrink(model: keras.Model, tolerance: float = 0.0, seed: int = 0, *, open_layers: str | bool = "auto") -> Result:
     """Removes what has no effect on the outputs, in inference, and measures that it has none.
 

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import plain
 from tfstruct.graph.linear_layers import LINEAR, has_activation
@@ -12,6 +13,7 @@ from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
+@checked
 def fuse_activation(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """Makes an activation layer behind a dense layer or convolution the `activation` argument of that layer.
 

@@ -4,6 +4,7 @@ import os
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.errors import ModelError
 from tfstruct.files import TemporaryFolder
 from tfstruct.graph.copying import made_again
@@ -16,6 +17,7 @@ from tfstruct.surgery.compiling import compile_like
 _OPTIONS = ("lora_rank", "lora_alpha")
 
 
+@checked
 def merge_lora(model: keras.Model) -> keras.Model:
     """Makes plain layers of those with `enable_lora`: `kernel <- kernel + (alpha / rank) A B`, which trains again.
 

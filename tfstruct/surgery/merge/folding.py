@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.channelwise import ends, maker
 from tfstruct.graph.contraction import plain
@@ -13,6 +14,7 @@ from tfstruct.reporting import Result
 from tfstruct.surgery.merge.passes import Pass, finished, repeated
 
 
+@checked
 def fold_batch_norm(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """Folds batch norms into the kernels and biases of the layer before or behind them, for inference.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Graph, open_and_trace, trace
 from tfstruct.reporting import Result
 from tfstruct.surgery.layers.redundant import remove_once
@@ -17,6 +18,7 @@ from tfstruct.surgery.merge.passes import Pass, finished
 _Step = Callable[[Graph], Pass]
 
 
+@checked
 def optimize_inference(model: keras.Model, *, open_layers: str | bool = "auto") -> Result:
     """The same function with less to compute: all exact edits in turn, until none is left to do.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from tfstruct.arguments import checked_but
 from tfstruct.errors import ModelError
 from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import CONVS, TRANSPOSED, pads, plain
@@ -20,6 +21,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _KINDS = layers_with("dense", "conv", "transposed")
 
 
+@checked_but("layers")
 def merge_linear(
     model: keras.Model, layers: Sequence[str] | None = None, *, always: bool = False, open_layers: str | bool = "auto"
 ) -> Result:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfstruct.arguments import checked
 from tfstruct.graph import Call, Graph, open_and_trace
 from tfstruct.graph.contraction import DEPTHWISE, plain
 from tfstruct.graph.linear_layers import Affine, arrays, axes, check_no_activation
@@ -21,6 +22,7 @@ from tfstruct.surgery.merge.passes import Pass, finished, repeated
 _KINDS = layers_with("dense", "conv", "depthwise")
 
 
+@checked
 def merge_parallel(model: keras.Model, *, always: bool = False, open_layers: str | bool = "auto") -> Result:
     """Convolutions, or dense layers, that read one tensor and join in an Add become one: structural
     re-parameterization.

@@ -8,6 +8,7 @@ import warnings
 import keras
 import numpy as np
 
+from tfstruct.arguments import checked
 from tfstruct.errors import DataError, ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths, states_kept
@@ -19,6 +20,7 @@ from tfstruct.reporting.tables import counted
 from tfstruct.samples.for_model import samples_of
 
 
+@checked
 def recalibrate_batch_norm(
     model: keras.Model, data, *, batch_size: int = 32, steps: int | None = None
 ) -> InPlaceReport:

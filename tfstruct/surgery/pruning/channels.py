@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.scores import unit_scores
+from tfstruct.arguments import checked, checked_but
 from tfstruct.errors import BudgetError, EmptyPlanError, PlanError
 from tfstruct.graph import Graph, fingerprint, groups, open_and_trace, rebuild, trace
 from tfstruct.reporting import carrying
@@ -18,6 +19,7 @@ from tfstruct.surgery.pruning.plan import Plan, keep_of, units_of, widths_of_out
 from tfstruct.surgery.pruning.planner import Options, Planner
 
 
+@checked_but("budget", "threshold", "min_channels")
 def plan_channels(
     model: keras.Model,
     budget: float | Mapping[str, float] | str | None = None,
@@ -116,6 +118,7 @@ def plan_channels(
     )  # fmt: skip
 
 
+@checked
 def apply(model: keras.Model, plan: Plan, *, compiled: bool = False, open_layers: str | bool = "auto") -> keras.Model:
     """A new model without the channels that the plan gives up; the original is not touched.
 
@@ -166,7 +169,7 @@ def _graph_for(plan: Plan, model: keras.Model, open_layers: str | bool) -> Graph
 
 
 def _check_threshold(budget, threshold, widths) -> None:
-    if [budget, threshold, widths].count(None) != 2:
+    if sum(one is None for one in (budget, threshold, widths)) != 2:
         raise BudgetError(
             f"Give `widths`, or either `budget` or `threshold`. Received: budget={budget!r}, threshold={threshold!r}, "
             f"widths={widths!r}."

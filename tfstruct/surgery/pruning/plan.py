@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import json
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tfstruct.arguments import checked_but
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, fingerprint
 from tfstruct.reporting import OpenedReport, Sheet
@@ -18,6 +19,7 @@ from tfstruct.untrusted import json_text
 _FORMAT = 1
 
 
+@checked_but("keep")
 @dataclasses.dataclass(frozen=True)
 class Plan(OpenedReport):
     """Which output channels of each layer stay.
@@ -55,6 +57,9 @@ class Plan(OpenedReport):
     def __post_init__(self):
         if not isinstance(self.keep, dict) or not all(isinstance(name, str) for name in self.keep):
             raise PlanError(f"`keep` must map names of layers to indices. Received: {type(self.keep).__name__}.")
+        for name, places in self.keep.items():
+            if isinstance(places, str | bytes) or not isinstance(places, Iterable):
+                raise PlanError(f"`keep` must map names of layers to indices. Received: {name!r}: {places!r}.")
         object.__setattr__(self, "opened", tuple(self.opened))  # files have lists
         if not self.planned:
             object.__setattr__(self, "planned", self._digest())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from tfstruct.arguments import require_one_of
+from tfstruct.arguments import checked_but, require_one_of
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, open_and_trace, rewire, trace
 from tfstruct.graph.trace import functional_of
@@ -17,6 +17,7 @@ from tfstruct.surgery.share.shareable import PlacedLayer, placed_layers, unlike
 _HOW = ("mean", "first", "weighted")
 
 
+@checked_but("groups", "weights")
 def share_layers(
     model: keras.Model,
     groups: Sequence[Sequence[str]],

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfstruct.analyze.inference import batches_for, in_inference
+from tfstruct.arguments import checked_but
 from tfstruct.errors import PlanError
 from tfstruct.graph import Graph, trace
 from tfstruct.graph.trace import Body
@@ -62,6 +63,7 @@ class SharingSuggestion(Report):
         return Sheet(self._title(), notes=lines).text()
 
 
+@checked_but("threshold")
 @in_inference
 def suggest_sharing(model: keras.Model, data=None, *, threshold: float = 0.9) -> SharingSuggestion:
     """Finds layers that `share_layers` could make one, and groups those that are alike.
