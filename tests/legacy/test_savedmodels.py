@@ -8,7 +8,8 @@ import tf_keras
 
 import tfstruct
 from tfstruct import cli, legacy
-from tfstruct.convert import to_tflite
+from tfstruct.convert import split_signatures, to_tflite
+from tfstruct.convert.runtime import FunctionRuntime
 from tfstruct.errors import ModelError
 
 rng = np.random.default_rng(0)
@@ -114,6 +115,30 @@ def test_the_command_chooses(folders, tmp_path, capsys):
     assert "Choose one" in capsys.readouterr().err
     assert cli.main([str(folders / "several"), "-o", out, "--signature", "encode", "--quiet"]) == cli.FINE
     assert capsys.readouterr().err == ""
+
+
+def test_the_command_makes_one_file_of_several_signatures(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = str(folders / "several")
+    np.savez("x.npz", x=X)
+    np.savez("pairs.npz", left=X, right=X[::-1])
+    both = [model, "-o", "both.tflite", "--signature", "encode,compare", "--no-latency", "--precision", "int8"]
+    assert cli.main([*both, "--calibration", "encode=x.npz"]) == cli.BAD_INPUT
+    assert "ranges of the activations of compare: --calibration compare=DATA" in capsys.readouterr().err
+    data = ["--calibration", "encode=x.npz", "--calibration", "compare=pairs.npz"]
+    assert cli.main([*both, *data, "--quiet"]) == cli.FINE
+    parts = split_signatures("both.tflite")
+    assert list(parts) == ["encode", "compare"]
+    encoded = FunctionRuntime((tmp_path / "both.tflite").read_bytes(), "encode").run({"x": X[:1]})
+    np.testing.assert_allclose(encoded["code"], np.maximum(X[:1] @ W, 0), atol=0.2)
+    # Given twice, as two options, in float.
+    again = [model, "-o", "again.tflite", "--signature", "encode", "--signature", "decode", "--no-latency", "--quiet"]
+    assert cli.main(again) == cli.FINE and list(split_signatures("again.tflite")) == ["encode", "decode"]
+    for names, said in (("encode,dcode", "no signature 'dcode'"), ("encode,encode", "names encode twice")):
+        assert cli.main([model, "-o", "bad.tflite", "--signature", names, "--quiet"]) == cli.BAD_INPUT
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
+        assert not (tmp_path / "bad.tflite").exists()
 
 
 @pytest.mark.parametrize("kind", ["layer", "function", "subclassed"])

@@ -109,7 +109,7 @@ def _convert_functions(options, by_function) -> int:
         check_sources(own)
     for name, own in by_function.items():
         models[name], (recipes[name],) = _load(own, [recipes[name]])
-        check_calibration(own, recipes[name].ranges)
+        check_calibration(own, recipes[name].ranges, name)
     with display_of(options) as show:
         result, status = functions.convert(models, recipes, show)
     result = described(options, result)

@@ -49,6 +49,9 @@ def _named_models(options) -> dict[str, tuple[str, str | None]] | None:
     files = {name: path for name, equals, path in pairs if equals}
     if not files:
         if len(items) > 1 and options.model is not None:
+            twice = [name for name in dict.fromkeys(items) if items.count(name) > 1]
+            if twice:
+                raise RecipeError(f"--signature names {', '.join(twice)} twice. Expected each name once.")
             return {name: (options.model, name) for name in items}
         return None
     if len(files) < len(items):

@@ -177,13 +177,18 @@ def check_streaming(options) -> None:
         raise RecipeError("--streaming makes files of one stream: leave --batch-size out.")
 
 
-def check_calibration(options, ranges: Mapping) -> None:
-    """Integer activations need data, unless the model brings the ranges that it was trained with."""
+def check_calibration(options, ranges: Mapping, function: str | None = None) -> None:
+    """Integer activations need data, unless the model brings the ranges that it was trained with.
+
+    Args:
+        function: whose options these are, in a file of several.
+    """
     precision = precision_of(options)
     needs = Recipe(precision, activations=options.activations).has_integers(precision)
     if options.calibration is None and not ranges and (needs or options.all_precisions):
         what = "--all-precisions" if options.all_precisions else f"--precision {precision}"
-        raise RecipeError(f"{what} needs calibration data for the ranges of the activations: --calibration DATA.")
+        of, data = (f" of {function}", f"{function}=DATA") if function else ("", "DATA")
+        raise RecipeError(f"{what} needs calibration data for the ranges of the activations{of}: --calibration {data}.")
 
 
 def input_shapes(items: list[str], model) -> dict[str, tuple[int, ...]]:
