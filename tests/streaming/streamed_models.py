@@ -53,6 +53,20 @@ def tcn(frames: int | None = None) -> keras.Model:
     return shaken(keras.Model(series, layers.Dense(3, name="next")(x), name="tcn"))
 
 
+def recurrent(kind: str, head: str | None = None, slow: bool = False) -> keras.Model:
+    """Two recurrent layers of a kind; slow ones keep most of their state from frame to frame."""
+    x = series = keras.Input((None, 8), name="series")
+    for name, units in (("first", 16), ("second", 12)):
+        x = getattr(layers, kind)(units, return_sequences=True, name=name)(x)
+    model = shaken(keras.Model(series, layers.Dense(4, activation=head, name="classes")(x)))
+    for layer in model.layers[1:3] if slow else ():
+        bias = layer.cell.bias.numpy()
+        gate = {"GRU": (0, slice(0, layer.units)), "LSTM": slice(layer.units, 2 * layer.units)}[kind]
+        bias[gate] += 3
+        layer.cell.bias.assign(bias)
+    return model
+
+
 def gru(frames: int | None = None, sequences: bool = False) -> keras.Model:
     """Two recurrent layers."""
     x = series = keras.Input((frames, 8), name="series")

@@ -65,14 +65,6 @@ def test_a_causal_network_in_int8_is_its_whole_file_frame_by_frame(converted, pr
     assert np.abs(lite.predict(x[:3]) - whole.predict(x[:3])).max() <= 2 * step
 
 
-def test_a_recurrent_network_in_int8(converted):
-    x = sequences(12, 200, 8)
-    made, lite = converted(gru(sequences=True), x=x, layers={"first*": "int16x8", "second*": "int16x8"})
-    apart = steps(made, lite, x[:4])
-    assert np.quantile(apart, 0.99) <= 2 and apart.max() <= 4
-    assert states_alike(lite)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8", "int16x8", "int4"])
 @pytest.mark.parametrize("model", [tcn(), gru(), ds_cnn("same")], ids=["tcn", "gru", "ds_cnn"])

@@ -65,6 +65,7 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `dynamic.py`: files whose batch or sizes are open on request, compared at other sizes
 - `stream_source.py`: a streaming model as a source: its data are whole sequences, its samples the calls of these
 - `stream_states.py`: states with one scale for what goes in and comes out; the plan of a streaming file, noted in it
+- `stream_precision.py`: recurrent layers of streaming int8 files in 16 bits, and states as they are computed
 - `stream_file.py`, `stream_verification.py`: `StreamingFile`: a streaming file run call by call; beside its model, over
   sequences
 - `tflite.py`: `to_tflite`, `Converter`: the steps in order

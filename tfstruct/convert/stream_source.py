@@ -1,18 +1,19 @@
 """A streaming model as the source of a conversion: its data are whole sequences, its samples the calls of these."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfstruct.convert import stream_states
+from tfstruct.convert import stream_precision, stream_states
 from tfstruct.convert.converter import ConverterProcess
 from tfstruct.convert.export import Signature
 from tfstruct.convert.keras_source import KerasSource
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.recipe_data import RANDOM, random_samples
-from tfstruct.convert.source import Ranges, Stage
+from tfstruct.convert.source import FloatFile, Ranges, Stage
 from tfstruct.convert.stream_verification import alike, compare_streams, sequence_specs, stacked
 from tfstruct.convert.verification import Verification
 from tfstruct.errors import DataError, RecipeError
@@ -37,6 +38,8 @@ class StreamingSource(KerasSource):
         self._ends: dict[str, tuple[float, float]] = {}
         self._sequences: tuple[list[Sample], str] = ([], "")
         self._given: dict[str, object] = {}
+        self._wide: tuple[str, ...] = ()
+        self._tensors_of_16_bits: set[str] = set()
 
     @contextlib.contextmanager
     def completed(self, recipe: Recipe) -> Iterator[Recipe]:
@@ -48,6 +51,7 @@ class StreamingSource(KerasSource):
                 "or use a precision without integer activations."
             )
         self._given = {name: recipe.described()[name] for name in _OF_DATA}
+        recipe, self._wide = stream_precision.with_wide_recurrence(recipe, self._streaming.model)
         with super().completed(recipe) as whole:
             yield self._stepwise(whole)
 
@@ -61,9 +65,15 @@ class StreamingSource(KerasSource):
         for name, (low, high) in self._ends.items():
             if name in ranges:
                 ranges = {**ranges, name: (min(low, ranges[name][0]), max(high, ranges[name][1]))}
-        return stream_states.tied(content, ranges, self.plan.states)
+        return stream_states.tied(content, ranges, self.plan.states, self._tensors_of_16_bits)
+
+    def float_file(self, recipe: Recipe) -> FloatFile:
+        found = super().float_file(recipe)
+        self._tensors_of_16_bits = stream_precision.tensors_of_16_bits(found, recipe)
+        return dataclasses.replace(found, rewrites=(*found.rewrites, *self._wide))
 
     def finished(self, content: bytes) -> bytes:
+        content = stream_precision.states_as_computed(content, self.plan)
         stream_states.check(content, self.plan)
         return stream_states.with_plan(content, self.plan)
 

@@ -1,7 +1,7 @@
 """States of a streaming file: one scale for what goes in and comes out, so that bytes are copied; its plan."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tfstruct.convert import file_notes, flatbuffer
 from tfstruct.convert.ports import ports_of
@@ -12,15 +12,20 @@ from tfstruct.tflite_operators import traits_of
 from tfstruct.untrusted import json_text
 
 _NOTE = "tfstruct.streaming"
+# Of kernels that fix their scale in 8 bits: in 16 bits it is 1/32768, symmetric.
+_WIDE_ENDS = (-32767 / 32768, 32767 / 32768)
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def tied(content: bytes, ranges: Ranges, states: Sequence[StreamState]) -> dict[str, tuple[float, float]]:
+def tied(
+    content: bytes, ranges: Ranges, states: Sequence[StreamState], wide: Collection[str] = ()
+) -> dict[str, tuple[float, float]]:
     """Ranges with one for each state: for its input, its output, and all that only moves values to it.
 
     Args:
         content: the float file.
         ranges: (low, high) by tensor name.
+        wide: tensors that have 16 bits.
     """
     model = flatbuffer.read(content)
     graph = model.subgraphs[0]
@@ -36,8 +41,11 @@ def tied(content: bytes, ranges: Ranges, states: Sequence[StreamState]) -> dict[
     for group in {id(group): group for group in groups.values()}.values():
         names = [graph.tensors[i].name.decode() for i in group]
         known = [made[name] for name in names if name in made]
-        fixed = [traits_of(flatbuffer.operator_name(model, maker[i])).output_range for i in group if i in maker]
-        fixed = [ends for ends in fixed if ends is not None]
+        fixed = []
+        for i in group & set(maker):
+            ends = traits_of(flatbuffer.operator_name(model, maker[i])).output_range
+            if ends is not None:
+                fixed.append(_WIDE_ENDS if graph.tensors[i].name.decode() in wide else ends)
         if not known:
             continue
         ends = min(low for low, _ in known), max(high for _, high in known)

@@ -7,6 +7,9 @@ from tfstruct.graph import in_order
 from tfstruct.streaming.flow import Frames, Once, Unstreamable
 from tfstruct.streaming.rules import Place, rule
 
+# What follows the name of a layer in that of the product which sets its state to zero before the start.
+KEPT = "kept"
+
 
 @rule(*(kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, layers.RNN)))
 def recurrent(place: Place) -> object:
@@ -31,7 +34,8 @@ def recurrent(place: Place) -> object:
     for (name, before), new in zip(given, after, strict=True):
         kept = new
         if started is not None:
-            kept = ops.reshape(started, (-1, *[1] * (len(new.shape) - 1))) * new
+            ones = ops.reshape(started, (-1, *[1] * (len(new.shape) - 1)))
+            kept = layers.Multiply(name=flow.name(KEPT), dtype=new.dtype)([ones, new])
         flow.keep(name, before, kept, "what the layer remembers")
     made = Frames(sequence, 1, x.chunk, x.lag, x.lag == 0)
     flow.add(made)
