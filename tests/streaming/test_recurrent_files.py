@@ -103,6 +103,29 @@ def test_kinds(converted, kind, slow):
         assert beyond(converted(model, x, layers={"*": "int8"})[1], exact, x[:4]) > 2 * LINEAR
 
 
+class Least(layers.Layer):
+    """A cell with an operator that one of the two quantizers knows, in 8 bits."""
+
+    state_size = 4
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+    def call(self, inputs, states):
+        new = ops.minimum(ops.tanh(inputs @ self.kernel), 0.5 + 0.5 * states[0])
+        return new, [new]
+
+
+def test_a_cell_that_cannot_have_16_bits_has_8(converted):
+    x = sequences(8, 40, 8)
+    series = keras.Input((None, 8), name="series")
+    cell = layers.RNN(Least(), return_sequences=True, name="own")(series)
+    model = shaken(keras.Model(series, layers.Dense(3, name="out")(cell)))
+    made, lite = converted(model, x)
+    assert types_of_states(made, lite) == {"int8"} and not lite.report.float_operators
+    assert "recurrent layers in int8, as 16 bits failed: The state 'own_state' goes in as" in str(lite.report)
+
+
 class Leaky(layers.Layer):
     """A cell of one's own: a mean that leaks."""
 

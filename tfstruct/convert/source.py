@@ -10,6 +10,7 @@ import numpy as np
 from tfstruct.convert.export import Signature
 from tfstruct.convert.recipe import Recipe
 from tfstruct.convert.verification import Verification, compare
+from tfstruct.errors import ConversionError
 from tfstruct.samples import Sample, TensorSpec
 
 Layers = Mapping[str, tuple[str, ...]]
@@ -90,6 +91,13 @@ class Source(Protocol):
     ) -> tuple:
         """The file compared at other sizes than those of the samples, where the recipe leaves some open."""
 
+    def instead(self, recipe: Recipe, error: ConversionError) -> Recipe:
+        """Another recipe, where one failed that the source itself has put something into.
+
+        Raises:
+            ConversionError: the one given, as it has not.
+        """
+
     def tied(self, content: bytes, ranges: Ranges) -> Ranges:
         """Ranges of the float file, with one for tensors that have to have one."""
 
@@ -122,6 +130,9 @@ class OfSamples:
         self, recipe: Recipe, signature: Signature, content: bytes, layers: Layers, samples: Callable[[], list[Sample]]
     ) -> tuple:
         return ()
+
+    def instead(self, recipe: Recipe, error: ConversionError) -> Recipe:
+        raise error
 
     def tied(self, content: bytes, ranges: Ranges) -> Ranges:
         return ranges

@@ -14,18 +14,19 @@ from tfstruct.streaming.recurrent import KEPT
 _WIDE = "int16x8"
 
 
-def with_wide_recurrence(recipe: Recipe, model: keras.Model) -> tuple[Recipe, tuple[str, ...]]:
+def with_wide_recurrence(recipe: Recipe, model: keras.Model, widens: bool = True) -> tuple[Recipe, tuple[str, ...]]:
     """A recipe with 16 bits for the recurrent layers of an int8 file that it does not name, as a state is computed from
     itself in each call, so that rounding it, or a product with it, to 8 bits adds up. And a line about it for the
     report.
 
     Args:
         model: of one call.
+        widens: False leaves all layers in the precision that the recipe gives them.
     """
     own = [layer.name for layer in model.layers if isinstance(layer, keras.layers.RNN)]
     wide: list[str] = []
     # TensorFlow's quantizer has one precision for all layers.
-    if recipe.precision == "int8" and recipe.engine != "tensorflow":
+    if widens and recipe.precision == "int8" and recipe.engine != "tensorflow":
         assumed = recipe.replace(layers={**dict.fromkeys(own, _WIDE), **recipe.layers})
         wide = [name for name in own if assumed.precision_of((name,)) == _WIDE != recipe.precision_of((name,))]
     layers = {**dict.fromkeys(wide, _WIDE), **recipe.layers}

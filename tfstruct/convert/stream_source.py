@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tfstruct.convert.recipe_data import RANDOM, random_samples
 from tfstruct.convert.source import FloatFile, Ranges, Stage
 from tfstruct.convert.stream_verification import alike, compare_streams, sequence_specs, stacked
 from tfstruct.convert.verification import Verification
-from tfstruct.errors import DataError, RecipeError
+from tfstruct.errors import ConversionError, DataError, RecipeError
 from tfstruct.samples import Preprocess, Sample, open_samples
 from tfstruct.streaming import Streaming
 from tfstruct.streaming.running import calls_of
@@ -39,6 +39,8 @@ class StreamingSource(KerasSource):
         self._sequences: tuple[list[Sample], str] = ([], "")
         self._given: dict[str, object] = {}
         self._wide: tuple[str, ...] = ()
+        self._refused: tuple[str, ...] = ()
+        self._named: Mapping[str, str] = {}  # layers, in the recipe that was given
         self._tensors_of_16_bits: set[str] = set()
 
     @contextlib.contextmanager
@@ -51,9 +53,19 @@ class StreamingSource(KerasSource):
                 "or use a precision without integer activations."
             )
         self._given = {name: recipe.described()[name] for name in _OF_DATA}
+        self._named, self._refused = recipe.layers, ()
         recipe, self._wide = stream_precision.with_wide_recurrence(recipe, self._streaming.model)
         with super().completed(recipe) as whole:
             yield self._stepwise(whole)
+
+    def instead(self, recipe: Recipe, error: ConversionError) -> Recipe:
+        """With recurrent layers in 8 bits, where a cell has operators that have none of 16."""
+        if not self._wide:
+            raise error
+        given = recipe.replace(layers=self._named)
+        recipe, self._wide = stream_precision.with_wide_recurrence(given, self._streaming.model, widens=False)
+        self._refused = (f"recurrent layers in {recipe.precision}, as 16 bits failed: {error}",)
+        return recipe
 
     def described(self, recipe: Recipe) -> dict:
         return {**super().described(recipe), **self._given}
@@ -70,7 +82,7 @@ class StreamingSource(KerasSource):
     def float_file(self, recipe: Recipe) -> FloatFile:
         found = super().float_file(recipe)
         self._tensors_of_16_bits = stream_precision.tensors_of_16_bits(found, recipe)
-        return dataclasses.replace(found, rewrites=(*found.rewrites, *self._wide))
+        return dataclasses.replace(found, rewrites=(*found.rewrites, *self._wide, *self._refused))
 
     def finished(self, content: bytes) -> bytes:
         content = stream_precision.states_as_computed(content, self.plan)

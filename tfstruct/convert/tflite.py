@@ -56,7 +56,7 @@ from tfstruct.convert.stream_source import StreamingSource
 from tfstruct.convert.tflite_model import TFLiteModel
 from tfstruct.convert.usage import versions
 from tfstruct.convert.verification import read_content
-from tfstruct.errors import DataError, RecipeError, VerificationError
+from tfstruct.errors import ConversionError, DataError, RecipeError, VerificationError
 from tfstruct.files import gzip_size
 from tfstruct.quantize.calibrators import calibrator_of
 from tfstruct.samples import Sample, Samples, require_numbers
@@ -242,7 +242,10 @@ class Converter(contextlib.AbstractContextManager):
             )
         signature = self._source.signature(recipe)
         with self._source.completed(recipe) as recipe:
-            return self._convert(recipe, signature)
+            try:
+                return self._convert(recipe, signature)
+            except ConversionError as error:
+                return self._convert(self._source.instead(recipe, error), signature)
 
     def _convert(self, recipe: Recipe, signature: Signature) -> TFLiteModel:
         self._seconds, self._changes = {}, []
