@@ -40,7 +40,7 @@ def run(name: str, first: int, count: int, folder: pathlib.Path) -> tuple[dict, 
     with open(folder / f"{name}.err", "w") as err:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True)
     lines: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=lambda: [lines.put(line) for line in [*process.stdout, ""]], daemon=True).start()
+    threading.Thread(target=_told, args=(process.stdout, lines), daemon=True).start()
     number, used, since, last = None, 0.0, time.monotonic(), ""
     try:
         while True:
@@ -65,6 +65,13 @@ def run(name: str, first: int, count: int, folder: pathlib.Path) -> tuple[dict, 
     return {}, number, f"ends the process: status {status}, {(folder / f'{name}.err').read_text()[-500:]}"
 
 
+def _told(stream, lines: queue.SimpleQueue) -> None:
+    """Hands on each line when it comes: the one that says which file is read tells how long it takes."""
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
 def _cpu(pid: int) -> float:
     """Seconds of processor that a process has used."""
     try:
@@ -72,6 +79,17 @@ def _cpu(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="watches processes through /proc")
+def test_a_file_that_does_not_end_is_named(tmp_path, monkeypatch):
+    worker = tmp_path / "worker.py"
+    worker.write_text("import time\nfor n in (0, 1):\n    print('@', n, flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(sys.modules[__name__], "WORKER", worker)
+    monkeypatch.setattr(sys.modules[__name__], "LONGEST_WALL", 0.5)
+    monkeypatch.setattr(sys.modules[__name__], "LONGEST", 0.5)
+    found, number, how = run("plan", 0, 3, tmp_path)
+    assert (found, number) == ({}, 1) and how.startswith("does not end")
 
 
 @pytest.mark.slow
