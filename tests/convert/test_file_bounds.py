@@ -193,6 +193,25 @@ def test_an_input_without_a_shape_is_described(file):
     assert describe(flatbuffer.write(model)).inputs[0].shape == ()
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_constants_are_of_their_shape(precision, process):
+    recipe = Recipe(precision=precision, calibration=np.zeros((4, 10, 10, 3), "float32"))
+    with Converter(zoo.build("residual"), process=process) as converter:
+        model = flatbuffer.read(converter.convert(recipe).content)
+    constants = [t for t in model.subgraphs[0].tensors if flatbuffer.is_constant(model, t)]
+    kernel = next(t for t in constants if flatbuffer.dtype_name(t) == precision and len(t.shape) > 1)
+    right = list(map(int, kernel.shape))
+    for shape in ([3 * right[0], *right[1:]], [right[0] - 1, *right[1:]], [-1, *right[1:]], None):
+        kernel.shape = shape
+        with pytest.raises(ConversionError, match=r"damaged .tflite file: b'.*' of shape"):
+            describe(flatbuffer.write(model))
+    kernel.shape = right
+    data = model.buffers[kernel.buffer].data
+    model.buffers[kernel.buffer].data = data[: len(data) // 2 - 1]
+    with pytest.raises(ConversionError, match=r"damaged .tflite file"):
+        describe(flatbuffer.write(model))
+
+
 def test_mutated_files_are_read_or_refused(file):
     rng = np.random.default_rng(0)
     refused = 0

@@ -214,10 +214,19 @@ def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
 
 
 def constant(model: schema.ModelT, tensor: schema.TensorT, dtype=np.float32) -> np.ndarray:
-    """The value of a constant tensor; a view that cannot be written."""
-    values = np.frombuffer(model.buffers[tensor.buffer].data, dtype).reshape(tensor.shape)
+    """The value of a constant tensor; a view that cannot be written. A ConversionError where it is not of its shape."""
+    values = _values(model, tensor, np.dtype(dtype))
     values.flags.writeable = False
     return values
+
+
+def _values(model: schema.ModelT, tensor: schema.TensorT, dtype, unpack=lambda held, count: held) -> np.ndarray:
+    data = bytes(0) if (held := model.buffers[tensor.buffer].data) is None else held
+    shape = tuple(map(int, [] if tensor.shape is None else tensor.shape))
+    values = unpack(np.frombuffer(data, dtype, len(data) // dtype.itemsize), max(math.prod(shape), 0))
+    if values.size != math.prod(shape):
+        raise ConversionError(f"A damaged .tflite file: {tensor.name!r} of shape {shape} holds {values.size:,} values.")
+    return values.reshape(shape)
 
 
 def input_names(content: bytes) -> list[str]:
@@ -243,9 +252,9 @@ def integers(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
     """The value of a constant of 4, 8 or 16 bits."""
     if dtype_name(tensor) != "int4":
         return constant(model, tensor, {"int8": np.int8, "int16": np.int16}[dtype_name(tensor)])
-    shape = tuple(tensor.shape)
-    halves = nibbles(np.frombuffer(model.buffers[tensor.buffer].data, np.uint8), int(np.prod(shape)))
-    return ((halves ^ 8).astype(np.int8) - 8).reshape(shape)
+    return _values(  # the last byte may hold one
+        model, tensor, np.dtype(np.uint8), lambda x, n: (nibbles(x, max(n, 2 * x.size - 1)) ^ 8).astype(np.int8) - 8
+    )
 
 
 def nibbles(packed: np.ndarray, count: int) -> np.ndarray:
