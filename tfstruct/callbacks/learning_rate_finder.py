@@ -62,7 +62,15 @@ class LearningRateFinder(Portable):
 
     _blank: ClassVar[dict[str, object]] = {"_optimizer": None, "_rate": None, "_before": [], "_schedule": None}
 
-    def __init__(self, lowest=1e-7, highest=10.0, steps=100, smoothing=0.02, divergence=4.0, suggest="steepest"):
+    def __init__(
+        self,
+        lowest: float = 1e-7,
+        highest: float = 10.0,
+        steps: int = 100,
+        smoothing: float = 0.02,
+        divergence: float = 4.0,
+        suggest: str = "steepest",
+    ):
         super().__init__()
         require_number("lowest", lowest, above=0)
         require_number("highest", highest, above=0)

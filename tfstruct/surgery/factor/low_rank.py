@@ -149,7 +149,7 @@ def _chosen(graph: Graph, layers) -> tuple[dict[str, list[Call]], dict[str, str]
             path for path, own in everything.items() if isinstance(own[0].op, keras_layers.Layer) and layers(own[0].op)
         ]
     else:
-        patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+        patterns = tuple(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else (layers,)
         meant = [path for pattern in patterns for path in _named(graph, everything, "layers", pattern)]
     usable, skipped = {}, {}
     for path in dict.fromkeys(meant):

@@ -76,7 +76,7 @@ def merge_once(graph: Graph, always: bool = False) -> Pass:
 
 
 def _asked(graph: Graph, layers: Sequence[str], always: bool) -> Pass:
-    if isinstance(layers, str) or len(layers) != 2:
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or len(layers) != 2:
         raise ModelError(f"`layers` must be the names of two layers, such as ('a', 'b'). Received: {layers!r}.")
     wiring, remake = Wiring(graph), Remake(graph)
     first, second = (_found(wiring, name) for name in layers)
