@@ -8,6 +8,8 @@ python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
 python tools/bench.py decide [--rounds 10] [--quick] [--out FOLDER]
+python tools/bench.py accuracy [--quick] [--out FOLDER]   # ResNet8 needs ../shared/data; half an hour of two cores
+python tools/bench.py ptq [--quick] [--out FOLDER]        # MCT's rows: TFSTRUCT_MCT=PYTHON, that of its environment
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 
 `--quick` takes less than two minutes. `--out` keeps the rows as JSON and Markdown; a run that was stopped goes on with
@@ -21,7 +23,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-KEPT = ("convert", "surgery", "scale", "training", "opening", "decide")
+KEPT = ("convert", "surgery", "scale", "training", "opening", "decide", "accuracy", "ptq")
 
 
 def edits(rounds: int) -> None:
@@ -158,15 +160,17 @@ def main() -> None:
     parser.add_argument("--out", help=f"{', '.join(KEPT)}: the folder of the rows as JSON and Markdown")
     options = parser.parse_args()
     if options.what in KEPT:
+        from accuracy_table import accuracy
         from compressor_costs import training
         from conversion_times import convert
         from decision_times import decide
         from opening_costs import opening
+        from ptq_table import ptq
         from scale_slopes import scale
         from surgery_times import surgery
 
-        kept = dict(zip(KEPT, (convert, surgery, scale, training, opening, decide), strict=True))
-        kept[options.what](options.rounds, options.quick, options.out)
+        entries = (convert, surgery, scale, training, opening, decide, accuracy, ptq)
+        dict(zip(KEPT, entries, strict=True))[options.what](options.rounds, options.quick, options.out)
         return
     from training_steps import fit
 

@@ -4,13 +4,14 @@ import datetime
 import gc
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 Work = Callable[[], object]
 CPU, WALL = "CPU s", "wall s"
@@ -39,6 +40,17 @@ def costs(works: Mapping[str, Work], rounds: int, once: Container[str] = ()) -> 
     return {
         name: dict(zip((CPU, WALL), map(statistics.median, zip(*found, strict=True)), strict=True))
         for name, found in times.items()
+    }
+
+
+def slopes(sizes: Sequence[float], rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Least squares of log(cost) over log(size), by column: 1 is a cost that grows as the size does."""
+    x = [math.log(size) for size in sizes]
+    mean = sum(x) / len(x)
+    return {
+        name: sum((a - mean) * math.log(row[name]) for a, row in zip(x, rows, strict=True))
+        / sum((a - mean) ** 2 for a in x)
+        for name in rows[0]
     }
 
 
@@ -95,6 +107,11 @@ class Table:
             self.rows[key] = measure()
             self._write()
         return self.rows[key]
+
+    def replace(self, key: str, row: dict) -> None:
+        """Puts a row in place of the one that `key` has, for rows that are made of others."""
+        self.rows[key] = row
+        self._write()
 
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.rows.values() for name in row))

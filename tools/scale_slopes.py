@@ -1,14 +1,14 @@
 """How the cost of looking at a model, and of surgery, grows with its layers and with its parameters."""
 
 import gc
-import math
 import os
 import resource
 import subprocess
 import sys
 
 import keras
-from interleaved import Table, medians
+from conversion_scale import WIDTHS, conversions
+from interleaved import Table, medians, slopes
 from networks import chain, clone, encoder
 
 import tfstruct
@@ -16,8 +16,6 @@ from tfstruct import graph
 from tfstruct.surgery import optimize_inference
 
 COUNTS = (50, 200, 800, 5_000)
-# Depth and width of encoders, by their parameters.
-WIDTHS = {"35M": (6, 512), "108M": (12, 768), "309M": (22, 1_024)}
 
 
 def _works(model: keras.Model) -> dict:
@@ -36,7 +34,8 @@ def _works(model: keras.Model) -> dict:
 
 
 def scale(rounds: int, quick: bool = False, folder: str | None = None) -> None:
-    """CPU seconds by number of layers, then by number of parameters, with the slope of a fit in log-log; peak memory.
+    """CPU seconds by number of layers, then by number of parameters, with the slope of a fit in log-log; peak memory;
+    then conversions.
 
     A slope of 1 is a cost that grows as the model does.
     """
@@ -48,7 +47,7 @@ def scale(rounds: int, quick: bool = False, folder: str | None = None) -> None:
         # The largest are measured once, without a round that warms up: there is nothing left to warm.
         layers.row(f"{count:,}", lambda n=count: _by_name(_works(chain(n)), rounds if n <= 800 else 0))
         keras.backend.clear_session()
-    layers.row("slope", lambda: _slopes(counts, [layers.rows[f"{n:,}"] for n in counts]))
+    layers.row("slope", lambda: slopes(counts, [layers.rows[f"{n:,}"] for n in counts]))
     layers.show()
 
     widths = dict(list(WIDTHS.items())[: 1 if quick else None])
@@ -59,8 +58,9 @@ def scale(rounds: int, quick: bool = False, folder: str | None = None) -> None:
     if len(widths) > 1:
         rows = [dict(parameters.rows[name]) for name in widths]
         sizes = [row.pop("parameters") for row in rows]
-        parameters.row("slope", lambda: _slopes(sizes, rows))
+        parameters.row("slope", lambda: slopes(sizes, rows))
     parameters.show()
+    conversions(quick, folder)
 
 
 def _by_name(works: dict, rounds: int) -> dict:
@@ -79,17 +79,6 @@ def _once(work) -> float:
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _slopes(sizes, rows: list[dict]) -> dict:
-    """Least squares of log(cost) over log(size), by column."""
-    x = [math.log(size) for size in sizes]
-    mean = sum(x) / len(x)
-    return {
-        name: sum((a - mean) * math.log(row[name]) for a, row in zip(x, rows, strict=True))
-        / sum((a - mean) ** 2 for a in x)
-        for name in rows[0]
-    }
 
 
 def _encoder(depth: int, width: int) -> dict:

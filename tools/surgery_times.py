@@ -40,7 +40,10 @@ def _row(name: str, rounds: int) -> dict:
         works["Torch-Pruning"] = torch
     found = medians(works, rounds)
     ours = [work for work in works if work not in (PEER, "Torch-Pruning")]
-    return {"parameters": model.count_params(), **found, **{f"{x} / clone": found[x] / found[PEER] for x in ours}}
+    ratios = {f"{x} / clone": found[x] / found[PEER] for x in ours}
+    if torch is not None:
+        ratios["plan and apply / Torch-Pruning"] = found["plan and apply"] / found["Torch-Pruning"]
+    return {"parameters": model.count_params(), **found, **ratios}
 
 
 def _torch_pruning(name: str):

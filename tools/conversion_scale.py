@@ -1,0 +1,152 @@
+"""How conversions grow: time and memory by parameters, beside TensorFlow's converter; memory by calibration samples."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from interleaved import Table, cpu_seconds, slopes
+from networks import encoder
+
+import tfstruct
+
+# Depth and width of encoders, by their parameters.
+WIDTHS = {"35M": (6, 512), "108M": (12, 768), "309M": (22, 1_024)}
+SAMPLES = (25, 100, 400)
+PEER, QUANTIZER, OURS = "TFLiteConverter", "litert-quantizer", "to_tflite"
+WORKS = ((PEER, "dynamic"), (OURS, "dynamic"), (QUANTIZER, "int4"), (OURS, "int4"))
+
+
+def conversions(quick: bool, folder: str | None) -> None:
+    """Each in a process of its own that has converted a small model before. Memory is what that process and its
+    children held at most above what they held before; the float file of litert-quantizer is TFLiteConverter's."""
+    widths = dict(list(WIDTHS.items())[: 1 if quick else None])
+    table = Table(
+        "scale_conversion", "weights in integers, by parameters of an encoder", {"widths": list(widths)}, folder
+    )
+    for name, (depth, width) in widths.items():
+        for tool, precision in WORKS:
+            row = table.row(f"{name}, {precision}: {tool}", lambda a=(tool, precision, depth, width): _apart(*a))
+            if tool == OURS:
+                peer = table.rows[f"{name}, {precision}: {PEER if precision == 'dynamic' else QUANTIZER}"]
+                ratio = row["CPU s"] / peer["CPU s"]
+                table.replace(f"{name}, {precision}: {tool}", {**row, "CPU s / peer": ratio})
+    if len(widths) > 1:
+        for tool, precision in WORKS:
+            rows = [dict(table.rows[f"{name}, {precision}: {tool}"]) for name in widths]
+            sizes = [row["parameters"] for row in rows]
+            kept = [{name: row[name] for name in ("CPU s", "MB", "bytes")} for row in rows]
+            table.row(f"slope, {precision}: {tool}", lambda s=sizes, r=kept: slopes(s, r))
+    table.show()
+
+    counts = SAMPLES[: 2 if quick else None]
+    table = Table("scale_samples", "int8 of MobileNetV2 at 96, by calibration samples", {"counts": counts}, folder)
+    for count in counts:
+        for calibrator in ("minmax", "percentile"):
+            table.row(f"{count}, {calibrator}", lambda a=(calibrator, "int8", count, 96): _apart(*a))
+    for calibrator in ("minmax", "percentile"):
+        rows = [{"MB": table.rows[f"{count}, {calibrator}"]["MB"]} for count in counts]
+        table.row(f"slope, {calibrator}", lambda r=rows: slopes(counts, r))
+    table.show()
+
+
+def _apart(*args) -> dict:
+    command = [sys.executable, os.path.abspath(__file__), *map(str, args)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def _alone(tool: str, precision: str, depth: int, width: int) -> dict:
+    if precision == "int8":
+        return _calibrated(tool, depth, width)
+    _work(tool, precision, encoder(1, 64, 64))()  # what is imported and started once
+    model = encoder(depth, width)
+    row = _measured(_work(tool, precision, model))
+    size = sum(int(np.prod(weight.shape)) * 4 for weight in model.weights) / 2**20
+    return {"parameters": model.count_params(), **row, "of the model's memory": row["MB"] / size}
+
+
+def _calibrated(calibrator: str, count: int, side: int) -> dict:
+    model = keras.applications.MobileNetV2((side, side, 3), weights=None)
+
+    def convert(model, count):
+        def samples():
+            rng = np.random.default_rng(0)
+            return (rng.uniform(-1, 1, (1, side, side, 3)).astype("float32") for _ in range(count))
+
+        recipe = tfstruct.Recipe("int8", calibration=samples, calibrator=calibrator, measure_latency=False)
+        return tfstruct.to_tflite(model, recipe).content
+
+    convert(model, 2)
+    return _measured(lambda: convert(model, count))
+
+
+def _work(tool: str, precision: str, model: keras.Model) -> Callable[[], bytes]:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter
+    if tool == OURS:
+        recipe = tfstruct.Recipe(precision, measure_latency=False)
+        return lambda: tfstruct.to_tflite(model, recipe).content
+
+    def peer() -> bytes:
+        made = converter.from_keras_model(model)
+        made.optimizations = [tf.lite.Optimize.DEFAULT]
+        return made.convert()
+
+    def quantizer() -> bytes:
+        from litert_quantizer import qtyping, quantizer
+
+        engine = quantizer.Quantizer(bytearray(converter.from_keras_model(model).convert()))
+        engine.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 4)
+        return bytes(engine.quantize().quantized_model)
+
+    return peer if tool == PEER else quantizer
+
+
+def _measured(work: Callable[[], bytes]) -> dict:
+    """CPU and wall seconds, the peak of memory above what is held now, and the file's bytes."""
+    before, peak, done = _held(), [0.0], threading.Event()
+
+    def watch():
+        while not done.wait(0.05):
+            peak[0] = max(peak[0], _held())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    content = work()
+    row = {"CPU s": cpu_seconds() - cpu, "wall s": time.perf_counter() - wall}
+    done.set()
+    watching.join()
+    return {**row, "bytes": len(content), "MB": peak[0] - before}
+
+
+def _held() -> float:
+    """Megabytes of this process and of its children, as Linux says."""
+    parents: dict[int, int] = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+    mine = {os.getpid()}
+    while more := {one for one, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    pages = 0
+    for one in mine:
+        try:
+            pages += int(pathlib.Path(f"/proc/{one}/statm").read_text().split()[1])
+        except OSError:
+            continue
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    tool, precision, *size = sys.argv[1:]
+    print(json.dumps(_alone(tool, precision, *map(int, size))))
