@@ -187,8 +187,9 @@ def united(
     found = []
     for part, group, sign in every:
         new = np.empty(part.size, part.dtype)
+        values = means.astype(part.dtype)
         for place, members, _ in _members(part, group, sign, keep_zeros):
-            new[place] = means.astype(part.dtype).take(members)
+            values.take(members, out=new[place], mode="clip")  # which takes no copy; none is beyond the last
         found.append(new.reshape(part.shape) * sign if np.ndim(sign) else new.reshape(part.shape))
     return found
 
@@ -199,7 +200,9 @@ def _members(part: np.ndarray, group: np.ndarray, sign: np.ndarray | int, keep_z
     signs = np.broadcast_to(sign, part.shape).ravel() if np.ndim(sign) else None
     for place in pieces(weights.size):
         values = weights[place]
-        members = numbers[place] * (values != 0) if keep_zeros else numbers[place]
+        members = numbers[place].astype(np.intp)  # once, for all that counts or takes by them
+        if keep_zeros and not (alive := values != 0).all():
+            members *= alive
         yield place, members, values if signs is None else values * signs[place]
 
 
