@@ -297,19 +297,12 @@ class Counting(layers.Layer):
         return x * 1.0
 
 
-class AddsLoss(layers.Layer):
-    def call(self, x):
-        self.add_loss(ops.mean(x))
-        return x * 1.0
-
-
 CLOSED = {
     "raw TensorFlow": RawTensorFlow,
     "random numbers": Noisy,
     "other in training": OtherInTraining,
     "training of its own": Frozen,
     "assigns": Counting,
-    "adds a loss": AddsLoss,
 }
 
 

@@ -9,12 +9,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.graph.layer_tree import intercepted
+from tfstruct.graph.layer_tree import intercepted, layer_paths
 
 
 def times(factor, shift):
     """A route that makes `factor * y + shift` of what the layer returns."""
     return lambda path, op, call: lambda *args, **kwargs: factor * call(*args, **kwargs) + shift
+
+
+def test_paths_of_models_of_one_name_inside_one_another():
+    def named(name, layer):
+        x = keras.Input((4,))
+        return keras.Model(x, layer(x), name=name)
+
+    sequential = keras.Sequential([keras.layers.Dense(2, name="dense")], name="block")
+    model = named("block", named("block", named("block", sequential)))
+    assert [*layer_paths(model)] == ["block", "block/block", "block/block/block", "block/block/block/dense"]
 
 
 def test_the_one_opened_first_sees_what_the_other_returns():

@@ -12,7 +12,7 @@ from oracle import assert_equal, assert_pruned_equals_masked
 
 from tfstruct import surgery, to_tflite
 from tfstruct.errors import ModelError
-from tfstruct.graph import groups, trace
+from tfstruct.graph import groups, is_training_only, trace
 from tfstruct.graph.opening import open_model
 
 
@@ -165,6 +165,22 @@ def test_what_stays_closed(reason):
     if reason != "random numbers":
         x = custom_layers.inputs_of(model)
         assert_equal(arrays(model(x)), arrays(found.model(x)))
+
+
+class Restyled(layers.Layer):
+    """Statistics of another sample in training, as MixStyle has them; nothing in inference."""
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        mean = ops.mean(x, axis=-1, keepdims=True)
+        return x - mean + ops.flip(mean, axis=0)
+
+
+def test_a_layer_that_passes_its_input_in_inference_is_none_of_the_file():
+    layer = Restyled(name="restyled")
+    found = open_model(custom_layers._vector(custom_layers.Feed(name="feed"), layer, layers.Dense(8)))
+    assert found.opened == ("feed",) and not found.closed and is_training_only(layer)
 
 
 def test_a_closed_layer_within_an_opened_one():

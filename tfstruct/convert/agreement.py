@@ -91,7 +91,11 @@ class AgreementSum:
         self.whole &= np.asarray(keras_values).dtype.kind in "iub"
         k, t = keras_values.astype(np.float64), np.asarray(tflite_values).astype(np.float64)
         if k.shape != t.shape:
-            raise DataError(f"The outputs differ in shape: Keras {k.shape}, TFLite {t.shape}.")
+            raise DataError(
+                f"The outputs differ in shape: Keras {k.shape}, TFLite {t.shape}. Where an output compares the samples "
+                "of a batch with one another, convert the parts of the model in front of it, each of which computes "
+                "one sample at a time."
+            )
         if not k.size:
             return
         with np.errstate(invalid="ignore", over="ignore"):

@@ -13,9 +13,11 @@ from tfstruct.convert import kept_biases, rewrites
 from tfstruct.convert.converter import ABOUT_THE_FOLDER
 from tfstruct.convert.scopes import layer_at
 from tfstruct.errors import ConversionError, ModelError, RecipeError
+from tfstruct.graph.endings import activation_of
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import intercepted, layer_paths
 from tfstruct.graph.opening.custom import is_custom
+from tfstruct.graph.operation_traits import function_traits
 from tfstruct.keras_internals.graph_nodes import names_of
 from tfstruct.samples import TensorSpec
 from tfstruct.samples.ports import Arguments, Ports, unique_names
@@ -199,12 +201,14 @@ def _producer(concrete, output: str) -> str:
 @contextlib.contextmanager
 def _recorded_scopes(model: keras.Model) -> Iterator[tuple[dict[str, str], dict[str, set[str]]]]:
     """While it is open, every call of a layer or operation notes the name scope it runs in, and every call of a custom
-    layer the nodes of its result."""
+    layer, or of one whose activation is several operators, the nodes of its result: the last of them may become part of
+    a later operator."""
     scopes: dict[str, str] = {}
     results: dict[str, set[str]] = {}
 
     def route(path, op, call):
         own = isinstance(op, keras.layers.Layer) and is_custom(op)
+        noted = own or function_traits(activation_of(op)).tensors != 1
 
         def run(*args, **kwargs):
             # Layers open a scope of their own; operations such as `x + 1` do not.
@@ -214,7 +218,7 @@ def _recorded_scopes(model: keras.Model) -> Iterator[tuple[dict[str, str], dict[
                 scopes.setdefault(name, path)
                 outputs = call(*args, **kwargs)
                 scopes[name] = scopes.pop(name)  # at the end: a layer makes its result after those inside of it
-                if own:
+                if noted:
                     results.setdefault(path, set()).update(_nodes_of(outputs))
                 return outputs
 
@@ -230,7 +234,11 @@ def _nodes_of(outputs) -> Iterator[str]:
         op = getattr(x, "op", None)
         while op is not None:
             yield op.name
-            op = op.inputs[0].op if op.type == "Identity" or op.type in _VIEWS else None
+            if op.type == "IdentityN":  # of a function with a gradient of its own, such as `silu`
+                x = op.inputs[x.value_index]
+                op = x.op
+            else:
+                op = op.inputs[0].op if op.type == "Identity" or op.type in _VIEWS else None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Tensors of a `.tflite` file named after their Keras layers, and each operator's layers."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -14,7 +14,7 @@ def rename(
     content: bytes,
     scopes: Mapping[str, str],
     output_layers: Mapping[str, str],
-    results: Mapping[str, Iterable[str]],
+    results: Mapping[str, Set[str]],
 ) -> tuple[bytes, dict[str, tuple[str, ...]], dict[str, set[str]]]:
     """Gives every tensor a short, unique name after its Keras layer.
 
@@ -55,7 +55,11 @@ def rename(
             # An operator without a trace of its own belongs to the layer whose result it works on.
             layers = layers or next((fused[i] for i in operator.inputs if fused.get(i)), ())
             fused.update(dict.fromkeys(operator.outputs, layers))
-        held = {index: list(_held(graph, index, border, output_layers, results)) for index in fused}
+        # Several operators in place of one node have its name: the last of them makes what it makes.
+        last = {key: index for index in fused for key in _held(graph, index, border, output_layers, results)}
+        held: dict[int, list[str]] = {}
+        for (path, _), index in last.items():
+            held.setdefault(index, []).append(path)
         for index, name in border.items():
             graph.tensors[index].name = unique(name, number)
         for operator in graph.operators:
@@ -65,7 +69,7 @@ def rename(
                 if index not in border:
                     graph.tensors[index].name = unique(base, number)
                 origin[graph.tensors[index].name.decode()] = layers
-                for path in held[index]:
+                for path in held.get(index, ()):
                     holders[path].add(graph.tensors[index].name.decode())
             kernel = traits_of(flatbuffer.operator_name(model, operator)).kernel
             for place, index in enumerate(operator.inputs):
@@ -104,17 +108,17 @@ def tidied(model: schema.ModelT) -> dict[str, tuple[str, ...]]:
     return layers
 
 
-def _held(graph, index: int, border, output_layers, results) -> Iterator[str]:
-    """The layers of `results` whose result a tensor is."""
+def _held(graph, index: int, border, output_layers, results) -> Iterator[tuple[str, str]]:
+    """The layers of `results` whose result a tensor may be, and the node of the graph by which it is."""
     if index in border:  # its name says nothing of where it came from
         last = output_layers.get(border[index], "")
-        yield from (path for path in results if f"{last}/".startswith(f"{path}/"))
+        yield from ((path, border[index]) for path in results if f"{last}/".startswith(f"{path}/"))
         return
     # The converter puts digits behind a name that it has given to a constant.
     nodes = {
         part for node in graph.tensors[index].name.decode().split(";") for part in (node, node.rstrip("0123456789"))
     }
-    yield from (path for path, own in results.items() if not nodes.isdisjoint(own))
+    yield from ((path, node) for path, own in results.items() for node in nodes & own)
 
 
 def _give_buffers_of_their_own(model: schema.ModelT) -> None:

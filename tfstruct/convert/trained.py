@@ -82,7 +82,8 @@ def by_tensor(
         norms: path of a layer -> that of the batch norm which becomes part of it. One that adds nothing leaves no
             tensor of its name: what the layer makes is then its result.
         holders: of layers whose last tensor may be another one than their result, which became part of a later
-            operator: the tensors that are their results.
+            operator: the tensors that are their results. What else such a layer makes has what calibration observed,
+            but for what enters its activation.
 
     Raises:
         RecipeError: an unknown layer, or tensors left without a range; it lists their layers.
@@ -102,6 +103,7 @@ def by_tensor(
         for path, name in _made_inside(made, layers, given, calls).items()
         if name in holders.get(path, (name,))
     }
+    before = _before_activations(content, made, by_layer)
     for path, names in by_layer.items():
         ends = _ends([made[name].name for name in names], calls(path))
         if path in holders:
@@ -111,7 +113,7 @@ def by_tensor(
             key = path if i in ends and path in given else path + BEFORE
             if key in made_inside:
                 continue
-            if key in given and (i in ends or traits_of(made[name].name).output_range is None):
+            if key in given and (i in ends or name in before):
                 out[name] = given[key]
     out.update({name: given[path] for path, name in made_inside.items()})
     _spread(operators, out)  # what is only moved in one layer has its range, whatever was observed
@@ -135,6 +137,23 @@ def by_tensor(
             + "or keep them in float32 (Recipe(layers={pattern: 'float32'}), --keep-float)."
         )
     return out
+
+
+def _before_activations(
+    content: bytes, made: Mapping[str, flatbuffer.Operator], by_layer: Mapping[str, list[str]]
+) -> set[str]:
+    """The tensors that may be what enters the activation of their layer: of a layer with a kernel what its operator
+    makes, unless it holds an activation itself, as the first of `hard_sigmoid`'s operators does: relu6(x + 3)."""
+    graph = flatbuffer.read(content).subgraphs[0]
+    found: set[str] = set()
+    for names in by_layer.values():
+        kernels = [name for name in names if traits_of(made[name].name).kernel is not None]
+        for name in kernels or names:
+            options = graph.operators[made[name].index].builtinOptions
+            fused = bool(kernels) and bool(getattr(options, "fusedActivationFunction", 0))
+            if not fused and traits_of(made[name].name).output_range is None:
+                found.add(name)
+    return found
 
 
 def calls_by_path(model: keras.Model) -> Callable[[str], int]:

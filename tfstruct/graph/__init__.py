@@ -22,6 +22,7 @@
   `arguments.py`, `closing.py`: back to the user's class
 - `cpu_kernels.py`: which layers TensorFlow's own CPU kernels refuse, where oneDNN is off
 - `shuffle.py`: reshape, transpose, reshape back, seen as one permutation of channels
+- `configured.py`: a layer or operation once more, with functions of its own
 - `copying.py`: `copied`: a model once more
 - `sizes.py`: sizes left open: named, filled in, followed into nested models; batches that are fixed
 - `new_shapes.py`: initializers, regularizers and constraints of weights that get another shape

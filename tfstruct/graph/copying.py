@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfstruct.errors import ModelError, first_line
 from tfstruct.files import TemporaryFolder
+from tfstruct.graph.configured import functions_known
 from tfstruct.graph.keras_model import require_model
 from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.new_shapes import any_initializer
@@ -56,8 +57,9 @@ def made_again(model: keras.Model, make: Callable[[], keras.Model], what: str) -
         ModelError: the configuration does not make the model again.
     """
     try:
-        made = make()
-    except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
+        with functions_known(model):
+            made = make()
+    except Exception as error:  # a user's class may raise anything
         reason = first_line(error)
         raise ModelError(
             f"{model.name!r} cannot {what}: `get_config` and `from_config` do not make it again, built as it is. "

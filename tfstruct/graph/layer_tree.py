@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct.graph.keras_model import require_model
+from tfstruct.keras_internals.graph_nodes import functional_inside
 from tfstruct.keras_internals.layer_parts import parts_of
 from tfstruct.keras_internals.replacing import replaced_attributes
 
@@ -26,8 +27,9 @@ def layer_paths(model: keras.Model) -> dict[str, keras.layers.Layer | keras.Oper
             if id(op) in seen or isinstance(op, keras.layers.InputLayer):
                 continue
             seen.add(id(op))
-            # A Sequential keeps a functional twin of itself; it is no layer of its own.
-            path = prefix if isinstance(op, keras.Model) and op.name == parent.name else f"{prefix}{op.name}/"
+            # The functional model that a Sequential keeps of itself is no layer of its own.
+            own = isinstance(parent, keras.Model) and op is functional_inside(parent)
+            path = prefix if own else f"{prefix}{op.name}/"
             if path != prefix:
                 found.setdefault(path[:-1], op)
             visit(op, path)

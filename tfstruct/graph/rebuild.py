@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call, Kept, Slot
+from tfstruct.graph.configured import again
 from tfstruct.graph.copying import carry_adapted
 from tfstruct.graph.new_shapes import Building, any_initializer, drop_unfitting, for_new_shapes
 from tfstruct.graph.opening.origin import carry_origin
@@ -244,20 +245,18 @@ class _Rebuild:
         if isinstance(op, keras.layers.Lambda):
             # Its configuration would carry code; the function is already here.
             return same_lambda(op, name=op.name, dtype=op.dtype_policy)
-        try:
-            config = op.get_config()
+
+        def changed(config):
             for edited, value in edits.items():
                 config = _with(config, edited, value)
-            if self._cuts(op):
-                config = for_new_shapes(config)
-            made = type(op).from_config(config)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            if isinstance(error, NotImplementedError) and not isinstance(op, keras.layers.Layer):
+            return for_new_shapes(config) if self._cuts(op) else config
+
+        try:
+            made = again(op, changed, call.path)
+        except ModelError as error:
+            if isinstance(error.__cause__, NotImplementedError) and not isinstance(op, keras.layers.Layer):
                 return _copied(op, edits)
-            raise ModelError(
-                f"{call.path} ({type(op).__name__}) cannot be made again from its configuration: "
-                f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
-            ) from error
+            raise
         if isinstance(op, keras.layers.Layer):
             made.trainable = op.trainable
         return made

@@ -19,7 +19,7 @@ from tfstruct.graph.layer_tree import layer_paths
 from tfstruct.graph.plain_weights import check_plain
 from tfstruct.graph.rules import apply_rule
 from tfstruct.graph.shuffle import find as find_shuffle
-from tfstruct.graph.sizes import input_shapes, output_shapes
+from tfstruct.graph.sizes import Shape, input_shapes, output_shapes
 from tfstruct.keras_internals.graph_nodes import Functional, Node, functional_inside, inputs_and_masks, nodes_in_order
 from tfstruct.keras_internals.layer_parts import own_weights
 
@@ -199,6 +199,7 @@ class _Walk:
         self._shared: dict = {}
         self._first: dict[int, Call] = {}
         self._tensors = 0
+        self._moved: set[int] = set()  # keys of tensors in which the axis of the samples is not the first
 
     def channels(self, shape, axes, per_sample: float = 1.0) -> Channels:
         self._tensors += 1
@@ -240,12 +241,23 @@ class _Walk:
 
     def _call(self, op, path, node, inputs):
         shapes = output_shapes(op, path, node, [x.shape for x in inputs])
+        one = self._of_one_sample(op, path, node, inputs)
+        if one is not None:
+            inputs = [dataclasses.replace(x, shape=_for_one_sample(x)) for x in inputs]
+            shapes = [(before[:1] + after[1:]) for before, after in zip(shapes, one, strict=True)]
         call = Call(op, path, node, inputs, shapes, self.labels, self._shared)
+        if one is not None:
+            call.per_sample = _entries(one[0])
         call.enter = lambda model, name, inputs: self._entered(model, f"{path}/{name}/", inputs)
         axes = apply_rule(call, self._opaque.get(path, ""))
         call.outputs = tuple(
-            self.channels(shape, a, _per_sample(call, shape)) for shape, a in zip(call.shapes, axes, strict=True)
+            self.channels(shape, a, _per_sample(call, shape) if one is None else _entries(one[i]))
+            for i, (shape, a) in enumerate(zip(call.shapes, axes, strict=True))
         )
+        if one is not None:
+            self._moved |= {
+                tensor.key for tensor, x in zip(call.outputs, node.outputs, strict=True) if None in x.shape[1:]
+            }
         first = self._first.setdefault(id(op), call)
         if first is not call and not call.independent and (first.edits or call.edits or first.slots):
             # One configuration has to serve every call.
@@ -254,6 +266,18 @@ class _Walk:
             self._tie(first.outputs, call.outputs, reason)
         self.calls.append(call)
         return call
+
+    def _of_one_sample(self, op, path, node, inputs) -> list[Shape] | None:
+        """The shapes that a call makes of one sample, where the axis of the samples comes or goes to another place, as
+        in `ops.matmul(images, ops.transpose(texts))`; else None."""
+        if not any(None in x.shape[1:] for x in node.outputs) and not any(x.key in self._moved for x in inputs):
+            return None
+        if any(None in x.shape[1:] or math.isnan(x.per_sample) for x in inputs):
+            return None  # other sizes are open
+        try:
+            return output_shapes(op, path, node, [_for_one_sample(x) for x in inputs])
+        except ModelError:
+            return None
 
     def _entered(self, model, prefix, inputs) -> Walked:
         """What a layer holds, on the labels of the whole."""
@@ -272,6 +296,16 @@ class _Walk:
                     for labels in (x, y):
                         if labels is not None:
                             self.labels.freeze(labels, reason)
+
+
+def _for_one_sample(tensor: Channels) -> Shape:
+    first = tuple(round(tensor.per_sample) if n is None else n for n in tensor.shape[:1])
+    return first + tensor.shape[1:]
+
+
+def _entries(shape: Shape) -> float:
+    """Entries of the first axis of a tensor for one sample."""
+    return float(shape[0] or 1) if shape else 1.0
 
 
 def _per_sample(call: Call, shape: tuple[int | None, ...]) -> float:

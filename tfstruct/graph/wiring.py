@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfstruct.errors import ModelError
 from tfstruct.graph.call import Call
+from tfstruct.graph.configured import again
 from tfstruct.graph.new_shapes import for_new_shapes
 from tfstruct.graph.rebuild import rewire
 from tfstruct.graph.trace import Graph
@@ -132,15 +132,7 @@ class Remake:
 
     def layer(self, like, values: Mapping[str, np.ndarray] | None, config: Mapping[str, object] | None = None):
         """A new layer, whose weights get their values when the model is made."""
-        try:
-            own = for_new_shapes(like.get_config()) if config else like.get_config()
-            layer = type(like).from_config({**own, **(config or {})})
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"{like.name} ({type(like).__name__}) cannot be made again from its configuration: "
-                f"{str(error).splitlines()[0]} Register its functions with keras.saving."
-                "register_keras_serializable."
-            ) from error
+        layer = again(like, lambda own: {**for_new_shapes(own), **config} if config else own)
         layer.trainable = like.trainable
         self._values.append((layer, like.weights if values is None else values))
         return layer

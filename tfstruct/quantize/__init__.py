@@ -16,6 +16,7 @@
 - `rescaling.py`: how the file's kernels round what they make of integers
 - `integer_kernels.py`: what operators of the file compute on integers, for inference
 - `simulation.py`: the forward pass: a model's own layers routed through that
+- `unseen.py`: what of a layer it does not simulate
 - `twin.py`: `Twin`: it as a Keras model, which is saved and converted
 - `dequantizing.py`: `dequantize`: the plain model with a twin's kernels
 - `calibrators.py`: ranges of activations from their values on data, in five ways

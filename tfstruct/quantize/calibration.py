@@ -108,7 +108,7 @@ def _observed(
                         f"The values of `{point.path}` are not finite for the samples {done} to {done + batch.size}."
                     )
                 # Sample by sample, as ranges of a file are found, where the first axis is that of the samples.
-                for sample in value if len(value) == batch.size else [value]:
+                for sample in value if value.shape[:1] == (batch.size,) else [value]:
                     one.update(sample)
         done += batch.size
         progress("calibrate", done, samples.count)

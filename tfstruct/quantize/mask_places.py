@@ -189,7 +189,7 @@ def _exponentials(call: Call) -> int | None:
     if not function_traits(name).in_file.exponential:
         return None
     axes = getattr(call.op, "axis", -1)
-    sizes = [shape[axis] for axis in (axes if isinstance(axes, (list, tuple)) else [axes])]
+    sizes = [shape[axis] for axis in (axes if isinstance(axes, (list, tuple)) else [axes])] if shape else []
     return math.prod(size or _UNKNOWN_SIZE for size in sizes)
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.errors import ModelError
-from tfstruct.graph import is_training_only, trace
+from tfstruct.graph import trace
 from tfstruct.graph.endings import activation_of
 from tfstruct.graph.kernels import Kernel, kernels
 from tfstruct.graph.layer_tree import give_losses, intercepted, without_activation
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of, set_mask
-from tfstruct.keras_internals.layer_parts import all_layers
 from tfstruct.quantize.constant_operands import ConstantOperands
 from tfstruct.quantize.fake import fake_activation
 from tfstruct.quantize.grids import Grid, LargestGrid, grid, stored
@@ -26,6 +25,7 @@ from tfstruct.quantize.masked_ranges import MaskedRanges
 from tfstruct.quantize.ranges import Range, TableRange
 from tfstruct.quantize.rounding_points import CallRanges, RoundingPoint, RoundingPoints, integer_inputs, is_norm
 from tfstruct.quantize.scheme import Scheme
+from tfstruct.quantize.unseen import unseen
 
 
 class Simulation:
@@ -94,8 +94,8 @@ class Simulation:
             path = self.rounding_points.paths[key]
             if self.scheme.weight_bits(path) is None:
                 self.skipped.append((path, "left in float, as the scheme says"))
-            elif _has_unseen(op) and self.scheme.activation_bits(path) is not None:
-                self.skipped.append((path, "its kernels and its result are rounded, the values inside are not"))
+            elif (why := unseen(op)) and self.scheme.activation_bits(path) is not None:
+                self.skipped.append((path, why))
         return found
 
     def _grid(self, kernel: Kernel, op, path: str, make) -> Grid:
@@ -373,16 +373,6 @@ class Simulation:
             )
         for variable, part in zip(self.variables, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
             variable.assign(part.reshape(variable.shape))
-
-
-def _has_unseen(op) -> bool:
-    """Does the file compute a layer by several operators, between which values are not simulated?"""
-    traits = traits_of(op)
-    if not isinstance(op, keras.Layer) or traits.kernel or is_norm(op) or traits.reads_shape or is_training_only(op):
-        return False
-    own = not type(op).__module__.startswith(("keras.", "tfstruct."))
-    several = traits.affine or bool(traits.statistics and not traits.function)
-    return own or bool(op.weights) or len(all_layers(op)) > 1 or several
 
 
 def _like(x, y):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph.call import Call
+from tfstruct.graph.configured import again
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.trace import Body, Graph
 from tfstruct.keras_internals.graph_nodes import inputs_and_masks
@@ -108,7 +109,7 @@ class Whole:
     def _recurrent(self, call: Call, array: np.ndarray, chunk: int, flows: Sequence[Flowing]) -> list[_Value]:
         """Run on the frames up to each hop; once where it has no states among its outputs."""
         if len(flows) == 1:
-            layer = type(call.op).from_config({**call.op.get_config(), "return_sequences": True, "stateful": False})
+            layer = again(call.op, lambda config: {**config, "return_sequences": True, "stateful": False})
             layer(array)
             layer.set_weights(call.op.get_weights())
             outputs = np.asarray(layer(array, training=False))[0]

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfstruct.graph.opening.parts import Constant, Weight
+from tfstruct.graph.opening.parts import AddedLoss, Constant, Weight
 from tfstruct.graph.opening.recording import Loop, RecordedCall, Recording
 from tfstruct.graph.rules import rule_of
 from tfstruct.keras_internals.recorded_calls import computed_by
@@ -34,9 +34,9 @@ def equal(a: Recording, b: Recording) -> bool:
     return a is b or difference(a, b) is None
 
 
-def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
-    """The innermost recording in which two differ, and in what; None where they do not."""
-    calls, others = a.needed(), b.needed()
+def difference(a: Recording, b: Recording, losses: bool = True) -> tuple[Recording, str] | None:
+    """The innermost recording in which two differ, and in what; None where they do not. Losses count if `losses`."""
+    calls, others = (_steps(one, losses) for one in (a, b))
     if len(a.inputs) != len(b.inputs):
         return a, "it gets other tensors"
     # Where tensors come from: of which input, or of which output of which call.
@@ -47,11 +47,11 @@ def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
         if isinstance(operation, Recording) and isinstance(its, Recording):
             if operation.layer is not its.layer:
                 return a, f"it calls {operation.layer.name} or {its.layer.name}"
-            inner = difference(operation, its)
+            inner = difference(operation, its, losses)
             if inner is not None:
                 return inner
         elif isinstance(operation, Loop) and isinstance(its, Loop) and operation.layer is its.layer:
-            inner = difference(operation.recording, its.recording)
+            inner = difference(operation.recording, its.recording, losses)
             if inner is not None:
                 return inner
         elif not _same_operation(operation, its):
@@ -64,9 +64,23 @@ def difference(a: Recording, b: Recording) -> tuple[Recording, str] | None:
         other_places.update({id(x): (number, i) for i, x in enumerate(other.outputs)})
     if len(calls) != len(others):
         return a, f"it computes {len(calls)} or {len(others)} operations"
+    if not losses:
+        _pass_losses(a, places)
+        _pass_losses(b, other_places)
     if [places.get(id(x)) for x in a.results] != [other_places.get(id(x)) for x in b.results]:
         return a, "it returns other tensors"
     return None
+
+
+def _steps(recording: Recording, losses: bool) -> list[RecordedCall]:
+    return [call for call in recording.needed(losses) if losses or not isinstance(call.operation, AddedLoss)]
+
+
+def _pass_losses(recording: Recording, places: dict[int, tuple]) -> None:
+    """What an `AddedLoss` returns comes from where its tensor does."""
+    for call in recording.needed(losses=False):
+        if isinstance(call.operation, AddedLoss):
+            places[id(call.outputs[0])] = places[id(call.inputs[0])]
 
 
 def name_of(call: RecordedCall) -> str:

@@ -91,7 +91,8 @@ def _random_inputs(structure):
 
 
 def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variable]):
-    """Outputs, and the gradients of a fixed sum of them by these variables; of large ones see `_projected`."""
+    """Outputs, the sum of added losses being the last, and the gradients of a fixed sum of them by these variables; of
+    large ones see `_projected`."""
     # As tensors: a variable that a strategy mirrors has no gradient outside of its replicas.
     values = [tf.convert_to_tensor(w.value) for w in weights]
     large = [math.prod(w.shape) > _WHOLE for w in weights]
@@ -104,8 +105,11 @@ def _run(model: keras.Model, inputs, training: bool, weights: list[keras.Variabl
             stack.enter_context(tape)
             tape.watch(sources)
         values = [_projected(v, x) if big else v for v, x, big in zip(values, sources, large, strict=True)]
-        stack.enter_context(keras.StatelessScope(list(zip(weights, values, strict=True))))
+        scope = keras.StatelessScope(list(zip(weights, values, strict=True)), collect_losses=True)
+        stack.enter_context(scope)
         outputs = [x for x in keras.tree.flatten(model(inputs, training=training)) if "float" in str(x.dtype)]
+        if scope.losses:
+            outputs.append(tf.add_n([tf.reduce_sum(tf.cast(x, "float32")) for x in scope.losses]))
         loss = 0.0
         for output in outputs:
             factors = np.random.default_rng(1).normal(size=output.shape)

@@ -148,10 +148,13 @@ def _opened(
     while True:
         known, shared, again = len(closed), len(tied), False
         weights: dict[int, Weight] = {}
-        recordings = []
+        losing: set[int] = set()
+        recordings: list[Recording] = []
         try:
-            for which, training in ((0, False), (1, False), (0, True)):
-                recorder = Recorder(opens, training, weights, wanted.composites)
+            for which, training in ((0, False), (1, False), (0, True), (1, True)):
+                if len(recordings) == 3 and not _losses_of_training(recordings[0], recordings[2]):
+                    break
+                recorder = Recorder(opens, training, weights, wanted.composites, losing)
                 recorder.closed = dict(closed)
                 recordings.append(recorder.record(model, sizes.known(which)))
                 for key, (layer, reason) in recorder.closed.items():
@@ -169,10 +172,15 @@ def _opened(
             ) from error
         if again or len(closed) > known:
             continue
-        first, second, trained = recordings
-        different = difference(first, trained)
+        first, second, trained, *trained_again = recordings
+        different = difference(first, trained, losses=False)
+        if trained_again:  # what training computes for its losses is computed in inference too, and not used there
+            first, second = trained, *trained_again
         if different is not None:
             layer, reason = different[0].layer, f"in training {different[1]}"
+            if _passes(layer, recordings[0]):
+                note_training_only(layer)
+                continue
         else:
             several = called_by_several(first)
             tied |= _tied(first) | (several.keys() - closed.keys())
@@ -237,6 +245,12 @@ def _has_shapes(inputs) -> bool:
     if isinstance(inputs, (list, tuple)):
         return _is_shape(inputs) or any(map(_has_shapes, inputs))
     return False
+
+
+def _losses_of_training(inference: Recording, training: Recording) -> bool:
+    """Whether losses are added in training that are not in inference."""
+    counts = [sum(len(one.losses) for one in recording.all_within()) for recording in (inference, training)]
+    return counts[0] < counts[1]
 
 
 def _passes(layer: keras.layers.Layer, inference: Recording) -> bool:

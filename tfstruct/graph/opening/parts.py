@@ -227,11 +227,45 @@ def masked(call: Call) -> Axes:
     return call.input.axes
 
 
+@keras.saving.register_keras_serializable(_PACKAGE)
+class AddedLoss(_Part):
+    """Takes x and losses, adds these to those of the model, and returns x.
+
+    Args:
+        training_only: whether it adds them in training only.
+    """
+
+    def __init__(self, training_only=False, **kwargs):
+        super().__init__(**kwargs)
+        self.training_only = training_only
+
+    def call(self, x, *losses, training=None):
+        if training or not self.training_only:
+            for loss in losses:
+                self.add_loss(loss)
+        return x
+
+    def compute_output_spec(self, x, *losses, training=None):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "training_only": self.training_only}
+
+
+@rule(AddedLoss)
+def added_loss(call: Call) -> Axes:
+    """Channels pass; losses have none."""
+    call.in_place = True
+    call.macs(0)
+    return call.inputs[0].axes
+
+
 def values_read(call: Call) -> tuple[Channels, ...]:
-    """The inputs of a call whose values it reads: not those that only tie a weight to the graph, or give sizes."""
+    """The inputs of a call whose values it reads: not those that only tie a weight to the graph, or give sizes, or are
+    losses."""
     if traits_of(call.op).reads_shape:
         return ()
-    return tuple(call.inputs[:1] if isinstance(call.op, Sized) else call.inputs)
+    return tuple(call.inputs[:1] if isinstance(call.op, (Sized, AddedLoss)) else call.inputs)
 
 
 def _as_sized(op: Sized, base: Traits) -> Traits:
@@ -240,4 +274,4 @@ def _as_sized(op: Sized, base: Traits) -> Traits:
 
 add_row([Weight, Constant], Traits(reads_shape=True))
 add_row([Sized], Traits(moves="selection", keeps_zero=True, homogeneous=True), _as_sized)
-add_row([Masked], Traits(moves="identity", keeps_zero=True, homogeneous=True))
+add_row([Masked, AddedLoss], Traits(moves="identity", keeps_zero=True, homogeneous=True))

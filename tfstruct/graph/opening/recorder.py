@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tfstruct.graph.opening import symbolic
 from tfstruct.graph.opening.composites import OPERATIONS
 from tfstruct.graph.opening.custom import call_of, is_loop
-from tfstruct.graph.opening.parts import Constant, Weight
-from tfstruct.graph.opening.recording import ClosedError, Loop, RecordedCall, Recording, reason_of
+from tfstruct.graph.opening.parts import AddedLoss, Constant, Weight
+from tfstruct.graph.opening.recording import (
+    ClosedError,
+    Loop,
+    RecordedCall,
+    Recording,
+    as_precise_as_tensors,
+    reason_of,
+)
 from tfstruct.graph.trace import functional_of, tensors_in
 from tfstruct.keras_internals.graph_nodes import mask_of, nodes_in_order, set_mask, takes_training
 from tfstruct.keras_internals.layer_parts import all_layers
@@ -18,7 +26,6 @@ from tfstruct.keras_internals.recorded_calls import (
     computed_spec,
     operations_as,
     set_masks_as_layer,
-    set_spec,
     watched_calls,
 )
 from tfstruct.keras_internals.replacing import replaced_attributes
@@ -32,6 +39,7 @@ class Recorder:
         training: how the model is called.
         weights: by id of a variable the layer that owns it as a tensor, over all recordings of one opening.
         composites: whether composites are recorded in their form.
+        losing: ids of the layers that add losses in inference; a recording in inference adds its own.
 
     Attributes:
         closed: layers that could not be opened, by id: (layer, reason).
@@ -43,8 +51,10 @@ class Recorder:
         training: bool,
         weights: dict[int, Weight],
         composites: bool = False,
+        losing: set[int] | None = None,
     ):
         self.opens, self.training, self.weights, self.composites = opens, training, weights, composites
+        self._losing: set[int] = set() if losing is None else losing
         self.closed: dict[int, tuple[keras.layers.Layer, str]] = {}
         self._frames: list[Recording] = []
         self._inside_known = 0
@@ -84,9 +94,8 @@ class Recorder:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(watched_calls(lambda: bool(self._frames), self._note, refuse_read, refuse_draw))
-            if self.composites:
-                seen = lambda: bool(self._frames) and not self._inside_known  # noqa: E731
-                stack.enter_context(operations_as(OPERATIONS, seen))
+            forms = symbolic.FORMS | (OPERATIONS if self.composites else {})
+            stack.enter_context(operations_as(forms, lambda: bool(self._frames) and not self._inside_known))
             for layer in all_layers(model):
                 stack.enter_context(replaced_attributes(layer, **self._stand_ins(layer, layer is model)))
             yield
@@ -94,7 +103,7 @@ class Recorder:
     def _stand_ins(self, layer: keras.layers.Layer, is_top: bool) -> dict[str, Callable]:
         """What stands in for calls of the layer: those on symbolic tensors are recorded, and those on numbers become
         calls on a constant."""
-        symbolic_call, call = layer.symbolic_call, layer.call
+        symbolic_call, call, add_loss = layer.symbolic_call, layer.call, layer.add_loss
 
         def as_known(*args, **kwargs):
             with self._known(layer):
@@ -143,7 +152,14 @@ class Recorder:
             )
             return layer(*args, **kwargs)
 
-        return {"symbolic_call": on_tensors} | ({} if isinstance(layer, keras.Model) else {"call": on_numbers})
+        def on_loss(loss):
+            if self._inside_known or not self._frames:
+                return add_loss(loss)
+            flat = keras.tree.flatten(loss)
+            self._frames[-1].losses.extend(self._constant(x) if keras.ops.is_tensor(x) else x for x in flat)
+
+        hooks = {"symbolic_call": on_tensors, "add_loss": on_loss}
+        return hooks if isinstance(layer, keras.Model) else {**hooks, "call": on_numbers}
 
     @contextlib.contextmanager
     def _known(self, layer: keras.layers.Layer) -> Iterator[None]:
@@ -178,7 +194,7 @@ class Recorder:
                 raise ClosedError(f"it calls {operation.name} with a `training` of its own")
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         else:
-            args, kwargs = _as_precise_as_tensors(args, kwargs, outputs)
+            args, kwargs = as_precise_as_tensors(args, kwargs, outputs)
         operation = self._loops.pop(id(operation), operation)
         self._frames[-1].calls.append(RecordedCall(operation, tuple(args), dict(kwargs), keras.tree.flatten(outputs)))
 
@@ -216,6 +232,8 @@ class Recorder:
                 recording.given_masks.append((id(inside[key]), id(inside[id(mask)])))
         recording.arguments = args, kwargs
         recording.outputs = self._run(layer, recording, args, kwargs)
+        if recording.losses:
+            self._add_losses(recording)
         left = self._leave(recording)
         self._frames[-1].calls.append(
             RecordedCall(recording, tuple(outer.values()), {}, [left[id(x)] for x in recording.results])
@@ -224,6 +242,20 @@ class Recorder:
         return keras.tree.map_structure(
             lambda x: left[id(x)] if isinstance(x, keras.KerasTensor) else x, recording.outputs
         )
+
+    def _add_losses(self, recording: Recording) -> None:
+        """The first output becomes that of an operation that adds the losses of the call."""
+        if not self.training:
+            self._losing.add(id(recording.layer))
+        flat = keras.tree.flatten(recording.outputs)
+        first = next((x for x in flat if isinstance(x, keras.KerasTensor)), None)
+        if first is None:
+            raise ClosedError("it adds a loss and returns no tensor")
+        part = AddedLoss(id(recording.layer) not in self._losing)
+        output = part.compute_output_spec(first)
+        set_mask(output, mask_of(first))
+        recording.calls.append(RecordedCall(part, (first, *recording.losses), {}, [output]))
+        recording.outputs = keras.tree.map_structure(lambda x: output if x is first else x, recording.outputs)
 
     def _step_of(self, layer: keras.layers.RNN, sequences: keras.KerasTensor, initial_state=None, **others) -> Loop:
         """One step of the cell of a loop, recorded on its own."""
@@ -244,6 +276,8 @@ class Recorder:
         training = {"training": self.training} if takes_training(cell) else {}
         recording.outputs = self._run(cell, recording, (x, before), training)
         self._leave(recording)
+        if recording.losses:
+            raise ClosedError("it adds a loss at each step")
         if len(keras.tree.flatten(recording.outputs)) != 1 + len(states):
             raise ClosedError("it returns other states than it says")
         return Loop(layer, recording)
@@ -339,29 +373,6 @@ class Recorder:
         output = part.compute_output_spec(recording.inputs[0])
         recording.calls.append(RecordedCall(part, (recording.inputs[0],), {}, [output]))
         return output
-
-
-def _as_precise_as_tensors(args, kwargs, outputs):
-    """NumPy's float64 beside a tensor counts as the tensor's dtype, as in TensorFlow's operators: `x / np.sqrt(4)`.
-
-    On symbolic tensors Keras makes float64 of both; the dtype of `outputs` is put right.
-    """
-    used = {keras.backend.standardize_dtype(x.dtype) for x in tensors_in((args, kwargs))}
-    floats = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, (np.ndarray, np.generic))]
-    if len(used) != 1 or not any(x.dtype == np.float64 for x in floats):
-        return args, kwargs
-    (dtype,) = used
-    if "float" not in dtype or dtype == "float64":
-        return args, kwargs
-    for x in tensors_in(outputs):
-        if x.dtype == "float64":
-            set_spec(x, dtype=dtype)
-
-    def cast(x):
-        wide = isinstance(x, (np.ndarray, np.generic)) and x.dtype == np.float64
-        return (x.item() if isinstance(x, np.generic) else x.astype(dtype)) if wide else x
-
-    return keras.tree.map_structure(cast, (args, kwargs))
 
 
 def _holds_variables(value) -> bool:

@@ -9,8 +9,11 @@ import re
 import traceback
 
 import keras
+import numpy as np
 
+from tfstruct.graph.opening.parts import AddedLoss
 from tfstruct.graph.trace import tensors_in
+from tfstruct.keras_internals.recorded_calls import set_spec
 
 _HERE = str(pathlib.Path(__file__).parents[2])
 
@@ -50,6 +53,7 @@ class Recording:
         outputs: what it returned, in its structure.
         results: the tensors of `outputs`, then masks that were made inside, without doubles.
         masks: by id of a result, its mask.
+        losses: those that the call added; one of `results` is made by an `AddedLoss` that has them.
     """
 
     layer: keras.layers.Layer
@@ -60,15 +64,17 @@ class Recording:
     outputs: object = None
     results: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
     masks: dict[int, keras.KerasTensor] = dataclasses.field(default_factory=dict)
+    losses: list[keras.KerasTensor] = dataclasses.field(default_factory=list)
 
-    def needed(self) -> list[RecordedCall]:
-        """The calls that a result depends on, in their order."""
+    def needed(self, losses: bool = True) -> list[RecordedCall]:
+        """The calls that a result depends on, in their order; without those for its losses if not `losses`."""
         wanted = {id(x) for x in self.results} | {id(mask) for mask in self.masks.values()}
         kept = []
         for call in reversed(self.calls):
             if any(id(x) in wanted for x in call.outputs):
                 kept.append(call)
-                wanted |= {id(x) for x in call.inputs}
+                passes = isinstance(call.operation, AddedLoss) and not losses
+                wanted |= {id(x) for x in (call.inputs[:1] if passes else call.inputs)}
         return kept[::-1]
 
     def all_within(self) -> list["Recording"]:
@@ -89,6 +95,29 @@ class Loop:
 
     def all_within(self) -> list[Recording]:
         return self.recording.all_within()
+
+
+def as_precise_as_tensors(args, kwargs, outputs):
+    """NumPy's float64 beside a tensor counts as the tensor's dtype, as in TensorFlow's operators: `x / np.sqrt(4)`.
+
+    On symbolic tensors Keras makes float64 of both; the dtype of `outputs` is put right.
+    """
+    used = {keras.backend.standardize_dtype(x.dtype) for x in tensors_in((args, kwargs))}
+    floats = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, (np.ndarray, np.generic))]
+    if len(used) != 1 or not any(x.dtype == np.float64 for x in floats):
+        return args, kwargs
+    (dtype,) = used
+    if "float" not in dtype or dtype == "float64":
+        return args, kwargs
+    for x in tensors_in(outputs):
+        if x.dtype == "float64":
+            set_spec(x, dtype=dtype)
+
+    def cast(x):
+        wide = isinstance(x, (np.ndarray, np.generic)) and x.dtype == np.float64
+        return (x.item() if isinstance(x, np.generic) else x.astype(dtype)) if wide else x
+
+    return keras.tree.map_structure(cast, (args, kwargs))
 
 
 def reason_of(error: Exception) -> str:

@@ -9,6 +9,7 @@ from keras import layers
 
 from tfstruct.errors import PlanError
 from tfstruct.graph import Call
+from tfstruct.graph.configured import functions_known
 from tfstruct.graph.rules.contractions import channel_axis
 from tfstruct.surgery.factor.factors import FactorLayer
 
@@ -116,7 +117,11 @@ def misplaced(calls: Sequence[Call], stages: Sequence[FactorLayer]) -> str | Non
 
 
 def _layer(layer, stage: FactorLayer, place: _Place, named) -> layers.Layer:
-    config = layer.get_config()
+    with functions_known(layer):
+        return _layer_of(layer, layer.get_config(), stage, place, named)
+
+
+def _layer_of(layer, config: dict, stage: FactorLayer, place: _Place, named) -> layers.Layer:
     config |= {"kernel_initializer": "glorot_uniform", "kernel_constraint": None}
     if stage.suffix:
         config |= {

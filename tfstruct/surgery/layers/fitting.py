@@ -7,6 +7,7 @@ from keras import layers
 
 from tfstruct.errors import ModelError
 from tfstruct.graph import in_order
+from tfstruct.graph.configured import again
 from tfstruct.keras_internals.graph_nodes import calls_of
 from tfstruct.keras_internals.layer_parts import same_lambda
 from tfstruct.surgery.layers.places import Place, Places, Visit, replaced, shown
@@ -123,14 +124,7 @@ def _called(layer, args, kwargs, known: bool) -> tuple[object, list]:
         return layers.Input(batch_shape=_closed(x.shape) if known else x.shape, dtype=x.dtype)
 
     args, kwargs = replaced(fresh, args, kwargs)
-    try:
-        code = isinstance(layer, layers.Lambda)
-        copy = same_lambda(layer) if code else type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError) as error:
-        raise ModelError(
-            f"{layer.name} ({type(layer).__name__}) cannot be made again from its configuration: "
-            f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
-        ) from error
+    copy = same_lambda(layer) if isinstance(layer, layers.Lambda) else again(layer)
     return copy, keras.tree.flatten(copy(*args, **kwargs))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from keras import layers
 
 from tfstruct.graph import Call, Graph, in_order
+from tfstruct.graph.configured import again
 from tfstruct.graph.operation_traits import traits_of
 from tfstruct.keras_internals.graph_nodes import mask_of
 from tfstruct.surgery.lossless.removable import by_layer
@@ -86,7 +87,7 @@ def _passing(call: Call, stays: list[int], named: bool):
         tensors = in_order(args, kwargs)
         left = [tensors[i] for i in stays]
         if len(left) > 1:
-            return type(call.op).from_config(call.op.get_config())(left)
+            return again(call.op)(left)
         return layers.Identity(name=call.op.name, dtype=left[0].dtype)(left[0]) if named else left[0]
 
     return rewrite

@@ -8,6 +8,7 @@ import numpy as np
 from tfstruct.arguments import checked_but, require_one_of
 from tfstruct.errors import ModelError, PlanError
 from tfstruct.graph import Graph, open_and_trace, rewire, trace
+from tfstruct.graph.configured import again
 from tfstruct.graph.trace import functional_of
 from tfstruct.patterns import check_open_layers
 from tfstruct.reporting import Result
@@ -179,13 +180,7 @@ def _clone(unit: PlacedLayer):
     """A copy of a layer or model; its weights are set once it has been called."""
     if isinstance(unit.op, keras.Model) and functional_of(unit.op) is not None:
         return rewire(trace(unit.op), {}).model
-    try:
-        made = type(unit.op).from_config(unit.op.get_config())
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{unit.path} ({type(unit.op).__name__}) cannot be made again from its configuration: "
-            f"{str(error).splitlines()[0]} Give it a get_config that lists its arguments."
-        ) from error
+    made = again(unit.op, path=unit.path)
     made.trainable = unit.op.trainable
     return made
 
