@@ -319,7 +319,7 @@ def _benchmark_row(data: Mapping, processor: str | None) -> OperatorLatency:
 
 def _row(row, number: int, processor: str | None) -> OperatorLatency:
     def wrong(what: str):
-        return DataError(f"Row {number} of the latency table {what}. Received: {str(row)[:200]}.")
+        return DataError(f"Row {number} of the latency table {what}. Received: {repr(row)[:200]}.")
 
     if not isinstance(row, Mapping):
         raise wrong("must be an object")

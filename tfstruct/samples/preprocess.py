@@ -54,9 +54,9 @@ class Preprocess:
         resize, mean, std = (_entries(value) for value in (self.resize, self.mean, self.std))
         sizes = [n for n in resize or () if isinstance(n, kinds.Integral) and int(n) > 0]
         if resize is not None and not len(resize) == len(sizes) == 2:
-            raise DataError(f"`resize` must be two positive integers, (height, width). Received: {self.resize}.")
+            raise DataError(f"`resize` must be two positive integers, (height, width). Received: {self.resize!r}.")
         if self.scale is not None and not (_is_real(self.scale) and self.scale != 0):
-            raise DataError(f"`scale` must be a finite number other than 0. Received: {self.scale}.")
+            raise DataError(f"`scale` must be a finite number other than 0. Received: {self.scale!r}.")
         for field, value in (("mean", mean), ("std", std)):
             if value is not None and not (value and all(map(_is_real, value))):
                 raise DataError(

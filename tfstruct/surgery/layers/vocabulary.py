@@ -232,7 +232,7 @@ def _by_name(given, names: set[str], argument: str) -> dict[str, np.ndarray]:
 def _whole(given, argument: str) -> np.ndarray:
     found = np.unique(np.asarray(given if np.ndim(given) else np.atleast_1d(given)))
     if found.size and (not np.isfinite(found).all() or (found != found.astype(int)).any()):
-        raise ArgumentError(f"`{argument}` must hold whole numbers. Received: {str(given)[:80]}.")
+        raise ArgumentError(f"`{argument}` must hold whole numbers. Received: {repr(given)[:80]}.")
     return found.astype(int)
 
 

@@ -101,13 +101,13 @@ class Plan(OpenedReport):
         ):
             values = data.get(key, {})
             if not isinstance(values, dict) or not all(map(kind, values.values())):
-                raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {str(values)[:200]}.")
+                raise PlanError(f"`{key}` of a plan must map names to {_KINDS[kind]}. Received: {repr(values)[:200]}.")
         for key in ("model", "planned"):
             if not _is_text(data.get(key, "")):
-                raise PlanError(f"`{key}` of a plan must be a text. Received: {str(data[key])[:200]}.")
+                raise PlanError(f"`{key}` of a plan must be a text. Received: {repr(data[key])[:200]}.")
         opened = data.get("opened", [])
         if not isinstance(opened, list | tuple) or not all(map(_is_text, opened)):
-            raise PlanError(f"`opened` of a plan must list paths. Received: {str(opened)[:200]}.")
+            raise PlanError(f"`opened` of a plan must list paths. Received: {repr(opened)[:200]}.")
         return cls(**{key: value for key, value in data.items() if key in names})
 
     @classmethod
@@ -186,7 +186,7 @@ def units_of(graph: Graph, plan: Plan) -> np.ndarray:
     """
     if plan.model != fingerprint(graph.model):
         raise PlanError(
-            f"The plan was made for a model with fingerprint {plan.model}; `{graph.model.name}` has "
+            f"The plan was made for a model with fingerprint {plan.model!r}; `{graph.model.name}` has "
             f"{fingerprint(graph.model)}: layers or shapes differ. Plan again with this model."
         )
     parts, makes = graph.units.parts, graph.makes
@@ -229,7 +229,7 @@ def _checked(path: str, indices, width: int) -> np.ndarray:
     whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
     if not whole or len(set(chosen.tolist())) != chosen.size or chosen.min() < 0 or chosen.max() >= width:
         raise PlanError(
-            f"`keep[{path!r}]` must list different integers in 0..{width - 1}. Received: {str(indices)[:80]}."
+            f"`keep[{path!r}]` must list different integers in 0..{width - 1}. Received: {repr(indices)[:80]}."
         )
     return chosen
 
