@@ -30,6 +30,16 @@ class Linear(layers.Layer):
         return ops.matmul(x, self.w) + self.b
 
 
+class Positions(layers.Layer):
+    """Another number for each place."""
+
+    def build(self, shape):
+        self.bias = self.add_weight(shape=tuple(shape[1:]), name="bias")
+
+    def call(self, x):
+        return x + self.bias
+
+
 def _norm():
     return layers.BatchNormalization()
 
@@ -62,6 +72,8 @@ ROWS = {
     "scaled": lambda: [_dense(), layers.Rescaling(2.0), _dense()],
     "heads": lambda: [_heads(), _from_heads(), _dense()],
     "to heads": lambda: [_dense(8), _heads(), _from_heads()],
+    "positions": lambda: [_dense(), Positions(), _dense()],
+    "positions of an activation": lambda: [_dense(activation="relu"), Positions()],
     "convolution": lambda: [layers.Conv1D(6, 2), _dense()],
 }
 # A bias of heads is added once more in float: the last bit of its 32 may differ.

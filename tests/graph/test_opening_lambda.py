@@ -29,7 +29,7 @@ CLOSED = {
     "tf": lambda x: tf.math.cumsum(x, axis=1),
     "NumPy": lambda x: np.asarray(x) * 1.0,
     "a variable": lambda x: x * FREE,
-    "other in training": lambda x, training=None: x * 2.0 if training else x,
+    "other in training": lambda x, training=None: x * 2.0 if training else ops.relu(x),
     "random numbers": lambda x: x + keras.random.normal(ops.shape(x)),
 }
 

@@ -68,7 +68,17 @@ def again(x):
     return block(block(block(two(x)[0])))
 
 
+def handed_on(x):
+    """Layers that only move values, each called on tensors of very different ranges, as ESM shares its dropout."""
+    drop, turn = layers.Dropout(0.1), layers.Permute((2, 1, 3))
+    left, right = two(x)
+    small = turn(drop(left))
+    large = layers.Conv2D(8, 1, name="large")(turn(drop(layers.Multiply()([right, right]))))
+    return layers.Add()([layers.Conv2D(8, 1, name="small")(small), large])
+
+
 CASES = {
+    "layers that move several tensors": handed_on,
     "dead channels": dead,
     "sum": lambda x: layers.ReLU()(layers.Add()(two(x))),
     "difference": lambda x: layers.Subtract()(two(x)),

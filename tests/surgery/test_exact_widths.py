@@ -8,7 +8,7 @@ from keras import layers
 from oracle import assert_equal, masked_outputs
 
 from tfstruct import graph as graphs
-from tfstruct.errors import BudgetError, EmptyPlanError, PlanError
+from tfstruct.errors import ArgumentError, BudgetError, EmptyPlanError, PlanError
 from tfstruct.surgery import apply, plan_channels
 from tfstruct.surgery.pruning.plan import units_of
 
@@ -82,7 +82,7 @@ def test_what_stays_are_the_largest_kernels():
     [
         ({"inner": 0}, PlanError, "whole number from 1 to 12. Received: 0"),
         ({"inner": 13}, PlanError, "whole number from 1 to 12. Received: 13"),
-        ({"inner": True}, PlanError, "Received: True"),
+        ({"inner": True}, ArgumentError, "Received: {'inner': True}"),
         ({"nothing": 3}, PlanError, "no layer of that name makes channels. Those that do: stem, inner"),
         ({"head": 3}, PlanError, "`head` keeps its 5 channels: the model's own output. Leave it out"),
         ({"stem": 3}, PlanError, "cannot have 3 channels.*nearest widths that it can have: 4, 8"),

@@ -2,7 +2,8 @@
 
 Of y = x W + b and z = y V + c it makes, if it comes to them in that order, y' = x W and z = y' V + (b V + c). No layer
 makes y', whose range is another one than that of y, and a twin rounds y. So for the length of the conversion a
-MAXIMUM with the least number stands between the two.
+MAXIMUM with the least number stands between the two. So does it between y and a sum with a constant of other sizes, as
+positions are: of y + p the converter makes x W + (b + p).
 """
 
 import tensorflow as tf
@@ -19,15 +20,21 @@ _MARK = "tfstruct_kept_bias"
 
 
 def mark(graph: tf.Graph) -> None:
-    """Sets a product with a constant apart from sums that are part of another such product.
+    """Sets a product with a constant, or a sum with one that is not by channel, apart from sums that are part of
+    another such product.
 
     Args:
         graph: in which operations are still being added.
     """
     marks = _Marks(graph)
     for product in graph.get_operations():
-        place = marks.varying(product) if product.type in _PRODUCTS else None
+        place = marks.varying(product) if product.type in _PRODUCTS | _SUMS else None
         if place is None:
+            continue
+        if product.type in _SUMS:
+            x, constant = product.inputs[place], product.inputs[1 - place]
+            if x.dtype.is_floating and not _by_last_axis(constant, x) and marks.is_biased(x):
+                marks.add(product, place)
             continue
         reader, before = product, product.inputs[place].op
         if _is_view_in(before, product):
@@ -82,8 +89,16 @@ def _by_channel(constant: tf.Tensor, x: tf.Tensor) -> bool:
     """Whether a constant has one value, one for each channel, or one for each channel of each head."""
     if constant.shape.rank is None or x.shape.rank is None:
         return False
+    shape, made = constant.shape.as_list(), x.shape.as_list()
+    return _by_last_axis(constant, x) or (bool(shape) and shape == made[-len(shape) :])
+
+
+def _by_last_axis(constant: tf.Tensor, x: tf.Tensor) -> bool:
+    """Whether a constant has one value, or one for each place of the last axis."""
+    if constant.shape.rank is None or x.shape.rank is None:
+        return True
     size, shape, made = constant.shape.num_elements(), constant.shape.as_list(), x.shape.as_list()
-    return size == 1 or (bool(shape) and (size == shape[-1] == made[-1] or shape == made[-len(shape) :]))
+    return size == 1 or (bool(shape) and size == shape[-1] == made[-1])
 
 
 def unmark(model: schema.ModelT) -> None:

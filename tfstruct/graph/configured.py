@@ -11,7 +11,6 @@ from tfstruct.errors import ModelError, first_line
 from tfstruct.keras_internals.layer_parts import all_layers
 
 _LOCK = threading.RLock()  # names of functions are changed by one thread at a time
-_KNOWN = "keras.src.activations"  # the module of the functions that configurations name by themselves
 
 
 def again(op: keras.Operation, change: Callable[[dict], dict] = dict, path: str = "") -> keras.Operation:
@@ -57,6 +56,9 @@ def functions_known(op: keras.Operation) -> Iterator[None]:
 
 
 def _is_own(value) -> bool:
-    if not isinstance(value, types.FunctionType) or (value.__module__ or "").startswith(_KNOWN):
+    if not isinstance(value, types.FunctionType) or keras.saving.get_registered_name(value) != value.__name__:
         return False
-    return keras.saving.get_registered_name(value) == value.__name__
+    try:
+        return keras.activations.get(value.__name__) is not value
+    except ValueError:
+        return True

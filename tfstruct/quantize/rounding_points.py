@@ -2,6 +2,7 @@
 the range of its input."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 
 import keras
@@ -181,6 +182,7 @@ class RoundingPoints:
         for call in graph.calls:
             made.update({tensor.key: call.path for tensor in call.outputs})
         self.movers: set[int] = set()
+        counts = Counter(id(call.op) for call in graph.calls)
         tied: set[int] = set()
         for call in graph.calls:
             traits, read = traits_of(call.op), [key for key in _floats(call) if key not in folding.constants]
@@ -192,12 +194,15 @@ class RoundingPoints:
             tied.add(id(call.op))
             if not traits.interpolates:
                 self.movers.add(id(call.op))
-            for key in read:
-                self._tie(call.path, made[key])
+            if len(read) == 1 and counts[id(call.op)] > 1 and traits.moves:
+                made.update({tensor.key: made[read[0]] for tensor in call.outputs})  # in each call another one
+            else:
+                for key in read:
+                    self._tie(call.path, made[key])
             after = self._reader(call, readers)
             if after is not None and traits.in_file.fuses and _is_relu(after.op):
                 tied.add(id(after.op))
-                self._tie(after.path, call.path)
+                self._tie(after.path, made[call.outputs[0].key])
         self.outputs: dict[int, RoundingPoint | None] = {}
         self.before: dict[int, RoundingPoint] = {}
         for call in graph.calls:
