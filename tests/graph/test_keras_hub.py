@@ -72,7 +72,7 @@ def test_opened(name):
 APART = {
     "Albert": "the file reads past sums in front of layers that are called twice, in each call others",
     **dict.fromkeys(("GptOss", "Mixtral", "QwenMoe"), "a step of a router's scores picks another expert"),
-    **dict.fromkeys(("DINOV3", "EdRec", "ViTDet"), "not found yet"),
+    **dict.fromkeys(("DINOV3", "EdRec"), "not found yet"),
 }
 # What the converter has no operators for, by name.
 FLOAT = {"FNet": "tf.FFT2D"}
