@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
 from accuracy_tasks import DIGITS, Task, of_file, of_model, tasks
 from interleaved import Table
+from tensorflow_files import plain_int8
 
 import tfstruct
 from tfstruct import Recipe
@@ -210,15 +210,3 @@ def _tfmot() -> list[Way]:
         Way("int8, quantization-aware", TFMOT, (3e-5, 1e-4), of(aware)),
         Way("16 values a kernel", TFMOT, (1e-5, 5e-4), of(clustered)),
     ]
-
-
-def plain_int8(model, samples: np.ndarray) -> bytes:
-    """What TensorFlow's converter makes of a model by itself."""
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()

@@ -52,13 +52,14 @@ class StopAfterOne(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-def compress(model: keras.Model, folder: pathlib.Path):
+def compress(model: keras.Model, folder: pathlib.Path, strategy=None, **options):
     """A compression whose working folder is `folder`; it is taken up where that is full."""
-    strategy = [steps.PruneChannels(widths={"hidden": 8}, gradual=False), steps.Quantize()]
+    strategy = strategy or [steps.PruneChannels(widths={"hidden": 8}, gradual=False), steps.Quantize()]
     x, y = data(64)
     return tfstruct.compress(
-        model, (x, y), (x, y), "tflite_bytes=100000", strategy=strategy, epochs=2, batch_size=16, workdir=folder
-    )
+        model, (x, y), (x, y), "tflite_bytes=100000", strategy=strategy, epochs=2, batch_size=16, workdir=folder,
+        **options,
+    )  # fmt: skip
 
 
 def write(folder: pathlib.Path) -> None:

@@ -11,12 +11,11 @@ import argparse
 import pathlib
 import statistics
 
-import keras
 import numpy as np
 import resnet8
-import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
+from tensorflow_files import plain_int8
 
 import tfstruct
 from tfstruct import augment
@@ -41,16 +40,6 @@ TFMOT = {
     "pruned 75 %, int8": (0.6828, 95_568, 454 / 450),
     "clustered, int8": (0.8139, 95_568, 1.0),
 }
-
-
-def plain_int8(model: keras.Model, samples: np.ndarray) -> bytes:
-    """What TensorFlow's converter makes of the model by itself."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
 
 
 def share_of_time(content: bytes, reference: bytes) -> float:

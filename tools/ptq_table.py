@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from accuracy_table import plain_int8
 from accuracy_tasks import DIGITS, Task, of_file, of_model, tasks
 from interleaved import Table, cpu_seconds
+from tensorflow_files import plain_int8
 
 import tfstruct
 from tfstruct import Recipe

@@ -3,33 +3,22 @@
 import pathlib
 import random
 import shutil
+import sys
 
-import keras
 import mutations
-import numpy as np
 
-
-def _network() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    x = keras.Input((8,), name="x")
-    hidden = keras.layers.Dense(12, activation="relu", name="hidden")(x)
-    model = keras.Model(x, keras.layers.Dense(3, name="scores")(hidden), name="kept")
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
-    return model
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
 
 
 def _compress(folder: pathlib.Path):
-    import tfstruct
-    from tfstruct.compression import Search, steps
+    """As kept files are made."""
+    import keep_files
 
-    strategy = [steps.PruneChannels(widths={"hidden": 8}, gradual=False), steps.Quantize()]
+    from tfstruct.compression import Search
+
     search = Search(trials=2, generation=2, objectives=("quality", "macs"), start=False)
-    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
-    data = (x, np.argmax(x[:, :3], axis=1))
-    return tfstruct.compress(
-        _network(), data, data, "tflite_bytes=100000", epochs=2, batch_size=16, workdir=folder, verbose=0,
-        strategy=search if folder.name == "search" else strategy,
-    )  # fmt: skip
+    strategy = search if folder.name == "search" else None
+    return keep_files.compress(keep_files.network(), folder, strategy, verbose=0)
 
 
 def make(folder: pathlib.Path) -> None:
