@@ -103,7 +103,8 @@ def by_tensor(
         for path, name in _made_inside(made, layers, given, calls).items()
         if name in holders.get(path, (name,))
     }
-    before = _before_activations(content, made, by_layer)
+    model = flatbuffer.read(content)
+    before = _before_activations(model, made, by_layer)
     for path, names in by_layer.items():
         ends = _ends([made[name].name for name in names], calls(path))
         if path in holders:
@@ -123,9 +124,9 @@ def by_tensor(
             out.setdefault(name, fixed)
     out = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in {**observed, **out}.items()}
     _spread(operators, out)
-    _spread_before_sums(content, operators, out)
-    integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
     floats = set(calibrate.activation_names(content))
+    _spread_before_sums(model, floats, operators, out)
+    integer = [op for op in operators if op.is_float and recipe.has_integers(recipe.precision_of(op.layers))]
     missing = [op for op in integer if any(name not in out for name in floats & {*op.inputs, *op.outputs})]
     if missing:
         places = dict.fromkeys(str(op) for op in missing if any(name not in out for name in op.outputs))
@@ -139,12 +140,10 @@ def by_tensor(
     return out
 
 
-def _before_activations(
-    content: bytes, made: Mapping[str, flatbuffer.Operator], by_layer: Mapping[str, list[str]]
-) -> set[str]:
+def _before_activations(model, made: Mapping[str, flatbuffer.Operator], by_layer: Mapping[str, list[str]]) -> set[str]:
     """The tensors that may be what enters the activation of their layer: of a layer with a kernel what its operator
     makes, unless it holds an activation itself, as the first of `hard_sigmoid`'s operators does: relu6(x + 3)."""
-    graph = flatbuffer.read(content).subgraphs[0]
+    graph = model.subgraphs[0]
     found: set[str] = set()
     for names in by_layer.values():
         kernels = [name for name in names if traits_of(made[name].name).kernel is not None]
@@ -294,11 +293,11 @@ def _spread(operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> N
                         ranges.setdefault(name, widest)
 
 
-def _spread_before_sums(content: bytes, operators: list[flatbuffer.Operator], ranges: dict[str, Range]) -> None:
+def _spread_before_sums(
+    model, floats: Collection[str], operators: list[flatbuffer.Operator], ranges: dict[str, Range]
+) -> None:
     """What a bias is added to by an operator of its own has the range of the sum, without the bias."""
-    model = flatbuffer.read(content)
     graph = model.subgraphs[0]
-    floats = set(calibrate.activation_names(content))
     for op in operators:
         if traits_of(op.name).joins != "add" or len(op.inputs) != 1 or op.inputs[0] not in floats:
             continue

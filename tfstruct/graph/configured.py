@@ -1,16 +1,16 @@
 """A layer or operation once more, from its configuration."""
 
 import contextlib
-import threading
 import types
 from collections.abc import Callable, Iterator
 
 import keras
 
 from tfstruct.errors import ModelError, first_line
+from tfstruct.forks import Lock
 from tfstruct.keras_internals.layer_parts import all_layers
 
-_LOCK = threading.RLock()  # names of functions are changed by one thread at a time
+_LOCK = Lock(reentrant=True)  # names of functions are changed by one thread at a time
 
 
 def again(op: keras.Operation, change: Callable[[dict], dict] = dict, path: str = "") -> keras.Operation:
@@ -29,7 +29,7 @@ def again(op: keras.Operation, change: Callable[[dict], dict] = dict, path: str 
     except Exception as error:  # a user's class may raise anything
         raise ModelError(
             f"{path or op.name} ({type(op).__name__}) cannot be made again from its configuration: "
-            f"{first_line(error) or type(error).__name__} Give it a get_config that lists its arguments."
+            f"{first_line(error)} Give it a get_config that lists its arguments."
         ) from error
 
 
@@ -43,7 +43,7 @@ def functions_known(op: keras.Operation) -> Iterator[None]:
     if not found:
         yield
         return
-    with _LOCK:
+    with _LOCK.held():
         before = [(function, function.__name__) for function in found.values()]
         try:
             for number, (function, name) in enumerate(before):
