@@ -183,6 +183,36 @@ def test_a_layer_that_passes_its_input_in_inference_is_none_of_the_file():
     assert found.opened == ("feed",) and not found.closed and is_training_only(layer)
 
 
+class RestyledModel(keras.Model):
+    def call(self, x, training=None):
+        return x * 2.0 if training else x
+
+
+class RestyledCell(layers.Layer):
+    state_size = output_size = 4
+
+    def __init__(self, random=False, **kwargs):
+        super().__init__(**kwargs)
+        self.random = random
+
+    def call(self, x, states, training=None):
+        y = x
+        if training:
+            y = x + keras.random.normal((4,)) if self.random else x * 2.0
+        return y, [y]
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_what_passes_its_input_and_is_no_layer_of_a_model_stays_closed(random):
+    model = RestyledModel(name="restyled")
+    model.build((None, 4))
+    with pytest.raises(ModelError, match="'restyled' cannot be opened: in training"):
+        open_model(model, (None, 4))
+    cell = RestyledCell(random, name="cell")
+    looped = keras.Model(x := keras.Input((5, 4)), layers.Dense(3)(layers.RNN(cell)(x)))
+    assert "in training" in next(iter(open_model(looped).closed.values()))
+
+
 def test_a_closed_layer_within_an_opened_one():
     class Outer(layers.Layer):
         def __init__(self, **kwargs):

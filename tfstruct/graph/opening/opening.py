@@ -160,7 +160,7 @@ def _opened(
                 for key, (layer, reason) in recorder.closed.items():
                     if key in closed:
                         continue
-                    if training and _passes(layer, recordings[0]):
+                    if training and _is_noise(layer, model, recordings[0]):
                         note_training_only(layer)
                         again = True
                     else:
@@ -178,7 +178,7 @@ def _opened(
             first, second = trained, *trained_again
         if different is not None:
             layer, reason = different[0].layer, f"in training {different[1]}"
-            if _passes(layer, recordings[0]):
+            if _is_noise(layer, model, recordings[0]):
                 note_training_only(layer)
                 continue
         else:
@@ -253,8 +253,11 @@ def _losses_of_training(inference: Recording, training: Recording) -> bool:
     return counts[0] < counts[1]
 
 
-def _passes(layer: keras.layers.Layer, inference: Recording) -> bool:
-    """Whether a layer hands its only input on in inference."""
+def _is_noise(layer: keras.layers.Layer, model: keras.Model, inference: Recording) -> bool:
+    """Whether a layer that cannot be opened for what it does in training hands its only input on in inference, and is
+    not known to: one that is, such as a cell, is not left out of its model by that."""
+    if layer is model or is_training_only(layer):
+        return False
     calls = [recording for recording in inference.all_within() if recording.layer is layer]
     return bool(calls) and all(len(one.results) == 1 and one.results[0] is one.inputs[0] for one in calls)
 
