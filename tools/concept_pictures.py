@@ -9,6 +9,11 @@ from keras import layers
 import tfstruct
 from tfstruct import demo, quantize
 from tfstruct.callbacks import Prune
+from tfstruct.compression import Task
+from tfstruct.compression.alternatives.choosing import tables_of
+from tfstruct.compression.alternatives.damage import measure_damages
+from tfstruct.compression.alternatives.front import Front, front
+from tfstruct.compression.alternatives.offered import conflicts_of, parts_of
 from tfstruct.schedules import PolynomialRatio
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "pictures"
@@ -24,6 +29,17 @@ def residual() -> keras.Model:
     return keras.Model(image, layers.Dense(10, activation="softmax", name="classes")(x), name="residual")
 
 
+def least_damage(model: keras.Model, train, validation) -> Front:
+    """What `compress` knows before it trains: the best choice of measured alternatives for every size of the file."""
+    with Task(model, train, validation, "tflite_bytes=50%") as task:
+        parts = parts_of(task)
+        damages = measure_damages(task, parts)
+        return front(
+            parts, tables_of(task, parts), damages.parts, pairs=damages.pairs, conflicts=conflicts_of(parts),
+            excluded=damages.failed,
+        )  # fmt: skip
+
+
 def main(folder: str | pathlib.Path = DOCS) -> list[pathlib.Path]:
     """The files that were written."""
     place = pathlib.Path(folder)
@@ -37,6 +53,12 @@ def main(folder: str | pathlib.Path = DOCS) -> list[pathlib.Path]:
     model.fit(x, y, epochs=3, verbose=0, callbacks=[prune])
     prune.report.plot(place / "masks.png")
     quantize.calibrate(model, x[:200]).report.plot(place / "ranges.png")
+    quantize.sensitivity(model, x[:200]).plot(place / "twin.png")
+    train, validation = (x[:1000], y[:1000]), (x[1000:], y[1000:])
+    model = demo.train(*train)
+    least_damage(model, train, validation).plot(place / "solver.png")
+    made = tfstruct.compress(model, train, validation, "tflite_bytes=60%", epochs=6, learning_rate=3e-3, verbose=0)
+    made.report.plot(place / "budgets.png", name="front")
     return sorted(place.iterdir())
 
 

@@ -183,6 +183,23 @@ def test_the_edge_tpu_leaves_open_which_sizes_it_resizes_to(process):
     assert said["dense_4d"]["FULLY_CONNECTED"] is False
 
 
+def test_the_edge_tpu_may_leave_a_large_reshape_to_the_cpu(process):
+    inputs = keras.Input((8, 8, 3), name="x")
+    content = _file("flat", keras.Model(inputs, layers.Reshape((64, 3), name="flat")(inputs)), "int8", process)
+    (row,) = check_target(content, "edgetpu").rows
+    assert row.fits and row.why.startswith("of 192 elements; supported with tensors that are not too large")
+
+
+def test_the_edge_tpu_has_the_operators_of_its_documentation():
+    """The names of the table on coral.ai, as a post of 2024 copied them."""
+    documented = """Add AveragePool2d Concatenation Conv2d DepthwiseConv2d ExpandDims FullyConnected L2Normalization
+        Logistic LSTM Maximum MaxPool2d Mean Minimum Mul Pack Pad PReLU Quantize ReduceMax ReduceMin ReLU ReLU6 ReLUN1To1 Reshape
+        ResizeBilinear ResizeNearestNeighbor Rsqrt Slice Softmax SpaceToDepth Split Squeeze StridedSlice Sub Sum
+        Squared-difference Tanh Transpose TransposeConv"""
+    plain = {name.replace("_", "").replace("UNIDIRECTIONALSEQUENCE", ""): name for name in edgetpu.OPERATORS}
+    assert sorted(name.upper().replace("-", "") for name in documented.split()) == sorted(plain)
+
+
 @pytest.mark.parametrize("axis, fits", [(0, False), (1, True)])
 def test_the_edge_tpu_packs_and_splits_no_batch(axis, fits, process):
     inputs = keras.Input((4,), name="x", batch_size=2)

@@ -16,6 +16,7 @@ _CONVOLUTIONS = layers_with("conv", "transposed", "depthwise", "separable")
 # Inches.
 _BOX, _HIGH, _GAP, _LANE, _ROW = 1.32, 0.50, 0.24, 0.66, 0.55
 _WIDE = 7.0  # at least: the title and the line beside it
+_MOST = 6  # boxes in a row: their names can be read where the picture is as wide as a page of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ class _Layout:
 def _laid_out(picture: Picture) -> _Layout:
     """Rows of boxes from left to right, the rows from top to bottom."""
     depth = 1 + max((b.depth for b in picture.boxes), default=0)
-    columns = -(-depth // -(-depth // 11))  # rows of equal length, of 11 boxes at most
+    columns = -(-depth // -(-depth // _MOST))  # rows of equal length
     lanes = [1] * -(-depth // columns)
     for box in picture.boxes:
         lanes[box.depth // columns] = max(lanes[box.depth // columns], box.lane + 1)

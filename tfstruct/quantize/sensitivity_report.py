@@ -76,4 +76,4 @@ class QuantizationSensitivity(Plotted, OpenedReport):
         axes.set_yticks(range(len(layers)), layers)
         axes.invert_yaxis()
         axes.set(xlabel="SQNR of the outputs, dB", title="one layer quantized at a time")
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the points, which may lie anywhere

@@ -1,13 +1,20 @@
 """Coral Edge TPU: which operators its documentation takes, and the limitations that a file shows.
 
 The rules are those of https://coral.ai/docs/edgetpu/models-intro/ (model requirements and supported operations, for
-compiler version 13 and newer, of which 16 is the last), compared on 30 November 2026 with the table that Axis publishes
-for cameras with the same chip
-(https://developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supported-ops/, rows to ResizeBilinear).
-The rows behind that were compared with a copy of the page for earlier compilers, which says what SQUEEZE takes. Those
-that came later (RSQRT, SQUARED_DIFFERENCE, SUM, TRANSPOSE, TRANSPOSE_CONV) are in none that could be read; of TRANSPOSE
-Coral says that 16 takes it (https://github.com/google-coral/edgetpu/issues/193). The compiler itself is closed and no
-Python package; it may leave more to the CPU.
+compiler version 13 and newer, of which 16 is the last). The page itself could be read in part only, so on 30 November
+2026 the table was compared row by row with what others publish of it:
+
+- all 40 names with the list that a post of 4 September 2024 copied from the page ("More Coral", of the author of
+  https://github.com/dragynfruit/edged): the same operators;
+- limitations of the rows to ResizeBilinear with the table that Axis publishes for cameras with the same chip
+  (https://developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supported-ops/);
+- those of the rows behind it (SOFTMAX, SPLIT, SQUEEZE, STRIDED_SLICE ...) with a copy of the page for earlier compilers
+  (https://github.com/dgist-datalab/Datalab_Intern/blob/master/Edge_TPU/convert_model_for_Edge_TPU.md);
+- EXPAND_DIMS, PACK, QUANTIZE, SUM and TRANSPOSE_CONV with Coral's release notes, by which runtime 13 brought them.
+
+No copy could be read of what limits RSQRT, SQUARED_DIFFERENCE and TRANSPOSE, which came last; of TRANSPOSE Coral says
+that 16 takes it (https://github.com/google-coral/edgetpu/issues/193), and a user that it does not always (issue 433
+there). The compiler itself is closed and no Python package; it may leave more to the CPU.
 """
 
 from collections.abc import Sequence
@@ -20,6 +27,7 @@ from tfstruct.convert.flatbuffer import Operator
 
 _MAX_SOFTMAX = 16_000
 _INTEGER = ("int8", "uint8")
+_LARGE = "tensors that are not too large, which is said without a size"
 _RESIZING = "sizes at which no precision is lost, which are not documented"
 # Operator -> its known limitation as documented; empty where there is none.
 OPERATORS = {
@@ -46,7 +54,7 @@ OPERATORS = {
     "RELU": "",
     "RELU6": "",
     "RELU_N1_TO_1": "",
-    "RESHAPE": "",
+    "RESHAPE": _LARGE,
     "RESIZE_BILINEAR": _RESIZING,
     "RESIZE_NEAREST_NEIGHBOR": _RESIZING,
     "RSQRT": "",
@@ -67,7 +75,7 @@ OPERATORS = {
 
 
 def problem(op: Reading) -> tuple[bool | None, str]:
-    """(fits, why not); None where the documentation leaves it open."""
+    """(fits, why not, or a remark); None where the documentation leaves it open."""
     if op.name not in OPERATORS:
         return False, "not among the supported operations"
     for dtype in (*op.dtypes_in, *op.dtypes_out):
@@ -81,6 +89,9 @@ def problem(op: Reading) -> tuple[bool | None, str]:
     fits = _within(op)
     if fits is None:
         return None, f"supported, but only with {OPERATORS[op.name]}"
+    if fits and op.name == "RESHAPE":
+        # Hardly a network is without one, and the sizes that do not map are large: no reason to doubt every file.
+        return True, f"of {int(np.prod(op.shapes_out[0])):,} elements; supported with {_LARGE}"
     return fits, "" if fits else f"supported only with {OPERATORS[op.name]}"
 
 
