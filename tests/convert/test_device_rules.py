@@ -193,9 +193,9 @@ def test_the_edge_tpu_may_leave_a_large_reshape_to_the_cpu(process):
 def test_the_edge_tpu_has_the_operators_of_its_documentation():
     """The names of the table on coral.ai, as a post of 2024 copied them."""
     documented = """Add AveragePool2d Concatenation Conv2d DepthwiseConv2d ExpandDims FullyConnected L2Normalization
-        Logistic LSTM Maximum MaxPool2d Mean Minimum Mul Pack Pad PReLU Quantize ReduceMax ReduceMin ReLU ReLU6 ReLUN1To1 Reshape
-        ResizeBilinear ResizeNearestNeighbor Rsqrt Slice Softmax SpaceToDepth Split Squeeze StridedSlice Sub Sum
-        Squared-difference Tanh Transpose TransposeConv"""
+        Logistic LSTM Maximum MaxPool2d Mean Minimum Mul Pack Pad PReLU Quantize ReduceMax ReduceMin ReLU ReLU6
+        ReLUN1To1 Reshape ResizeBilinear ResizeNearestNeighbor Rsqrt Slice Softmax SpaceToDepth Split Squeeze
+        StridedSlice Sub Sum Squared-difference Tanh Transpose TransposeConv"""
     plain = {name.replace("_", "").replace("UNIDIRECTIONALSEQUENCE", ""): name for name in edgetpu.OPERATORS}
     assert sorted(name.upper().replace("-", "") for name in documented.split()) == sorted(plain)
 
