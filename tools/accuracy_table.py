@@ -26,6 +26,8 @@ SEEDS = (0, 1, 2)
 OURS, TFMOT = "tfstruct", "TFMOT"
 # What makes (content of the file, trained model) of a task, a seed and a learning rate.
 Make = Callable[[Task, int, float], tuple[bytes, object]]
+# Of seed 0, by learning rate: that, and CPU seconds.
+Trained = dict[float, tuple[bytes, object, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ def accuracy(rounds: int, quick: bool = False, folder: str | None = None) -> Non
     runs = Table("accuracy_runs", "each training", settings, folder)
     table = Table("accuracy", f"test accuracy in percent, int8 files, {len(seeds)} seeds", settings, folder)
     for task in tasks(quick):
+        trained: Trained = {}
         ways = [*_ours(), *_tfmot()]
         if quick and task.name != DIGITS:  # one of each tool
             ways = [way for way in ways if way.name == ways[0].name]
@@ -55,9 +58,10 @@ def accuracy(rounds: int, quick: bool = False, folder: str | None = None) -> Non
             runs.row(f"{task.name}, float, seed {seed}", lambda t=task, s=seed: _float(t, s))
             table.replace(f"{task.name}: float32", _summary(_of(runs, task, "float")))
             for way in ways:
-                rate = way.rates[0] if quick or len(way.rates) == 1 else _chosen(runs, task, way)
+                rate = way.rates[0] if quick or len(way.rates) == 1 else _chosen(runs, task, way, trained)
                 key = f"{task.name}, {way}, seed {seed}"
-                runs.row(key, lambda t=task, w=way, s=seed, r=rate: _measured(t, w, s, r))
+                runs.row(key, lambda t=task, w=way, s=seed, r=rate, d=trained: _measured(t, w, s, r, d))
+                trained.clear()
                 table.replace(f"{task.name}, {way}", _summary(_of(runs, task, str(way))))
         keras.backend.clear_session()
     table.show()
@@ -67,12 +71,14 @@ def _of(runs: Table, task: Task, way: str) -> list[dict]:
     return [row for key, row in runs.rows.items() if key.startswith(f"{task.name}, {way}, seed ")]
 
 
-def _chosen(runs: Table, task: Task, way: Way) -> float:
-    """The learning rate whose file is best on the held-out images."""
+def _chosen(runs: Table, task: Task, way: Way, trained: Trained) -> float:
+    """The learning rate whose file is best on the held-out images; what was made for that is put into `trained`."""
 
     def held(rate: float) -> dict:
-        content, _ = way.make(task, 0, rate)
-        return {"held-out": of_file(content, task.held)}
+        start = time.process_time()
+        made = way.make(task, 0, rate)
+        trained[rate] = *made, time.process_time() - start
+        return {"held-out": of_file(made[0], task.held)}
 
     found = {r: runs.row(f"{task.name}, {way}, rate {r:g}", lambda r=r: held(r))["held-out"] for r in way.rates}
     return max(way.rates, key=lambda rate: found[rate])
@@ -82,10 +88,13 @@ def _float(task: Task, seed: int) -> dict:
     return {"float": of_model(task.model(seed), task.test)}
 
 
-def _measured(task: Task, way: Way, seed: int, rate: float) -> dict:
+def _measured(task: Task, way: Way, seed: int, rate: float, trained: Trained) -> dict:
     start = time.process_time()
-    content, model = way.make(task, seed, rate)
-    seconds = time.process_time() - start
+    if rate in trained and seed == 0:
+        content, model, seconds = trained[rate]
+    else:
+        content, model = way.make(task, seed, rate)
+        seconds = time.process_time() - start
     return {
         "rate": rate, "float": of_model(model, task.test), "file": of_file(content, task.test),
         "bytes": len(content), "gzipped": len(gzip.compress(content, 9, mtime=0)), "CPU s": seconds,

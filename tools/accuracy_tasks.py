@@ -63,7 +63,7 @@ def tasks(quick: bool = False) -> list[Task]:
     """Those whose data are there: CIFAR-10 is not a package's, and the others say so when it is left out."""
     found = [digits(quick)]
     try:
-        found.insert(0, cifar())
+        found.append(cifar())
     except OSError as error:
         print(f"ResNet8 on CIFAR-10 is left out, as its files are not there: {error}")
     return [task.quick() for task in found] if quick else found
