@@ -33,7 +33,8 @@ SCRIPTS = ("convert/child.py",)  # it runs in a process of its own and imports n
 # Private names of other libraries, each read in one place: file -> names.
 OTHERS = {
     "cli/parsing.py": {"_actions"},  # argparse
-    "convert/child.py": {"_types_pb2"},  # TensorFlow's converter
+    # TensorFlow's converter
+    "convert/child.py": {"_types_pb2", "_experimental_use_buffer_offset", "_convert_from_saved_model"},
     "convert/file_bounds.py": {"_tab"},  # flatbuffers
     "convert/runtime.py": {"_interpreter", "_get_ops_details"},  # ai-edge-litert
     "compression/search/record.py": {"_trial_id"},  # optuna

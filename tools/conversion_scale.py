@@ -91,7 +91,8 @@ def _work(tool: str, precision: str, model: keras.Model) -> Callable[[], bytes]:
 
     converter = tf.lite.TFLiteConverter
     if tool == OURS:
-        recipe = tfstruct.Recipe(precision, measure_latency=False)
+        activations = {"activations": "float32"} if precision == "int4" else {}
+        recipe = tfstruct.Recipe(precision, measure_latency=False, **activations)
         return lambda: tfstruct.to_tflite(model, recipe).content
 
     def peer() -> bytes:

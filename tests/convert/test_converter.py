@@ -261,3 +261,21 @@ def test_a_large_conversion_is_no_growth():
     held = child_module._memory()
     del values
     assert child_module._memory() < held - 300_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep what a process has once had")
+def test_the_process_gives_back_what_a_large_model_took(process):
+    """Its file, and the float weights, which oneDNN's allocator would keep."""
+    keras.utils.set_random_seed(0)
+    dense = [keras.layers.Dense(3000, use_bias=False) for _ in range(2)]
+    large = keras.Sequential([keras.Input((3000,)), *dense])
+    held = []
+    for model in (keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), large):
+        with tflite.Converter(model, process=process) as converter:
+            converter.draft(tfstruct.Recipe("float32"))
+        running = worker.take()
+        worker.give_back(running)
+        held.append((running.number, running._memory))
+    (first, before), (second, after) = held
+    assert first == second
+    assert after < before + (36 << 20)  # twice the 72 MB of the weights before

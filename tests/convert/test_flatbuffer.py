@@ -9,7 +9,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 import tfstruct
 from tfstruct import Recipe
-from tfstruct.convert import engines, flatbuffer
+from tfstruct.convert import flatbuffer
+from tfstruct.convert.file_writing import write_behind
 from tfstruct.convert.runtime import Runtime
 from tfstruct.convert.tflite import Converter
 from tfstruct.errors import ConversionError
@@ -72,15 +73,40 @@ def test_other_bytes_are_refused():
 
 
 def test_weights_behind_the_tables_are_arrays():
-    """As litert-quantizer writes them from 256 KB on; bytes would be packed one at a time."""
-    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(1000)])
-    float_file = tfstruct.to_tflite(model, check_range=False).content
-    content = engines._litert(float_file, Recipe(precision="dynamic"), {}, {}, {}, ())
-    assert schema.Model.GetRootAs(content, 0).Buffers(1).Offset()
+    """As TensorFlow and litert-quantizer write large files, and we between two steps; bytes would be packed one at a
+    time."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(1000), keras.layers.Dense(300)])
+    plain = tfstruct.to_tflite(model, check_range=False).content
+    parsed = flatbuffer.read(plain)
+    content = write_behind(parsed)
+    assert flatbuffer.compact(content) == plain == flatbuffer.write(parsed)  # nothing is left of it in what is parsed
+    root = schema.Model.GetRootAs(content, 0)
+    places = [root.Buffers(i).Offset() for i in range(root.BuffersLength()) if root.Buffers(i).Offset()]
+    assert len(places) == 2
+    assert not any(place % 16 for place in places)
     buffers = [buffer.data for buffer in flatbuffer.read(content).buffers if buffer.data is not None]
-    assert sum(len(data) for data in buffers) > 300_000
+    assert sum(len(data) for data in buffers) > 2_400_000
     assert all(type(data) is np.ndarray for data in buffers)
     x = np.random.default_rng(0).normal(size=(4, 300)).astype("float32")
-    made = [Runtime(c).run_all({Runtime(c).inputs[0].name: x}) for c in (content, flatbuffer.compact(content))]
+    made = [Runtime(c).run_all({Runtime(c).inputs[0].name: x}) for c in (content, plain)]
     for name, values in made[0].items():
         np.testing.assert_array_equal(values, made[1][name])
+
+
+def test_equal_weights_are_behind_the_tables_once():
+    kernel = keras.initializers.RandomNormal(seed=1)
+    same = [keras.layers.Dense(200, kernel_initializer=kernel, name=f"same_{i}") for i in range(3)]
+    other = keras.layers.Dense(200, kernel_initializer=keras.initializers.RandomNormal(seed=2))
+    plain = tfstruct.to_tflite(keras.Sequential([keras.Input((200,)), *same, other]), check_range=False).content
+    assert 2 * 160_000 < len(write_behind(flatbuffer.read(plain))) < 2.2 * 160_000
+
+
+def test_a_conversion_parses_its_files_few_times(process, monkeypatch):
+    """Each file as often as it is changed, and a few times more: for a large one that takes a tenth of a second."""
+    reads = []
+    read = flatbuffer.read
+    monkeypatch.setattr(flatbuffer, "read", lambda content: reads.append(len(content)) or read(content))
+    with Converter(zoo.build("residual"), process=process) as converter:
+        converter.convert(Recipe("dynamic", measure_latency=False))
+    assert len(reads) < 10  # 20 before

@@ -10,7 +10,8 @@ The names here load on first use: `import tfstruct.convert` costs nothing.
 - `zero_biases.py`: biases of zeros, which the converter drops and a twin may train
 - `converter.py`, `worker.py`, `child.py`: TensorFlow's converter in a process of its own: requests and errors; the
   processes, kept for the next conversion; the script
-- `flatbuffer.py`: the inside of a `.tflite` file: operators, tensors, float islands; written compactly
+- `flatbuffer.py`, `file_writing.py`: the inside of a `.tflite` file: operators, tensors, float islands; written
+  compactly, or without a copy of large constants
 - `tensor_names.py`: tensors named after their Keras layers
 - `file_bounds.py`: how many objects a `.tflite` file becomes, counted before it is unpacked
 - `lookups.py`: tables of embeddings with a scale a row, in files whose weights alone are integers

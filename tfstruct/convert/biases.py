@@ -36,7 +36,7 @@ class _Bias(NamedTuple):
 
 
 def limits_that_fit(
-    content: bytes, quantized: bytes, limits: Mapping[str, np.ndarray] | None = None
+    reference: schema.ModelT, quantized: schema.ModelT, limits: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """Largest magnitudes of the kernels with which every bias fits, for kernels of which one does not.
 
@@ -46,7 +46,7 @@ def limits_that_fit(
     with 2^26 beside 4-bit weights (`largest_bias`); beside such a bias nothing is seen of what the weights lose.
 
     Args:
-        content: the float file.
+        reference: the float file, as `flatbuffer.read` gives it.
         quantized: what a quantizer made of it.
         limits: largest magnitudes that it was given, see `trained.weight_limits`.
 
@@ -54,10 +54,9 @@ def limits_that_fit(
         By kernel tensor of the float file, one an output channel, the other axes of length 1. A kernel that several
         operators read has what the one needs that needs most.
     """
-    narrow = {bias.output: bias for bias in _stored(flatbuffer.read(quantized)) if bias.size > bias.most}
+    narrow = {bias.output: bias for bias in _stored(quantized) if bias.size > bias.most}
     if not narrow:
         return {}
-    reference = flatbuffer.read(content)
     graph = reference.subgraphs[0]
     found: dict[str, np.ndarray] = {}
     for op in graph.operators:
@@ -82,10 +81,10 @@ def limits_that_fit(
     return found
 
 
-def lost(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
+def lost(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
     """A line on each operator of an integer file with biases at a limit of 32 bits: what they were is unknown."""
     lines = []
-    for bias in _stored(flatbuffer.read(content)):
+    for bias in _stored(flatbuffer.parsed(content)):
         count = int(np.sum(np.abs(bias.value.astype(np.float64)) >= 2 * bias.most - 1))
         if count:
             where = ", ".join(layers.get(bias.output, ())) or bias.output

@@ -5,6 +5,7 @@ line from stdin, writes its result to a file, and answers with one JSON line on 
 that TensorFlow prints goes to stderr.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -16,12 +17,21 @@ import traceback
 
 
 def convert(tf, request: dict) -> bytes:
-    """SavedModel -> float `.tflite`; `float16` stores the weights in 16 bits."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(request["directory"], signature_keys=[request["signature"]])
+    """SavedModel -> float `.tflite`; `float16` stores the weights in 16 bits.
+
+    `TFLiteConverter.from_saved_model(...).convert()` loads the SavedModel three times for what its description says,
+    and unpacks and packs the file twice, for equal constants and for notes of its own: with the weights each time. Here
+    constants lie behind the file's tables, where TensorFlow writes them without that.
+    """
+    from tensorflow.lite.python import lite
+    from tensorflow.python.saved_model.loader_impl import parse_saved_model
+
+    converter = lite.TFLiteSavedModelConverterV2(request["directory"], {tf.saved_model.SERVING}, [request["signature"]])
+    converter._experimental_use_buffer_offset = True
     if request["float16"]:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    return converter.convert()
+    return converter._convert_from_saved_model(parse_saved_model(request["directory"]).meta_graphs[0].graph_def)
 
 
 def quantize(tf, request: dict) -> bytes:
@@ -50,6 +60,14 @@ def load(tf, request: dict) -> bytes:
 
     Interpreter(model_path=request["source"], num_threads=1).allocate_tensors()
     return b""
+
+
+def _give_back() -> None:
+    """Gives the system the memory that is free again, which the C library would keep for the next request."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
 
 
 def _memory() -> int:
@@ -91,6 +109,7 @@ def serve(requests, answers) -> None:
             content = actions[request["action"]](tf, request)
             with open(request["target"], "wb") as file:
                 file.write(content)
+            content = b""
             answer = {"ok": True}
         except Exception as error:
             answer = {
@@ -98,6 +117,7 @@ def serve(requests, answers) -> None:
                 "error": f"{type(error).__name__}: {error}",
                 "trace": traceback.format_exc(),
             }
+        _give_back()
         answers.write(json.dumps({**answer, "memory": _memory()}) + "\n")
         answers.flush()
 

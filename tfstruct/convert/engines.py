@@ -5,8 +5,10 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import biases, flatbuffer, plumbing
 from tfstruct.convert.converter import ConverterProcess
@@ -42,34 +44,50 @@ def quantize(
     Returns:
         The file and the name of the engine that wrote it.
     """
+
+    def attempt(quantizer: Callable[[], schema.ModelT]) -> _Attempt | ConversionError:
+        return _attempt(quantizer, process, lambda model: len(_floats(model, layers, recipe, exact)))
+
     if recipe.engine == "tensorflow":
-        only = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
+        only = attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact))
         if isinstance(only, ConversionError):
             raise only
-        return only, "tensorflow"
-    first = _attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact), process)
+        return only.content, "tensorflow"
+    first = attempt(lambda: _with_biases(content, recipe, layers, ranges, limits or {}, exact))
     # TensorFlow's quantizer knows more operators, but neither int4 nor layers of their own precision.
     second_fits = (
         recipe.quantizes_activations and _tensorflow_writes(recipe) and set(recipe.layers.values()) <= {"float32"}
     )
-    floats = None if isinstance(first, ConversionError) else len(_floats(first, layers, recipe, exact))
+    floats = None if isinstance(first, ConversionError) else first.floats
     if recipe.engine == "auto" and second_fits and not limits and floats != 0:
-        second = _attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact), process)
-        if isinstance(second, bytes) and (floats is None or len(_floats(second, layers, recipe, exact)) < floats):
-            return second, "tensorflow"
+        second = attempt(lambda: _tensorflow(content, recipe, layers, ranges, process(), exact))
+        if isinstance(second, _Attempt) and (floats is None or second.floats < floats):
+            return second.content, "tensorflow"
     if isinstance(first, ConversionError):
         raise first
-    return first, "litert"
+    return first.content, "litert"
 
 
-def _attempt(quantizer: Callable[[], bytes], process: Callable[[], ConverterProcess]) -> bytes | ConversionError:
+class _Attempt(NamedTuple):
+    """The file of a quantizer, and how many of its operators would better be integer ones."""
+
+    content: bytes
+    floats: int
+
+
+def _attempt(
+    quantizer: Callable[[], schema.ModelT], process: Callable[[], ConverterProcess], floats: Callable
+) -> _Attempt | ConversionError:
     """The file of a quantizer if the interpreter loads it, else the error."""
     try:
-        content = flatbuffer.compact(plumbing.read_floats(plumbing.read_integers(quantizer())))
+        model = quantizer()
+        plumbing.read_integers(model)
+        plumbing.read_floats(model)
+        content = flatbuffer.write(model)
         process().load(content)
     except ConversionError as error:
         return error
-    return content
+    return _Attempt(content, floats(model))
 
 
 def unwanted_floats(
@@ -89,9 +107,9 @@ def _tensorflow_writes(recipe: Recipe) -> bool:
     return "tensorflow" in PRECISIONS[recipe.precision].engines
 
 
-def _floats(content: bytes, layers, recipe: Recipe, exact: Collection[str]) -> list[flatbuffer.Operator]:
+def _floats(model: schema.ModelT, layers, recipe: Recipe, exact: Collection[str]) -> list[flatbuffer.Operator]:
     """All operators that would better be integer ones: what decides between the engines."""
-    found = flatbuffer.float_operators(flatbuffer.operators(content, layers))
+    found = flatbuffer.float_operators(flatbuffer.operators(model, layers))
     return [
         op for op in found if recipe.has_integers(recipe.precision_of(op.layers)) and not set(op.outputs) & set(exact)
     ]
@@ -99,22 +117,30 @@ def _floats(content: bytes, layers, recipe: Recipe, exact: Collection[str]) -> l
 
 def _with_biases(
     content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
-) -> bytes:
+) -> schema.ModelT:
     """What litert-quantizer writes, which does not look whether biases fit into their 32 bits: again where not."""
+    source = flatbuffer.read(content)
     with _lock.held():
-        made = _litert(content, recipe, layers, ranges, limits, exact)
-        wider = biases.limits_that_fit(content, made, limits)
-        return _litert(content, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made
+        made = _litert(content, source, recipe, layers, ranges, limits, exact)
+        wider = biases.limits_that_fit(source, made, limits)
+        return _litert(content, source, recipe, layers, ranges, {**limits, **wider}, exact) if wider else made
 
 
 def _litert(
-    content: bytes, recipe: Recipe, layers, ranges: Ranges, limits: Mapping[str, np.ndarray], exact: Collection[str]
-) -> bytes:
+    content: bytes,
+    source: schema.ModelT,
+    recipe: Recipe,
+    layers,
+    ranges: Ranges,
+    limits: Mapping[str, np.ndarray],
+    exact: Collection[str],
+) -> schema.ModelT:
+    """What litert-quantizer makes of a float file; `source`: that file, parsed."""
     from litert_quantizer import qtyping, quantizer
 
-    engine = quantizer.Quantizer(bytearray(content))
+    engine = quantizer.Quantizer(content)  # its constants are views of the file
     names: dict[str, list[str]] = {}
-    for op in flatbuffer.operators(content, layers):
+    for op in flatbuffer.operators(source, layers):
         precision = "float32" if set(op.outputs) & set(exact) else recipe.precision_of(op.layers)
         if precision != recipe.precision:
             # litert-quantizer knows an operator by its outputs, each followed by a semicolon.
@@ -125,7 +151,7 @@ def _litert(
     if recipe.quantizes_activations:
         # Nobody sees the values inside a loop, so its body has no ranges and stays float.
         _add_rules(engine, f"^{flatbuffer.SUBGRAPH_PREFIX}", "float32", recipe)
-    floats = set(exact) & set(flatbuffer.input_names(content))
+    floats = set(exact) & set(flatbuffer.input_names(source))
     if floats:  # all inputs are one operator
         engine.update_quantization_recipe(".*", qtyping.TFLOperationName.INPUT, algorithm_key="no_quantize")
     if recipe.float_io or PRECISIONS[recipe.precision].activation_bits is None:
@@ -152,8 +178,30 @@ def _litert(
             "(Recipe(layers={pattern: 'float32'}), --keep-float), or use another precision.",
             where,
         ) from error
-    made = flatbuffer.handing_out_own(bytes(result.quantized_model), content)
-    return plumbing.integer_inputs(made, exact) if floats and not recipe.float_io else made
+    made = flatbuffer.read(bytes(result.quantized_model))
+    _hand_out_own(made, source)
+    if floats and not recipe.float_io:
+        plumbing.integer_inputs(made, exact)
+    return made
+
+
+def _hand_out_own(model: schema.ModelT, before: schema.ModelT) -> None:
+    """Lets a quantized file give the outputs that its signature names, in the order of the file it was made of.
+
+    Where another operator reads an output in a scale of its own, litert-quantizer hands out that copy, and the
+    signature names a tensor that the interpreter does not keep.
+    """
+    graph, order = model.subgraphs[0], [int(i) for i in before.subgraphs[0].outputs]
+    for made, own in zip(model.signatureDefs or [], before.signatureDefs or [], strict=True):
+        places = {port.name: order.index(port.tensorIndex) for port in own.outputs} if own.subgraphIndex == 0 else {}
+        for port in made.outputs if places else ():
+            place = places[port.name]
+            handed = int(graph.outputs[place])
+            if handed != port.tensorIndex:
+                if graph.tensors[handed].type == graph.tensors[port.tensorIndex].type:
+                    graph.outputs = [port.tensorIndex if i == place else int(o) for i, o in enumerate(graph.outputs)]
+                else:
+                    port.tensorIndex = handed
 
 
 def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
@@ -182,7 +230,7 @@ def _add_rules(engine, regex: str, precision: str, recipe: Recipe) -> None:
 
 def _tensorflow(
     content: bytes, recipe: Recipe, layers, ranges: Ranges, process: ConverterProcess, exact: Collection[str]
-) -> bytes:
+) -> schema.ModelT:
     found = flatbuffer.operators(content, layers)
     own = {name: op for op in found for name in op.outputs}
     keep = [
@@ -207,7 +255,10 @@ def _tensorflow(
         result = made([*keep, *left]) if left else result
     if PRECISIONS[recipe.precision].activation_bits == 16:
         result = biases.in_64_bits(result)
-    return plumbing.integer_inputs(result, exact) if floats and not recipe.float_io else result
+    model = flatbuffer.read(result)
+    if floats and not recipe.float_io:
+        plumbing.integer_inputs(model, exact)
+    return model
 
 
 def _left_in_float(content: bytes) -> list[str]:

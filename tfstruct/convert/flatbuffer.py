@@ -1,19 +1,18 @@
 """The inside of a `.tflite` file: its operators and tensors, with the Keras layers they came from."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import re
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfstruct.convert import file_bounds
+from tfstruct.convert.file_writing import write
 from tfstruct.errors import ConversionError
 from tfstruct.tflite_operators import traits_of
 
@@ -22,8 +21,6 @@ _FLOAT_TYPES = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.Ten
 _DTYPE_NAMES = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
 # They change the number format only: an integer file has them at its border, or around a float operator.
 BORDER_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
-_BUFFER_ALIGNMENT = 16
-_TABLE = 1 << 10  # bytes of a tensor or operator, its name and shape included; few take more
 # Larger codes of operators are written in a field of their own, and this one in the old one.
 _MOST_DEPRECATED = 127
 # Begins the name of every tensor in the body of a loop or branch.
@@ -127,61 +124,14 @@ def _check(numbers: Iterable[int], least: int, end: int, what: str) -> None:
             raise ValueError(f"it names the {what} {number}, of {end}")
 
 
-class SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors of numbers once: zero points alone are 16 bytes of each channel of a kernel. Constants are
-    aligned as the schema asks, for processors that cannot read an integer elsewhere."""
-
-    def __init__(self, size: int):
-        super().__init__(min(size, self.MAX_BUFFER_SIZE))
-        self._written: dict[tuple[str, bytes], int] = {}
-
-    def CreateNumpyVector(self, x: np.ndarray) -> int:
-        x = np.ascontiguousarray(x)
-        key = (x.dtype.str, hashlib.sha256(x.data).digest())  # a model's weights are not held twice
-        if key not in self._written:
-            if x.dtype == np.uint8:  # the contents of a `Buffer`
-                self.Prep(_BUFFER_ALIGNMENT, len(x))
-            self._written[key] = super().CreateNumpyVector(x)
-        return self._written[key]
-
-
-def write(model: schema.ModelT) -> bytes:
-    """The inverse of `read`."""
-    # Room for all from the start: a builder that grows copies what it has at each doubling.
-    constants = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
-    tables = sum(len(graph.tensors) + len(graph.operators) for graph in model.subgraphs)
-    builder = SharingBuilder(constants + tables * _TABLE + (1 << 16))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(memoryview(builder.Bytes)[builder.Head() :])
+def parsed(content: bytes | schema.ModelT) -> schema.ModelT:
+    """A file to be looked at, which whoever calls may have parsed: for a large one that takes a tenth of a second."""
+    return content if isinstance(content, schema.ModelT) else read(content)
 
 
 def compact(content: bytes) -> bytes:
     """The same file, with equal vectors of numbers written once and its constants aligned."""
     return write(read(content))
-
-
-def handing_out_own(content: bytes, source: bytes) -> bytes:
-    """A quantized file whose outputs are those that its signature names, in the order of the file it was made of.
-
-    Where another operator reads an output in a scale of its own, litert-quantizer hands out that copy, and the
-    signature names a tensor that the interpreter does not keep.
-    """
-    model, before = read(content), read(source)
-    graph, order = model.subgraphs[0], [int(i) for i in before.subgraphs[0].outputs]
-    signatures = list(zip(model.signatureDefs or [], before.signatureDefs or [], strict=True))
-    changed = False
-    for made, own in signatures:
-        places = {port.name: order.index(port.tensorIndex) for port in own.outputs} if own.subgraphIndex == 0 else {}
-        for port in made.outputs if places else ():
-            place = places[port.name]
-            handed = int(graph.outputs[place])
-            if handed != port.tensorIndex:
-                changed = True
-                if graph.tensors[handed].type == graph.tensors[port.tensorIndex].type:
-                    graph.outputs = [port.tensorIndex if i == place else int(o) for i, o in enumerate(graph.outputs)]
-                else:
-                    port.tensorIndex = handed
-    return write(model) if changed else content
 
 
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
@@ -229,15 +179,15 @@ def _values(model: schema.ModelT, tensor: schema.TensorT, dtype, unpack=lambda h
     return values.reshape(shape)
 
 
-def input_names(content: bytes) -> list[str]:
+def input_names(content: bytes | schema.ModelT) -> list[str]:
     """Names of the inputs of the main graph."""
-    graph = read(content).subgraphs[0]
+    graph = parsed(content).subgraphs[0]
     return [graph.tensors[i].name.decode() for i in graph.inputs]
 
 
-def values_made(content: bytes) -> int:
+def values_made(content: bytes | schema.ModelT) -> int:
     """How many values the operators of the main graph make in one run."""
-    graph = read(content).subgraphs[0]
+    graph = parsed(content).subgraphs[0]
     made = {int(i) for operator in graph.operators for i in operator.outputs if i >= 0}
     return sum(math.prod(map(int, graph.tensors[i].shape)) for i in made if graph.tensors[i].shape is not None)
 
@@ -273,7 +223,7 @@ def set_constant(model: schema.ModelT, tensor: schema.TensorT, value: np.ndarray
 
 def operators(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ...]] | None = None) -> list[Operator]:
     """All operators in order, those of subgraphs too; `layers` maps a tensor's name to Keras layers."""
-    model = read(content) if isinstance(content, bytes) else content
+    model = parsed(content)
     layers = layers or {}
     found = []
     for number, graph in enumerate(model.subgraphs):

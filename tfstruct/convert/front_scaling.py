@@ -73,6 +73,8 @@ def folded(
         types: what inputs shall take, by name; those of 8 bits are looked at.
         samples: some of the calibration samples: do they hold pixels?
     """
+    if not set(types.values()) & set(_TYPES):
+        return Folded(content, dict(ranges), {}, [])
     model = flatbuffer.read(content)
     graph = model.subgraphs[0]
     found, fronts, changes = dict(ranges), {}, []

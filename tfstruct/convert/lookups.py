@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.file_writing import write_behind
 from tfstruct.convert.flatbuffer import schema
 from tfstruct.convert.recipe import Recipe
 from tfstruct.precisions import PRECISIONS
@@ -43,7 +44,7 @@ def by_rows(content: bytes, layers: Layers, recipe: Recipe) -> tuple[bytes, Laye
             else:
                 operators.append(op)
         graph.operators = operators
-    return (flatbuffer.write(model), {**layers, **found}, changes) if found else (content, layers, [])
+    return (write_behind(model), {**layers, **found}, changes) if found else (content, layers, [])
 
 
 def _rounds_tables(recipe: Recipe, precision: str) -> bool:

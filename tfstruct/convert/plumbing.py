@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import numpy as np
 
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.file_writing import write_behind
 from tfstruct.convert.flatbuffer import schema
 from tfstruct.tflite_operators import traits_of
 
@@ -74,13 +75,12 @@ def recast(content: bytes) -> Recast:
             changes.append(f"input {name} int32, which the model casts to integers")
     exact = [graph.main.tensors[i].name.decode() for i in graph.read_by_indices()]
     changes += [f"input {name} float32, as integers are made of it" for name in exact if name in graph.input_names]
-    return Recast(flatbuffer.write(model), ranges, tuple(exact), tuple(changes))
+    return Recast(write_behind(model), ranges, tuple(exact), tuple(changes))
 
 
-def read_integers(content: bytes) -> bytes:
-    """A quantized file whose ARG_MAX, ARG_MIN and SHAPE read integers of 8 bits: the largest integer is the largest
+def read_integers(model: schema.ModelT) -> None:
+    """Lets ARG_MAX, ARG_MIN and SHAPE of a quantized file read integers of 8 bits: the largest integer is the largest
     value, and as many."""
-    model = flatbuffer.read(content)
     graph = _Graph(model)
     made = {int(i): op for op in graph.main.operators for i in op.outputs}
     changed = False
@@ -92,10 +92,8 @@ def read_integers(content: bytes) -> bytes:
             if graph.main.tensors[stored].type == schema.TensorType.INT8:
                 op.inputs = [stored, *map(int, op.inputs[1:])]
                 changed = True
-    if not changed:
-        return content
-    graph.drop_unread("DEQUANTIZE")
-    return flatbuffer.write(model)
+    if changed:
+        graph.drop_unread("DEQUANTIZE")
 
 
 def shared_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -117,9 +115,8 @@ def shared_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) ->
     return out
 
 
-def read_floats(content: bytes) -> bytes:
-    """A quantized file in which operators in float read floats that are there, not what rounding makes of them."""
-    model = flatbuffer.read(content)
+def read_floats(model: schema.ModelT) -> None:
+    """Lets operators in float of a quantized file read floats that are there, not what rounding makes of them."""
     graph = _Graph(model)
     made = {int(i): op for op in graph.main.operators for i in op.outputs}
     plain: dict[int, int] = {}
@@ -130,17 +127,15 @@ def read_floats(content: bytes) -> bytes:
             if graph.main.tensors[source].type == _FLOAT and int(op.outputs[0]) not in graph.outputs:
                 plain[int(op.outputs[0])] = source
     if not plain:
-        return content
+        return
     for op in graph.main.operators:
         op.inputs = [plain.get(int(i), int(i)) for i in op.inputs]
     for kind in ("DEQUANTIZE", "QUANTIZE"):
         graph.drop_unread(kind)
-    return flatbuffer.write(model)
 
 
-def integer_inputs(content: bytes, exact: Collection[str]) -> bytes:
-    """A quantized file whose inputs take integers, but for those in `exact`: quantizers have one type for all."""
-    model = flatbuffer.read(content)
+def integer_inputs(model: schema.ModelT, exact: Collection[str]) -> None:
+    """Lets inputs of a quantized file take integers, but for those in `exact`: quantizers have one type for all."""
     graph = _Graph(model)
     moved: dict[int, int] = {}
     for index in map(int, graph.main.inputs):
@@ -150,14 +145,11 @@ def integer_inputs(content: bytes, exact: Collection[str]) -> bytes:
             moved[index] = int(readers[0].outputs[0])
             stored = graph.main.tensors[moved[index]]
             tensor.name, stored.name = graph._unique(tensor.name + b"/float"), tensor.name
-    if not moved:
-        return content
     graph.main.operators = [op for op in graph.main.operators if int(op.outputs[0]) not in moved.values()]
     graph.main.inputs = [moved.get(int(i), int(i)) for i in graph.main.inputs]
     for signature in model.signatureDefs or []:
         for port in signature.inputs if signature.subgraphIndex == 0 else ():
             port.tensorIndex = moved.get(port.tensorIndex, port.tensorIndex)
-    return flatbuffer.write(model)
 
 
 def chained_choices(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:

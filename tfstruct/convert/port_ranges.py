@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer
 from tfstruct.convert.runtime import Port, Runtime
@@ -33,12 +34,11 @@ class PortRange:
         return (values < self.low - reach) | (values > self.high + reach)
 
 
-def port_ranges(content: bytes, runtime: Runtime) -> tuple[dict[str, PortRange], dict[str, PortRange]]:
+def port_ranges(model: schema.ModelT, runtime: Runtime) -> tuple[dict[str, PortRange], dict[str, PortRange]]:
     """By name, the borders of inputs and outputs, where there are integers.
 
     Where the file takes and gives floats, those behind its QUANTIZE and DEQUANTIZE.
     """
-    model = flatbuffer.read(content)
     graph = model.subgraphs[0]
 
     def behind(port: Port, own: str, other: str, name: str):

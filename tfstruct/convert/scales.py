@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer
 from tfstruct.errors import ConversionError
@@ -12,14 +13,14 @@ _LEAST = np.finfo(np.float32).tiny
 _SHOWN = 3
 
 
-def check(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> None:
+def check(content: bytes | schema.ModelT, layers: Mapping[str, tuple[str, ...]]) -> None:
     """Looks at every stored scale, those of subgraphs too.
 
     Raises:
         ConversionError: some are not finite, or below the least normal float32: what the integers stand for is lost.
             It names the tensors and their layers.
     """
-    model = flatbuffer.read(content)
+    model = flatbuffer.parsed(content)
     found: dict[str, tuple[str, ...]] = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:

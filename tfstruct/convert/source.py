@@ -24,7 +24,7 @@ class FloatFile:
     """A float `.tflite` file with readable tensor names.
 
     Attributes:
-        content: the file.
+        content: the file, a step towards others (`file_writing.write_behind`).
         layers: tensor -> layers that it came from.
         inputs: with the shapes that the file has.
         outputs: names.

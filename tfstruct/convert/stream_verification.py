@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tfstruct.convert import flatbuffer
 from tfstruct.convert.agreement import AgreementSum, ScoreCount
 from tfstruct.convert.input_coverage import CoverageCount
 from tfstruct.convert.port_ranges import port_ranges
@@ -31,7 +32,7 @@ def compare_streams(
         DataError: the sequences are too short for a right output.
     """
     plan, file = streaming.plan, StreamingFile(content)
-    at_inputs, at_outputs = port_ranges(content, Runtime(content))
+    at_inputs, at_outputs = port_ranges(flatbuffer.read(content), Runtime(content))
     totals = {out.name: AgreementSum(at_outputs.get(out.name)) for out in plan.outputs}
     coverage = {x.name: CoverageCount(at_inputs[x.name]) for x in plan.inputs if x.name in at_inputs}
     scores = (ScoreCount(), ScoreCount())

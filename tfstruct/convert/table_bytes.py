@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfstruct.convert import flatbuffer
+from tfstruct.convert.file_writing import SharingBuilder
 from tfstruct.tflite_operators import traits_of
 
 _PLACE = 4  # bytes of a table's place in the list of its kind
@@ -32,7 +33,7 @@ def bytes_by_operator(content: bytes, layers: Mapping[str, tuple[str, ...]]) -> 
     model = flatbuffer.read(content)
     graph, seen, found = model.subgraphs[0], set(map(int, model.subgraphs[0].inputs)), []
     # As the file is written: forms of tables once, and equal shapes and zero points once.
-    builder = flatbuffer.SharingBuilder(_ROOM)
+    builder = SharingBuilder(_ROOM)
 
     def packed(table) -> int:
         before = builder.Offset()

@@ -6,6 +6,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfstruct.convert import flatbuffer, kept_biases
+from tfstruct.convert.file_writing import write_behind
 from tfstruct.convert.scopes import scope_at
 from tfstruct.tflite_operators import traits_of
 
@@ -28,8 +29,8 @@ def rename(
         results: path of a layer -> the graph nodes of what it returns.
 
     Returns:
-        The new file, for every tensor that holds an activation the layers that were fused into it, and for every layer
-        of `results` the tensors that hold what it returns.
+        The new file, a step towards others (`write_behind`), for every tensor that holds an activation the layers that
+        were fused into it, and for every layer of `results` the tensors that hold what it returns.
     """
     model = flatbuffer.read(content)
     kept_biases.unmark(model)
@@ -81,7 +82,7 @@ def rename(
         for tensor in graph.tensors:
             if tensor.name.decode() not in taken:
                 tensor.name = unique("tensor", number)
-    return flatbuffer.write(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}, holders
+    return write_behind(model), {name: tuple(reversed(layers)) for name, layers in origin.items()}, holders
 
 
 def tidied(model: schema.ModelT) -> dict[str, tuple[str, ...]]:

@@ -228,9 +228,10 @@ class Converter(contextlib.AbstractContextManager):
         recast = plumbing.recast(source.content) if recipe.quantizes_activations else plumbing.Recast(source.content)
         if recipe.precision == "float16":
             content, layers = self._source.float16_file(recipe)
-            return _Made(content, layers, "converter", source, recast, [])
+            return _Made(flatbuffer.compact(content), layers, "converter", source, recast, [])
         if recipe.precision == "float32" and not recipe.layers:
-            return _Made(source.content, source.layers, "converter", source, recast, [])
+            content = flatbuffer.compact(source.content)
+            return _Made(content, source.layers, "converter", source, plumbing.Recast(content), [])
         return self._quantize(recipe, signature, source, recast, warnings)
 
     def convert(self, recipe: Recipe | str | None = None, **fields) -> TFLiteModel:
@@ -251,17 +252,16 @@ class Converter(contextlib.AbstractContextManager):
         self._seconds, self._changes = {}, []
         warnings: list[str] = []
         made = self._make(recipe, signature, warnings)
-        layers, recast, kept = made.layers, made.recast, made.kept
         with self._stage("check"):
-            content = self._source.finished(made.content)
-            found = flatbuffer.operators(content, layers)
+            content, layers, recast, kept = self._source.finished(made.content), made.layers, made.recast, made.kept
+            found = flatbuffer.operators(parsed := flatbuffer.read(content), layers)
             at_ports = missing_kernels.rounded_beside_floats(found, recipe)
             unwanted = engines.unwanted_floats(found, recipe, recast.exact)
             warnings += missing_kernels.refuse_floats(unwanted, recipe, at_ports)
             warnings += [f"{at_ports} it in float"] if at_ports else []
             warnings += missing_kernels.wide_weights(found, recipe)
-            warnings += biases.lost(content, layers)
-            scales.check(content, layers)
+            warnings += biases.lost(parsed, layers)
+            scales.check(parsed, layers)
         samples, source = self._source.sequences() or verification_samples(recipe, signature, kept, _KEPT)
         count = len(samples) if isinstance(samples, list) else samples.count
         with self._stage("verify", count) as step:
@@ -269,7 +269,7 @@ class Converter(contextlib.AbstractContextManager):
             verification = dataclasses.replace(verification, random=source == RANDOM)
             if verification.is_low and content != recast.content:
                 of = samples if self._source.sequences() is None else kept
-                few = first_of(of, kept, _LOOKED_AT, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(content)))
+                few = first_of(of, kept, _LOOKED_AT, _VALUES_LOOKED_AT // max(1, flatbuffer.values_made(parsed)))
                 errors = layer_errors(recast.content, content, batched(few, made.source.batch), layers) if few else ()
                 verification = dataclasses.replace(verification, layers=errors)
         warnings += verification.doubts()

@@ -151,11 +151,11 @@ def compare(
     """Runs both models over the samples in batches and adds up; memory does not grow with their number."""
     import tensorflow as tf
 
-    runtime = Runtime(content)
-    at_inputs, at_outputs = port_ranges(content, runtime)
+    runtime, parsed = Runtime(content), flatbuffer.read(content)
+    at_inputs, at_outputs = port_ranges(parsed, runtime)
     coverage = {name: CoverageCount(border) for name, border in at_inputs.items()}
     # A Keras model has the values before and behind a batch norm and an activation apart: one tensor of the file.
-    each = 3 * 4 * flatbuffer.values_made(content) // (signature.batch or 1)
+    each = 3 * 4 * flatbuffer.values_made(parsed) // (signature.batch or 1)
     size = max(1, min(BATCH, _MEMORY // max(1, each)))
     # Tracing a large model takes as long as a few calls step by step. Without threads, what is traced never ends.
     few = isinstance(samples, Sized) and len(samples) <= _FEW_CALLS * size

@@ -25,6 +25,8 @@ _REQUESTS = 200
 _MEMORY = 2 << 30
 # Variables that TensorFlow, Python and the loader read at the start.
 _READ_AT_THE_START = ("TF_", "OMP_", "KMP_", "XLA_", "LD_", "PYTHON")
+# Without oneDNN, whose allocator keeps what it once had: a float copy of the largest model that was converted.
+_OWN_VARIABLES = {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 _lock = Lock()
 _idle: "list[Worker]" = []
@@ -49,7 +51,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **_OWN_VARIABLES},
             text=True,
         )
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
