@@ -45,7 +45,8 @@ def test_how_they_are_measured(monkeypatch):
 
     def measured(task, **given):
         asked.append(given)
-        return types.SimpleNamespace(steps=(PruneChannels(widths={"a": 8}), Quantize(precision="int8")), decisions=())
+        steps = PruneChannels(widths={"a": 8}), Quantize(precision="int8")
+        return types.SimpleNamespace(steps=steps, decisions=(), tried=None)
 
     monkeypatch.setattr(automatic, "measured_strategy", measured)
     monkeypatch.setattr(automatic, "parts_of", lambda task: (width, bits))

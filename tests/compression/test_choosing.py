@@ -148,7 +148,7 @@ def test_the_choice_that_leaves_most_after_a_short_training_goes_on(monkeypatch,
     found, tried = best_of(task, chosen)
     assert found.steps == chosen[best].steps and len(tried) == 2
     assert f"choice {best + 1} is best after 1 epoch" in found.decisions[0].reason
-    assert [name for _, name in carried] == ["tried-0", "tried-1"]
+    assert [name for _, name in carried] == ["tried-0", "tried-1"] and found.tried.path.name == f"tried-{best}"
     assert all(sum(step.epochs for step in strategy) == 1 for strategy, _ in carried)
 
 

@@ -9,7 +9,7 @@ from sweeps import sweep
 
 import tfstruct
 from tfstruct import demo
-from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, steps
+from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, step_context, steps
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.strategy import decide
@@ -224,6 +224,24 @@ def test_a_killed_run_goes_on_to_the_same_result(when, measured, monkeypatch, tm
     assert [getattr(resumed.candidate, f) for f in figures] == [getattr(whole.candidate, f) for f in figures]
     with pytest.raises(RecipeError, match="holds the work of another strategy"):
         carry_out(measured, [steps.PruneChannels(budget={"macs": 0.5})], WorkingFolder(tmp_path / "whole"))
+
+
+def test_a_long_training_goes_on_from_the_weights_of_a_short_one(measured, tmp_path, monkeypatch):
+    def made(folder, epochs, tried=None):
+        strategy = [steps.PruneChannels(widths={"inner": 16}, epochs=epochs), steps.Quantize(epochs=0)]
+        return carry_out(measured, strategy, WorkingFolder(tmp_path / folder), tried=tried)
+
+    short = made("short", 1).model.get_weights()
+    began = []
+    monkeypatch.setattr(step_context, "fit", lambda model, data, **_: began.append(model.get_weights()) or [])
+    made("long", 2, WorkingFolder(tmp_path / "short"))
+    made("alone", 2)
+    made("after nothing", 2, WorkingFolder(tmp_path / "nowhere"))
+    for weights, others in zip(began[0], short, strict=True):
+        np.testing.assert_array_equal(weights, others)
+    assert any((a != b).any() for a, b in zip(began[1], short, strict=True))
+    for weights, others in zip(began[1], began[2], strict=True):
+        np.testing.assert_array_equal(weights, others)
 
 
 def test_an_optional_step_is_taken_back(measured, decided, tmp_path):

@@ -24,14 +24,14 @@ _TAUGHT, _PART = 100, 10  # steps of training of each alternative at most, and a
 def automatic(task: Task) -> Made:
     """Decides on a strategy and carries it out; where that has weights of 4 bits and misses the budget, the same
     without them, of which the better one is taken."""
-    decided, decisions = automatic_strategy(task)
-    first = carry_out(task, decided)
+    decided, decisions, tried = _decided_on(task)
+    first = carry_out(task, decided, tried=tried)
     missed = task.limits.misses(first.candidate)
     if not missed or not any(step.uses_four_bits for step in decided):
         return first, decisions, ()
     folder = task.folder.inner("8-bits")
-    decided, others = automatic_strategy(task, folder, four_bits=False)
-    second = carry_out(task, decided, folder)
+    decided, others, tried = _decided_on(task, folder, four_bits=False)
+    second = carry_out(task, decided, folder, tried=tried)
     if task.limits.misses(second.candidate) and not task.limits.prefers(second.candidate, first.candidate):
         why = f"a strategy without weights of 4 bits is no better: {second.candidate}"
         return first, (*decisions, Decision("auto", False, why)), _figures(second)
@@ -49,13 +49,18 @@ def automatic_strategy(task: Task, folder: WorkingFolder | None = None, *, four_
     Raises:
         BudgetError: no choice of alternatives meets the limits.
     """
+    return _decided_on(task, folder, four_bits=four_bits)[:2]
+
+
+def _decided_on(
+    task: Task, folder: WorkingFolder | None = None, *, four_bits: bool = True
+) -> tuple[tuple[Step, ...], tuple[Decision, ...], WorkingFolder | None]:
+    """The steps, why, and the folder of their short training, from which the long one goes on."""
     why = unmeasured(task)
     if why:
         steps, decisions = completed(task, None, folder, four_bits=four_bits)
-        return steps, (
-            Decision("auto", False, f"alternatives are not measured, rules of thumb decide: {why}"),
-            *decisions,
-        )
+        said = f"alternatives are not measured, rules of thumb decide: {why}"
+        return steps, (Decision("auto", False, said), *decisions), None
     excluded = () if four_bits else [
         (part.name, number) for part in parts_of(task) if part.kind == Quantize.kind
         for number in range(1, len(part.alternatives))
@@ -63,7 +68,7 @@ def automatic_strategy(task: Task, folder: WorkingFolder | None = None, *, four_
     settings = task.settings
     most = settings.epochs * task.train.steps(settings.batch_size) // _PART
     chosen = measured_strategy(task, steps=min(most, _TAUGHT), excluded=excluded)
-    return chosen.steps, chosen.decisions
+    return chosen.steps, chosen.decisions, chosen.tried
 
 
 def unmeasured(task: Task) -> str:

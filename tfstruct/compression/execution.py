@@ -44,7 +44,12 @@ class StrategyResult:
 
 
 def carry_out(
-    task: Task, strategy: Sequence[Step | str], folder: WorkingFolder | None = None, *, seed: int | None = None
+    task: Task,
+    strategy: Sequence[Step | str],
+    folder: WorkingFolder | None = None,
+    *,
+    seed: int | None = None,
+    tried: WorkingFolder | None = None,
 ) -> StrategyResult:
     """Runs the steps of a strategy in order, measures the file after each, and returns the last result.
 
@@ -56,6 +61,7 @@ def carry_out(
         strategy: the steps; `epochs=None` is a share of those that are left.
         folder: where the stages are kept; by default the task's own.
         seed: of what is drawn; by default that of the settings.
+        tried: the folder of the same steps with fewer epochs, carried out before: training goes on from those weights.
 
     Returns:
         `StrategyResult`: the last model and its file, with their figures, and the stages on the way.
@@ -82,9 +88,10 @@ def carry_out(
         if step.kind in out:
             dropped.append((step, "the step of its kind before was taken back"))
             continue
-        place = folder.inner(f"{number:02}-{step.kind}")
+        name = f"{number:02}-{step.kind}"
         done = (*(stage.step for stage in stages), step)
-        after, stage = _carried_out(task, done, state, place, seed + number)
+        shorter = None if tried is None else tried.inner(name)
+        after, stage = _carried_out(task, done, state, folder.inner(name), seed + number, shorter)
         if step.optional and not task.limits.good_enough(stage.candidate):
             dropped.append((step, f"taken back: {task.limits.misses(stage.candidate)[-1]}"))
             out.add(step.kind)
@@ -124,9 +131,15 @@ class _State:
 
 
 def _carried_out(
-    task: Task, strategy: tuple[Step, ...], before: _State, folder: WorkingFolder, seed: int
+    task: Task,
+    strategy: tuple[Step, ...],
+    before: _State,
+    folder: WorkingFolder,
+    seed: int,
+    tried: WorkingFolder | None,
 ) -> tuple[_State, Stage]:
-    """Runs the last step of `strategy` on the result of the steps before."""
+    """Runs the last step of `strategy` on the result of the steps before; `tried`: the folder of the same step with
+    fewer epochs."""
     step = strategy[-1]
     _claim(folder, strategy)
     stored = folder.read("stage.json", _stage_and_scheme)
@@ -137,7 +150,8 @@ def _carried_out(
     task.progress.stage(step.kind)
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    outcome = step.run(StepContext(task, before.outcome.model, folder, seed))
+    trained = _trained(step, tried) if tried is not None else None
+    outcome = step.run(StepContext(task, before.outcome.model, folder, seed, trained))
     if outcome.scheme is None:
         outcome = dataclasses.replace(outcome, scheme=before.outcome.scheme)
     if outcome.model is before.outcome.model and outcome.scheme == before.outcome.scheme:
@@ -154,6 +168,16 @@ def _carried_out(
     scheme = None if outcome.scheme is None else outcome.scheme.to_dict()
     folder.write("stage.json", {"stage": stage.to_dict(), "scheme": scheme})  # last: what it says is there
     return _State(outcome, candidate, file), stage
+
+
+def _trained(step: Step, tried: WorkingFolder) -> keras.Model | None:
+    """What the same step made in a shorter training; None where it did not train then."""
+    stored = tried.read("stage.json", _stage_and_scheme)
+    shorter = None if stored is None else stored[0].step
+    if shorter is None or not shorter.epochs or shorter.replace(epochs=step.epochs) != step:
+        return None
+    loaded = tried.load("model")
+    return loaded.model if isinstance(loaded, Twin) else loaded
 
 
 def _claim(folder: WorkingFolder, strategy: tuple[Step, ...]) -> None:

@@ -25,12 +25,14 @@ class StepContext:
         model: the model that the steps before made; it is not changed.
         folder: of this step alone.
         seed: of this step.
+        trained: what the same step made of the same model in a shorter training, whose weights this one starts from.
     """
 
     task: Task
     model: keras.Model
     folder: WorkingFolder
     seed: int
+    trained: keras.Model | None = None
 
     def copy(self) -> keras.Model:
         """A copy of the model, to be trained."""
@@ -54,6 +56,8 @@ class StepContext:
             part: name of this training's folder within that of the step.
         """
         settings, task = self.task.settings, self.task
+        if self.trained is not None and part == "training":
+            model.set_weights(self.trained.get_weights())
         rate = settings.learning_rate if rate is None else rate
         steps = epochs * task.train.steps(settings.batch_size)
         return fit(

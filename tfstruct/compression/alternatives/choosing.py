@@ -44,16 +44,21 @@ class Chosen:
         choice: the alternatives, by part, with their predicted damage and figures.
         steps: the same as a strategy.
         decisions: the reasons, in words and figures.
+        tried: the folder of its short training, within the task's; None where it had none.
     """
 
     choice: Choice
     steps: tuple[Step, ...]
     decisions: tuple[Decision, ...]
+    tried: WorkingFolder | None = None
 
     def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        steps = [step.to_dict() for step in self.steps]
-        return {**dataclasses.asdict(self), "steps": steps}
+        """Plain data for JSON, without the folder of the training."""
+        return {
+            "choice": dataclasses.asdict(self.choice),
+            "steps": [step.to_dict() for step in self.steps],
+            "decisions": [dataclasses.asdict(one) for one in self.decisions],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Chosen":
@@ -303,7 +308,8 @@ def best_of(
     )
     why = f"choice {place + 1} is best after {epochs} epoch{'s' if epochs > 1 else ''} ({said})"
     best = chosen[place]
-    return dataclasses.replace(best, decisions=(Decision("auto", True, why), *best.decisions)), tuple(tried)
+    decisions = (Decision("auto", True, why), *best.decisions)
+    return dataclasses.replace(best, decisions=decisions, tried=folder.inner(f"tried-{place}")), tuple(tried)
 
 
 def _kinds(chosen: Chosen) -> str:
