@@ -103,6 +103,18 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def cases_of_this_run(request):
+    """Function of an argument's name: its values in those tests of the module that this run has, for a fixture that
+    prepares all of them at once."""
+
+    def of(name: str) -> list:
+        items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+        return list(dict.fromkeys(item.callspec.params[name] for item in items if name in item.callspec.params))
+
+    return of
+
+
 @pytest.fixture(scope="session")
 def second_device() -> None:
     """What a test with `contracts.two_replicas` asks for."""

@@ -111,9 +111,9 @@ def together(names) -> tuple[keras.Model, dict[str, keras.Model]]:
 
 
 @pytest.fixture(scope="module")
-def steps(process):
+def steps(process, cases_of_this_run):
     """By case: how far file and twin are apart, in steps of the output. All are in one model, converted once."""
-    model, parts = together(CASES)
+    model, parts = together({name: CASES[name] for name in cases_of_this_run("name")})
     for part in parts.values():
         kill_channels(part)
     x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
