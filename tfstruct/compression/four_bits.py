@@ -8,6 +8,8 @@ from tfstruct.analyze import Costs
 from tfstruct.graph import Graph
 from tfstruct.graph.operation_traits import traits_of
 
+_TRUSTED = 0.9  # share of what the upper bound is too large by for a whole model, that is taken off for its parts
+
 
 class FileSize:
     """Bytes of the file of what stays of a graph, with weights of 4 bits in some layers.
@@ -22,6 +24,11 @@ class FileSize:
         for row, call in enumerate(graph.calls):
             if traits_of(call.op).four_bits and getattr(call.op, "groups", 1) == 1:
                 self._rows.setdefault(call.path, row)
+
+    @classmethod
+    def of_file(cls, graph: Graph, file_bytes: float) -> "FileSize":
+        """With the offset that the int8 file of the whole graph tells."""
+        return cls(graph, _TRUSTED * max(cls(graph)() - file_bytes, 0.0))
 
     def sizes(self, keep: np.ndarray | None = None) -> dict[str, int]:
         """Layer path -> weights of those that 4-bit kernels exist for, in order; what stays of them."""

@@ -26,7 +26,6 @@ _HALVINGS = 12  # steps of the bisection for the size of the int8 file
 _NAMES = {"macs": "multiply-accumulates", "params": "parameters"}
 _MOST = 0.875  # largest share of a group's channels that is removed: a layer with fewer left is better dropped
 _EXACT = 0.98  # share of a size limit that is planned for: what 4 bits save is estimated to about 1 %
-_TRUSTED = 0.9  # share of the estimator's measured over-estimate that is subtracted from later estimates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +105,7 @@ class _Choice:
         self.every = tuple(groups_without_frozen(self.graph, by_name(self.graph)).values())
         self.lossless = tuple(lossless_groups(self.graph, (), frozen=False)[0].values())
         self.scores = unit_scores(self.graph, "l2", missing="keep")
-        too_much = FileSize(task.graph)() - task.plain.tflite_bytes
-        self.size = FileSize(self.graph, _TRUSTED * max(too_much, 0.0))
+        self.size = FileSize(self.graph, FileSize.of_file(task.graph, task.plain.tflite_bytes).offset)
         self.all = np.ones(self.graph.units.count, bool)
         self.trains = task.settings.epochs > 0
 
@@ -118,17 +116,20 @@ class _Choice:
         keep = self.all if found is None or found.keep is None else found.keep
         bits = choose_precision(self.task, self.size, keep, limit, self.four_bits)
         if self.size(keep, bits.four_bits) > limit:
-            wanted = {**wanted, "tflite_bytes": self._equivalent(limit, bits.four_bits)}
-            found = self._planned(wanted) if free else None
+            size = self._equivalent(limit, bits.four_bits)
+            found = self._planned({**wanted, "tflite_bytes": size + self.size.offset}) if free else None
+            wanted = {**wanted, "tflite_bytes": size}
         if not free and wanted:
             why = "no channel can go: " + "; ".join(f"{group.name}: {group.reason}" for group in self.every[:3])
             return Sizing((), bits, why, wanted, {})
         if found is None:  # nothing is wanted of channels
             return self._without_figures(bits)
         if found.keep is None:
-            missed = ", ".join(f"{name} {value:,.0f}" for name, value in found.least.items())
+            offsets = {"tflite_bytes": self.size.offset}
+            least = {name: value - offsets.get(name, 0.0) for name, value in found.least.items()}
+            missed = ", ".join(f"{name} {value:,.0f}" for name, value in least.items())
             why = f"channels get no further than {missed}{self._frozen}"
-            return Sizing((), bits, why, wanted, found.least)
+            return Sizing((), bits, why, wanted, least)
         asked = ", ".join(f"{name} {value:,.0f}" for name, value in wanted.items())
         why = f"channels go {found.how} until {asked} is met{found.widths}{self._frozen}"
         settings = {"budget": wanted, **found.settings}
@@ -194,10 +195,10 @@ class _Choice:
 
     def _equivalent(self, limit: float, four_bits: Sequence[str]) -> float:
         """The size of the int8 file at which the file with these layers in 4 bits has `limit` bytes; by bisection."""
-        low, high, limit = limit + self.size.offset, self.size() + self.size.offset, _EXACT * limit
+        low, high, limit = limit, self.size(), _EXACT * limit
         for _ in range(_HALVINGS if four_bits else 0):
             middle = (low + high) / 2
-            made = self._with({"tflite_bytes": middle}, 1, gradual=False)
+            made = self._with({"tflite_bytes": middle + self.size.offset}, 1, gradual=False)
             fits = made.keep is not None and self.size(made.keep, four_bits) <= limit
             low, high = (middle, high) if fits else (low, middle)
         return low

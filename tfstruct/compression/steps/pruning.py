@@ -11,18 +11,22 @@ from tfstruct.callbacks import PruneChannels as Pruner
 from tfstruct.callbacks.channel_masks import lossless_groups
 from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.decision import Decision
+from tfstruct.compression.four_bits import FileSize
 from tfstruct.compression.outcome import Outcome
 from tfstruct.compression.outlook import Outlook
 from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.steps.step import Choices, Proposal, Step, require_choices
+from tfstruct.convert.draft import draft
 from tfstruct.errors import EmptyPlanError, RecipeError
 from tfstruct.graph import Graph, Group, groups, trace
 from tfstruct.graph.frozen import frozen_makers, groups_without_frozen
 from tfstruct.schedules import PolynomialRatio
-from tfstruct.surgery import apply, plan_channels, residual_blocks, shrink
+from tfstruct.surgery import Plan, apply, plan_channels, residual_blocks, shrink
 from tfstruct.surgery.pruning.exact_widths import reachable_widths
 
 _SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # of the channels of a group, that may be chosen
+_NEAR = 0.99  # share of a limit on the file's bytes that a draft may have: ranges that were trained take some more
+_DRAFTS = 4  # plans whose file is drafted until one has no more bytes than it may
 _LEAST, _ALL = 0.15, 0.97  # shares of the multiply-accumulates: the least that stays, and what counts as all
 
 
@@ -93,7 +97,8 @@ class PruneChannels(Step):
     weight (`trainable = False`) are left alone unless `frozen`, and listed as skipped.
 
     Attributes:
-        budget: as in `surgery.plan_channels`; up to 1 the share of the model as it is before this step.
+        budget: as in `surgery.plan_channels`, but `tflite_bytes` are those of the int8 file, which is drafted, and not
+            of an upper bound; up to 1 the share of the model as it is before this step.
         widths: instead of a budget: path of a layer -> the number of its channels that stay, the most important ones.
             They go at once, and what is coupled with them goes too; the other options on what goes do not count.
         gradual: see above.
@@ -192,7 +197,7 @@ class PruneChannels(Step):
         steps = self._ramp * context.task.train.steps(settings.batch_size)
         when = PolynomialRatio(0.0, 0.5, 0, max(int(0.9 * steps), 1))
         pruner = Pruner(
-            self.budget,
+            self._bounded(context, trace(model)),
             when,
             regularize=self.regularize,
             frozen=self.frozen,
@@ -219,17 +224,48 @@ class PruneChannels(Step):
                 left[path] = f"it has {len(makes[path])} channels; {free.pop(path)} may stay"
             options |= {"widths": free, "exclude": ()}
         else:
-            options |= {"budget": self.budget, "exclude": (*self.exclude, *left)}
+            options |= {"exclude": (*self.exclude, *left)}
         try:
-            plan = plan_channels(context.model, **options)
+            plan, model = self._within_bytes(context, options)
         except EmptyPlanError as error:
             left[context.model.name] = str(error)
             return context.copy(), {"changes": [], "skipped": [*left.items()], "details": {}, "history": []}
-        model = apply(context.model, plan)
         context.recalibrate(model)
         widths = plan.widths
         rows = [(path, f"{widths[path]} -> {widths[path] - gone} channels") for path, gone in plan.removed.items()]
         return model, {"changes": rows, "skipped": [*left.items()], "details": plan.to_dict(), "history": []}
+
+    def _within_bytes(self, context: StepContext, options: Mapping) -> tuple[Plan, keras.Model]:
+        """The plan, and the model it leaves, whose drafted file has no more bytes than the budget says."""
+        if not self.widths:
+            options = {**options, "budget": self._bounded(context, trace(context.model))}
+        for _ in range(_DRAFTS):
+            plan = plan_channels(context.model, **options)
+            model = apply(context.model, plan)
+            excess = 0.0 if self._bytes is None else _bytes_of(model, context) - _NEAR * self._bytes
+            if excess <= 0:
+                break
+            budget = options["budget"]
+            options = {**options, "budget": {**budget, "tflite_bytes": budget["tflite_bytes"] - excess}}
+        return plan, model
+
+    def _bounded(self, context: StepContext, graph: Graph) -> float | Mapping[str, float] | None:
+        """The budget with the upper bound of the file's bytes that plans are made by."""
+        if self._bytes is None or not isinstance(self.budget, Mapping):
+            return self.budget
+        size = FileSize.of_file(graph, _bytes_of(graph.model, context))
+        return {**self.budget, "tflite_bytes": self._bytes + size.offset}
+
+    @property
+    def _bytes(self) -> float | None:
+        """The bytes that the file may have, where the budget limits them by a figure and not by a share."""
+        limit = self.budget.get("tflite_bytes") if isinstance(self.budget, Mapping) and not self.widths else None
+        return limit if limit is not None and limit > 1 else None
+
+
+def _bytes_of(model: keras.Model, context: StepContext) -> int:
+    """Of the int8 file of a model."""
+    return len(draft(model, process=context.task.process)[0])
 
 
 def _width_of(graph: Graph, group: Group, droppable: Collection[str]) -> str | None:
