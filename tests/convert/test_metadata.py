@@ -93,6 +93,10 @@ def test_normalization_by_hand(files):
     scale, zero = detail["quantization"]
     pixels = np.arange(256)
     np.testing.assert_array_equal(np.round((pixels - image.mean[0]) / image.std[0] / scale + zero), pixels)
+    taken = "goes in as it is: the scale is the normalization"
+    assert taken in str(describe(files[0].with_metadata(ABOUT))) and taken not in str(describe(files[0]))
+    other = Metadata(inputs={"image": {"mean": 100.0, "std": 2.0}})
+    assert taken not in str(describe(write_metadata(files[0].content, other)))
     plain = read_metadata(files[1].with_metadata(ABOUT)).inputs["image"]
     assert (plain.mean, plain.std) == ((0.0,), (1.0,))
     given = Metadata(inputs={"image": {"mean": (1.0, 2.0, 3.0), "std": 2.0}})

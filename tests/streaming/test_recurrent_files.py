@@ -103,6 +103,28 @@ def test_kinds(converted, kind, slow):
         assert beyond(converted(model, x, layers={"*": "int8"})[1], exact, x[:4]) > 2 * LINEAR
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "slow"), [("GRU", False), ("LSTM", False), ("LSTM", True)])
+def test_the_file_of_the_whole_sequence_is_two_steps_away(converted, process, kind, slow):
+    x, model = sequences(12, 200, 8), recurrent(kind, slow=slow)
+    _, lite = converted(model, x)
+    remembering = dict.fromkeys(["first", "second"], "int16x8")  # as the stream has it
+    with Converter(model, process=process, timeout=600) as converter:
+        whole = converter.convert(
+            "int8", calibration=x, layers=remembering, input_shapes={"series": (200, 8)}, measure_latency=False
+        )
+    assert beyond(lite, whole.predict(x[:4]), x[:4]) <= STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_last_layer_of_16_bits_brings_two_steps_from_float(converted, kind):
+    x = sequences(12, 200, 8)
+    made, lite = converted(recurrent(kind), x, layers={"classes": "int16x8"})
+    assert {port.dtype.name for port in lite.outputs if port.name == "classes"} == {"int8"}
+    assert steps(made, lite, x[:4]) <= STEPS
+
+
 class Least(layers.Layer):
     """A cell with an operator that one of the two quantizers knows, in 8 bits."""
 

@@ -18,6 +18,8 @@ from tfstruct.reporting.tables import counted
 from tfstruct.reporting.tables import shape as sizes
 from tfstruct.streaming import StreamPlan
 
+_HALF = 0.5 + 1e-3  # of a step: what the whole zero point leaves of a normalization
+
 
 @dataclasses.dataclass(frozen=True)
 class FileOperator:
@@ -82,12 +84,22 @@ class FileReport(Report):
         ]
         facts = [("functions", ", ".join(self.functions))] if self.functions else []
         facts += [("MACs at", f"{self.counted_at}: other sizes are open")] if self.counted_at else []
-        facts += [(f"input {port.name}", port.described(True)) for port in self.inputs]
+        facts += [(f"input {port.name}", port.described(True) + self._taken_as_it_is(port)) for port in self.inputs]
         facts += [(f"output {port.name}", port.described(False)) for port in self.outputs]
         facts += self.streaming.facts(self.state_bytes) if self.streaming else ()
         facts += self.metadata.rows() if self.metadata else []
         title = f"{self.name}: {self.bytes:,} bytes, {counted(len(rows), 'operator')}"
         return Sheet(title, columns, rows, facts=facts)
+
+    def _taken_as_it_is(self, port: Port) -> str:
+        """Whether the scale of an input undoes the normalization that the file notes, so that nobody normalizes."""
+        about = self.metadata.inputs.get(port.name) if self.metadata else None
+        if about is None or not about.mean or not port.scale or port.dtype.itemsize > 1:
+            return ""
+        ends = np.iinfo(port.dtype)
+        x = np.array([ends.min, ends.max])[:, None]
+        stored = (x - np.array(about.mean)) / np.array(about.std) / port.scale + port.zero_point
+        return "; x goes in as it is: the scale is the normalization" if np.abs(stored - x).max() <= _HALF else ""
 
 
 def describe(tflite) -> FileReport:
