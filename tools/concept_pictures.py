@@ -10,9 +10,9 @@ import tfstruct
 from tfstruct import demo, quantize
 from tfstruct.callbacks import Prune
 from tfstruct.compression import Task
-from tfstruct.compression.alternatives.choosing import tables_of
 from tfstruct.compression.alternatives.damage import measure_damages
 from tfstruct.compression.alternatives.front import Front, front
+from tfstruct.compression.alternatives.measured import tables_of
 from tfstruct.compression.alternatives.offered import conflicts_of, parts_of
 from tfstruct.schedules import PolynomialRatio
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from tfstruct.compression import steps
-from tfstruct.compression.alternatives import choosing
+from tfstruct.compression.alternatives import choosing, front_strategies
 from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.alternatives.choosing import best_of, choose_strategies, planned_limits, strategy_of
 from tfstruct.compression.alternatives.cost_table import CostTable
 from tfstruct.compression.alternatives.damage import Damages
+from tfstruct.compression.alternatives.measured import Measured
 from tfstruct.compression.alternatives.solver import Choice
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.execution import StrategyResult
+from tfstruct.compression.steps.step import Step
 from tfstruct.errors import BudgetError
 
 WIDTH = Part.of(
@@ -150,6 +152,21 @@ def test_the_choice_that_leaves_most_after_a_short_training_goes_on(monkeypatch,
     assert f"choice {best + 1} is best after 1 epoch" in found.decisions[0].reason
     assert [name for _, name in carried] == ["tried-0", "tried-1"] and found.tried.path.name == f"tried-{best}"
     assert all(sum(step.epochs for step in strategy) == 1 for strategy, _ in carried)
+
+
+def test_what_was_decided_on_is_read_the_second_time(monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(choosing, "measured", lambda task, steps: measured.append(steps) or known)
+    monkeypatch.setattr(choosing, "best_of", lambda task, chosen, folder: (chosen[0], ()))
+    known = Measured(PARTS, TABLES, DAMAGES, ())
+    task = task_of(tmp_path, macs=230, tflite_bytes=700)
+    first = choosing.measured_strategy(task, steps=5, tried=1)
+    assert choosing.measured_strategy(task, steps=5, tried=1) == first and measured == [5]
+    monkeypatch.setattr(front_strategies, "measured", lambda task, steps: measured.append(steps) or known)
+    smaller = front_strategies.front_strategies(task, (1.0, 0.9), steps=5)
+    assert front_strategies.front_strategies(task, (1.0, 0.9), steps=5) == smaller and measured == [5, 5]
+    assert smaller[0] == tuple(step.replace(reason="") for step in first.steps)
+    assert [Step.from_dict(step.to_dict()) for step in smaller[1]] == [*smaller[1]] and smaller[1] != smaller[0]
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from keras import layers
 
 from tfstruct import graph as graphs
 from tfstruct.analyze import Costs
-from tfstruct.compression.alternatives.choosing import tables_of
 from tfstruct.compression.alternatives.cost_table import CostTable, totals
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.latency_tables import latency_tables
+from tfstruct.compression.alternatives.measured import tables_of
 from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of
 from tfstruct.compression.alternatives.operator_times import Times
 from tfstruct.compression.alternatives.variants import variants_of

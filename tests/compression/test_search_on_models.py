@@ -8,9 +8,12 @@ import pytest
 from contracts import two_replicas
 
 import tfstruct
-from tfstruct.compression import Budget, Search, Settings, Space, Task, search_strategies, steps
+from tfstruct.analyze import Costs
+from tfstruct.compression import Budget, Search, Settings, Space, Task, carry_out, search_strategies, steps
+from tfstruct.compression.automatic import automatic_strategy
 from tfstruct.compression.search import evaluation
 from tfstruct.errors import BudgetError
+from tfstruct.graph import trace
 
 layers = keras.layers
 
@@ -72,6 +75,35 @@ def test_what_a_model_has_to_choose_from(task):
     assert space.channels == pytest.approx((0.09, 0.6)) and space.whole == task.original.macs
     assert space.multiples == (1, 4, 8) and "inner" in space.factorized
     assert set(space.distributions) == {"channels", "multiple", "blocks", "energy", "precision"}
+
+
+def test_a_search_starts_from_the_front(model, process, tmp_path):
+    """What "auto" does, then choices that need less, each within its share of the limit; killed, the same again."""
+    data, settings = (samples(256, 1), samples(64, 2)), Settings(epochs=0, seed=1)
+    with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as task:
+        limit, first = task.limits.figures["macs"], automatic_strategy(task)[0]
+        costs = []
+
+        def evaluate(task, steps, folder, seed):
+            if len(costs) == 2:
+                raise KeyboardInterrupt
+            costs.append(carry_out(task, steps, folder, seed=seed).candidate)
+            return costs[-1]
+
+        with pytest.raises(KeyboardInterrupt):
+            search_strategies(task, Search(trials=4), evaluate=evaluate)
+        found = search_strategies(task, Search(trials=4), evaluate=lambda *_: costs[0])
+    assert [trial.generation for trial in found.trials] == [0, 0, 0, 1]
+    assert found.trials[0].steps == first
+    assert costs[0].macs <= limit and costs[1].macs <= 0.85 * limit
+    assert foreseen_macs(model, found.trials[2].steps) <= 0.7 * limit
+
+
+def foreseen_macs(model, strategy) -> int:
+    for step in strategy:
+        made = step.edit(model) if step.kind != "optimize" else model
+        model = getattr(made, "model", made)
+    return Costs(trace(model), ("macs",))()["macs"]
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ From the bottom up:
 - `alternatives/front.py`: the choices of least damage over all values of one limit, as a report
 - `alternatives/activations.py`, `alternatives/distances.py`, `alternatives/short_training.py`,
   `alternatives/damage.py`: what each alternative loses, alone in its region, taught by the original
+- `alternatives/measured.py`, `alternatives/front_strategies.py`: what there is to choose from; strategies on the front
 - `alternatives/rivals.py`: choices of other kinds that lose little more
 - `alternatives/choosing.py`: the choices of least damage as strategies, drafted, tried, with reasons
 - `four_bits.py`, `precision_choice.py`, `sizing.py`: how many channels and bits it takes until the budget is met

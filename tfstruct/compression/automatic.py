@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 from tfstruct.compression.alternatives.choosing import measured_strategy
+from tfstruct.compression.alternatives.front_strategies import front_strategies
 from tfstruct.compression.alternatives.offered import parts_of
 from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.decision import Decision
@@ -18,6 +19,7 @@ from tfstruct.compression.task import Task
 
 Made = tuple[StrategyResult, tuple[Decision, ...], tuple[Candidate, ...]]  # the result, why, what else was carried out
 
+_SHARES = 0.85, 0.7  # of the limits, that a search starts from besides
 _TAUGHT, _PART = 100, 10  # steps of training of each alternative at most, and at most a tenth of those of the strategy
 
 
@@ -65,10 +67,24 @@ def _decided_on(
         (part.name, number) for part in parts_of(task) if part.kind == Quantize.kind
         for number in range(1, len(part.alternatives))
     ]  # fmt: skip
-    settings = task.settings
-    most = settings.epochs * task.train.steps(settings.batch_size) // _PART
-    chosen = measured_strategy(task, steps=min(most, _TAUGHT), excluded=excluded)
+    chosen = measured_strategy(task, steps=_taught(task), excluded=excluded)
     return chosen.steps, chosen.decisions, chosen.tried
+
+
+def _taught(task: Task) -> int:
+    """Steps of training of each alternative."""
+    settings = task.settings
+    return min(settings.epochs * task.train.steps(settings.batch_size) // _PART, _TAUGHT)
+
+
+def start_strategies(task: Task) -> tuple[tuple[Step, ...], ...]:
+    """What a search starts from: the strategy of `"auto"`, and where alternatives are measured, the choices of the
+    front that need less of all limits."""
+    first = automatic_strategy(task)[0]
+    if unmeasured(task):
+        return (first,)
+    others = front_strategies(task, _SHARES, steps=_taught(task))
+    return (first, *(one for one in others if one != first))
 
 
 def unmeasured(task: Task) -> str:

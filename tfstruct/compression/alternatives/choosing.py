@@ -9,14 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tfstruct.compression.alternatives.alternative import At, Part
 from tfstruct.compression.alternatives.cost_table import CostTable
-from tfstruct.compression.alternatives.cost_tables import cost_tables
-from tfstruct.compression.alternatives.damage import Damages, measure_damages
-from tfstruct.compression.alternatives.latency_tables import latency_tables
-from tfstruct.compression.alternatives.offered import conflicts_of, edited, parts_of, steps_of
-from tfstruct.compression.alternatives.operator_times import OperatorTimes, TableTimes, Times
+from tfstruct.compression.alternatives.damage import Damages
+from tfstruct.compression.alternatives.measured import measured
+from tfstruct.compression.alternatives.offered import conflicts_of, edited, steps_of
 from tfstruct.compression.alternatives.rivals import rivals
 from tfstruct.compression.alternatives.solver import Choice, choose, more_in_words
-from tfstruct.compression.alternatives.variants import variants_of
 from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.folder import WorkingFolder
@@ -65,28 +62,6 @@ class Chosen:
         choice = Choice(**{**data["choice"], "runners_up": [Choice(**one) for one in data["choice"]["runners_up"]]})
         steps = tuple(Step.from_dict(step) for step in data["steps"])
         return cls(choice, steps, tuple(Decision(**one) for one in data["decisions"]))
-
-
-def times_of(task: Task) -> Times:
-    """The times of operators that a task's latency is judged by: of a device's table where it has one, else of this
-    machine."""
-    table = task.measure.table
-    return OperatorTimes() if table is None else TableTimes(table)
-
-
-def tables_of(task: Task, parts: Sequence[Part], times: Times | None = None) -> tuple[CostTable, ...]:
-    """What every choice costs in the figures that a task limits.
-
-    Args:
-        times: where the latency comes from; by default `times_of` the task.
-    """
-    plain = draft(task.model, process=task.process)
-    variants = list(variants_of(task.graph, parts))
-    tables = cost_tables(task.graph, parts, plain, variants)
-    if "latency_us" not in task.limits.figures:
-        return tables
-    times = times_of(task) if times is None else times
-    return (*tables, *latency_tables(variants, parts, plain, times, task.measure.reference_us))
 
 
 def planned_limits(task: Task) -> dict[str, float]:
@@ -236,21 +211,21 @@ def measured_strategy(
     tried = tried if 4 * tried <= epochs else 1
     folder = task.folder.inner("alternatives")
     place = folder.inner(_named(steps, tried, fixed, excluded))
-    stored = place.read(_CHOICES)
-    if stored is None:  # measured latencies would choose otherwise the second time
-        parts = parts_of(task)
-        task.progress.stage("measure what alternatives cost")
-        times = times_of(task)
-        tables = tables_of(task, parts, times)
-        damages = measure_damages(task, parts, steps=steps, folder=folder.inner("damages"))
+    chosen = place.read(_CHOICES, _stored, list)
+    if chosen is None:  # measured latencies would choose otherwise the second time
+        known = measured(task, steps=steps)
         task.progress.stage("choose")
         found = choose_strategies(
-            task, parts, tables, damages, fixed=fixed, excluded=excluded, count=tried,
-            lacking=times.lacks, short=1,
+            task, known.parts, known.tables, known.damages, fixed=fixed, excluded=excluded, count=tried,
+            lacking=known.lacking, short=1,
         )  # fmt: skip
-        stored = [one.to_dict() for one in found]
-        place.write(_CHOICES, stored)
-    return best_of(task, [Chosen.from_dict(one) for one in stored], folder=place)[0]
+        place.write(_CHOICES, [one.to_dict() for one in found])
+        chosen = place.read(_CHOICES, _stored, list)
+    return best_of(task, chosen, folder=place)[0]
+
+
+def _stored(data: list) -> list[Chosen]:
+    return [Chosen.from_dict(one) for one in data]
 
 
 def _named(steps: int, tried: int, fixed: Mapping[str, int] | None, excluded: Collection[At]) -> str:
