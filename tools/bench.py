@@ -8,7 +8,7 @@ python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
 python tools/bench.py decide [--rounds 10] [--quick] [--out FOLDER]
-python tools/bench.py accuracy [--quick] [--out FOLDER]   # ResNet8 needs ../shared/data; half an hour of two cores
+python tools/bench.py accuracy [--quick] [--out FOLDER]   # ResNet8 needs ../shared/data; 70 minutes of a core
 python tools/bench.py ptq [--quick] [--out FOLDER]        # MCT's rows: TFSTRUCT_MCT=PYTHON, that of its environment
 python tools/bench.py criteria      # needs ../shared/data; half an hour
 

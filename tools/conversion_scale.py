@@ -18,6 +18,9 @@ import tfstruct
 
 # Depth and width of encoders, by their parameters.
 WIDTHS = {"35M": (6, 512), "108M": (12, 768), "309M": (22, 1_024)}
+# What a conversion takes at most, in the model's bytes: the model and TensorFlow itself are more.
+TIMES = {"TFLiteConverter": 6, "litert-quantizer": 9, "to_tflite": 4}
+TENSORFLOW = 3 << 29
 SAMPLES = (25, 100, 400)
 PEER, QUANTIZER, OURS = "TFLiteConverter", "litert-quantizer", "to_tflite"
 WORKS = ((PEER, "dynamic"), (OURS, "dynamic"), (QUANTIZER, "int4"), (OURS, "int4"))
@@ -32,14 +35,17 @@ def conversions(quick: bool, folder: str | None) -> None:
     )
     for name, (depth, width) in widths.items():
         for tool, precision in WORKS:
-            row = table.row(f"{name}, {precision}: {tool}", lambda a=(tool, precision, depth, width): _apart(*a))
-            if tool == OURS:
-                peer = table.rows[f"{name}, {precision}: {PEER if precision == 'dynamic' else QUANTIZER}"]
+            row = table.row(f"{name}, {precision}: {tool}", lambda a=(tool, precision, depth, width): _if_it_fits(*a))
+            peer = table.rows[f"{name}, {precision}: {PEER if precision == 'dynamic' else QUANTIZER}"]
+            if tool == OURS and "CPU s" in row and "CPU s" in peer:
                 ratio = row["CPU s"] / peer["CPU s"]
                 table.replace(f"{name}, {precision}: {tool}", {**row, "CPU s / peer": ratio})
     if len(widths) > 1:
         for tool, precision in WORKS:
             rows = [dict(table.rows[f"{name}, {precision}: {tool}"]) for name in widths]
+            rows = [row for row in rows if "CPU s" in row]
+            if len(rows) < 2:
+                continue
             sizes = [row["parameters"] for row in rows]
             kept = [{name: row[name] for name in ("CPU s", "MB", "bytes")} for row in rows]
             table.row(f"slope, {precision}: {tool}", lambda s=sizes, r=kept: slopes(s, r))
@@ -54,6 +60,25 @@ def conversions(quick: bool, folder: str | None) -> None:
         rows = [{"MB": table.rows[f"{count}, {calibrator}"]["MB"]} for count in counts]
         table.row(f"slope, {calibrator}", lambda r=rows: slopes(counts, r))
     table.show()
+
+
+def _if_it_fits(tool: str, precision: str, depth: int, width: int) -> dict:
+    """The row, or a note where the machine has less memory to give than the tool takes."""
+    size = 4 * (12 * depth * width**2 + 30_522 * width)
+    needed, there = (1 + TIMES[tool]) * size + TENSORFLOW, _available()
+    if there < needed:
+        return {"note": f"not run: it takes {needed / 2**30:.0f} GiB, and {there / 2**30:.0f} were free"}
+    return _apart(tool, precision, depth, width)
+
+
+def _available() -> int:
+    """Bytes that Linux can still give, less an eighth of the machine's, which is left to other programs."""
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    total, free = (
+        next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+        for name in ("MemTotal", "MemAvailable")
+    )
+    return free - total // 8
 
 
 def _apart(*args) -> dict:
