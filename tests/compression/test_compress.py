@@ -1,6 +1,7 @@
 """From a trained model and a budget to the file: met or refused, in words, and resumable."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -9,7 +10,17 @@ from sweeps import sweep
 
 import tfstruct
 from tfstruct import demo
-from tfstruct.compression import Budget, Candidate, CompressionReport, Settings, Task, carry_out, step_context, steps
+from tfstruct.compression import (
+    Budget,
+    Candidate,
+    CompressionReport,
+    Settings,
+    Task,
+    carry_out,
+    compressing,
+    step_context,
+    steps,
+)
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.strategy import decide
@@ -295,6 +306,22 @@ def test_every_step_by_hand(measured, decided, tmp_path):
     assert blocks.changes[0][0] == "join" and blocks.candidate.macs < factors.candidate.macs
     assert made.candidate.strategy == tuple(stage.step for stage in made.stages)
     assert Candidate.from_dict(json.loads(made.candidate.to_json())) == made.candidate
+
+
+def test_a_quality_that_nothing_limits_and_that_falls_is_warned_of(measured, decided):
+    decided({"macs": 0.9})
+    whole = measured.original.replace(quality=0.8, greater_is_better=True)
+    task = types.SimpleNamespace(limits=measured.limits, original=whole)
+    assert compressing._doubt(task, whole.replace(quality=0.77)) == ""
+    said = compressing._doubt(task, whole.replace(quality=0.7))
+    assert "is 0.7, of the original 0.8, and the budget limits no loss of it: give `accuracy_drop` too" in said
+    error = whole.replace(greater_is_better=False, metric="loss")
+    task.original = error
+    assert "loss on the validation data is 0.9" in compressing._doubt(task, error.replace(quality=0.9))
+    assert compressing._doubt(task, error.replace(quality=0.7)) == ""
+    decided({"macs": 0.9, "accuracy_drop": 0.5})
+    task.limits = measured.limits
+    assert compressing._doubt(task, error.replace(quality=0.9)) == ""
 
 
 def with_4_bits(candidate: Candidate) -> bool:

@@ -22,6 +22,7 @@ from tfstruct.cli.options import (
     read_model,
     require_output,
     targets_of,
+    warnings_as_lines,
 )
 from tfstruct.cli.showing import display_of
 from tfstruct.convert.recipe import Recipe
@@ -67,7 +68,7 @@ def compress(options) -> int:
     from tfstruct.compression.progress import told_by
 
     status = FINE
-    with display_of(options) as show:
+    with warnings_as_lines(options) as in_report, display_of(options) as show:
         try:
             made = compress(
                 model, options.train, options.validation, budget,
@@ -81,6 +82,7 @@ def compress(options) -> int:
             if error.best is None:
                 raise
             made, status = error.best, BELOW
+        in_report += made.report.warnings
     made.file.save(target)
     written = [target]
     if options.c_array:

@@ -1,12 +1,13 @@
 """From arguments to recipes, files and shapes, checked before TensorFlow loads."""
 
 import argparse
+import contextlib
 import glob
 import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tfstruct.cli.spelled import number
 from tfstruct.convert.recipe import Recipe
@@ -257,19 +258,28 @@ def is_tflite(options) -> bool:
     return True
 
 
-def read_model(options):
-    """The `Legacy` of the model file; what is lost of it is a line on stderr."""
+@contextlib.contextmanager
+def warnings_as_lines(options) -> Iterator[list[str]]:
+    """What is warned of within is a line on stderr each, but for what a report says: the list that is handed out."""
     import warnings
 
-    from tfstruct import legacy
-
+    in_report: list[str] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        source = legacy.read(options.model, trust=options.trust, signature=options.signature)
+        yield in_report
     for warning in said:
-        if not options.quiet and issubclass(warning.category, UserWarning):
-            print(f"warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
-    return source
+        text = " ".join(str(warning.message).split())
+        known = any(text.casefold().rstrip(".") == line.casefold().rstrip(".") for line in in_report)
+        if not options.quiet and issubclass(warning.category, UserWarning) and not known:
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def read_model(options):
+    """The `Legacy` of the model file; what is lost of it is a line on stderr."""
+    from tfstruct import legacy
+
+    with warnings_as_lines(options):
+        return legacy.read(options.model, trust=options.trust, signature=options.signature)
 
 
 def load_model(options):

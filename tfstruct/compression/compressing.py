@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 from tfstruct.augment import Pipeline
 from tfstruct.compression.automatic import Made, automatic, completed
 from tfstruct.compression.budget import Budget
+from tfstruct.compression.candidate import Candidate
 from tfstruct.compression.compressed import Compressed
 from tfstruct.compression.compression_report import CompressionReport
 from tfstruct.compression.decision import Decision
@@ -28,6 +30,7 @@ from tfstruct.samples import Preprocess
 from tfstruct.terminal import Verbose, display
 
 BY_NAME = ("auto", "search")
+_FELL = 0.05  # share of the quality: a larger loss, where the budget limits none, is warned of
 _STRATEGIES = "`strategy` must be 'auto', 'search', or a list of steps. Received: {}."
 
 
@@ -107,6 +110,8 @@ def compress(
     Returns:
         `Compressed`: `.model`, `.file` (its `TFLiteModel`) and `.report`.
 
+    It warns of a quality that fell by more than a twentieth where the budget has no `accuracy_drop`.
+
     Raises:
         BudgetError: the budget cannot be read, or not be met; `.best` is the best that was found.
         ModelError: the model has no graph, such as a subclassed one.
@@ -150,6 +155,8 @@ def compress(
             {name: getattr(report.result, name) for name in report.limits.figures},
             best=result,
         )
+    if doubt := _doubt(task, made.candidate):
+        warnings.warn(f"{doubt[0].upper()}{doubt[1:]}.", stacklevel=2)
     return result
 
 
@@ -221,11 +228,23 @@ def _report(task: Task, made: StrategyResult, decisions, started: float, tested,
         processor=processor(),
         versions=versions(),
         seconds=time.perf_counter() - started,
-        warnings=(*task.warnings, *made.file.report.warnings),
+        warnings=(*task.warnings, *filter(None, [_doubt(task, made.candidate)]), *made.file.report.warnings),
         opened=task.graph.opened,
         opaque=task.graph.opaque,
         data={"train": str(task.train), "validation": str(task.validation)} | ({"test": str(tested)} if test else {}),
         **report_extras(task, made),
+    )
+
+
+def _doubt(task: Task, result: Candidate) -> str:
+    """What a user should look at: a quality that nothing limited, and that fell; empty where it did not."""
+    before, after = task.original.quality, result.quality
+    fell = before - after if result.greater_is_better else after - before
+    if task.limits.quality is not None or not fell > _FELL * abs(before):
+        return ""
+    return (
+        f"{result.metric} on the validation data is {after:.4g}, of the original {before:.4g}, and the budget limits "
+        "no loss of it: give `accuracy_drop` too, or more epochs, or larger figures"
     )
 
 
