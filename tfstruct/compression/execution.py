@@ -160,6 +160,12 @@ def _carried_out(
         if outcome.model is task.model or outcome.model is not before.outcome.model:
             outcome = with_fresh_statistics(task, outcome)
         candidate, file = task.measure(step.kind, *_to_convert(task, outcome), strategy=strategy)
+        if _only_rounds(before, outcome) and task.limits.prefers(before.candidate, candidate):
+            why = f"training with the rounding is taken back: {candidate.metric} {candidate.quality:.4g}, and "
+            why += f"{before.candidate.quality:.4g} quantized after training"
+            skipped = [*outcome.skipped, (outcome.model.name, why)]
+            outcome = dataclasses.replace(outcome, model=before.outcome.model, twin=None, skipped=skipped)
+            candidate, file = before.candidate.replace(name=step.kind, strategy=strategy), before.file
     stage = Stage(
         step, tuple(outcome.changes), tuple(outcome.skipped), candidate, tuple(outcome.history), outcome.details,
         time.perf_counter() - started,
@@ -168,6 +174,13 @@ def _carried_out(
     scheme = None if outcome.scheme is None else outcome.scheme.to_dict()
     folder.write("stage.json", {"stage": stage.to_dict(), "scheme": scheme})  # last: what it says is there
     return _State(outcome, candidate, file), stage
+
+
+def _only_rounds(before: _State, outcome: Outcome) -> bool:
+    """Whether a step trained the rounding of an int8 file: without it there is the one quantized after training."""
+    known, scheme = before.outcome, outcome.scheme
+    plain = scheme is not None and scheme.precision == "int8" and not scheme.layers
+    return plain and outcome.twin is not None and known.twin is None and known.scheme is None
 
 
 def _trained(step: Step, tried: WorkingFolder) -> keras.Model | None:

@@ -61,7 +61,7 @@ class Settings:
     Attributes:
         epochs: of training, in all.
         batch_size: of training.
-        learning_rate: the highest of Adam's; quantization-aware training takes a tenth.
+        learning_rate: the highest of Adam's; quantization-aware training takes less, see `steps.Quantize`.
         distillation: the share of the original's outputs in the loss, in [0, 1]; see `distillation_callbacks`.
         temperature: of these outputs.
         target: the device, see `tfstruct.check_target`.

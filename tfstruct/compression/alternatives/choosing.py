@@ -27,7 +27,7 @@ from tfstruct.convert.recipe import Recipe
 from tfstruct.errors import BudgetError
 from tfstruct.reporting.tables import by_reason
 
-_ROUNDING = 0.15  # of all epochs: for the rounding of the file, one at least
+_ROUNDING, _COARSE = 0.05, 0.15  # of all epochs: for the rounding of the file, one at least; with weights of 4 bits
 _DRAFTS = 4  # choices whose file is drafted until one is within the limits
 _CHOICES = "choices.json"
 _MARGIN = 0.98  # of a limit that is planned for where a draft has exceeded it
@@ -246,7 +246,8 @@ def strategy_of(
     made = steps_of(choice.changes(parts))
     edits: list[Step] = [step for step in made if not isinstance(step, Quantize)]
     (rounding,) = [step for step in made if isinstance(step, Quantize)] or [Quantize(precision="int8")]
-    quantized = min(max(1, round(_ROUNDING * epochs)), epochs) if edits else epochs
+    share = _COARSE if rounding.uses_four_bits else _ROUNDING
+    quantized = min(max(1, round(share * epochs)), epochs) if edits else epochs
     steps = [Optimize(), *edits, rounding]
     counts = [0] * (len(steps) - 2) + [epochs - quantized, quantized]
     reasons = reasons or {}

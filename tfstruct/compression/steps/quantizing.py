@@ -66,7 +66,8 @@ class Quantize(Step):
         layers: precision by layer, `{pattern: precision}`.
         tflite_bytes: the most that the file may have: beside `layers`, weights get 4 bits in as many layers as that
             takes, the largest first.
-        rate: the highest learning rate; by default a tenth of that of the settings.
+        rate: the highest learning rate; by default a hundredth of that of the settings, or a tenth where weights have
+            fewer than 8 bits: what 8 bits take away is less than what a higher rate does.
     """
 
     kind = "quantize"
@@ -137,7 +138,8 @@ class Quantize(Step):
         model = context.copy()
         mark = int(_FREEZE * steps)
         aware = QuantizeAware(scheme, freeze_ranges=mark or None, freeze_batch_norm=mark or None)
-        rate = task.settings.learning_rate / 10 if self.rate is None else self.rate
+        coarse = any((PRECISIONS[one].weight_bits or 8) < 8 for one in (scheme.precision, *scheme.layers.values()))
+        rate = task.settings.learning_rate / (10 if coarse else 100) if self.rate is None else self.rate
         history = context.train(model, epochs, rate=rate, callbacks=[aware])
         report = aware.report
         changes = [(name, f"{bits} bits") for name, bits in report.kernels]
