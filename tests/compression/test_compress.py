@@ -23,6 +23,7 @@ from tfstruct.compression import (
 )
 from tfstruct.compression.budget import Limits
 from tfstruct.compression.folder import WorkingFolder
+from tfstruct.compression.step_context import StepContext
 from tfstruct.compression.strategy import decide
 from tfstruct.errors import BudgetError, DataError, ModelError, RecipeError
 
@@ -253,6 +254,31 @@ def test_a_long_training_goes_on_from_the_weights_of_a_short_one(measured, tmp_p
     assert any((a != b).any() for a, b in zip(began[1], short, strict=True))
     for weights, others in zip(began[1], began[2], strict=True):
         np.testing.assert_array_equal(weights, others)
+
+
+def test_rounding_whose_training_only_harms_is_taken_back(measured, tmp_path):
+    def made(precision):
+        strategy = [steps.Quantize(precision=precision, epochs=1, rate=3.0)]
+        return carry_out(measured, strategy, WorkingFolder(tmp_path / precision))
+
+    back, kept = made("int8"), made("int4")
+    assert back.twin is None and back.candidate.quality == measured.plain.quality > kept.candidate.quality
+    assert back.stages[0].skipped[-1][1].startswith("training with the rounding is taken back: accuracy ")
+    assert kept.twin is not None and kept.file.report.precision == "int4"
+    for weights, others in zip(back.model.get_weights(), measured.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, others)
+
+
+@pytest.mark.parametrize("given, part", [({}, 100), ({"layers": {"inner": "int4"}}, 10), ({"rate": 0.02}, 0.5)])
+def test_the_rate_of_rounding(measured, tmp_path, monkeypatch, given, part):
+    def train(*_, rate, **__):
+        raise Killed(rate)
+
+    monkeypatch.setattr(StepContext, "train", train)
+    step = steps.Quantize(precision="int8", epochs=1, **given)
+    with pytest.raises(Killed) as asked:
+        step.run(StepContext(measured, measured.model, WorkingFolder(tmp_path), 1))
+    assert asked.value.args == (pytest.approx(measured.settings.learning_rate / part),)
 
 
 def test_an_optional_step_is_taken_back(measured, decided, tmp_path):
