@@ -58,6 +58,16 @@ def worst(report):
     return min(one.sqnr_db for one in report.verification.outputs)
 
 
+def against_keras(model, file, x) -> float:
+    """Decibels of the worst output, found by its shape: TensorFlow's converter does not keep names."""
+    truth = model.predict(x, verbose=0)
+    truth = list(truth.values()) if isinstance(truth, dict) else [truth]
+    runtime, given = Runtime(file.content), list(x.values()) if isinstance(x, dict) else [x]
+    ours = runtime.run_all({p.name: next(v for v in given if v.shape[1:] == p.shape[1:]) for p in runtime.inputs})
+    pairs = [(t, next(r for r in ours.values() if r.shape == t.shape)) for t in truth]
+    return min(10 * np.log10(np.square(t).sum() / np.square(t - r).sum()) for t, r in pairs)
+
+
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
@@ -81,32 +91,25 @@ def int8(floats, process):
 @pytest.mark.parametrize("origin", ["tfstruct", "tensorflow"])
 @pytest.mark.sweep(3)
 def test_as_good_as_from_the_keras_model(kind, origin, precision, process, tmp_path):
-    keras.utils.set_random_seed(1)
-    model = MODELS[kind]()
-    x = samples(model)
-    data = {} if precision in ("dynamic", "float16") else {"calibration": x}
-    recipe = Recipe(precision, verification=x, measure_latency=False, **data)
-    with Converter(model, process=process) as converter:
-        before = converter.convert(recipe)
-        own = converter.convert("float32", measure_latency=False).content
-    content = own if origin == "tfstruct" else of_tensorflow(model, tmp_path / "m")
-    with Converter(content, process=process) as converter:
-        made = converter.convert(recipe)
-    found = verify(model, own, x).outputs  # the files against Keras, not against the float file
-    assert min(one.sqnr_db for one in found) > 90
-    truth = model.predict(x, verbose=0)
-    truth = list(truth.values()) if isinstance(truth, dict) else [truth]
-
-    def against_keras(file):
-        """The worst output, found by its shape: TensorFlow's converter does not keep names."""
-        runtime, given = Runtime(file.content), list(x.values()) if isinstance(x, dict) else [x]
-        ours = runtime.run_all({p.name: next(v for v in given if v.shape[1:] == p.shape[1:]) for p in runtime.inputs})
-        pairs = [(t, next(r for r in ours.values() if r.shape == t.shape)) for t in truth]
-        return min(10 * np.log10(np.square(t).sum() / np.square(t - r).sum()) for t, r in pairs)
-
-    # TensorFlow's own file of an LSTM adds biases and first states by themselves: 0.04 to 0.39 dB over three draws.
-    margin = 0.5 if (kind, origin) == ("recurrent", "tensorflow") else 0.3
-    assert against_keras(made) > against_keras(before) - margin
+    # Of TensorFlow's file of an LSTM, which adds biases and first states by themselves, one draw tells little.
+    draws = (1, 2, 3) if (kind, origin) == ("recurrent", "tensorflow") else (1,)
+    lost = []
+    for draw in draws:
+        keras.utils.set_random_seed(draw)
+        model = MODELS[kind]()
+        x = samples(model)
+        data = {} if precision in ("dynamic", "float16") else {"calibration": x}
+        recipe = Recipe(precision, verification=x, measure_latency=False, **data)
+        with Converter(model, process=process) as converter:
+            before = converter.convert(recipe)
+            own = converter.convert("float32", measure_latency=False).content
+        content = own if origin == "tfstruct" else of_tensorflow(model, tmp_path / f"m{draw}")
+        with Converter(content, process=process) as converter:
+            made = converter.convert(recipe)
+        found = verify(model, own, x).outputs  # the files against Keras, not against the float file
+        assert min(one.sqnr_db for one in found) > 90
+        lost.append(against_keras(model, before, x) - against_keras(model, made, x))
+    assert np.mean(lost) < 0.3
     assert not made.report.float_operators or precision in ("dynamic", "float16")
     assert "made from" in str(made.report)
 
