@@ -62,7 +62,7 @@ def by_hand(ranks: dict[str, int]) -> list[steps.Step]:
     return [
         steps.DownsampleEarly(layer="conv2d", epochs=0),
         steps.Factorize(rank=ranks, method="spatial", epochs=17),
-        steps.Quantize(epochs=3),
+        steps.Quantize(epochs=3, rate=3e-4),
     ]
 
 
