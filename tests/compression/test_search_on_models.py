@@ -12,7 +12,7 @@ from tfstruct.analyze import Costs
 from tfstruct.compression import Budget, Search, Settings, Space, Task, carry_out, search_strategies, steps
 from tfstruct.compression.automatic import automatic_strategy
 from tfstruct.compression.search import evaluation
-from tfstruct.errors import BudgetError
+from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.graph import trace
 
 layers = keras.layers
@@ -160,21 +160,16 @@ def test_two_ray_workers_give_the_same_front_as_this_process(model, data, proces
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("second_device")
-def test_under_the_scope_of_a_strategy_every_training_is_distributed(data, process, tmp_path, monkeypatch):
-    real, replicas = keras.Model.fit, []
-
-    def fit(model, *args, **kwargs):
-        replicas.append(model.distribute_strategy.num_replicas_in_sync)
-        return real(model, *args, **kwargs)
-
-    monkeypatch.setattr(keras.Model, "fit", fit)
+def test_a_model_made_in_the_scope_of_a_strategy_is_searched_behind_it(data, process, tmp_path):
     settings = Settings(epochs=2, batch_size=32, learning_rate=1e-2)
     with two_replicas().scope():
         inputs = keras.Input((12,))
         x = layers.Dense(16, activation="relu", name="stem")(inputs)
         model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x))
         model.compile("adam", "sparse_categorical_crossentropy")
-        with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as task:
-            found = search_strategies(task, Search(trials=1))
-    assert replicas == [2, 2]  # channels, then rounding
-    assert found.best.candidate.macs <= 0.6 * task.original.macs
+        with pytest.raises(ArgumentError, match=r"models are compressed on one device\. Leave the scope first"):
+            Task(model, *data, "macs=60%", settings=settings, process=process)
+    with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as task:
+        found = search_strategies(task, Search(trials=1))
+        limit = task.limits.figures["macs"]
+    assert found.best.candidate.macs <= limit
