@@ -6,6 +6,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from small_tasks import points
 from sweeps import sweep
 
 import tfstruct
@@ -43,15 +44,8 @@ def small() -> keras.Model:
     x = layers.Dropout(0.1, name="drop")(x)
     model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(*samples(256, 0), epochs=5, batch_size=32, verbose=0)
+    model.fit(*points(256, 0), epochs=5, batch_size=32, verbose=0)
     return model
-
-
-def samples(count: int, seed: int):
-    """Points around four centres."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, count)
-    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +55,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def data():
-    return samples(128, 1), samples(64, 2)
+    return points(128, 1), points(64, 2)
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """`compress` by "auto", killed at any point of what it measures, tries and trains: called again, the same choice and
 the same file."""
 
-import keras
 import numpy as np
 import pytest
-from keras import layers
+from small_tasks import points, residual_network
 
 from tfstruct.compression import Settings, Task
 from tfstruct.compression.alternatives import rivals
@@ -23,17 +22,7 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def run(process, tmp_path_factory):
     """Function of a working folder's name and of how many events it lives for: the steps, their file, all events."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((12,))
-    x = layers.Dense(16, activation="relu", name="stem")(inputs)
-    y = layers.Dense(16, name="back")(layers.Dense(32, activation="relu", name="inner")(x))
-    x = layers.Add(name="join")([x, y])
-    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 384)
-    x = (np.eye(4, 12)[y] * 3 + rng.normal(size=(384, 12))).astype("float32")
-    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=3, verbose=0)
+    model, (x, y) = residual_network(), points(384, 1)
     home = tmp_path_factory.mktemp("killed")
 
     def go(folder: str, lives: int | None = None):

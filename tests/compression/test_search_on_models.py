@@ -3,9 +3,9 @@
 import dataclasses
 
 import keras
-import numpy as np
 import pytest
 from contracts import two_replicas
+from small_tasks import points, residual_network
 
 import tfstruct
 from tfstruct.analyze import Costs
@@ -18,29 +18,14 @@ from tfstruct.graph import trace
 layers = keras.layers
 
 
-def samples(count: int, seed: int):
-    """Points around four centres."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, count)
-    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
-
-
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((12,))
-    x = layers.Dense(16, activation="relu", name="stem")(inputs)
-    y = layers.Dense(16, name="back")(layers.Dense(32, activation="relu", name="inner")(x))
-    x = layers.Add(name="join")([x, y])
-    model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
-    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(*samples(256, 0), epochs=5, batch_size=32, verbose=0)
-    return model
+    return residual_network()
 
 
 @pytest.fixture(scope="module")
 def data():
-    return samples(64, 1), samples(64, 2)
+    return points(64, 1), points(64, 2)
 
 
 @pytest.fixture
@@ -79,7 +64,7 @@ def test_what_a_model_has_to_choose_from(task):
 
 def test_a_search_starts_from_the_front(model, process, tmp_path):
     """What "auto" does, then choices that need less, each within its share of the limit; killed, the same again."""
-    data, settings = (samples(256, 1), samples(64, 2)), Settings(epochs=0, seed=1)
+    data, settings = (points(256, 1), points(64, 2)), Settings(epochs=0, seed=1)
     with Task(model, *data, "macs=60%", settings=settings, workdir=tmp_path / "work", process=process) as task:
         limit, first = task.limits.figures["macs"], automatic_strategy(task)[0]
         costs = []

@@ -197,7 +197,7 @@ class PruneChannels(Step):
         steps = self._ramp * context.task.train.steps(settings.batch_size)
         when = PolynomialRatio(0.0, 0.5, 0, max(int(0.9 * steps), 1))
         pruner = Pruner(
-            self._bounded(context, trace(model)),
+            self._bounded(context, model),
             when,
             regularize=self.regularize,
             frozen=self.frozen,
@@ -238,7 +238,7 @@ class PruneChannels(Step):
     def _within_bytes(self, context: StepContext, options: Mapping) -> tuple[Plan, keras.Model]:
         """The plan, and the model it leaves, whose drafted file has no more bytes than the budget says."""
         if not self.widths:
-            options = {**options, "budget": self._bounded(context, trace(context.model))}
+            options = {**options, "budget": self._bounded(context, context.model)}
         for _ in range(_DRAFTS):
             plan = plan_channels(context.model, **options)
             model = apply(context.model, plan)
@@ -249,11 +249,11 @@ class PruneChannels(Step):
             options = {**options, "budget": {**budget, "tflite_bytes": budget["tflite_bytes"] - excess}}
         return plan, model
 
-    def _bounded(self, context: StepContext, graph: Graph) -> float | Mapping[str, float] | None:
+    def _bounded(self, context: StepContext, model: keras.Model) -> float | Mapping[str, float] | None:
         """The budget with the upper bound of the file's bytes that plans are made by."""
         if self._bytes is None or not isinstance(self.budget, Mapping):
             return self.budget
-        size = FileSize.of_file(graph, _bytes_of(graph.model, context))
+        size = FileSize.of_file(trace(model), _bytes_of(model, context))
         return {**self.budget, "tflite_bytes": self._bytes + size.offset}
 
     @property
