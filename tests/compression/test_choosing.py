@@ -1,5 +1,6 @@
 """From measured alternatives to strategies: the choice of least damage, drafted and tried, with its reasons."""
 
+import dataclasses
 import json
 import types
 
@@ -80,6 +81,21 @@ def test_the_least_damage_within_all_limits_first():
     assert "least predicted loss, 0.07, measured on 50 held-out samples after 100 steps" in said["auto", True]
     assert "macs 220 of 230" in said["auto", True] and "1 kB more of tflite_bytes" in said["auto", True]
     assert said["factorize", False] == "all that it offers loses more for what it saves"
+
+
+def test_where_a_choice_loses_most_its_network_is_tried_from_scratch():
+    task = task_of(macs=230, tflite_bytes=700)
+    *others, last = choose_strategies(task, PARTS, TABLES, dataclasses.replace(DAMAGES, nothing=0.1), short=1)
+    assert len(others) == 2 and last.choice == others[0].choice
+    optimize, prune, scratch, quantize = last.steps
+    assert [step.kind for step in last.steps] == ["optimize", "prune_channels", "from_scratch", "quantize"]
+    # 20 epochs without those of three short trainings.
+    assert (optimize.epochs, prune.epochs, scratch.epochs, quantize.epochs) == (0, 0, 14, 3)
+    assert others[0].steps == (optimize, prune.replace(epochs=14), quantize)
+    assert scratch.reason.startswith("the choice loses 70% of what a network loses that knows nothing")
+    assert last.decisions[-1].kind == "from_scratch"
+    assert len(choose_strategies(task, PARTS, TABLES, dataclasses.replace(DAMAGES, nothing=0.2))) == 2
+    assert len(choose_strategies(task, PARTS, TABLES, dataclasses.replace(DAMAGES, nothing=0.1), count=1)) == 1
 
 
 def test_what_is_given_excluded_or_could_not_be_made():

@@ -13,6 +13,7 @@ from tfstruct.compression import held_out
 from tfstruct.compression.alternatives import damage
 from tfstruct.compression.alternatives.alternative import Alternative, Part
 from tfstruct.compression.alternatives.damage import measure_damages
+from tfstruct.compression.alternatives.distances import constant_for, distance_of
 from tfstruct.compression.alternatives.offered import parts_of, steps_of
 from tfstruct.compression.dataset import open_data
 from tfstruct.compression.folder import WorkingFolder
@@ -92,6 +93,24 @@ def test_without_training_it_is_the_divergence_of_the_edited_whole(task, parts, 
                 one.name,
             )
     assert not untaught.failed and untaught.samples == 20
+
+
+def test_what_a_model_loses_that_knows_nothing(task, untaught):
+    theirs = np.asarray(task.model(task.held_out.examples.x), "float64")
+    assert untaught.nothing == pytest.approx(divergence(theirs, theirs.mean(0)), rel=1e-3)
+    rng = np.random.default_rng(0)
+    logits, values = rng.normal(0, 3, (40, 2, 5)).astype("float32"), rng.normal(2, 3, (40, 2)).astype("float32")
+
+    def lost(kind, theirs, variance=1.0):
+        ours = constant_for(kind, [theirs[:16], theirs[16:]])
+        assert ours.shape == (1, *theirs.shape[1:])
+        return float(np.mean(distance_of(kind, variance)(theirs, np.broadcast_to(ours, theirs.shape))))
+
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = divergence(shares, shares.mean(0))
+    assert lost("logits", logits) == pytest.approx(expected, rel=1e-4)
+    assert lost("probabilities", shares) == pytest.approx(expected, rel=1e-4)
+    assert lost("values", values, np.var(values, 0).mean()) == pytest.approx(1, rel=1e-4)
 
 
 def test_what_pairs_lose_beyond_the_sum(task, parts, untaught):

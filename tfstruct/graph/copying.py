@@ -26,6 +26,38 @@ def copied(model: keras.Model, shapes: Sequence[Shape] | None = None) -> keras.M
     Raises:
         ModelError: a subclassed model whose configuration does not make it again; layers that do not take these shapes.
     """
+    return _copied(model, shapes)
+
+
+def untrained(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
+    """The same layers in a model of its own, whose trainable weights are what their initializers make.
+
+    Returns:
+        The model, and the paths of trainable weights that kept their values: kernels and tables for which the
+        initializer makes a single value, as zeros and arrays of another shape do, from which nothing may be learned.
+
+    Raises:
+        ModelError: as `copied`.
+    """
+    kept: list[str] = []
+
+    def start(copy: keras.Model) -> None:
+        for old, new in zip(model.weights, copy.weights, strict=True):
+            made = keras.ops.convert_to_numpy(new)
+            one_value = old.trainable and made.ndim > 1 and made.size > 1 and (made == made.flat[0]).all()
+            if one_value:
+                kept.append(old.path)
+            if one_value or not old.trainable:
+                new.assign(old)
+
+    return _copied(model, None, start), tuple(kept)
+
+
+def _copied(
+    model: keras.Model, shapes: Sequence[Shape] | None, start: Callable[[keras.Model], None] | None = None
+) -> keras.Model:
+    """The layers in a model of their own, with the same weights, or with those of their initializers and what `start`
+    makes of them."""
     require_model(model)
     functional = bool(getattr(model, "inputs", None))
     nested = functional and any(isinstance(layer, keras.Model) for layer in model.layers)
@@ -36,8 +68,13 @@ def copied(model: keras.Model, shapes: Sequence[Shape] | None = None) -> keras.M
         options["input_tensors"] = _inputs_again(model.inputs, shapes)
 
     def clone() -> keras.Model:
-        with any_initializer() as building, building.every_weight_assigned_later():
-            copy = keras.models.clone_model(model, **options)
+        with any_initializer() as building:
+            if start is not None:
+                copy = keras.models.clone_model(model, **options)
+                start(copy)
+                return copy
+            with building.every_weight_assigned_later():
+                copy = keras.models.clone_model(model, **options)
         copy.set_weights([tf.convert_to_tensor(w.value) for w in model.weights])  # they share memory until one changes
         return copy
 

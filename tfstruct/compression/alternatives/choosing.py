@@ -18,6 +18,7 @@ from tfstruct.compression.decision import Decision
 from tfstruct.compression.execution import StrategyResult, carry_out
 from tfstruct.compression.folder import WorkingFolder
 from tfstruct.compression.sizing import graph_limits, size_limit
+from tfstruct.compression.steps.from_scratch import FromScratch
 from tfstruct.compression.steps.optimizing import Optimize
 from tfstruct.compression.steps.quantizing import Quantize
 from tfstruct.compression.steps.step import Step
@@ -30,6 +31,7 @@ from tfstruct.reporting.tables import by_reason
 _ROUNDING, _COARSE = 0.05, 0.15  # of all epochs: for the rounding of the file, one at least; with weights of 4 bits
 _DRAFTS = 4  # choices whose file is drafted until one is within the limits
 _CHOICES = "choices.json"
+_LOST = 0.5  # of what a network loses that knows nothing: from there on one from scratch is tried too
 _MARGIN = 0.98  # of a limit that is planned for where a draft has exceeded it
 
 
@@ -88,7 +90,8 @@ def choose_strategies(
     short: int = 0,
     lacking: Collection[str] = (),
 ) -> tuple[Chosen, ...]:
-    """The choice of least damage within the limits of a task, and `rivals` of other kinds, as strategies.
+    """The choice of least damage within the limits of a task, and `rivals` of other kinds, as strategies. Where the
+    first loses half or more of what there is to lose, its network without the weights of the original is the last.
 
     The file of each is drafted; where it exceeds a limit, that limit is lowered by as much, and chosen again.
 
@@ -97,7 +100,7 @@ def choose_strategies(
         parts, tables, damages: what may be, what that costs, what it loses.
         fixed: part -> the alternative that is given.
         excluded: alternatives that may not be picked.
-        count: at most so many.
+        count: at most so many, and the one from scratch.
         epochs: of training in all; by default those of the settings.
         short: how many of them each choice is tried for where there are several.
         lacking: operators that the device's table lacks, see `Times.lacks`.
@@ -125,14 +128,30 @@ def choose_strategies(
             again = functools.partial(briefly, fixed=rival.fixed, excluded=rival.excluded)
             with contextlib.suppress(BudgetError):  # its file is larger than predicted, and nothing like it is smaller
                 found.append(_within_limits(task, parts, again, first.limits))
+    lost = first.choice.damage / damages.nothing
+    scratch = count > 1 and lost >= _LOST
+    tried = len(found) + scratch
     epochs = task.settings.epochs if epochs is None else epochs
-    epochs -= short * len(found) if len(found) > 1 else 0
+    epochs -= short * tried if tried > 1 else 0
     made = []
     for one in found:
         chosen = _chosen(epochs, parts, damages, one.choice, one.limits)
         notes = tuple(Decision("auto", False, note) for note in _notes(parts, damages, lacking, unknown, one.exceeds))
         made.append(dataclasses.replace(chosen, decisions=(*chosen.decisions, *notes)))
+    if scratch:
+        made.append(_from_scratch(made[0], lost))
     return tuple(made)
+
+
+def _from_scratch(chosen: Chosen, lost: float) -> Chosen:
+    """The network of a choice, trained without the weights of the original."""
+    why = f"the choice loses {lost:.0%} of what a network loses that knows nothing: its weights may be worth little"
+    *edits, rounding = chosen.steps
+    epochs = sum(step.epochs or 0 for step in edits)
+    steps = (*(step.replace(epochs=0) for step in edits), FromScratch(epochs=epochs, reason=why), rounding)
+    return dataclasses.replace(
+        chosen, steps=steps, decisions=(*chosen.decisions, Decision(FromScratch.kind, True, why))
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tfstruct.analyze.data_criteria import structured
 from tfstruct.analyze.losses import slices
 from tfstruct.compression.alternatives.activations import Activations, Tail
 from tfstruct.compression.alternatives.alternative import At, Conflict, Part
-from tfstruct.compression.alternatives.distances import Distance, distance_of, summed
+from tfstruct.compression.alternatives.distances import Distance, constant_for, distance_of, summed
 from tfstruct.compression.alternatives.offered import conflicts_of, steps_of
 from tfstruct.compression.alternatives.regions import Region, region_model, region_of, whole_model
 from tfstruct.compression.alternatives.short_training import ShortAdam
@@ -33,6 +33,7 @@ _FEWEST = 32
 _JUDGED = 256  # samples at a time
 _RECORDED = ("taught on", "judged on")  # folders of recorded values that do not fit into memory
 _RATE = 1e-3
+_NOTHING = "nothing.json"
 _UNTAUGHT = ("quantize",)  # kinds whose edit comes after the training
 
 
@@ -49,6 +50,7 @@ class Damages:
         failed: part and alternative -> why it could not be made; its loss is that of the worst of all.
         steps: of training of each alternative.
         samples: held-out samples that they were judged on; of large models fewer than are held out.
+        nothing: the loss of a model that knows nothing: it makes of every sample the mean of what the original makes.
     """
 
     parts: Mapping[str, np.ndarray]
@@ -56,6 +58,7 @@ class Damages:
     failed: Mapping[At, str]
     steps: int
     samples: int
+    nothing: float = math.inf
 
 
 def measure_damages(
@@ -103,9 +106,10 @@ def measure_damages(
         for job in jobs:
             found[job] = work.result(job)
             task.progress.step()
+        nothing = work.knows_nothing()
     finally:
         work.close()
-    return _summary(parts, found, steps)
+    return dataclasses.replace(_summary(parts, found, steps), nothing=nothing)
 
 
 def _summary(parts: Sequence[Part], found: Mapping[tuple[At, ...], dict], steps: int) -> Damages:
@@ -174,6 +178,25 @@ class _Work:
             known["samples"] = 0 if why else len(self._held_out)
             self._folder.write(name, known)
         return known
+
+    def knows_nothing(self) -> float:
+        """The loss of the constant that is nearest to what the original makes, now or by an earlier call."""
+        known = self._folder.read(_NOTHING)
+        if known is None:
+            held, outputs = self._held_out, self._whole.outputs
+            parts = list(slices(len(held), _JUDGED))
+            constants = [
+                constant_for(kind, (held.batch([x], part)[id(x)] for part in parts))
+                for kind, x in zip(self._task.aim.kinds, outputs, strict=True)
+            ]
+            distances, total = self._distances(self._whole), 0.0
+            for part in parts:
+                theirs = [held.batch([x], part)[id(x)] for x in outputs]
+                same = [tf.broadcast_to(one, tf.shape(t)) for one, t in zip(constants, theirs, strict=True)]
+                total += float(tf.reduce_sum(summed(distances, theirs, same)))
+            known = {"loss": total / len(held)}
+            self._folder.write(_NOTHING, known)
+        return known["loss"]
 
     def _name(self, job: tuple[At, ...]) -> str:
         """The file of a result, named after all that it depends on; the task has its folder for itself."""

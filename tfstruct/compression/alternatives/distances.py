@@ -1,6 +1,6 @@
 """How far outputs are from those of the original: what alternatives are taught by, and what they lose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import tensorflow as tf
@@ -30,6 +30,21 @@ def distance_of(kind: str, variance: float = 1.0) -> Distance:
 def summed(distances: Sequence[Distance], theirs: Sequence[tf.Tensor], ours: Sequence[tf.Tensor]) -> tf.Tensor:
     """By sample, the sum over several tensors."""
     return tf.add_n([one(t, s) for one, t, s in zip(distances, theirs, ours, strict=True)])
+
+
+def constant_for(kind: str, batches: Iterable[tf.Tensor]) -> tf.Tensor:
+    """What a model makes of every sample that knows nothing of them: the mean of what the original makes, of classes
+    that of their probabilities; of one sample, as `distance_of` the same kind takes it.
+
+    Args:
+        batches: of what the original makes.
+    """
+    total, count = tf.zeros(()), 0
+    for values in batches:
+        values = keras.ops.softmax(_wide(values)) if kind == "logits" else _wide(values)
+        total, count = total + tf.reduce_sum(values, 0, keepdims=True), count + len(values)
+    mean = total / count
+    return tf.math.log(tf.maximum(mean, _LEAST)) if kind == "logits" else mean
 
 
 def _of_classes(t, s):
