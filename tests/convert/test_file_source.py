@@ -160,6 +160,16 @@ def test_an_open_batch_stays_open_where_asked(model, process, tmp_path):
     np.testing.assert_allclose(fixed.predict(X[:9]), dynamic.predict(X[:9]), atol=2 / 256)
 
 
+def test_files_of_keras_are_told_the_way(tmp_path):
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    net.save(tmp_path / "net.keras")
+    net.save(tmp_path / "net.h5")
+    net.export(tmp_path / "net", verbose=False)
+    for name in ("net.keras", "net.h5", "net"):
+        with pytest.raises(ConversionError, match=r"load it first, tfstruct\.legacy\.load\(path\)"):
+            to_tflite(tmp_path / name)
+
+
 def test_what_is_no_float_file_is_refused(int8, floats, process, tmp_path):
     (tmp_path / "keras.tflite").write_bytes(b"PK\x03\x04 no file")
     for bad, what in [

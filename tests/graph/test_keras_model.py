@@ -17,6 +17,7 @@ from tfstruct import (
     distill,
     initializers,
     layers,
+    legacy,
     optimizers,
     quantize,
     regularizers,
@@ -95,6 +96,7 @@ WRONG = {
     "path": (lambda: "model.keras", "legacy.load"),
     "list": (lambda: [1], "Received: list"),
     "class": (lambda: keras.Model, "class Model"),
+    "result": (lambda: legacy.Legacy(KERAS), "Received: Legacy. Give the model in it, which is its attribute `model`"),
 }
 TAKES_PATHS = {"pack", "to_tflite"}  # and says so of a path
 

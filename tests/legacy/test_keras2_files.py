@@ -83,7 +83,7 @@ def test_a_plain_savedmodel(tmp_path):
     function = tf.function(lambda x: {"y": x * module.scale}, input_signature=[tf.TensorSpec((None, 2), name="x")])
     tf.saved_model.save(module, str(tmp_path / "plain"), signatures=function)
     model = legacy.load(tmp_path / "plain")
-    np.testing.assert_allclose(model({"x": np.ones((1, 2), "float32")})["y"], [[3, 3]])
+    np.testing.assert_allclose(model(np.ones((1, 2), "float32"))["y"], [[3, 3]])
 
 
 def test_a_savedmodel_that_writes_files_is_refused(tmp_path):
@@ -110,6 +110,29 @@ def test_lambda_needs_trust(form, tmp_path):
     np.testing.assert_allclose(model(np.ones((1, 4), "float32")), 2 * np.ones((1, 4)))
 
 
+def adapted():
+    """Numbers and words, by layers that have seen data."""
+    numbers, words = layers.Input((3,)), layers.Input((), dtype="string")
+    scale, count = layers.Normalization(), layers.TextVectorization(10, output_mode="count")
+    scale.adapt(np.random.default_rng(0).normal(2, 3, (20, 3)))
+    count.adapt(["a b", "b c"])
+    return tf_keras.Model([numbers, words], layers.Concatenate()([scale(numbers), count(words)]))
+
+
+@pytest.mark.parametrize("form", ["model.keras", "model"])
+def test_adapted_layers_come_back_and_nothing_else_is_said(form, tmp_path):
+    source, given = adapted(), [tf.constant([[1.0, 2.0, 3.0]]), tf.constant(["c b x b"])]
+    source.save(tmp_path / form)
+    found = legacy.read(tmp_path / form)
+    np.testing.assert_allclose(found.model(given), source(given), rtol=1e-5)
+    assert "adapted" not in str(found)
+
+
+def test_a_normalization_without_data_is_named(tmp_path):
+    tf_keras.Sequential([layers.Input((3,)), layers.Normalization(name="scale")]).save(tmp_path / "new.h5")
+    assert "scale: was never adapted: mean 0 and variance 1" in legacy.explain(tmp_path / "new.h5")
+
+
 def test_a_function_without_counterpart_is_never_called(tmp_path):
     small().save(tmp_path / "small.h5")
     with h5py.File(tmp_path / "small.h5", "a") as file:
@@ -124,4 +147,7 @@ def test_other_things_are_no_models(tmp_path):
     with pytest.raises(ModelError, match=r"Expected a path.*Received: builtins\.int"):
         legacy.read(3)
     with pytest.raises(ModelError, match=r"folder without saved_model\.pb"):
+        legacy.read(tmp_path)
+    small().save_weights(tmp_path / "step_1")
+    with pytest.raises(ModelError, match=r"holds a checkpoint, which is weights only.*model\.load_weights"):
         legacy.read(tmp_path)

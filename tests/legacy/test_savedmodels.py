@@ -88,15 +88,20 @@ def test_signatures_without_a_default_are_listed(folders):
     ("several", "encode"), ("swapped", None), ("one", None), ("keras3", None), ("archive", "encode"), ("archive", None),
 ])  # fmt: skip
 def test_the_signature_that_is_meant_runs(folders, kind, signature):
-    (found,) = legacy.load(folders / kind, signature=signature)(
-        {"x": X} if kind in ("several", "swapped") else X
-    ).values()
+    (found,) = legacy.load(folders / kind, signature=signature)(X).values()
     np.testing.assert_allclose(found, np.maximum(X @ W, 0), atol=1e-5)
+
+
+def test_an_array_goes_into_a_graph_of_one_input_without_a_warning(folders, recwarn):
+    model = legacy.load(folders / "several", signature="encode")
+    (found,) = model.predict(X, verbose=0).values()
+    np.testing.assert_allclose(found, np.maximum(X @ W, 0), atol=1e-5)
+    assert not [w for w in recwarn if "structure" in str(w.message)]
 
 
 def test_a_signature_is_no_attribute_of_the_same_name(folders):
     z = X[:, :3]
-    (found,) = legacy.load(folders / "swapped", signature="encode")({"z": z}).values()
+    (found,) = legacy.load(folders / "swapped", signature="encode")(z).values()
     np.testing.assert_allclose(found, z @ W.T, atol=1e-5)
 
 

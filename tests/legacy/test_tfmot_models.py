@@ -115,6 +115,8 @@ def test_clustering_is_taken_off_and_centroids_stay(form, clustered_model, tmp_p
     found = legacy.read(source if form == "object" else tmp_path / form)
     same_outputs(source, found.model)
     assert set(found.centroids) == {"stem/kernel", "conv/kernel", "head/kernel"}
+    assert "\n  stem, conv, head: took off clustering, kept its 6 centroids\n" in str(found)
+    assert "gap: took off a clustering wrapper that had nothing to cluster" in str(found)
     for path, centroids in found.centroids.items():
         assert set(np.unique(weight(found.model, path))) <= set(centroids)
 
@@ -136,6 +138,7 @@ def test_quantization_aware_to_a_file_with_the_trained_scales(form, aware, tmp_p
     found = legacy.read(source if form == "object" else tmp_path / form)
     assert [layer.name for layer in found.model.layers] == NAMES
     assert set(found.ranges) == {"image", "relu", "dw", "add", "conv", "gap", "head/pre_activation"}
+    assert "bn, pool: took off a quantization wrapper that had nothing to quantize" in str(found)
     if form == "net":
         return
     recipe = Recipe(precision="int8", ranges=found.ranges, weight_limits=found.weight_limits, verification=X)

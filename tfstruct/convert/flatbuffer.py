@@ -65,7 +65,9 @@ def read(content: bytes) -> schema.ModelT:
             have, or one that would become far more objects than a model of its size.
     """
     if content[4:8] != b"TFL3":
-        raise ConversionError("Expected a .tflite file, which carries 'TFL3' at byte 4. Received other bytes.")
+        raise ConversionError(
+            f"Expected a .tflite file, which carries 'TFL3' at byte 4. Received {_other_than_tflite(content)}."
+        )
     try:
         file_bounds.check_size(content)
         model = flatbuffer_utils.read_model_from_bytearray(memoryview(content))  # constants are views of the file
@@ -77,6 +79,14 @@ def read(content: bytes) -> schema.ModelT:
     except (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ConversionError(f"The .tflite file is damaged: {error}.") from error
     return model
+
+
+def _other_than_tflite(content: bytes) -> str:
+    """What a file is that is no `.tflite` file, as far as its first bytes say."""
+    for start, suffix in ((b"\x89HDF", ".h5"), (b"PK\x03\x04", ".keras")):
+        if bytes(content[:4]) == start:
+            return f"what looks like a {suffix} file of Keras: load it first, tfstruct.legacy.load(path)"
+    return "other bytes"
 
 
 def _check_places(model: schema.ModelT) -> None:

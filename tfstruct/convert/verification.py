@@ -127,6 +127,11 @@ def read_content(tflite) -> bytes:
         ConversionError: something else, or a path that cannot be read.
     """
     if isinstance(tflite, str | os.PathLike):
+        if os.path.exists(os.path.join(tflite, "saved_model.pb")):
+            raise ConversionError(
+                f"Expected a .tflite file. Received the SavedModel {os.fspath(tflite)!r}: load it first, "
+                "tfstruct.legacy.load(path)."
+            )
         try:
             with open(tflite, "rb") as file:
                 return file.read()

@@ -51,4 +51,6 @@ def _received(model) -> str:
         return f"the class {model.__name__}. Give an instance of it."
     if model is None:
         return "None."
+    if isinstance(getattr(model, "model", None), keras.Model):
+        return f"{name}. Give the model in it, which is its attribute `model`."
     return f"{name}."

@@ -85,6 +85,11 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
         raise ModelError(f"There is no file {file}. {_EXPECTED}.")
     if file.is_dir():
         if not (file / "saved_model.pb").exists():
+            if any(file.glob("*.index")):
+                raise ModelError(
+                    f"{file} holds a checkpoint, which is weights only, no model. {_EXPECTED}: build the model, "
+                    "model.load_weights(...) in the Keras that wrote it, then model.save('model.keras')."
+                )
             raise ModelError(f"{file} is a folder without saved_model.pb. {_EXPECTED}: model.save('model.keras').")
         return file
     if not file.is_file():

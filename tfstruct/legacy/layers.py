@@ -283,7 +283,8 @@ def _bidirectional(layer, config, notes):
 
 @rule("Normalization")
 def _normalization(layer, config, notes):
-    if not layer.is_adapted and layer.input_mean is None:
+    # Files do not say whether `adapt` ran; before it these are the values.
+    if layer.input_mean is None and not np.any(layer.mean) and np.all(np.equal(layer.variance, 1)):
         notes.add(config["name"], "was never adapted: mean 0 and variance 1")
     shape = keras2.normalized_shape(layer)
     config["mean"] = np.asarray(layer.mean).reshape(shape).tolist()

@@ -186,4 +186,6 @@ def _graph_model(folder: pathlib.Path, name: str) -> keras.Model:
                 "save it again with a function of such inputs."
             )
     inputs = {n: keras.Input(batch_shape=tuple(s.shape), dtype=s.dtype.name, name=n) for n, s in specs.items()}
-    return keras.Model(inputs, layer(inputs), name=folder.resolve().name.replace(" ", "_"))
+    # A single input alone, so that arrays go in without Keras's warning of another structure.
+    given = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    return keras.Model(given, layer(inputs), name=folder.resolve().name.replace(" ", "_"))

@@ -100,7 +100,10 @@ def _clustered(wrapper) -> Plain:
             weight.mask = np.asarray(wrapper.sparsity_masks[name]) != 0
             weight.value = weight.value * weight.mask
         weights.insert(position, weight)
-    return Plain(inner, weights, [f"took off clustering, kept its {wrapper.number_of_clusters} centroids"])
+    line = "took off a clustering wrapper that had nothing to cluster"
+    if wrapper.position_original_weights:
+        line = f"took off clustering, kept its {wrapper.number_of_clusters} centroids"
+    return Plain(inner, weights, [line])
 
 
 def _quantized(wrapper) -> Plain:
@@ -120,7 +123,10 @@ def _quantized(wrapper) -> Plain:
     for came, made in keras2.quantized_activations(wrapper):
         before, output = _range(came) or before, _range(made) or output
     output = _range(keras2.quantized_output(wrapper)) or output
-    return Plain(inner, weights, ["took off the quantizers, kept their trained ranges"], before, output)
+    line = "took off a quantization wrapper that had nothing to quantize"
+    if before or output or any(weight.range for weight in weights):
+        line = "took off the quantizers, kept their trained ranges"
+    return Plain(inner, weights, [line], before, output)
 
 
 def _preserved(weight: Weight, state: dict) -> None:

@@ -57,7 +57,14 @@ _REACH_OUT = {
     "MutexV2",
     "RemoteCall",
 }
-_SINGLE = {"Assert", "DynamicPartition", "DynamicStitch", "ParallelDynamicStitch"}
+_SINGLE = {
+    "Assert",
+    "DynamicPartition",
+    "DynamicStitch",
+    # Keras 2 saves the step of `adapt`. It reads an iterator that it is given; what makes one is not allowed.
+    "IteratorGetNext",
+    "ParallelDynamicStitch",
+}
 _PREFIXES = ("TensorArray", "Stack")
 # What every SavedModel holds to write its own variables; it lies where nobody calls it.
 _SAVER = {"SaveV2", "RestoreV2", "ShardedFilename", "MergeV2Checkpoints"}
