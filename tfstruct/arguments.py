@@ -1,5 +1,6 @@
 """Arguments of public calls, checked: an error names the argument, says what it may be, and what was received."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -7,13 +8,27 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfstruct.errors import ArgumentError
 
 _Call = typing.TypeVar("_Call", bound=Callable)
 _SEVERAL = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts", "a list": "lists"}
+
+
+@contextlib.contextmanager
+def named_as(**given: str) -> Iterator[None]:
+    """While it is open, errors name arguments as a user gave them: by own name, the one that was given."""
+    try:
+        yield
+    except ArgumentError as error:
+        message = str(error)
+        for own, name in given.items():
+            message = message.replace(f"`{own}`", f"`{name}`")
+        if message == str(error):
+            raise
+        raise type(error)(message) from error
 
 
 def is_number(value: Any) -> bool:

@@ -4,7 +4,8 @@ import functools
 import warnings
 from collections.abc import Callable
 
-from tfstruct.errors import ArgumentError, ArgumentTypeError
+from tfstruct.arguments import named_as
+from tfstruct.errors import ArgumentTypeError
 
 
 def formerly(**names: str | Callable[[object], dict]):
@@ -38,15 +39,8 @@ def formerly(**names: str | Callable[[object], dict]):
                     FutureWarning,
                     stacklevel=2,
                 )  # fmt: skip
-            try:
+            with named_as(**used):
                 return function(*args, **kwargs)
-            except ArgumentError as error:
-                message = str(error)
-                for new, name in used.items():
-                    message = message.replace(f"`{new}`", f"`{name}`")
-                if message == str(error):
-                    raise
-                raise type(error)(message) from error
 
         return taking_both
 

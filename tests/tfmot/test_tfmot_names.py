@@ -5,7 +5,9 @@ import importlib.util
 import pathlib
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfstruct import tfmot
 from tfstruct.errors import ArgumentError, ArgumentTypeError, MissingPackageError, ModelError
@@ -57,7 +59,7 @@ class Subclassed(keras.Model):
     [
         (
             lambda: tfmot.sparsity.keras.prune_low_magnitude("net"),
-            ArgumentTypeError,
+            ModelError,
             "Expected a Keras 3 model or layer",
         ),
         (lambda: tfmot.sparsity.keras.prune_low_magnitude(Subclassed()), ModelError, "open_layers"),
@@ -67,14 +69,38 @@ class Subclassed(keras.Model):
             ArgumentError,
             "contradict",
         ),
-        (lambda: tfmot.sparsity.keras.ConstantSparsity(1.2, 0), ArgumentError, "Received: 1.2"),
+        (lambda: tfmot.sparsity.keras.ConstantSparsity(1.2, 0), ArgumentError, "`target_sparsity` .*Received: 1.2"),
+        (lambda: tfmot.sparsity.keras.ConstantSparsity(0.5, -1), ArgumentError, "`begin_step`"),
+        (lambda: tfmot.sparsity.keras.ConstantSparsity(0.5, 5, 3), ArgumentError, "`end_step` .*Received: 5, 3"),
+        (lambda: tfmot.sparsity.keras.ConstantSparsity(0.5, 0, frequency=0), ArgumentError, "`frequency`"),
+        (lambda: tfmot.sparsity.keras.PolynomialDecay(0, 50, 0, 9), ArgumentError, "`final_sparsity`"),
+        (lambda: tfmot.sparsity.keras.PolynomialDecay(0, 0.5, 0, -1), ArgumentError, "`end_step`"),
+        (lambda: tfmot.sparsity.keras.prune_low_magnitude(net(), block_size=4), ArgumentError, "such as .1, 4.*: 4"),
+        (lambda: tfmot.sparsity.keras.prune_low_magnitude(net(), sparsity_m_by_n="2:4"), ArgumentError, "'2:4'"),
+        (lambda: tfmot.sparsity.keras.prune_low_magnitude(net(), pruning_policy="a"), ArgumentError, "allow_pruning"),
+        (
+            lambda: tfmot.sparsity.keras.prune_low_magnitude(keras.layers.Dense(2), input_shape=(4,)),
+            ArgumentTypeError,
+            r"no `input_shape`: .*keras\.Input",
+        ),
+        (
+            lambda: tfmot.clustering.keras.cluster_weights(net(), 4, name="few"),
+            ArgumentTypeError,
+            "no `name`: .*itself",
+        ),
+        (lambda: tfmot.clustering.keras.cluster_weights(net(), 4, n=4), ArgumentTypeError, "help.cluster_weights"),
+        (
+            lambda: tfmot.clustering.keras.cluster_weights(net(), 4, "kmeans"),
+            ArgumentError,
+            "CentroidInitialization.LINEAR.*'kmeans'",
+        ),
         (lambda: tfmot.sparsity.keras.UpdatePruningStep().set_model(net()), ModelError, "prune_low_magnitude"),
         (
             lambda: tfmot.sparsity.keras.strip_pruning(tfmot.sparsity.keras.prune_low_magnitude(net())),
             ModelError,
             "UpdatePruningStep",
         ),
-        (lambda: tfmot.clustering.keras.cluster_weights(net(), 1), ArgumentError, "n_clusters"),
+        (lambda: tfmot.clustering.keras.cluster_weights(net(), 1), ArgumentError, "`number_of_clusters`"),
         (lambda: tfmot.clustering.keras.strip_clustering(net()), ModelError, "cluster_weights"),
         (lambda: tfmot.quantization.keras.quantize_apply(net()), ModelError, "quantize_annotate_layer"),
         (lambda: tfmot.quantization.keras.quantize_annotate_layer(net()), ArgumentError, "quantize_annotate_model"),
@@ -85,11 +111,45 @@ class Subclassed(keras.Model):
         ),
         (lambda: tfmot.quantization.keras.quantize_model(keras.layers.Dense(2)), ArgumentError, "Expected a model"),
         (lambda: tfmot.quantization.keras.quantize_apply(net(), "int8"), ArgumentError, "tfmot.experimental.combine"),
+        (
+            lambda: tfmot.quantization.keras.quantize_apply(
+                net(), tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme
+            ),
+            ArgumentError,
+            r"Call it: scheme\(\)",
+        ),
+        (
+            lambda: tfmot.quantization.keras.quantize_model(tfmot.quantization.keras.quantize_model(net())),
+            ModelError,
+            "8-bit file already",
+        ),
     ],
 )
 def test_errors_say_what_to_do(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_what_tensorflow_does_with_a_quantized_model_is_told_the_way(tmp_path):
+    aware = tfmot.quantization.keras.quantize_model(net())
+    for write in (
+        lambda: tf.lite.TFLiteConverter.from_keras_model(aware).convert(),
+        lambda: aware.export(tmp_path / "folder"),
+    ):
+        with pytest.raises(ModelError, match=r"tfstruct\.to_tflite\(model\)"):
+            write()
+    for name in ("aware.h5", "aware.hdf5"):
+        with pytest.raises(ModelError, match=r"Save it as \.keras"):
+            aware.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    aware.save(tmp_path / "aware.keras")
+    assert keras.models.load_model(tmp_path / "aware.keras").ranges() == aware.ranges()
+
+
+@pytest.mark.parametrize("start", ["LINEAR", "linear", tfmot.clustering.keras.CentroidInitialization.LINEAR])
+def test_a_start_of_clustering_is_taken_by_its_name(start):
+    values = tfmot.clustering.keras.cluster_weights(net(), 3, start).get_layer("a").kernel.numpy()
+    assert len(np.unique(values)) <= 3
 
 
 def test_schedules_travel_by_their_own_names():

@@ -1,11 +1,13 @@
 """A model that computes as its quantized file will, with the weights of the plain one."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 
+from tfstruct.errors import ModelError
 from tfstruct.graph.keras_model import require_model
 from tfstruct.quantize.scheme import Scheme
 from tfstruct.quantize.simulation import Simulation
@@ -62,6 +64,31 @@ class Twin(keras.Model):
         finally:
             for (weight, _), value in zip(moved, before, strict=True):
                 weight.assign(value)
+
+    def save(self, filepath, *args, **kwargs) -> None:
+        """Saves the twin, as Keras does.
+
+        Raises:
+            ModelError: HDF5, in which Keras cannot name its ranges.
+        """
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise ModelError(f"`{self.name}` does not go into HDF5. Save it as .keras: {self.name}.keras.")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, *args, **kwargs) -> None:
+        """Refused: its graph rounds in float.
+
+        Raises:
+            ModelError: always; with what writes the file.
+        """
+        raise ModelError(
+            f"`{self.name}` rounds in float, which TensorFlow makes no integer file of. Write it by "
+            "tfstruct.to_tflite(model), which has the ranges that were trained."
+        )
+
+    def save_spec(self, dynamic_batch: bool = True):
+        """Refused: `tf.lite.TFLiteConverter` asks for it before it converts. As `export`."""
+        self.export()
 
     @property
     def scheme(self) -> Scheme:

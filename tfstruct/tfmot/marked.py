@@ -1,14 +1,16 @@
 """What was said of layers and models, kept on the objects; and models on the same layers."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
 from tfstruct.errors import ArgumentTypeError, MissingPackageError, ModelError
+from tfstruct.graph.keras_model import require_model
 from tfstruct.keras_internals.graph_nodes import Functional
 from tfstruct.keras_internals.layer_parts import all_layers
+from tfstruct.quantize import Twin
 
 _MARKS = "_tfstruct_tfmot"
 
@@ -45,6 +47,11 @@ def on_same_layers(model: keras.Model) -> keras.Model:
 
 
 def _require_graph(model: keras.Model) -> None:
+    if isinstance(model, Twin):
+        raise ModelError(
+            f"`{model.name}` computes as its 8-bit file already. Train it, or give the model in it, which is its "
+            "attribute `model`."
+        )
     if not isinstance(model, keras.Sequential | Functional):
         raise ModelError(
             f"`{model.name}` is a subclassed model. Expected a Sequential or functional one: make it one by "
@@ -73,9 +80,25 @@ def each(given, of_layer: Callable, of_model: Callable):
         return of_model(given)
     if isinstance(given, keras.layers.Layer):
         return of_layer(given)
-    module = type(given).__module__.split(".")[0]
-    hint = " Load it first: tfstruct.legacy.load(model)." if module == "tf_keras" else ""
-    raise ArgumentTypeError(f"Expected a Keras 3 model or layer. Received: {type(given).__name__} of {module}.{hint}")
+    return require_model(given, "a Keras 3 model or layer")  # which it is not
+
+
+def refuse_wrapper(function: str, given: Mapping[str, Any]) -> None:
+    """Refuses what TFMOT hands to the wrapper of a layer.
+
+    Raises:
+        ArgumentTypeError: something is given; with what to write instead.
+    """
+    instead = {
+        "input_shape": "begin the model with keras.Input(shape)",
+        "batch_input_shape": "begin the model with keras.Input(batch_shape=shape)",
+        "name": "name the layer itself",
+    }
+    for name in given:
+        raise ArgumentTypeError(
+            f"{function} takes no `{name}`: "
+            + (f"layers are not wrapped here; {instead[name]}." if name in instead else f"see help({function}).")
+        )
 
 
 def absent(names: dict[str, str], module: str) -> Callable:

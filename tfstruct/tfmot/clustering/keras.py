@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import keras
 
+from tfstruct.arguments import named_as
 from tfstruct.callbacks import Cluster
-from tfstruct.errors import ModelError
+from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.tfmot import marked as marks
 
 _MARK = "clusters"
@@ -59,6 +60,7 @@ def cluster_weights(
     *,
     preserve_sparsity: bool = False,
     cluster_per_channel: bool = False,
+    **wrapper,
 ):
     """Lets the weights of each kernel share values, from now on and while the model trains.
 
@@ -68,14 +70,18 @@ def cluster_weights(
         cluster_centroids_init: where k-means begins.
         preserve_sparsity: zeros stay zero.
         cluster_per_channel: values for each output channel.
+        **wrapper: what TFMOT hands to its wrapper, such as `name`: refused, as in `prune_low_magnitude`.
 
     Returns:
         A model of its own on the same layers; in place of a layer a `keras.Sequential` of it.
 
     Raises:
+        ArgumentError: fewer than 2 values, or no `CentroidInitialization`.
+        ArgumentTypeError: an argument of a wrapper, with what to write instead.
         ModelError: a subclassed model, or one that is not built.
     """
-    init = CentroidInitialization(cluster_centroids_init).value
+    marks.refuse_wrapper("cluster_weights", wrapper)
+    init = _start_of(cluster_centroids_init).value
     settings = {
         "n_clusters": number_of_clusters,
         "init": "kmeans++" if init == CentroidInitialization.RANDOM.value else init,
@@ -83,13 +89,24 @@ def cluster_weights(
         "per": "channel" if cluster_per_channel else "layer",
         "depthwise": cluster_per_channel,
     }
-    Cluster(**settings)  # checks them
+    with named_as(n_clusters="number_of_clusters"):
+        Cluster(**settings)  # checks them
 
     def of_layer(layer):
         # Of these only some have a kernel; TFMOT passes the others through.
         return ClusterWeights([layer], settings, name=f"cluster_{layer.name}")
 
     return marks.each(to_cluster, of_layer, lambda model: _attach(marks.on_same_layers(model), settings))
+
+
+def _start_of(given) -> CentroidInitialization:
+    """The start that is meant, by itself, its name or its value."""
+    for one in CentroidInitialization:
+        if given in (one, one.name, one.value):
+            return one
+    raise ArgumentError(
+        f"`cluster_centroids_init` must be one of {', '.join(map(str, CentroidInitialization))}. Received: {given!r}."
+    )
 
 
 def strip_clustering(model: keras.Model) -> keras.Model:

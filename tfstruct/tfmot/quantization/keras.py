@@ -92,7 +92,10 @@ def quantize_apply(
     """
     scheme = QuantizeScheme() if scheme is None else scheme
     if not isinstance(scheme, QuantizeScheme):
-        raise ArgumentError(f"`scheme` must be one of tfmot.experimental.combine. Received: {type(scheme).__name__}.")
+        call = " Call it: scheme()." if callable(scheme) else ""
+        raise ArgumentError(
+            f"`scheme` must be one of tfmot.experimental.combine. Received: {type(scheme).__name__}.{call}"
+        )
     paths = layer_paths(model)
     chosen = {id(layer) for layer, _ in marks.marked_layers(model, _MARK)}
     others: dict[str, str] = {}

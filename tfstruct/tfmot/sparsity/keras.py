@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from tfstruct.arguments import is_count, named_as, require_count
 from tfstruct.callbacks import Prune
 from tfstruct.errors import ArgumentError, ModelError
 from tfstruct.schedules import ConstantRatio, PolynomialRatio, RatioSchedule
 from tfstruct.tfmot import marked as marks
 
 _MARK = "pruning"
+_NAMES = {"initial": "initial_sparsity", "final": "final_sparsity", "begin": "begin_step", "end": "end_step"}
 PruningSchedule = RatioSchedule
 __getattr__ = marks.absent(
     {
@@ -33,10 +35,16 @@ class ConstantSparsity(ConstantRatio):
         begin_step: the first step at which it is.
         end_step: the last one at which masks may change; -1: no end.
         frequency: steps from one choice of masks to the next.
+
+    Raises:
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(self, target_sparsity: float, begin_step: int, end_step: int = -1, frequency: int = 100):
-        super().__init__(target_sparsity, begin_step, end_step if end_step > begin_step else None)
+        end = None if end_step in (-1, begin_step) else end_step
+        with named_as(ratio="target_sparsity", begin="begin_step", end="end_step"):
+            super().__init__(target_sparsity, begin_step, end)
+        require_count("frequency", frequency)
         self.frequency, self._end_step = frequency, end_step
 
     def get_config(self) -> dict:
@@ -55,21 +63,23 @@ class PolynomialDecay(PolynomialRatio):
         begin_step, end_step: these.
         power: of the polynomial.
         frequency: steps from one choice of masks to the next.
+
+    Raises:
+        ArgumentError: an argument out of its range.
     """
 
     def __init__(
         self, initial_sparsity: float, final_sparsity: float, begin_step: int, end_step: int, power: float = 3,
         frequency: int = 100,
     ):  # fmt: skip
-        super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, power)
+        with named_as(**_NAMES):
+            super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, power)
+        require_count("frequency", frequency)
         self.frequency = frequency
 
     def get_config(self) -> dict:
-        names = {
-            "initial": "initial_sparsity", "final": "final_sparsity", "begin": "begin_step", "end": "end_step",
-            "power": "power",
-        }  # fmt: skip
-        return {names[name]: value for name, value in super().get_config().items()} | {"frequency": self.frequency}
+        own = super().get_config()
+        return {_NAMES.get(name, name): value for name, value in own.items()} | {"frequency": self.frequency}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +100,7 @@ def prune_low_magnitude(
     block_pooling_type: str = "AVG",
     pruning_policy=None,
     sparsity_m_by_n: tuple[int, int] | None = None,
+    **wrapper,
 ):
     """Marks a model, a layer or a list of layers to be pruned by `UpdatePruningStep`.
 
@@ -101,13 +112,23 @@ def prune_low_magnitude(
         block_pooling_type: "AVG".
         pruning_policy: an object with `allow_pruning(layer) -> bool`.
         sparsity_m_by_n: (2, 4): two of any four weights along the input channels.
+        **wrapper: what TFMOT hands to its wrapper, such as `input_shape`: there is none here, so it is refused.
 
     Returns:
         A model of its own on the same layers; a layer as it is, marked.
 
     Raises:
-        ArgumentError: another `block_pooling_type`; blocks together with an N:M pattern.
+        ArgumentError: another `block_pooling_type`; blocks together with an N:M pattern; no pairs of numbers.
+        ArgumentTypeError: an argument of a wrapper, with what to write instead.
     """
+    marks.refuse_wrapper("prune_low_magnitude", wrapper)
+    _require_pair("block_size", block_size, (1, 4))
+    if sparsity_m_by_n is not None:
+        _require_pair("sparsity_m_by_n", sparsity_m_by_n, (2, 4))
+    if pruning_policy is not None and not callable(getattr(pruning_policy, "allow_pruning", None)):
+        raise ArgumentError(
+            f"`pruning_policy` must be an object with `allow_pruning(layer) -> bool`. Received: {pruning_policy!r}."
+        )
     if block_pooling_type != "AVG":
         raise ArgumentError(f"Blocks are scored by their mean, 'AVG'. Received: {block_pooling_type!r}.")
     block = None if tuple(block_size) == (1, 1) else (int(block_size[0]), int(block_size[1]))
@@ -130,6 +151,11 @@ def prune_low_magnitude(
         return made
 
     return marks.each(to_prune, lambda layer: marks.mark(layer, _MARK, pruning), of_model)
+
+
+def _require_pair(name: str, value, example: tuple[int, int]) -> None:
+    if not (isinstance(value, Sequence) and len(value) == 2 and all(map(is_count, value))):
+        raise ArgumentError(f"`{name}` must be two whole numbers, such as {example}. Received: {value!r}.")
 
 
 def _pruners(model: keras.Model) -> list[Prune]:
