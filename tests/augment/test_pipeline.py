@@ -38,6 +38,34 @@ def inputs(dataset):
     return np.concatenate([np.asarray(x) for x in found])
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+def test_integers_of_any_width_stay_themselves(dtype):
+    tokens, pictures = values("text", dtype), values("images").astype(dtype)
+    assert set(np.unique(inputs(made("text", unknown=0)(batches(tokens))))) <= {0, *tokens.flat}
+    found = inputs(made("images", "light")(batches(pictures)))
+    assert found.dtype == dtype and set(np.unique(found)) <= set(pictures.flat)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "x", "says"),
+    [
+        (augment.images("light"), np.linspace(0, 1, 768).reshape(4, 8, 8, 3), r"`value_range` is \(0, 255\)"),
+        (augment.images("light"), np.linspace(-1, 1.01, 768).reshape(4, 8, 8, 3), r"`value_range` is \(0, 255\)"),
+        (augment.images("light", value_range=(0, 1)), np.full((4, 8, 8, 3), 200.0), r"`value_range` is \(0, 1\)"),
+        (augment.audio("light"), np.arange(-400, 400).reshape(4, 200).astype("int16"), r"is \(-1\.0, 1\.0\)"),
+        (augment.images("medium", classes=3), np.full((4, 8, 8, 3), 200.0), r"`classes` is 3, .*labels of others"),
+    ],
+)
+def test_a_range_or_number_of_classes_that_the_data_has_not_stops_the_dataset(pipeline, x, says):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=says):
+        inputs(pipeline(batches(x.astype("float32") if x.dtype == float else x, np.arange(4), size=4)))
+
+
+@pytest.mark.parametrize("x", [np.zeros((4, 8, 8, 3)), np.full((4, 8, 8, 3), 1.0), np.full((4, 8, 8, 3), 260.5)])
+def test_dark_pictures_and_overshoot_are_no_other_range(x):
+    assert inputs(augment.images("light")(batches(x.astype("float32")))).shape == x.shape
+
+
 @pytest.mark.parametrize(
     ("name", "strength"),
     sweep(
@@ -141,6 +169,9 @@ def test_plot_of_a_dataset():
         (lambda: augment.images("huge"), ValueError, "must be one of light, medium, strong. Received: 'huge'"),
         (lambda: augment.images(mix="mashup"), ValueError, "`mix` must be one of mixup, cutmix, either"),
         (lambda: augment.images(value_range=(1, 0)), ValueError, "`value_range` must be"),
+        (lambda: augment.Pipeline([augment.Mix()]), ValueError, "Give it as `mix`"),
+        (lambda: augment.images()(values("images")), DataError, r"from_tensor_slices\(\(x, y\)\)\.batch\(64\)"),
+        (lambda: augment.text()(batches(np.array(["a b"] * 12))), DataError, "TextVectorization first"),
         (lambda: augment.text(padding_side="top"), ValueError, "`padding_side` must be right or left"),
         (lambda: augment.Pipeline([], kind="smells"), ValueError, "`kind` must be one of images"),
         (lambda: augment.Choice([]), ValueError, "Expected changes"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfstruct import schedules
 from tfstruct.errors import ModelError
 from tfstruct.layers import (
     ConcreteDropout,
@@ -269,6 +270,7 @@ def dense():
         (lambda: StochasticDepth(1.0), "`rate` must be"),
         (lambda: ScheduledDropout("high"), "`rate` must be"),
         (lambda: ScheduledDropout(lambda step: step - 1.0), "At step 0 it gave -1.0"),
+        (lambda: ScheduledDropout(schedules.PolynomialRatio(0, 0.5, 0, 30)), "or a LearningRateSchedule such as"),
         (lambda: HardConcrete(-1), "`penalty` must be"),
         (lambda: HardConcrete(0.1, 0.0), "`rate` must be above 0"),
         (lambda: HardConcrete(0.1, axis=0), "`axis` must be"),

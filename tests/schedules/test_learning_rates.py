@@ -183,6 +183,13 @@ def test_plot(schedule, tmp_path):
     assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_many_plots_draw_no_warning_of_tensorflow(caplog):
+    schedule = schedules.LinearDecay(0.1, 20)
+    for _ in range(8):
+        schedule.plot()
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
 def test_plot_is_a_method_of_ours():
     for name in OURS:
         assert len(make(name).plot(3000).axes[0].lines[0].get_xdata()) == 501

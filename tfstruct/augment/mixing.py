@@ -86,7 +86,10 @@ class Mix:
             return tf.cast(label, tf.float32)
         if label.shape.rank == 2 and label.shape[-1] == 1:
             label = tf.squeeze(label, -1)
-        return tf.one_hot(label, self.classes)
+        known = tf.reduce_all((label >= 0) & (label < tf.cast(self.classes, label.dtype)))
+        what = f"`classes` is {self.classes}, and the batch has labels of others. Its labels:"
+        with tf.control_dependencies([tf.debugging.Assert(known, [what, label])]):
+            return tf.one_hot(label, self.classes)
 
 
 def _mixed(mix, label):

@@ -28,7 +28,8 @@ class Pipeline:
         changes: made one after the other, each a function of the batch's values (float32, but for `kind` "tokens") and
             of `Draws`, or a layer of Keras, such as `keras.layers.RandomZoom(0.1)`.
         mix: of whole samples with their labels, after that.
-        value_range: values are kept in it; integers are rounded.
+        value_range: values are kept in it; integers are rounded. A first batch that is clearly of another range stops
+            the dataset with an `InvalidArgumentError`.
         input: name or number of the input that is changed, where the model has several.
         kind: what `plot` draws: "images", "waves", "spectrograms" or "tokens".
 
@@ -52,6 +53,8 @@ class Pipeline:
         changes = tuple(self.changes) if isinstance(self.changes, Iterable) else (self.changes,)
         if not all(map(callable, changes)):
             raise ArgumentError(f"`changes` must be layers or functions, in a list. Received: {self.changes!r}.")
+        if any(isinstance(change, Mix) for change in changes):
+            raise ArgumentError("A Mix is no change of the inputs alone. Give it as `mix`. Received it in `changes`.")
         object.__setattr__(self, "changes", changes)
         if self.mix is not None and not isinstance(self.mix, Mix):
             raise ArgumentError(f"`mix` must be a Mix, or None. Received: {self.mix!r}.")
@@ -127,13 +130,20 @@ class Pipeline:
 
     def _check(self, dataset) -> None:
         if not isinstance(dataset, tf.data.Dataset):
-            raise DataError(f"Expected a tf.data.Dataset of batches. Received: {type(dataset).__name__}.")
+            raise DataError(
+                f"Expected a tf.data.Dataset of batches. Received: {type(dataset).__name__}. Of arrays, make one by "
+                "tf.data.Dataset.from_tensor_slices((x, y)).batch(64)."
+            )
         x, y, weights = keras.utils.unpack_x_y_sample_weight(_tuple(dataset.element_spec))
         ranks = RANKS[self.kind]
         try:
             spec = self._input(x)
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"The dataset has no input {self.input!r}. Received elements {x}.") from error
+        if self.kind == "tokens" and isinstance(spec, tf.TensorSpec) and spec.dtype == tf.string:
+            raise DataError(
+                "Expected tokens, which are integers. Received text: map keras.layers.TextVectorization first."
+            )
         if not isinstance(spec, tf.TensorSpec) or spec.shape.rank not in ranks:
             several = " Give input=, the name or number of one." if isinstance(spec, dict | tuple) else ""
             raise DataError(
@@ -148,6 +158,10 @@ class Pipeline:
         draws = Draws(tf.random.experimental.stateless_fold_in((self.seed, numbers[0]), numbers[1]))
         before = self._input(x)
         values = before if self.kind == "tokens" else tf.cast(before, tf.float32)
+        if self.value_range is not None:
+            first = tf.reduce_all([number == 0 for number in numbers])
+            span = self.value_range
+            tf.cond(first, lambda: _require_range(values, before.dtype, *span), lambda: True)
         for change in self.changes:
             values = changed(change, values, draws)
         if self.mix is not None:
@@ -156,7 +170,9 @@ class Pipeline:
             values = tf.clip_by_value(values, *map(float, self.value_range))
         if before.dtype.is_integer and values.dtype.is_floating:
             values = tf.round(values)
-        values = tf.ensure_shape(tf.saturate_cast(values, before.dtype), before.shape)
+        if values.dtype != before.dtype:  # `saturate_cast` makes the least number of all int64 that stay int64
+            values = tf.saturate_cast(values, before.dtype)
+        values = tf.ensure_shape(values, before.shape)
         made = (self._with(x, values), y, weights)
         if not isinstance(batch, tuple):
             return made[0]
@@ -176,3 +192,16 @@ RANKS = {"images": (4,), "waves": (2, 3), "spectrograms": (3, 4), "tokens": (2,)
 
 def _tuple(batch) -> tuple:
     return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _require_range(values, dtype, low: float, high: float):
+    """Stops a dataset whose values are clearly of another range, which clipping would hide."""
+    least, most = tf.reduce_min(values), tf.reduce_max(values)
+    slack = 0.1 * (high - low)  # interpolation overshoots
+    right = (least >= low - slack) & (most <= high + slack)
+    if dtype.is_floating and max(abs(low), abs(high)) >= 100:
+        small = (tf.maximum(-least, most) < 1.5) & tf.reduce_any(values != tf.round(values))
+        right &= ~small  # scaled to [0, 1] or [-1, 1]
+    what = f"`value_range` is {(low, high)}, and the first batch has another: give its range. Its least and most:"
+    with tf.control_dependencies([tf.debugging.Assert(right, [what, least, most])]):
+        return tf.constant(True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tfstruct.arguments import require_number
@@ -29,7 +30,8 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
         seed: of the draws.
 
     Raises:
-        ArgumentError: `rate` is neither; or it is no single number in [0, 1] at step 0.
+        ArgumentError: `rate` is neither, as ratios of `tfstruct.schedules`, which are functions of Python numbers; or
+            it is no single number in [0, 1] at step 0.
 
     Source: Morerio et al., Curriculum dropout, arXiv:1703.06229, where the rate rises from 0.
 
@@ -48,6 +50,7 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
             first = np.asarray(ops.convert_to_numpy(rate(ops.convert_to_tensor(0.0, "float32"))))
             if first.shape != () or not 0 <= first <= 1:
                 raise ArgumentError(f"`rate` must give one number in [0, 1] for each step. At step 0 it gave {first}.")
+            _require_graph(rate)
         self.rate, self.seed = rate, seed
         self.seed_generator = keras.random.SeedGenerator(require_seed(seed))
         self.supports_masking = True
@@ -93,3 +96,15 @@ class ScheduledDropout(Seeded, keras.layers.Layer):
 
 
 training_only(ScheduledDropout)
+
+
+def _require_graph(rate: Callable) -> None:
+    """Refuses a function that works on numbers alone, before it fails in the middle of `fit`."""
+    try:
+        tf.function(rate, autograph=False).get_concrete_function(tf.TensorSpec((), "float32"))
+    except Exception as error:
+        raise ArgumentError(
+            "`rate` must be a function of a tensor, made of `keras.ops`, or a LearningRateSchedule such as "
+            "keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=0.5). Received one that fails "
+            f"where a graph is traced: {rate!r}."
+        ) from error

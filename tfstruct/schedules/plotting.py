@@ -67,7 +67,8 @@ def plot(schedule, steps: int | None = None, path: Path = None, ax=None):
     require_count("steps", steps)
     points = sorted({round(i * steps / 500) for i in range(501)})
     # One graph, as each step alone takes a millisecond; one step after the other, as some of Keras's take no vector.
-    rates = tf.function(lambda: tf.map_fn(schedule, tf.constant(points), fn_output_signature=keras.config.floatx()))()
+    drawn = tf.function(lambda: tf.map_fn(schedule, tf.constant(points), fn_output_signature=keras.config.floatx()))
+    rates = drawn.get_concrete_function()()  # a call of `drawn` itself warns from the fifth plot on: one graph each
 
     def drawing(axes) -> None:
         axes.plot(points, rates.numpy())
