@@ -237,7 +237,9 @@ def _kind(annotation) -> tuple[Callable[[Any], bool], str] | None:
             known = value.tolist() if hasattr(value, "tolist") else value  # an iterator is not used up
             return not isinstance(known, Sequence) or all(_not_of(one, inner) is None for one in known)
 
-        return is_list, "a list"
+        plain = _kind(inner)
+        of = None if plain is None else _SEVERAL.get(plain[1])
+        return is_list, "a list" if of is None else f"a list of {of}"
     if origin is tuple and inside:
 
         def is_tuple(value) -> bool:

@@ -281,11 +281,12 @@ def test_the_model_stays_as_it_was(model, data):
         ({"normalization": "l2"}, ValueError, "`normalization` must be one of none"),
         ({"missing": "drop"}, ValueError, "`missing` must be one of raise"),
         ({"probes": 0}, ValueError, "`probes` must be a positive integer"),
-        ({"criterion": "activation"}, DataError, "Received: None"),
+        ({"criterion": "activation"}, DataError, r"activation looks at data\. Give data=x\."),
         ({"criterion": "activation", "data": np.zeros((2, 5, 5, 3))}, DataError, "expected shape"),
         ({"criterion": "activation", "data": 3}, DataError, "received int"),
         ({"criterion": "activation", "data": iter(())}, DataError, "holds no samples"),
         ({"criterion": "gradient", "data": np.zeros((2, 5, 5, 2))}, DataError, "needs labels"),
+        ({"criterion": "hessian"}, DataError, r"criterion hessian looks at data\. Give data=\(x, y\)"),
         (
             {"criterion": "hessian", "data": (np.zeros((2, 5, 5, 2)), np.zeros(3))},
             DataError,

@@ -113,7 +113,7 @@ def test_widths_are_multiples(net):
 
 
 def test_limits_hold(net):
-    plan = plan_channels(net, 0.9, min_channels=6, max_ratio={"wide0": 0.25}, exclude=["side"])
+    plan = plan_channels(net, 0.9, min_channels=6, max_ratio={"wide0": 0.25}, exclude="side")
     assert len(plan.keep["stem"]) == 6
     assert len(plan.keep["wide0"]) == 24
     assert len(plan.keep["side"]) == 8

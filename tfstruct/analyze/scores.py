@@ -9,7 +9,7 @@ from tfstruct.analyze import weight_criteria as by_weights
 from tfstruct.analyze.inference import whole_batches
 from tfstruct.analyze.losses import loss_function
 from tfstruct.analyze.names import by_name
-from tfstruct.errors import ArgumentError, ModelError
+from tfstruct.errors import ArgumentError, DataError, ModelError
 from tfstruct.graph import Graph, groups, open_and_trace
 from tfstruct.graph.layer_tree import states_kept
 from tfstruct.graph.sizes import fixed_batch
@@ -146,6 +146,9 @@ def unit_scores(
         True
     """
     _check("criterion", criterion, criteria(), "or a function")
+    if data is None and isinstance(criterion, str) and criterion in DATA_CRITERIA:
+        labelled = criterion in ("gradient", "gradient_abs", "hessian")
+        raise DataError(f"The criterion {criterion} looks at data. Give data={'(x, y)' if labelled else 'x'}.")
     _check("reduction", reduction, REDUCTIONS)
     _check("normalization", normalization, NORMALIZATIONS)
     _check("missing", missing, ("raise", "keep"))

@@ -31,7 +31,7 @@ def plan_channels(
     round_to: int | Mapping[str, int] | None = None,
     min_channels: int | Mapping[str, int] = 1,
     max_ratio: float | Mapping[str, float] = 1.0,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     data=None,
     loss=None,
     reduction: str = "mean",
@@ -65,7 +65,7 @@ def plan_channels(
         round_to: kept widths are multiples of it, for example 8; a dict by type of layer, `{"Conv2D": 8, "Dense": 4}`.
         min_channels: at least so many channels stay in a layer; a dict by layer.
         max_ratio: at most this share of a group goes; a dict by layer.
-        exclude: names of layers whose channels stay; `*` and `?` match.
+        exclude: name or names of layers whose channels stay; `*` and `?` match.
         input_shape: of one sample, for costs of models that leave sizes open, as in `tfstruct.profile`.
         latency: for `latency_us`: the microseconds of a model, for example `tfstruct.convert.measured_latency`.
         outputs: names of outputs (`model.output_names`) that may have fewer channels, such as the hidden size that a
