@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfstruct.compression.alternatives.alternative import Alternative, Conflict, Part
-from tfstruct.compression.alternatives.cost_table import CostTable, totals
+from tfstruct.compression.alternatives.cost_table import CostTable, SharedCost, totals
 from tfstruct.compression.alternatives.solver import choose, unit_of
 from tfstruct.errors import ArgumentError, BudgetError
 
@@ -31,6 +31,12 @@ class Instance:
             figures = {"macs": draw.integers(0, 40, shape), "bytes": draw.random(shape)}
             figures |= {f"memory@{m}": draw.random(shape) for m in range(moments) if draw.random() < 0.7}
             self.tables.append(CostTable(f"t{i}", own, figures))
+        for i in range(4):
+            needs = []
+            for _ in range(3):
+                own = tuple(draw.permutation(names)[: draw.integers(1, 4)])
+                needs.append((own, draw.random([self.counts[name] for name in own]) < 0.3))
+            self.tables.append(SharedCost(f"s{i}", {"bytes": draw.random()}, needs))
         self.pairs, self.conflicts = {}, []
         for _ in range(4):
             one, other = self._two()

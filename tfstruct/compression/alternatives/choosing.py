@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tfstruct.compression.alternatives.alternative import At, Part
-from tfstruct.compression.alternatives.cost_table import CostTable
+from tfstruct.compression.alternatives.cost_table import Cost
 from tfstruct.compression.alternatives.damage import Damages
 from tfstruct.compression.alternatives.measured import measured
 from tfstruct.compression.alternatives.offered import conflicts_of, edited, steps_of
@@ -80,7 +80,7 @@ def planned_limits(task: Task) -> dict[str, float]:
 def choose_strategies(
     task: Task,
     parts: Sequence[Part],
-    tables: Iterable[CostTable],
+    tables: Iterable[Cost],
     damages: Damages,
     *,
     fixed: Mapping[str, int] | None = None,

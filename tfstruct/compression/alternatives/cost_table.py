@@ -1,7 +1,8 @@
-"""`CostTable`: figures of one piece of a file, by the alternatives that it depends on; what a choice sums up to."""
+"""`CostTable`: figures of one piece of a file, by the alternatives that it depends on; `SharedCost`: those of what
+several pieces share; what a choice sums up to."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -46,20 +47,68 @@ class CostTable:
                     f"Received: an array of shape {values.shape}."
                 )
 
-    def at(self, name: str, picked: Mapping[str, int]) -> float:
-        """One figure at a choice; 0 where the table has none of that name."""
-        values = self.figures.get(name)
-        return 0.0 if values is None else float(values[tuple(picked[part] for part in self.parts)])
+    @property
+    def arrays(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
+        """Parts, and an array by their alternatives."""
+        return [(self.parts, values) for values in self.figures.values()]
+
+    def costs(self, picked: Mapping[str, int]) -> dict[str, float]:
+        """The figures at a choice."""
+        place = tuple(picked[part] for part in self.parts)
+        return {name: float(values[place]) for name, values in self.figures.items()}
 
 
-def totals(tables: Iterable[CostTable], picked: Mapping[str, int]) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class SharedCost:
+    """What a file holds once for all pieces that need it, and not at all where none does.
+
+    Attributes:
+        name: of what is shared.
+        figures: what it costs.
+        needs: of each piece the parts that it depends on, and an array with an axis for each, by alternative: 1 where
+            it needs what is shared, else 0.
+
+    Example:
+        >>> from tfstruct.compression.alternatives.cost_table import SharedCost, totals
+        >>> vector = SharedCost("8 zeros", {"tflite_bytes": 64}, [(("a",), [1, 0]), (("b",), [1, 0])])
+        >>> totals([vector], {"a": 0, "b": 1}), totals([vector], {"a": 1, "b": 1})
+        ({'tflite_bytes': 64.0}, {'tflite_bytes': 0.0})
+    """
+
+    name: str
+    figures: Mapping[str, float]
+    needs: Sequence[tuple[tuple[str, ...], np.ndarray]]
+
+    def __post_init__(self):
+        object.__setattr__(self, "figures", {name: float(value) for name, value in self.figures.items()})
+        object.__setattr__(self, "needs", [(tuple(parts), np.asarray(own, bool)) for parts, own in self.needs])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All that it depends on."""
+        return tuple(dict.fromkeys(part for parts, _ in self.needs for part in parts))
+
+    @property
+    def arrays(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
+        """Parts, and an array by their alternatives."""
+        return list(self.needs)
+
+    def costs(self, picked: Mapping[str, int]) -> dict[str, float]:
+        """The figures at a choice."""
+        needed = any(own[tuple(picked[part] for part in parts)] for parts, own in self.needs)
+        return {name: value if needed else 0.0 for name, value in self.figures.items()}
+
+
+Cost = CostTable | SharedCost
+
+
+def totals(tables: Iterable[Cost], picked: Mapping[str, int]) -> dict[str, float]:
     """The figures of a choice, part -> number of its alternative: sums over the tables, and of the moments' memory the
     largest as `peak_memory`."""
     sums: dict[str, float] = {}
     for table in tables:
-        place = tuple(picked[part] for part in table.parts)
-        for name, values in table.figures.items():
-            sums[name] = sums.get(name, 0.0) + float(values[place])
+        for name, value in table.costs(picked).items():
+            sums[name] = sums.get(name, 0.0) + value
     found = {name: value for name, value in sums.items() if not name.startswith(MEMORY)}
     moments = [value for name, value in sums.items() if name.startswith(MEMORY)]
     return {**found, PEAK: max(moments)} if moments else found

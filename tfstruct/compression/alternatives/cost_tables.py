@@ -6,16 +6,17 @@ that runs one operation after another.
 """
 
 import itertools
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tfstruct.analyze.tflite_size import FILE, TENSOR, ZERO_POINT
 from tfstruct.compression.alternatives.alternative import Part
 from tfstruct.compression.alternatives.by_path import ByPath, alone
-from tfstruct.compression.alternatives.cost_table import MEMORY, CostTable
-from tfstruct.compression.alternatives.sums import Sum, total
+from tfstruct.compression.alternatives.cost_table import MEMORY, Cost, CostTable, SharedCost, totals
+from tfstruct.compression.alternatives.sums import Sum, along, total
 from tfstruct.compression.alternatives.variants import (
     COUNTED,
     Change,
@@ -31,7 +32,7 @@ from tfstruct.precisions import PRECISIONS
 
 _LEAST, _MOST = 0.2, 1.5  # of the estimate of a file's tables, that the plain file says
 _INT8 = 8  # bits of a kernel's weights in the plain file
-_JOINT = 2  # parts that a width may depend on to be compared with another
+_COMBINATIONS = 1024  # of alternatives that the width of a kernel may depend on for its zero points to follow it
 _SMALL = 0.005  # share of the file below which zero points need not be exact
 
 
@@ -40,7 +41,7 @@ def cost_tables(
     parts: Sequence[Part],
     plain: tuple[bytes, Mapping[str, tuple[str, ...]]] | None = None,
     variants: Sequence[Variant] | None = None,
-) -> tuple[CostTable, ...]:
+) -> tuple[Cost, ...]:
     """Tables of `macs`, `params`, `tflite_bytes` and `memory@...` of a model, by the alternatives of its parts.
 
     Args:
@@ -66,13 +67,14 @@ def cost_tables(
         by_path["tflite_constants"],
         _described(plans[0], by_path["tflite_tables"], plain),
         _saved_by_bits(found, plans, parts),
-        {"zero points": _zero_points(plans[0], None if plain is None else len(plain[0]))},
     )
+    shared = _zero_points(plans[0], None if plain is None else len(plain[0]))
     known = sum(one.base for one in bytes_of.values())
+    known += totals(shared, dict.fromkeys((part.name for part in parts), 0)).get("tflite_bytes", 0.0)
     whole = FILE + TENSOR * len(graph.body.inputs)
     bytes_of["file"] = Sum.of(whole if plain is None else len(plain[0]) - known)
     figures = {"macs": by_path["macs"], "params": by_path["params"], "tflite_bytes": bytes_of}
-    return (*_tables(figures), *_memory_tables(found, plans))
+    return (*_tables(figures), *shared, *_memory_tables(found, plans))
 
 
 def _described(plan: ByPath, estimated: Mapping[str, Sum], plain) -> dict[str, Sum]:
@@ -128,45 +130,53 @@ def _saved_by_bits(variants: Sequence[Variant], plans: Sequence[ByPath], parts: 
     return found
 
 
-def _zero_points(plan: ByPath, plain_bytes: int | None) -> Sum:
-    """Kernels of as many channels share a vector of them. Of those that are as wide at first, each is compared with the
-    one before it, where they are a noticeable share of the file; new ones with the first widths only."""
-    counted = plan.counted
-    every: dict[str, tuple[Sum, Sum]] = {}  # a width, and 1 where no kernel has it
-    for path in counted.calls:
-        for one in counted.widths(path):
-            reduced = one.reduced()
-            what = str([(parts, values.tolist()) for parts, values in sorted(reduced.terms.items())])
-            gone = every[what][1] if what in every else Sum.of(1)
-            if gone.terms and len(gone.parts) < _JOINT:
-                gone = (gone * (Sum.of(1) - plan.gate(path))).reduced()
-            every[what] = reduced, gone
-    alike: dict[float, list[Sum]] = defaultdict(list)
-    for one, gone in every.values():
-        there = (one * (Sum.of(1) - gone)).reduced()
-        alike[one.base].append(there if len(there.parts) <= _JOINT else one)
-    exact = plain_bytes is None or ZERO_POINT * sum(alike) > _SMALL * plain_bytes
-    found = []
-    for sums in alike.values():
-        if not exact or any(len(one.parts) > _JOINT for one in sums):
-            found.append(total(sums) * (1 / len(sums)) if len(sums) > 1 else sums[0])
+def _zero_points(plan: ByPath, plain_bytes: int | None) -> list[SharedCost]:
+    """Kernels of as many channels share a vector of them."""
+    every = list(_widths(plan))
+    base = {width.base for width, there in every if there.base}
+    needs: dict[float, dict[str, tuple[tuple[str, ...], np.ndarray]]] = defaultdict(dict)
+    if plain_bytes is not None and ZERO_POINT * sum(width.base for width, _ in every) <= _SMALL * plain_bytes:
+        return [_zeros(width, [((), np.ones(()))]) for width in sorted(base)]
+    for width, there in every:
+        parts = tuple(sorted({*width.parts, *there.parts}))
+        shape = [_size(part, width, there) for part in parts]
+        if math.prod(shape) > _COMBINATIONS:
+            needs[width.base][""] = (), np.ones(())
             continue
-        found += sums
-        for one, other in itertools.pairwise(sums):
-            found.append(_where_equal(one, other) * -1.0)
+        spread = Sum.joint(parts, np.zeros(shape))
+        wide, needed = (np.broadcast_to((own + spread).together(), shape) for own in (width, there))
+        for value in np.unique(wide[needed > 0]).tolist():
+            ((own, where),) = Sum.joint(parts, (wide == value) & (needed > 0)).reduced().terms.items()
+            needs[value][str((own, where.tolist()))] = own, where
+    return [_zeros(width, _not_implied(list(own.values()))) for width, own in sorted(needs.items())]
+
+
+def _widths(plan: ByPath) -> Iterator[tuple[Sum, Sum]]:
+    """Of each kernel its output channels, and 1 where it is in the file."""
     for path in plan.paths:
-        for where, change in plan.changed(path) if path not in counted.calls else ():
-            new = [one for one in change.counted.widths(path) if one.base not in alike]
-            found.append(where * total(new) * plan.gate(path))
-    return total(found).reduced() * float(ZERO_POINT)
+        gate = plan.gate(path)
+        stays = Sum.of(1)
+        for where, change in plan.changed(path):
+            stays -= where
+            for width in change.counted.widths(path):
+                yield width.reduced(), (where * gate).reduced()
+        for width in plan.counted.widths(path) if path in plan.counted.calls else ():
+            yield width.reduced(), (stays * gate).reduced()
 
 
-def _where_equal(one: Sum, other: Sum) -> Sum:
-    """The value of both where they are equal, else 0."""
-    parts = tuple(sorted({*one.parts, *other.parts}))
-    spread = Sum.joint(parts, np.zeros([_size(part, one, other) for part in parts]))
-    a, b = (np.broadcast_to((own + spread).together(), spread.together().shape) for own in (one, other))
-    return Sum.joint(parts, np.where(a == b, a, 0.0))
+def _zeros(width: float, needs: Sequence[tuple[tuple[str, ...], np.ndarray]]) -> SharedCost:
+    return SharedCost(f"zero points of {width:.0f} channels", {"tflite_bytes": ZERO_POINT * width}, needs)
+
+
+def _not_implied(needs: Sequence[tuple[tuple[str, ...], np.ndarray]]) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Those that no other one, of fewer parts, makes certain."""
+    return [
+        (parts, where) for parts, where in needs
+        if not any(
+            set(own) < set(parts) and not (where.astype(bool) & ~along(own, wider.astype(bool), parts)).any()
+            for own, wider in needs
+        )
+    ]  # fmt: skip
 
 
 def _size(part: str, *sums: Sum) -> int:

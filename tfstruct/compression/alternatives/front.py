@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from tfstruct.compression.alternatives.alternative import At, Conflict, Part
-from tfstruct.compression.alternatives.cost_table import CostTable, totals
+from tfstruct.compression.alternatives.cost_table import Cost, totals
 from tfstruct.compression.alternatives.solver import Choice, choose, least_of, more_in_words, unit_of
 from tfstruct.errors import ArgumentError, BudgetError
 from tfstruct.reporting import Plotted, Report, Sheet
@@ -95,7 +95,7 @@ class Front(Plotted, Report):
 
 def front(
     parts: Sequence[Part],
-    tables: Iterable[CostTable],
+    tables: Iterable[Cost],
     damages: Mapping[str, np.ndarray],
     limit: str = "tflite_bytes",
     *,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 from tfstruct.compression.alternatives.alternative import Part
-from tfstruct.compression.alternatives.cost_table import CostTable
+from tfstruct.compression.alternatives.cost_table import Cost
 from tfstruct.compression.alternatives.cost_tables import cost_tables
 from tfstruct.compression.alternatives.damage import Damages, measure_damages
 from tfstruct.compression.alternatives.latency_tables import latency_tables
@@ -27,7 +27,7 @@ class Measured:
     """
 
     parts: tuple[Part, ...]
-    tables: tuple[CostTable, ...]
+    tables: tuple[Cost, ...]
     damages: Damages
     lacking: Collection[str]
 
@@ -50,7 +50,7 @@ def times_of(task: Task) -> Times:
     return OperatorTimes() if table is None else TableTimes(table)
 
 
-def tables_of(task: Task, parts: Sequence[Part], times: Times | None = None) -> tuple[CostTable, ...]:
+def tables_of(task: Task, parts: Sequence[Part], times: Times | None = None) -> tuple[Cost, ...]:
     """What every choice costs in the figures that a task limits.
 
     Args:

@@ -2,7 +2,8 @@
 
 Variables: x[part, i], 1 where alternative i is picked. A figure that depends on several parts at once has a y >= 0 for
 each combination of their alternatives, whose sums over all other parts are the x of each part: where the x are whole,
-y is 1 at the combination that is picked and 0 elsewhere, so the figure is exact.
+y is 1 at the combination that is picked and 0 elsewhere, so the figure is exact. What pieces share has a z >= 0, which
+is, for each combination of n parts that needs it, at least the sum of their x less n - 1: 1 where it is picked.
 
 Source: R. Huangfu, J. Hall, "Parallelizing the dual revised simplex method", 2018 (HiGHS); the marginals are those of
 the local polytope of M. Wainwright, M. Jordan, "Graphical models, exponential families, and variational inference",
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from tfstruct.compression.alternatives.alternative import At
-from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, CostTable
+from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, Cost, SharedCost
 from tfstruct.compression.alternatives.sums import along
 
 DAMAGE = "damage"
@@ -55,7 +56,7 @@ class Program:
     def __init__(
         self,
         allowed: Mapping[str, Sequence[int]],
-        tables: Iterable[CostTable],
+        tables: Iterable[Cost],
         limited: Iterable[str],
         conflicts: Iterable[tuple[At, At]] = (),
     ):
@@ -74,7 +75,12 @@ class Program:
         for part, places in self._allowed.items():
             columns = self._start[part] + np.arange(len(places))
             self._equal.append((columns, np.ones(len(places)), 1.0))
-        self._add_tables(tables, {DAMAGE, *limited})
+        self._shared: list[tuple[np.ndarray, int, int]] = []  # columns of x, of z, and how many x are in a combination
+        tables, wanted = tuple(tables), {DAMAGE, *limited}
+        self._add_tables(tables, wanted)
+        for table in tables:
+            if isinstance(table, SharedCost):
+                self._add_shared(table, wanted)
         for one, other in conflicts:
             at = [column for column in map(self._column, (one, other)) if column is not None]
             if len(at) == 2:
@@ -85,10 +91,12 @@ class Program:
         part, place = at
         return self._start[part] + self._allowed[part].index(place) if place in self._allowed[part] else None
 
-    def _add_tables(self, tables: Iterable[CostTable], wanted: set[str]) -> None:
+    def _add_tables(self, tables: Iterable[Cost], wanted: set[str]) -> None:
         """Tables of the same parts become one, those of some of another's parts are part of it."""
         sums: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
         for table in tables:
+            if isinstance(table, SharedCost):
+                continue
             for name, values in table.figures.items():
                 if name in wanted or (PEAK in wanted and name.startswith(MEMORY)):
                     parts, values = self._cut(table.parts, values)
@@ -100,6 +108,30 @@ class Program:
                     _add(sums[homes[0]], name, along(parts, values, homes[0]))
         for parts, figures in sums.items():
             self._add_sum(parts, figures)
+
+    def _add_shared(self, one: SharedCost, wanted: set[str]) -> None:
+        figures = {name: value for name, value in one.figures.items() if name in wanted and value}
+        needs = [self._cut(parts, where) for parts, where in one.needs] if figures else []
+        needs = [(parts, where) for parts, where in needs if where.any()]
+        if not needs:
+            return
+        always = any(where.all() for _, where in needs)
+        for name, value in figures.items():
+            self._most[name] = self._most.get(name, 0.0) + value
+            if always:
+                self._constant[name] = self._constant.get(name, 0.0) + value
+            else:
+                self._add_terms(name, self._count, np.array([value]))
+        if always:
+            return
+        for parts, where in needs:
+            starts = [self._start[part] for part in parts]
+            if len(parts) == 1:
+                self._shared.append((starts[0] + np.flatnonzero(where), self._count, 1))
+                continue
+            for places in np.argwhere(where):
+                self._shared.append((np.array(starts) + places, self._count, len(parts)))
+        self._count += 1
 
     def _cut(self, parts: Sequence[str], values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Only what may be picked, and only the parts in which there is a choice, in order."""
@@ -219,6 +251,7 @@ class Program:
         from scipy.sparse import coo_array
 
         found = [*self._equal_rows(), *((at, np.ones(len(at)), -np.inf, 1.0) for at in self._at_most)]
+        found += [(np.append(at, z), np.append(np.ones(len(at)), -1.0), -np.inf, n - 1.0) for at, z, n in self._shared]
         found += [(at, values, -np.inf, most) for at, values, most in rows]
         for choice in without:
             at = np.array([self._start[part] + self._allowed[part].index(place) for part, place in choice.items()])

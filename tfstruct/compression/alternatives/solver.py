@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from tfstruct.compression.alternatives.alternative import Alternative, At, Conflict, Part
-from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, CostTable, totals
+from tfstruct.compression.alternatives.cost_table import MEMORY, PEAK, Cost, CostTable, totals
 from tfstruct.compression.alternatives.program import DAMAGE, Program, Solved
 from tfstruct.errors import ArgumentError, BudgetError
 
@@ -70,7 +70,7 @@ def _in_bytes(limit: str) -> bool:
 
 def choose(
     parts: Sequence[Part],
-    tables: Iterable[CostTable],
+    tables: Iterable[Cost],
     damages: Mapping[str, np.ndarray],
     limits: Mapping[str, float],
     *,
@@ -124,7 +124,7 @@ def choose(
 
 def least_of(
     parts: Sequence[Part],
-    tables: Iterable[CostTable],
+    tables: Iterable[Cost],
     name: str,
     *,
     conflicts: Iterable[Conflict] = (),
@@ -247,15 +247,16 @@ def _check(counts, number, tables, damages, places, pairs, limits) -> None:
             raise ArgumentError(f"Expected {count} damages of the part {name!r}. Received: {damages.get(name)}.")
     known = {PEAK}
     for table in tables:
+        if any(part not in counts for part in table.parts):
+            raise ArgumentError(f"The table {table.name!r} depends on {table.parts}, not all of which are parts.")
+        for own, values in table.arrays:
+            wanted = tuple(counts[part] for part in own)
+            if values.shape != wanted:
+                raise ArgumentError(
+                    f"An array of the table {table.name!r} must have the shape {wanted}. Received: {values.shape}."
+                )
         for name, values in table.figures.items():
             known.add(name)
-            if any(part not in counts for part in table.parts):
-                raise ArgumentError(f"The table {table.name!r} depends on {table.parts}, not all of which are parts.")
-            if values.shape != tuple(counts[part] for part in table.parts):
-                wanted = tuple(counts[part] for part in table.parts)
-                raise ArgumentError(
-                    f"`{name}` of the table {table.name!r} must have the shape {wanted}. Received: {values.shape}."
-                )
             limited = PEAK if name.startswith(MEMORY) else name
             if limited in limits and not np.all(np.isfinite(values)):
                 raise ArgumentError(f"`{limited}` of the table {table.name!r} is unknown, so it cannot be limited.")
