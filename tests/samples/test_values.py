@@ -20,6 +20,8 @@ from tfstruct.samples import TensorSpec, open_samples
         ),
         (np.array([[0, 1e300, 1]]), "expected values within float32"),
         ([[[1, 2], [3]]], "Give samples of one shape"),
+        ({"serving_default": [{"x_in": [1, 2, 3]}]}, "received a list of dicts.*under no name"),
+        ({"x_in": ([1, 2, 3] for _ in range(2))}, "received an iterator.*under no name"),
     ],
 )
 def test_bad_values(bad, match):

@@ -130,6 +130,19 @@ def test_errors_say_what_to_do(call, error, says):
         call()
 
 
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("PrunePreserve", "no zeros .*strip_pruning returns"),
+        ("ClusterPreserve", "no shared values .*strip_clustering returns"),
+    ],
+)
+def test_a_scheme_that_keeps_nothing_is_told(name, said):
+    scheme = getattr(tfmot.experimental.combine, f"Default8Bit{name}QuantizeScheme")()
+    with pytest.warns(UserWarning, match=said):
+        tfmot.quantization.keras.quantize_apply(tfmot.quantization.keras.quantize_annotate_model(net()), scheme)
+
+
 def test_what_tensorflow_does_with_a_quantized_model_is_told_the_way(tmp_path):
     aware = tfmot.quantization.keras.quantize_model(net())
     for write in (

@@ -148,7 +148,8 @@ def unit_scores(
     _check("criterion", criterion, criteria(), "or a function")
     if data is None and isinstance(criterion, str) and criterion in DATA_CRITERIA:
         labelled = criterion in ("gradient", "gradient_abs", "hessian")
-        raise DataError(f"The criterion {criterion} looks at data. Give data={'(x, y)' if labelled else 'x'}.")
+        given = "(x, y)" if labelled else "x"
+        raise DataError(f"The criterion {criterion} looks at data. Expected data={given}. Received: None.")
     _check("reduction", reduction, REDUCTIONS)
     _check("normalization", normalization, NORMALIZATIONS)
     _check("missing", missing, ("raise", "keep"))

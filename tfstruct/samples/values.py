@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,13 @@ from tfstruct.samples.spec import TensorSpec
 
 def numbers(value: Any, place: str) -> np.ndarray:
     """`value` as an array of real numbers, without a copy where it is one."""
+    several = isinstance(value, list | tuple) and len(value) and isinstance(value[0], Mapping)
+    if several or isinstance(value, Iterator):
+        what = "a list of dicts" if several else "an iterator"
+        raise DataError(
+            f"{place}: expected an array, received {what}. What gives samples or batches one after the other is data "
+            "by itself: give it as it is, under no name."
+        )
     try:
         array = np.asarray(value)
     # Any error: the value may be an object of any library.

@@ -126,6 +126,13 @@ def _held(copy: keras.Model, twin: Twin, scheme: QuantizeScheme) -> list:
                 held.append(Cluster(distinct, layers=[f"*{path}"], keep_zeros=scheme.keep_zeros).attach(twin))
             elif scheme.keep_zeros and 0 < zeros < 1:
                 held.append(Prune(ConstantRatio(zeros), layers=[path]).attach(copy))
+    if not held and (scheme.keep_values or scheme.keep_zeros):
+        kept = ["shared values"] * scheme.keep_values + ["zeros"] * scheme.keep_zeros
+        warnings.warn(
+            f"`{copy.name}` has no {' or '.join(kept)} that the scheme could keep. Give the model that "
+            f"{'strip_clustering' if scheme.keep_values else 'strip_pruning'} returns.",
+            stacklevel=4,
+        )
     lost = None if held else unprotected(copy)
     if lost:
         warnings.warn(f"{lost} Or use a scheme of tfmot.experimental.combine.", stacklevel=4)
