@@ -229,3 +229,9 @@ def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "tfstruct", "convrt"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "tfstruct: There is no command 'convrt'. Did you mean convert?\n"
+
+
+def test_quiet_has_a_letter():
+    for name, command in commands.COMMANDS.items():
+        actions = commands.parser().command(name)._option_string_actions
+        assert actions.get("-q") is actions.get("--quiet"), (name, command)

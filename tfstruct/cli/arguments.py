@@ -174,7 +174,7 @@ def add_output(out, reports: Sequence[str] = (".html", ".json", ".md")) -> None:
         out.add_argument("--report", metavar="FILE", help=f"write the report, {forms}")
         out.add_argument("--json", action="store_true", help="print the report as JSON")
     out.add_argument("--overwrite", action="store_true", help="replace existing files")
-    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    out.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
 def add_conversion(out) -> None:

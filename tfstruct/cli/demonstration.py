@@ -17,7 +17,7 @@ _VALIDATION = 257  # of the training images: what choices are made on
 def demo_arguments(parser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="print the figures as JSON")
-    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    out.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     out.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one conversion step")
 
 
