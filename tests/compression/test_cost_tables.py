@@ -148,6 +148,28 @@ def test_zero_points_of_another_width_are_counted(process):
         assert totals(tables, picked)["tflite_bytes"] == pytest.approx(size, rel=0.002), picked
 
 
+@pytest.mark.parametrize("layer", ["GRU", "LSTM", "Bidirectional GRU"])
+def test_unrolled_steps_of_fewer_units(process, layer):
+    """Each step of a GRU has a bias of its own in the file, with its scales."""
+    keras.utils.set_random_seed(0)
+    kind = getattr(layers, layer.split()[-1])(48, name="units")
+    kind = layers.Bidirectional(kind, name="units") if "Bidirectional" in layer else kind
+    model = keras.Sequential([keras.Input((6, 12)), kind, layers.Dense(4, name="head")])
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.3, weight.shape))
+    graph = graphs.trace(model)
+    settings, limits = types.SimpleNamespace(target="mobile"), types.SimpleNamespace(figures={"macs": 1.0})
+    original = types.SimpleNamespace(params=model.count_params())
+    task = types.SimpleNamespace(model=model, graph=graph, limits=limits, settings=settings, original=original)
+    part = next(one for one in parts_of(task) if one.name.startswith("width of units"))
+    tables = cost_tables(graph, [part], draft(model, process=process))
+    for place in (1, len(part.alternatives) - 1):
+        size = len(draft(edited(model, {part: part.alternatives[place]})[0], process=process)[0])
+        found = totals(tables, {part.name: place})["tflite_bytes"]
+        assert found == pytest.approx(size, rel=0.04), part.alternatives[place].name
+
+
 class ByWork(Times):
     """Times that are the multiply-accumulates of an operator; twice as much with weights of 4 bits."""
 

@@ -17,6 +17,7 @@ from tfstruct.analyze.traced_work import works
 from tfstruct.graph import Call, Each, Graph, Out
 from tfstruct.graph.operation_traits import function_traits, traits_of
 from tfstruct.graph.traits import Traits
+from tfstruct.keras_internals.layer_parts import all_layers
 
 # Output channels of a call's kernel as a product: the call, what is known of it, and the axes that may lose some.
 Width = tuple[int, float | None, list[np.ndarray]]
@@ -24,7 +25,8 @@ Width = tuple[int, float | None, list[np.ndarray]]
 FILE = 450  # header, metadata, operator codes, signature
 TENSOR = 145  # a tensor with its buffer, quantization and share of an operator
 INSIDE = 2  # tensors of an operation in a layer that no rule knows: its result, and a constant
-CHANNEL = 12  # an output channel of a kernel: bias 4, scales of kernel and bias 2 * 4
+BIAS = 8  # an output channel's bias, and its scale
+CHANNEL = BIAS + 4  # an output channel of a kernel, and the scale of its weights
 ZERO_POINT = 8  # of an output channel; kernels of as many channels have theirs, and those of their biases, in common
 _FUNCTION = 3  # tensors of an activation function of which nothing is known
 _OTHER = 6  # and of a layer, besides two for each of its weights
@@ -81,11 +83,29 @@ def add_tflite_bytes(terms: Terms, tables: Terms, graph: Graph) -> list[Width]:
         fused = before is not None and traits.function in _FUSED and traits_of(before.op).in_file.fuses
         if not fused:
             tables.add(row, TENSOR * _tensors(call, traits))
+        each_step = _biases_of_steps(call.op)
         for variable in getattr(call.op, "weights", ()):
+            if id(variable) in each_step:
+                _step_biases(terms, row, variable, graph.slot_of.get(id(variable)), call.input.shape[1] or 1)
             if id(variable) not in seen:
                 seen.add(id(variable))
                 widths += _weight(terms, row, traits, variable, graph.slot_of.get(id(variable)))
     return widths
+
+
+def _biases_of_steps(op) -> set[int]:
+    """The biases behind a recurrent kernel: the states of each step have a scale of their own, so each has its bias."""
+    if not isinstance(op, layers.RNN | layers.Bidirectional):
+        return set()
+    cells = [layer for layer in all_layers(op) if isinstance(layer, layers.GRUCell)]
+    return {id(cell.bias) for cell in cells if cell.reset_after and cell.bias is not None}
+
+
+def _step_biases(terms: Terms, row: int, variable, slot, steps: int) -> None:
+    """Of all steps but the first, which is counted with its kernel: values, and the scales of these."""
+    axis = None if slot is None else slot.axes[-1]
+    factor, held = axis_sizes(variable.shape[-1:], [None if axis is None else axis.labels])
+    terms.add(row, None if factor is None else BIAS * (steps - 1) * factor, held)
 
 
 def _tensors(call: Call, traits: Traits) -> int:
@@ -135,5 +155,6 @@ def _weight(terms: Terms, row: int, traits: Traits, variable, slot) -> list[Widt
         outs = [len(shape) - 2, len(shape) - 1] if depthwise else [len(shape) - 1]
         outs += [i for i, a in enumerate(axes) if isinstance(a, Each) and i not in outs]
     factor, held = axis_sizes([shape[i] for i in outs], [labels[i] for i in outs])
-    terms.add(row, CHANNEL * np.float64(factor), held)
+    # Input and states are added up: one bias for both.
+    terms.add(row, (CHANNEL - BIAS if "recurrent" in variable.name else CHANNEL) * np.float64(factor), held)
     return [(row, factor, held)]
