@@ -41,3 +41,11 @@ def test_what_a_step_before_has_taken_away_counts(task, given):
     made = carry_out(task, strategy, task.folder.inner(f"given-{given}"))
     assert 0.9 * limit < made.candidate.tflite_bytes <= limit
     assert made.stages[1].step.budget["tflite_bytes"] == pytest.approx(limit)
+
+
+def test_a_share_is_of_the_file_of_the_model_as_it_is(task):
+    """Half of the bound would be less than half of the file."""
+    file = len(draft(task.model, process=task.process)[0])
+    strategy = [steps.PruneChannels(gradual=False, budget={"tflite_bytes": 0.6}), steps.Quantize(precision="int8")]
+    made = carry_out(task, strategy, task.folder.inner("share"))
+    assert 0.55 * file < made.candidate.tflite_bytes <= 0.6 * file

@@ -197,7 +197,7 @@ class PruneChannels(Step):
         steps = self._ramp * context.task.train.steps(settings.batch_size)
         when = PolynomialRatio(0.0, 0.5, 0, max(int(0.9 * steps), 1))
         pruner = Pruner(
-            self._bounded(context, model),
+            self._bounded(context, model)[0],
             when,
             regularize=self.regularize,
             frozen=self.frozen,
@@ -237,30 +237,30 @@ class PruneChannels(Step):
 
     def _within_bytes(self, context: StepContext, options: Mapping) -> tuple[Plan, keras.Model]:
         """The plan, and the model it leaves, whose drafted file has no more bytes than the budget says."""
+        limit = None
         if not self.widths:
-            options = {**options, "budget": self._bounded(context, context.model)}
+            budget, limit = self._bounded(context, context.model)
+            options = {**options, "budget": budget}
         for _ in range(_DRAFTS):
             plan = plan_channels(context.model, **options)
             model = apply(context.model, plan)
-            excess = 0.0 if self._bytes is None else _bytes_of(model, context) - _NEAR * self._bytes
+            excess = 0.0 if limit is None else _bytes_of(model, context) - _NEAR * limit
             if excess <= 0:
                 break
             budget = options["budget"]
             options = {**options, "budget": {**budget, "tflite_bytes": budget["tflite_bytes"] - excess}}
         return plan, model
 
-    def _bounded(self, context: StepContext, model: keras.Model) -> float | Mapping[str, float] | None:
-        """The budget with the upper bound of the file's bytes that plans are made by."""
-        if self._bytes is None or not isinstance(self.budget, Mapping):
-            return self.budget
-        size = FileSize.of_file(trace(model), _bytes_of(model, context))
-        return {**self.budget, "tflite_bytes": self._bytes + size.offset}
-
-    @property
-    def _bytes(self) -> float | None:
-        """The bytes that the file may have, where the budget limits them by a figure and not by a share."""
-        limit = self.budget.get("tflite_bytes") if isinstance(self.budget, Mapping) and not self.widths else None
-        return limit if limit is not None and limit > 1 else None
+    def _bounded(
+        self, context: StepContext, model: keras.Model
+    ) -> tuple[float | Mapping[str, float] | None, float | None]:
+        """The budget with the upper bound of the file's bytes that plans are made by, and the bytes that the file may
+        have; None where the budget does not limit them."""
+        if not isinstance(self.budget, Mapping) or "tflite_bytes" not in self.budget:
+            return self.budget, None
+        now, limit = _bytes_of(model, context), self.budget["tflite_bytes"]
+        limit = limit if limit > 1 else limit * now
+        return {**self.budget, "tflite_bytes": limit + FileSize.of_file(trace(model), now).offset}, limit
 
 
 def _bytes_of(model: keras.Model, context: StepContext) -> int:
