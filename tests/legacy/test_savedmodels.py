@@ -158,6 +158,26 @@ def test_keras_2_without_counterparts_runs_as_a_graph(kind, tmp_path):
     assert "'serving_default' as it is" in source.explain()
 
 
+def test_a_class_that_is_registered_is_taken_in_a_savedmodel(tmp_path):
+    source = keras2("layer")
+    source.get_layer("scale").factor.assign([1.0, 2.0, 3.0, 4.0, 5.0])
+    source.save(tmp_path / "old")
+    with pytest.warns(UserWarning, match=r"'scale' is a Scale, .*no class is registered by that name"):
+        assert [layer.name for layer in legacy.load(tmp_path / "old").layers] == ["x", "graph"]
+
+    class Ours(keras.layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+        def call(self, x):
+            return x * self.factor
+
+    with keras.saving.custom_object_scope({"Scale": Ours}):
+        found = legacy.load(tmp_path / "old")
+    assert isinstance(found.get_layer("scale"), Ours)
+    np.testing.assert_allclose(found(X), source(X), atol=1e-5)
+
+
 def test_a_lambda_is_not_run_to_run_its_graph(tmp_path):
     x = tf_keras.Input((4,))
     tf_keras.Model(x, tf_keras.layers.Lambda(lambda x: x * 2.0, name="double")(x)).save(tmp_path / "old")

@@ -106,12 +106,19 @@ def convert(layer, name: str, notes: Notes) -> keras.layers.Layer:
     kind = _RENAMED.get(type(layer).__name__, type(layer).__name__)
     cls = {"ThresholdedReLU": ThresholdedReLU}.get(kind) or getattr(keras.layers, kind, None)
     custom = keras.saving.get_registered_object(_registered_name(layer))
-    ours = type(layer).__module__.split(".")[0] in ("tf_keras", "tensorflow_model_optimization")
-    if custom is not None and not ours:
+    home = type(layer).__module__
+    revived = home.startswith("tf_keras") and home.endswith("saved_model.load")  # of a class that is not here
+    ours = home.split(".")[0] in ("tf_keras", "tensorflow_model_optimization")
+    if custom is not None and (revived or not ours):
         cls = custom
     elif cls is None or not ours:
+        if revived:
+            raise ModelError(
+                f"Layer {name!r} is a {type(layer).__name__}, which Keras 3 does not have, and no class is registered "
+                "by that name with keras.saving.register_keras_serializable."
+            )
         raise ModelError(
-            f"Layer {name!r} is a {type(layer).__module__}.{type(layer).__name__}, which Keras 3 does not have. "
+            f"Layer {name!r} is a {home}.{type(layer).__name__}, which Keras 3 does not have. "
             "Register a Keras 3 class of that name (keras.saving.register_keras_serializable), or save the model "
             "with tf_keras as a SavedModel, which runs as it is."
         )
