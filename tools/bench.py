@@ -1,6 +1,7 @@
 """Benchmarks. Each prints ratios of medians over interleaved rounds of one run, as single times mean little.
 
 python tools/bench.py convert [--rounds 5] [--quick] [--out FOLDER]
+python tools/bench.py convert_first [--quick] [--out FOLDER]
 python tools/bench.py surgery [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py scale [--rounds 1] [--quick] [--out FOLDER]
 python tools/bench.py opening [--quick] [--out FOLDER]
@@ -8,6 +9,9 @@ python tools/bench.py edits [--rounds 5]
 python tools/bench.py training [--rounds 5] [--quick] [--out FOLDER]
 python tools/bench.py fit [--rounds 5]
 python tools/bench.py decide [--rounds 10] [--quick] [--out FOLDER]
+python tools/bench.py tasks [--quick] [--out FOLDER]
+python tools/bench.py keywords [--quick] [--out FOLDER]
+python tools/bench.py damages [--quick] [--out FOLDER]    # ResNet8 needs ../shared/data; 20 minutes of a core
 python tools/bench.py accuracy [--quick] [--out FOLDER]   # ResNet8 needs ../shared/data; 70 minutes of a core
 python tools/bench.py ptq [--quick] [--out FOLDER]        # MCT's rows: TFSTRUCT_MCT=PYTHON, that of its environment
 python tools/bench.py criteria      # needs ../shared/data; half an hour
@@ -17,13 +21,28 @@ them.
 """
 
 import argparse
+import importlib
 import os
 import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-KEPT = ("convert", "surgery", "scale", "training", "opening", "decide", "accuracy", "ptq")
+# Name -> the script that has it as a function; `--out` keeps their rows.
+KEPT = {
+    "convert": "conversion_times",
+    "convert_first": "first_conversions",
+    "surgery": "surgery_times",
+    "scale": "scale_slopes",
+    "training": "compressor_costs",
+    "opening": "opening_costs",
+    "decide": "decision_times",
+    "tasks": "task_strategies",
+    "keywords": "keyword_spotter",
+    "damages": "predicted_damages",
+    "accuracy": "accuracy_table",
+    "ptq": "ptq_table",
+}
 
 
 def edits(rounds: int) -> None:
@@ -160,17 +179,8 @@ def main() -> None:
     parser.add_argument("--out", help=f"{', '.join(KEPT)}: the folder of the rows as JSON and Markdown")
     options = parser.parse_args()
     if options.what in KEPT:
-        from accuracy_table import accuracy
-        from compressor_costs import training
-        from conversion_times import convert
-        from decision_times import decide
-        from opening_costs import opening
-        from ptq_table import ptq
-        from scale_slopes import scale
-        from surgery_times import surgery
-
-        entries = (convert, surgery, scale, training, opening, decide, accuracy, ptq)
-        dict(zip(KEPT, entries, strict=True))[options.what](options.rounds, options.quick, options.out)
+        bench = getattr(importlib.import_module(KEPT[options.what]), options.what)
+        bench(options.rounds, options.quick, options.out)
         return
     from training_steps import fit
 

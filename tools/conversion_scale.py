@@ -1,18 +1,15 @@
 """How conversions grow: time and memory by parameters, beside TensorFlow's converter; memory by calibration samples."""
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
-from interleaved import Table, cpu_seconds, slopes
+from interleaved import Table, slopes
 from networks import encoder
+from own_process import measured, row_of
 
 import tfstruct
 
@@ -55,7 +52,7 @@ def conversions(quick: bool, folder: str | None) -> None:
     table = Table("scale_samples", "int8 of MobileNetV2 at 96, by calibration samples", {"counts": counts}, folder)
     for count in counts:
         for calibrator in ("minmax", "percentile"):
-            table.row(f"{count}, {calibrator}", lambda a=(calibrator, "int8", count, 96): _apart(*a))
+            table.row(f"{count}, {calibrator}", lambda a=(calibrator, "int8", count, 96): row_of(__file__, *a))
     for calibrator in ("minmax", "percentile"):
         rows = [{"MB": table.rows[f"{count}, {calibrator}"]["MB"]} for count in counts]
         table.row(f"slope, {calibrator}", lambda r=rows: slopes(counts, r))
@@ -68,7 +65,7 @@ def _if_it_fits(tool: str, precision: str, depth: int, width: int) -> dict:
     needed, there = (1 + TIMES[tool]) * size + TENSORFLOW, _available()
     if there < needed:
         return {"note": f"not run: it takes {needed / 2**30:.0f} GiB, and {there / 2**30:.0f} were free"}
-    return _apart(tool, precision, depth, width)
+    return row_of(__file__, tool, precision, depth, width)
 
 
 def _available() -> int:
@@ -81,17 +78,12 @@ def _available() -> int:
     return free - total // 8
 
 
-def _apart(*args) -> dict:
-    command = [sys.executable, os.path.abspath(__file__), *map(str, args)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
-
-
 def _alone(tool: str, precision: str, depth: int, width: int) -> dict:
     if precision == "int8":
         return _calibrated(tool, depth, width)
     _work(tool, precision, encoder(1, 64, 64))()  # what is imported and started once
     model = encoder(depth, width)
-    row = _measured(_work(tool, precision, model))
+    row = measured(_work(tool, precision, model))
     size = sum(int(np.prod(weight.shape)) * 4 for weight in model.weights) / 2**20
     return {"parameters": model.count_params(), **row, "of the model's memory": row["MB"] / size}
 
@@ -108,7 +100,7 @@ def _calibrated(calibrator: str, count: int, side: int) -> dict:
         return tfstruct.to_tflite(model, recipe).content
 
     convert(model, 2)
-    return _measured(lambda: convert(model, count))
+    return measured(lambda: convert(model, count))
 
 
 def _work(tool: str, precision: str, model: keras.Model) -> Callable[[], bytes]:
@@ -133,44 +125,6 @@ def _work(tool: str, precision: str, model: keras.Model) -> Callable[[], bytes]:
         return bytes(engine.quantize().quantized_model)
 
     return peer if tool == PEER else quantizer
-
-
-def _measured(work: Callable[[], bytes]) -> dict:
-    """CPU and wall seconds, the peak of memory above what is held now, and the file's bytes."""
-    before, peak, done = _held(), [0.0], threading.Event()
-
-    def watch():
-        while not done.wait(0.05):
-            peak[0] = max(peak[0], _held())
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    cpu, wall = cpu_seconds(), time.perf_counter()
-    content = work()
-    row = {"CPU s": cpu_seconds() - cpu, "wall s": time.perf_counter() - wall}
-    done.set()
-    watching.join()
-    return {**row, "bytes": len(content), "MB": peak[0] - before}
-
-
-def _held() -> float:
-    """Megabytes of this process and of its children, as Linux says."""
-    parents: dict[int, int] = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-    mine = {os.getpid()}
-    while more := {one for one, parent in parents.items() if parent in mine} - mine:
-        mine |= more
-    pages = 0
-    for one in mine:
-        try:
-            pages += int(pathlib.Path(f"/proc/{one}/statm").read_text().split()[1])
-        except OSError:
-            continue
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

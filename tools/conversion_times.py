@@ -54,21 +54,14 @@ def _rows(table: Table, name: str, build: Callable[[], keras.Model], precision: 
 def _measured_in_turn(model: keras.Model, precision: str, rounds: int) -> dict[str, dict]:
     """The row of each tool."""
     keras.utils.set_random_seed(0)
-    data = _samples(model.inputs[0])
-    recipe = tfstruct.Recipe(precision, calibration=data if precision == "int8" else None, measure_latency=False)
-    works = {
-        PEER: lambda: _converter(model, precision, data),
-        OURS: lambda: tfstruct.to_tflite(model, recipe).content,
-    }
-    if precision == "int8":
-        works[QUANTIZER] = lambda: _litert_quantizer(model, data)
+    data = samples_of(model)
     files: dict[str, bytes] = {}
 
     def kept(tool: str, work: Callable[[], bytes]) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             files[tool] = work()
 
-    timed = {tool: functools.partial(kept, tool, work) for tool, work in works.items()}
+    timed = {tool: functools.partial(kept, tool, work) for tool, work in works(model, precision, data).items()}
     found: dict[str, dict] = dict(costs(timed, rounds, once={QUANTIZER}))
     first = dict(found[PEER])
     for tool, row in found.items():
@@ -77,7 +70,21 @@ def _measured_in_turn(model: keras.Model, precision: str, rounds: int) -> dict[s
     return found
 
 
-def _samples(x) -> np.ndarray:
+def works(model: keras.Model, precision: str, data: np.ndarray) -> dict[str, Callable[[], bytes]]:
+    """The conversion by each tool, by its name."""
+    recipe = tfstruct.Recipe(precision, calibration=data if precision == "int8" else None, measure_latency=False)
+    found = {
+        PEER: lambda: _converter(model, precision, data),
+        OURS: lambda: tfstruct.to_tflite(model, recipe).content,
+    }
+    if precision == "int8":
+        found[QUANTIZER] = lambda: _litert_quantizer(model, data)
+    return found
+
+
+def samples_of(model: keras.Model) -> np.ndarray:
+    """Random ones, as the model's input takes them."""
+    (x,) = model.inputs
     rng, shape = np.random.default_rng(0), (SAMPLES, *x.shape[1:])
     if x.dtype == "int32":
         return rng.integers(0, 1000, shape).astype("int32")

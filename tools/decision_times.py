@@ -47,15 +47,15 @@ def decide(rounds: int, quick: bool = False, folder: str | None = None) -> None:
     """`rounds` choices are assembled of each model; ten are what the figures of the project are of."""
     table = Table("decide", f"a decision without training, {rounds} assembled choices", {"rounds": rounds}, folder)
     for build in (encoder,) if quick else (encoder, mobilenet):
-        table.row(build.__name__, lambda build=build: _row(_with_biases(build()), rounds))
+        table.row(build.__name__, lambda build=build: _row(with_vectors(build()), rounds))
     table.show()
 
 
-def _with_biases(model):
-    """Vectors of no weights: equal ones would be stored once, as in no trained model."""
+def with_vectors(model):
+    """Biases and vectors that differ: equal ones would be stored once, as in no trained model."""
     rng = np.random.default_rng(0)
     for weight in model.weights:
-        if len(weight.shape) == 1:
+        if len(weight.shape) == 1 or "bias" in weight.name:
             weight.assign(
                 rng.uniform(0.5, 1.5, weight.shape) if "var" in weight.name else rng.normal(1, 0.2, weight.shape)
             )
