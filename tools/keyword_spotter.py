@@ -86,7 +86,8 @@ def _trained(model, data, epochs: int):
 
 def _within(size: int) -> keras.Model:
     """The widest whose int8 file has so many bytes at most."""
-    return next(model for width in range(64, 3, -2) if len(draft(with_vectors(model := network(width)))[0]) <= size)
+    width = next(width for width in range(64, 3, -2) if len(draft(with_vectors(network(width)))[0]) <= size)
+    return network(width)
 
 
 def _int8(model, data) -> bytes:
