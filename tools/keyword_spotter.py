@@ -7,18 +7,17 @@ alone, as wide as its file may be.
 
 import pathlib
 import sys
-import warnings
 
 import keras
 import numpy as np
 from accuracy_tasks import of_file
 from decision_times import with_vectors
 from interleaved import Table
+from nearest import compressed
 
 import tfstruct
 from tfstruct import Recipe, to_tflite
 from tfstruct.convert.draft import draft
-from tfstruct.errors import BudgetError
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
@@ -60,15 +59,9 @@ def _rows(seed: int, epochs: int) -> list[dict]:
     model = _trained(network(), data, epochs)
     plain = _int8(model, data)
     narrow = _trained(_within(len(plain) // 2), data, epochs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            made = tfstruct.compress(
-                model, data, validation, "tflite_bytes=50%", epochs=epochs, batch_size=BATCH, learning_rate=RATE,
-                seed=seed,
-            )  # fmt: skip
-        except BudgetError as error:
-            made = error.best
+    made = compressed(
+        model, data, validation, "tflite_bytes=50%", epochs=epochs, batch_size=BATCH, learning_rate=RATE, seed=seed
+    )
     print(made.report, flush=True)
     scratch = _int8(narrow, data)
     files = [plain, made.file.content, scratch]

@@ -11,17 +11,16 @@ import argparse
 import pathlib
 import statistics
 
+import nearest
 import numpy as np
 import resnet8
 from rich.console import Console
 from rich.table import Table
 from tensorflow_files import plain_int8
 
-import tfstruct
 from tfstruct import augment
-from tfstruct.compression import steps
+from tfstruct.compression import Compressed, steps
 from tfstruct.convert.runtime import Runtime, latency
-from tfstruct.errors import BudgetError
 from tfstruct.reporting import figures
 
 # Each with the ranks that kernels of the second and third block get.
@@ -66,30 +65,26 @@ def by_hand(ranks: dict[str, int]) -> list[steps.Step]:
     ]
 
 
-def compressed(budget: str, strategy, folder: str | None) -> tfstruct.compression.Compressed:
+def compressed(budget: str, strategy, folder: str | None) -> Compressed:
     """By the strategy; the best that was found where it misses the budget."""
     x, y = resnet8.images("train")
     test = resnet8.images("test")
     train, validation = slice(0, resnet8.TRAIN), slice(resnet8.TRAIN, None)
-    try:
-        return tfstruct.compress(
-            resnet8.baseline(),
-            (x[train].astype("float32"), y[train]),
-            (x[validation].astype("float32"), y[validation]),
-            budget,
-            strategy=strategy,
-            test=(test[0].astype("float32"), test[1]),
-            epochs=EPOCHS,
-            batch_size=32,
-            learning_rate=3e-3,
-            temperature=4.0,
-            augment=augment.images("light"),
-            workdir=folder,
-            progress=lambda told: print(told, flush=True),
-        )
-    except BudgetError as error:
-        print(error)
-        return error.best
+    return nearest.compressed(
+        resnet8.baseline(),
+        (x[train].astype("float32"), y[train]),
+        (x[validation].astype("float32"), y[validation]),
+        budget,
+        strategy=strategy,
+        test=(test[0].astype("float32"), test[1]),
+        epochs=EPOCHS,
+        batch_size=32,
+        learning_rate=3e-3,
+        temperature=4.0,
+        augment=augment.images("light"),
+        workdir=folder,
+        progress=lambda told: print(told, flush=True),
+    )
 
 
 def drawn(points: dict[str, tuple[float, int, float]], path: str) -> None:

@@ -6,13 +6,12 @@ the best, on the validation data, of strategies that a user would write down fir
 
 import pathlib
 import sys
-import warnings
 
 import keras
 import numpy as np
 from interleaved import Table
+from nearest import compressed
 
-import tfstruct
 from tfstruct.compression.steps import Factorize, PruneChannels, Quantize
 from tfstruct.errors import BudgetError, TfstructError
 
@@ -55,28 +54,21 @@ def _row(name: str, share: float, epochs: int) -> dict:
     model.fit(*train, batch_size=64, epochs=epochs, verbose=0)
     metric = {"metric": compress_tasks.area_under_roc_curve, "greater_is_better": True} if machine else {}
 
-    def compressed(strategy):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                return tfstruct.compress(
-                    model, train, validation, {"tflite_bytes": share}, strategy=strategy, test=test, epochs=epochs,
-                    learning_rate=RATE, **metric,
-                )  # fmt: skip
-            except BudgetError as error:
-                if error.best is None:  # nothing could be made
-                    raise
-                return error.best
+    def made(strategy):
+        return compressed(
+            model, train, validation, {"tflite_bytes": share}, strategy=strategy, test=test, epochs=epochs,
+            learning_rate=RATE, **metric,
+        ).report  # fmt: skip
 
     try:
-        auto = compressed("auto").report
+        auto = made("auto")
     except BudgetError as error:  # nothing that is so small
         return {"which": str(error)}
     print(auto, flush=True)
     given = {}
     for what, strategy in by_hand(share).items():
         try:
-            given[what] = compressed(strategy).report
+            given[what] = made(strategy)
         except TfstructError as error:  # a strategy that does not fit the model
             print(name, share, what, error, flush=True)
     met = {what: report for what, report in given.items() if report.met}

@@ -21,6 +21,7 @@ import tempfile
 
 import keras
 import numpy as np
+from compression.small_tasks import points
 from compressors import COMPRESSORS, relu_network
 from forking import STEP, not_killed
 from small import data, fit
@@ -195,13 +196,6 @@ def saved(folder: pathlib.Path, made: str) -> dict:
 # Compression
 
 
-def samples(count: int, seed: int):
-    """Points around four centres."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, count)
-    return (np.eye(4, 12)[y] * 3 + rng.normal(size=(count, 12))).astype("float32"), y
-
-
 def trained() -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((12,))
@@ -210,7 +204,7 @@ def trained() -> keras.Model:
     x = L.Add(name="join")([x, L.Dense(16, name="back")(y)])
     model = keras.Model(inputs, L.Dense(4, activation="softmax", name="classes")(L.Dropout(0.1)(x)), name="small")
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", jit_compile=False)
-    model.fit(*samples(256, 0), epochs=4, batch_size=32, verbose=0)
+    model.fit(*points(256, 0), epochs=4, batch_size=32, verbose=0)
     return model
 
 
@@ -221,8 +215,8 @@ def trained_once(folder: pathlib.Path) -> dict:
 
 def compressed(folder: pathlib.Path, model: str, strategy="auto") -> dict:
     made = tfstruct.compress(
-        keras.models.load_model(model), samples(128, 1), samples(64, 2), "macs=60%", epochs=4, batch_size=16,
-        learning_rate=1e-2, workdir=folder / "work", verbose=0, strategy=strategy, test=samples(64, 3),
+        keras.models.load_model(model), points(128, 1), points(64, 2), "macs=60%", epochs=4, batch_size=16,
+        learning_rate=1e-2, workdir=folder / "work", verbose=0, strategy=strategy, test=points(64, 3),
     )  # fmt: skip
     return {"file": digest(made.file.content), "weights": weights(made.model), "report": told(made.report)}
 
@@ -230,7 +224,7 @@ def compressed(folder: pathlib.Path, model: str, strategy="auto") -> dict:
 def searched(folder: pathlib.Path, model: str, workers: int = 0) -> dict:
     search = Search(trials=4, generation=3, workers=workers, objectives=("quality", "macs", "tflite_bytes"))
     made = tfstruct.compress(
-        keras.models.load_model(model), samples(128, 1), samples(64, 2), "macs=70%", epochs=1, batch_size=32,
+        keras.models.load_model(model), points(128, 1), points(64, 2), "macs=70%", epochs=1, batch_size=32,
         learning_rate=1e-2, workdir=folder / "work", verbose=0, strategy=search,
     )  # fmt: skip
     return {"file": digest(made.file.content), "report": told(made.report)}
@@ -267,7 +261,7 @@ def files(folder: pathlib.Path) -> dict:
     trained().save(folder / "trained.keras")
     np.save(folder / "images.npy", images())
     for name, count, seed in (("train", 128, 1), ("validation", 64, 2)):
-        x, y = samples(count, seed)
+        x, y = points(count, seed)
         np.savez(folder / f"{name}.npz", x=x, y=y)
     return {}
 
@@ -297,7 +291,7 @@ def without_a_folder(folder: pathlib.Path, call: str, what: str, stage: str | No
             result = digest(file.content)
         else:
             made = tfstruct.compress(
-                trained(), samples(128, 1), samples(64, 2), "macs=60%", epochs=2, batch_size=32, verbose=0,
+                trained(), points(128, 1), points(64, 2), "macs=60%", epochs=2, batch_size=32, verbose=0,
                 workdir=folder / "work", progress=lambda state: remove(state.stage),
             )  # fmt: skip
             result = digest(made.file.content)

@@ -17,7 +17,8 @@ from tfstruct.reporting import OpenedReport, Sheet
 from tfstruct.samples import Samples
 from tfstruct.samples.for_model import samples_of
 
-DATA_CRITERIA = ("gradient", "gradient_abs", "hessian", "activation", "apoz", "entropy")
+_LABELLED = ("gradient", "gradient_abs", "hessian")
+DATA_CRITERIA = (*_LABELLED, "activation", "apoz", "entropy")
 REDUCTIONS = ("sum", "mean", "max", "product")
 NORMALIZATIONS = ("none", "mean", "max", "sum", "standard")
 
@@ -147,8 +148,7 @@ def unit_scores(
     """
     _check("criterion", criterion, criteria(), "or a function")
     if data is None and isinstance(criterion, str) and criterion in DATA_CRITERIA:
-        labelled = criterion in ("gradient", "gradient_abs", "hessian")
-        given = "(x, y)" if labelled else "x"
+        given = "(x, y)" if criterion in _LABELLED else "x"
         raise DataError(f"The criterion {criterion} looks at data. Expected data={given}. Received: None.")
     _check("reduction", reduction, REDUCTIONS)
     _check("normalization", normalization, NORMALIZATIONS)

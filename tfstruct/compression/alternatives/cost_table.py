@@ -8,6 +8,8 @@ import numpy as np
 
 from tfstruct.errors import ArgumentError
 
+# Parts, and an array with an axis for each: at which of their alternatives something is needed.
+Need = tuple[tuple[str, ...], np.ndarray]
 # Begins the figures whose largest sum is the peak memory; the moment follows.
 MEMORY = "memory@"
 PEAK = "peak_memory"
@@ -77,7 +79,7 @@ class SharedCost:
 
     name: str
     figures: Mapping[str, float]
-    needs: Sequence[tuple[tuple[str, ...], np.ndarray]]
+    needs: Sequence[Need]
 
     def __post_init__(self):
         object.__setattr__(self, "figures", {name: float(value) for name, value in self.figures.items()})

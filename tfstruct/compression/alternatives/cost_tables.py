@@ -15,7 +15,7 @@ import numpy as np
 from tfstruct.analyze.tflite_size import FILE, TENSOR, ZERO_POINT
 from tfstruct.compression.alternatives.alternative import Part
 from tfstruct.compression.alternatives.by_path import ByPath, alone
-from tfstruct.compression.alternatives.cost_table import MEMORY, Cost, CostTable, SharedCost, totals
+from tfstruct.compression.alternatives.cost_table import MEMORY, Cost, CostTable, Need, SharedCost, totals
 from tfstruct.compression.alternatives.sums import Sum, along, total
 from tfstruct.compression.alternatives.variants import (
     COUNTED,
@@ -33,6 +33,7 @@ from tfstruct.precisions import PRECISIONS
 _LEAST, _MOST = 0.2, 1.5  # of the estimate of a file's tables, that the plain file says
 _INT8 = 8  # bits of a kernel's weights in the plain file
 _COMBINATIONS = 1024  # of alternatives that the width of a kernel may depend on for its zero points to follow it
+_ALWAYS: Need = (), np.ones((), bool)
 _SMALL = 0.005  # share of the file below which zero points need not be exact
 
 
@@ -134,20 +135,20 @@ def _zero_points(plan: ByPath, plain_bytes: int | None) -> list[SharedCost]:
     """Kernels of as many channels share a vector of them."""
     every = list(_widths(plan))
     base = {width.base for width, there in every if there.base}
-    needs: dict[float, dict[str, tuple[tuple[str, ...], np.ndarray]]] = defaultdict(dict)
+    needs: dict[float, dict[str, Need]] = defaultdict(dict)
     if plain_bytes is not None and ZERO_POINT * sum(width.base for width, _ in every) <= _SMALL * plain_bytes:
-        return [_zeros(width, [((), np.ones(()))]) for width in sorted(base)]
+        return [_zeros(width, [_ALWAYS]) for width in sorted(base)]
     for width, there in every:
         parts = tuple(sorted({*width.parts, *there.parts}))
         shape = [_size(part, width, there) for part in parts]
         if math.prod(shape) > _COMBINATIONS:
-            needs[width.base][""] = (), np.ones(())
+            needs[width.base][""] = _ALWAYS
             continue
         spread = Sum.joint(parts, np.zeros(shape))
         wide, needed = (np.broadcast_to((own + spread).together(), shape) for own in (width, there))
         for value in np.unique(wide[needed > 0]).tolist():
             ((own, where),) = Sum.joint(parts, (wide == value) & (needed > 0)).reduced().terms.items()
-            needs[value][str((own, where.tolist()))] = own, where
+            needs[value][str((own, where.tolist()))] = own, where > 0
     return [_zeros(width, _not_implied(list(own.values()))) for width, own in sorted(needs.items())]
 
 
@@ -164,17 +165,16 @@ def _widths(plan: ByPath) -> Iterator[tuple[Sum, Sum]]:
             yield width.reduced(), (stays * gate).reduced()
 
 
-def _zeros(width: float, needs: Sequence[tuple[tuple[str, ...], np.ndarray]]) -> SharedCost:
+def _zeros(width: float, needs: Sequence[Need]) -> SharedCost:
     return SharedCost(f"zero points of {width:.0f} channels", {"tflite_bytes": ZERO_POINT * width}, needs)
 
 
-def _not_implied(needs: Sequence[tuple[tuple[str, ...], np.ndarray]]) -> list[tuple[tuple[str, ...], np.ndarray]]:
+def _not_implied(needs: Sequence[Need]) -> list[Need]:
     """Those that no other one, of fewer parts, makes certain."""
     return [
         (parts, where) for parts, where in needs
         if not any(
-            set(own) < set(parts) and not (where.astype(bool) & ~along(own, wider.astype(bool), parts)).any()
-            for own, wider in needs
+            set(own) < set(parts) and not (where & ~along(own, wider, parts)).any() for own, wider in needs
         )
     ]  # fmt: skip
 

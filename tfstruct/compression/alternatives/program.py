@@ -115,23 +115,21 @@ class Program:
         needs = [(parts, where) for parts, where in needs if where.any()]
         if not needs:
             return
-        always = any(where.all() for _, where in needs)
         for name, value in figures.items():
             self._most[name] = self._most.get(name, 0.0) + value
-            if always:
+        if any(where.all() for _, where in needs):  # whatever is picked
+            for name, value in figures.items():
                 self._constant[name] = self._constant.get(name, 0.0) + value
-            else:
-                self._add_terms(name, self._count, np.array([value]))
-        if always:
             return
+        z, self._count = self._count, self._count + 1
+        for name, value in figures.items():
+            self._add_terms(name, z, np.array([value]))
         for parts, where in needs:
-            starts = [self._start[part] for part in parts]
-            if len(parts) == 1:
-                self._shared.append((starts[0] + np.flatnonzero(where), self._count, 1))
-                continue
-            for places in np.argwhere(where):
-                self._shared.append((np.array(starts) + places, self._count, len(parts)))
-        self._count += 1
+            starts, places = np.array([self._start[part] for part in parts]), np.argwhere(where)
+            if len(parts) == 1:  # of one part only one alternative is picked
+                self._shared.append((starts[0] + places[:, 0], z, 1))
+            else:
+                self._shared += [(starts + place, z, len(parts)) for place in places]
 
     def _cut(self, parts: Sequence[str], values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Only what may be picked, and only the parts in which there is a choice, in order."""
